@@ -1,0 +1,154 @@
+"""The scoreboard: what every worker is doing, in memory that outlives the worker.
+
+Owns: the layout of one anonymous shared ``mmap`` with a slot per worker and a cell per request in
+flight, its writers (the worker) and its readers (the master).
+Must not know: sockets, HTTP, configuration, who decides what about the figures.
+
+The master makes the scoreboard before the first fork, so it can read it even after a worker was killed
+with ``SIGKILL``; counters live here, so a worker's death loses none. One writer per slot, so there are
+no locks: every figure is an aligned 64-bit word, which the platforms we run on store in one piece.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import NamedTuple
+
+__all__ = ["CELL_BYTES", "Cell", "Scoreboard", "Slot", "SlotFigures"]
+
+# A slot is a row of 64-bit words followed by its cells. Word numbers (integers unless marked "seconds"):
+PID = 0
+GENERATION = 1
+AGE = 2
+STATE = 3
+STARTED = 4  # seconds, time.monotonic()
+HEARTBEAT = 5  # seconds, time.monotonic(); 0.0 until the worker's loop runs
+REQUESTS = 6  # requests answered
+ERRORS = 7  # of these, answered with a 5xx status
+CONNECTIONS = 8  # connections open now
+IN_FLIGHT = 9  # requests in the application now
+BYTES_SENT = 10  # response body bytes
+WORDS = 32
+
+# One request in flight: started (seconds, time.monotonic(); 0.0 = the cell is free), the peer, the
+# request id, the request line. struct pads and cuts the strings, in C, in one call.
+_CELL = struct.Struct("=d48s48s408s")
+CELL_BYTES = _CELL.size
+
+
+class Cell(NamedTuple):
+    """One request in flight, as the master reads it.
+
+    Attributes:
+        started: ``time.monotonic()`` when the application was called, in seconds.
+        peer: the client's address, as in the access log.
+        request_id: the request's id.
+        request_line: the request line, cut to 408 bytes.
+    """
+
+    started: float
+    peer: str
+    request_id: str
+    request_line: str
+
+
+class SlotFigures(NamedTuple):
+    """A worker's figures at one moment; times are ``time.monotonic()`` seconds."""
+
+    pid: int
+    generation: int
+    age: int
+    started: float
+    heartbeat: float
+    requests: int
+    errors: int
+    connections: int
+    in_flight: int
+    bytes_sent: int
+
+
+class Slot:
+    """One worker's row. The worker writes; the master clears it before a fork and reads it at any time.
+
+    ``words`` and ``seconds`` are the same memory as int64 and as float64: the hot path stores into them
+    by index (``slot.words[REQUESTS] = n``), the cheapest write there is.
+    """
+
+    __slots__ = ("_memory", "_offset", "cells", "index", "seconds", "words")
+
+    def __init__(self, memory: memoryview, offset: int, index: int, cells: int) -> None:
+        self._memory = memory
+        self._offset = offset
+        self.index = index
+        self.cells = cells
+        row = memory[offset : offset + WORDS * 8]
+        self.words = row.cast("q")
+        self.seconds = row.cast("d")
+
+    def clear(self) -> None:
+        """Zero the whole row. The master calls it before it forks a worker into the slot."""
+        size = WORDS * 8 + self.cells * CELL_BYTES
+        self._memory[self._offset : self._offset + size] = bytes(size)
+
+    def begin(self, cell: int, started: float, peer: bytes, request_id: bytes, request_line: bytes) -> None:
+        """Note a request in flight in ``cell`` (0 to ``cells`` - 1). Called by the worker's thread that runs it."""
+        _CELL.pack_into(
+            self._memory,
+            self._offset + WORDS * 8 + cell * CELL_BYTES,
+            started,
+            peer,
+            request_id,
+            request_line,
+        )
+
+    def end(self, cell: int) -> None:
+        """Free ``cell``: the request's response has been made."""
+        start = self._offset + WORDS * 8 + cell * CELL_BYTES
+        self._memory[start : start + 8] = b"\0\0\0\0\0\0\0\0"
+
+    def figures(self) -> SlotFigures:
+        """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""
+        words, seconds = self.words, self.seconds
+        return SlotFigures(
+            pid=words[PID],
+            generation=words[GENERATION],
+            age=words[AGE],
+            started=seconds[STARTED],
+            heartbeat=seconds[HEARTBEAT],
+            requests=words[REQUESTS],
+            errors=words[ERRORS],
+            connections=words[CONNECTIONS],
+            in_flight=words[IN_FLIGHT],
+            bytes_sent=words[BYTES_SENT],
+        )
+
+    def in_flight(self) -> list[Cell]:
+        """Return the requests in flight, oldest first. Called by the master, also after the worker's death."""
+        found: list[Cell] = []
+        start = self._offset + WORDS * 8
+        for position in range(start, start + self.cells * CELL_BYTES, CELL_BYTES):
+            started, peer, request_id, line = _CELL.unpack_from(self._memory, position)
+            if started:
+                texts = (part.rstrip(b"\0").decode("latin-1") for part in (peer, request_id, line))
+                found.append(Cell(started, *texts))
+        found.sort()
+        return found
+
+
+class Scoreboard:
+    """All slots, in one anonymous shared mapping.
+
+    Args:
+        slots: how many workers can exist at once, old and new generations together.
+        cells: how many requests one worker can have in flight.
+
+    The mapping is lazily backed by the kernel: slots that are never used cost address space, not memory.
+    """
+
+    def __init__(self, slots: int, cells: int) -> None:
+        size = WORDS * 8 + cells * CELL_BYTES
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: an unused slot stays unbacked
+        self._map = mmap.mmap(-1, slots * size)
+        memory = memoryview(self._map)
+        self.slots = [Slot(memory, index * size, index, cells) for index in range(slots)]
