@@ -1,0 +1,172 @@
+"""The rule: every name and flag of gunicorn is supported, or accepted with one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn.config import KNOWN_SETTINGS
+
+from wsgiserv.config.commandline import parse
+from wsgiserv.config.foreign import FOREIGN
+from wsgiserv.config.load import load
+from wsgiserv.config.settings import SETTINGS
+
+ALIASES = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
+
+# Values that gunicorn accepts by flag, for its settings that are supported here; "5" for the others.
+VALUES = {
+    "bind": "127.0.0.1:5",
+    "worker_class": "gthread",
+    "reload_engine": "poll",
+    "reload_extra_files": "*.html",
+    "chdir": "/",
+    "raw_env": "A=B",
+    "user": "0",
+    "group": "0",
+    "umask": "022",
+    "forwarded_allow_ips": "*",
+    "loglevel": "debug",
+    "header_map": "refuse",
+    "root_path": "/x",
+    "cert_reqs": "1",
+    "keyfile": "",
+    "config": os.devnull,
+}
+
+BY_FLAG = [(known, flag) for known in KNOWN_SETTINGS for flag in known.cli or ()]
+
+
+def test_the_list_is_gunicorns() -> None:
+    assert len(KNOWN_SETTINGS) > 100
+
+
+@pytest.mark.parametrize("known", KNOWN_SETTINGS, ids=lambda known: known.name)
+def test_every_name_is_supported_or_answered(known: Any, tmp_path: Path) -> None:
+    name = known.name
+    ours = ALIASES.get(name, name)
+    assert (ours in SETTINGS) != (name in FOREIGN)
+    if ours in SETTINGS:
+        if known.default is not None and name not in ("config", "chdir"):
+            SETTINGS[ours].parse(known.default)  # gunicorn's own default is a value here too
+        return
+    gun = tmp_path / "gun.py"
+    gun.write_text(f"def {name}(*args): pass" if callable(known.default) else f"{name} = 'other'")
+    (notice,) = load(["-c", str(gun)], {}, str(tmp_path)).notices
+    assert notice.startswith(f"{name} (")
+    assert "gun.py line 1" in notice
+    assert FOREIGN[name].instead in notice
+    assert "\n" not in notice
+
+
+@pytest.mark.parametrize("known", KNOWN_SETTINGS, ids=lambda known: known.name)
+def test_gunicorns_default_gets_no_line(known: Any, tmp_path: Path) -> None:
+    if known.name not in FOREIGN or callable(known.default) or known.name == "control_socket":
+        return
+    gun = tmp_path / "gun.py"
+    value = int(known.default) if known.name == "ssl_version" else known.default
+    gun.write_text(f"{known.name} = {value!r}")
+    assert load(["-c", str(gun)], {}, str(tmp_path)).notices == []
+
+
+@pytest.mark.parametrize(
+    ("known", "flag"), BY_FLAG, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_flag_is_supported_or_answered(known: Any, flag: str, tmp_path: Path) -> None:
+    without_value = known.action in ("store_true", "store_const")
+    value = VALUES.get(known.name, "5")
+    argv = [flag] if without_value else [flag, value]
+    # The application behind the flag shows that the flag has taken its own value only.
+    settings, _, notices, _ = load([*argv, "hello:app"], {}, str(tmp_path))
+    assert settings.wsgi_app == "hello:app"
+    if known.name in FOREIGN:
+        if without_value and known.default is True:
+            assert notices == []
+            return
+        (notice,) = notices
+        assert notice.startswith(f"{flag} (")
+        assert FOREIGN[known.name].instead in notice
+    else:
+        assert notices == []
+        assert known.name in {given.name for given in parse(argv).given}
+
+
+def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:
+    loaded = load(["hello:app", "--proxy-protocol"], {}, str(tmp_path))
+    assert loaded.settings.wsgi_app == "hello:app"
+    assert len(loaded.notices) == 1
+
+
+def test_a_function_of_the_users_own_under_a_foreign_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef paste(): pass\n")
+    assert load(["-c", "gun.py"], {}, str(tmp_path)).notices == []
+
+
+FIRST = """\
+import os
+bind = '127.0.0.1:5000'
+workers = 4
+backlog = 2048
+worker_class = "sync"
+debug = True
+proc_name = 'gunicorn.proc'
+pidfile = '/tmp/gunicorn.pid'
+logfile = '/var/log/gunicorn/debug.log'
+loglevel = 'debug'
+"""
+
+SECOND = """\
+import os
+import gevent.monkey
+gevent.monkey.patch_all()
+import multiprocessing
+debug = True
+loglevel = 'debug'
+bind = '0.0.0.0:8800'
+pidfile = 'log/gunicorn.pid'
+logfile = 'log/debug.log'
+workers = multiprocessing.cpu_count() * 2 + 1
+worker_class = 'gunicorn.workers.ggevent.GeventWorker'
+x_forwarded_for_header = 'X-FORWARDED-FOR'
+"""
+
+
+def test_the_first_file_of_the_field(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text(FIRST)
+    settings, sources, notices, _ = load(["-c", "gun.py"], {}, str(tmp_path))
+    assert settings.bind == ("127.0.0.1:5000",)
+    assert (settings.workers, settings.backlog, settings.worker_class) == (4, 2048, "sync")
+    assert (settings.proc_name, settings.pidfile) == ("gunicorn.proc", "/tmp/gunicorn.pid")
+    assert settings.loglevel == "debug"
+    assert sources["workers"] == "gun.py"
+    debug, logfile = notices
+    assert debug.startswith("debug (gun.py line 6) is ignored")
+    assert logfile.startswith("logfile (gun.py line 9) is ignored")
+    assert "errorlog" in logfile
+
+
+SHOW = """\
+import multiprocessing, os, sys
+from wsgiserv.config.load import load
+loaded = load(["-c", "gun.py"], os.environ)
+settings = loaded.settings
+assert settings.worker_class == "gevent", settings
+assert settings.workers == multiprocessing.cpu_count() * 2 + 1
+assert settings.bind == ("0.0.0.0:8800",)
+assert settings.pidfile == "log/gunicorn.pid"
+print("\\n".join(notice.split(" ", 1)[0] for notice in loaded.notices))
+"""
+
+
+def test_the_second_file_of_the_field(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text(SECOND)
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["debug", "logfile", "x_forwarded_for_header"]

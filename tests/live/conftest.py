@@ -1,0 +1,133 @@
+"""Fixtures of the live tests: servers that tests share, and servers of their own."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rawclient import RawClient
+from server import Server, Start
+
+# The worker classes that every live test runs against.
+WORKER_CLASSES = ["sync"]
+
+# How a well-made server tells of a client's fault: one warning with the peer.
+CLIENT_FAULT = r"\[WARNING\].*127\.0\.0\.1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _descriptors() -> None:
+    """Let the tests open as many connections as the system allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(scope="session", params=WORKER_CLASSES)
+def worker_class(request: pytest.FixtureRequest) -> str:
+    """The worker class under test."""
+    return str(request.param)
+
+
+def _finish(server: Server) -> None:
+    try:
+        if server.process.poll() is None:
+            assert server.stop() == 0, server.log.text
+        server.check()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_servers(worker_class: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Make a server, or return the one that was made with the same arguments: starting costs."""
+    made: dict[Any, Server] = {}
+
+    def get(app: str, *args: str, expect: tuple[str, ...] = ()) -> Server:
+        key = (app, args, expect)
+        if key not in made:
+            directory = tmp_path_factory.mktemp("shared")
+            made[key] = Server(directory, app, args, worker_class=worker_class, expect=expect)
+        return made[key]
+
+    yield get
+    problems = []
+    for server in made.values():
+        try:
+            _finish(server)
+        except AssertionError as problem:
+            problems.append(str(problem))
+    assert not problems, "\n\n".join(problems)
+
+
+@pytest.fixture
+def server(shared_servers: Start) -> Iterator[Server]:
+    """The shared server of well-behaved clients and applications: its log stays clean."""
+    found = shared_servers("apps:app")
+    yield found
+    found.check()
+
+
+@pytest.fixture
+def strict_server(shared_servers: Start) -> Iterator[Server]:
+    """The shared server that broken clients talk to: one warning for each, nothing worse."""
+    found = shared_servers("apps:app", "--keep-alive", "60", expect=(CLIENT_FAULT,))
+    yield found
+    found.check()
+
+
+@pytest.fixture
+def failing_server(shared_servers: Start) -> Iterator[Server]:
+    """The shared server whose applications fail: errors and tracebacks are in its log, and it lives on."""
+    found = shared_servers("apps:app", "--log-level", "debug", expect=(r"\[ERROR\]|\[WARNING\]|Traceback",))
+    before = found.workers()
+    yield found
+    assert not before or found.workers() == before, "a failing application cost a worker"
+    found.check()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[RawClient]:
+    """A connection to the shared server."""
+    with RawClient(server.address) as found:
+        yield found
+
+
+@pytest.fixture
+def start(worker_class: str, tmp_path: Path) -> Iterator[Start]:
+    """Start a server of the test's own, in a directory of its own; checked and stopped at the end.
+
+    ``files`` maps names to texts that are written there first.
+    """
+    made: list[Server] = []
+
+    def begin(
+        app: str | None = "apps:app", *args: str, files: dict[str, str] | None = None, **rest: Any
+    ) -> Server:
+        for name, text in (files or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        rest.setdefault("worker_class", worker_class)
+        server = Server(tmp_path, app, args, **rest)
+        made.append(server)
+        return server
+
+    yield begin
+    problems = []
+    for server in made:
+        try:
+            _finish(server)
+        except AssertionError as problem:
+            problems.append(str(problem))
+    assert not problems, "\n\n".join(problems)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name the cases by their bytes only where a case has no name of its own."""
+    if isinstance(val, bytes):
+        return re.sub(r"[^\w.:/-]+", "_", val[:24].decode("latin-1"))
+    return None

@@ -1,0 +1,308 @@
+"""A real server process under test, and what must be true of it when the test is over.
+
+Owns: starting ``python -m wsgiserv``, its listener, its output, its end, and the check that nothing is left.
+Must not know: HTTP (see `rawclient`), what any test is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import wsgiserv
+
+# Generous: the suite shares two cores. A wait ends at its event, so only a failure lasts this long.
+DEADLINE_S = 15.0
+
+HERE = Path(__file__).parent
+ROOT = Path(wsgiserv.__file__).parents[1]
+
+# What a log may hold only if the test said so.
+_TROUBLE = re.compile(
+    r"\[(?:WARNING|ERROR|CRITICAL)\]|Traceback \(most recent call last\)|garbage collected without being closed|"
+    r"ResourceWarning"
+)
+# Variables that configure a server must not leak in from whoever runs the tests.
+_OURS = ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS")
+
+
+def wait_until(predicate: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the first true value of ``predicate()``; fail with ``what`` when the deadline passes.
+
+    For states that send no event (a process table, a file): polled every 10 ms.
+    """
+    end = time.monotonic() + deadline_s
+    tick = threading.Event()
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:g} s: {what}")
+        tick.wait(0.01)
+
+
+class Process(NamedTuple):
+    """A row of the process table."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+
+
+def processes() -> list[Process]:
+    """Return all processes that are not zombies, from /proc."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                text = Path("/proc", entry, "stat").read_text(errors="replace")
+                fields = text.rpartition(")")[2].split()
+                if fields[0] not in "ZX":
+                    found.append(Process(int(entry), int(fields[1]), int(fields[3]), fields[0]))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether ``pid`` runs (a zombie does not)."""
+    return any(process.pid == pid for process in processes())
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of the live children of ``pid``, oldest id first."""
+    return sorted(process.pid for process in processes() if process.parent == pid)
+
+
+class Output:
+    """The lines of one stream of a process, collected by a thread as they come."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.lines: list[str] = []
+        self._arrived = threading.Condition()
+        self._closed = False
+        self._stream = stream
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with self._stream:
+            for line in self._stream:
+                with self._arrived:
+                    self.lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
+                    self._arrived.notify_all()
+        with self._arrived:
+            self._closed = True
+            self._arrived.notify_all()
+
+    @property
+    def text(self) -> str:
+        """All lines so far."""
+        with self._arrived:
+            return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, deadline_s: float = DEADLINE_S, *, after: int = 0) -> re.Match[str]:
+        """Return the first match within one line, from line number ``after`` on; fail at the deadline."""
+        wanted = re.compile(pattern)
+        end = time.monotonic() + deadline_s
+        seen = after
+        with self._arrived:
+            while True:
+                for line in self.lines[seen:]:
+                    if match := wanted.search(line):
+                        return match
+                seen = max(seen, len(self.lines))
+                left = end - time.monotonic()
+                if left <= 0 or self._closed:
+                    why = "the stream was closed" if self._closed else f"{deadline_s:g} s passed"
+                    raise AssertionError(
+                        f"no line like {pattern!r}: {why}. The lines:\n" + "\n".join(self.lines)
+                    )
+                self._arrived.wait(left)
+
+    def join(self, deadline_s: float = DEADLINE_S) -> None:
+        """Wait for the end of the stream."""
+        self._thread.join(deadline_s)
+
+
+class Server:
+    """One ``python -m wsgiserv`` with its listening socket.
+
+    Args:
+        directory: its working directory.
+        app: the application's name; None leaves it to the arguments.
+        args: further command line arguments.
+        bind: ``fd`` (the test owns the listener and passes it on: no port race, nothing to wait for),
+            ``tcp`` (127.0.0.1:0, the port is read from the startup lines) or ``none`` (the test's arguments say).
+        expect: patterns of the log lines that may be there although they are warnings or errors.
+        env: added to the environment.
+        wrap: a command to run it under, such as ``unshare -n``.
+
+    `stop` and `check` are for the test, `close` for the fixture's end: it kills what is left.
+    """
+
+    # `python -m` rather than the console script: the tests run from a tree that may not be installed.
+    program: Sequence[str] = (sys.executable, "-m", "wsgiserv")
+
+    def __init__(
+        self,
+        directory: Path,
+        app: str | None = "apps:app",
+        args: Iterable[str] = (),
+        *,
+        worker_class: str | None = "sync",
+        bind: str = "fd",
+        expect: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        wrap: Sequence[str] = (),
+    ) -> None:
+        self.directory = directory
+        self._expected = [re.compile(pattern) for pattern in expect]
+        self._address: Any = None
+        self._sessions: set[int] = set()
+        self.listener: socket.socket | None = None
+        command = [*wrap, *self.program]
+        if worker_class is not None:
+            command += ["-k", worker_class]
+        pass_fds: tuple[int, ...] = ()
+        if bind == "fd":
+            self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+            self._address = self.listener.getsockname()
+            pass_fds = (self.listener.fileno(),)
+            command += ["-b", f"fd://{pass_fds[0]}"]
+        elif bind == "tcp":
+            command += ["-b", "127.0.0.1:0"]
+        command += [*args, *([app] if app else [])]
+        self.process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        assert self.process.stdout is not None
+        self.log = Output(self.process.stderr)
+        self.out = Output(self.process.stdout)
+        self._sessions.add(self.process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        return self.process.pid
+
+    @property
+    def address(self) -> Any:
+        """What a client connects to; with ``bind='tcp'`` it waits for the startup lines."""
+        if self._address is None:
+            match = self.log.wait_for(r"http://([\d.]+):(\d+)")
+            self._address = (match[1].replace("0.0.0.0", "127.0.0.1"), int(match[2]))
+        return self._address
+
+    @property
+    def url(self) -> str:
+        """The address as the beginning of a URL."""
+        return "http://{}:{}".format(*self.address)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the master's children."""
+        return children(self.pid)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the master."""
+        os.kill(self.pid, number)
+
+    def expect(self, *patterns: str) -> None:
+        """From now on, log lines that match are not a fault."""
+        self._expected += [re.compile(pattern) for pattern in patterns]
+
+    def watch_session(self, session: int) -> None:
+        """Also look for leftovers in this session (a daemon makes its own)."""
+        self._sessions.add(session)
+
+    def wait_for_log(self, pattern: str, deadline_s: float = DEADLINE_S, *, after: int = 0) -> re.Match[str]:
+        """Wait for an error log line on the standard error."""
+        return self.log.wait_for(pattern, deadline_s, after=after)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for the master's end and return its exit status; fail, with the log, at the deadline."""
+        try:
+            status = self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {deadline_s:g} s. The log:\n{self.log.text}") from None
+        self.log.join()
+        self.out.join()
+        return status
+
+    def stop(self, number: int = signal.SIGTERM, deadline_s: float = DEADLINE_S) -> int:
+        """Signal the master, wait for its end and return its exit status."""
+        self.send_signal(number)
+        return self.wait(deadline_s)
+
+    def leftovers(self) -> list[Process]:
+        """Return the processes of this server that still run."""
+        return [process for process in processes() if process.session in self._sessions]
+
+    def trouble(self) -> list[str]:
+        """Return the log lines that are warnings, errors or tracebacks and that nobody expected."""
+        found = [line for line in self.log.text.splitlines() if _TROUBLE.search(line)]
+        return [line for line in found if not any(pattern.search(line) for pattern in self._expected)]
+
+    def check(self) -> None:
+        """Fail if the log holds trouble; after the end, also if a process is left."""
+        assert not self.trouble(), "unexpected log lines:\n" + self.log.text
+        if self.process.poll() is not None:
+            wait_until(lambda: not self.leftovers(), f"no process left, but: {self.leftovers()}", 2.0)
+
+    def close(self) -> None:
+        """Kill what is left, without a word. For the end of a fixture, after `check`."""
+        for process in self.leftovers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.join()
+        self.out.join()
+        if self.listener is not None:
+            self.listener.close()
+
+
+# What the fixtures that start servers are: see conftest.py.
+Start = Callable[..., Server]
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a server under test: this tree and the test applications importable."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OURS}
+    paths = [str(ROOT), str(HERE), *filter(None, [kept.get("PYTHONPATH")])]
+    kept["PYTHONPATH"] = os.pathsep.join(paths)
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a test that rewrites a module within a second must be seen
+    return {**kept, **extra}
+
+
+def run(
+    args: Iterable[str], directory: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``wsgiserv`` with these arguments to its end (for usage errors, --help, --check-config)."""
+    return subprocess.run(
+        [*Server.program, *args],
+        cwd=directory,
+        env=environment(env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )

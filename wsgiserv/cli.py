@@ -1,0 +1,171 @@
+"""The command ``wsgiserv``: from the arguments to a running master, or to an answer on the terminal.
+
+Owns: the order of starting up, what the terminal is told, the exit status of what fails before that.
+Must not know: how settings are found, how anything is served.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from os import _exit, fork, waitpid  # bound before a configuration file may patch os for gevent
+from typing import TYPE_CHECKING
+
+from wsgiserv import __version__
+from wsgiserv.config.commandline import parse
+from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
+
+if TYPE_CHECKING:
+    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["main"]
+
+_EXIT_OK = 0
+_EXIT_APPLICATION = ApplicationError.exit_status
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        argv: the arguments without the program's name; None takes them from ``sys.argv``.
+
+    Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
+    when the application cannot be loaded.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except WsgiservError as error:
+        _tell(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _run(argv: list[str]) -> int:
+    line = parse(argv)
+    if line.wants == "help":
+        from wsgiserv.config.present import help_text
+
+        print(help_text(), end="")
+        return _EXIT_OK
+    if line.wants == "version":
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
+        return _EXIT_OK
+
+    # A snapshot, and the directory of the first start, so that a reload finds what the start has found:
+    # raw_env and chdir change both for this process later.
+    environ = dict(os.environ)
+    only_asks = any(given.name in ("print_config", "check_config") and given.raw for given in line.given)
+    if not only_asks:
+        # What the master runs on binds the functions of os, select and so on when it is imported; a
+        # configuration file may replace these by gevent's.
+        import wsgiserv.master.master
+        import wsgiserv.workers.base  # noqa: F401
+    from wsgiserv.config.load import load, start_directory
+
+    directory = start_directory(environ)
+    loaded = load(argv, environ, directory)
+    if loaded.settings.print_config:
+        from wsgiserv.config.present import config_text
+
+        print(config_text(loaded.settings, loaded.sources))
+        _tell_notices(loaded)
+        return _EXIT_OK
+    application = _application_of(loaded)
+    if loaded.settings.check_config:
+        _tell_notices(loaded)
+        return _check(loaded.settings, application)
+
+    def reload_settings() -> Loaded:
+        again = load(argv, environ, directory)
+        _application_of(again)
+        return again
+
+    return _serve(loaded, reload_settings)
+
+
+def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
+    from wsgiserv.logs.error import open_error_log
+    from wsgiserv.master.master import Master
+    from wsgiserv.workers.base import worker_main
+
+    os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
+    master = Master(
+        loaded.settings,
+        notices=loaded.notices,
+        reload_settings=reload_settings,
+        worker_main=worker_main,
+        log=open_error_log(loaded.settings),
+    )
+    return master.run()
+
+
+def _application_of(loaded: Loaded) -> str:
+    application = loaded.settings.wsgi_app
+    if application is None:
+        raise ConfigError(
+            "no application is named. Expected module:name, for example: wsgiserv hello:app\n"
+            "(or wsgi_app = 'hello:app' in a configuration file). Type 'wsgiserv --help' for the flags."
+        )
+    return application
+
+
+def _check(settings: Settings, application: str) -> int:
+    """Load the application in a child, so that what it starts (threads, connections) ends with the check."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = fork()
+    if pid == 0:
+        status = _EXIT_APPLICATION
+        try:
+            status = _load_in_child(settings, application)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            _exit(status)
+    _, wait_status = waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(wait_status)
+    if status < 0:
+        print(
+            f"wsgiserv: error: the process that loaded the application {application!r} was killed by signal "
+            f"{-status}. Load it alone to see why: python -X faulthandler -c 'import "
+            f"{application.partition(':')[0]}'",
+            file=sys.stderr,
+        )
+        return _EXIT_APPLICATION
+    if status == _EXIT_OK:
+        print(f"wsgiserv: the configuration is good and the application {application!r} loads")
+    return status
+
+
+def _load_in_child(settings: Settings, application: str) -> int:
+    from wsgiserv.apploader import load_application, prepare_path
+
+    try:
+        os.chdir(settings.chdir)
+        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+        prepare_path(settings.chdir, settings.pythonpath)
+        load_application(application)
+    except WsgiservError as error:
+        _tell(error)
+        return error.exit_status
+    except BaseException:  # whatever the application did: this process ends here, and must say why
+        sys.excepthook(*sys.exc_info())
+        return _EXIT_APPLICATION
+    return _EXIT_OK
+
+
+def _tell_notices(loaded: Loaded) -> None:
+    for notice in loaded.notices:
+        print(f"wsgiserv: note: {notice}", file=sys.stderr)
+
+
+def _tell(error: WsgiservError) -> None:
+    if isinstance(error, ApplicationError) and error.traceback:
+        print(error.traceback.rstrip(), file=sys.stderr)
+    print(f"wsgiserv: error: {error}", file=sys.stderr)

@@ -1,0 +1,285 @@
+"""From the command line, the environment and the configuration file to frozen `Settings`.
+
+Owns: the precedence (defaults, configuration file, environment, flags), the checks between settings, the
+notices about what was accepted and means something else here.
+Must not know: what the rest of wsgiserv does with a setting.
+
+Loading changes nothing of the process, but that a configuration file is run: see `read_config_file`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from wsgiserv.config.commandline import Given, parse
+from wsgiserv.config.configfile import ConfigFile, find_config_file, line_of, read_config_file
+from wsgiserv.config.foreign import FOREIGN
+from wsgiserv.config.settings import SETTINGS, Settings
+from wsgiserv.errors import ConfigError
+
+__all__ = ["Loaded", "load", "start_directory"]
+
+_FLAG = "on the command line"
+_OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
+_GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+
+_BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
+
+
+class Loaded(NamedTuple):
+    """A configuration.
+
+    Attributes:
+        settings: the values.
+        sources: for every setting, where its value came from.
+        notices: one line each, for the log at the start.
+        config_path: the absolute path of the configuration file, which ``reload`` watches; None without one.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    notices: list[str]
+    config_path: str | None
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None = None) -> Loaded:
+    """Make the configuration.
+
+    Args:
+        argv: the arguments, without the program's name.
+        environ: the environment.
+        directory: where relative paths start: the command's working directory. To load again after a
+            ``chdir``, give the same one as the first time.
+
+    Raises:
+        ConfigError: naming the setting, the value, where it came from and what is accepted.
+    """
+    loader = _Loader(directory or start_directory(environ))
+    flags = parse(argv).given
+    gunicorn_arguments = _arguments_from(environ, _GUNICORN_ARGUMENTS)
+    own_arguments = _arguments_from(environ, _OWN_ARGUMENTS)
+
+    loader.take_default("forwarded_allow_ips", environ, "FORWARDED_ALLOW_IPS")
+    loader.take_default("sendfile", environ, "SENDFILE")
+    loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
+    loader.take_variable("workers", environ.get("WEB_CONCURRENCY"), "WEB_CONCURRENCY")
+    port = environ.get("PORT")
+    loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
+    if gunicorn_arguments:
+        loader.notices.append(
+            f"using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it"
+        )
+    loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
+    loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
+    loader.take_arguments(flags, _FLAG)
+    return loader.finish()
+
+
+def start_directory(environ: Mapping[str, str]) -> str:
+    """Return the working directory; under the name the shell has for it, if that is a symbolic link to it."""
+    directory = os.getcwd()
+    name = environ.get("PWD", "")
+    try:
+        if os.path.isabs(name) and os.path.samefile(name, directory):
+            return name
+    except OSError:
+        pass
+    return directory
+
+
+def _arguments_from(environ: Mapping[str, str], variable: str) -> list[Given]:
+    text = environ.get(variable, "").strip()
+    if not text:
+        return []
+    import shlex
+
+    try:
+        return parse(shlex.split(text), f"in {variable}").given
+    except ValueError as error:
+        raise ConfigError(
+            f"{variable} = {text!r} in the environment cannot be split: {error}. "
+            "Expected flags as on a command line, with quotes that close."
+        ) from None
+
+
+class _Loader:
+    """The values so far, with their sources; later calls win over earlier ones."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self.notices: list[str] = []
+        self.file: ConfigFile | None = None
+        self.file_config: str | None = None
+
+    def take(self, name: str, raw: object, source: str) -> None:
+        """Parse a value of one of our settings and note it."""
+        setting = SETTINGS[name]
+        try:
+            value = setting.parse(raw)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = "" if _says_nothing(error) else f": {error}"
+            shown = repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
+            place = source
+            if self.file is not None and source == self.file.location:
+                place = self._place(name)
+            raise ConfigError(
+                f"{name} = {shown} ({place}) is not accepted{reason}. Expected {setting.accepts}."
+            ) from None
+        self.values[name] = value
+        self.sources[name] = source
+
+    def take_default(self, name: str, environ: Mapping[str, str], variable: str) -> None:
+        """Take an environment variable that stands for a setting's default."""
+        raw = environ.get(variable)
+        if raw:
+            self.take(name, raw, f"{variable} in the environment")
+
+    def take_variable(self, name: str, raw: str | None, variable: str) -> None:
+        """Take an environment variable that goes before the configuration file."""
+        if not raw or not raw.strip():
+            return
+        before, source = self.values.get(name), self.sources.get(name)
+        self.take(name, raw, f"{variable} in the environment")
+        if before is not None and before != self.values[name]:
+            self.notices.append(
+                f"{variable} in the environment goes before {name} in {source}: "
+                f"{name} is {_first(self.values[name])}"
+            )
+
+    def take_arguments(self, arguments: Sequence[Given], where: str) -> None:
+        """Take what flags give."""
+        for name, raw, flag in arguments:
+            source = f"{flag} {where}" if flag else where
+            if name in SETTINGS:
+                self.take(name, raw, source)
+            elif not FOREIGN[name].is_default(raw):
+                self.notices.append(f"{flag} ({where}) is ignored: {FOREIGN[name].instead}")
+
+    def run_config_file(self, arguments: Sequence[Given]) -> None:
+        """Run the configuration file that the arguments name last, or the one found by itself."""
+        named = [str(given.raw) for given in arguments if given.name == "config" and given.raw]
+        if named:
+            location = named[-1]
+        else:
+            found = find_config_file(self.directory)
+            if found is None:
+                return
+            location = os.path.basename(found)
+            if location.startswith("gunicorn"):
+                self.notices.append(
+                    f"using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
+                )
+        self.file = read_config_file(location, self.directory)
+        if not named:
+            self.sources["config"] = "found by itself"
+        self.file_config = location if location.startswith("python:") else self.file.path
+        for name, raw in list(self.file.names.items()):
+            self._take_from_file(name, raw)
+
+    def _take_from_file(self, name: str, raw: object) -> None:
+        assert self.file is not None
+        known = _BY_ALIAS.get(name, name)
+        if known in SETTINGS:
+            if not SETTINGS[known].in_file:
+                return
+            # A module imported under a setting's name ("import threads") is the user's own.
+            if raw is not None and not isinstance(raw, ModuleType):
+                self.take(known, raw, self.file.location)
+        elif name in FOREIGN:
+            foreign = FOREIGN[name]
+            if callable(raw) and not foreign.function and foreign.name != "logger_class":
+                return
+            if not isinstance(raw, ModuleType) and not foreign.is_default(raw):
+                self.notices.append(f"{name} ({self._place(name)}) is ignored: {foreign.instead}")
+        elif _may_be_mistyped(name, raw):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [*SETTINGS, *_BY_ALIAS], n=1, cutoff=0.8)
+            if near:
+                self.notices.append(
+                    f"{name} ({self._place(name)}) is not a setting and is ignored: did you mean {near[0]}?"
+                )
+
+    def _place(self, name: str) -> str:
+        assert self.file is not None
+        line = line_of(self.file.path, name)
+        if line is None:
+            for alias in SETTINGS[name].aliases if name in SETTINGS else ():
+                line = line or line_of(self.file.path, alias)
+        return f"{self.file.location} line {line}" if line else self.file.location
+
+    def finish(self) -> Loaded:
+        """Check the settings against each other and freeze them."""
+        values, sources = self.values, self.sources
+        chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
+        if not os.path.isdir(chdir):
+            raise ConfigError(
+                f"chdir = {values['chdir']!r} ({sources['chdir']}): {chdir} is not a directory. "
+                "Expected a directory that exists."
+            )
+        values["chdir"] = chdir
+        values["config"] = self.file_config
+        for pattern in values.get("reload_extra_files", ()):
+            if not any(sign in pattern for sign in "*?[") and not os.path.exists(
+                os.path.join(chdir, pattern)
+            ):
+                raise ConfigError(
+                    f"reload_extra_files = {pattern!r} ({sources['reload_extra_files']}): {chdir} has no "
+                    f"such file. Expected {SETTINGS['reload_extra_files'].accepts}."
+                )
+        if values.get("keyfile") and not values.get("certfile"):
+            raise ConfigError(
+                f"keyfile = {values['keyfile']!r} ({sources['keyfile']}) is given without a certificate. "
+                "Expected certfile beside it: --certfile FILE."
+            )
+        if values.get("worker_class", "sync") == "sync" and values.get("threads", 1) > 1:
+            values["worker_class"] = "threads"
+            sources["worker_class"] = f"threads = {values['threads']} ({sources['threads']})"
+        if values.get("workers") == 0:
+            self._size_workers()
+        if values.get("wsgi_app") and "default_proc_name" not in values:
+            values["default_proc_name"] = values["wsgi_app"]
+            sources["default_proc_name"] = "wsgi_app"
+        if not values.get("proc_name") and "default_proc_name" in values:
+            values["proc_name"] = values["default_proc_name"]
+            sources["proc_name"] = "default_proc_name"
+        settings = Settings(**values)
+        return Loaded(
+            settings,
+            {name: sources.get(name, "default") for name in SETTINGS},
+            self.notices,
+            self.file.path if self.file is not None else None,
+        )
+
+    def _size_workers(self) -> None:
+        from wsgiserv.config import sizing
+
+        cgroups = sizing.own_cgroups()
+        cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
+        memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
+        worker_class = self.values.get("worker_class", "sync")
+        self.values["workers"] = sizing.fitting_workers(worker_class, cpus, memory)
+        memory_words = "no memory limit" if memory is None else f"{memory >> 20} MiB"
+        self.sources["workers"] += f", 'auto': {cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}"
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Tell whether the message adds nothing to what is accepted: it is empty, or int()'s own."""
+    return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _may_be_mistyped(name: str, raw: object) -> bool:
+    return (
+        name.islower()
+        and not name.startswith("_")
+        and isinstance(raw, (str, bytes, int, float, list, tuple, dict, set, type(None)))
+    )

@@ -1,0 +1,108 @@
+"""--help and --print-config: the settings as text for a terminal.
+
+Owns: the layout of both.
+Must not know: how a value was found.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from wsgiserv.config.setting import SECTIONS, Setting, show
+from wsgiserv.config.settings import SETTINGS, Settings
+
+__all__ = ["config_text", "default_text", "help_text"]
+
+_WIDTH = 80
+_FLAGS_WIDTH = 30
+_VALUE_WIDTH = 44
+
+_TOP = """\
+Usage: wsgiserv [OPTIONS] [APPLICATION]
+
+Serve a WSGI application. APPLICATION is module:name, for example hello:app.
+
+  wsgiserv hello:app
+  wsgiserv -w 4 -k threads -b 0.0.0.0:8000 shop.wsgi:application
+  wsgiserv -c gun.py
+
+What a setting is when it is not given stands in brackets.
+"""
+
+_BOTTOM = """\
+Every switch has a --no- form, to undo what a configuration file says.
+Durations are in seconds or such as 500ms, 2m; sizes in bytes or such as 10M.
+Defaults < configuration file < environment (WEB_CONCURRENCY, PORT,
+GUNICORN_CMD_ARGS, WSGISERV_CMD_ARGS) < flags. Further settings, for a
+configuration file only, such as the hooks: docs/settings.md.
+"""
+
+
+def help_text() -> str:
+    """Return what --help prints; no line is longer than 80 columns."""
+    lines = [_TOP]
+    for section in SECTIONS:
+        rows = [
+            (_flags_text(setting), f"{setting.help} [{default_text(setting)}]")
+            for setting in SETTINGS.values()
+            if setting.section == section and setting.flags
+        ]
+        if rows:
+            lines.append(f"{section}:")
+            for row in rows:
+                lines += _row(*row)
+            lines.append("")
+    lines.append("Help:")
+    lines += _row("-h, --help", "Print this and exit.")
+    lines += _row("-v, --version", "Print the version and exit.")
+    return "\n".join([*lines, "", _BOTTOM])
+
+
+def _row(flags: str, sentence: str) -> list[str]:
+    text = textwrap.wrap(sentence, _WIDTH - _FLAGS_WIDTH, break_on_hyphens=False)
+    first = f"  {flags}"
+    rows = [f"{'':{_FLAGS_WIDTH}}{line}" for line in text]
+    if len(first) < _FLAGS_WIDTH - 1:
+        rows[0] = f"{first:{_FLAGS_WIDTH}}{text[0]}"
+        return rows
+    return [first, *rows]
+
+
+def _flags_text(setting: Setting) -> str:
+    flags = list(setting.flags)
+    if setting.default is True:
+        flags += setting.off_flags
+    text = ", ".join(flags)
+    return f"{text} {setting.metavar}" if setting.metavar else text
+
+
+def default_text(setting: Setting) -> str:
+    """Return the default in words, the same on every host."""
+    default = setting.default
+    if setting.show_default:
+        return setting.show_default
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if default is None or default == () or default == {}:
+        return "none"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    if isinstance(default, str):
+        return default
+    return show(default)
+
+
+def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
+    """Return what --print-config prints: every setting, its value and where that came from."""
+    names_width = max(map(len, SETTINGS))
+    lines = []
+    for section in SECTIONS:
+        lines.append(f"# {section}")
+        for name, setting in SETTINGS.items():
+            if setting.section == section:
+                value = getattr(settings, name)
+                shown = oct(value) if name == "umask" else show(value)
+                lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {sources[name]}")
+        lines.append("")
+    return "\n".join(lines[:-1])

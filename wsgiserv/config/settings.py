@@ -1,0 +1,335 @@
+"""The settings: one typed field each, declared once with all that is known of it.
+
+Owns: `Settings` and the table of its declarations, `SETTINGS`. --help, the loader, --print-config and
+docs/settings.md are made from that table.
+Must not know: where values come from, what the rest of wsgiserv does with them.
+"""
+
+# setting() makes a dataclasses.field, which ruff does not see.
+# ruff: noqa: RUF009
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wsgiserv.config import address, parsers, worker_class
+from wsgiserv.config.process_settings import ProcessSettings
+from wsgiserv.config.setting import Setting, declared, setting
+
+__all__ = ["SETTINGS", "Settings"]
+
+_SWITCH = "True or False"
+_SECONDS = "a duration of 0 or more in seconds, or text such as '500ms' or '2m'; for example 30"
+_BYTES = "a size in bytes, or text such as '512K' or '10M'; for example '10M'"
+_COUNT = "a whole number of 0 or more"
+_LARGEST_LINE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ProcessSettings):
+    """The whole configuration, checked, frozen; made by `wsgiserv.config.load.load`.
+
+    Durations are floats in seconds, sizes are integers in bytes.
+    """
+
+    # Application
+    config: str | None = setting(
+        None,
+        section="Application",
+        flags=("-c", "--config"),
+        metavar="FILE",
+        parse=parsers.path,
+        accepts="the path of a Python file, 'file:PATH' or 'python:some.module'",
+        help="The configuration: a Python file, or python:some.module.",
+        doc="Without it, `./wsgiserv.conf.py` is read if it is there, else `./gunicorn.conf.py`.",
+        in_file=False,
+        show_default="./wsgiserv.conf.py",
+    )
+    wsgi_app: str | None = setting(
+        None,
+        section="Application",
+        parse=parsers.text_or_none,
+        accepts="'module:name'; for example 'hello:app'",
+        help="The application, when it is not named on the command line.",
+        doc=(
+            "`module:app`, `module:obj.attr`, `module:factory()`, `module:factory('literal', debug=True)`, "
+            "or `module` alone (then `application`, else `app`)."
+        ),
+    )
+
+    # Listening
+    bind: tuple[str, ...] = setting(
+        ("127.0.0.1:8000",),
+        section="Listening",
+        flags=("-b", "--bind"),
+        takes="values",
+        metavar="ADDRESS",
+        parse=parsers.addresses,
+        accepts=address.ACCEPTED,
+        environment="PORT",
+        help="Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
+        doc=(
+            f"{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. "
+            "When the environment has `PORT`, it stands for `0.0.0.0:$PORT`."
+        ),
+    )
+    backlog: int = setting(
+        2048,
+        section="Listening",
+        flags=("--backlog",),
+        metavar="N",
+        parse=parsers.integer(1),
+        accepts="a whole number of at least 1",
+        help="How many connections may wait to be accepted.",
+        doc="The kernel caps it (`net.core.somaxconn`).",
+    )
+    reuse_port: bool = setting(
+        False,
+        section="Listening",
+        flags=("--reuse-port",),
+        takes="nothing",
+        parse=parsers.boolean,
+        accepts=_SWITCH,
+        help="Set SO_REUSEPORT on the listening sockets.",
+    )
+
+    # Workers
+    workers: int = setting(
+        1,
+        section="Workers",
+        flags=("-w", "--workers"),
+        metavar="N",
+        parse=parsers.workers,
+        accepts="a whole number of at least 1, or 'auto'",
+        environment="WEB_CONCURRENCY",
+        help="How many worker processes, or 'auto' to fit this container.",
+        doc=(
+            "`auto` counts the CPUs this process may use (the cgroup's quota and the affinity, not the "
+            "host's cores): one worker per CPU for `threads` and `gevent`, twice as many and one more for "
+            "`sync`; and at most one for each 128 MiB of the cgroup's memory limit."
+        ),
+    )
+    worker_class: str | type[Any] = setting(
+        worker_class.DEFAULT,
+        section="Workers",
+        flags=("-k", "--worker-class"),
+        metavar="CLASS",
+        parse=worker_class.worker_class,
+        accepts=worker_class.ACCEPTED,
+        help="How a worker serves: sync, threads, gevent, or a dotted path.",
+        doc="gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.",
+    )
+    threads: int = setting(
+        1,
+        section="Workers",
+        flags=("--threads",),
+        metavar="N",
+        parse=parsers.integer(1, 10_000),
+        accepts="a whole number of at least 1",
+        help="Threads per worker; more than one selects the class threads.",
+    )
+    worker_connections: int = setting(
+        1000,
+        section="Workers",
+        flags=("--worker-connections",),
+        metavar="N",
+        parse=parsers.integer(1),
+        accepts="a whole number of at least 1",
+        help="How many connections a worker keeps open at once.",
+    )
+    max_requests: int = setting(
+        0,
+        section="Workers",
+        flags=("--max-requests",),
+        metavar="N",
+        parse=parsers.integer(0),
+        accepts=_COUNT,
+        help="Replace a worker after this many requests; 0 is never.",
+    )
+    max_requests_jitter: int = setting(
+        0,
+        section="Workers",
+        flags=("--max-requests-jitter",),
+        metavar="N",
+        parse=parsers.integer(0),
+        accepts=_COUNT,
+        help="Add up to this many to `max_requests`, by chance, per worker.",
+    )
+
+    # Timeouts
+    timeout: float = setting(
+        30.0,
+        section="Timeouts",
+        flags=("-t", "--timeout"),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="Kill a worker that has been silent for so long; 0 is never.",
+    )
+    graceful_timeout: float = setting(
+        30.0,
+        section="Timeouts",
+        flags=("--graceful-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a worker that was told to stop may finish its requests.",
+    )
+    keepalive: float = setting(
+        75.0,
+        section="Timeouts",
+        flags=("--keep-alive",),
+        hidden_flags=("--keepalive",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long an idle connection is kept open; 0 closes at once.",
+        doc="gunicorn's default is 2. Behind a proxy it should be longer than the proxy's own.",
+    )
+    header_timeout: float = setting(
+        10.0,
+        section="Timeouts",
+        flags=("--header-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a client may take to send a request's head; 0 is for ever.",
+    )
+    body_timeout: float = setting(
+        30.0,
+        section="Timeouts",
+        flags=("--body-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a client may be silent within a body; 0 is for ever.",
+    )
+    send_timeout: float = setting(
+        60.0,
+        section="Timeouts",
+        flags=("--send-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a client may take nothing of a response; 0 is for ever.",
+    )
+
+    # Limits
+    limit_request_line: int = setting(
+        8190,
+        section="Limits",
+        flags=("--limit-request-line",),
+        metavar="BYTES",
+        parse=parsers.size(_LARGEST_LINE, zero=_LARGEST_LINE),
+        accepts="a size in bytes up to '1M', or 0 for the largest",
+        help="The longest request line; a longer one is answered with 414.",
+        doc="0 is the largest, 1 MiB. gunicorn's default is 4094.",
+    )
+    limit_request_fields: int = setting(
+        100,
+        section="Limits",
+        flags=("--limit-request-fields",),
+        metavar="N",
+        parse=lambda raw: parsers.integer(0, 32768)(raw) or 32768,
+        accepts="a whole number up to 32768, or 0 for the largest",
+        help="The most header fields in a request.",
+    )
+    limit_request_field_size: int = setting(
+        8190,
+        section="Limits",
+        flags=("--limit-request-field-size",),
+        hidden_flags=("--limit-request-field_size",),
+        metavar="BYTES",
+        parse=parsers.size(_LARGEST_LINE, zero=_LARGEST_LINE),
+        accepts="a size in bytes up to '1M', or 0 for the largest",
+        help="The longest header field.",
+        doc="0 is the largest, 1 MiB.",
+    )
+    limit_request_body: int = setting(
+        1 << 30,
+        section="Limits",
+        flags=("--limit-request-body",),
+        metavar="BYTES",
+        parse=parsers.size(),
+        accepts=f"{_BYTES}, or 0 for no limit",
+        help="The largest request body (413 above it); 0 is no limit.",
+        show_default="1 GiB",
+    )
+    body_buffer_size: int = setting(
+        1 << 20,
+        section="Limits",
+        flags=("--body-buffer-size",),
+        metavar="BYTES",
+        parse=parsers.size(),
+        accepts=_BYTES,
+        help="Bodies up to this size are kept in memory, larger ones in a file.",
+        show_default="1 MiB",
+    )
+    spool_dir: str | None = setting(
+        None,
+        section="Limits",
+        flags=("--spool-dir",),
+        metavar="DIR",
+        parse=parsers.path,
+        accepts="a directory",
+        aliases=("tmp_upload_dir",),
+        help="Where large request bodies are kept while they arrive.",
+        show_default="the system's temporary directory",
+    )
+
+    # Proxies and headers
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        section="Proxies and headers",
+        flags=("--forwarded-allow-ips",),
+        metavar="LIST",
+        parse=parsers.networks,
+        accepts="IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'",
+        environment="FORWARDED_ALLOW_IPS",
+        help="The proxies whose forwarded headers are believed; '*' is any.",
+        doc="The environment's value is the default: a configuration file or a flag replaces it.",
+    )
+    secure_scheme_headers: dict[str, str] = setting(
+        {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
+        section="Proxies and headers",
+        parse=parsers.header_values,
+        accepts="a dictionary of header names and the values that mean https",
+        help="The headers, and their values, by which a proxy says that its client used https.",
+    )
+    forwarder_headers: tuple[str, ...] = setting(
+        ("SCRIPT_NAME", "PATH_INFO"),
+        section="Proxies and headers",
+        flags=("--forwarder-headers",),
+        metavar="LIST",
+        parse=parsers.words,
+        accepts="header names separated by commas",
+        help="Headers with underscores that a believed proxy may set in the environ.",
+    )
+    header_map: Literal["drop", "refuse", "dangerous"] = setting(
+        "drop",
+        section="Proxies and headers",
+        flags=("--header-map",),
+        metavar="WHAT",
+        parse=parsers.header_map,
+        accepts="'drop', 'refuse' or 'dangerous'",
+        choices=("drop", "refuse", "dangerous"),
+        help="What is done with headers whose names have underscores.",
+        doc=(
+            "`X_Name` and `X-Name` are the same in the environ, so that a client can forge one by the other. "
+            "`drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in."
+        ),
+    )
+    root_path: str = setting(
+        "",
+        section="Proxies and headers",
+        flags=("--root-path",),
+        metavar="PATH",
+        parse=parsers.root_path,
+        accepts="a path that begins with a slash; for example '/shop'",
+        help="The path that the application is mounted under (SCRIPT_NAME).",
+        show_default="none",
+    )
+
+
+SETTINGS: dict[str, Setting] = declared(Settings)

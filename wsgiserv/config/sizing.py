@@ -1,0 +1,121 @@
+"""How many workers fit: from the container's CPU quota and memory limit, not from the host's cores.
+
+Owns: reading cgroups (version 1, version 2, and both mounted together) and the sum.
+Must not know: settings, processes. Every function takes the root of the cgroup file system, for tests.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+__all__ = ["CGROUP_ROOT", "available_cpus", "cpu_quota", "fitting_workers", "memory_limit", "own_cgroups"]
+
+CGROUP_ROOT = "/sys/fs/cgroup"
+
+# What one worker of a middling Django or Flask application occupies; more workers than fit are killed for it.
+BYTES_PER_WORKER = 128 * 1024 * 1024
+
+# cgroup v1 writes "no limit" as the largest multiple of a page below 2**63.
+_NO_LIMIT_BYTES = 2**60
+
+
+def fitting_workers(worker_class: object, cpus: float, memory: int | None) -> int:
+    """Return how many workers fit, at least 1.
+
+    Args:
+        worker_class: ``threads`` and ``gevent`` fill a CPU with one worker; a worker of ``sync`` waits during
+            its application's calls, hence twice as many and one. Any other class is one per CPU.
+        cpus: the CPUs this process may use; may be a fraction.
+        memory: the memory it may use in bytes; None is unlimited.
+    """
+    count = 2 * math.ceil(cpus) + 1 if worker_class == "sync" else math.ceil(cpus)
+    if memory is not None:
+        count = min(count, memory // BYTES_PER_WORKER)
+    return max(1, count)
+
+
+def available_cpus(quota: float | None) -> float:
+    """Return the CPUs this process may use: its affinity, cut by the quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:  # macOS, the BSDs
+        cpus = os.cpu_count() or 1
+    return float(cpus) if quota is None else min(float(cpus), quota)
+
+
+def own_cgroups(path: str = "/proc/self/cgroup") -> str:
+    """Return this process's cgroups as the kernel writes them, see cgroups(7); empty without cgroups."""
+    return _read(path) or ""
+
+
+def cpu_quota(root: str, cgroups: str) -> float | None:
+    """Return the smallest CPU quota of the process's cgroup and those above it, in CPUs; None without one.
+
+    Args:
+        root: where the cgroup file systems are mounted.
+        cgroups: the text of ``/proc/self/cgroup``.
+    """
+    found = []
+    for directory in _directories(root, cgroups, ""):
+        quota, _, period = (_read(os.path.join(directory, "cpu.max")) or "").partition(" ")
+        found.append(_ratio(quota, period))
+    for directory in _directories(root, cgroups, "cpu"):
+        quota = _read(os.path.join(directory, "cpu.cfs_quota_us")) or ""
+        period = _read(os.path.join(directory, "cpu.cfs_period_us")) or ""
+        found.append(_ratio(quota, period))
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def memory_limit(root: str, cgroups: str) -> int | None:
+    """Return the smallest memory limit of the process's cgroup and those above it, in bytes; or None.
+
+    Arguments as for `cpu_quota`. ``memory.high``, above which the kernel slows a group down, counts as well.
+    """
+    found = []
+    for directory in _directories(root, cgroups, ""):
+        found += [_number(os.path.join(directory, name)) for name in ("memory.max", "memory.high")]
+    for directory in _directories(root, cgroups, "memory"):
+        found.append(_number(os.path.join(directory, "memory.limit_in_bytes")))
+    return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
+
+
+def _directories(root: str, cgroups: str, controller: str) -> Iterator[str]:
+    """Yield the process's directory in a hierarchy and those above it, up to the hierarchy's root.
+
+    ``controller`` is a v1 controller's name, or empty for the v2 hierarchy. Inside a container the path may
+    be the host's while only the container's part is mounted: directories that do not exist are skipped.
+    """
+    for line in cgroups.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller not in controllers.split(","):
+            continue
+        names = (controllers, controller) if controller else ("", "unified")
+        for mount in dict.fromkeys(os.path.join(root, name) for name in names):
+            # "/../other" is what a process sees that has left its cgroup namespace
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            for length in range(len(parts), -1, -1):
+                directory = os.path.join(mount, *parts[:length])
+                if os.path.isdir(directory):
+                    yield directory
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    if not (quota.isdigit() and period.isdigit() and int(period)):
+        return None  # "max" in v2, "-1" in v1, or no such file
+    return int(quota) / int(period) or None
+
+
+def _number(path: str) -> int | None:
+    found = _read(path)
+    return int(found) if found and found.isdigit() else None
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,60 @@
+"""Calling the functions of people's configuration files.
+
+Owns: what happens when a hook raises.
+Must not know: which hooks there are, who calls which when.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from wsgiserv.errors import BootError
+
+__all__ = ["call_hook", "call_hook_or_stop"]
+
+
+def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any) -> bool:
+    """Call ``hook`` with ``arguments``; return whether it went well.
+
+    Args:
+        log: the error log.
+        name: the hook's setting, for the log.
+        hook: the function, or None: then nothing happens.
+
+    A hook that raises is logged with its name and traceback and does no harm. That goes for ``sys.exit()``,
+    too: a hook cannot take a server down that serves. Called in the master and in workers.
+    """
+    if hook is None:
+        return True
+    try:
+        hook(*arguments)
+    except (Exception, SystemExit) as error:
+        log.exception("the hook %s raised %s; the server goes on", name, _brief(error))
+        return False
+    return True
+
+
+def call_hook_or_stop(
+    log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any
+) -> None:
+    """Call ``hook`` as `call_hook` does, but raise BootError when it raises.
+
+    For the hooks that may forbid the start: on_starting, and pre_fork before anything is ready.
+    """
+    if hook is None:
+        return
+    try:
+        hook(*arguments)
+    except (Exception, SystemExit) as error:
+        log.exception("the hook %s raised %s", name, _brief(error))
+        raise BootError(
+            f"the hook {name} raised {_brief(error)}, so the server does not start. "
+            f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
+        ) from error
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,153 @@
+"""What an access log can say about one request: gunicorn's atoms, and how their values are got and made safe.
+
+Owns: the meaning and the text of each atom, the timestamp of the Common Log Format.
+Must not know: templates, where lines go.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Sequence
+from os import getpid
+from time import localtime, time
+from typing import Any
+
+from wsgiserv.logs.escape import escape_quoted
+
+__all__ = [
+    "BRACED",
+    "Atoms",
+    "LogFunction",
+    "basic_user",
+    "clf_time",
+    "environ_value",
+    "header_key",
+    "numeric_offset",
+]
+
+# log(environ, status, headers, sent_bytes, duration_s)
+LogFunction = Callable[[dict[str, Any], int, Sequence[tuple[str, str]], int, float], None]
+
+# The atoms in braces: `{host}i`.
+BRACED = re.compile(r"\{(?P<key>[^{}]+)\}(?P<kind>[ioe])")
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def numeric_offset(seconds: int, colon: str) -> str:
+    """Return ``+0200`` or, with a colon, ``+02:00``."""
+    sign = "-" if seconds < 0 else "+"
+    hours, minutes = divmod(abs(seconds) // 60, 60)
+    return f"{sign}{hours:02d}{colon}{minutes:02d}"
+
+
+def clf_time(second: int) -> str:
+    """Return ``[01/May/2026:12:00:00 +0000]``: local time, in English whatever the locale."""
+    now = localtime(second)
+    return (
+        f"[{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}:{now.tm_hour:02d}:{now.tm_min:02d}"
+        f":{now.tm_sec:02d} {numeric_offset(now.tm_gmtoff, '')}]"
+    )
+
+
+def basic_user(authorization: str) -> str:
+    """Return the user of an ``Authorization: Basic`` value (RFC 7617), or ``-``. The value is a client's."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "-"
+    try:
+        # latin-1, so that an octet stays an octet until it is escaped
+        user = b64decode(credentials.strip()).partition(b":")[0].decode("latin-1")
+    except (Base64Error, ValueError):
+        return "-"
+    return user or "-"
+
+
+def environ_value(environ: dict[str, Any], name: str) -> Any:
+    """Return the environ's value under ``name``, whatever its case (gunicorn's rule), or ``-``."""
+    for key in (name, name.upper(), name.lower()):
+        if key in environ:
+            return environ[key]
+    lower = name.lower()
+    for key, value in environ.items():
+        if key.lower() == lower:
+            return value
+    return "-"
+
+
+def header_key(name: str) -> str:
+    """Return the environ's key of a request header."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+def _micros(duration_s: float) -> int:
+    return int(duration_s * 1e6 + 0.5)
+
+
+class Atoms(dict[str, Any]):
+    """The atoms of one request, every text escaped: the mapping a template is formatted with.
+
+    Logging filters and formatters get it as ``record.args``, as they get gunicorn's. The single letters are
+    there as items, the braced ones (``{host}i``) are found on demand, whatever is unknown is ``-``.
+    """
+
+    def __init__(
+        self,
+        environ: dict[str, Any],
+        status: int,
+        headers: Sequence[tuple[str, str]],
+        sent_bytes: int,
+        duration_s: float,
+    ) -> None:
+        self._environ = environ
+        self._headers = headers
+        text, micros = self._text, _micros(duration_s)
+        line = [text(environ.get(key)) for key in ("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL")]
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        super().__init__(
+            h=text(environ.get("REMOTE_ADDR") or None),
+            l="-",
+            u=text(basic_user(authorization)) if isinstance(authorization, str) else "-",
+            t=clf_time(int(time())),
+            r="-" if line == ["-", "-", "-"] else " ".join(line),
+            m=line[0],
+            U=text(environ.get("PATH_INFO")),
+            q=text(environ.get("QUERY_STRING")),
+            H=line[2],
+            s=status,
+            B=sent_bytes,
+            b=str(sent_bytes),
+            f=text(environ.get("HTTP_REFERER")),
+            a=text(environ.get("HTTP_USER_AGENT")),
+            T=micros // 1_000_000,
+            M=micros // 1000,
+            D=micros,
+            L=f"{micros // 1_000_000}.{micros % 1_000_000:06d}",
+            p=f"<{getpid()}>",
+            i=text(environ.get("wsgiserv.request_id")),
+        )
+
+    @staticmethod
+    def _text(value: Any) -> str:
+        if value is None:
+            return "-"
+        try:
+            return escape_quoted(value if isinstance(value, str) else str(value))
+        except Exception:  # an object of the application in its environ, whose __str__ may do anything
+            return "-"
+
+    def __missing__(self, name: str) -> str:
+        braced = BRACED.fullmatch(name)
+        if not braced:
+            return "-"
+        key, kind = braced["key"], braced["kind"]
+        if kind == "i":
+            value = self._environ.get(header_key(key))
+            return "-" if value == "" and not header_key(key).startswith("HTTP_") else self._text(value)
+        if kind == "e":
+            return self._text(environ_value(self._environ, key))
+        lower = key.lower()
+        return self._text(next((v for k, v in reversed(self._headers) if k.lower() == lower), None))

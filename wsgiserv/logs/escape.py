@@ -1,0 +1,59 @@
+"""Text that came from a client, made safe to print.
+
+Owns: which characters are made visible in a log, and how they are written.
+Must not know: logging, files, where the text came from.
+
+A log line is trusted by terminals, by `grep` and by whoever reads it at night. A client must not be able to
+end the line and forge the next one, to move the cursor, or to leave a quoted field.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["escape", "escape_keeping_lines", "escape_quoted"]
+
+# C0, DEL and C1 drive terminals; NEL (in C1), U+2028 and U+2029 end a line for many readers; a lone surrogate
+# cannot be encoded as UTF-8 at all.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+# In a quoted field of the access log: all but printable ASCII, and `"` and the backslash, since most readers
+# of the combined format take `\"` for a quote inside the field.
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
+
+
+def _code(match: re.Match[str]) -> str:
+    point = ord(match[0])
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+
+
+def _octets(match: re.Match[str]) -> str:
+    point = ord(match[0])
+    if point < 0x100:
+        return f"\\x{point:02x}"
+    return "".join(f"\\x{octet:02x}" for octet in match[0].encode("utf-8", "surrogatepass"))
+
+
+def escape(text: str) -> str:
+    r"""Return ``text`` on one line, with every control character written as ``\x1b`` or ``\u2028``.
+
+    For text from a client in a message of the error log. A backslash that is there already stays as it is:
+    the result is for reading, it cannot be decoded back with certainty. Never raises.
+    """
+    return _CONTROL.sub(_code, text)
+
+
+def escape_keeping_lines(text: str) -> str:
+    r"""Do as `escape`, but leave ``\n`` and TAB: for tracebacks, whose lines are ours."""
+    return _CONTROL_BUT_LINES.sub(_code, text)
+
+
+def escape_quoted(text: str) -> str:
+    r"""Return ``text`` as it may stand between double quotes in a text access log, in ASCII.
+
+    ``"``, the backslash and everything outside printable ASCII become ``\xNN`` per octet, as nginx writes
+    them (``log_format escape=default``); the native strings of PEP 3333 are octets already, so what is
+    written is what was on the wire. Never raises.
+    """
+    return _UNQUOTABLE.sub(_octets, text)

@@ -1,0 +1,232 @@
+"""The formats of an access log line, compiled once into a function.
+
+Owns: gunicorn's atoms, the names `common`, `combined` and `json`, and the code made from a template.
+Must not know: where lines go, when they are written.
+
+A template is compiled twice. The fast function is generated code with one f-string over the raw values; the
+finished line is then searched once for anything that must not stand in a log, which costs less than to look
+at every value (measured: 0.2 µs a line against 0.9 µs for four values). Only a line that fails this check,
+or a request that lacks a key, is made again by `template % Atoms(...)`, which escapes every value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from os import getpid
+from time import time
+from typing import Any, NamedTuple
+
+from wsgiserv.errors import ConfigError
+from wsgiserv.logs.atoms import BRACED, Atoms, LogFunction, basic_user, clf_time, environ_value, header_key
+from wsgiserv.logs.jsonlines import compile_json
+
+__all__ = ["ATOMS", "check_format", "compile_format", "template_of"]
+
+COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
+COMBINED = COMMON + ' "%(f)s" "%(a)s"'
+NAMED = {"common": COMMON, "combined": COMBINED}
+
+# Atom -> its part of the f-string in the generated code.
+_FRAGMENTS = {
+    "h": "{address}",
+    "l": "-",
+    "u": "{user}",
+    "t": "{stamp}",
+    "r": "{method} {uri} {protocol}",
+    "m": "{method}",
+    "U": "{path}",
+    "q": "{query}",
+    "H": "{protocol}",
+    "s": "{status}",
+    "B": "{sent_bytes}",
+    "b": "{sent_bytes}",
+    "f": "{referer}",
+    "a": "{agent}",
+    "T": "{micros_s}",
+    "M": "{micros_ms}",
+    "D": "{micros}",
+    "L": "{micros_s}.{micros_rest:06d}",
+    "p": "<{pid}>",
+    "i": "{request_id}",
+}
+# What is in braces there -> how the generated code gets it. A missing key raises KeyError, and the careful
+# path takes over. Only what the template needs is computed.
+_VARIABLES = {
+    "micros": "int(duration_s * 1e6 + 0.5)",
+    "micros_s": "micros // 1000000",
+    "micros_ms": "micros // 1000",
+    "micros_rest": "micros % 1000000",
+    "address": 'environ["REMOTE_ADDR"] or "-"',
+    "user": '_user(environ["HTTP_AUTHORIZATION"]) if "HTTP_AUTHORIZATION" in environ else "-"',
+    "method": 'environ["REQUEST_METHOD"]',
+    "uri": 'environ["RAW_URI"]',
+    "protocol": 'environ["SERVER_PROTOCOL"]',
+    "path": 'environ["PATH_INFO"]',
+    "query": 'environ["QUERY_STRING"]',
+    "referer": 'get("HTTP_REFERER", "-")',
+    "agent": 'get("HTTP_USER_AGENT", "-")',
+    "pid": "_getpid()",
+    "request_id": 'environ["wsgiserv.request_id"]',
+    "fields": "{key.lower(): value for key, value in headers}",
+}
+_NUMBERS = frozenset("sBTMD")
+ATOMS = tuple(_FRAGMENTS)
+
+_DIRECTIVE = re.compile(
+    r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<layout>[#0\- +]*\d*(?:\.\d+)?)[hlL]?(?P<type>[a-zA-Z]))"
+)
+_TYPES_OF_TEXT = "sra"
+_TYPES_OF_NUMBERS = "sradiufFeEgGxXoc"
+
+
+class _Piece(NamedTuple):
+    """A directive of a template: the atom, and how it is laid out (``s``, ``5d``, ``-10s``)."""
+
+    name: str
+    layout: str
+
+
+def template_of(format_name: str) -> str:
+    """Return the template behind the setting's value: one of the names, or the template itself."""
+    return NAMED.get(format_name, format_name)
+
+
+def _bad(template: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"access_log_format: {what} in {template!r}. Expected: common, combined, json, or a template of "
+        f"%(x)s with x one of {' '.join(ATOMS)}, {{header}}i, {{header}}o, {{variable}}e; "
+        "%% is a per cent sign."
+    )
+
+
+def _parse(template: str) -> list[str | _Piece]:
+    pieces: list[str | _Piece] = []
+    position = 0
+    while True:
+        start = template.find("%", position)
+        if start < 0:
+            pieces.append(template[position:])
+            return pieces
+        pieces.append(template[position:start])
+        match = _DIRECTIVE.match(template, start)
+        if not match:
+            raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
+        position = match.end()
+        if match["percent"]:
+            pieces.append("%")
+            continue
+        name, kind = match["name"], match["type"]
+        if name not in _FRAGMENTS and not BRACED.fullmatch(name):
+            raise _bad(template, f"there is no atom %({name})s")
+        if kind not in (_TYPES_OF_NUMBERS if name in _NUMBERS else _TYPES_OF_TEXT):
+            raise _bad(template, f"%({name}){match['layout']}{kind} cannot be formatted as {kind!r}")
+        pieces.append(_Piece(name, match["layout"] + kind))
+
+
+def check_format(template: str) -> None:
+    """Raise ConfigError when this value of ``access_log_format`` cannot be used, naming what is wrong."""
+    if template != "json":
+        _parse(template_of(template))
+
+
+# What may stand in a value: printable ASCII without `"` and the backslash.
+_HARMLESS = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
+
+
+def _braced_expression(key: str, kind: str) -> str:
+    if kind == "o":
+        return f'fields.get({key.lower()!r}, "-")'
+    if kind == "e":
+        return f"environ[{key!r}]" if key.startswith("wsgiserv.") else f"_environ_value(environ, {key!r})"
+    header = header_key(key)
+    # PEP 3333 allows these two to be there and empty when the client did not send them
+    return f'get({header!r}, "-")' if header.startswith("HTTP_") else f'get({header!r}) or "-"'
+
+
+def _source(pieces: list[str | _Piece]) -> str:
+    """Return the Python source of ``make()``, which returns the fast ``log`` function."""
+    wanted: dict[str, str] = {}  # variable -> expression, for what is not in _VARIABLES
+    text = ""  # the f-string's inside
+    for number, piece in enumerate(pieces):
+        if isinstance(piece, str):
+            text += piece.replace("{", "{{").replace("}", "}}")
+            continue
+        if braced := BRACED.fullmatch(piece.name):
+            wanted[f"value{number}"] = _braced_expression(braced["key"], braced["kind"])
+            fragment = f"{{value{number}}}"
+        else:
+            fragment = _FRAGMENTS[piece.name]
+        if piece.layout == "s":
+            text += fragment
+        else:
+            whole = fragment[1:-1] if re.fullmatch(r"\{\w+\}", fragment) else f"f{fragment!r}"
+            wanted[f"laid{number}"] = f"{'%' + piece.layout!r} % ({whole},)"
+            text += f"{{laid{number}}}"
+    code = " ".join([text, *wanted.values()])
+    used = {name: source for name, source in _VARIABLES.items() if re.search(rf"\b{name}\b", code)}
+    if any(name.startswith("micros_") for name in used):
+        used = {"micros": _VARIABLES["micros"], **used}
+    body = [f"{name} = {source}" for name, source in (used | wanted).items()]
+    if any("get(" in line for line in body):
+        body.insert(0, "get = environ.get")
+    body += [
+        f"line = f{text!r}.encode()",
+        "if line.translate(None, _harmless) == _residue:",
+        "    append(line)",
+        "    return",
+    ]
+    clock = [
+        "now = _time()",
+        "if not second <= now < until:",
+        "    second = int(now)",
+        "    until = second + 1",
+        "    stamp = _clf_time(second)",
+    ]
+    lines = [
+        "def make():",
+        "    second = until = 0",
+        "    stamp = ''",
+        "    def log(environ, status, headers, sent_bytes, duration_s):",
+        "        nonlocal second, until, stamp",
+        *("        " + line for line in clock if re.search(r"\bstamp\b", code)),
+        "        try:",
+        *("            " + line for line in body),
+        "        except Exception:",  # a key that is missing, a value that is not text: Atoms copes
+        "            pass",
+        "        careful(environ, status, headers, sent_bytes, duration_s)",
+        "    return log",
+    ]
+    return "\n".join(lines)
+
+
+def compile_format(template: str, append: Callable[[bytes], None]) -> LogFunction:
+    """Return ``log(environ, status, headers, sent_bytes, duration_s)``, which appends one line's bytes.
+
+    The line has no line end. Raises ConfigError as `check_format` does. What is returned never raises, from
+    whatever environ, and may be called in any thread.
+    """
+    if template == "json":
+        return compile_json(append)
+    template = template_of(template)
+    pieces = _parse(template)
+    literals = "".join(piece for piece in pieces if isinstance(piece, str))
+
+    def careful(*request: Any) -> None:
+        append((template % Atoms(*request)).encode("utf-8", "backslashreplace"))
+
+    namespace: dict[str, Any] = {
+        "_clf_time": clf_time,
+        "_environ_value": environ_value,
+        "_getpid": getpid,
+        "_harmless": _HARMLESS,
+        # The characters of the template itself that the check would trip over, in their order.
+        "_residue": literals.encode("utf-8", "backslashreplace").translate(None, _HARMLESS),
+        "_time": time,
+        "_user": basic_user,
+        "append": append,
+        "careful": careful,
+    }
+    exec(compile(_source(pieces), "<access_log_format>", "exec"), namespace)
+    log: LogFunction = namespace["make"]()
+    return log

@@ -1,0 +1,128 @@
+"""The settings logconfig, logconfig_dict and logconfig_json: the logging module's own configuration.
+
+Owns: applying them, and knowing which of our two logs they took over.
+Must not know: what our own handlers look like.
+
+Files written for gunicorn name `gunicorn.error` and `gunicorn.access`; files written for us may name
+`wsgiserv.error` and `wsgiserv.access`. Either name of a pair means the same log.
+"""
+
+from __future__ import annotations
+
+import configparser
+import copy
+import json
+import logging.config
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wsgiserv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["ACCESS_NAMES", "ERROR_NAMES", "Named", "apply_logconfig"]
+
+ERROR_NAMES = ("wsgiserv.error", "gunicorn.error")
+ACCESS_NAMES = ("wsgiserv.access", "gunicorn.access")
+
+# What a dictionary may leave out, under the names that gunicorn gives it (its documentation of
+# logconfig_dict): people's dictionaries refer to the handler `console` and the formatter `generic`.
+_DEFAULTS: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "loggers": {"gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "generic",
+            "stream": "ext://sys.stdout",
+        },
+        "error_console": {
+            "class": "logging.StreamHandler",
+            "formatter": "generic",
+            "stream": "ext://sys.stderr",
+        },
+    },
+    "formatters": {
+        "generic": {
+            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+            "class": "logging.Formatter",
+        }
+    },
+}
+
+
+class Named(NamedTuple):
+    """The loggers that the configuration named, or None where it left the log to us."""
+
+    error: logging.Logger | None
+    access: logging.Logger | None
+
+
+def apply_logconfig(settings: Settings) -> Named:
+    """Apply the first of logconfig_dict, logconfig_json and logconfig that is set (gunicorn's order).
+
+    Raises ConfigError that names the setting and its file.
+    """
+    if settings.logconfig_dict:
+        return _apply_dict("logconfig_dict", settings.logconfig_dict)
+    if settings.logconfig_json:
+        return _apply_json(settings.logconfig_json)
+    if settings.logconfig:
+        return _apply_ini(settings.logconfig)
+    return Named(None, None)
+
+
+def _apply_json(path: str) -> Named:
+    where = f"logconfig_json = {path!r}"
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read the file: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: this is not JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: expected a JSON object, as in logging.config.dictConfig.")
+    return _apply_dict(where, config)
+
+
+def _apply_dict(where: str, config: dict[str, Any]) -> Named:
+    whole = copy.deepcopy(_DEFAULTS) | config
+    try:
+        logging.config.dictConfig(whole)
+    except Exception as error:  # dictConfig runs whatever classes the dictionary names
+        raise ConfigError(f"{where}: {_reason(error)}.") from error
+    return _named(whole.get("loggers") or {})
+
+
+def _apply_ini(path: str) -> Named:
+    where = f"logconfig = {path!r}"
+    if not os.path.isfile(path):
+        raise ConfigError(f"{where}: there is no such file (looked for {os.path.abspath(path)}).")
+    absolute = os.path.abspath(path)
+    defaults = {"__file__": absolute, "here": os.path.dirname(absolute)}
+    try:
+        logging.config.fileConfig(path, defaults=defaults, disable_existing_loggers=False)
+        ini = configparser.RawConfigParser()
+        ini.read(path, encoding="utf-8")
+        names = {ini.get(section, "qualname", fallback="") for section in ini.sections()}
+    except Exception as error:  # fileConfig evaluates what the file says
+        raise ConfigError(f"{where}: {_reason(error)}.") from error
+    return _named(names)
+
+
+def _reason(error: BaseException) -> str:
+    # dictConfig wraps: "Unable to configure handler 'x'" is raised from the error that says why.
+    text = str(error) or type(error).__name__
+    return f"{text}: {error.__cause__}" if error.__cause__ else text
+
+
+def _named(names: Any) -> Named:
+    def first(pair: tuple[str, str]) -> logging.Logger | None:
+        return next((logging.getLogger(name) for name in pair if name in names), None)
+
+    return Named(first(ERROR_NAMES), first(ACCESS_NAMES))

@@ -1,0 +1,107 @@
+"""Going into the background, with the terminal told how it went.
+
+Owns: the double fork, the pipe over which the process in front learns the outcome, the standard descriptors.
+Must not know: what is being started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from os import _exit, close, dup2, fork, isatty, pipe, read, setsid, umask, waitpid, write
+from typing import NoReturn
+
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+
+__all__ = ["Foreground", "daemonize", "silence_standard_streams"]
+
+_ERRORS = {error.__name__: error for error in (ConfigError, BootError, ApplicationError)}
+
+
+class Foreground:
+    """The background process's line to the process in front, which waits on the terminal."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def started(self) -> None:
+        """All is up: the process in front exits with status 0."""
+        self._tell({})
+
+    def failed(self, error: WsgiservError) -> None:
+        """It did not start: the process in front says why and exits with the error's status."""
+        traceback = error.traceback if isinstance(error, ApplicationError) else ""
+        self._tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
+
+    def _tell(self, outcome: dict[str, str]) -> None:
+        if self._fd >= 0:
+            try:
+                write(self._fd, json.dumps(outcome).encode())
+            except OSError:
+                pass  # the process in front was interrupted: nobody waits any more
+            self.close()
+
+    def close(self) -> None:
+        """Hang up. Also called in each worker, which must not hold the line."""
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1
+
+
+def daemonize() -> Foreground:
+    """Fork twice and go on in the grandchild: a session of its own, no terminal, its parent is init.
+
+    Returns in the grandchild only. The process in front stays until it is told the outcome; then it exits
+    with status 0, or raises the error that ended the start (as ConfigError, BootError or ApplicationError).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = pipe()
+    child = fork()
+    if child:
+        close(writer)
+        waitpid(child, 0)
+        _await_outcome(reader)
+    close(reader)
+    setsid()
+    if fork():
+        _exit(0)  # a session's leader could get a terminal again; the grandchild cannot
+    umask(0o022)
+    return Foreground(writer)
+
+
+def _await_outcome(fd: int) -> NoReturn:
+    data = b""
+    while piece := read(fd, 65536):
+        data += piece
+    if not data:
+        raise BootError("the server ended while it was starting; the error log may say why.")
+    outcome = json.loads(data)
+    if not outcome:
+        # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _exit(0)
+    if outcome["error"] == "ApplicationError":
+        raise ApplicationError(outcome["message"], outcome["traceback"])
+    raise _ERRORS.get(outcome["error"], BootError)(outcome["message"])
+
+
+def silence_standard_streams(*, keep_output: bool, keep_redirected: bool) -> None:
+    """Point the standard descriptors to the null device.
+
+    Args:
+        keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
+        keep_redirected: leave 1 and 2 alone where they are not a terminal (`enable_stdio_inheritance`).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    dup2(null, 0)
+    for fd in (1, 2):
+        if keep_output or (keep_redirected and not isatty(fd)):
+            continue
+        dup2(null, fd)
+    if null > 2:
+        close(null)

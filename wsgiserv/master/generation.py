@@ -1,0 +1,114 @@
+"""A generation: one reading of the configuration, and what belongs to it.
+
+Owns: `Generation`, its slots on the scoreboard, the environment variables of `raw_env`.
+Must not know: workers, signals, when a generation begins or ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv.net.listener import Listener
+from wsgiserv.scoreboard import Scoreboard, Slot
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of"]
+
+
+class Generation:
+    """The values that the workers of one generation start with.
+
+    Attributes:
+        number: the serial number, from 1.
+        settings: the configuration.
+        listeners: its listening sockets; those of the generation before, where `bind` is the same.
+        workers: how many workers it is to have (TTIN and TTOU change it).
+        application: the preloaded application, or None.
+        pool: where its workers get their slots.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        pool: SlotPool,
+        application: Callable[..., Any] | None = None,
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.listeners = list(listeners)
+        self.workers = settings.workers
+        self.pool = pool
+        self.application = application
+
+
+class SlotPool:
+    """The free slots of the scoreboard; grows when there are more workers than ever before.
+
+    Args:
+        cells: how many requests one worker can have in flight.
+        slots: how many workers to make room for at first.
+    """
+
+    def __init__(self, cells: int, slots: int) -> None:
+        self.cells = cells
+        self._boards: list[Scoreboard] = []
+        self._free: list[Slot] = []
+        self._grow(slots)
+
+    def _grow(self, slots: int) -> None:
+        board = Scoreboard(slots, self.cells)
+        self._boards.append(board)
+        # Low numbers first: slots that are never used stay without memory.
+        self._free += reversed(board.slots)
+
+    def take(self) -> Slot:
+        """Return a cleared slot."""
+        if not self._free:
+            self._grow(16)
+        slot = self._free.pop()
+        slot.clear()
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot back; its worker has been reaped."""
+        self._free.append(slot)
+
+
+def cells_of(settings: Settings) -> int:
+    """Return how many requests one worker of this configuration can have in flight."""
+    name = settings.worker_class
+    if name == "sync" and settings.threads == 1:
+        return 1
+    if name in ("sync", "threads"):
+        return settings.threads
+    return settings.worker_connections
+
+
+class RawEnvironment:
+    """Applies `raw_env` to an environment, and takes back what an earlier configuration has set.
+
+    Args:
+        environ: ``os.environ``.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self._environ = environ
+        self._before: dict[str, str | None] = {}
+
+    def apply(self, pairs: Sequence[str]) -> None:
+        """Set each ``KEY=VALUE``; variables of the last call that are not among them get their old values back."""
+        for key, value in self._before.items():
+            if value is None:
+                self._environ.pop(key, None)
+            else:
+                self._environ[key] = value
+        self._before.clear()
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            self._before.setdefault(key, self._environ.get(key))
+            self._environ[key] = value

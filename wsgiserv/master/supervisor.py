@@ -1,0 +1,340 @@
+"""What to do about the workers: a pure function over what is known of them.
+
+Owns: `Fleet` (the workers and the history of their failures), `Target`, the actions, `plan`.
+Must not know: processes, signals being sent, files, clocks, logs. Times are numbers that the caller gives.
+
+`plan` changes nothing. The loop carries the actions out and notes what happened in the fleet (`Fleet.died`,
+`Fleet.reported`), then asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from wsgiserv.boot import EXIT_BOOT, Report
+from wsgiserv.master.handle import Handle
+
+__all__ = [
+    "Abandon",
+    "Action",
+    "Fleet",
+    "GiveUp",
+    "Promote",
+    "Send",
+    "Spawn",
+    "Stopped",
+    "Target",
+    "Wait",
+    "plan",
+]
+
+# A slow import is no hang: a boot may last this long even with a short `timeout`.
+BOOT_S: Final = 30.0
+# After ABRT a worker has this long to say where it was, before it is killed.
+ABORT_KILL_S: Final = 1.0
+# After QUIT a worker has this long to leave.
+QUIT_KILL_S: Final = 1.0
+# A worker bounds its own retirement by graceful_timeout; it is killed when it is this late.
+RETIRE_MARGIN_S: Final = 1.0
+# So many rounds of failing boots, with nothing ever ready, and the start (or the new generation) is given up.
+BOOT_ROUNDS: Final = 3
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_LONGEST_S: Final = 30.0
+# A worker that dies sooner after it was ready than this counts as a crash of a possible crash loop.
+EARLY_S: Final = 5.0
+CRASH_WINDOW_S: Final = 30.0
+
+
+class Spawn(NamedTuple):
+    """Fork a worker of ``generation``."""
+
+    generation: int
+
+
+class Send(NamedTuple):
+    """Send ``signal`` to ``worker``, for ``reason`` (a phrase for the log)."""
+
+    worker: Handle
+    signal: Signals
+    reason: str
+
+
+class Promote(NamedTuple):
+    """The newest generation, ``generation``, is ready in full: it is the only one wanted from now on."""
+
+    generation: int
+
+
+class Abandon(NamedTuple):
+    """The newest generation, ``generation``, cannot boot, for ``reason``: the one before stays."""
+
+    generation: int
+    reason: str
+
+
+class GiveUp(NamedTuple):
+    """Nothing has ever been ready and nothing will be: end with ``status``.
+
+    ``report`` is what a worker said about it, or None when the workers died without a word.
+    """
+
+    status: int
+    reason: str
+    report: Report | None
+
+
+class Stopped(NamedTuple):
+    """The last worker has left, as was wanted by ``Target.stop``."""
+
+
+class Wait(NamedTuple):
+    """Nothing more to do before ``until`` (``inf``: before something happens). Always the last action."""
+
+    until: float
+
+
+Action: TypeAlias = Spawn | Send | Promote | Abandon | GiveUp | Stopped | Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is wanted.
+
+    Attributes:
+        wanted: for each generation the number of workers, oldest first. Two while a reload is under way.
+        stop: ``graceful`` retires all workers, ``fast`` makes them leave at once.
+        resumed_at: silence is counted from here at the earliest: when the master itself was stopped for a
+            while (a suspended machine, SIGSTOP), the workers were, too.
+    """
+
+    wanted: tuple[tuple[int, int], ...]
+    stop: Literal["", "graceful", "fast"] = ""
+    resumed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Failures:
+    """How the boots of one generation have failed since one of its workers became ready.
+
+    ``rounds`` counts retries, not workers: those that were already there at the last failure failed with it.
+    """
+
+    rounds: int = 0
+    last_at: float = -inf
+    not_before: float = -inf
+    reason: str = ""
+    report: Report | None = None
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The workers and the history of their failures.
+
+    Attributes:
+        workers: those that have been forked and not been reaped.
+        ever_ready: whether any worker has ever been ready.
+        failures: boots that failed, by generation.
+        crashes: when workers died early and unasked, lately.
+        crash_pause_until: no worker is spawned before, because of a crash loop.
+    """
+
+    workers: list[Handle] = field(default_factory=list)
+    ever_ready: bool = False
+    failures: dict[int, Failures] = field(default_factory=dict)
+    crashes: list[float] = field(default_factory=list)
+    crash_pause_until: float = -inf
+
+    def reported(self, worker: Handle, report: Report, now: float, jitter: float) -> None:
+        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off, so that servers do not retry in step."""
+        if report.state == "ready":
+            worker.ready_at = now
+            self.ever_ready = True
+            self.failures.pop(worker.generation, None)
+        elif report.state == "retiring":
+            worker.retiring_at = now
+        elif report.state == "failed" and worker.failed is None:
+            worker.failed, worker.failed_at = report, now
+            if not worker.told_to_leave:
+                self._boot_failed(worker.generation, worker.spawned_at, report.reason, report, now, jitter)
+
+    def died(self, worker: Handle, how: str, now: float, jitter: float) -> bool:
+        """Note that ``worker`` has been reaped; return whether nobody had asked for it.
+
+        Args:
+            worker: who.
+            how: ``was killed by SIGSEGV``, ``exited with status 1``.
+            now: the time.
+            jitter: see `reported`.
+        """
+        self.workers.remove(worker)
+        # An abort while booting is the master's, but the boot has failed.
+        asked = worker.told_to_leave and not (worker.abort_at is not None and worker.ready_at is None)
+        if asked or worker.failed is not None or worker.retiring_at is not None:
+            return False
+        if worker.ready_at is None:
+            reason = f"worker {worker.pid} {how} while it was booting"
+            self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
+        elif now - worker.ready_at < EARLY_S:
+            self._crashed(now, jitter)
+        return True
+
+    def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
+        """Note that the system would not fork."""
+        self._boot_failed(generation, now, reason, None, now, jitter)
+
+    def _boot_failed(
+        self, generation: int, spawned_at: float, reason: str, report: Report | None, now: float, jitter: float
+    ) -> None:
+        failures = self.failures.setdefault(generation, Failures())
+        failures.reason = reason
+        failures.report = report or failures.report
+        if spawned_at > failures.last_at:
+            failures.rounds += 1
+            pause = min(BACKOFF_FIRST_S * 2 ** min(failures.rounds - 1, 16), BACKOFF_LONGEST_S)
+            failures.not_before = now + pause * jitter
+        failures.last_at = now
+
+    def _crashed(self, now: float, jitter: float) -> None:
+        """A worker that was killed once is replaced at once; one that always dies young must not cost a CPU."""
+        self.crashes = [then for then in self.crashes if then > now - CRASH_WINDOW_S]
+        self.crashes.append(now)
+        excess = len(self.crashes) - 2 * (len(self.workers) + 1) - 2
+        if excess > 0:
+            pause = min(BACKOFF_FIRST_S * 2 ** min(excess - 1, 16), BACKOFF_LONGEST_S)
+            self.crash_pause_until = now + pause * jitter
+
+
+def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
+    """Return what to do now, ending with how long to wait. Pure: the same arguments, the same answer.
+
+    Called by the master's loop after everything that happens. What it promises:
+
+    - a dead worker is replaced at once, unless boots fail: then one worker at a time tries, less and less often;
+    - a worker that serves is retired only when it is one too many, or when the next generation is ready;
+    - a worker is never told the same thing twice, and is killed when it does not do what it was told.
+    """
+    actions: list[Action] = []
+    wake = inf
+    if target.stop:
+        if not fleet.workers:
+            return [Stopped()]
+        unwanted = set(map(id, fleet.workers))
+    else:
+        verdict = _verdict(fleet, target)
+        if verdict is not None:
+            # It changes the target: what else there is to do depends on that.
+            return [verdict]
+        unwanted = set(_surplus(fleet, target))
+
+    for worker in fleet.workers:
+        send, at = _discipline(worker, id(worker) in unwanted, target, now)
+        if send is not None:
+            actions.append(send)
+        wake = min(wake, at)
+
+    if not target.stop:
+        spawns, at = _spawns(fleet, target, now)
+        actions += spawns
+        wake = min(wake, at)
+    actions.append(Wait(wake))
+    return actions
+
+
+def _verdict(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
+    """Has the newest generation arrived, or failed?"""
+    newest, count = target.wanted[-1]
+    rolling = len(target.wanted) > 1
+    if rolling and sum(w.serving for w in fleet.workers if w.generation == newest) >= count:
+        return Promote(newest)
+    failures = fleet.failures.get(newest)
+    if failures is None or (fleet.ever_ready and not rolling):
+        return None
+    if failures.report is None and failures.rounds < BOOT_ROUNDS:
+        return None
+    if fleet.ever_ready:
+        return Abandon(newest, failures.reason)
+    status = failures.report.exit_status if failures.report is not None else 0
+    return GiveUp(status or EXIT_BOOT, failures.reason, failures.report)
+
+
+def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
+    """Yield the identity of each worker that is not wanted: those still booting first, then the oldest."""
+    wanted = dict(target.wanted)
+    for generation in {worker.generation for worker in fleet.workers}:
+        active = [w for w in fleet.workers if w.generation == generation and not w.leaving]
+        active.sort(key=lambda w: (w.ready_at is not None, w.age))
+        for worker in active[: max(0, len(active) - wanted.get(generation, 0))]:
+            yield id(worker)
+
+
+def _discipline(worker: Handle, unwanted: bool, target: Target, now: float) -> tuple[Send | None, float]:
+    """Return the signal that ``worker`` is due now, if any, and when to look again."""
+    signal, reason, due = _next_signal(worker, unwanted, target, now)
+    if signal is None:
+        return None, inf
+    if due > now:
+        return None, due
+    # What follows a signal, or a spawn, has its own time, which the next plan gives: it is asked for at once.
+    return Send(worker, signal, reason), now
+
+
+def _next_signal(worker: Handle, unwanted: bool, target: Target, now: float) -> tuple[Signals | None, str, float]:
+    """Return the next signal that ``worker`` is to get if nothing happens, why, and when."""
+    if worker.kill_at is not None:
+        return None, "", inf
+    if worker.abort_at is not None:
+        return SIGKILL, "it did not end after SIGABRT", worker.abort_at + ABORT_KILL_S
+    if worker.quit_at is not None:
+        return SIGKILL, "it did not leave at once when told to", worker.quit_at + QUIT_KILL_S
+    if target.stop == "fast" or (unwanted and worker.ready_at is None and worker.term_at is None):
+        # One that is booting has nothing to finish.
+        return SIGQUIT, "stop", now
+    left_at = worker.term_at if worker.term_at is not None else worker.retiring_at
+    if left_at is not None:
+        late = left_at + worker.graceful_timeout + RETIRE_MARGIN_S
+        return SIGKILL, f"it did not retire within graceful_timeout ({worker.graceful_timeout:g} s)", late
+    if unwanted:
+        return SIGTERM, "retire", now
+    if worker.failed is not None:
+        return SIGKILL, "it could not boot, and did not end", worker.failed_at + QUIT_KILL_S
+    if not worker.timeout:
+        return None, "", inf
+    if worker.ready_at is None:
+        limit = max(worker.timeout, BOOT_S)
+        since = max(worker.spawned_at, target.resumed_at)
+        return SIGABRT, f"it was not ready after {limit:g} s", since + limit
+    since = max(worker.heartbeat, worker.ready_at, target.resumed_at)
+    return SIGABRT, f"it was silent for more than timeout ({worker.timeout:g} s)", since + worker.timeout
+
+
+def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], float]:
+    """Return the workers to fork now, and when to look again."""
+    spawns: list[Spawn] = []
+    wake = inf
+    # Workers that retire slowly (long requests, max_requests) must not pile up without bound.
+    most = 3 * max((count for _, count in target.wanted), default=0) + 2
+    for generation, count in target.wanted:
+        active = [w for w in fleet.workers if w.generation == generation and not w.leaving]
+        missing = count - len(active)
+        if missing <= 0:
+            continue
+        failures = fleet.failures.get(generation)
+        not_before = fleet.crash_pause_until
+        if failures is not None:
+            not_before = max(not_before, failures.not_before)
+            # One tries for all, until it is ready.
+            missing = 0 if any(w.booting for w in active) else 1
+        if not_before > now:
+            wake = min(wake, not_before)
+            continue
+        for _ in range(missing):
+            alive = len(fleet.workers) + len(spawns)
+            if alive >= most and (active or spawns):
+                break
+            spawns.append(Spawn(generation))
+            wake = now
+    return spawns, wake

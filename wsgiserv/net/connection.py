@@ -1,0 +1,757 @@
+"""One client's connection: a state machine that never waits.
+
+Owns: `Connection` (bytes in, requests out, responses back, keep-alive, refusals, timeouts of one client)
+and `ServingContext` (what all connections of one worker share).
+Must not know: who waits for the socket, on which thread or greenlet the application runs.
+
+The worker's loop calls `receive` when the socket is readable; when that says True a request is complete and
+`run` may be called, at once or on another thread. `flush` is called when the socket is writable again,
+`expire` when `deadline` has passed. What the connection wants next it tells its `Loop`.
+
+    state     readable               run           writable       deadline
+    HEAD      head or part of it     -             -              408 or silent close
+    BODY      body or part of it     -             -              408
+    LINGERING discard                -             -              close
+    READY     -                      application   -              -
+    WAITING   -                      -             -              -          (its next bytes are here: `advance`)
+    FLUSHING  -                      -             send           reset
+    CLOSED    -                      -             -              -
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from os import getpid, urandom
+from socket import MSG_DONTWAIT, SHUT_WR, SO_LINGER, SOL_SOCKET
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from _socket import socket as RawSocket
+from wsgiserv.errors import ProtocolError
+from wsgiserv.http.body import ChunkedDecoder
+from wsgiserv.http.grammar import STRAY
+from wsgiserv.http.head import HeadLimits, HeadParser, HeaderBlock, RequestLine
+from wsgiserv.http.response import CONTINUE, refusal
+from wsgiserv.logs.access import AccessLog
+from wsgiserv.logs.escape import escape
+from wsgiserv.net.outbox import Outbox
+from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS, Slot
+from wsgiserv.wsgi.environ import adjust, refused_environ
+from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
+from wsgiserv.wsgi.input import BodyBuffer, empty_input
+
+__all__ = ["NONE", "READ", "UNWATCHED", "WRITE", "Connection", "Loop", "ServingContext", "Timeouts"]
+
+HEAD: Final = 0
+BODY: Final = 1
+LINGERING: Final = 2
+READY: Final = 3
+WAITING: Final = 4
+FLUSHING: Final = 5
+CLOSED: Final = 6
+
+# What a connection wants to be woken for; at first its loop does not know it.
+UNWATCHED: Final = -1
+NONE: Final = 0
+READ: Final = 1
+WRITE: Final = 2
+
+_RECV_BYTES: Final = 65536
+# How long a closing connection goes on discarding what the client still sends, so that the refusal is not
+# lost to a reset (RFC 9112 §9.6).
+_LINGER_S: Final = 5.0
+_NEVER: Final = float("inf")
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Loop(Protocol):
+    """What a connection asks of whoever waits for its socket."""
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone."""
+
+    def resume(self, connection: Connection) -> None:
+        """Call `advance` soon: bytes of a next request are here already."""
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is about to close its socket."""
+
+    def wait_writable(self, connection: Connection) -> bool:
+        """Let the producer of a response wait until the socket takes more; False at the send timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never."""
+
+    header: float = 10.0
+    body: float = 30.0
+    send: float = 60.0
+    keepalive: float = 75.0
+
+
+class ServingContext:
+    """What all connections of one worker share. Read on the hot path, so plain slots.
+
+    Args:
+        app: the WSGI application.
+        limits: the limits of a head.
+        timeouts: the timeouts of a connection.
+        body_limit: most bytes of a body; 0 is no limit.
+        body_memory: bytes of a body kept in memory.
+        spool_dir: directory of spool files; None is the system's.
+        log: the error log.
+        access: the access log, None when it is off.
+        gateway: what the responses share.
+        slot: the worker's row of the scoreboard.
+
+    Attributes:
+        now: ``time.monotonic()`` of the current loop turn.
+        retiring: whether connections must not stay open any longer.
+        answered: requests answered by this worker.
+        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
+            response); None when they are not set.
+    """
+
+    __slots__ = (
+        "access",
+        "answered",
+        "app",
+        "blocks",
+        "body_limit",
+        "body_memory",
+        "counter",
+        "gateway",
+        "header_timeout",
+        "id_prefix",
+        "keepalive",
+        "limits",
+        "lines",
+        "log",
+        "longest_head",
+        "now",
+        "parser",
+        "post_request",
+        "pre_request",
+        "retiring",
+        "serial",
+        "slot",
+        "spool_dir",
+        "timeouts",
+        "words",
+    )
+
+    def __init__(
+        self,
+        *,
+        app: Callable[..., Any],
+        limits: HeadLimits,
+        timeouts: Timeouts,
+        body_limit: int,
+        body_memory: int,
+        spool_dir: str | None,
+        log: logging.Logger,
+        access: AccessLog | None,
+        gateway: GatewayContext,
+        slot: Slot,
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.longest_head = limits.head
+        self.parser = HeadParser(limits)
+        self.lines = self.parser.lines
+        self.blocks = self.parser.blocks
+        self.timeouts = timeouts
+        self.keepalive = timeouts.keepalive
+        self.header_timeout = timeouts.header or _NEVER
+        self.body_limit = body_limit
+        self.body_memory = body_memory
+        self.spool_dir = spool_dir
+        self.log = log
+        self.access = access
+        self.gateway = gateway
+        self.slot = slot
+        self.words = slot.words
+        self.now = monotonic()
+        self.retiring = False
+        self.answered = 0
+        self.counter = itertools.count(1)
+        # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
+        self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
+        self.serial = itertools.count(1)
+        self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
+        self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+
+
+class Connection:
+    """One client.
+
+    Args:
+        context: what the worker's connections share.
+        loop: who waits for the socket.
+        sock: the client's socket, in blocking mode (reads and sends here never wait all the same).
+        base: the base environ of the listener.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        trusted: whether the peer is in ``forwarded_allow_ips``.
+
+    Attributes:
+        deadline: ``time.monotonic()`` after which `expire` is to be called.
+        interest: what the loop watches for now; kept by the loop.
+    """
+
+    __slots__ = (
+        # shared by all connections of the worker
+        "base",
+        "context",
+        "loop",
+        # the connection
+        "_buffer",
+        "_lost",
+        "_outbox",
+        "deadline",
+        "fd",
+        "interest",
+        "peer",
+        "peer_name",
+        "sock",
+        "state",
+        "trusted",
+        # the request
+        "_blank",
+        "_block",
+        "_body",
+        "_close_after",
+        "_decoder",
+        "_keep_alive",
+        "_left",
+        "_line",
+    )
+
+    def __init__(
+        self,
+        context: ServingContext,
+        loop: Loop,
+        sock: RawSocket,
+        base: dict[str, Any],
+        peer: dict[str, str],
+        peer_name: bytes,
+        trusted: bool,
+    ) -> None:
+        self.context = context
+        self.loop = loop
+        self.base = base
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.peer_name = peer_name
+        self.trusted = trusted
+        self.state = HEAD
+        self.deadline = context.now + context.header_timeout
+        self.interest = UNWATCHED
+        # Bytes that are not consumed yet: of an unfinished head, or behind a request (pipelined).
+        self._buffer: bytearray | None = None
+        self._outbox: Outbox | None = None
+        self._lost = False
+        self._blank = False  # whether an empty line before the current head has been forgiven
+        self._line: RequestLine | None = None
+        self._block: HeaderBlock | None = None
+        self._body: BodyBuffer | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
+        self._keep_alive = True
+        self._close_after = False
+
+    # ---- reading -----------------------------------------------------------------------------------
+
+    def receive(self) -> bool:
+        """Take what has arrived; True when a request is complete and `run` is to be called."""
+        if self.state > LINGERING:
+            # What it sends now waits in the kernel for its turn; a level-triggered poller would spin on it.
+            if self.interest == READ:
+                self.loop.watch(self, NONE)
+                if self.state <= LINGERING:  # another thread has just finished its request
+                    self.loop.watch(self, READ)
+            return False
+        try:
+            data = self.sock.recv(_RECV_BYTES, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._vanish(error)
+            return False
+        if not data:
+            return self._end_of_input()
+        state = self.state
+        try:
+            if state == HEAD:
+                return self._take_head(data)
+            if state == BODY:
+                return self._take_body(data)
+        except ProtocolError as error:
+            self._refuse(error)
+        # LINGERING: what a client sends behind its last request is nobody's.
+        return False
+
+    def advance(self) -> bool:
+        """Go on with bytes that came behind the last request; like `receive` without reading."""
+        if self.state != WAITING or self._buffer is None:
+            return False
+        self.state = HEAD
+        data = bytes(self._buffer)
+        self._buffer = None
+        try:
+            return self._take_head(data)
+        except ProtocolError as error:
+            self._refuse(error)
+            return False
+
+    def _take_head(self, data: bytes) -> bool:
+        buffer = self._buffer
+        seen = 0
+        if buffer is not None:
+            seen = len(buffer)
+            buffer += data
+            end = buffer.find(b"\r\n\r\n", max(0, seen - 3))
+            if end < 0 and not buffer.startswith(b"\r\n"):
+                self._check_partial(buffer, seen)
+                return False
+            data = bytes(buffer)
+            self._buffer = None
+        else:
+            end = data.find(b"\r\n\r\n")
+        if data.startswith(b"\r\n"):
+            data = self._skip_blank(data)
+            if not data:
+                return False
+            seen, end = 0, data.find(b"\r\n\r\n")
+        if end < 0:
+            if buffer is None:
+                self.deadline = self.context.now + self.context.header_timeout
+            self._buffer = bytearray(data)
+            self._check_partial(self._buffer, seen)
+            return False
+        context = self.context
+        eol = data.find(b"\r\n")
+        raw = data[:eol]
+        # Kept where a refusal finds it: the log says which request it was.
+        self._line = self._block = None
+        self._line = line = context.lines.get(raw) or context.parser.request_line(raw)
+        raw = data[eol + 2 : end + 2]
+        self._block = block = context.blocks.get(raw) or context.parser.header_block(raw)
+        self._blank = False
+        rest = data[end + 4 :] if len(data) > end + 4 else b""
+        if line.http11:
+            if not block.has_host:
+                # RFC 9112 §3.2, and it holds for absolute-form targets too.
+                raise ProtocolError(400, "HTTP/1.1 request without a Host header field")
+            if block.plain and not line.is_connect:
+                self._keep_alive = True
+                if rest:
+                    self._buffer = bytearray(rest)
+                self.state = READY
+                return True
+            self._keep_alive = not (block.close or line.is_connect)
+        else:
+            if block.chunked:
+                # RFC 9112 §6.1: a 1.0 client cannot know the coding; somebody between us does not.
+                raise ProtocolError(400, "Transfer-Encoding in an HTTP/1.0 request")
+            self._keep_alive = block.keep_alive and not block.close and not line.is_connect
+        return self._expect_body(line, block, rest)
+
+    def _skip_blank(self, data: bytes) -> bytes:
+        """RFC 9112 §2.2: one empty line before a request line is forgiven (old clients sent it after a POST)."""
+        if self._blank or data.startswith(b"\r\n\r\n"):
+            raise ProtocolError(400, "more than one empty line before the request line")
+        self._blank = True
+        return data[2:]
+
+    def _check_partial(self, buffer: bytearray, seen: int) -> None:
+        """Refuse at once what no further byte can make valid: the client need not wait for the timeout."""
+        limits = self.context.limits
+        if STRAY.search(buffer, max(0, seen - 1)):
+            raise ProtocolError(400, "stray control character, or a line that does not end with CRLF")
+        first = buffer.find(b"\r\n", 0, limits.line + 2)
+        if first < 0 and len(buffer) > limits.line + 1:
+            raise ProtocolError(414, "request line longer than limit_request_line")
+        if first >= 0 and first + 1 >= seen:
+            self._line = self.context.parser.request_line(bytes(buffer[:first]))
+        if len(buffer) > self.context.longest_head:
+            raise ProtocolError(431, "header fields larger than limit_request_fields times limit_request_field_size")
+        if first >= 0 and len(buffer) - buffer.rfind(b"\r\n") - 2 > limits.field_size + 1:
+            raise ProtocolError(431, "header field larger than limit_request_field_size")
+
+    def _expect_body(self, line: RequestLine, block: HeaderBlock, rest: bytes) -> bool:
+        """Settle what follows the head (RFC 9112 §6.3); True when nothing does or it is all here."""
+        context = self.context
+        length = block.content_length
+        if context.body_limit and length > context.body_limit:
+            raise ProtocolError(413, "request body larger than limit_request_body")
+        if length == 0:
+            if rest:
+                self._buffer = bytearray(rest)
+            self.state = READY
+            return True
+        self._body = BodyBuffer(context.body_memory, context.spool_dir)
+        if block.chunked:
+            self._decoder = ChunkedDecoder(
+                self._body.write, context.body_limit, context.limits.fields, context.limits.field_size
+            )
+        else:
+            self._decoder = None
+            self._left = length
+        self.state = BODY
+        self.deadline = context.now + (context.timeouts.body or _NEVER)
+        if rest:
+            return self._take_body(rest)
+        if block.expect_continue and line.http11:
+            # RFC 9110 §10.1.1: once, and only because the body is going to be read now.
+            try:
+                self.send(CONTINUE)
+            except ClientGone:
+                self._vanish(None)
+        return False
+
+    def _take_body(self, data: bytes) -> bool:
+        body = self._body
+        assert body is not None
+        decoder = self._decoder
+        if decoder is not None:
+            rest = decoder.feed(data)
+            done = decoder.done
+        else:
+            left = self._left
+            if len(data) <= left:
+                rest = b""
+            else:
+                data, rest = data[:left], data[left:]
+            body.write(data)
+            self._left = left - len(data)
+            done = self._left == 0
+        if not done:
+            self.deadline = self.context.now + (self.context.timeouts.body or _NEVER)
+            return False
+        if rest:
+            self._buffer = bytearray(rest)
+        self.state = READY
+        return True
+
+    def _end_of_input(self) -> bool:
+        """The client has sent all it will. It may still read: what was asked is answered."""
+        if self.state == BODY or (self.state == HEAD and self._buffer):
+            self._refuse(ProtocolError(400, "the connection ended in the middle of a request"), quiet=True)
+        else:
+            self.close()
+        return False
+
+    # ---- the application ---------------------------------------------------------------------------
+
+    def run(self, cell: int = 0) -> None:
+        """Call the application with the request that is ready, and send its response.
+
+        Args:
+            cell: the scoreboard cell of this request: one per request in flight.
+        """
+        context = self.context
+        line, block = self._line, self._block
+        assert line is not None
+        assert block is not None
+        started = monotonic()
+        request_id = (block.request_id if self.trusted else None) or f"{context.id_prefix}{next(context.serial):012x}"
+        try:
+            body = self._body
+            environ = {
+                **self.base,
+                **self.peer,
+                **block.environ,
+                **line.environ,
+                "wsgi.input": empty_input() if body is None else body.rewind(),
+                "wsgiserv.request_id": request_id,
+            }
+            if line.authority is not None or self.trusted or block.chunked:
+                adjust(environ, line, block, self.trusted, body.length if body and block.chunked else -1)
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        keep_alive = self._keep_alive and not context.retiring and context.keepalive > 0
+        response = Response(self, context.gateway, line.http11, line.is_head, keep_alive)
+        slot = context.slot
+        slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
+        self.deadline = _NEVER
+        if context.pre_request is not None:
+            context.pre_request(self, environ)
+        failure = run_app(context.app, environ, response)
+        slot.end(cell)
+        context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
+        context.answered = answered = next(context.counter)
+        words = context.words
+        words[REQUESTS] = answered
+        words[BYTES_SENT] += response.sent
+        code = response.code
+        if code >= 500:
+            words[ERRORS] += 1
+        if failure is not None:
+            self._report(failure, environ)
+        if context.access is not None:
+            context.access.log(environ, code, response.headers, response.sent, now - started)
+        if context.post_request is not None:
+            context.post_request(self, environ, response)
+        if body is not None:
+            body.discard()
+            self._body = None
+        self._settle(response)
+
+    def _report(self, failure: BaseException, environ: dict[str, Any]) -> None:
+        log = self.context.log
+        what = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
+        request_id = environ["wsgiserv.request_id"]
+        if isinstance(failure, ClientGone):
+            log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
+        else:
+            log.error("Error handling request %s (request %s)", what, request_id, exc_info=failure)
+
+    def _settle(self, response: Response) -> None:
+        """After the response: keep, flush or close."""
+        if self._lost:
+            self.close()
+        elif response.aborted:
+            self.reset()
+        elif self._outbox:
+            self._close_after = not response.keep_alive
+            self.state = FLUSHING
+            self._start_flushing()
+        elif response.keep_alive:
+            self._next_request()
+        else:
+            self._finish()
+
+    def _next_request(self) -> None:
+        context = self.context
+        if self._buffer is not None:
+            self.state = WAITING
+            self.deadline = _NEVER
+            self.loop.resume(self)
+        elif context.retiring:
+            # The response promised keep-alive, but the worker has begun to leave since.
+            self.close()
+        else:
+            self.state = HEAD
+            self.deadline = context.now + context.keepalive
+            if self.interest != READ:
+                self.loop.watch(self, READ)
+
+    def _finish(self) -> None:
+        """Close a connection whose responses have all been sent."""
+        if self._buffer is not None:
+            self._linger()  # unread bytes would turn the close into a reset and could take the response along
+        else:
+            self.close()
+
+    def _refuse(self, error: ProtocolError, quiet: bool = False) -> None:
+        """Answer a broken request and close: not one byte behind it is ever read as a request."""
+        context = self.context
+        level = logging.DEBUG if quiet else logging.WARNING
+        context.log.log(level, "%s: refused with %d: %s", self.name, error.status, error.reason)
+        self._buffer = None
+        if self._body is not None:
+            self._body.discard()
+            self._body = None
+        if context.access is not None:
+            environ = refused_environ(self._line, self._block, self.peer)
+            context.access.log(environ, error.status, [], 0, 0.0)
+        try:
+            self.send(refusal(error.status, error.reason))
+        except ClientGone:
+            self.close()
+            return
+        if self._outbox:
+            self._close_after = True
+            self._buffer = bytearray()  # linger once it is flushed
+            self.state = FLUSHING
+            self._start_flushing()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._buffer = None
+        self.state = LINGERING
+        self.deadline = self.context.now + _LINGER_S
+        try:
+            self.sock.shutdown(SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        if self.interest != READ:
+            self.loop.watch(self, READ)
+
+    # ---- writing (the gateway's Sink) ----------------------------------------------------------------
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send ``data`` or queue what the socket does not take. Raises ClientGone."""
+        if not self._outbox:
+            try:
+                sent = self.sock.send(data, MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost = True
+                raise ClientGone from error
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._queue(data)
+
+    def send_pair(self, head: bytes, body: bytes) -> None:
+        """Send two pieces in one system call. Raises ClientGone."""
+        sent = 0
+        if not self._outbox:
+            try:
+                sent = self.sock.sendmsg((head, body), (), MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._lost = True
+                raise ClientGone from error
+        size = len(head)
+        if sent < size:
+            self._queue(memoryview(head)[sent:])
+            sent = size
+        if sent < size + len(body):
+            self._queue(memoryview(body)[sent - size :])
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Queue a range of a file and send what the socket takes now. Raises ClientGone."""
+        outbox = self._own_outbox()
+        try:
+            outbox.add_file(fd, offset, count)
+            outbox.flush(self.sock)
+        except OSError as error:
+            self._lost = True
+            raise ClientGone from error
+
+    def _own_outbox(self) -> Outbox:
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._outbox = Outbox(self.context.spool_dir)
+            # sendfile(2) knows no MSG_DONTWAIT.
+            self.sock.setblocking(False)
+        return outbox
+
+    def _queue(self, data: bytes | memoryview) -> None:
+        outbox = self._own_outbox()
+        if outbox.add(data):
+            return
+        # Neither memory nor disk takes more: only now does the producer wait for its client.
+        while outbox:
+            if not self.loop.wait_writable(self):
+                self._lost = True
+                raise ClientGone("the client takes no data (send_timeout)")
+            try:
+                outbox.flush(self.sock)
+            except OSError as error:
+                self._lost = True
+                raise ClientGone from error
+
+    def _start_flushing(self) -> None:
+        self.deadline = self.context.now + (self.context.timeouts.send or _NEVER)
+        self.loop.watch(self, WRITE)
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it. Called when it is writable."""
+        outbox = self._outbox
+        assert outbox is not None
+        try:
+            sent = outbox.flush(self.sock)
+        except OSError as error:
+            self._vanish(error)
+            return
+        if outbox:
+            if sent:
+                self.deadline = self.context.now + (self.context.timeouts.send or _NEVER)
+        elif self._close_after:
+            self._finish()
+        else:
+            self._next_request()
+
+    # ---- the end -------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The client's address for a log line."""
+        return self.peer_name.decode("latin-1") or "a client"
+
+    @property
+    def request(self) -> tuple[RequestLine, HeaderBlock]:
+        """The request in the application; for hooks."""
+        assert self._line is not None
+        assert self._block is not None
+        return self._line, self._block
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no byte of a request is here: closing loses nothing."""
+        return self.state == HEAD and self._buffer is None
+
+    def expire(self) -> None:
+        """The deadline has passed: answer 408 where a response is owed, close."""
+        state = self.state
+        if state == BODY:
+            self._refuse(ProtocolError(408, "no progress of the request body within body_timeout"))
+        elif state == HEAD and self._buffer is not None:
+            self._refuse(ProtocolError(408, "the request head did not come within header_timeout"))
+        elif state == FLUSHING:
+            self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
+            self.reset()
+        else:
+            self.close()
+
+    def retire(self, grace_s: float) -> bool:
+        """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.
+
+        Args:
+            grace_s: how long a client that has connected, but has not sent its first request yet, may take.
+
+        Returns:
+            True when a request has come in this very moment: it is still to be `run`.
+        """
+        if not self.is_idle:
+            return False
+        if self.receive():
+            return True
+        if self.is_idle:
+            if self._line is None:
+                self.deadline = min(self.deadline, self.context.now + grace_s)
+            else:
+                self.close()
+        return False
+
+    def _vanish(self, error: OSError | None) -> None:
+        if self.state == READY:
+            self._lost = True
+            return
+        self.context.log.debug("%s: connection lost (%s)", self.name, error)
+        self.close()
+
+    def reset(self) -> None:
+        """Close with a reset, so that the client does not take what it has for the whole."""
+        with suppress(OSError):
+            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket and let go of everything."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        self.loop.forget(self)
+        if self._outbox is not None:
+            self._outbox.clear()
+        if self._body is not None:
+            self._body.discard()
+            self._body = None
+        self._buffer = None
+        self.sock.close()

@@ -1,0 +1,98 @@
+"""Which process listens where we want to listen.
+
+Owns: reading it from Linux's /proc, as far as this user may see it.
+Must not know: why somebody asks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from socket import AF_INET, AF_INET6
+
+__all__ = ["describe_process", "tcp_holder", "unix_holder"]
+
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, see include/net/tcp_states.h
+_UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags column of /proc/net/unix
+_LONGEST_COMMAND = 120
+
+
+def tcp_holder(family: int, host: str, port: int) -> str | None:
+    """Return ``pid 123 (command line)`` of a process that listens on ``port``, or None when it cannot be seen.
+
+    Args:
+        family: AF_INET or AF_INET6.
+        host: the IP address that was asked for. Who holds exactly it is preferred to who holds the port
+            at another address, since addresses of all interfaces stand in each other's way.
+    """
+    exact, others = set[str](), set[str]()
+    wanted = _as_in_proc(family, host)
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for columns in _rows(table):
+            if len(columns) < 10 or columns[3] != _LISTEN:
+                continue
+            address, _, number = columns[1].rpartition(":")
+            if int(number, 16) == port:
+                (exact if address == wanted else others).add(columns[9])
+    return _owner(exact) or _owner(others)
+
+
+def unix_holder(path: str) -> str | None:
+    """Return ``pid 123 (command line)`` of a process that listens at ``path``; ``@name`` is an abstract name."""
+    inodes = {
+        columns[6]
+        for columns in _rows("/proc/net/unix")
+        if len(columns) >= 8 and columns[7] == path and int(columns[3], 16) & _UNIX_LISTENS
+    }
+    return _owner(inodes)
+
+
+def describe_process(pid: int) -> str:
+    """Return ``pid 123 (command line)``, or ``pid 123`` when its command line cannot be read."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+    except OSError:
+        words = ""
+    words = "".join(character if character.isprintable() else "?" for character in words)
+    if len(words) > _LONGEST_COMMAND:
+        words = words[:_LONGEST_COMMAND] + "..."
+    return f"pid {pid} ({words})" if words else f"pid {pid}"
+
+
+def _rows(table: str) -> list[list[str]]:
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as file:
+            return [line.split() for line in file.readlines()[1:]]
+    except OSError:
+        return []
+
+
+def _as_in_proc(family: int, host: str) -> str:
+    """Return the address as /proc/net/tcp writes it: 32-bit words in the host's byte order, in hexadecimal."""
+    if family not in (AF_INET, AF_INET6):
+        return ""
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    words = [int.from_bytes(packed[i : i + 4], _BYTE_ORDER) for i in range(0, len(packed), 4)]
+    return "".join(f"{word:08X}" for word in words)
+
+
+_BYTE_ORDER = "little" if socket.htons(1) != 1 else "big"
+
+
+def _owner(inodes: set[str]) -> str | None:
+    if not inodes:
+        return None
+    links = {f"socket:[{inode}]" for inode in inodes}
+    # The lowest pid is the master of a pre-fork server, whose workers hold the socket as well.
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            for fd in os.scandir(f"/proc/{pid}/fd"):
+                try:
+                    if os.readlink(fd.path) in links:
+                        return describe_process(pid)
+                except OSError:
+                    continue
+        except OSError:
+            continue  # gone, or another user's
+    return None

@@ -1,0 +1,400 @@
+"""Listening sockets: made from `bind`, taken over from the parent process, kept over a reload.
+
+Owns: `Listener`, `open_listeners`, the options of listening sockets, the files of Unix sockets.
+Must not know: who accepts, TLS contexts, the master.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as socket_constants
+import stat
+from collections.abc import Sequence
+from os import fstat, lstat, umask, unlink
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    AI_PASSIVE,
+    IPPROTO_TCP,
+    SO_ACCEPTCONN,
+    SO_REUSEADDR,
+    SO_TYPE,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
+from typing import Any, Protocol
+
+from wsgiserv.config.address import Address, parse_address
+from wsgiserv.errors import ConfigError
+from wsgiserv.net.holder import tcp_holder, unix_holder
+
+__all__ = ["Listener", "ListenerSettings", "open_listeners"]
+
+# sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
+_LONGEST_UNIX_PATH = 107
+
+
+class ListenerSettings(Protocol):
+    """The settings that are read here."""
+
+    @property
+    def bind(self) -> tuple[str, ...]: ...
+    @property
+    def backlog(self) -> int: ...
+    @property
+    def reuse_port(self) -> bool: ...
+    @property
+    def umask(self) -> int: ...
+    @property
+    def user(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def certfile(self) -> str | None: ...
+
+
+class Listener:
+    """One listening socket. Owns ``sock``; hashable by identity.
+
+    Attributes:
+        sock: bound, listening, non-blocking, close-on-exec.
+        spec: as configured (``:8000``, ``unix:run/x.sock``, ``fd://3``).
+        url: as printed: ``http://127.0.0.1:8000``, ``unix:/run/x.sock``; with the real port.
+        is_unix: whether it is a Unix socket, with a path or an abstract name.
+        server_name, server_port: what SERVER_NAME and SERVER_PORT (PEP 3333) are when a request says nothing
+            better; never empty. A Unix socket has no port: ``localhost`` and the scheme's default.
+        inherited: whether the socket was handed to this process, instead of bound by it.
+    """
+
+    def __init__(
+        self, sock: socket, spec: str, *, secure: bool = False, inherited: bool = False, path: str = ""
+    ) -> None:
+        """Take over ``sock``. ``path`` is the absolute path of a Unix socket that this process has bound."""
+        self.sock = sock
+        self.spec = spec
+        self.inherited = inherited
+        self.is_unix = sock.family == AF_UNIX
+        self._path = path
+        self._inode = _inode(path) if path else None
+        name: Any = sock.getsockname()
+        scheme = "https" if secure else "http"
+        if self.is_unix:
+            self.url = f"unix:{path or _unix_name(name)}"
+            self.server_name = "localhost"
+            self.server_port = "443" if secure else "80"
+        else:
+            host = name[0]
+            self.url = f"{scheme}://[{host}]:{name[1]}" if ":" in host else f"{scheme}://{host}:{name[1]}"
+            self.server_name = host
+            self.server_port = str(name[1])
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.url}>"
+
+    def __str__(self) -> str:
+        return self.url
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 when closed."""
+        return self.sock.fileno()
+
+    def getsockname(self) -> Any:
+        """Return the bound address, as the socket does (gunicorn's hooks ask their LISTENERS)."""
+        return self.sock.getsockname()
+
+    def close(self) -> None:
+        """Close this process's descriptor. The socket listens on while another process holds it."""
+        self.sock.close()
+
+    def unlink(self) -> None:
+        """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
+        if self._inode is not None and _inode(self._path) == self._inode:
+            try:
+                unlink(self._path)
+            except OSError:
+                pass
+        self._inode = None
+
+
+def open_listeners(
+    settings: ListenerSettings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
+) -> list[Listener]:
+    """Return a listener for each of `bind`, in that order. Called by the master.
+
+    Args:
+        settings: the configuration.
+        inherited: descriptors that the service manager has handed over (sd_listen_fds(3)); when there are
+            any, `bind` is not looked at.
+        keep: the listeners that are open already (reload): one whose bind is unchanged is returned as it is.
+
+    Raises ConfigError naming the address, the reason and, where it can be seen, the process that is in the
+    way. Then everything that was opened here is closed again and ``keep`` is untouched.
+    """
+    secure = bool(settings.certfile)
+    if inherited:
+        return [_inherit(fd, f"fd://{fd}", secure) for fd in inherited]
+    kept = {listener.spec: listener for listener in keep}
+    listeners: list[Listener] = []
+    opened: list[Listener] = []
+    try:
+        for spec in dict.fromkeys(settings.bind):
+            listener = kept.get(spec)
+            if listener is None:
+                listener = _open(spec, settings, secure)
+                opened.append(listener)
+            elif not listener.inherited:
+                listener.sock.listen(settings.backlog)  # the backlog may have changed; listen(2) is repeatable
+            listeners.append(listener)
+    except BaseException:
+        for listener in opened:
+            listener.unlink()
+            if not listener.inherited:
+                listener.close()
+        raise
+    return listeners
+
+
+def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
+    try:
+        address = parse_address(spec)
+    except ValueError as error:
+        raise ConfigError(f"bind = {spec!r}: {error}.") from None
+    if address.kind == "fd":
+        return _inherit(address.fd, spec, secure)
+    if address.kind == "unix":
+        return _open_unix(spec, address.path, settings, secure)
+    return _open_tcp(spec, address, settings, secure)
+
+
+# ---- TCP -----------------------------------------------------------------------------------------------
+
+
+def _open_tcp(spec: str, address: Address, settings: ListenerSettings, secure: bool) -> Listener:
+    family, sockaddr = _resolve(spec, address)
+    try:
+        sock = socket(family, SOCK_STREAM)
+    except OSError as error:  # EAFNOSUPPORT: a kernel without IPv6
+        raise ConfigError(f"bind = {spec!r}: this host cannot do it: {error.strerror}.") from error
+    try:
+        # A restart must not wait for the connections of the last run to leave TIME_WAIT.
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            _share_port(sock, spec)
+        # Linux hands it on to every accepted socket, which saves a system call for each connection.
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        # IPV6_V6ONLY stays as the host has it (net.ipv6.bindv6only), as with gunicorn.
+        sock.bind(sockaddr)
+        sock.listen(settings.backlog)  # EADDRINUSE may also come from here, when two share SO_REUSEADDR
+        sock.setblocking(False)
+        return Listener(sock, spec, secure=secure)
+    except OSError as error:
+        sock.close()
+        raise _tcp_error(spec, family, sockaddr, error) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _share_port(sock: socket, spec: str) -> None:
+    option = getattr(socket_constants, "SO_REUSEPORT", None)
+    if option is None:
+        raise ConfigError(f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out.")
+    sock.setsockopt(SOL_SOCKET, option, 1)
+
+
+def _resolve(spec: str, address: Address) -> tuple[int, Any]:
+    """Return the family and the address to bind. A name with several addresses gives its first IPv4 one."""
+    try:
+        found = getaddrinfo(address.host or "0.0.0.0", address.port, 0, SOCK_STREAM, 0, AI_PASSIVE)
+    except (gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, gaierror) else "not a host's name"
+        raise ConfigError(
+            f"bind = {spec!r}: the host {address.host!r} cannot be resolved: {reason}. "
+            "Expected an address of this host; for example 127.0.0.1, or 0.0.0.0 for all interfaces."
+        ) from error
+    for family, _, _, _, sockaddr in sorted(found, key=lambda each: each[0] != AF_INET):
+        if family in (AF_INET, AF_INET6):
+            return family, sockaddr
+    raise ConfigError(f"bind = {spec!r}: the host {address.host!r} has no IPv4 or IPv6 address.")
+
+
+def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigError:
+    host, port = sockaddr[0], sockaddr[1]
+    where = f"[{host}]:{port}" if family == AF_INET6 else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        holder = tcp_holder(family, host, port)
+        by = f"{holder} listens there" if holder else "another process listens there"
+        advice = f"Stop it, or choose another port (-b {spec.rpartition(':')[0]}:{port % 65535 + 1})."
+        if holder is None:
+            advice += f" 'ss -ltnp sport = :{port}', as root, shows who it is."
+        return ConfigError(f"bind = {spec!r}: the address {where} is in use: {by}. {advice}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"bind = {spec!r}: {host} is not an address of this host. 'ip address' lists those that are; "
+            "0.0.0.0 means all of them."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigError(
+            f"bind = {spec!r}: no permission to listen on {where}: ports below 1024 are for root "
+            "(or CAP_NET_BIND_SERVICE). Use a port from 1024 on behind a proxy, or start it as root with "
+            "user and group set."
+        )
+    return ConfigError(f"bind = {spec!r}: cannot listen on {where}: {error.strerror}.")
+
+
+# ---- Unix ----------------------------------------------------------------------------------------------
+
+
+def _open_unix(spec: str, written: str, settings: ListenerSettings, secure: bool) -> Listener:
+    abstract = written.startswith("@")
+    # Absolute, since the file is removed at the end, when the working directory may be another one.
+    path = written if abstract else os.path.abspath(written)
+    name = "\0" + written[1:] if abstract else path
+    length = len(os.fsencode(name))
+    if length > _LONGEST_UNIX_PATH:
+        raise ConfigError(
+            f"bind = {spec!r}: the path of a Unix socket may be {_LONGEST_UNIX_PATH} bytes long, and {path!r} has "
+            f"{length}. Choose a shorter one; for example under /run."
+        )
+    if not abstract:
+        _make_way(spec, path)
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    bound = False
+    try:
+        # The file gets its mode as it is made: no moment in which others may connect.
+        old = umask(settings.umask)
+        try:
+            sock.bind(name)
+        finally:
+            umask(old)
+        bound = not abstract
+        # The workers' user owns it, so that a socket of mode 0600 or 0660 is theirs, as with gunicorn.
+        if bound and os.geteuid() == 0 and (settings.user, settings.group) != (os.geteuid(), os.getegid()):
+            os.chown(path, settings.user, settings.group)
+        sock.listen(settings.backlog)
+        sock.setblocking(False)
+        return Listener(sock, spec, secure=secure, path="" if abstract else path)
+    except BaseException as error:
+        sock.close()
+        if bound:
+            unlink(path)
+        if isinstance(error, OSError):
+            raise _unix_error(spec, path, error) from error
+        raise
+
+
+def _make_way(spec: str, path: str) -> None:
+    """Remove what a server that is gone has left at ``path``; raise ConfigError for anything else there."""
+    try:
+        status = lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unix_error(spec, path, error) from error
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(
+            f"bind = {spec!r}: {path} exists and is not a socket; it is left alone. Choose another path, or "
+            f"remove it by hand (rm {path})."
+        )
+    probe = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        probe.setblocking(False)  # a live server with a full backlog answers EAGAIN instead of nothing
+        probe.connect(path)
+    except ConnectionRefusedError:
+        pass  # nobody listens: stale
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EPROTOTYPE, errno.EINPROGRESS):
+            raise _unix_in_use(spec, path) from None
+        raise ConfigError(
+            f"bind = {spec!r}: there is a socket at {path}, and whether a server listens there cannot be "
+            f"found out: {error.strerror}. Start it as the socket's owner, or choose another path."
+        ) from error
+    else:
+        raise _unix_in_use(spec, path)
+    finally:
+        probe.close()
+    try:
+        unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"bind = {spec!r}: nobody listens at {path} any more, but the old socket cannot be removed: "
+            f"{error.strerror}. Remove it by hand (rm {path})."
+        ) from error
+
+
+def _unix_in_use(spec: str, path: str) -> ConfigError:
+    holder = unix_holder(path)
+    by = f"{holder} listens there" if holder else "another server listens there"
+    return ConfigError(f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path.")
+
+
+def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
+    directory = os.path.dirname(path)
+    if error.errno == errno.EADDRINUSE:
+        return _unix_in_use(spec, path)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ConfigError(
+            f"bind = {spec!r}: the directory {directory} does not exist. Create it (mkdir -p {directory}), or "
+            "choose another path."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ConfigError(
+            f"bind = {spec!r}: no permission to make a socket in {directory} as user id {os.geteuid()}: "
+            f"{error.strerror}. Choose a directory that it may write to."
+        )
+    return ConfigError(f"bind = {spec!r}: cannot listen at {path}: {error.strerror}.")
+
+
+# ---- taken over ----------------------------------------------------------------------------------------
+
+
+def _inherit(fd: int, spec: str, secure: bool) -> Listener:
+    expected = "Expected a stream socket that listens, opened by the parent process (systemd, circus, a test)."
+    try:
+        is_socket = stat.S_ISSOCK(fstat(fd).st_mode)
+    except OSError as error:
+        raise ConfigError(f"bind = {spec!r}: descriptor {fd} is not open. {expected}") from error
+    if not is_socket:
+        raise ConfigError(f"bind = {spec!r}: descriptor {fd} is not a socket. {expected}")
+    sock = socket(fileno=fd)
+    try:
+        listens = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+    except OSError:  # macOS does not tell
+        listens = 1
+    if sock.family not in (AF_INET, AF_INET6, AF_UNIX):
+        what: str | None = "is neither a TCP nor a Unix socket"
+    elif sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
+        what = "is not a stream socket"
+    else:
+        what = None if listens else "does not listen"
+    if what:
+        sock.detach()
+        raise ConfigError(f"bind = {spec!r}: descriptor {fd} {what}. {expected}")
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    if sock.family != AF_UNIX:
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    return Listener(sock, spec, secure=secure, inherited=True)
+
+
+def _unix_name(name: str | bytes) -> str:
+    text = os.fsdecode(name)
+    return "@" + text[1:] if text.startswith("\0") else text
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

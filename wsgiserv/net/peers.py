@@ -1,0 +1,52 @@
+"""Who a client is: its environ keys, its name in logs, and whether its word about its own client counts.
+
+Owns: `PeerNames`.
+Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+__all__ = ["PeerNames"]
+
+_CACHE_ENTRIES: Final = 4096
+
+
+class PeerNames:
+    """Names peers, and remembers which addresses are trusted.
+
+    Args:
+        allowed: addresses and networks whose forwarded headers are believed (``forwarded_allow_ips``); ``*``
+            is any. A client on a Unix socket is trusted: it is on this host and passed the file's mode.
+    """
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._any = "*" in allowed
+        self._networks = [ip_network(entry, strict=False) for entry in allowed if "*" not in entry]
+        self._trusted: dict[str, bool] = {}
+
+    def of(self, address: Any) -> tuple[dict[str, str], bytes, bool]:
+        """Return (environ keys, name for logs, trusted) of the address that ``accept`` gave."""
+        if type(address) is not tuple:
+            return {"REMOTE_ADDR": ""}, b"unix", True
+        host = address[0]
+        trusted = self._trusted.get(host)
+        if trusted is None:
+            trusted = self._judge(host)
+        return {"REMOTE_ADDR": host, "REMOTE_PORT": str(address[1])}, host.encode("latin-1"), trusted
+
+    def _judge(self, host: str) -> bool:
+        try:
+            # A link-local IPv6 address comes with its zone.
+            parsed = ip_address(host.partition("%")[0])
+        except ValueError:
+            return self._any
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        trusted = self._any or any((mapped or parsed) in network for network in self._networks)
+        if len(self._trusted) >= _CACHE_ENTRIES:
+            self._trusted.clear()
+        self._trusted[host] = trusted
+        return trusted

@@ -1,0 +1,300 @@
+"""Waits for sockets: epoll where there is one, kqueue or poll through `selectors` elsewhere.
+
+Owns: `Reactor` (who is watched for what, who is connected, accepting, the sweep of deadlines).
+Must not know: HTTP, the application, signals, who runs the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import selectors
+from collections import deque
+from collections.abc import Callable, Sequence
+from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
+from socket import getdefaulttimeout
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from _socket import socket as RawSocket
+from wsgiserv.net.connection import NONE, READ, UNWATCHED, WRITE, Connection
+from wsgiserv.net.listener import Listener
+
+__all__ = ["Poller", "Reactor", "open_poller"]
+
+# No descriptors or memory left: how long accepting rests. Without the rest a readable listener that cannot
+# be accepted spins (waitress CVE-2024-49769, 100 % CPU).
+_ACCEPT_REST_S: Final = 0.5
+_EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
+_PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
+
+
+class Poller(Protocol):
+    """The few calls the reactor needs of the platform."""
+
+    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
+        """Watch a new descriptor."""
+
+    def modify(self, fd: int, interest: int) -> None:
+        """Watch a known descriptor for something else; NONE keeps it registered but silent."""
+
+    def unregister(self, fd: int) -> None:
+        """Watch it no longer."""
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Return (descriptor, event bits); a bit of WRITE alone means writable, all else readable."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `poll` has something to return."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+# Bound at import: a config file may call gevent.monkey.patch_all(), which removes select.epoll.
+_epoll = getattr(select, "epoll", None)
+_EPOLLIN: Final = getattr(select, "EPOLLIN", 1)
+_EPOLLOUT: Final = getattr(select, "EPOLLOUT", 4)
+_EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
+_default_selector = selectors.DefaultSelector
+
+_EPOLL_BITS: Final = {NONE: 0, READ: _EPOLLIN, WRITE: _EPOLLOUT}
+
+
+class _Epoll:
+    def __init__(self) -> None:
+        assert _epoll is not None
+        self._epoll = epoll = _epoll()
+        self.unregister = epoll.unregister
+        self.poll = epoll.poll
+        self.fileno = epoll.fileno
+        self.close = epoll.close
+
+    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
+        # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
+        self._epoll.register(fd, _EPOLL_BITS[interest] | (_EPOLLEXCLUSIVE if exclusive else 0))
+
+    def modify(self, fd: int, interest: int) -> None:
+        self._epoll.modify(fd, _EPOLL_BITS[interest])
+
+
+class _Selector:
+    _BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
+
+    def __init__(self) -> None:
+        self._selector = _default_selector()
+        self._silent: set[int] = set()
+
+    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
+        self._selector.register(fd, self._BITS[interest])
+
+    def modify(self, fd: int, interest: int) -> None:
+        if interest == NONE:
+            self._selector.unregister(fd)
+            self._silent.add(fd)
+        elif fd in self._silent:
+            self._silent.discard(fd)
+            self._selector.register(fd, self._BITS[interest])
+        else:
+            self._selector.modify(fd, self._BITS[interest])
+
+    def unregister(self, fd: int) -> None:
+        if fd in self._silent:
+            self._silent.discard(fd)
+        else:
+            self._selector.unregister(fd)
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        return [
+            (key.fd, _EPOLLOUT if events == selectors.EVENT_WRITE else _EPOLLIN)
+            for key, events in self._selector.select(timeout_s)
+        ]
+
+    def fileno(self) -> int:
+        # kqueue and devpoll have one; the last resort, poll, has not, and says so with AttributeError.
+        return int(self._selector.fileno())
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def open_poller(portable: bool = False) -> Poller:
+    """Return the platform's best poller; ``portable`` asks for the one over `selectors`, for tests."""
+    return _Selector() if portable or _epoll is None else _Epoll()
+
+
+Admit = Callable[[RawSocket, Any, Listener], Connection]
+
+
+class Reactor:
+    """The sockets of one worker. A `Loop` for its connections.
+
+    Args:
+        listeners: the bound listening sockets, non-blocking.
+        admit: makes a `Connection` of an accepted socket and its peer's address.
+        most: most connections open at once; beyond it they wait in the backlog (``worker_connections``).
+        log: the error log.
+        send_timeout_s: how long a producer waits for its client; 0 is without end.
+        poller: the platform's poller.
+
+    Attributes:
+        connections: all open connections by descriptor.
+        waiting: connections whose next bytes are here already.
+        accepting: whether new connections are taken.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        admit: Admit,
+        most: int,
+        log: logging.Logger,
+        send_timeout_s: float,
+        poller: Poller | None = None,
+    ) -> None:
+        self.poller = poller or open_poller()
+        self.poll = self.poller.poll
+        self.connections: dict[int, Connection] = {}
+        self.waiting: deque[Connection] = deque()
+        self.accepting = False
+        # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
+        self._listeners = {
+            listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type))
+            for listener in listeners
+        }
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._admit = admit
+        self._most = most
+        self._log = log
+        self._send_timeout_s = send_timeout_s
+        self._rest_until = 0.0
+        self._warned_of_exhaustion = False
+
+    # ---- the Loop of the connections -------------------------------------------------------------------
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        """Wake `connection` for `interest`; a connection is registered at its first wish only."""
+        if connection.interest == UNWATCHED:
+            self.poller.register(connection.fd, interest)
+        else:
+            self.poller.modify(connection.fd, interest)
+        connection.interest = interest
+
+    def begin(self, connection: Connection) -> None:
+        """Watch a connection that has brought no whole request along; nothing for one that is closed again."""
+        if connection.fd in self.connections:
+            self.watch(connection, READ)
+
+    def resume(self, connection: Connection) -> None:
+        """Queue a connection whose next bytes are here: one request per turn each, so none starves the others."""
+        self.waiting.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that is about to close its socket."""
+        self.connections.pop(connection.fd, None)
+        if connection.interest != UNWATCHED:
+            connection.interest = UNWATCHED
+            self.poller.unregister(connection.fd)
+
+    def wait_writable(self, connection: Connection) -> bool:
+        """Block until the client takes data; False at ``send_timeout``. Only when memory and spool are full."""
+        poller = open_poller()
+        try:
+            poller.register(connection.fd, WRITE)
+            return bool(poller.poll(self._send_timeout_s or -1))
+        finally:
+            poller.close()
+
+    # ---- other descriptors ---------------------------------------------------------------------------------
+
+    def add_callback(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``fd`` is readable."""
+        self._callbacks[fd] = callback
+        self.poller.register(fd, READ)
+
+    # ---- accepting -----------------------------------------------------------------------------------------
+
+    def start_accepting(self) -> None:
+        """Watch the listeners."""
+        if not self.accepting:
+            self.accepting = True
+            for fd in self._listeners:
+                self.poller.register(fd, READ, exclusive=True)
+
+    def stop_accepting(self) -> None:
+        """Leave the listeners alone: what comes waits in the backlog, for a sibling or for later."""
+        if self.accepting:
+            self.accepting = False
+            for fd in self._listeners:
+                self.poller.unregister(fd)
+
+    def is_listener(self, fd: int) -> bool:
+        """Whether ``fd`` is one of the listeners."""
+        return fd in self._listeners
+
+    def accept(self, listener_fd: int) -> Connection | None:
+        """Take one connection; None when there is none, or none can be taken now."""
+        if len(self.connections) >= self._most:
+            self.stop_accepting()
+            return None
+        listener, family, kind = self._listeners[listener_fd]
+        try:
+            # Not accept(): it would make a `socket.socket`, whose Python layer costs more than the system
+            # call, and after monkey patching gevent's.
+            fd, address = listener.sock._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._refused(error)
+            return None
+        sock = RawSocket(family, kind, 0, fd)
+        if getdefaulttimeout() is not None:
+            sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
+        connection = self._admit(sock, address, listener)
+        self.connections[fd] = connection
+        return connection
+
+    def _refused(self, error: OSError) -> None:
+        if error.errno in _PEER_GONE:
+            return
+        if error.errno not in _EXHAUSTED:
+            self._log.error("accept() failed: %s; accepting rests for %.1f s", error, _ACCEPT_REST_S)
+        elif not self._warned_of_exhaustion:
+            self._warned_of_exhaustion = True
+            self._log.warning(
+                "out of descriptors (%s) with %d connections open; accepting pauses until some are free. "
+                "Raise the limit (ulimit -n, LimitNOFILE=) or lower worker_connections.",
+                error.strerror,
+                len(self.connections),
+            )
+        self.stop_accepting()
+        self._rest_until = monotonic() + _ACCEPT_REST_S
+
+    def consider_accepting(self, now: float) -> None:
+        """Accept again when there is room. Called once per turn while not accepting, by a worker that stays."""
+        if now >= self._rest_until and len(self.connections) < self._most:
+            self.start_accepting()
+
+    def listener_fds(self) -> list[int]:
+        """Return the descriptors of the listeners."""
+        return list(self._listeners)
+
+    def call_back(self, fd: int) -> None:
+        """Call what `add_callback` was given for ``fd``; nothing for a descriptor that has been closed since."""
+        callback = self._callbacks.get(fd)
+        if callback is not None:
+            callback()
+
+    # ---- deadlines -----------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Expire the connections whose deadline is before ``now``. Once a second: no timer per connection."""
+        for connection in list(self.connections.values()):  # a copy in one step: threads come and go
+            if connection.deadline < now:
+                connection.expire()
+
+    def close(self) -> None:
+        """Close all connections and the poller; the listeners are the caller's."""
+        for connection in list(self.connections.values()):
+            connection.close()
+        self.poller.close()

@@ -1,0 +1,363 @@
+"""What every worker does, whatever waits for its sockets: boot, signals, housekeeping, leaving.
+
+Owns: `worker_main` (the worker process from fork to exit status) and `Worker`, the base of all classes.
+Must not know: the master (it knows its pipes and its signals), HTTP.
+
+A worker class decides two things only: who waits for the sockets, and where the application runs. It
+implements `serve`, and calls `tick` at least once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from os import getpid, kill
+from socket import socketpair
+from time import monotonic, time
+from types import FrameType
+from typing import Any, ClassVar, Final
+
+from _socket import socket as RawSocket
+from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
+from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.hooks import call_hook
+from wsgiserv.http.head import HeadLimits
+from wsgiserv.http.response import date_line
+from wsgiserv.logs.access import open_access_log
+from wsgiserv.logs.error import ErrorStream, reopen_error_log
+from wsgiserv.net.connection import Connection, ServingContext, Timeouts
+from wsgiserv.net.listener import Listener
+from wsgiserv.net.peers import PeerNames
+from wsgiserv.privileges import drop_privileges
+from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
+from wsgiserv.workers.registry import resolve_worker_class
+from wsgiserv.workers.requesthooks import request_hooks
+from wsgiserv.wsgi.environ import base_environ
+from wsgiserv.wsgi.gateway import GatewayContext
+
+__all__ = ["Worker", "worker_main"]
+
+# The master is gone: nobody is left to bound our leave.
+_ORPHAN_GRACE_S: Final = 1.0
+
+
+class Worker(ABC):
+    """One worker process.
+
+    Args:
+        boot: what the master gave it.
+
+    Attributes:
+        age, pid, ppid, cfg, log, sockets, booted, alive, aborted, nr, timeout: as in gunicorn's workers, for hooks.
+        context: what its connections share; made by `load`.
+        accepting: whether it takes new connections.
+    """
+
+    multithread: ClassVar[bool] = False
+
+    def __init__(self, boot: WorkerBoot) -> None:
+        settings = boot.settings
+        self.boot = boot
+        self.cfg = settings
+        self.age = boot.age
+        self.pid = getpid()
+        self.ppid = boot.master_pid
+        self.log: logging.Logger = boot.log
+        self.sockets = [listener.sock for listener in boot.listeners]
+        self.timeout = settings.timeout
+        self.booted = False
+        self.aborted = False
+        self.retiring = False
+        self.leave_now = False
+        self.leave_by = float("inf")
+        self.wsgi: Callable[..., Any] | None = None
+        self.context: ServingContext
+        self._next_second = 0.0
+        self._seconds = boot.slot.seconds
+        jitter = random.randint(0, settings.max_requests_jitter) if settings.max_requests else 0
+        self.max_requests = settings.max_requests + jitter if settings.max_requests else sys.maxsize
+        # A signal handler only queues: the interpreter writes the signal's number into this pair.
+        self._wakeup, self._wakeup_writer = socketpair()
+        self._reloader: Any = None
+
+    # ---- what a class implements ---------------------------------------------------------------------
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Serve connections until there is nothing left to do: `retiring` and no connection, or `leave_now`."""
+
+    @abstractmethod
+    def stop_accepting(self) -> None:
+        """Take no new connection, but first all that wait in the backlog. Called once, when retiring begins."""
+
+    @abstractmethod
+    def connections(self) -> list[Connection]:
+        """Return the open connections."""
+
+    # ---- booting ---------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is to go on (gunicorn's name)."""
+        return not (self.retiring or self.leave_now)
+
+    @property
+    def nr(self) -> int:
+        """Requests answered (gunicorn's name)."""
+        return self.context.answered
+
+    def prepare(self) -> None:
+        """Called in the new process before anything of the application is imported (monkey patching)."""
+
+    def load(self) -> None:
+        """Load the application and make what the connections share. Raises ApplicationError, ConfigError."""
+        settings, boot = self.cfg, self.boot
+        self.wsgi = self._application()
+        access = open_access_log(settings, self.log)
+        gateway = GatewayContext(self.log, date_line(time()), settings.sendfile)
+        self.context = context = ServingContext(
+            app=self.wsgi,
+            limits=HeadLimits(
+                line=settings.limit_request_line,
+                fields=settings.limit_request_fields,
+                field_size=settings.limit_request_field_size,
+                header_map=settings.header_map,
+                forwarder_headers=frozenset(name.upper() for name in settings.forwarder_headers),
+                secure_scheme_headers=tuple(
+                    (name.upper(), value) for name, value in settings.secure_scheme_headers.items()
+                ),
+                root_path=settings.root_path,
+            ),
+            timeouts=Timeouts(
+                header=settings.header_timeout,
+                body=settings.body_timeout,
+                send=settings.send_timeout,
+                keepalive=settings.keepalive,
+            ),
+            body_limit=settings.limit_request_body,
+            body_memory=settings.body_buffer_size,
+            spool_dir=settings.spool_dir,
+            log=self.log,
+            access=access,
+            gateway=gateway,
+            slot=boot.slot,
+        )
+        context.pre_request, context.post_request = request_hooks(self, settings, self.log)
+        errors = ErrorStream(self.log)
+        self._peers = PeerNames(settings.forwarded_allow_ips)
+        self._bases = {
+            listener: base_environ(
+                server_name=listener.server_name,
+                server_port=listener.server_port,
+                url_scheme="http",
+                errors=errors,
+                multithread=self.multithread,
+                multiprocess=settings.workers > 1,
+            )
+            for listener in boot.listeners
+        }
+
+    def _application(self) -> Callable[..., Any]:
+        settings = self.cfg
+        if self.boot.application is not None:
+            return self.boot.application
+        prepare_path(settings.chdir, settings.pythonpath)
+        assert settings.wsgi_app is not None
+        try:
+            return load_application(settings.wsgi_app)
+        except ApplicationError as error:
+            if not settings.reload:
+                raise
+            # The developer is at work on it: show what is wrong until it is mended.
+            from wsgiserv.workers.debugpage import broken_application
+
+            self.log.error("%s%s", error, f"\n{error.traceback}" if error.traceback else "")
+            return broken_application(error)
+
+    def admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
+        """Make a connection of an accepted socket; the class gives its loop in `loop`."""
+        peer, name, trusted = self._peers.of(address)
+        return Connection(self.context, self.loop, sock, self._bases[listener], peer, name, trusted)
+
+    loop: Any  # the `Loop` of the connections
+
+    def start_reloader(self) -> None:
+        """Watch the code for changes (``reload``)."""
+        from wsgiserv.workers.reloader import Reloader
+
+        settings = self.cfg
+        self._reloader = Reloader(self._changed, settings.reload_extra_files, settings.reload_engine)
+        self._reloader.start()
+
+    def _changed(self, path: str) -> None:
+        """Called by the reloader's thread."""
+        self.log.info("%s has changed: reloading", path)
+        if path == self.cfg.config:
+            kill(self.ppid, signal.SIGHUP)
+        else:
+            self.boot.ready.report("retiring", f"{path} has changed")
+            kill(self.pid, signal.SIGTERM)
+
+    # ---- signals ---------------------------------------------------------------------------------------
+
+    def install_signals(self) -> None:
+        """Queue the signals of the master and of people; the loop reads them from `wakeup_fd`."""
+        self._wakeup.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGUSR1,
+            # These mean something to the master; a terminal sends them to the workers as well.
+            signal.SIGHUP,
+            signal.SIGUSR2,
+            signal.SIGWINCH,
+            signal.SIGTTIN,
+            signal.SIGTTOU,
+        ):
+            signal.signal(number, _queued)
+            # A system call of the application goes on when a signal has only been queued.
+            signal.siginterrupt(number, False)
+        signal.signal(signal.SIGABRT, self._abort)
+
+    @property
+    def wakeup_fd(self) -> int:
+        """Readable when a signal has come: then call `take_signals`."""
+        return self._wakeup.fileno()
+
+    def take_signals(self) -> None:
+        """Act on the signals that have come."""
+        try:
+            numbers = self._wakeup.recv(256)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number == signal.SIGTERM:
+                self.retire("told to stop")
+            elif number in (signal.SIGINT, signal.SIGQUIT):
+                self.leave_now = True
+                call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+            elif number == signal.SIGUSR1:
+                reopen_error_log()
+                if self.context.access is not None:
+                    self.context.access.reopen()
+
+    def _abort(self, number: int, frame: FrameType | None) -> None:
+        """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""
+        self.aborted = True
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        self.log.critical("worker %d was silent for %s s and is aborted; it was here:\n%s", self.pid, self.timeout, stack)
+        call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
+        if self.context.access is not None:
+            self.context.access.flush()
+        os._exit(1)
+
+    def lifeline_ended(self) -> None:
+        """The master is gone: serve what is under way, shortly, and leave."""
+        if not self.retiring:
+            self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
+            self.retiring = self.context.retiring = True
+            self.leave_by = monotonic() + _ORPHAN_GRACE_S
+            self.stop_accepting()
+            for connection in self.connections():
+                if connection.is_idle:
+                    connection.close()
+
+    # ---- housekeeping ----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> bool:
+        """The heartbeat and what else each loop turn owes; True once a second, when deadlines are to be swept.
+
+        Args:
+            now: ``time.monotonic()``.
+        """
+        self._seconds[HEARTBEAT] = now
+        context = self.context
+        if context.access is not None:
+            context.access.flush()
+        if context.answered >= self.max_requests and not self.retiring:
+            self.boot.ready.report("retiring", f"max_requests: {context.answered} requests answered")
+            self.retire(f"after {context.answered} requests (max_requests)")
+        if now < self._next_second:
+            return False
+        wall = time()
+        context.gateway.date_line = date_line(wall)
+        self._next_second = now + 1.0 - wall % 1.0
+        context.words[CONNECTIONS] = len(self.connections())
+        return True
+
+    # ---- leaving ---------------------------------------------------------------------------------------
+
+    def retire(self, reason: str) -> None:
+        """Leave gracefully: nothing that has been accepted, or waits to be, is dropped."""
+        if self.retiring:
+            return
+        self.log.debug("worker %d retires: %s", self.pid, reason)
+        self.retiring = self.context.retiring = True
+        self.leave_by = monotonic() + self.cfg.graceful_timeout
+        self.stop_accepting()
+
+    def main(self) -> int:
+        """Boot and serve; return the exit status."""
+        boot, log = self.boot, self.log
+        boot.ready.report("loading")
+        boot.slot.words[PID] = self.pid
+        boot.slot.seconds[STARTED] = monotonic()
+        try:
+            self.load()
+            if self.cfg.reload:
+                self.start_reloader()
+        except ApplicationError as error:
+            boot.ready.report("failed", str(error), error.traceback, EXIT_APPLICATION)
+            return EXIT_APPLICATION
+        except ConfigError as error:
+            boot.ready.report("failed", str(error), "", EXIT_CONFIG)
+            return EXIT_BOOT
+        self.booted = True
+        call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
+        try:
+            self.serve()
+        finally:
+            if self.context.access is not None:
+                self.context.access.close()
+        return EXIT_OK
+
+
+def _queued(number: int, frame: FrameType | None) -> None:
+    """The handler of all queued signals: the interpreter has written the number to the wakeup descriptor."""
+
+
+def worker_main(boot: WorkerBoot) -> int:
+    """Be a worker, from just after the fork to the exit status. Called by the master's child.
+
+    Args:
+        boot: the values the worker starts with.
+
+    Returns:
+        The status to exit with: 0 stopped as told, 3 or 4 could not boot.
+    """
+    settings, log = boot.settings, boot.log
+    try:
+        worker_type = resolve_worker_class(settings.worker_class, settings.threads)
+        worker: Worker = worker_type(boot)
+        worker.install_signals()
+        worker.prepare()
+        call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
+        drop_privileges(settings)
+    except (ConfigError, OSError) as error:
+        boot.ready.report("failed", str(error), "", EXIT_BOOT)
+        return EXIT_BOOT
+    try:
+        return worker.main()
+    finally:
+        call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
+        signal.set_wakeup_fd(-1)

@@ -1,0 +1,75 @@
+"""What is served in --reload mode while the application cannot be imported: the reason, on every page.
+
+Owns: that page.
+Must not know: how the failure came about, when the application is loaded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+from wsgiserv.errors import ApplicationError
+
+__all__ = ["broken_application"]
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>The application cannot be loaded</title>
+<style>
+body {{ margin: 0; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }}
+main {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; }}
+h1 {{ font-size: 1.4rem; color: #a40000; }}
+p {{ overflow-wrap: anywhere; }}
+pre {{ padding: 1rem; overflow-x: auto; background: #f4f4f4; font-size: 0.85rem; line-height: 1.4; }}
+footer {{ color: #666; font-size: 0.85rem; }}
+</style>
+</head>
+<body>
+<main>
+<h1>The application cannot be loaded</h1>
+<p>{message}</p>
+{traceback}<footer>Save a corrected file and reload this page:
+wsgiserv --reload tries again on every change.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def broken_application(error: ApplicationError) -> Callable[..., Iterable[bytes]]:
+    """Return a WSGI application that answers every request with 500 and says why there is no other.
+
+    It shows source lines, so it is for --reload only. HTML goes to clients whose Accept names it (browsers),
+    plain text to the others (curl). Nothing in the page runs: no script, nothing is fetched.
+    """
+    message, traceback = str(error), error.traceback
+    shown = f"<pre>{escape(traceback)}</pre>\n" if traceback else ""
+    html = _PAGE.format(message=escape(message), traceback=shown).encode("utf-8", "backslashreplace")
+    text = f"The application cannot be loaded.\n\n{message}\n"
+    if traceback:
+        text += f"\n{traceback}"
+    plain = text.encode("utf-8", "backslashreplace")
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        accept = environ.get("HTTP_ACCEPT", "")
+        is_html = "text/html" in accept or "application/xhtml+xml" in accept
+        body = html if is_html else plain
+        start_response(
+            "500 Internal Server Error",
+            [
+                ("Content-Type", f"text/{'html' if is_html else 'plain'}; charset=utf-8"),
+                ("Content-Length", str(len(body))),
+                ("Cache-Control", "no-store"),
+                ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Vary", "Accept"),
+            ],
+        )
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return application

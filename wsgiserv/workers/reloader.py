@@ -1,0 +1,228 @@
+"""Watches the files that the application was made from (--reload).
+
+Owns: which files count, how a change is recognised, the watching thread.
+Must not know: what is done about a change.
+
+Both engines decide in the same way, by comparing modification time and size; they differ in what wakes
+them: the clock, or the kernel's notice through the watchfiles package.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+import sys
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import stat
+from time import monotonic
+
+from wsgiserv.errors import ApplicationError, ConfigError
+
+__all__ = ["Reloader"]
+
+# A saved file is (modification time in ns, size); None is a file that is not there.
+_Signature = tuple[int, int] | None
+
+_MAGIC = re.compile(r"[*?\[]")
+_IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
+
+# Not the application's code, often many thousand files.
+_SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
+
+
+class Reloader:
+    """Calls ``on_change(path)`` when a file has changed, in a thread of its own.
+
+    Args:
+        on_change: called in the watching thread, which is a native one even under gevent: it must only
+            signal (write to a pipe, send a signal), and must not raise. Called again for later changes.
+        extra_files: beside the files of all loaded modules: files (the configuration file, say), directories
+            (everything below them) and glob patterns (``**`` included). What appears in them later counts.
+        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed.
+        interval_s: seconds between two looks.
+        failed_import: when the application could not be imported, the reason. The files in its traceback
+            and every ``*.py`` below the working directory are watched then, since the broken module is
+            not among the loaded ones.
+
+    Raises ConfigError for the engine watchfiles when it is not installed.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[str], None],
+        extra_files: Sequence[str],
+        engine: str,
+        interval_s: float = 1.0,
+        failed_import: ApplicationError | None = None,
+    ) -> None:
+        installed = importlib.util.find_spec("watchfiles") is not None
+        if engine == "watchfiles" and not installed:
+            raise ConfigError(
+                "reload_engine = 'watchfiles': the package watchfiles is not installed. "
+                "Expected: pip install wsgiserv[reload], or reload_engine = 'poll'."
+            )
+        self._on_change = on_change
+        self._interval_s = interval_s
+        self._run = self._run_watchfiles if installed and engine != "poll" else self._run_poll
+        self._files: list[str] = []
+        self._patterns: list[str] = []
+        self._roots: list[str] = []
+        self._python_below: str | None = None
+        for entry in extra_files:
+            self._add(entry)
+        if failed_import is not None:
+            self._files += [os.path.abspath(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
+            self._python_below = os.getcwd()
+        self._seen: dict[str, _Signature] = {}
+        self._missing: set[str] = set()
+        # The lock is the stop signal: the thread waits to acquire it. Locks and threads are the native ones,
+        # bound when this module is imported, since gevent may replace those of the threading module.
+        self._stop = allocate_lock()
+        self._stop.acquire()
+        self._stopped = False
+
+    def _add(self, entry: str) -> None:
+        path = os.path.abspath(entry)
+        if os.path.isdir(path):
+            self._roots.append(path)
+        elif _MAGIC.search(entry) and not os.path.exists(path):
+            self._patterns.append(path)
+        else:
+            self._files.append(path)
+
+    def start(self) -> None:
+        """Note how the files are now, and start to watch. Daemonic: it does not keep the process alive."""
+        self._look()
+        start_new_thread(self._run, ())
+
+    def stop(self) -> None:
+        """Stop watching; returns at once. `on_change` may be running for the last time."""
+        if not self._stopped:
+            self._stopped = True
+            self._stop.release()
+
+    def is_set(self) -> bool:
+        """Return whether `stop` was called (what watchfiles asks of its stop event)."""
+        return self._stopped
+
+    # --- what counts as a change
+
+    def _look(self) -> str | None:
+        """Compare all files with the last look; return one that has changed since, or None."""
+        changed = None
+        first = not self._seen
+        for path in _module_files():
+            # A module that has been imported since the last look is not a change
+            if path not in self._seen:
+                self._seen[path] = _signature(path)
+        for path in self._chosen_files():
+            if path not in self._seen:
+                self._seen[path] = _signature(path) if first else None
+        for path, before in self._seen.items():
+            now = _signature(path)
+            if now == before:
+                self._missing.discard(path)
+            elif now is None and path not in self._missing:
+                self._missing.add(path)  # an editor may be between unlink and rename: look once more
+            else:
+                self._missing.discard(path)
+                self._seen[path] = now
+                changed = path
+        return changed
+
+    def _chosen_files(self) -> Iterator[str]:
+        yield from self._files
+        for pattern in self._patterns:
+            yield from glob.iglob(pattern, recursive=True)
+        for root in self._roots:
+            yield from _below(root, "")
+        if self._python_below is not None:
+            yield from _below(self._python_below, ".py")
+
+    # --- the engines
+
+    def _run_poll(self) -> None:
+        while not self._stop.acquire(timeout=self._interval_s):
+            self._tell(self._look())
+
+    def _run_watchfiles(self) -> None:
+        try:
+            self._watch()
+        except Exception:  # no inotify watches left, a file system without them: the clock always works
+            self._run_poll()
+
+    def _watch(self) -> None:
+        from watchfiles import watch
+
+        while not self._stopped:
+            directories = self._directories()
+            next_look = monotonic() + self._interval_s
+            for changes in watch(
+                *directories,
+                watch_filter=None,
+                debounce=200,
+                step=50,
+                stop_event=self,
+                rust_timeout=max(1, int(self._interval_s * 1000)),
+                yield_on_timeout=True,
+                raise_interrupt=False,
+                recursive=False,
+                ignore_permission_denied=True,
+            ):
+                if changes or self._missing or monotonic() >= next_look:
+                    self._tell(self._look())
+                    next_look = monotonic() + self._interval_s
+                if self._directories() != directories:
+                    break  # a module was imported from elsewhere, a directory was made: watch it, too
+
+    def _tell(self, path: str | None) -> None:
+        if path is not None and not self._stopped:
+            self._on_change(path)
+
+    def _directories(self) -> set[str]:
+        """Return the directories that hold a watched file, and those where one may appear."""
+        found = {os.path.dirname(path) for path in self._seen}
+        # a change of the target of a link is no event in the link's own directory
+        found |= {os.path.dirname(os.path.realpath(path)) for path in self._seen}
+        for root in [*self._roots, *([self._python_below] if self._python_below else [])]:
+            found.update(directory for directory, _ in _walk(root))
+        return {directory for directory in found if os.path.isdir(directory)}
+
+
+def _signature(path: str) -> _Signature:
+    try:
+        status = stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _module_files() -> Iterator[str]:
+    """Yield the source files of all loaded modules."""
+    for module in list(sys.modules.values()):
+        try:
+            # Past the module's own __getattr__: to ask a lazy module would import it
+            path = object.__getattribute__(module, "__dict__").get("__file__")
+        except Exception:  # sys.modules may hold anything
+            continue
+        if isinstance(path, str) and path:
+            yield os.path.abspath(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    for directory, directories, files in os.walk(root):
+        if "pyvenv.cfg" in files and directory != root:
+            directories.clear()
+            continue
+        directories[:] = [d for d in directories if d[0] != "." and d not in _SKIPPED_DIRECTORIES]
+        yield directory, files
+
+
+def _below(root: str, suffix: str) -> Iterable[str]:
+    for directory, files in _walk(root):
+        for name in files:
+            if name.endswith(suffix) and not name.endswith((".pyc", ".swp", "~")):
+                yield os.path.join(directory, name)

@@ -1,0 +1,95 @@
+"""The parts of the WSGI environ that do not come from the header block.
+
+Owns: the base environ of a listener, and what is changed in it for the requests that are not plain.
+Must not know: sockets, the application.
+
+A request's environ is one merge in C of four layers: base (per listener), connection (the peer), header
+block (cached under its bytes), request line (cached too), and a handful of keys of the request itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wsgiserv import __version__
+from wsgiserv.errors import ProtocolError
+from wsgiserv.http.head import HeaderBlock, RequestLine
+from wsgiserv.wsgi.filewrapper import FileWrapper
+
+__all__ = ["adjust", "base_environ", "refused_environ"]
+
+
+def base_environ(
+    *,
+    server_name: str,
+    server_port: str,
+    url_scheme: str,
+    errors: object,
+    multithread: bool,
+    multiprocess: bool,
+    file_wrapper: Callable[..., Any] = FileWrapper,
+) -> dict[str, Any]:
+    """Return the keys that every request of one listener shares (PEP 3333, "environ Variables")."""
+    return {
+        "SERVER_NAME": server_name,
+        "SERVER_PORT": server_port,
+        "SERVER_SOFTWARE": f"wsgiserv/{__version__}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": url_scheme,
+        "wsgi.errors": errors,
+        "wsgi.multithread": multithread,
+        "wsgi.multiprocess": multiprocess,
+        "wsgi.run_once": False,
+        # The input ends where the body ends, whatever CONTENT_LENGTH says (Werkzeug and Flask read it so).
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": file_wrapper,
+    }
+
+
+def adjust(
+    environ: dict[str, Any], line: RequestLine, block: HeaderBlock, trusted: bool, body_length: int
+) -> None:
+    """Make the changes of a request that is not plain, in place.
+
+    Args:
+        environ: the merged environ.
+        trusted: whether the peer is in ``forwarded_allow_ips``.
+        body_length: decoded length of a chunked body in bytes, -1 when the body was not chunked.
+
+    Raises:
+        ProtocolError: 400 when a trusted proxy's scheme headers contradict each other.
+    """
+    if line.authority is not None:
+        environ["HTTP_HOST"] = line.authority  # RFC 9112 §3.2.2: it wins over Host
+    if body_length >= 0:
+        # RFC 9112 §7.1.3: a decoded message has a Content-Length and no chunked coding any more.
+        # Django, for one, reads a body by CONTENT_LENGTH alone.
+        environ["CONTENT_LENGTH"] = str(body_length)
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+    if trusted:
+        if block.contradictory:
+            raise ProtocolError(400, "contradictory scheme headers")
+        if block.secure:
+            environ["wsgi.url_scheme"] = "https"
+        for name, value in block.forwarder.items():
+            _forward(environ, name, value)
+
+
+def _forward(environ: dict[str, Any], name: str, value: str) -> None:
+    """Take a forwarder header's word, as gunicorn does for SCRIPT_NAME and PATH_INFO."""
+    environ[name if name in ("SCRIPT_NAME", "PATH_INFO", "REMOTE_USER") else f"HTTP_{name}"] = value
+    if name == "SCRIPT_NAME" and value:
+        path = environ["PATH_INFO"]
+        if path.startswith(value) and path[len(value) : len(value) + 1] in ("", "/"):
+            environ["PATH_INFO"] = path[len(value) :]
+
+
+def refused_environ(line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]) -> dict[str, Any]:
+    """Return what is known of a refused request, for the access log."""
+    environ: dict[str, Any] = dict(peer)
+    if line is not None:
+        environ.update(line.environ)
+    if block is not None:
+        environ.update(block.environ)
+    return environ

@@ -1,0 +1,391 @@
+"""Calls the application and turns what it says into one response. PEP 3333, and nothing else.
+
+Owns: `Response` (the state of ``start_response``/``write``) and `run_app`.
+Must not know: sockets, threads, the log's format, who waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol
+
+from wsgiserv.http.response import (
+    CHUNKED,
+    CHUNKED_CLOSE,
+    CLOSE,
+    KEEP_ALIVE,
+    LAST_CHUNK,
+    HeadTemplate,
+    HeadTemplates,
+    content_length,
+)
+from wsgiserv.wsgi.filewrapper import FileWrapper
+
+__all__ = ["ClientGone", "GatewayContext", "Response", "Sink", "run_app"]
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+
+# Above this, a body is not copied behind its head but sent from where it is (measured: the copy is
+# cheaper than a second buffer up to about here).
+_COPY_UP_TO = 32 * 1024
+
+_ERROR_STATUS = "500 Internal Server Error"
+_ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
+_ERROR_BODY = b"500 Internal Server Error\n"
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client has closed the connection: nothing more can be sent. Raised by a `Sink`."""
+
+
+class Sink(Protocol):
+    """What a response is written to: a connection."""
+
+    def send(self, data: bytes) -> None:
+        """Send or queue ``data``, in order. Raises `ClientGone`."""
+
+    def send_pair(self, head: bytes, body: bytes) -> None:
+        """Send or queue two pieces without joining them. Raises `ClientGone`."""
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send or queue ``count`` bytes of a file; ``fd`` may be closed after the call. Raises `ClientGone`."""
+
+
+class GatewayContext:
+    """What all responses of one worker share.
+
+    Attributes:
+        templates: the response heads seen so far.
+        date_line: the Date header line; the worker's loop renews it every second.
+        log: the error log.
+        sendfile: whether ``wsgi.file_wrapper`` may hand files to the kernel.
+    """
+
+    __slots__ = ("date_line", "log", "sendfile", "templates")
+
+    def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
+        self.templates = HeadTemplates()
+        self.date_line = date_line
+        self.log = log
+        self.sendfile = sendfile
+
+
+class Response:
+    """One response in the making.
+
+    Args:
+        sink: where its bytes go.
+        context: what the worker's responses share.
+        http11: whether the client speaks HTTP/1.1.
+        is_head: whether the method is HEAD.
+        keep_alive: whether the connection is to stay open.
+
+    Attributes:
+        keep_alive: may become False while the response is made.
+        begun: whether its head has been sent: nothing can replace it any more.
+        sent: body bytes sent, without framing.
+        aborted: it ended early, and the client could mistake what it got for the whole.
+        headers: as the application passed them to ``start_response``.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_context",
+        "_cut",
+        "_http11",
+        "_is_head",
+        "_left",
+        "_sink",
+        "_template",
+        "aborted",
+        "begun",
+        "headers",
+        "keep_alive",
+        "sent",
+        "status",
+    )
+
+    def __init__(self, sink: Sink, context: GatewayContext, http11: bool, is_head: bool, keep_alive: bool) -> None:
+        self._sink = sink
+        self._context = context
+        self._http11 = http11
+        self._is_head = is_head
+        self.keep_alive = keep_alive
+        self._template: HeadTemplate | None = None
+        self._chunked = False
+        self._cut = False
+        self._left = -1  # body bytes still owed to the declared length; -1 without one
+        self.begun = False
+        self.sent = 0
+        self.aborted = False
+        self.headers: list[tuple[str, str]] = []
+        self.status = ""
+
+    @property
+    def code(self) -> int:
+        """The status code; 500 before there is one."""
+        return self._template.code if self._template is not None else 500
+
+    @property
+    def length(self) -> int | None:
+        """The declared Content-Length in bytes, if there is one."""
+        template = self._template
+        return template.length if template is not None and template.length >= 0 else None
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        """The callable of PEP 3333, "The start_response() Callable".
+
+        Raises:
+            AssertionError: called a second time without ``exc_info``.
+            TypeError, ValueError: the status or a header must not reach the wire.
+        """
+        if exc_info is not None:
+            try:
+                if self.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through the traceback's frames
+        elif self._template is not None:
+            raise AssertionError("start_response() was called a second time without exc_info")
+        self._template = self._context.templates.get(status, headers)
+        self.status = status
+        self.headers = headers
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"the response body must be made of bytes, not {type(data).__name__}")
+        if not self.begun:
+            self._begin(data)
+        elif self._left >= 0:
+            self._send_declared(b"", data)
+        elif self._chunked:
+            if data:
+                self.sent += len(data)
+                self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
+        elif data and not self._bodiless:
+            self.sent += len(data)
+            self._sink.send(data)
+
+    @property
+    def _bodiless(self) -> bool:
+        return self._is_head or (self._template is not None and self._template.bodiless)
+
+    def _head(self, ending: bytes) -> bytes:
+        template = self._template
+        if template is None:
+            raise AssertionError("the application did not call start_response()")
+        return b"".join((template.prefix, b"" if template.has_date else self._context.date_line, ending))
+
+    def _ending(self) -> bytes:
+        """Return the Connection line and the empty line of a head without any further framing."""
+        if self.keep_alive:
+            return b"\r\n" if self._http11 else KEEP_ALIVE + b"\r\n"
+        return CLOSE + b"\r\n"
+
+    def _begin(self, data: bytes) -> None:
+        """Send the head with the first block: its framing is settled here (RFC 9112 §6.3)."""
+        template = self._template
+        if template is None:
+            raise AssertionError("the application did not call start_response()")
+        if self._is_head or template.bodiless:
+            if template.code < 200:
+                self.keep_alive = False  # no final response follows
+            self._send_head(self._ending())
+        elif template.length >= 0:
+            self._left = template.length
+            head = self._head(self._ending())
+            self.begun = True
+            self._send_declared(head, data)
+        elif self._http11:
+            self._chunked = True
+            head = self._head(CHUNKED if self.keep_alive else CHUNKED_CLOSE)
+            self.begun = True
+            self.sent += len(data)
+            self._sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
+        else:
+            # HTTP/1.0 has no chunks: the close ends the body.
+            self.keep_alive = False
+            head = self._head(self._ending())
+            self.begun = True
+            self.sent += len(data)
+            self._sink.send(head + data)
+
+    def _send_head(self, ending: bytes) -> None:
+        head = self._head(ending)
+        self.begun = True
+        self._sink.send(head)
+
+    def _send_declared(self, head: bytes, data: bytes) -> None:
+        """Send a block of a body of declared length; what is too long is cut, so that nothing follows the body."""
+        if len(data) > self._left:
+            if not self._cut:
+                self._cut = True
+                self._context.log.error(
+                    "The application's body is longer than its Content-Length of %d; the rest is dropped.",
+                    self.sent + self._left,
+                )
+            data = data[: self._left]
+        self._left -= len(data)
+        self.sent += len(data)
+        if len(data) > _COPY_UP_TO and head:
+            self._sink.send_pair(head, data)
+        elif head or data:
+            self._sink.send(head + data if head else data)
+
+    def whole(self, body: bytes) -> None:
+        """Send a response whose body is one block: one head, one body, one send. The usual way."""
+        template = self._template
+        if template is None or type(body) is not bytes or self.begun or template.bodiless or self._is_head:
+            # Not the usual way: HEAD keeps the length that GET would have had (RFC 9110 §9.3.2).
+            if self._is_head and template is not None and template.length < 0 and not template.bodiless and body:
+                self._send_head(content_length(len(body)) + self._ending())
+            else:
+                self.write(body)
+                self.finish()
+            return
+        size = len(body)
+        if template.length != size:
+            if template.length >= 0:
+                self.write(body)
+                self.finish()
+                return
+            ending = content_length(size) + self._ending()
+        elif self.keep_alive and self._http11:
+            ending = b"\r\n"
+        else:
+            ending = self._ending()
+        self.begun = True
+        self.sent = size
+        date = b"" if template.has_date else self._context.date_line
+        if size <= _COPY_UP_TO:
+            self._sink.send(b"".join((template.prefix, date, ending, body)))
+        else:
+            self._sink.send_pair(b"".join((template.prefix, date, ending)), body)
+
+    def stream(self, result: Iterable[bytes]) -> None:
+        """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333)."""
+        for block in result:
+            # An empty block sends nothing, the head neither: the application may still change its mind.
+            if block or not isinstance(block, bytes):
+                self.write(block)
+                if self._bodiless:
+                    break
+        self.finish()
+
+    def file(self, wrapper: FileWrapper) -> bool:
+        """Hand a file to the kernel; False when it must be read here instead."""
+        template = self._template
+        if template is None or self.begun or template.bodiless or self._is_head or not self._context.sendfile:
+            return False
+        extent = wrapper.extent()
+        if extent is None:
+            return False
+        fd, offset, available = extent
+        if template.length < 0:
+            self._left = count = available
+            self._send_head(content_length(available) + self._ending())
+        else:
+            self._left = template.length
+            count = min(available, template.length)
+            self._send_head(self._ending())
+        if count:
+            self._sink.send_file(fd, offset, count)
+        self._left -= count
+        self.sent += count
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        """End the response: what has not been sent yet, the last chunk, the account of the declared length."""
+        if not self.begun:
+            template = self._template
+            if template is None:
+                raise AssertionError("the application did not call start_response()")
+            if template.length < 0 and not (template.bodiless or self._is_head):
+                self._send_head(content_length(0) + self._ending())
+                return
+            self._begin(b"")
+        if self._chunked:
+            self._sink.send(LAST_CHUNK)
+        elif self._left > 0:
+            # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
+            self.keep_alive = False
+            self._context.log.error(
+                "The application's body is %d bytes shorter than its Content-Length; the connection is closed.",
+                self._left,
+            )
+
+    def fail(self) -> None:
+        """Answer 500 if nothing has been sent; else end the connection so that the client can tell."""
+        if not self.begun:
+            self._template = None
+            self.start_response(_ERROR_STATUS, list(_ERROR_HEADERS))
+            self.whole(_ERROR_BODY)
+        else:
+            self.keep_alive = False
+            # Missing bytes or a missing last chunk tell the client by themselves; a body that the close
+            # ends does not: there the connection must be reset.
+            self.aborted = not self._chunked and self._left < 0 and not self._bodiless
+
+
+def run_app(app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response) -> BaseException | None:
+    """Call the application and send what it returns; ``close()`` of its result is called exactly once.
+
+    Returns:
+        What the application raised (it has got its 500 or the connection is marked to be closed), or
+        `ClientGone` when the client has left; None when all went well. Nothing the application does, not
+        even ``sys.exit()``, leaves this function as an exception.
+    """
+    result: Any = None
+    failure: BaseException | None = None
+    try:
+        result = app(environ, response.start_response)
+        kind = type(result)
+        if kind is list and len(result) == 1:
+            response.whole(result[0])
+            return None
+        if kind is tuple and len(result) == 1:
+            response.whole(result[0])
+        elif kind is bytes or kind is str:
+            raise TypeError(f"the application returned {kind.__name__}; return a list of bytes such as [body]")
+        elif kind is not FileWrapper or not response.file(result):
+            response.stream(result)
+    except BaseException as error:  # the boundary to the application: nothing may pass
+        failure = error
+        _failed(response, error)
+    if result is not None:
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            response._context.log.error("close() of the application's result raised", exc_info=error)
+            failure = failure or error
+    return failure
+
+
+def _failed(response: Response, error: BaseException) -> None:
+    if isinstance(error, ClientGone):
+        response.keep_alive = False
+        return
+    error.__traceback__ = _users_part(error.__traceback__)
+    try:
+        response.fail()
+    except ClientGone:
+        response.keep_alive = False
+
+
+def _users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Drop the frames of this file from the traceback's beginning: the user's own code is what helps."""
+    own = sys._getframe().f_code.co_filename
+    first = traceback
+    while first is not None and first.tb_frame.f_code.co_filename == own:
+        first = first.tb_next
+    return first or traceback
