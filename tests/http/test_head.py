@@ -36,7 +36,9 @@ ACCEPTED_LINES = [
 
 
 @pytest.mark.parametrize(("raw", "method", "path", "query", "protocol"), ACCEPTED_LINES)
-def test_request_lines_that_are_accepted(raw: bytes, method: str, path: str, query: str, protocol: str) -> None:
+def test_request_lines_that_are_accepted(
+    raw: bytes, method: str, path: str, query: str, protocol: str
+) -> None:
     line = parser().request_line(raw)
     environ = line.environ
     assert line.method == environ["REQUEST_METHOD"] == method
@@ -153,7 +155,10 @@ def block(raw: bytes, **limits: object):  # type: ignore[no-untyped-def]
         (b"Content-Length: 5\r\nContent-Length: 5\r\n", {"CONTENT_LENGTH": "5"}),
         (b"X_Y: forged\r\nX-Y: true\r\n", {"HTTP_X_Y": "true"}),
         (b"Content_Length: 5\r\n", {}),
-        (b"Upgrade: websocket\r\nConnection: upgrade\r\n", {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "upgrade"}),
+        (
+            b"Upgrade: websocket\r\nConnection: upgrade\r\n",
+            {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "upgrade"},
+        ),
     ],
 )
 def test_header_blocks_that_are_accepted(raw: bytes, environ: dict[str, str]) -> None:
@@ -211,7 +216,7 @@ def test_header_blocks_that_are_accepted(raw: bytes, environ: dict[str, str]) ->
         (b"Transfer-Encoding: gzip, chunked\r\n", 501),
         (b"Transfer-Encoding: identity\r\n", 501),
         (b"Transfer-Encoding: xchunked\r\n", 501),
-        (b"Transfer-Encoding: \"chunked\"\r\n", 501),
+        (b'Transfer-Encoding: "chunked"\r\n', 501),
         (b"Transfer-Encoding: chunked;q=1\r\n", 501),
         (b"Expect: 200-ok\r\n", 417),
         (b"Authorization: a\r\nAuthorization: b\r\n", 400),
@@ -227,7 +232,7 @@ def test_header_blocks_that_are_refused(raw: bytes, status: int) -> None:
 
 
 def test_limits_are_exact() -> None:
-    assert len(block(b"A: 1\r\n" * 100).fields) == 100
+    assert len(block(b"A: 1\r\n" * 100).fields()) == 100
     assert block(b"A: " + b"a" * 97 + b"\r\n", field_size=100).environ["HTTP_A"] == "a" * 97
     with pytest.raises(ProtocolError):
         block(b"A: " + b"a" * 98 + b"\r\n", field_size=100)

@@ -62,7 +62,13 @@ class Peer:
         raw = socket.socket.__mro__[1](fileno=ours.detach())
         base = {"SERVER_NAME": "s", "SERVER_PORT": "1", "wsgi.url_scheme": "http"}
         self.connection = Connection(
-            self.context, self.loop, raw, base, {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"}, b"192.0.2.1", False
+            self.context,
+            self.loop,
+            raw,
+            base,
+            {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"},
+            b"192.0.2.1",
+            False,
         )
 
     def feed(self, *pieces: bytes) -> None:
@@ -114,7 +120,9 @@ def peers() -> Iterator[Callable[..., Peer]]:
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     body = environ["wsgi.input"].read()
-    line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ.get('CONTENT_LENGTH')} ".encode() + body
+    line = (
+        f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ.get('CONTENT_LENGTH')} ".encode() + body
+    )
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [line]
 
@@ -179,7 +187,11 @@ def test_refusals_close_whatever_the_splits_and_nothing_runs_after_them(
 
     after = b"GET /after HTTP/1.1\r\nHost: h\r\n\r\n"
     step = 1 if len(raw) < 200 else 997
-    for pieces in ([raw + after], [raw, after], [raw[i : i + step] for i in range(0, len(raw), step)] + [after]):
+    for pieces in (
+        [raw + after],
+        [raw, after],
+        [raw[i : i + step] for i in range(0, len(raw), step)] + [after],
+    ):
         peer = peers(app)
         peer.feed(*pieces)
         got = peer.got()
@@ -191,7 +203,11 @@ def test_refusals_close_whatever_the_splits_and_nothing_runs_after_them(
 
 
 def test_an_unfinished_request_is_refused_when_the_client_has_ended(peers: Callable[..., Peer]) -> None:
-    for raw in (b"GET / HT", b"GET / HTTP/1.1\r\nHost: h\r\n", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel"):
+    for raw in (
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: h\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel",
+    ):
         peer = peers(echo)
         peer.feed(raw)
         peer.client.shutdown(socket.SHUT_WR)

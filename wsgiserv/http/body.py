@@ -37,7 +37,18 @@ class ChunkedDecoder:
         done: whether the body, trailers and all, has ended.
     """
 
-    __slots__ = ("_extensions", "_fields", "_left", "_pending", "_sink", "_state", "_trailer", "done", "length", "limits")
+    __slots__ = (
+        "_extensions",
+        "_fields",
+        "_left",
+        "_pending",
+        "_sink",
+        "_state",
+        "_trailer",
+        "done",
+        "length",
+        "limits",
+    )
 
     def __init__(
         self, sink: Callable[[bytes], object], limit: int, trailer_fields: int, trailer_size: int

@@ -15,7 +15,6 @@ __all__ = [
     "CHUNK_LINE",
     "DIGITS",
     "FIELD_LINE",
-    "HEADER_BLOCK",
     "HOST",
     "REQUEST_LINE",
     "RESPONSE_NAME",
@@ -39,7 +38,6 @@ REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]++) HTTP/([0
 # RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon
 # (§5.1: it has been used to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
 FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
-HEADER_BLOCK = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+")
 
 # What can never be part of a head, wherever the read boundary falls: a LF without its CR, a CR without
 # its LF (a CR that ends the data may still get it), NUL and the other controls but HTAB.
@@ -55,7 +53,8 @@ HOST = re.compile(
     rb"(?::[0-9]*+)?"
 )
 
-# RFC 9112 §7.1: chunk-size [ chunk-ext ]; chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
+# RFC 9112 §7.1: chunk-size [ chunk-ext ];
+# chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
 # 16 hexadecimal digits are 2**64 - 1: more can only be an attack.
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 CHUNK_LINE = re.compile(

@@ -9,12 +9,14 @@ line, the header block, and each header line of a block that is new. What is cac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.grammar import DIGITS, FIELD_LINE, HEADER_BLOCK, HOST, REQUEST_LINE
+from wsgiserv.http.grammar import DIGITS, FIELD_LINE, HOST, REQUEST_LINE
 
 __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 
@@ -43,6 +45,9 @@ _SINGLE: Final = frozenset(
 
 _CHUNKED: Final = -1
 
+# A checked header line: its CGI key, its value, and how the server itself reads it, if it does.
+_Field: TypeAlias = "tuple[str, str, Callable[[HeaderBlock, str], None] | None]"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLimits:
@@ -55,7 +60,8 @@ class HeadLimits:
         header_map: ``drop``, ``refuse`` or ``dangerous``: names with an underscore (``header_map``).
         forwarder_headers: names with an underscore, upper case, that a trusted peer may set
             (``forwarder_headers``).
-        secure_scheme_headers: upper-case field name to the value that means https (``secure_scheme_headers``).
+        secure_scheme_headers: upper-case field names and the values that mean https
+            (``secure_scheme_headers``).
         root_path: the prefix that is ``SCRIPT_NAME`` (``root_path``), without a slash at its end.
     """
 
@@ -111,12 +117,12 @@ class HeaderBlock:
         keep_alive: whether Connection lists ``keep-alive``.
         expect_continue: whether Expect is ``100-continue``.
         plain: no body, no Expect, no Connection field: the usual GET.
-        request_id: the value of X-Request-Id where it is usable as an id; to be believed of a trusted peer only.
+        request_id: the value of X-Request-Id where it is usable as an id; of a trusted peer only.
         secure: what the secure scheme headers say: True https, False not https, None absent; of a
             trusted peer only.
         contradictory: whether two secure scheme headers say different things.
         forwarder: the CGI keys of ``forwarder_headers``; of a trusted peer only.
-        fields: the lines as (name, value), in order, as they came; for hooks and tests.
+        raw: the block's bytes.
     """
 
     __slots__ = (
@@ -126,20 +132,19 @@ class HeaderBlock:
         "contradictory",
         "environ",
         "expect_continue",
-        "fields",
         "forwarder",
         "has_host",
         "keep_alive",
         "plain",
+        "raw",
         "request_id",
         "secure",
     )
 
     environ: dict[str, str]
-    fields: tuple[tuple[str, str], ...]
     forwarder: dict[str, str]
 
-    def __init__(self) -> None:
+    def __init__(self, raw: bytes) -> None:
         self.environ = {}
         self.content_length = 0
         self.chunked = False
@@ -152,7 +157,15 @@ class HeaderBlock:
         self.secure: bool | None = None
         self.contradictory = False
         self.forwarder = {}
-        self.fields = ()
+        self.raw = raw
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Return the lines as (name, value), in order, as they came; for hooks."""
+        found = []
+        for line in self.raw.decode("latin-1").split("\r\n")[:-1]:
+            name, _, value = line.partition(":")
+            found.append((name, value.strip(" \t")))
+        return found
 
 
 class HeadParser:
@@ -166,8 +179,10 @@ class HeadParser:
         self.limits = limits
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, HeaderBlock] = {}
-        self._fields: dict[bytes, tuple[str, str, str]] = {}
-        self._scheme_keys = {"HTTP_" + name.replace("-", "_"): value for name, value in limits.secure_scheme_headers}
+        self._fields: dict[bytes, _Field] = {}
+        self._scheme_keys = {
+            "HTTP_" + name.replace("-", "_"): value for name, value in limits.secure_scheme_headers
+        }
 
     def request_line(self, raw: bytes) -> RequestLine:
         """Parse a request line (RFC 9112 §3), or take it from the cache.
@@ -213,7 +228,7 @@ class HeadParser:
         return line
 
     def _split_root(self, path: str) -> tuple[str, str]:
-        """Return SCRIPT_NAME and PATH_INFO: the root path is taken off where the path has it, whole segments only."""
+        """Return SCRIPT_NAME and PATH_INFO: the root path is taken off a path that has it, as whole segments."""
         root = self.limits.root_path
         if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
             return root, path[len(root) :]
@@ -242,33 +257,21 @@ class HeadParser:
     def _parse_block(self, raw: bytes) -> HeaderBlock:
         limits = self.limits
         lines = raw.split(b"\r\n")
-        lines.pop()  # what follows the last CRLF
+        if lines.pop():
+            raise ProtocolError(400, "a header field does not end with CRLF")
         if len(lines) > limits.fields:
             raise ProtocolError(431, "more header fields than limit_request_fields")
-        if HEADER_BLOCK.fullmatch(raw) is None:
-            raise _blame(lines, limits)
         known = self._fields
-        block = HeaderBlock()
+        block = HeaderBlock(raw)
         environ = block.environ
-        framing: list[tuple[str, str]] = []
-        fields = []
         for line in lines:
-            entry = known.get(line)
-            if entry is None:
-                entry = self._parse_field(line)
-            key, value, name = entry
-            fields.append((name, value))
-            if not key:
-                self._untrusted_name(block, name, value)
-            elif key in _SPECIAL:
-                framing.append((key, value))
-            elif key in environ:
-                environ[key] = _join(key, environ[key], value)
-            else:
+            key, value, read = known.get(line) or self._parse_field(line)
+            if read is not None:
+                read(block, value)
+            elif key not in environ:
                 environ[key] = value
-        block.fields = tuple(fields)
-        for key, value in framing:
-            _SPECIAL[key](block, value)
+            else:
+                environ[key] = _join(key, environ[key], value)
         if block.chunked and "CONTENT_LENGTH" in environ:
             # RFC 9112 §6.1: the classic request smuggling. Never a fall-back to either length.
             raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
@@ -278,40 +281,40 @@ class HeadParser:
         block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
         return block
 
-    def _parse_field(self, line: bytes) -> tuple[str, str, str]:
-        """Return a line's CGI key ("" when its name is not to be mapped), its value and its name."""
+    def _parse_field(self, line: bytes) -> _Field:
+        """Check one header line and say what is done with it. A line that is known has been checked."""
         if len(line) > self.limits.field_size:
             raise ProtocolError(431, "header field larger than limit_request_field_size")
+        if FIELD_LINE.fullmatch(line) is None:
+            raise _blame(line)
         raw_name, _, raw_value = line.partition(b":")
-        name = raw_name.decode("ascii")
         # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain strip().
         value = raw_value.strip(b" \t").decode("latin-1")
-        upper = name.upper()
-        if "_" in upper and self.limits.header_map != "dangerous":
-            key = ""
-        elif upper in ("CONTENT-TYPE", "CONTENT-LENGTH"):
-            key = upper.replace("-", "_")
+        upper = raw_name.decode("ascii").upper()
+        if "_" in upper:
+            field = self._underscored(upper, value)
+        elif upper == "CONTENT-TYPE":
+            field = ("CONTENT_TYPE", value, None)
         else:
             key = "HTTP_" + upper.replace("-", "_")
-            if "_" in upper and key in _SPECIAL:
-                # Whatever header_map allows, "Transfer_Encoding" frames nothing: a proxy reads no framing in it.
-                key = ""
-        entry = (key, value, name)
+            field = (key, value, _OBEYED.get(key))
         if len(line) <= _LONGEST_LINE_KEPT:
             if len(self._fields) >= _CACHE_ENTRIES:
                 self._fields.clear()
-            self._fields[line] = entry
-        return entry
+            self._fields[line] = field
+        return field
 
-    def _untrusted_name(self, block: HeaderBlock, name: str, value: str) -> None:
+    def _underscored(self, upper: str, value: str) -> _Field:
         """A name with an underscore would shadow its dashed twin in the environ (puma CVE-2024-45614)."""
-        upper = name.upper()
         if upper in self.limits.forwarder_headers:
-            if upper in block.forwarder:
-                raise ProtocolError(400, "repeated forwarder header")
-            block.forwarder[upper] = value
-        elif self.limits.header_map == "refuse":
+            return upper, value, partial(_read_forwarder, upper)
+        key = "HTTP_" + upper.replace("-", "_")
+        if self.limits.header_map == "refuse":
             raise ProtocolError(400, "header field name with an underscore")
+        # Even where they are let in, "Transfer_Encoding" frames nothing: a proxy reads no framing in it.
+        if self.limits.header_map == "dangerous" and key not in _OBEYED:
+            return key, value, None
+        return upper, value, _drop
 
     def _read_scheme(self, block: HeaderBlock) -> None:
         for key, expected in self._scheme_keys.items():
@@ -324,19 +327,14 @@ class HeadParser:
             block.secure = secure
 
 
-def _blame(lines: list[bytes], limits: HeadLimits) -> ProtocolError:
-    """Say what is wrong with a block that does not match the grammar. Off the usual way."""
-    for line in lines:
-        if len(line) > limits.field_size:
-            return ProtocolError(431, "header field larger than limit_request_field_size")
-        if FIELD_LINE.fullmatch(line) is None:
-            if line[:1] in (b" ", b"\t"):
-                return ProtocolError(400, "obsolete line folding in a header field")
-            name, colon, _ = line.partition(b":")
-            if colon and name.rstrip(b" \t") != name:
-                return ProtocolError(400, "white space between a header field's name and its colon")
-            return ProtocolError(400, "malformed header field")
-    return ProtocolError(400, "malformed header block")
+def _blame(line: bytes) -> ProtocolError:
+    """Say what is wrong with a line that is no field line. Off the usual way."""
+    if line[:1] in (b" ", b"\t"):
+        return ProtocolError(400, "obsolete line folding in a header field")
+    name, colon, _ = line.partition(b":")
+    if colon and name.rstrip(b" \t") != name:
+        return ProtocolError(400, "white space between a header field's name and its colon")
+    return ProtocolError(400, "malformed header field")
 
 
 def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | None]:
@@ -359,7 +357,8 @@ def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | Non
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise ProtocolError(400, "malformed request target")
-    cut = min((position for position in (rest.find(b"/"), rest.find(b"?")) if position >= 0), default=len(rest))
+    found = [position for position in (rest.find(b"/"), rest.find(b"?")) if position >= 0]
+    cut = min(found, default=len(rest))
     authority, rest = rest[:cut], rest[cut:]
     # An http URI with an empty host is invalid (RFC 9110 §4.2.1); HOST refuses userinfo (§4.2.4).
     if not authority or authority.startswith(b":") or HOST.fullmatch(authority) is None:
@@ -445,10 +444,20 @@ def _read_expect(block: HeaderBlock, value: str) -> None:
     block.environ["HTTP_EXPECT"] = value
 
 
+def _read_forwarder(name: str, block: HeaderBlock, value: str) -> None:
+    if name in block.forwarder:
+        raise ProtocolError(400, "repeated forwarder header")
+    block.forwarder[name] = value
+
+
+def _drop(block: HeaderBlock, value: str) -> None:
+    """A field that is not mapped into the environ."""
+
+
 # The fields that the server itself obeys.
-_SPECIAL: Final = {
+_OBEYED: Final = {
     "HTTP_HOST": _read_host,
-    "CONTENT_LENGTH": _read_content_length,
+    "HTTP_CONTENT_LENGTH": _read_content_length,
     "HTTP_TRANSFER_ENCODING": _read_transfer_encoding,
     "HTTP_CONNECTION": _read_connection,
     "HTTP_EXPECT": _read_expect,

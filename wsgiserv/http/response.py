@@ -58,7 +58,7 @@ _LONGEST_HEAD_KEPT: Final = 4096
 
 
 def date_line(now: float) -> bytes:
-    """Return the Date header line for ``now`` (seconds since the epoch) as an IMF-fixdate (RFC 9110 §5.6.7)."""
+    """Return the Date line for ``now`` (seconds since the epoch), an IMF-fixdate (RFC 9110 §5.6.7)."""
     return f"Date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
 
 
@@ -112,7 +112,9 @@ class HeadTemplates:
     def _make(self, status: str, headers: list[tuple[str, str]]) -> HeadTemplate:
         code = _status_code(status)
         if not isinstance(headers, (list, tuple)):
-            raise TypeError(f"response headers must be a list of (name, value) tuples, not {type(headers).__name__}")
+            raise TypeError(
+                f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}"
+            )
         bodiless = code < 200 or code == 204 or code == 304
         length = -1
         has_date = has_server = False
@@ -169,7 +171,7 @@ def _checked(header: object) -> tuple[str, str]:
         raise ValueError(f"malformed response header name {name!r}")
     if RESPONSE_VALUE.fullmatch(value) is None:
         # A CR or LF here would let the value write headers of its own (gunicorn CVE-2018-1000164).
-        raise ValueError(f"the value of response header {name} has a control character or is not latin-1: {value!r}")
+        raise ValueError(f"response header {name} has a control character or is not latin-1: {value!r}")
     lower = name.lower()
     if lower in _HOP_BY_HOP:
         raise ValueError(f"the application set {name}, a hop-by-hop header, which is the server's (PEP 3333)")

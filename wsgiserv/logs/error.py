@@ -15,13 +15,13 @@ import logging
 import os
 import sys
 from _thread import get_ident
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from os import dup2
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_keeping_lines
-from wsgiserv.logs.logconfig import ERROR_NAMES, Named, apply_logconfig
+from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.output import Output, Owner
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class _Opened:
     """What the last `open_error_log` set up in this process."""
 
     handler: _ErrorLogHandler | None = None
+    handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: _Capture | None = None
     access: logging.Logger | None = None
 
@@ -206,12 +207,18 @@ def open_error_log(settings: Settings) -> logging.Logger:
     handler = _ErrorLogHandler(output)
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     level = logging.getLevelName(settings.loglevel.upper())
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (ours, borrowed)]
+    loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    if _opened.access:
+        _opened.access.handlers.clear()  # the earlier configuration's, which may name it no more
+    # What a configuration file or a hook has added itself (Sentry, say) stays, and serves both names.
+    added = [h for h in ours.handlers + borrowed.handlers if h not in _opened.handlers]
+    ours.handlers[:] = [handler, *dict.fromkeys(added)]
+    ours.filters[:] = dict.fromkeys(ours.filters + borrowed.filters)
+    borrowed.handlers, borrowed.filters = ours.handlers, ours.filters
     for logger in (ours, borrowed):
         logger.setLevel(level if isinstance(level, int) else logging.INFO)
         logger.propagate = False
-        # In place: an application may hold this very list (app.logger.handlers = gunicorn's)
-        logger.handlers[:] = [handler]
     try:
         named = apply_logconfig(settings)
     except ConfigError:
@@ -221,7 +228,18 @@ def open_error_log(settings: Settings) -> logging.Logger:
             logger.propagate = propagate
         output.close()
         raise
-    _share(named, ours, borrowed, handler)
+    _opened.handlers = [handler]
+    if named.error:
+        if not named.error.handlers and not named.error.propagate:
+            ours.addHandler(handler)  # the configuration has set the level only
+        _opened.handlers = [handler, *ours.handlers]
+        for logger in (ours, borrowed):
+            logger.setLevel(named.error.level)
+            logger.propagate = named.error.propagate
+    for logger, handlers, _, _ in before:
+        for old in handlers:
+            if old not in logger.handlers:
+                old.close()  # a file handler that is still used elsewhere opens its file again
     _opened.handler, _opened.access, _opened.capture = handler, named.access, None
     if old_capture:
         old_capture.detach()
@@ -229,6 +247,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
         _opened.capture = _Capture(output.fd)
     if old_handler:
         old_handler.output.close()
+        old_handler.output = output  # for whoever still holds it: its descriptor may be a socket soon
     return ours
 
 
@@ -250,22 +269,6 @@ def cannot_open(setting: str, path: str, error: OSError) -> ConfigError:
     else:
         advice = f"Expected '-' or a file that user id {os.geteuid()} may write."
     return ConfigError(f"{setting} = {path!r}: cannot open the file: {error.strerror}. {advice}")
-
-
-def _share(named: Named, ours: logging.Logger, borrowed: logging.Logger, handler: logging.Handler) -> None:
-    """Give both names of the error log what the logging configuration gave to one of them."""
-    chosen = named.error
-    if chosen is None:
-        for logger in (ours, borrowed):
-            logger.handlers[:] = [handler]
-        return
-    if not chosen.handlers and not chosen.propagate:
-        chosen.handlers[:] = [handler]  # only its level was set
-    other = borrowed if chosen is ours else ours
-    if other.handlers == [handler]:
-        other.handlers[:] = chosen.handlers
-        other.setLevel(chosen.level)
-        other.propagate = chosen.propagate
 
 
 def access_logger() -> logging.Logger | None:

@@ -93,6 +93,8 @@ def _apply_json(path: str) -> Named:
 def _apply_dict(where: str, config: dict[str, Any]) -> Named:
     whole = copy.deepcopy(_DEFAULTS) | config
     try:
+        for part in ("handlers", "formatters"):
+            whole[part] = copy.deepcopy(_DEFAULTS[part]) | (config.get(part) or {})
         logging.config.dictConfig(whole)
     except Exception as error:  # dictConfig runs whatever classes the dictionary names
         raise ConfigError(f"{where}: {_reason(error)}.") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from os import _exit, close, dup2, fork, isatty, pipe, read, setsid, umask, waitpid, write
+from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid, write
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
@@ -88,20 +88,16 @@ def _await_outcome(fd: int) -> NoReturn:
     raise _ERRORS.get(outcome["error"], BootError)(outcome["message"])
 
 
-def silence_standard_streams(*, keep_output: bool, keep_redirected: bool) -> None:
+def silence_standard_streams(*, keep_output: bool) -> None:
     """Point the standard descriptors to the null device.
 
     Args:
         keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
-        keep_redirected: leave 1 and 2 alone where they are not a terminal (`enable_stdio_inheritance`).
     """
     sys.stdout.flush()
     sys.stderr.flush()
     null = os.open(os.devnull, os.O_RDWR)
-    dup2(null, 0)
-    for fd in (1, 2):
-        if keep_output or (keep_redirected and not isatty(fd)):
-            continue
+    for fd in (0,) if keep_output else (0, 1, 2):
         dup2(null, fd)
     if null > 2:
         close(null)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import logging
 import struct
+from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,11 +32,10 @@ from socket import MSG_DONTWAIT, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from _socket import socket as RawSocket
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.grammar import STRAY
-from wsgiserv.http.head import HeadLimits, HeadParser, HeaderBlock, RequestLine
+from wsgiserv.http.head import HeaderBlock, HeadLimits, HeadParser, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.escape import escape
@@ -204,7 +204,7 @@ class Connection:
         interest: what the loop watches for now; kept by the loop.
     """
 
-    __slots__ = (
+    __slots__ = (  # noqa: RUF023 - grouped by lifetime
         # shared by all connections of the worker
         "base",
         "context",
@@ -381,7 +381,9 @@ class Connection:
         if first >= 0 and first + 1 >= seen:
             self._line = self.context.parser.request_line(bytes(buffer[:first]))
         if len(buffer) > self.context.longest_head:
-            raise ProtocolError(431, "header fields larger than limit_request_fields times limit_request_field_size")
+            raise ProtocolError(
+                431, "header fields larger than limit_request_fields times limit_request_field_size"
+            )
         if first >= 0 and len(buffer) - buffer.rfind(b"\r\n") - 2 > limits.field_size + 1:
             raise ProtocolError(431, "header field larger than limit_request_field_size")
 
@@ -461,7 +463,9 @@ class Connection:
         assert line is not None
         assert block is not None
         started = monotonic()
-        request_id = (block.request_id if self.trusted else None) or f"{context.id_prefix}{next(context.serial):012x}"
+        request_id = (
+            block.request_id if self.trusted else None
+        ) or f"{context.id_prefix}{next(context.serial):012x}"
         try:
             body = self._body
             environ = {

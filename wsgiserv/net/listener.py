@@ -149,7 +149,9 @@ def open_listeners(
                 listener = _open(spec, settings, secure)
                 opened.append(listener)
             elif not listener.inherited:
-                listener.sock.listen(settings.backlog)  # the backlog may have changed; listen(2) is repeatable
+                listener.sock.listen(
+                    settings.backlog
+                )  # the backlog may have changed; listen(2) is repeatable
             listeners.append(listener)
     except BaseException:
         for listener in opened:
@@ -204,7 +206,9 @@ def _open_tcp(spec: str, address: Address, settings: ListenerSettings, secure: b
 def _share_port(sock: socket, spec: str) -> None:
     option = getattr(socket_constants, "SO_REUSEPORT", None)
     if option is None:
-        raise ConfigError(f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out.")
+        raise ConfigError(
+            f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
+        )
     sock.setsockopt(SOL_SOCKET, option, 1)
 
 
@@ -335,7 +339,9 @@ def _make_way(spec: str, path: str) -> None:
 def _unix_in_use(spec: str, path: str) -> ConfigError:
     holder = unix_holder(path)
     by = f"{holder} listens there" if holder else "another server listens there"
-    return ConfigError(f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path.")
+    return ConfigError(
+        f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path."
+    )
 
 
 def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
@@ -359,7 +365,9 @@ def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
 
 
 def _inherit(fd: int, spec: str, secure: bool) -> Listener:
-    expected = "Expected a stream socket that listens, opened by the parent process (systemd, circus, a test)."
+    expected = (
+        "Expected a stream socket that listens, opened by the parent process (systemd, circus, a test)."
+    )
     try:
         is_socket = stat.S_ISSOCK(fstat(fd).st_mode)
     except OSError as error:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from _socket import socket as RawSocket
 from collections import deque
 from typing import IO, Final
-
-from _socket import socket as RawSocket
 
 __all__ = ["MEMORY_BYTES", "Outbox"]
 
@@ -63,9 +62,12 @@ class Outbox:
         size = len(view)
         last = self._items[-1] if self._items else None
         spooling = isinstance(last, _FileRange) and not last.owned
-        if (spooling or self._memory + size > MEMORY_BYTES) and self._spool_end + size <= _MOST_SPOOLED:
-            if self._write_spool(view, last if spooling else None):
-                return True
+        if (
+            (spooling or self._memory + size > MEMORY_BYTES)
+            and self._spool_end + size <= _MOST_SPOOLED
+            and self._write_spool(view, last if spooling else None)
+        ):
+            return True
         self._items.append(view)
         self._memory += size
         return self._memory <= MEMORY_BYTES

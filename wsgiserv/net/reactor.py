@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import selectors
+from _socket import socket as RawSocket
 from collections import deque
 from collections.abc import Callable, Sequence
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
@@ -16,7 +17,6 @@ from socket import getdefaulttimeout
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from _socket import socket as RawSocket
 from wsgiserv.net.connection import NONE, READ, UNWATCHED, WRITE, Connection
 from wsgiserv.net.listener import Listener
 

@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import traceback
+from _socket import socket as RawSocket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from os import getpid, kill
@@ -23,7 +24,6 @@ from time import monotonic, time
 from types import FrameType
 from typing import Any, ClassVar, Final
 
-from _socket import socket as RawSocket
 from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
@@ -113,7 +113,7 @@ class Worker(ABC):
         """Requests answered (gunicorn's name)."""
         return self.context.answered
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
         """Called in the new process before anything of the application is imported (monkey patching)."""
 
     def load(self) -> None:
@@ -255,7 +255,9 @@ class Worker(ABC):
         """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""
         self.aborted = True
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        self.log.critical("worker %d was silent for %s s and is aborted; it was here:\n%s", self.pid, self.timeout, stack)
+        self.log.critical(
+            "worker %d was silent for %s s and is aborted; it was here:\n%s", self.pid, self.timeout, stack
+        )
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         if self.context.access is not None:
             self.context.access.flush()

@@ -37,10 +37,11 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
         self.connection = connection
 
     def _run(self) -> None:
-        hub = get_hub()
-        idle = self._worker.idle
+        hub, worker = get_hub(), self._worker
+        idle = worker.idle
         while True:
             self.connection.run(self._cell)
+            worker.turn_soon()
             idle.append(self)
             hub.switch()
 
@@ -54,6 +55,9 @@ class GeventWorker(ReactorWorker):
         super().__init__(boot)
         self.idle: list[_Pooled] = []
         self._started = 0
+        self._is_turning = False
+        self._will_turn = False
+        self._hub_loop: Any = None
         self.run_request = self._run_in_greenlet
         self._done: Any = None
 
@@ -77,6 +81,7 @@ class GeventWorker(ReactorWorker):
         """Let the hub run until the worker has left."""
         self.loop.wait_writable = self._wait_writable
         hub = get_hub()
+        self._hub_loop = hub.loop
         self._done = gevent.event.Event()
         self.start()
         watcher = hub.loop.io(self.reactor.poller.fileno(), _READABLE)
@@ -93,14 +98,29 @@ class GeventWorker(ReactorWorker):
 
     def _turn(self) -> None:
         """One turn of the reactor, in the hub: nothing here waits."""
+        self._is_turning = True
         try:
             self.turn(0.0)
         except Exception:  # in the hub nobody else would log it, and the server must go on
             self.log.exception("the gevent worker's loop failed")
+        self._is_turning = False
         if self.is_done:
             self._done.set()
         elif self.reactor.waiting:
-            get_hub().loop.run_callback(self._turn)
+            self.turn_soon()
+
+    def turn_soon(self) -> None:
+        """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
+
+        A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
+        """
+        if not (self._is_turning or self._will_turn):
+            self._will_turn = True
+            self._hub_loop.run_callback(self._turn_now)
+
+    def _turn_now(self) -> None:
+        self._will_turn = False
+        self._turn()
 
     def _wait_writable(self, connection: Connection) -> bool:
         """Let the greenlet that produces a response wait for its client."""

@@ -57,7 +57,9 @@ class ReactorWorker(Worker):
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do, or no time to do it."""
-        return self.leave_now or (self.retiring and (not self.reactor.connections or monotonic() > self.leave_by))
+        return self.leave_now or (
+            self.retiring and (not self.reactor.connections or monotonic() > self.leave_by)
+        )
 
     def turn(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s`` seconds for something to do, and do all that is there to do now."""

@@ -26,14 +26,16 @@ PostRequest = Callable[[Connection, dict[str, Any], Response], object]
 class HookRequest:
     """A request with the attributes of gunicorn's: method, uri, path, query, fragment, version, headers, scheme."""
 
-    def __init__(self, line: RequestLine, block: HeaderBlock, environ: dict[str, Any], peer: dict[str, str]) -> None:
+    def __init__(
+        self, line: RequestLine, block: HeaderBlock, environ: dict[str, Any], peer: dict[str, str]
+    ) -> None:
         self.method = line.method
         self.uri = line.environ["RAW_URI"]
         self.path = self.uri.partition("?")[0]
         self.query = line.environ["QUERY_STRING"]
         self.fragment = ""
         self.version = (1, 1 if line.http11 else 0)
-        self.headers = [(name.upper(), value) for name, value in block.fields]
+        self.headers = [(name.upper(), value) for name, value in block.fields()]
         self.trailers: list[tuple[str, str]] = []
         self.scheme = environ["wsgi.url_scheme"]
         self.body = environ["wsgi.input"]
@@ -77,7 +79,9 @@ def request_hooks(
 
     def after(connection: Connection, environ: dict[str, Any], response: Response) -> None:
         request = _request(connection, environ)
-        call_hook(log, "post_request", post, *(worker, request, environ, HookResponse(request, response))[:wanted])
+        call_hook(
+            log, "post_request", post, *(worker, request, environ, HookResponse(request, response))[:wanted]
+        )
 
     return (before if pre is not None else None), after
 

@@ -67,6 +67,8 @@ class ThreadsWorker(ReactorWorker):
             except Exception:  # a fault of ours must not cost the thread
                 self.log.exception("the request of %s failed in the server", connection.name)
                 connection.close()
+            if self.context.access is not None:
+                self.context.access.flush()  # the leader may sleep for a second
             if self.retiring:
                 self._wake()
 

@@ -85,7 +85,9 @@ def _forward(environ: dict[str, Any], name: str, value: str) -> None:
             environ["PATH_INFO"] = path[len(value) :]
 
 
-def refused_environ(line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]) -> dict[str, Any]:
+def refused_environ(
+    line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]
+) -> dict[str, Any]:
     """Return what is known of a refused request, for the access log."""
     environ: dict[str, Any] = dict(peer)
     if line is not None:

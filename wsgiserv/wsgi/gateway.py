@@ -37,7 +37,7 @@ _ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
 _ERROR_BODY = b"500 Internal Server Error\n"
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+class ClientGone(Exception):
     """The client has closed the connection: nothing more can be sent. Raised by a `Sink`."""
 
 
@@ -108,7 +108,9 @@ class Response:
         "status",
     )
 
-    def __init__(self, sink: Sink, context: GatewayContext, http11: bool, is_head: bool, keep_alive: bool) -> None:
+    def __init__(
+        self, sink: Sink, context: GatewayContext, http11: bool, is_head: bool, keep_alive: bool
+    ) -> None:
         self._sink = sink
         self._context = context
         self._http11 = http11
@@ -244,7 +246,13 @@ class Response:
         template = self._template
         if template is None or type(body) is not bytes or self.begun or template.bodiless or self._is_head:
             # Not the usual way: HEAD keeps the length that GET would have had (RFC 9110 §9.3.2).
-            if self._is_head and template is not None and template.length < 0 and not template.bodiless and body:
+            if (
+                self._is_head
+                and template is not None
+                and template.length < 0
+                and not template.bodiless
+                and body
+            ):
                 self._send_head(content_length(len(body)) + self._ending())
             else:
                 self.write(body)
@@ -335,7 +343,9 @@ class Response:
             self.aborted = not self._chunked and self._left < 0 and not self._bodiless
 
 
-def run_app(app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response) -> BaseException | None:
+def run_app(
+    app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response
+) -> BaseException | None:
     """Call the application and send what it returns; ``close()`` of its result is called exactly once.
 
     Returns:
@@ -354,7 +364,9 @@ def run_app(app: Callable[..., Iterable[bytes]], environ: dict[str, Any], respon
         if kind is tuple and len(result) == 1:
             response.whole(result[0])
         elif kind is bytes or kind is str:
-            raise TypeError(f"the application returned {kind.__name__}; return a list of bytes such as [body]")
+            raise TypeError(
+                f"the application returned {kind.__name__}; return a list of bytes such as [body]"
+            )
         elif kind is not FileWrapper or not response.file(result):
             response.stream(result)
     except BaseException as error:  # the boundary to the application: nothing may pass

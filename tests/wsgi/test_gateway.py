@@ -1,0 +1,315 @@
+"""The gateway against PEP 3333 and RFC 9112 §6, without sockets."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from wsgiserv.http.response import date_line
+from wsgiserv.wsgi.filewrapper import FileWrapper
+from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
+
+
+class Wire:
+    """A sink that keeps what it gets; ``gone_after`` bytes the client leaves."""
+
+    def __init__(self, gone_after: int = sys.maxsize) -> None:
+        self.data = b""
+        self.sends = 0
+        self.left = gone_after
+
+    def send(self, data: bytes) -> None:
+        self.sends += 1
+        self.left -= len(data)
+        if self.left < 0:
+            raise ClientGone
+        self.data += data
+
+    def send_pair(self, head: bytes, body: bytes) -> None:
+        self.send(head + body)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        self.send(os.pread(fd, count, offset))
+
+    @property
+    def head(self) -> bytes:
+        return self.data.partition(b"\r\n\r\n")[0]
+
+    @property
+    def body(self) -> bytes:
+        return self.data.partition(b"\r\n\r\n")[2]
+
+
+def call(
+    app: Callable[..., Any],
+    *,
+    http11: bool = True,
+    is_head: bool = False,
+    keep_alive: bool = True,
+    wire: Wire | None = None,
+) -> tuple[Wire, Response, BaseException | None]:
+    wire = wire or Wire()
+    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    response = Response(wire, context, http11, is_head, keep_alive)
+    return wire, response, run_app(app, {}, response)
+
+
+def answering(
+    result: Any, headers: list[tuple[str, str]] | None = None, status: str = "200 OK"
+) -> Callable[..., Any]:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response(status, list(headers or []))
+        return result
+
+    return app
+
+
+def test_a_single_block_gets_its_length_and_leaves_in_one_send() -> None:
+    wire, response, failure = call(answering([b"hello"]))
+    assert wire.head.endswith(b"\r\nContent-Length: 5")
+    assert wire.body == b"hello"
+    assert (wire.sends, response.sent, response.keep_alive, failure) == (1, 5, True, None)
+    assert wire.head.count(b"\r\nDate: ") == wire.head.count(b"\r\nServer: ") == 1
+
+
+def test_a_tuple_of_one_block_is_a_single_block_too() -> None:
+    assert b"Content-Length: 5" in call(answering((b"hello",)))[0].head
+
+
+def test_several_blocks_are_chunked_for_1_1_and_end_with_the_close_for_1_0() -> None:
+    wire, response, _ = call(answering([b"ab", b"", b"c"]))
+    assert b"\r\nTransfer-Encoding: chunked" in wire.head
+    assert wire.body == b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+    assert response.keep_alive
+    wire, response, _ = call(answering([b"ab", b"c"]), http11=False)
+    assert b"Transfer-Encoding" not in wire.head
+    assert b"\r\nConnection: close" in wire.head
+    assert wire.body == b"abc"
+    assert not response.keep_alive
+
+
+def test_each_block_is_sent_before_the_next_is_asked_for() -> None:
+    wire = Wire()
+
+    def blocks() -> Iterator[bytes]:
+        yield b"one"
+        assert wire.body == b"3\r\none\r\n"
+        yield b"two"
+        assert wire.body.endswith(b"3\r\ntwo\r\n")
+
+    assert call(answering(blocks()), wire=wire)[2] is None
+
+
+def test_an_empty_result_has_length_zero() -> None:
+    for result in ([], [b""], iter(())):
+        wire, _, failure = call(answering(result))
+        assert b"\r\nContent-Length: 0" in wire.head
+        assert wire.body == b""
+        assert failure is None
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_statuses_without_a_body_send_none(status: str) -> None:
+    for result in ([b"hello"], iter([b"hello", b"x"]), []):
+        wire, response, failure = call(answering(result, status=status))
+        assert wire.body == b""
+        assert b"Content-Length" not in wire.head
+        assert b"Transfer-Encoding" not in wire.head
+        assert response.keep_alive
+        assert failure is None
+
+
+def test_head_sends_no_body_and_keeps_the_length_that_get_would_have() -> None:
+    assert call(answering([b"hello"]), is_head=True)[0].data.endswith(b"Content-Length: 5\r\n\r\n")
+    wire = call(answering([b""], [("Content-Length", "5")]), is_head=True)[0]
+    assert wire.head.count(b"Content-Length: 5") == 1
+    assert wire.body == b""
+    assert call(answering(iter([b"a", b"b"])), is_head=True)[0].body == b""
+    assert b"Content-Length" not in call(answering([b""]), is_head=True)[0].head
+
+
+def test_a_body_longer_than_its_length_is_cut() -> None:
+    for result in ([b"hello world"], iter([b"hel", b"lo wor", b"ld"])):
+        wire, response, _ = call(answering(result, [("Content-Length", "5")]))
+        assert wire.body == b"hello"
+        assert response.sent == 5
+
+
+def test_a_body_shorter_than_its_length_closes_the_connection() -> None:
+    for result in ([b"hel"], iter([b"h", b"el"]), []):
+        _, response, _ = call(answering(result, [("Content-Length", "5")]))
+        assert not response.keep_alive
+
+
+def test_write_comes_before_the_result() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [("Content-Length", "6")])
+        write(b"one")
+        return [b"two"]
+
+    wire, response, failure = call(app)
+    assert (wire.body, response.keep_alive, failure) == (b"onetwo", True, None)
+
+
+def test_a_generator_may_call_start_response_late() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield b""
+        start_response("201 Created", [])
+        yield b"x"
+
+    assert call(app)[0].head.startswith(b"HTTP/1.1 201 Created\r\n")
+
+
+class Boom(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Boom(), GeneratorExit()]
+)
+def test_whatever_the_application_raises_costs_one_500(error: BaseException) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        raise error
+
+    wire, response, failure = call(app)
+    assert wire.head.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert failure is error
+    assert response.keep_alive
+    assert failure.__traceback__ is not None
+    assert failure.__traceback__.tb_frame.f_code.co_name == "app"  # the user's own frames only
+
+
+@pytest.mark.parametrize(
+    "result", [None, 5, b"bytes", "str", ["str"], [None], [5], iter(["str"]), [bytearray(b"x")]]
+)
+def test_nonsense_is_a_500(result: Any) -> None:
+    wire, _, failure = call(answering(result))
+    assert wire.head.startswith(b"HTTP/1.1 500 ")
+    assert isinstance(failure, TypeError)
+
+
+def test_no_start_response_is_a_500() -> None:
+    for result in ([b"x"], [], iter([b"x"]), [b"x", b"y"]):
+        wire, _, failure = call(lambda environ, start_response, result=result: result)
+        assert wire.head.startswith(b"HTTP/1.1 500 ")
+        assert failure is not None
+
+
+def test_start_response_twice_needs_exc_info() -> None:
+    def twice(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        start_response("200 OK", [])
+        return [b""]
+
+    assert call(twice)[0].head.startswith(b"HTTP/1.1 500 ")
+
+    def recovering(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("X", "1")])
+        try:
+            raise ValueError("late")
+        except ValueError:
+            start_response("503 Oops", [("Y", "2")], sys.exc_info())
+        return [b"sorry"]
+
+    wire, _, failure = call(recovering)
+    assert wire.head.startswith(b"HTTP/1.1 503 Oops\r\n")
+    assert b"X: 1" not in wire.head
+    assert failure is None
+
+
+def test_exc_info_after_the_head_is_raised_again_and_the_client_can_tell() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"begun"
+        try:
+            raise ValueError("late")
+        except ValueError:
+            start_response("500 Late", [], sys.exc_info())
+        yield b"never"
+
+    wire, response, failure = call(app)
+    assert isinstance(failure, ValueError)
+    assert not wire.body.endswith(b"0\r\n\r\n")
+    assert b"never" not in wire.body
+    assert not response.keep_alive
+    wire, response, _ = call(app, http11=False)
+    assert response.aborted  # only a reset tells a client of a body that the close ends
+
+
+class Closing:
+    def __init__(self, blocks: list[Any], close_error: BaseException | None = None) -> None:
+        self.blocks = iter(blocks)
+        self.closed = 0
+        self.error = close_error
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.blocks
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.error:
+            raise self.error
+
+
+def test_close_is_called_exactly_once_whatever_happens() -> None:
+    for result, wire in (
+        (Closing([b"a", b"b"]), Wire()),
+        (Closing([]), Wire()),
+        (Closing(["bad"]), Wire()),
+        (Closing([b"a" * 1000, b"b" * 1000]), Wire(gone_after=1100)),
+        (Closing([b"a"], ValueError("in close")), Wire()),
+        (Closing([b"a"], SystemExit(1)), Wire()),
+    ):
+        call(answering(result), wire=wire)
+        assert result.closed == 1
+    head = Closing([b"a", b"b"])
+    call(answering(head), is_head=True)
+    assert head.closed == 1
+
+
+def test_a_client_that_leaves_is_not_the_applications_fault() -> None:
+    _, response, failure = call(answering(iter([b"a" * 1000, b"b"])), wire=Wire(gone_after=10))
+    assert isinstance(failure, ClientGone)
+    assert not response.keep_alive
+
+
+def test_invalid_headers_raise_into_the_application_and_never_reach_the_wire() -> None:
+    wire, _, failure = call(answering([b"x"], [("X", "a\r\nSet-Cookie: b")]))
+    assert wire.head.startswith(b"HTTP/1.1 500 ")
+    assert b"Set-Cookie" not in wire.data
+    assert isinstance(failure, ValueError)
+
+
+def test_a_file_is_handed_to_the_kernel_from_where_its_reader_stands(tmp_path: Any) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    for headers, expected, keep in (
+        ([], b"456789", True),
+        ([("Content-Length", "3")], b"456", True),
+        ([("Content-Length", "9")], b"456789", False),
+    ):
+        with path.open("rb") as file:
+            file.read(4)
+            wire, response, failure = call(answering(FileWrapper(file), headers))
+            assert file.closed
+        assert wire.body == expected
+        assert response.keep_alive is keep
+        assert failure is None
+        assert b"Transfer-Encoding" not in wire.head
+
+
+def test_a_file_that_is_none_is_read() -> None:
+    wire, _, failure = call(answering(FileWrapper(io.BytesIO(b"abc"))))
+    assert wire.body == b"3\r\nabc\r\n0\r\n\r\n"
+    assert failure is None
+
+
+def test_an_announced_close_is_in_the_head() -> None:
+    for result in ([b"x"], iter([b"x"]), []):
+        assert b"\r\nConnection: close" in call(answering(result), keep_alive=False)[0].head

@@ -1,0 +1,122 @@
+"""The fork: from a generation's values to a worker's process.
+
+Owns: the pipes of a worker, the fork itself, what the child does before `worker_main`.
+Must not know: when and why a worker is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from os import close, fork, getpid, pipe
+from typing import Any
+
+from setproctitle import setproctitle
+
+from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.signalqueue import SignalQueue
+
+__all__ = ["WorkerBorn", "be_worker", "fork_worker", "set_title"]
+
+
+class WorkerBorn(BaseException):
+    """Raised in the child, to leave the master's loop behind: `Master.run` catches it and becomes the worker.
+
+    A BaseException, so that no handler of the master's takes it for an error.
+    """
+
+    def __init__(self, boot: WorkerBoot) -> None:
+        super().__init__()
+        self.boot = boot
+
+
+def fork_worker(
+    handle: Handle,
+    generation: Generation,
+    *,
+    signals: SignalQueue,
+    lifeline: tuple[int, int],
+    siblings: Iterable[Handle],
+    close_others: Callable[[], None],
+    master_pid: int,
+    log: logging.Logger,
+    server: Any,
+) -> None:
+    """Fork ``handle``'s process and give it its pid, slot and pipe. Raises OSError when the system would not.
+
+    Args:
+        handle: the worker to be; without a process.
+        generation: what it serves with.
+        signals: the master's; the child leaves them.
+        lifeline: read and write end; the child closes the write end.
+        siblings: the other workers, whose pipes the child closes.
+        close_others: closes, in the child, what else belongs to the master.
+        master_pid, log, server: see `WorkerBoot`.
+
+    In the child raises WorkerBorn.
+    """
+    reader, writer = pipe()
+    slot = generation.pool.take()
+    # Text that waits in a buffer would be written twice.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, broken, closed
+            pass
+    try:
+        with signals.held():
+            pid = fork()
+            if pid == 0:
+                signals.leave()
+    except OSError:
+        close(reader)
+        close(writer)
+        generation.pool.give_back(slot)
+        raise
+    if pid:
+        close(writer)
+        handle.pid = pid
+        handle.slot = slot
+        handle.reader = ReadinessReader(reader)
+        return
+    close(reader)
+    close(lifeline[1])
+    for sibling in siblings:
+        if sibling.reader is not None:
+            sibling.reader.close()
+    close_others()
+    handle.pid = getpid()
+    raise WorkerBorn(
+        WorkerBoot(
+            settings=generation.settings,
+            listeners=generation.listeners,
+            slot=slot,
+            ready=ReadinessWriter(writer),
+            lifeline=lifeline[0],
+            age=handle.age,
+            generation=handle.generation,
+            master_pid=master_pid,
+            log=log,
+            server=server,
+            handle=handle,
+            application=generation.application,
+        )
+    )
+
+
+def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int:
+    """Run ``worker_main`` in the child and return its status. Never raises an Exception."""
+    set_title("worker", boot.server.proc_name)
+    try:
+        return worker_main(boot)
+    except Exception:
+        boot.log.critical("worker %d ends with an error of the server itself", getpid(), exc_info=True)
+        return 1
+
+
+def set_title(role: str, name: str) -> None:
+    """Show ``wsgiserv: role [name]`` in ps and top."""
+    setproctitle(f"wsgiserv: {role} [{name}]")

@@ -1,0 +1,547 @@
+"""The master: binds, forks, supervises, answers signals, cleans up.
+
+Owns: the loop, the carrying out of the plan's actions, the order of starting and stopping.
+Must not know: HTTP, WSGI, worker classes; what to do about the workers (that is `supervisor.plan`).
+
+Single thread. Everything that happens comes through one poll(2): signals as numbers in a socket, workers'
+reports in their pipes. gevent may have been patched in by a configuration file, so all that touches
+processes and descriptors is bound when these modules are imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from math import ceil
+from os import WNOHANG, close, kill, pipe, waitpid
+from select import POLLIN, poll
+from signal import (
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGTERM,
+    SIGTTIN,
+    SIGTTOU,
+    SIGUSR1,
+    SIGUSR2,
+    SIGWINCH,
+    Signals,
+)
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Literal, assert_never
+
+from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, Report, WorkerBoot
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.master.birth import WorkerBorn, be_worker, fork_worker
+from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
+from wsgiserv.master.rollover import Rollover
+from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.startup import Startup, interruptible
+from wsgiserv.master.supervisor import (
+    Abandon,
+    Fleet,
+    GiveUp,
+    Promote,
+    Send,
+    Spawn,
+    Stopped,
+    Target,
+    Wait,
+    plan,
+)
+from wsgiserv.scoreboard import HEARTBEAT
+
+if TYPE_CHECKING:
+    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Master"]
+
+# The longest sleep: heartbeats are looked at, and children reaped, at least so often.
+_TURN_S: Final = 1.0
+# A sleep that took so much longer than asked: the machine, or this process, was suspended.
+_SUSPENDED_S: Final = 2.0
+
+
+class Master:
+    """The master process.
+
+    Args:
+        settings: the configuration.
+        notices: lines for the log at start.
+        reload_settings: reads the configuration again (SIGHUP); raises ConfigError.
+        worker_main: runs a worker in the child, returns its exit status.
+        log: the error log.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        notices: Sequence[str],
+        reload_settings: Callable[[], Loaded],
+        worker_main: Callable[[WorkerBoot], int],
+        log: logging.Logger,
+    ) -> None:
+        self._settings = settings
+        self._notices = notices
+        self._reload_settings = reload_settings
+        self._worker_main = worker_main
+        self._log = log
+        self._fleet = Fleet()
+        self._random = random.Random()
+        self._stop: Literal["", "graceful", "fast"] = ""
+        self._fatal: WsgiservError | None = None
+        self._resumed_at = 0.0
+        self._announced = False
+        self._hup_waits = False
+        self._foreground: Foreground | None = None
+        self._lifeline = (-1, -1)
+        self._signals: SignalQueue
+        self._server: HookServer
+        self._rollover: Rollover
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit status, which is 0.
+
+        Raises ConfigError, BootError or ApplicationError when the server cannot start: the caller prints it and
+        exits with its ``exit_status``. In a forked worker (and in the process in front of a daemon) raises
+        SystemExit, so that the process leaves as any Python program does.
+        """
+        try:
+            return self._run()
+        except WorkerBorn as born:
+            boot = born.boot
+        # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
+        sys.exit(be_worker(boot, self._worker_main))
+
+    def _run(self) -> int:
+        startup = Startup(self._settings, self._notices, self._log)
+        try:
+            if self._settings.daemon:
+                self._foreground = daemonize()
+            with interruptible():
+                generation = startup.start()
+                self._server = startup.server
+                self._rollover = Rollover(generation, startup)
+                if self._foreground is not None:
+                    silence_standard_streams(
+                        keep_output=self._settings.capture_output and self._settings.errorlog != "-"
+                    )
+                self._lifeline = pipe()
+                self._signals = SignalQueue()
+        except WsgiservError as error:
+            startup.clean_up()
+            self._tell(error)
+            raise
+        except KeyboardInterrupt:  # INT, TERM or QUIT while starting
+            startup.clean_up()
+            self._log.info("stopped while starting")
+            self._tell_foreground(BootError("it was told to stop while it was starting."))
+            return EXIT_OK
+        except BaseException:
+            startup.clean_up()
+            raise
+
+        try:
+            self._loop()
+        except Exception:
+            # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
+            self._log.critical("the master ends with an error of its own", exc_info=True)
+            self._kill_all(SIGQUIT)
+            startup.clean_up()
+            return 1
+        call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
+        startup.clean_up()
+        self._signals.leave()
+        if self._fatal is not None:
+            self._tell(self._fatal)
+            raise self._fatal
+        self._log.info("stopped (pid %d)", self._server.pid)
+        return EXIT_OK
+
+    def _tell(self, error: WsgiservError) -> None:
+        """Log an error that ends the server, where the caller's line on the terminal is not in the log already."""
+        if self._settings.errorlog != "-" or self._foreground is not None:
+            traceback = error.traceback if isinstance(error, ApplicationError) else ""
+            self._log.critical("%s%s", error, f"\n{traceback.rstrip()}" if traceback else "")
+        self._tell_foreground(error)
+
+    def _tell_foreground(self, error: WsgiservError) -> None:
+        if self._foreground is not None:
+            self._foreground.failed(error)
+
+    # ---- the loop --------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        """Do what the plan says, sleep until something happens, note it; until the last worker has left."""
+        while True:
+            until = self._act()
+            if until is None:
+                return
+            if self._stop:
+                # The workers hold the sockets until they have answered all that waits in the backlog. Without
+                # ours, who comes later is refused at once, instead of waiting for nobody.
+                self._rollover.close_listeners()
+            self._sleep(until)
+            for signal in self._signals.take():
+                self._answer(signal)
+            self._read_reports()
+            self._reap()
+            if self._hup_waits and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
+                self._hup_waits = False
+                self._begin_reload()
+
+    def _act(self) -> float | None:
+        """Carry out actions until there is nothing left to do now; return the time to wake, None at the end."""
+        while True:
+            target = Target(self._rollover.wanted(), self._stop, self._resumed_at)
+            for worker in self._fleet.workers:
+                if worker.slot is not None:
+                    worker.heartbeat = worker.slot.seconds[HEARTBEAT]
+            for action in plan(self._fleet, target, monotonic()):
+                match action:
+                    case Spawn(number):
+                        self._spawn(number)
+                    case Send():
+                        self._send(action)
+                    case Promote():
+                        self._promote()
+                    case Abandon():
+                        self._abandon(action.reason)
+                    case GiveUp():
+                        self._give_up(action)
+                    case Stopped():
+                        return None
+                    case Wait(until):
+                        if until > monotonic():
+                            return until
+                    case _:
+                        assert_never(action)
+
+    def _sleep(self, until: float) -> None:
+        before = monotonic()
+        duration_s = min(max(until - before, 0.0), _TURN_S)
+        poller = poll()
+        poller.register(self._signals.fileno(), POLLIN)
+        for worker in self._fleet.workers:
+            if worker.reader is not None:
+                poller.register(worker.reader.fileno(), POLLIN)
+        poller.poll(ceil(duration_s * 1000))
+        now = monotonic()
+        if now - before > duration_s + _SUSPENDED_S:
+            self._resumed_at = now
+
+    # ---- actions ---------------------------------------------------------------------------------------
+
+    def _spawn(self, number: int) -> None:
+        generation = self._rollover.generation(number)
+        settings, server = generation.settings, self._server
+        server.worker_age += 1
+        handle = Handle(
+            age=server.worker_age,
+            generation=number,
+            spawned_at=monotonic(),
+            timeout=settings.timeout,
+            graceful_timeout=settings.graceful_timeout,
+            cfg=settings,
+            log=self._log,
+            ppid=server.pid,
+        )
+        try:
+            if self._fleet.ever_ready:
+                call_hook(self._log, "pre_fork", settings.pre_fork, server, handle)
+            else:
+                call_hook_or_stop(self._log, "pre_fork", settings.pre_fork, server, handle)
+        except BootError as error:
+            self._fatal, self._stop = self._fatal or error, "fast"
+            return
+        if self._stop:
+            return
+        try:
+            fork_worker(
+                handle,
+                generation,
+                signals=self._signals,
+                lifeline=self._lifeline,
+                siblings=self._fleet.workers,
+                close_others=self._close_in_child(generation),
+                master_pid=server.pid,
+                log=self._log,
+                server=server,
+            )
+        except OSError as error:
+            reason = f"the system cannot start a process: {error.strerror}"
+            self._log.error("cannot fork a worker: %s (see ulimit -u and -n, and the memory)", error.strerror)
+            self._fleet.spawn_failed(number, reason, monotonic(), self._jitter())
+            return
+        self._fleet.workers.append(handle)
+        server.WORKERS[handle.pid] = handle
+        self._log.debug("worker %d (age %d) forked", handle.pid, handle.age)
+
+    def _close_in_child(self, generation: Generation) -> Callable[[], None]:
+        def close_others() -> None:
+            self._rollover.close_foreign(generation)
+            if self._foreground is not None:
+                self._foreground.close()
+
+        return close_others
+
+    def _send(self, action: Send) -> None:
+        worker, signal, reason = action
+        now = monotonic()
+        name = signal.name
+        if name == "SIGTERM":
+            worker.term_at = now
+            self._log.debug("worker %d is told to retire", worker.pid)
+        elif name == "SIGQUIT":
+            worker.quit_at = now
+            self._log.debug("worker %d is told to leave at once", worker.pid)
+        else:
+            if name == "SIGABRT":
+                worker.abort_at = now
+            else:
+                worker.kill_at = now
+            self._log.error("worker %d gets %s %s: %s", worker.pid, name, life(worker, now), reason)
+            if name == "SIGABRT":
+                # Told now, not at its death: the worker's own words about it come in between.
+                for line in in_flight_lines(worker, now):
+                    self._log.error("%s", line)
+        _kill(worker.pid, signal)
+
+    def _promote(self) -> None:
+        seconds = self._rollover.promote(monotonic())
+        self._forget_other_generations()
+        self._log.info(
+            "reloaded: %s in %.2f s; the old ones retire", _workers(self._rollover.current.workers), seconds
+        )
+
+    def _abandon(self, reason: str) -> None:
+        self._log.error(
+            "the reload has failed, the old workers and settings stay. The new workers cannot boot: %s", reason
+        )
+        self._rollover.abandon()
+        self._forget_other_generations()
+
+    def _forget_other_generations(self) -> None:
+        current = self._rollover.current.number
+        for number in [number for number in self._fleet.failures if number != current]:
+            del self._fleet.failures[number]
+
+    def _give_up(self, action: GiveUp) -> None:
+        self._stop = "fast"
+        if action.status == EXIT_APPLICATION:
+            self._fatal = ApplicationError(action.reason, action.report.traceback if action.report else "")
+        elif action.status == EXIT_CONFIG:
+            self._fatal = ConfigError(action.reason)
+        else:
+            tried = "" if action.report else " Several were tried; the lines above say how each ended."
+            self._fatal = BootError(f"the workers cannot boot: {action.reason.rstrip('.')}.{tried}")
+
+    # ---- what happens ----------------------------------------------------------------------------------
+
+    def _jitter(self) -> float:
+        return self._random.uniform(0.75, 1.25)
+
+    def _read_reports(self) -> None:
+        for worker in self._fleet.workers:
+            self._read_reports_of(worker)
+
+    def _read_reports_of(self, worker: Handle) -> None:
+        if worker.reader is None:
+            return
+        reports, closed = worker.reader.read()
+        if closed:
+            worker.reader.close()
+            worker.reader = None
+        for report in reports:
+            now = monotonic()
+            known = self._fleet.failures.get(worker.generation)
+            repeated = known is not None and known.reason == report.reason
+            self._fleet.reported(worker, report, now, self._jitter())
+            if report.state == "ready":
+                self._log.debug("worker %d is ready after %.2f s", worker.pid, now - worker.spawned_at)
+                self._became_ready(worker)
+            elif report.state == "retiring":
+                self._log.info("worker %d retires: %s", worker.pid, report.reason)
+            elif report.state == "failed":
+                self._report_failure(worker, report, repeated)
+
+    def _became_ready(self, worker: Handle) -> None:
+        if worker.reopen_when_ready:
+            worker.reopen_when_ready = False
+            _kill(worker.pid, SIGUSR1)
+        if self._foreground is not None:
+            self._foreground.started()
+        if self._announced or self._stop:
+            return
+        current = self._rollover.current
+        serving = sum(each.serving for each in self._fleet.workers if each.generation == current.number)
+        if serving >= current.workers:
+            self._announced = True
+            self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
+
+    def _report_failure(self, worker: Handle, report: Report, repeated: bool) -> None:
+        if self._stop or not self._fleet.ever_ready:
+            return  # the end of the start says it, once
+        traceback = "" if repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
+        self._log.error("worker %d cannot boot: %s%s", worker.pid, report.reason, traceback)
+
+    def _reap(self) -> None:
+        """Wait for our workers only: a hook's own children are the hook's."""
+        for worker in list(self._fleet.workers):
+            try:
+                pid, status = waitpid(worker.pid, WNOHANG)
+            except ChildProcessError:
+                pid, status = worker.pid, 0  # somebody else in this process has waited for it
+            if pid:
+                self._bury(worker, status)
+        if self._server.pid == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """As process 1 of a container we inherit orphans, which stay zombies unless we wait for them."""
+        workers = {worker.pid: worker for worker in self._fleet.workers}
+        while True:
+            try:
+                pid, status = waitpid(-1, WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in workers:
+                self._bury(workers[pid], status)
+
+    def _bury(self, worker: Handle, wait_status: int) -> None:
+        """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
+        self._read_reports_of(worker)
+        now = monotonic()
+        how = died_how(wait_status)
+        unasked = self._fleet.died(worker, how, now, self._jitter())
+        self._server.WORKERS.pop(worker.pid, None)
+        if unasked and not self._stop:
+            self._log.error(
+                "worker %d (age %d) %s %s%s", worker.pid, worker.age, how, life(worker, now), hint(worker, wait_status)
+            )
+        else:
+            self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
+        if worker.abort_at is None and (unasked or worker.kill_at is not None):
+            for line in in_flight_lines(worker, now):
+                self._log.error("%s", line)
+        if worker.reader is not None:
+            worker.reader.close()
+            worker.reader = None
+        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
+        if worker.slot is not None:
+            self._rollover.give_back(worker.slot)
+            worker.slot = None
+
+    # ---- signals ---------------------------------------------------------------------------------------
+
+    def _answer(self, signal: Signals) -> None:
+        if signal == SIGCHLD:
+            return  # it has woken the loop, which reaps
+        self._log.debug("got %s", signal.name)
+        if signal == SIGTERM:
+            self._begin_stop("graceful", signal)
+        elif signal in (SIGINT, SIGQUIT):
+            self._begin_stop("fast", signal)
+        elif signal == SIGUSR1:
+            self._reopen_logs()
+        elif self._stop:
+            self._log.info("%s is ignored: the server is stopping", signal.name)
+        elif signal == SIGHUP:
+            if self._rollover.under_way or not self._fleet.ever_ready:
+                self._log.info("SIGHUP: a start or a reload is under way; this one comes after it")
+            self._hup_waits = True
+        elif signal == SIGTTIN:
+            self._change_workers(+1)
+        elif signal == SIGTTOU:
+            self._change_workers(-1)
+        elif signal == SIGWINCH:
+            self._retire_all()
+        elif signal == SIGUSR2:
+            self._log.warning(
+                "SIGUSR2: starting the next binary beside this one is not supported by this version; SIGHUP loads "
+                "a new application, a new Python or wsgiserv needs a restart"
+            )
+
+    def _begin_stop(self, how: Literal["graceful", "fast"], signal: Signals) -> None:
+        if self._stop == "fast" or self._stop == how:
+            return
+        count = len(self._fleet.workers)
+        if how == "graceful":
+            limit = max((worker.graceful_timeout for worker in self._fleet.workers), default=0)
+            self._log.info(
+                "%s: stopping gracefully: %s finish their requests, for up to %g s",
+                signal.name,
+                _workers(count),
+                limit,
+            )
+        else:
+            self._log.info("%s: stopping at once: %s", signal.name, _workers(count))
+        self._stop = how
+
+    def _reopen_logs(self) -> None:
+        reopen_error_log()
+        self._log.info("SIGUSR1: the logs are reopened")
+        for worker in self._fleet.workers:
+            # Before it is ready a worker may not have its handlers yet, and the signal would kill it.
+            if worker.ready_at is None:
+                worker.reopen_when_ready = True
+            else:
+                _kill(worker.pid, SIGUSR1)
+
+    def _change_workers(self, by: int) -> None:
+        generation = self._rollover.newest
+        if generation.workers + by < 1:
+            self._log.info("SIGTTOU: one worker is the least; SIGWINCH retires it")
+            return
+        generation.workers += by
+        self._log.info("%s: %s wanted", "SIGTTIN" if by > 0 else "SIGTTOU", _workers(generation.workers))
+        self._server.set_num_workers(generation.workers)
+
+    def _retire_all(self) -> None:
+        if _has_terminal():
+            self._log.debug("SIGWINCH is ignored: it is a terminal that has changed its size")
+            return
+        self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
+        self._rollover.pause()
+        self._server.set_num_workers(0)
+
+    def _begin_reload(self) -> None:
+        self._rollover.begin(self._reload_settings)
+
+    def _kill_all(self, signal: Signals) -> None:
+        for worker in self._fleet.workers:
+            _kill(worker.pid, signal)
+
+
+def _kill(pid: int, signal: Signals) -> None:
+    try:
+        kill(pid, signal)
+    except ProcessLookupError:
+        pass  # it has just died; the next turn reaps it
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which sends SIGWINCH when its size changes."""
+    try:
+        close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""From one configuration to the next while the server serves (SIGHUP).
+
+Owns: the generation in force, the one that is to follow it, and what changes hands between them: sockets,
+logs, environment, pid file, title.
+Must not know: which workers there are, when a generation is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from wsgiserv.errors import WsgiservError
+from wsgiserv.hooks import call_hook
+from wsgiserv.logs.error import open_error_log, reopen_error_log
+from wsgiserv.master.birth import set_title
+from wsgiserv.master.generation import Generation, SlotPool, cells_of
+from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.startup import Startup
+from wsgiserv.net.listener import open_listeners
+from wsgiserv.privileges import check_privileges
+from wsgiserv.scoreboard import Slot
+
+if TYPE_CHECKING:
+    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Rollover"]
+
+
+class Rollover:
+    """The generations.
+
+    Args:
+        current: the first one.
+        startup: what the master possesses.
+
+    Attributes:
+        current: the generation in force.
+    """
+
+    def __init__(self, current: Generation, startup: Startup) -> None:
+        self.current = current
+        self._next: Generation | None = None
+        self._startup = startup
+        self._log = startup.log
+        self._pools: dict[int, SlotPool] = {}  # id of a slot -> where it goes back to
+        self._last_number = current.number
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a reload has begun and is not decided yet."""
+        return self._next is not None
+
+    @property
+    def newest(self) -> Generation:
+        """The generation that is to be in force in the end."""
+        return self._next or self.current
+
+    def wanted(self) -> tuple[tuple[int, int], ...]:
+        """Return the number of workers that each generation is to have, oldest first."""
+        both = (self.current,) if self._next is None else (self.current, self._next)
+        return tuple((each.number, each.workers) for each in both)
+
+    def generation(self, number: int) -> Generation:
+        """Return the generation ``number``, one of those in `wanted`."""
+        return self.current if number == self.current.number else self.newest
+
+    def pause(self) -> None:
+        """Want no workers at all."""
+        self.current.workers = self.newest.workers = 0
+
+    # ---- begin, and one of two ends --------------------------------------------------------------------
+
+    def begin(self, read: Callable[[], Loaded]) -> None:
+        """Read the configuration again and make the next generation of it.
+
+        When that cannot be, it is logged and everything stays as it is. Never raises.
+        """
+        try:
+            loaded = read()
+            self._begin(loaded)
+        except WsgiservError as error:
+            self._log.error("SIGHUP: nothing is reloaded, the settings in force stay. %s", error)
+        except Exception:
+            self._log.exception("SIGHUP: nothing is reloaded, the settings in force stay")
+
+    def _begin(self, loaded: Loaded) -> None:
+        old, settings, startup = self.current, loaded.settings, self._startup
+        check_privileges(settings)
+        pid_file = self._next_pid_file(settings)
+        try:
+            if startup.inherited:
+                listeners = old.listeners
+            else:
+                listeners = open_listeners(settings, keep=old.listeners)
+        except BaseException:
+            if pid_file is not None:
+                pid_file.remove()
+            raise
+        fresh = [listener for listener in listeners if listener not in old.listeners]
+        try:
+            open_error_log(settings)
+        except BaseException:
+            if pid_file is not None:
+                pid_file.remove()
+            for listener in fresh:
+                listener.unlink()
+                listener.close()
+            raise
+        reopen_error_log()
+        self._log.info("SIGHUP: reloading")
+        for notice in loaded.notices:
+            self._log.warning("%s", notice)
+        if fresh:
+            self._log.info("listening on %s", ", ".join(map(str, listeners)))
+        startup.listeners = [*startup.listeners, *fresh]
+        startup.environment.apply(settings.raw_env)
+        if old.settings.preload_app or settings.preload_app:
+            self._log.warning(
+                "SIGHUP does not reload preloaded code (preload_app): restart the server to load it anew"
+            )
+        cells = cells_of(settings)
+        self._last_number += 1
+        self._next = Generation(
+            self._last_number,
+            settings,
+            listeners,
+            old.pool if old.pool.cells == cells else SlotPool(cells, 2 * settings.workers + 2),
+            old.application if settings.preload_app else None,
+            monotonic(),
+        )
+        self._next.pid_file = pid_file
+        self._show(self._next)
+        call_hook(self._log, "on_reload", settings.on_reload, startup.server)
+
+    def _next_pid_file(self, settings: Settings) -> PidFile | None:
+        """Create the next generation's pid file where it is to be another one."""
+        held = self._startup.pid_file
+        if not settings.pidfile:
+            return None
+        pid_file = PidFile(settings.pidfile)
+        if held is not None and held.path == pid_file.path:
+            return None
+        pid_file.create()
+        return pid_file
+
+    def promote(self, now: float) -> float:
+        """Put the next generation in force; return how long that took, in seconds."""
+        old, new = self.current, self.newest
+        self._next, self.current = None, new
+        self._drop_listeners(keep=new)
+        startup = self._startup
+        if startup.pid_file is not None and (new.pid_file is not None or not new.settings.pidfile):
+            startup.pid_file.remove()
+            startup.pid_file = None
+        startup.pid_file = new.pid_file or startup.pid_file
+        new.pid_file = None
+        if old.pool is not new.pool:
+            self._log.debug("a new scoreboard: the size of its slots has changed")
+        return now - new.began_at
+
+    def abandon(self) -> None:
+        """Drop the next generation and return to the settings of the one in force."""
+        failed, old = self.newest, self.current
+        self._next = None
+        self._drop_listeners(keep=old)
+        if failed.pid_file is not None:
+            failed.pid_file.remove()
+        self._startup.environment.apply(old.settings.raw_env)
+        try:
+            open_error_log(old.settings)
+        except WsgiservError as error:
+            self._log.error("the error log of the old settings cannot be opened again: %s", error)
+        self._show(old)
+
+    def _drop_listeners(self, keep: Generation) -> None:
+        startup = self._startup
+        for listener in startup.listeners:
+            if listener not in keep.listeners:
+                # Workers that still have it go on until its backlog is empty.
+                listener.unlink()
+                listener.close()
+        startup.listeners = list(keep.listeners)
+
+    def _show(self, generation: Generation) -> None:
+        server = self._startup.server
+        server.configure(generation.settings)
+        server.listen(generation.listeners)
+        server.set_num_workers(generation.workers)
+        set_title("master", server.proc_name)
+
+    # ---- small things ----------------------------------------------------------------------------------
+
+    def close_listeners(self) -> None:
+        """Close the master's descriptors of all sockets; the files stay until the end."""
+        for listener in self._startup.listeners:
+            listener.close()
+
+    def close_foreign(self, generation: Generation) -> None:
+        """Called in a child: close the sockets that are not its generation's."""
+        for listener in self._startup.listeners:
+            if listener not in generation.listeners:
+                listener.close()
+
+    def give_back(self, slot: Slot) -> None:
+        """Return the slot of a worker that has been reaped to where it came from."""
+        slot.pool_of(slot)

@@ -1,0 +1,141 @@
+"""What the master does before its loop, and what it takes back after it.
+
+Owns: the order of starting: privileges, pid file, environment, hooks, sockets, preloading, the first lines
+of the log.
+Must not know: workers, signals (but that they can end a start), reloads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import getpid
+from signal import SIG_DFL, SIGINT, SIGQUIT, SIGTERM, signal
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv import __version__
+from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.master.birth import set_title
+from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of
+from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.systemd import take_listen_fds
+from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.privileges import check_privileges
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Startup", "interruptible"]
+
+
+class Startup:
+    """The master's possessions outside of its process: pid file, sockets, environment, title.
+
+    Attributes:
+        server: the master as hooks see it.
+        environment: what `raw_env` has set.
+        pid_file: the pid file, or None.
+        listeners: all listening sockets that are open, of every generation.
+        inherited: whether the sockets came from the service manager, so that `bind` does not count.
+
+    Made before a daemon forks: LISTEN_PID names the process that the service manager has started.
+    """
+
+    def __init__(self, settings: Settings, notices: Sequence[str], log: logging.Logger) -> None:
+        self._settings = settings
+        self._notices = notices
+        self.log = log
+        self._began_at = monotonic()
+        self._inherited_fds = take_listen_fds(os.environ, getpid())
+        self.inherited = bool(self._inherited_fds)
+        self.server: HookServer
+        self.environment = RawEnvironment(os.environ)
+        self.pid_file: PidFile | None = None
+        self.listeners: list[Listener] = []
+
+    def start(self) -> Generation:
+        """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`."""
+        settings, log = self._settings, self.log
+        check_privileges(settings)
+        self.server = HookServer(settings, log)
+        set_title("master", self.server.proc_name)
+        if settings.pidfile:
+            pid_file = PidFile(settings.pidfile)
+            pid_file.create()
+            self.pid_file = pid_file
+        self.environment.apply(settings.raw_env)
+        for notice in self._notices:
+            log.warning("%s", notice)
+        call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
+        self.listeners = open_listeners(settings, self._inherited_fds)
+        self.server.listen(self.listeners)
+        log.info(
+            "wsgiserv %s (Python %s), pid %d: %s for %s",
+            __version__,
+            ".".join(map(str, sys.version_info[:3])),
+            self.server.pid,
+            _workers(settings),
+            settings.wsgi_app,
+        )
+        handed_over = " (sockets of the service manager; bind is not used)" if self.inherited else ""
+        log.info("listening on %s%s", ", ".join(map(str, self.listeners)), handed_over)
+        generation = Generation(
+            1,
+            settings,
+            self.listeners,
+            # Room for an old and a new generation; the pool grows when that is not enough.
+            SlotPool(cells_of(settings), 2 * settings.workers + 2),
+            self._preload(),
+            self._began_at,
+        )
+        self.server.set_num_workers(settings.workers)
+        call_hook(log, "when_ready", settings.when_ready, self.server)
+        return generation
+
+    def _preload(self) -> Callable[..., Any] | None:
+        settings = self._settings
+        if not settings.preload_app or settings.wsgi_app is None:
+            return None
+        prepare_path(settings.chdir, settings.pythonpath)
+        return load_application(settings.wsgi_app)
+
+    def clean_up(self) -> None:
+        """Close the sockets, remove their files and the pid file: only what is still ours. May be called twice."""
+        for listener in self.listeners:
+            listener.unlink()
+            listener.close()
+        self.listeners = []
+        if self.pid_file is not None:
+            self.pid_file.remove()
+            self.pid_file = None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let INT, TERM and QUIT end a start as KeyboardInterrupt.
+
+    A start runs code of other people (hooks, a preloaded application) that may take long, and there is no
+    loop yet that could read a queue.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in (SIGINT, SIGTERM, SIGQUIT):
+            signal(each, SIG_DFL)  # the second one ends it, whatever the code does about the first
+        raise KeyboardInterrupt
+
+    for number in (SIGINT, SIGTERM, SIGQUIT):
+        signal(number, interrupt)
+    yield
+
+
+def _workers(settings: Settings) -> str:
+    kind = settings.worker_class
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"{settings.workers} {name} worker{'' if settings.workers == 1 else 's'}"
