@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_OUR_CLASSES = ("sync", "threads", "gevent")
+
 _EXIT_OK = 0
 _EXIT_APPLICATION = ApplicationError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -76,14 +78,14 @@ def _run(argv: list[str]) -> int:
         print(config_text(loaded.settings, loaded.sources))
         _tell_notices(loaded)
         return _EXIT_OK
-    application = _application_of(loaded)
+    application = _checked_application(loaded)
     if loaded.settings.check_config:
         _tell_notices(loaded)
         return _check(loaded.settings, application)
 
     def reload_settings() -> Loaded:
         again = load(argv, environ, directory)
-        _application_of(again)
+        _checked_application(again)
         return again
 
     return _serve(loaded, reload_settings)
@@ -105,14 +107,30 @@ def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
     return master.run()
 
 
-def _application_of(loaded: Loaded) -> str:
+def _checked_application(loaded: Loaded) -> str:
+    """Return the application of a configuration that has been checked whole. Raises ConfigError."""
     application = loaded.settings.wsgi_app
     if application is None:
         raise ConfigError(
             "no application is named. Expected module:name, for example: wsgiserv hello:app\n"
             "(or wsgi_app = 'hello:app' in a configuration file). Type 'wsgiserv --help' for the flags."
         )
+    _check_parts(loaded.settings)
     return application
+
+
+def _check_parts(settings: Settings) -> None:
+    """Check what the floors above the configuration know about. Raises ConfigError."""
+    from wsgiserv.logs.formats import check_format
+
+    check_format(settings.access_log_format)
+    if settings.worker_class not in _OUR_CLASSES:
+        # Somebody's own class: to be found before anything starts, not by each worker.
+        from wsgiserv.apploader import prepare_path
+        from wsgiserv.workers.registry import resolve_worker_class
+
+        prepare_path(settings.chdir, settings.pythonpath)
+        resolve_worker_class(settings.worker_class)
 
 
 def _check(settings: Settings, application: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import queue
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -246,6 +247,32 @@ class TestEngines:
             watch.until(path)
         finally:
             watch.reloader.stop()
+
+    @pytest.mark.parametrize("engine", ["poll", "watchfiles"])
+    def test_greenlets_go_on_while_it_waits(self, tmp_path: Path, engine: str) -> None:
+        code = (
+            "import gevent.monkey; gevent.monkey.patch_all()\n"
+            "import gevent, os, select, sys\n"
+            "from wsgiserv.workers.reloader import Reloader\n"
+            "path = os.path.abspath('gun.py'); open(path, 'w').close()\n"
+            "reader, writer = os.pipe()\n"
+            f"Reloader(lambda p: os.write(writer, p.encode()), [path], {engine!r}, 0.3).start()\n"
+            "turns = 0\n"
+            "while turns < 20: gevent.sleep(0.001); turns += 1\n"
+            "open(path, 'w').write('changed')\n"
+            "assert select.select([reader], [], [], 20)[0]\n"
+            "print(os.read(reader, 4096).decode())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=40,
+            check=True,
+        )
+        assert done.stdout.strip() == str(tmp_path / "gun.py")
 
     def test_stop_twice(self) -> None:
         watch = Watch("poll")

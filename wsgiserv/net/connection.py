@@ -28,7 +28,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from os import getpid, urandom
-from socket import MSG_DONTWAIT, SHUT_WR, SO_LINGER, SOL_SOCKET
+from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -112,7 +112,9 @@ class ServingContext:
 
     Attributes:
         now: ``time.monotonic()`` of the current loop turn.
-        retiring: whether connections must not stay open any longer.
+        retiring: whether the worker leaves.
+        crowded: whether new clients wait because of `worker_connections`.
+        keep_open: whether connections stay open after a response; follows from the two and from ``keepalive``.
         answered: requests answered by this worker.
         pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
             response); None when they are not set.
@@ -126,9 +128,11 @@ class ServingContext:
         "body_limit",
         "body_memory",
         "counter",
+        "crowded",
         "gateway",
         "header_timeout",
         "id_prefix",
+        "keep_open",
         "keepalive",
         "limits",
         "lines",
@@ -179,6 +183,8 @@ class ServingContext:
         self.words = slot.words
         self.now = monotonic()
         self.retiring = False
+        self.crowded = False
+        self.keep_open = self.keepalive > 0
         self.answered = 0
         self.counter = itertools.count(1)
         # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
@@ -186,6 +192,16 @@ class ServingContext:
         self.serial = itertools.count(1)
         self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
         self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+
+    def retire(self) -> None:
+        """From now on every response says ``Connection: close``."""
+        self.retiring = True
+        self.keep_open = False
+
+    def crowd(self, crowded: bool) -> None:
+        """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
+        self.crowded = crowded
+        self.keep_open = not (crowded or self.retiring) and self.keepalive > 0
 
 
 class Connection:
@@ -481,7 +497,7 @@ class Connection:
         except ProtocolError as error:
             self._refuse(error)
             return
-        keep_alive = self._keep_alive and not context.retiring and context.keepalive > 0
+        keep_alive = self._keep_alive and context.keep_open
         response = Response(self, context.gateway, line.http11, line.is_head, keep_alive)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
@@ -699,6 +715,24 @@ class Connection:
     def is_idle(self) -> bool:
         """Whether no byte of a request is here: closing loses nothing."""
         return self.state == HEAD and self._buffer is None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the client has not sent a byte yet."""
+        return self._line is None and self.is_idle
+
+    def idle_for(self, now: float) -> float:
+        """Return for how many seconds a connection that has been used waits for its next request; else 0."""
+        if self._line is None or not self.is_idle:
+            return 0.0
+        return now - (self.deadline - self.context.keepalive)
+
+    def has_input(self) -> bool:
+        """Whether something has come that has not been read."""
+        try:
+            return bool(self.sock.recv(1, MSG_DONTWAIT | MSG_PEEK))
+        except OSError:
+            return False
 
     def expire(self) -> None:
         """The deadline has passed: answer 408 where a response is owed, close."""

@@ -26,6 +26,8 @@ __all__ = ["Poller", "Reactor", "open_poller"]
 # be accepted spins (waitress CVE-2024-49769, 100 % CPU).
 _ACCEPT_REST_S: Final = 0.5
 _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
+# A connection must have been idle for so long before it may be closed to make room for a new one.
+_LEAST_IDLE_S: Final = 0.25
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 
@@ -133,8 +135,10 @@ class Reactor:
         listeners: the bound listening sockets, non-blocking.
         admit: makes a `Connection` of an accepted socket and its peer's address.
         most: most connections open at once; beyond it they wait in the backlog (``worker_connections``).
+            Clients that have not sent a byte do not count, up to as many again.
         log: the error log.
         send_timeout_s: how long a producer waits for its client; 0 is without end.
+        crowd: told when clients begin and cease to wait for a place.
         poller: the platform's poller.
 
     Attributes:
@@ -150,6 +154,7 @@ class Reactor:
         most: int,
         log: logging.Logger,
         send_timeout_s: float,
+        crowd: Callable[[bool], None],
         poller: Poller | None = None,
     ) -> None:
         self.poller = poller or open_poller()
@@ -157,6 +162,8 @@ class Reactor:
         self.connections: dict[int, Connection] = {}
         self.waiting: deque[Connection] = deque()
         self.accepting = False
+        self._crowd = crowd
+        self._crowded = False
         # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
         self._listeners = {
             listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type))
@@ -212,6 +219,11 @@ class Reactor:
         self._callbacks[fd] = callback
         self.poller.register(fd, READ)
 
+    def remove_callback(self, fd: int) -> None:
+        """Watch ``fd`` no longer."""
+        if self._callbacks.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
     # ---- accepting -----------------------------------------------------------------------------------------
 
     def start_accepting(self) -> None:
@@ -234,8 +246,11 @@ class Reactor:
 
     def accept(self, listener_fd: int) -> Connection | None:
         """Take one connection; None when there is none, or none can be taken now."""
-        if len(self.connections) >= self._most:
+        if len(self.connections) >= self._most and not self._make_room():
             self.stop_accepting()
+            if not self._crowded:
+                self._crowded = True
+                self._crowd(True)
             return None
         listener, family, kind = self._listeners[listener_fd]
         try:
@@ -253,6 +268,24 @@ class Reactor:
         connection = self._admit(sock, address, listener)
         self.connections[fd] = connection
         return connection
+
+    def _make_room(self) -> bool:
+        """Whether one more connection can be taken; closes one that has long been idle where that helps.
+
+        A client between two quick requests is never cut off: while others wait, its next response says
+        ``Connection: close``.
+        """
+        silent, longest, chosen = 0, _LEAST_IDLE_S, None
+        now = monotonic()
+        for connection in list(self.connections.values()):
+            if connection.is_silent:
+                silent += 1
+            elif (idle := connection.idle_for(now)) > longest:
+                longest, chosen = idle, connection
+        if chosen is not None and not chosen.has_input():
+            chosen.close()
+        total = len(self.connections)
+        return total - silent < self._most and total < 2 * self._most
 
     def _refused(self, error: OSError) -> None:
         if error.errno in _PEER_GONE:
@@ -272,8 +305,12 @@ class Reactor:
 
     def consider_accepting(self, now: float) -> None:
         """Accept again when there is room. Called once per turn while not accepting, by a worker that stays."""
-        if now >= self._rest_until and len(self.connections) < self._most:
+        if now >= self._rest_until and (len(self.connections) < self._most or self._make_room()):
             self.start_accepting()
+            self._warned_of_exhaustion = False
+            if self._crowded:
+                self._crowded = False
+                self._crowd(False)
 
     def listener_fds(self) -> list[int]:
         """Return the descriptors of the listeners."""

@@ -86,6 +86,7 @@ class Worker(ABC):
         # A signal handler only queues: the interpreter writes the signal's number into this pair.
         self._wakeup, self._wakeup_writer = socketpair()
         self._reloader: Any = None
+        self._failed_import: ApplicationError | None = None
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -178,6 +179,7 @@ class Worker(ABC):
             # The developer is at work on it: show what is wrong until it is mended.
             from wsgiserv.workers.debugpage import broken_application
 
+            self._failed_import = error
             self.log.error("%s%s", error, f"\n{error.traceback}" if error.traceback else "")
             return broken_application(error)
 
@@ -193,7 +195,12 @@ class Worker(ABC):
         from wsgiserv.workers.reloader import Reloader
 
         settings = self.cfg
-        self._reloader = Reloader(self._changed, settings.reload_extra_files, settings.reload_engine)
+        files = [*settings.reload_extra_files]
+        if settings.config is not None and not settings.config.startswith("python:"):
+            files.append(settings.config)
+        self._reloader = Reloader(
+            self._changed, files, settings.reload_engine, failed_import=self._failed_import
+        )
         self._reloader.start()
 
     def _changed(self, path: str) -> None:
@@ -259,15 +266,17 @@ class Worker(ABC):
             "worker %d was silent for %s s and is aborted; it was here:\n%s", self.pid, self.timeout, stack
         )
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
-        if self.context.access is not None:
-            self.context.access.flush()
+        context: ServingContext | None = getattr(self, "context", None)  # none while booting
+        if context is not None and context.access is not None:
+            context.access.flush()
         os._exit(1)
 
     def lifeline_ended(self) -> None:
         """The master is gone: serve what is under way, shortly, and leave."""
         if not self.retiring:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
-            self.retiring = self.context.retiring = True
+            self.retiring = True
+            self.context.retire()
             self.leave_by = monotonic() + _ORPHAN_GRACE_S
             self.stop_accepting()
             for connection in self.connections():
@@ -304,7 +313,8 @@ class Worker(ABC):
         if self.retiring:
             return
         self.log.debug("worker %d retires: %s", self.pid, reason)
-        self.retiring = self.context.retiring = True
+        self.retiring = True
+        self.context.retire()
         self.leave_by = monotonic() + self.cfg.graceful_timeout
         self.stop_accepting()
 

@@ -38,7 +38,12 @@ class ReactorWorker(Worker):
         super().__init__(boot)
         settings = self.cfg
         self.reactor = self.loop = Reactor(
-            boot.listeners, self.admit, settings.worker_connections, self.log, settings.send_timeout
+            boot.listeners,
+            self.admit,
+            settings.worker_connections,
+            self.log,
+            settings.send_timeout,
+            lambda crowded: self.context.crowd(crowded),
         )
 
     def connections(self) -> list[Connection]:
@@ -49,10 +54,14 @@ class ReactorWorker(Worker):
         """Watch the listeners, the signals and the master, and report that the worker is ready."""
         reactor, boot = self.reactor, self.boot
         reactor.add_callback(self.wakeup_fd, self.take_signals)
-        reactor.add_callback(boot.lifeline, self.lifeline_ended)
+        reactor.add_callback(boot.lifeline, self._lifeline_ended)
         self.tick(monotonic())
         reactor.start_accepting()
         boot.ready.report("ready")
+
+    def _lifeline_ended(self) -> None:
+        self.reactor.remove_callback(self.boot.lifeline)  # its end of file would wake every poll
+        self.lifeline_ended()
 
     @property
     def is_done(self) -> bool:

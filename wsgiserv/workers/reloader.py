@@ -9,15 +9,16 @@ them: the clock, or the kernel's notice through the watchfiles package.
 
 from __future__ import annotations
 
+import _thread
 import glob
 import importlib.util
 import os
 import re
 import sys
-from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import stat
 from time import monotonic
+from typing import Any
 
 from wsgiserv.errors import ApplicationError, ConfigError
 
@@ -78,9 +79,8 @@ class Reloader:
             self._python_below = os.getcwd()
         self._seen: dict[str, _Signature] = {}
         self._missing: set[str] = set()
-        # The lock is the stop signal: the thread waits to acquire it. Locks and threads are the native ones,
-        # bound when this module is imported, since gevent may replace those of the threading module.
-        self._stop = allocate_lock()
+        # The lock is the stop signal: the thread waits to acquire it.
+        self._stop = _native("allocate_lock")()
         self._stop.acquire()
         self._stopped = False
 
@@ -96,7 +96,7 @@ class Reloader:
     def start(self) -> None:
         """Note how the files are now, and start to watch. Daemonic: it does not keep the process alive."""
         self._look()
-        start_new_thread(self._run, ())
+        _native("start_new_thread")(self._run, ())
 
     def stop(self) -> None:
         """Stop watching; returns at once. `on_change` may be running for the last time."""
@@ -190,6 +190,15 @@ class Reloader:
         for root in [*self._roots, *([self._python_below] if self._python_below else [])]:
             found.update(directory for directory, _ in _walk(root))
         return {directory for directory in found if os.path.isdir(directory)}
+
+
+def _native(name: str) -> Any:
+    """Return a function of `_thread`, unpatched.
+
+    A greenlet would do for polling, but watchfiles waits in Rust, and that would hold every other greenlet.
+    """
+    monkey = sys.modules.get("gevent.monkey")  # not imported: a process without gevent stays so
+    return monkey.get_original("_thread", name) if monkey else getattr(_thread, name)
 
 
 def _signature(path: str) -> _Signature:
