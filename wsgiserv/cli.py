@@ -67,7 +67,8 @@ def _run(argv: list[str]) -> int:
         # What the master runs on binds the functions of os, select and so on when it is imported; a
         # configuration file may replace these by gevent's.
         import wsgiserv.master.master
-        import wsgiserv.workers.base  # noqa: F401
+        import wsgiserv.workers.sync
+        import wsgiserv.workers.threads  # noqa: F401
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)
@@ -86,6 +87,7 @@ def _run(argv: list[str]) -> int:
     def reload_settings() -> Loaded:
         again = load(argv, environ, directory)
         _checked_application(again)
+        _check_certificates(again.settings)
         return again
 
     return _serve(loaded, reload_settings)
@@ -97,6 +99,7 @@ def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
     from wsgiserv.workers.base import worker_main
 
     os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
+    _check_certificates(loaded.settings)
     master = Master(
         loaded.settings,
         notices=loaded.notices,
@@ -117,6 +120,14 @@ def _checked_application(loaded: Loaded) -> str:
         )
     _check_parts(loaded.settings)
     return application
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Check what TLS needs; the working directory is `chdir` by now, where relative paths start."""
+    if settings.certfile:
+        from wsgiserv.net.tls import check_certificates
+
+        check_certificates(settings)
 
 
 def _check_parts(settings: Settings) -> None:
@@ -166,6 +177,7 @@ def _load_in_child(settings: Settings, application: str) -> int:
 
     try:
         os.chdir(settings.chdir)
+        _check_certificates(settings)
         os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
         prepare_path(settings.chdir, settings.pythonpath)
         load_application(application)

@@ -6,6 +6,7 @@ Must not know: the server's processes, what any test is about.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -18,7 +19,8 @@ DEADLINE_S = 15.0
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) ([\t\x20-\x7e\x80-\xff]*)")
 _FIELD = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|)[ \t]*"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*"
+    rb"((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
 _IMF_DATE = re.compile(
     r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d GMT"
@@ -118,7 +120,7 @@ class RawClient:
     def send(self, data: bytes, *, step: int = 0, cuts: Iterable[int] = ()) -> None:
         """Send the bytes: whole, in pieces of ``step`` bytes, or cut at the given positions."""
         positions = sorted({0, len(data), *(range(0, len(data), step) if step else ()), *cuts})
-        for start, end in zip(positions, positions[1:], strict=False):
+        for start, end in itertools.pairwise(positions):
             self.sock.sendall(data[start:end])
 
     def offer(self, data: bytes, *, step: int = 0) -> None:

@@ -29,8 +29,8 @@ ROOT = Path(wsgiserv.__file__).parents[1]
 
 # What a log may hold only if the test said so.
 _TROUBLE = re.compile(
-    r"\[(?:WARNING|ERROR|CRITICAL)\]|Traceback \(most recent call last\)|garbage collected without being closed|"
-    r"ResourceWarning"
+    r"\[(?:WARNING|ERROR|CRITICAL)\]|Traceback \(most recent call last\)|"
+    r"garbage collected without being closed|ResourceWarning"
 )
 # Variables that configure a server must not leak in from whoever runs the tests.
 _OURS = ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS")
@@ -143,10 +143,11 @@ class Server:
         app: the application's name; None leaves it to the arguments.
         args: further command line arguments.
         bind: ``fd`` (the test owns the listener and passes it on: no port race, nothing to wait for),
-            ``tcp`` (127.0.0.1:0, the port is read from the startup lines) or ``none`` (the test's arguments say).
+            ``tcp`` (127.0.0.1:0, the port is read from the startup lines) or ``none`` (the arguments say).
         expect: patterns of the log lines that may be there although they are warnings or errors.
         env: added to the environment.
         wrap: a command to run it under, such as ``unshare -n``.
+        command: run this instead of ``program`` with the arguments above.
 
     `stop` and `check` are for the test, `close` for the fixture's end: it kills what is left.
     """
@@ -165,24 +166,23 @@ class Server:
         expect: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         wrap: Sequence[str] = (),
+        command: Sequence[str] | None = None,
     ) -> None:
         self.directory = directory
         self._expected = [re.compile(pattern) for pattern in expect]
         self._address: Any = None
         self._sessions: set[int] = set()
         self.listener: socket.socket | None = None
-        command = [*wrap, *self.program]
-        if worker_class is not None:
-            command += ["-k", worker_class]
+        options = ["-k", worker_class] if worker_class else []
         pass_fds: tuple[int, ...] = ()
         if bind == "fd":
             self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
             self._address = self.listener.getsockname()
             pass_fds = (self.listener.fileno(),)
-            command += ["-b", f"fd://{pass_fds[0]}"]
+            options += ["-b", f"fd://{pass_fds[0]}"]
         elif bind == "tcp":
-            command += ["-b", "127.0.0.1:0"]
-        command += [*args, *([app] if app else [])]
+            options += ["-b", "127.0.0.1:0"]
+        command = [*wrap, *(command or [*self.program, *options, *args, *([app] if app else [])])]
         self.process = subprocess.Popen(
             command,
             cwd=directory,

@@ -46,10 +46,11 @@ STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 DIGITS = re.compile(rb"[0-9]++")
 
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; uri-host from RFC 3986 §3.2.2 (IP-literal, IPv4, reg-name),
-# which may be empty. Userinfo ("@") is no part of it.
+# which may be empty. Userinfo ("@") is no part of it. The comma, which RFC 3986 would allow, is refused: no
+# name has one, and it is what two Host fields look like when somebody has joined them.
 HOST = re.compile(
     rb"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[0-9A-Za-z\-._~!$&'()*+,;=:]++)\]"
-    rb"|(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*+)"
+    rb"|(?:[0-9A-Za-z\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})*+)"
     rb"(?::[0-9]*+)?"
 )
 

@@ -79,7 +79,7 @@ def fork_worker(
     if pid:
         close(writer)
         handle.pid = pid
-        handle.slot = slot
+        handle.slot, handle.pool = slot, generation.pool
         handle.reader = ReadinessReader(reader)
         return
     close(reader)

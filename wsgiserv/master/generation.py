@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv.master.pidfile import PidFile
 from wsgiserv.net.listener import Listener
 from wsgiserv.scoreboard import Scoreboard, Slot
 
@@ -28,6 +29,8 @@ class Generation:
         workers: how many workers it is to have (TTIN and TTOU change it).
         application: the preloaded application, or None.
         pool: where its workers get their slots.
+        began_at: when its start or reload began, ``time.monotonic()`` seconds.
+        pid_file: a new pid file that replaces the old one when this generation is in force.
     """
 
     def __init__(
@@ -36,7 +39,8 @@ class Generation:
         settings: Settings,
         listeners: Sequence[Listener],
         pool: SlotPool,
-        application: Callable[..., Any] | None = None,
+        application: Callable[..., Any] | None,
+        began_at: float,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -44,6 +48,8 @@ class Generation:
         self.workers = settings.workers
         self.pool = pool
         self.application = application
+        self.began_at = began_at
+        self.pid_file: PidFile | None = None
 
 
 class SlotPool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiserv.boot import ReadinessReader, Report
 
 if TYPE_CHECKING:
+    from wsgiserv.master.generation import SlotPool
     from wsgiserv.scoreboard import Slot
 
 __all__ = ["Handle"]
@@ -36,7 +37,8 @@ class Handle:
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
         reopen_when_ready: a log rotation happened while it was booting.
-        slot, reader: its row of the scoreboard, its readiness pipe; None in tests of the plan.
+        slot, pool, reader: its row of the scoreboard, where that goes back to, its readiness pipe; None in tests
+            of the plan.
         cfg, log, ppid, aborted, tmp: what gunicorn's hooks find at a worker.
     """
 
@@ -57,6 +59,7 @@ class Handle:
     kill_at: float | None = None
     reopen_when_ready: bool = False
     slot: Slot | None = None
+    pool: SlotPool | None = None
     reader: ReadinessReader | None = None
     cfg: Any = None
     log: logging.Logger | None = None

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sys
 from collections.abc import Callable, Sequence
 from math import ceil
-from os import WNOHANG, close, kill, pipe, waitpid
+from os import close
 from select import POLLIN, poll
 from signal import (
     SIGCHLD,
@@ -34,16 +33,13 @@ from signal import (
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, Report, WorkerBoot
+from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
-from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import reopen_error_log
-from wsgiserv.master.birth import WorkerBorn, be_worker, fork_worker
+from wsgiserv.master.birth import WorkerBorn, be_worker
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
-from wsgiserv.master.generation import Generation
-from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
-from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
 from wsgiserv.master.rollover import Rollover
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.startup import Startup, interruptible
@@ -59,7 +55,7 @@ from wsgiserv.master.supervisor import (
     Wait,
     plan,
 )
-from wsgiserv.scoreboard import HEARTBEAT
+from wsgiserv.master.workforce import Workforce
 
 if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
@@ -98,16 +94,15 @@ class Master:
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
-        self._fleet = Fleet()
-        self._random = random.Random()
         self._stop: Literal["", "graceful", "fast"] = ""
         self._fatal: WsgiservError | None = None
         self._resumed_at = 0.0
         self._announced = False
         self._hup_waits = False
         self._foreground: Foreground | None = None
-        self._lifeline = (-1, -1)
         self._signals: SignalQueue
+        self._workforce: Workforce
+        self._fleet: Fleet
         self._server: HookServer
         self._rollover: Rollover
 
@@ -138,8 +133,9 @@ class Master:
                     silence_standard_streams(
                         keep_output=self._settings.capture_output and self._settings.errorlog != "-"
                     )
-                self._lifeline = pipe()
                 self._signals = SignalQueue()
+                self._workforce = Workforce(self._server, self._signals, self._log)
+                self._fleet = self._workforce.fleet
         except WsgiservError as error:
             startup.clean_up()
             self._tell(error)
@@ -158,7 +154,7 @@ class Master:
         except Exception:
             # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
             self._log.critical("the master ends with an error of its own", exc_info=True)
-            self._kill_all(SIGQUIT)
+            self._workforce.send_all(SIGQUIT)
             startup.clean_up()
             return 1
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
@@ -196,25 +192,24 @@ class Master:
             self._sleep(until)
             for signal in self._signals.take():
                 self._answer(signal)
-            self._read_reports()
-            self._reap()
+            self._workforce.read_reports()
+            self._workforce.reap()
+            self._announce()
             if self._hup_waits and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
                 self._hup_waits = False
-                self._begin_reload()
+                self._rollover.begin(self._reload_settings)
 
     def _act(self) -> float | None:
         """Carry out actions until there is nothing left to do now; return the time to wake, None at the end."""
         while True:
             target = Target(self._rollover.wanted(), self._stop, self._resumed_at)
-            for worker in self._fleet.workers:
-                if worker.slot is not None:
-                    worker.heartbeat = worker.slot.seconds[HEARTBEAT]
+            self._workforce.read_heartbeats()
             for action in plan(self._fleet, target, monotonic()):
                 match action:
-                    case Spawn(number):
-                        self._spawn(number)
+                    case Spawn():
+                        self._spawn(action)
                     case Send():
-                        self._send(action)
+                        self._workforce.send(action)
                     case Promote():
                         self._promote()
                     case Abandon():
@@ -244,80 +239,26 @@ class Master:
 
     # ---- actions ---------------------------------------------------------------------------------------
 
-    def _spawn(self, number: int) -> None:
-        generation = self._rollover.generation(number)
-        settings, server = generation.settings, self._server
-        server.worker_age += 1
-        handle = Handle(
-            age=server.worker_age,
-            generation=number,
-            spawned_at=monotonic(),
-            timeout=settings.timeout,
-            graceful_timeout=settings.graceful_timeout,
-            cfg=settings,
-            log=self._log,
-            ppid=server.pid,
-        )
-        try:
-            if self._fleet.ever_ready:
-                call_hook(self._log, "pre_fork", settings.pre_fork, server, handle)
-            else:
-                call_hook_or_stop(self._log, "pre_fork", settings.pre_fork, server, handle)
-        except BootError as error:
-            self._fatal, self._stop = self._fatal or error, "fast"
-            return
+    def _spawn(self, action: Spawn) -> None:
         if self._stop:
-            return
-        try:
-            fork_worker(
-                handle,
-                generation,
-                signals=self._signals,
-                lifeline=self._lifeline,
-                siblings=self._fleet.workers,
-                close_others=self._close_in_child(generation),
-                master_pid=server.pid,
-                log=self._log,
-                server=server,
-            )
-        except OSError as error:
-            reason = f"the system cannot start a process: {error.strerror}"
-            self._log.error("cannot fork a worker: %s (see ulimit -u and -n, and the memory)", error.strerror)
-            self._fleet.spawn_failed(number, reason, monotonic(), self._jitter())
-            return
-        self._fleet.workers.append(handle)
-        server.WORKERS[handle.pid] = handle
-        self._log.debug("worker %d (age %d) forked", handle.pid, handle.age)
+            return  # a spawn of the same plan has failed for good
+        generation = self._rollover.generation(action.generation)
 
-    def _close_in_child(self, generation: Generation) -> Callable[[], None]:
         def close_others() -> None:
             self._rollover.close_foreign(generation)
             if self._foreground is not None:
                 self._foreground.close()
 
-        return close_others
+        try:
+            self._workforce.spawn(generation, close_others)
+        except BootError as error:
+            self._end(error)
 
-    def _send(self, action: Send) -> None:
-        worker, signal, reason = action
-        now = monotonic()
-        name = signal.name
-        if name == "SIGTERM":
-            worker.term_at = now
-            self._log.debug("worker %d is told to retire", worker.pid)
-        elif name == "SIGQUIT":
-            worker.quit_at = now
-            self._log.debug("worker %d is told to leave at once", worker.pid)
-        else:
-            if name == "SIGABRT":
-                worker.abort_at = now
-            else:
-                worker.kill_at = now
-            self._log.error("worker %d gets %s %s: %s", worker.pid, name, life(worker, now), reason)
-            if name == "SIGABRT":
-                # Told now, not at its death: the worker's own words about it come in between.
-                for line in in_flight_lines(worker, now):
-                    self._log.error("%s", line)
-        _kill(worker.pid, signal)
+    def _end(self, error: WsgiservError) -> None:
+        """Stop at once, to end with ``error``."""
+        self._fatal = error
+        self._stop = "fast"
+        self._workforce.stopping = True
 
     def _promote(self) -> None:
         seconds = self._rollover.promote(monotonic())
@@ -328,7 +269,8 @@ class Master:
 
     def _abandon(self, reason: str) -> None:
         self._log.error(
-            "the reload has failed, the old workers and settings stay. The new workers cannot boot: %s", reason
+            "the reload has failed, the old workers and settings stay. The new workers cannot boot: %s",
+            reason,
         )
         self._rollover.abandon()
         self._forget_other_generations()
@@ -339,112 +281,25 @@ class Master:
             del self._fleet.failures[number]
 
     def _give_up(self, action: GiveUp) -> None:
-        self._stop = "fast"
         if action.status == EXIT_APPLICATION:
-            self._fatal = ApplicationError(action.reason, action.report.traceback if action.report else "")
+            self._end(ApplicationError(action.reason, action.report.traceback if action.report else ""))
         elif action.status == EXIT_CONFIG:
-            self._fatal = ConfigError(action.reason)
+            self._end(ConfigError(action.reason))
         else:
             tried = "" if action.report else " Several were tried; the lines above say how each ended."
-            self._fatal = BootError(f"the workers cannot boot: {action.reason.rstrip('.')}.{tried}")
+            self._end(BootError(f"the workers cannot boot: {action.reason.rstrip('.')}.{tried}"))
 
-    # ---- what happens ----------------------------------------------------------------------------------
-
-    def _jitter(self) -> float:
-        return self._random.uniform(0.75, 1.25)
-
-    def _read_reports(self) -> None:
-        for worker in self._fleet.workers:
-            self._read_reports_of(worker)
-
-    def _read_reports_of(self, worker: Handle) -> None:
-        if worker.reader is None:
+    def _announce(self) -> None:
+        """Say once that all is up."""
+        if self._announced or self._stop or not self._fleet.ever_ready:
             return
-        reports, closed = worker.reader.read()
-        if closed:
-            worker.reader.close()
-            worker.reader = None
-        for report in reports:
-            now = monotonic()
-            known = self._fleet.failures.get(worker.generation)
-            repeated = known is not None and known.reason == report.reason
-            self._fleet.reported(worker, report, now, self._jitter())
-            if report.state == "ready":
-                self._log.debug("worker %d is ready after %.2f s", worker.pid, now - worker.spawned_at)
-                self._became_ready(worker)
-            elif report.state == "retiring":
-                self._log.info("worker %d retires: %s", worker.pid, report.reason)
-            elif report.state == "failed":
-                self._report_failure(worker, report, repeated)
-
-    def _became_ready(self, worker: Handle) -> None:
-        if worker.reopen_when_ready:
-            worker.reopen_when_ready = False
-            _kill(worker.pid, SIGUSR1)
         if self._foreground is not None:
             self._foreground.started()
-        if self._announced or self._stop:
-            return
         current = self._rollover.current
         serving = sum(each.serving for each in self._fleet.workers if each.generation == current.number)
         if serving >= current.workers:
             self._announced = True
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
-
-    def _report_failure(self, worker: Handle, report: Report, repeated: bool) -> None:
-        if self._stop or not self._fleet.ever_ready:
-            return  # the end of the start says it, once
-        traceback = "" if repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
-        self._log.error("worker %d cannot boot: %s%s", worker.pid, report.reason, traceback)
-
-    def _reap(self) -> None:
-        """Wait for our workers only: a hook's own children are the hook's."""
-        for worker in list(self._fleet.workers):
-            try:
-                pid, status = waitpid(worker.pid, WNOHANG)
-            except ChildProcessError:
-                pid, status = worker.pid, 0  # somebody else in this process has waited for it
-            if pid:
-                self._bury(worker, status)
-        if self._server.pid == 1:
-            self._reap_orphans()
-
-    def _reap_orphans(self) -> None:
-        """As process 1 of a container we inherit orphans, which stay zombies unless we wait for them."""
-        workers = {worker.pid: worker for worker in self._fleet.workers}
-        while True:
-            try:
-                pid, status = waitpid(-1, WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid in workers:
-                self._bury(workers[pid], status)
-
-    def _bury(self, worker: Handle, wait_status: int) -> None:
-        """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
-        self._read_reports_of(worker)
-        now = monotonic()
-        how = died_how(wait_status)
-        unasked = self._fleet.died(worker, how, now, self._jitter())
-        self._server.WORKERS.pop(worker.pid, None)
-        if unasked and not self._stop:
-            self._log.error(
-                "worker %d (age %d) %s %s%s", worker.pid, worker.age, how, life(worker, now), hint(worker, wait_status)
-            )
-        else:
-            self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
-        if worker.abort_at is None and (unasked or worker.kill_at is not None):
-            for line in in_flight_lines(worker, now):
-                self._log.error("%s", line)
-        if worker.reader is not None:
-            worker.reader.close()
-            worker.reader = None
-        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
-        if worker.slot is not None:
-            self._rollover.give_back(worker.slot)
-            worker.slot = None
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -491,16 +346,12 @@ class Master:
         else:
             self._log.info("%s: stopping at once: %s", signal.name, _workers(count))
         self._stop = how
+        self._workforce.stopping = True
 
     def _reopen_logs(self) -> None:
         reopen_error_log()
         self._log.info("SIGUSR1: the logs are reopened")
-        for worker in self._fleet.workers:
-            # Before it is ready a worker may not have its handlers yet, and the signal would kill it.
-            if worker.ready_at is None:
-                worker.reopen_when_ready = True
-            else:
-                _kill(worker.pid, SIGUSR1)
+        self._workforce.reopen_logs()
 
     def _change_workers(self, by: int) -> None:
         generation = self._rollover.newest
@@ -518,20 +369,6 @@ class Master:
         self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
         self._rollover.pause()
         self._server.set_num_workers(0)
-
-    def _begin_reload(self) -> None:
-        self._rollover.begin(self._reload_settings)
-
-    def _kill_all(self, signal: Signals) -> None:
-        for worker in self._fleet.workers:
-            _kill(worker.pid, signal)
-
-
-def _kill(pid: int, signal: Signals) -> None:
-    try:
-        kill(pid, signal)
-    except ProcessLookupError:
-        pass  # it has just died; the next turn reaps it
 
 
 def _workers(count: int) -> str:

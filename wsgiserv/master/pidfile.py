@@ -48,7 +48,9 @@ class PidFile:
                 advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
             else:
                 advice = f"Expected a path that user id {os.geteuid()} may write."
-            raise ConfigError(f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}") from error
+            raise ConfigError(
+                f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}"
+            ) from error
 
     def _publish(self, draft: str, pid: int) -> None:
         # link() fails when the name is taken, so of two servers that start at once only one gets it.

@@ -20,7 +20,6 @@ from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.startup import Startup
 from wsgiserv.net.listener import open_listeners
 from wsgiserv.privileges import check_privileges
-from wsgiserv.scoreboard import Slot
 
 if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
@@ -45,7 +44,6 @@ class Rollover:
         self._next: Generation | None = None
         self._startup = startup
         self._log = startup.log
-        self._pools: dict[int, SlotPool] = {}  # id of a slot -> where it goes back to
         self._last_number = current.number
 
     @property
@@ -148,7 +146,7 @@ class Rollover:
 
     def promote(self, now: float) -> float:
         """Put the next generation in force; return how long that took, in seconds."""
-        old, new = self.current, self.newest
+        new = self.newest
         self._next, self.current = None, new
         self._drop_listeners(keep=new)
         startup = self._startup
@@ -157,8 +155,6 @@ class Rollover:
             startup.pid_file = None
         startup.pid_file = new.pid_file or startup.pid_file
         new.pid_file = None
-        if old.pool is not new.pool:
-            self._log.debug("a new scoreboard: the size of its slots has changed")
         return now - new.began_at
 
     def abandon(self) -> None:
@@ -191,7 +187,7 @@ class Rollover:
         server.set_num_workers(generation.workers)
         set_title("master", server.proc_name)
 
-    # ---- small things ----------------------------------------------------------------------------------
+    # ---- sockets ----------------------------------------------------------------------------------
 
     def close_listeners(self) -> None:
         """Close the master's descriptors of all sockets; the files stay until the end."""
@@ -203,7 +199,3 @@ class Rollover:
         for listener in self._startup.listeners:
             if listener not in generation.listeners:
                 listener.close()
-
-    def give_back(self, slot: Slot) -> None:
-        """Return the slot of a worker that has been reaped to where it came from."""
-        slot.pool_of(slot)

@@ -187,7 +187,13 @@ class Fleet:
         self._boot_failed(generation, now, reason, None, now, jitter)
 
     def _boot_failed(
-        self, generation: int, spawned_at: float, reason: str, report: Report | None, now: float, jitter: float
+        self,
+        generation: int,
+        spawned_at: float,
+        reason: str,
+        report: Report | None,
+        now: float,
+        jitter: float,
     ) -> None:
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
@@ -282,7 +288,9 @@ def _discipline(worker: Handle, unwanted: bool, target: Target, now: float) -> t
     return Send(worker, signal, reason), now
 
 
-def _next_signal(worker: Handle, unwanted: bool, target: Target, now: float) -> tuple[Signals | None, str, float]:
+def _next_signal(
+    worker: Handle, unwanted: bool, target: Target, now: float
+) -> tuple[Signals | None, str, float]:
     """Return the next signal that ``worker`` is to get if nothing happens, why, and when."""
     if worker.kill_at is not None:
         return None, "", inf

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from os import getpid, urandom
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
@@ -44,6 +44,9 @@ from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS, Slot
 from wsgiserv.wsgi.environ import adjust, refused_environ
 from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
+
+if TYPE_CHECKING:
+    from wsgiserv.net.tls import TLSSocket
 
 __all__ = ["NONE", "READ", "UNWATCHED", "WRITE", "Connection", "Loop", "ServingContext", "Timeouts"]
 
@@ -114,7 +117,6 @@ class ServingContext:
         now: ``time.monotonic()`` of the current loop turn.
         retiring: whether the worker leaves.
         crowded: whether new clients wait because of `worker_connections`.
-        keep_open: whether connections stay open after a response; follows from the two and from ``keepalive``.
         answered: requests answered by this worker.
         pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
             response); None when they are not set.
@@ -132,7 +134,6 @@ class ServingContext:
         "gateway",
         "header_timeout",
         "id_prefix",
-        "keep_open",
         "keepalive",
         "limits",
         "lines",
@@ -184,7 +185,7 @@ class ServingContext:
         self.now = monotonic()
         self.retiring = False
         self.crowded = False
-        self.keep_open = self.keepalive > 0
+        gateway.keep_open = self.keepalive > 0
         self.answered = 0
         self.counter = itertools.count(1)
         # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
@@ -196,12 +197,12 @@ class ServingContext:
     def retire(self) -> None:
         """From now on every response says ``Connection: close``."""
         self.retiring = True
-        self.keep_open = False
+        self.gateway.keep_open = False
 
     def crowd(self, crowded: bool) -> None:
         """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
         self.crowded = crowded
-        self.keep_open = not (crowded or self.retiring) and self.keepalive > 0
+        self.gateway.keep_open = not (crowded or self.retiring) and self.keepalive > 0
 
 
 class Connection:
@@ -210,7 +211,7 @@ class Connection:
     Args:
         context: what the worker's connections share.
         loop: who waits for the socket.
-        sock: the client's socket, in blocking mode (reads and sends here never wait all the same).
+        sock: the client's socket, in blocking mode (reads and sends here never wait all the same), or TLS over it.
         base: the base environ of the listener.
         peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
         trusted: whether the peer is in ``forwarded_allow_ips``.
@@ -252,7 +253,7 @@ class Connection:
         self,
         context: ServingContext,
         loop: Loop,
-        sock: RawSocket,
+        sock: RawSocket | TLSSocket,
         base: dict[str, Any],
         peer: dict[str, str],
         peer_name: bytes,
@@ -299,6 +300,9 @@ class Connection:
             return False
         except OSError as error:
             self._vanish(error)
+            return False
+        except ProtocolError as error:  # plain HTTP where TLS is spoken
+            self._refuse(error)
             return False
         if not data:
             return self._end_of_input()
@@ -497,8 +501,7 @@ class Connection:
         except ProtocolError as error:
             self._refuse(error)
             return
-        keep_alive = self._keep_alive and context.keep_open
-        response = Response(self, context.gateway, line.http11, line.is_head, keep_alive)
+        response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = _NEVER

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from socket import AF_INET, AF_INET6
+from typing import Literal
 
 __all__ = ["describe_process", "tcp_holder", "unix_holder"]
 
@@ -77,7 +78,7 @@ def _as_in_proc(family: int, host: str) -> str:
     return "".join(f"{word:08X}" for word in words)
 
 
-_BYTE_ORDER = "little" if socket.htons(1) != 1 else "big"
+_BYTE_ORDER: Literal["little", "big"] = "little" if socket.htons(1) != 1 else "big"
 
 
 def _owner(inodes: set[str]) -> str | None:

@@ -13,7 +13,10 @@ import os
 import tempfile
 from _socket import socket as RawSocket
 from collections import deque
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from wsgiserv.net.tls import TLSSocket
 
 __all__ = ["MEMORY_BYTES", "Outbox"]
 
@@ -22,6 +25,8 @@ MEMORY_BYTES: Final = 1024 * 1024
 _MOST_SPOOLED: Final = 1024 * 1024 * 1024
 # One pass of the loop sends at most this much to one client, so that a fast one cannot hold it.
 _MOST_PER_FLUSH: Final = 4 * 1024 * 1024
+# What goes through TLS has to pass through memory, a piece at a time.
+_TLS_PIECE_BYTES: Final = 64 * 1024
 
 
 class _FileRange:
@@ -97,7 +102,7 @@ class Outbox:
         """Queue a range of a file; the descriptor is duplicated, the caller keeps its own. Raises OSError."""
         self._items.append(_FileRange(os.dup(fd), offset, count, owned=True))
 
-    def flush(self, sock: RawSocket) -> int:
+    def flush(self, sock: RawSocket | TLSSocket) -> int:
         """Send what the socket takes now and return how many bytes that was.
 
         Raises:
@@ -124,8 +129,13 @@ class Outbox:
             self._drop_spool()
         return total
 
-    def _send_range(self, sock: RawSocket, item: _FileRange) -> int:
-        sent = os.sendfile(sock.fileno(), item.fd, item.offset, min(item.count, _MOST_PER_FLUSH))
+    def _send_range(self, sock: RawSocket | TLSSocket, item: _FileRange) -> int:
+        if isinstance(sock, RawSocket):
+            sent = os.sendfile(sock.fileno(), item.fd, item.offset, min(item.count, _MOST_PER_FLUSH))
+        else:
+            # What is read and not sent is read again next time, at the same offset: TLS wants the same bytes.
+            data = os.pread(item.fd, min(item.count, _TLS_PIECE_BYTES), item.offset)
+            sent = sock.send(data) if data else 0
         if sent == 0:
             raise OSError("the file became shorter while it was sent")
         item.offset += sent

@@ -18,11 +18,12 @@ import traceback
 from _socket import socket as RawSocket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from os import getpid, kill
 from socket import socketpair
 from time import monotonic, time
 from types import FrameType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
@@ -41,6 +42,9 @@ from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
+
+if TYPE_CHECKING:
+    from wsgiserv.net.tls import TLSSocket
 
 __all__ = ["Worker", "worker_main"]
 
@@ -87,6 +91,8 @@ class Worker(ABC):
         self._wakeup, self._wakeup_writer = socketpair()
         self._reloader: Any = None
         self._failed_import: ApplicationError | None = None
+        # Puts TLS over a client's socket.
+        self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -116,6 +122,13 @@ class Worker(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
         """Called in the new process before anything of the application is imported (monkey patching)."""
+
+    def load_certificates(self) -> None:
+        """Make the TLS context, while the key may still be read. Called in the new process. Raises ConfigError."""
+        if self.cfg.certfile:
+            from wsgiserv.net.tls import TLSSocket, make_context
+
+            self._secure = partial(TLSSocket, make_context(self.cfg))
 
     def load(self) -> None:
         """Load the application and make what the connections share. Raises ApplicationError, ConfigError."""
@@ -157,7 +170,7 @@ class Worker(ABC):
             listener: base_environ(
                 server_name=listener.server_name,
                 server_port=listener.server_port,
-                url_scheme="http",
+                url_scheme="https" if settings.certfile else "http",
                 errors=errors,
                 multithread=self.multithread,
                 multiprocess=settings.workers > 1,
@@ -186,7 +199,9 @@ class Worker(ABC):
     def admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Make a connection of an accepted socket; the class gives its loop in `loop`."""
         peer, name, trusted = self._peers.of(address)
-        return Connection(self.context, self.loop, sock, self._bases[listener], peer, name, trusted)
+        secure = self._secure
+        client = sock if secure is None else secure(sock, peer)
+        return Connection(self.context, self.loop, client, self._bases[listener], peer, name, trusted)
 
     loop: Any  # the `Loop` of the connections
 
@@ -220,7 +235,6 @@ class Worker(ABC):
         self._wakeup_writer.setblocking(False)
         signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
         for number in (
-            signal.SIGTERM,
             signal.SIGINT,
             signal.SIGQUIT,
             signal.SIGUSR1,
@@ -234,6 +248,8 @@ class Worker(ABC):
             signal.signal(number, _queued)
             # A system call of the application goes on when a signal has only been queued.
             signal.siginterrupt(number, False)
+        signal.signal(signal.SIGTERM, self._term)
+        signal.siginterrupt(signal.SIGTERM, False)
         signal.signal(signal.SIGABRT, self._abort)
 
     @property
@@ -257,6 +273,12 @@ class Worker(ABC):
                 reopen_error_log()
                 if self.context.access is not None:
                     self.context.access.reopen()
+
+    def _term(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``."""
+        context: ServingContext | None = getattr(self, "context", None)  # none while booting
+        if context is not None:
+            context.gateway.keep_open = False
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""
@@ -363,6 +385,7 @@ def worker_main(boot: WorkerBoot) -> int:
         worker: Worker = worker_type(boot)
         worker.install_signals()
         worker.prepare()
+        worker.load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
         drop_privileges(settings)
     except (ConfigError, OSError) as error:

@@ -60,15 +60,18 @@ class GatewayContext:
     Attributes:
         templates: the response heads seen so far.
         date_line: the Date header line; the worker's loop renews it every second.
+        keep_open: whether connections stay open after their responses; looked at when a head is made, so
+            that a response says ``close`` even if the worker was told to leave during the call.
         log: the error log.
         sendfile: whether ``wsgi.file_wrapper`` may hand files to the kernel.
     """
 
-    __slots__ = ("date_line", "log", "sendfile", "templates")
+    __slots__ = ("date_line", "keep_open", "log", "sendfile", "templates")
 
     def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
         self.templates = HeadTemplates()
         self.date_line = date_line
+        self.keep_open = True
         self.log = log
         self.sendfile = sendfile
 
@@ -187,8 +190,9 @@ class Response:
 
     def _ending(self) -> bytes:
         """Return the Connection line and the empty line of a head without any further framing."""
-        if self.keep_alive:
+        if self.keep_alive and self._context.keep_open:
             return b"\r\n" if self._http11 else KEEP_ALIVE + b"\r\n"
+        self.keep_alive = False
         return CLOSE + b"\r\n"
 
     def _begin(self, data: bytes) -> None:
@@ -207,6 +211,7 @@ class Response:
             self._send_declared(head, data)
         elif self._http11:
             self._chunked = True
+            self.keep_alive = self.keep_alive and self._context.keep_open
             head = self._head(CHUNKED if self.keep_alive else CHUNKED_CLOSE)
             self.begun = True
             self.sent += len(data)
@@ -265,7 +270,7 @@ class Response:
                 self.finish()
                 return
             ending = content_length(size) + self._ending()
-        elif self.keep_alive and self._http11:
+        elif self.keep_alive and self._http11 and self._context.keep_open:
             ending = b"\r\n"
         else:
             ending = self._ending()

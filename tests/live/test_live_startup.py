@@ -1,0 +1,555 @@
+"""What happens before the first request: addresses, configuration, the application, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rawclient import RawClient
+from server import DEADLINE_S, Server, Start, environment, is_alive, run, wait_until
+
+import wsgiserv
+
+HELLO = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+"""
+
+
+def write(directory: Path, **files: str) -> None:
+    """Write ``name=text`` to name.py."""
+    for name, text in files.items():
+        (directory / f"{name}.py").write_text(text)
+
+
+def refused(directory: Path, *args: str, status: int = 2, env: dict[str, str] | None = None) -> str:
+    """Run a server that cannot start; return its one message."""
+    done = run(args, directory, env)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("\n") <= 4, done.stderr
+    assert done.stderr.strip()
+    return done.stderr
+
+
+# Startup
+
+
+def test_the_startup_lines_say_who_listens_where(start: Start, worker_class: str) -> None:
+    server = start("app:app", "-w", "2", files={"app.py": HELLO}, bind="tcp")
+    host, port = server.address
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
+    said = server.log.text
+    for part in (f"http://{host}:{port}", worker_class, str(server.pid), wsgiserv.__version__):
+        assert part in said
+    assert len(said.splitlines()) <= 5, said
+    assert server.out.text == ""
+
+
+def test_several_addresses(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    server = start("app:app", "-b", "127.0.0.1:0", "-b", f"unix:{path}", files={"app.py": HELLO}, bind="none")
+    server.wait_for_log("unix:")
+    for address in (server.address, str(path)):
+        with RawClient(address) as client:
+            assert client.get("/").body == b"hello"
+
+
+def test_a_unix_sockets_mode_comes_from_the_umask(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    server = start("app:app", "-b", f"unix:{path}", "-m", "0o117", files={"app.py": HELLO}, bind="none")
+    server.wait_for_log("unix:")
+    assert oct(path.stat().st_mode & 0o777) == "0o660"
+
+
+def test_a_stale_unix_socket_is_replaced(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    start("app:app", "-b", f"unix:{path}", files={"app.py": HELLO}, bind="none").wait_for_log("unix:")
+    with RawClient(str(path)) as client:
+        assert client.get("/").body == b"hello"
+
+
+def test_a_live_unix_socket_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO)
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen()
+        assert str(path) in refused(tmp_path, "-b", f"unix:{path}", "app:app")
+        assert path.exists()
+
+
+def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO)
+    path = tmp_path / "precious"
+    path.write_text("precious")
+    assert str(path) in refused(tmp_path, "-b", f"unix:{path}", "app:app")
+    assert path.read_text() == "precious"
+
+
+def test_python_m_and_the_version(tmp_path: Path) -> None:
+    done = run(["--version"], tmp_path)
+    assert done.returncode == 0
+    assert wsgiserv.__version__ in done.stdout
+
+
+def test_help_is_grouped_and_complete(tmp_path: Path) -> None:
+    done = run(["--help"], tmp_path)
+    assert done.returncode == 0
+    for flag in (
+        "--bind",
+        "--workers",
+        "--worker-class",
+        "--config",
+        "--timeout",
+        "--reload",
+        "--access-logfile",
+    ):
+        assert flag in done.stdout
+    assert done.stderr == ""
+
+
+# What cannot be
+
+
+def test_a_port_in_use_names_the_address_and_its_holder(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        said = refused(tmp_path, "-b", f"127.0.0.1:{port}", "app:app")
+    assert f"127.0.0.1:{port}" in said
+    assert str(os.getpid()) in said
+
+
+BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
+    "port too large": (["-b", "127.0.0.1:99999"], ["99999", "bind"]),
+    "port is a word": (["-b", "127.0.0.1:http"], ["127.0.0.1:http", "bind"]),
+    "address of another machine": (["-b", "192.0.2.1:8000"], ["192.0.2.1"]),
+    "socket in no directory": (["-b", "unix:/nowhere/at/all/s.sock"], ["/nowhere/at/all"]),
+    "descriptor that is not open": (["-b", "fd://199"], ["199"]),
+    "no number of workers": (["-w", "zero"], ["zero", "workers"]),
+    "minus one worker": (["--workers", "-1"], ["-1", "workers"]),
+    "unknown worker class": (["-k", "syn"], ["syn", "sync"]),
+    "no duration": (["-t", "soon"], ["soon", "timeout"]),
+    "unknown log level": (["--log-level", "loud"], ["loud", "loglevel"]),
+    "unknown user": (["-u", "no-such-user-here"], ["no-such-user-here"]),
+    "no such directory": (["--chdir", "/nowhere/at/all"], ["/nowhere/at/all"]),
+    "mistyped flag": (["--worker-clas", "sync"], ["--worker-class"]),
+    "mistyped flag without value": (["--relod"], ["--reload"]),
+    "no such config file": (["-c", "missing.py"], ["missing.py"]),
+    "config file is a directory": (["-c", "."], ["."]),
+    "no such config module": (["-c", "python:no_such_module_here"], ["no_such_module_here"]),
+    "log in no directory": (["--error-logfile", "/nowhere/at/all/e.log"], ["/nowhere/at/all/e.log"]),
+    "access log in no directory": (["--access-logfile", "/nowhere/at/all/a.log"], ["/nowhere/at/all/a.log"]),
+    "access log format": (["--access-logfile", "-", "--access-logformat", "%(nothing)s"], ["nothing"]),
+    "certificate that is not there": (["--certfile", "missing.pem"], ["missing.pem"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_arguments_get_one_message(tmp_path: Path, name: str) -> None:
+    write(tmp_path, app=HELLO)
+    args, parts = BAD_ARGUMENTS[name]
+    bind = [] if "-b" in args else ["-b", "127.0.0.1:0"]
+    said = refused(tmp_path, *args, *bind, "app:app")
+    for part in parts:
+        assert part.lower() in said.lower().replace("worker_class", "worker-class"), said
+
+
+BAD_FILES: dict[str, tuple[str, list[str]]] = {
+    "bad value": ("bind = '127.0.0.1:0'\nworkers = 'many'\n", ["workers", "many", "conf.py"]),
+    "bad type": ("timeout = [1]\n", ["timeout", "conf.py"]),
+    "hook that is no function": ("when_ready = 5\n", ["when_ready", "conf.py"]),
+    "hook with wrong arguments": ("def pre_fork(server): pass\n", ["pre_fork", "conf.py"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_value_in_a_file_names_setting_value_and_file(tmp_path: Path, name: str) -> None:
+    text, parts = BAD_FILES[name]
+    write(tmp_path, app=HELLO, conf=text)
+    said = refused(tmp_path, "-c", "conf.py", "-b", "127.0.0.1:0", "app:app")
+    for part in parts:
+        assert part in said
+
+
+def test_an_unreadable_config_file(tmp_path: Path) -> None:
+    """As root every file can be read, so the file is one that cannot be: a broken Python file names its line."""
+    write(tmp_path, app=HELLO, conf="workers = = 2\n")
+    done = run(["-c", "conf.py", "-b", "127.0.0.1:0", "app:app"], tmp_path)
+    assert done.returncode == 2
+    assert "conf.py" in done.stderr
+    assert "line 1" in done.stderr
+    assert "wsgiserv/" not in done.stderr, "frames of ours help nobody"
+
+
+def test_a_config_file_that_raises_shows_where(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO, conf="workers = 2\nraise RuntimeError('from the file')\n")
+    done = run(["-c", "conf.py", "-b", "127.0.0.1:0", "app:app"], tmp_path)
+    assert done.returncode == 2
+    assert "from the file" in done.stderr
+    assert "line 2" in done.stderr
+    assert "wsgiserv/" not in done.stderr, "frames of ours help nobody"
+
+
+def test_no_application_at_all(tmp_path: Path) -> None:
+    assert refused(tmp_path, "-b", "127.0.0.1:0")
+
+
+def test_a_mistyped_setting_is_answered_with_the_nearest(start: Start) -> None:
+    server = start("app:app", "-c", "conf.py", files={"app.py": HELLO, "conf.py": "wrokers = 3\n"})
+    server.expect(r"wrokers")
+    line = server.wait_for_log("wrokers").string
+    assert "workers" in line.replace("wrokers", "")
+
+
+# The application cannot be loaded
+
+BROKEN_APPS: dict[str, tuple[str, str, list[str]]] = {
+    "import fails": (
+        "import json\nimport no_such_package_here\n",
+        "app:app",
+        ["no_such_package_here", "app.py", "line 2"],
+    ),
+    "raises": (
+        "def f():\n    raise ValueError('inside')\nf()\n",
+        "app:app",
+        ["ValueError: inside", "line 2", "line 3"],
+    ),
+    "syntax": ("def app(:\n", "app:app", ["SyntaxError", "app.py", "line 1"]),
+    "exits": ("import sys\nsys.exit('bye')\n", "app:app", ["bye"]),
+    "name is missing": ("def application(e, s): pass\n", "app:aplication", ["aplication", "application"]),
+    "not callable": ("app = 5\n", "app:app", ["app", "callable"]),
+    "module is missing": ("", "ap:app", ["'ap'"]),
+    "factory raises": (
+        "def make():\n    raise KeyError('deep')\n",
+        "app:make()",
+        ["KeyError: 'deep'", "line 2"],
+    ),
+    "factory returns nothing": ("def make():\n    pass\n", "app:make()", ["make", "None"]),
+}
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize("name", BROKEN_APPS)
+def test_an_application_that_cannot_be_loaded_is_exit_4(tmp_path: Path, name: str, workers: str) -> None:
+    text, app, parts = BROKEN_APPS[name]
+    write(tmp_path, app=text)
+    begun = time.monotonic()
+    done = run(["-b", "127.0.0.1:0", "-w", workers, app], tmp_path)
+    assert time.monotonic() - begun < 3.0
+    assert done.returncode == 4, done.stderr
+    for part in parts:
+        assert part in done.stderr
+    assert not re.search(r'File ".*/wsgiserv/', done.stderr), "frames of ours help nobody:\n" + done.stderr
+    last = parts[0]
+    assert done.stderr.count(last) <= 6, "no respawn loop:\n" + done.stderr
+
+
+GOOD_APPS = {
+    "app:app": HELLO,
+    "app": HELLO,
+    "app:make()": HELLO + "\ndef make():\n    return app\n",
+    "app:make('x', debug=True)": HELLO
+    + "\ndef make(name, *, debug):\n    assert (name, debug) == ('x', True)\n    return app\n",
+    "app:holder.inner": HELLO + "\nclass holder:\n    inner = staticmethod(app)\n",
+    "pkg.sub:app": HELLO,
+}
+
+
+@pytest.mark.parametrize("name", GOOD_APPS)
+def test_ways_to_name_the_application(start: Start, name: str) -> None:
+    files = (
+        {"pkg/__init__.py": "", "pkg/sub.py": HELLO}
+        if name.startswith("pkg")
+        else {"app.py": GOOD_APPS[name]}
+    )
+    server = start(name, files=files)
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
+
+
+def test_chdir_and_pythonpath(start: Start, tmp_path: Path) -> None:
+    files = {"site/inner.py": "from shared_part import app\n", "lib/shared_part.py": HELLO}
+    server = start("inner:app", "--chdir", "site", "--pythonpath", str(tmp_path / "lib"), files=files)
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
+
+
+def test_workers_that_cannot_boot_are_exit_3_without_a_fork_storm(tmp_path: Path) -> None:
+    """An application that kills its process while it is imported."""
+    write(tmp_path, app="import os\nopen('boots', 'a').write('x')\nos._exit(7)\n")
+    done = subprocess.run(
+        [*Server.program, "-b", "127.0.0.1:0", "-w", "2", "app:app"],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert len((tmp_path / "boots").read_text()) < 30
+
+
+# Configuration
+
+
+def test_the_command_line_in_the_environment(start: Start) -> None:
+    server = start(
+        "app:app",
+        files={"app.py": HELLO},
+        bind="none",
+        worker_class=None,
+        env={"WSGISERV_CMD_ARGS": "-b :0 -w 2"},
+    )
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
+    wait_until(lambda: len(server.workers()) == 2, "two workers")
+
+
+@pytest.mark.parametrize("name", ["wsgiserv.conf.py", "gunicorn.conf.py"])
+def test_a_config_file_is_found_by_itself(start: Start, name: str) -> None:
+    server = start("app:app", files={"app.py": HELLO, name: "workers = 2\n"})
+    wait_until(lambda: len(server.workers()) == 2, "two workers")
+    if name.startswith("gunicorn"):
+        server.wait_for_log(re.escape(name))
+
+
+def test_precedence(start: Start) -> None:
+    """Defaults < file < environment < flags."""
+    files = {"app.py": HELLO, "conf.py": "workers = 2\nproc_name = 'x'\n"}
+    server = start("app:app", "-c", "conf.py", files=files, env={"WEB_CONCURRENCY": "3"})
+    wait_until(lambda: len(server.workers()) == 3, "three workers")
+    other = start("app:app", "-c", "conf.py", "-w", "1", env={"WEB_CONCURRENCY": "3"})
+    with RawClient(other.address) as client:
+        assert client.get("/").status == 200
+    wait_until(lambda: len(other.workers()) == 1, "one worker")
+
+
+def test_port_in_the_environment(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO)
+    done = run(["--print-config", "app:app"], tmp_path, {"PORT": "5123"})
+    assert done.returncode == 0
+    assert "0.0.0.0:5123" in done.stdout
+
+
+def test_raw_env_reaches_the_application(start: Start) -> None:
+    text = (
+        "import os\ndef app(e, s):\n    s('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [os.environ['GREETING'].encode()]\n"
+    )
+    server = start("app:app", "-e", "GREETING=a=b", files={"app.py": text})
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"a=b"
+
+
+def test_check_config(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO, broken="import no_such_package_here\n")
+    assert run(["--check-config", "app:app"], tmp_path).returncode == 0
+    done = run(["--check-config", "broken:app"], tmp_path)
+    assert done.returncode == 4
+    assert "no_such_package_here" in done.stderr
+    assert run(["--check-config", "-w", "x", "app:app"], tmp_path).returncode == 2
+
+
+def test_print_config_says_where_a_value_came_from(tmp_path: Path) -> None:
+    write(tmp_path, app=HELLO, conf="workers = 2\n")
+    done = run(["--print-config", "-c", "conf.py", "-t", "17", "app:app"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()}
+    assert "17" in lines["timeout"]
+    assert "--timeout" in lines["timeout"] or "-t" in lines["timeout"]
+    assert "conf.py" in lines["workers"]
+    assert "default" in lines["backlog"]
+
+
+# Pid file, daemon, privileges
+
+
+def test_a_stale_pid_file_is_replaced(start: Start, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "pid").write_text(f"{gone.pid}\n")
+    server = start("app:app", "-p", "pid", files={"app.py": HELLO})
+    with RawClient(server.address) as client:
+        assert client.get("/").status == 200
+    assert int((tmp_path / "pid").read_text()) == server.pid
+
+
+def test_a_live_pid_file_refuses_the_start(start: Start, tmp_path: Path) -> None:
+    server = start("app:app", "-p", "pid", files={"app.py": HELLO})
+    with RawClient(server.address) as client:
+        assert client.get("/").status == 200
+    said = refused(tmp_path, "-p", "pid", "-b", "127.0.0.1:0", "app:app")
+    assert str(server.pid) in said
+    assert int((tmp_path / "pid").read_text()) == server.pid
+
+
+def test_daemon(start: Start, tmp_path: Path) -> None:
+    pidfile, log = tmp_path / "pid", tmp_path / "error.log"
+    args = ("-D", "-p", str(pidfile), "--error-logfile", str(log), "-b", "127.0.0.1:0")
+    server = start("app:app", *args, files={"app.py": HELLO}, bind="none")
+    assert server.wait() == 0
+    pid = int(wait_until(lambda: pidfile.exists() and pidfile.read_text().strip(), "the pid file"))
+    try:
+        assert pid != server.pid
+        server.watch_session(os.getsid(pid))
+        assert os.getsid(pid) != server.pid
+        port = wait_until(
+            lambda: re.search(r"http://127.0.0.1:(\d+)", log.read_text()), "the address in the log"
+        )
+        with RawClient(("127.0.0.1", int(port[1]))) as client:
+            assert client.get("/").body == b"hello"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_alive(pid), "the daemon's end")
+    assert not pidfile.exists()
+    assert "ERROR" not in log.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
+def test_workers_drop_privileges(start: Start, tmp_path: Path) -> None:
+    text = (
+        "import os\ndef app(e, s):\n    s('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [repr((os.getuid(), os.geteuid(), os.getgid(), os.getgroups())).encode()]\n"
+    )
+    for directory in (tmp_path, *tmp_path.parents[:2]):  # pytest's own are closed to others
+        directory.chmod(0o755)
+    server = start("app:app", "-u", "65534", "-g", "65534", files={"app.py": text})
+    with RawClient(server.address) as client:
+        response = client.get("/")
+    assert response.body.startswith(b"(65534, 65534, 65534, "), response.body
+
+
+def test_process_titles(start: Start) -> None:
+    server = start("app:app", "-n", "my-site", files={"app.py": HELLO})
+    with RawClient(server.address) as client:
+        assert client.get("/").status == 200
+    (worker,) = server.workers()
+    master_title, worker_title = (
+        Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace") for pid in (server.pid, worker)
+    )
+    assert "master" in master_title
+    assert "my-site" in master_title
+    assert "worker" in worker_title
+    assert "my-site" in worker_title
+
+
+# The two files that people have in the field (issue 2, part 4), as they are
+
+FIELD_FILES = {
+    "plain": """import os
+bind = '127.0.0.1:5000'
+workers = 4
+backlog = 2048
+worker_class = "sync"
+debug = True
+proc_name = 'gunicorn.proc'
+pidfile = '/tmp/gunicorn.pid'
+logfile = '/var/log/gunicorn/debug.log'
+loglevel = 'debug'
+""",
+    "gevent": """import os
+import gevent.monkey
+gevent.monkey.patch_all()
+import multiprocessing
+debug = True
+loglevel = 'debug'
+bind = '0.0.0.0:8800'
+pidfile = 'log/gunicorn.pid'
+logfile = 'log/debug.log'
+workers = multiprocessing.cpu_count() * 2 + 1
+worker_class = 'gunicorn.workers.ggevent.GeventWorker'
+x_forwarded_for_header = 'X-FORWARDED-FOR'
+""",
+}
+PORTS = {"plain": 5000, "gevent": 8800}
+
+
+@pytest.fixture
+def field_directories(tmp_path: Path) -> Iterator[None]:
+    """The log directories that the files name; one test at a time, since the files name fixed paths."""
+    (tmp_path / "log").mkdir()
+    var = Path("/var/log/gunicorn")
+    with open("/tmp/wsgiserv-tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = not var.exists()
+        try:
+            var.mkdir(exist_ok=True)
+        except PermissionError:
+            pytest.skip("/var/log/gunicorn is not there and cannot be made")
+        yield
+        if made:
+            shutil.rmtree(var)
+
+
+def own_network() -> list[str]:
+    """The command that gives a process a loopback of its own, or nothing where that is not allowed."""
+    wrap = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return []
+    return wrap if subprocess.run([*wrap, "true"], capture_output=True, check=False).returncode == 0 else []
+
+
+ASK = """
+import http.client, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=10)
+for _ in range(3):
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    print(response.status, response.read().decode())
+"""
+
+
+@pytest.mark.parametrize("name", FIELD_FILES)
+@pytest.mark.usefixtures("field_directories")
+def test_the_files_in_the_field_run_as_they_are(start: Start, tmp_path: Path, name: str) -> None:
+    wrap = own_network()
+    if not wrap:
+        pytest.skip("the files' fixed ports need a network namespace (unshare -n)")
+    files = {"app.py": HELLO, "gun.py": FIELD_FILES[name]}
+    server = start("app:app", "-c", "gun.py", files=files, bind="none", worker_class=None, wrap=wrap)
+    log = Path("/var/log/gunicorn/debug.log") if name == "plain" else tmp_path / "log/debug.log"
+    pidfile = Path("/tmp/gunicorn.pid") if name == "plain" else tmp_path / "log/gunicorn.pid"
+    offset = log.stat().st_size if log.exists() else 0
+    wait_until(lambda: log.exists() and f":{PORTS[name]}" in log.read_text()[offset:], f"startup in {log}")
+    assert int(pidfile.read_text()) == server.pid
+    enter = ["nsenter", "-t", str(server.pid), "-n", sys.executable, "-c", ASK, str(PORTS[name])]
+    said = subprocess.run(enter, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout
+    assert said == "200 hello\n" * 3
+    expected = 4 if name == "plain" else (os.cpu_count() or 1) * 2 + 1
+    wait_until(lambda: len(server.workers()) == expected, f"{expected} workers")
+    assert server.stop() == 0
+    assert not pidfile.exists()
+    text = log.read_text()[offset:]
+    assert "Traceback" not in text
+    assert "[ERROR]" not in text
+
+
+@pytest.mark.parametrize("name", FIELD_FILES)
+def test_settings_that_mean_nothing_here_get_one_line_each(tmp_path: Path, name: str) -> None:
+    (tmp_path / "log").mkdir()
+    write(tmp_path, app=HELLO, gun=FIELD_FILES[name].replace("/var/log/gunicorn", str(tmp_path / "log")))
+    done = run(["--check-config", "-c", "gun.py", "app:app"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for setting in ("debug",) if name == "plain" else ("debug", "x_forwarded_for_header"):
+        lines = [
+            line for line in (done.stderr + done.stdout).splitlines() if re.search(rf"\b{setting}\b", line)
+        ]
+        assert len(lines) == 1, (setting, done.stderr, done.stdout)

@@ -1,0 +1,137 @@
+"""Imports point down the floors that docs/architecture.md draws; the test reads the floors from that page.
+
+The drawing is one line, ``cli → ... → errors``: the parts of the package, highest floor first, an arrow between
+floors.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import wsgiserv
+
+PACKAGE = Path(wsgiserv.__file__).parent
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
+
+
+class Import(NamedTuple):
+    """One import statement: where it is, what it names, whether it is for type checkers only."""
+
+    module: str
+    target: str
+    line: int
+    typing_only: bool
+
+
+def floors() -> dict[str, int]:
+    """Return the floor of each part, from the page: 0 is the lowest."""
+    drawing = re.search(r"^\s*cli →.*→ errors$", PAGE.read_text(), re.MULTILINE)
+    assert drawing, "docs/architecture.md has no line 'cli → ... → errors' that draws the floors"
+    highest_first = drawing[0].split("→")
+    return {
+        name: number
+        for number, floor in enumerate(reversed(highest_first))
+        for name in re.findall(r"\w+", floor)
+    }
+
+
+def part(module: str) -> str:
+    """``wsgiserv.net.listener`` belongs to ``net``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Yield the imports of a file, those in functions too."""
+    module = name_of(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(path.read_text(), str(path))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [base])])
+            # "from wsgiserv import scoreboard" names a part, "from wsgiserv.errors import X" has it already.
+            targets = [f"{base}.{alias.name}" for alias in node.names] if base == "wsgiserv" else [base]
+        for target in targets:
+            yield Import(module, target, node.lineno, id(node) in typing_only)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+ALL = [found for path in FILES for found in imports(path)]
+OURS = [found for found in ALL if found.target.split(".")[0] == "wsgiserv"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    known = floors()
+    own = part(name_of(path))
+    if own in ("", "__main__"):  # the version, which anyone may import; the entry, which imports the cli
+        assert own == "__main__" or not [
+            found for found in imports(path) if found.target.startswith("wsgiserv")
+        ]
+        return
+    assert own in known, f"docs/architecture.md gives {own!r} no floor"
+    for found in imports(path):
+        target = part(found.target)
+        if not found.target.startswith("wsgiserv.") or target == own or target not in known:
+            continue
+        assert known[target] <= known[own], (
+            f"{path}:{found.line} imports {found.target}, which is a higher floor"
+        )
+
+
+def test_master_and_workers_do_not_import_each_other() -> None:
+    for found in OURS:
+        pair = {part(found.module), part(found.target)}
+        assert pair != {"master", "workers"}, f"{found.module}, line {found.line}, imports {found.target}"
+
+
+def test_http_and_config_know_nothing_of_each_other() -> None:
+    """Floors that hold several parts are no licence: bytes and settings meet above both."""
+    for found in OURS:
+        pair = {part(found.module), part(found.target)}
+        assert pair != {"http", "config"}, f"{found.module}, line {found.line}, imports {found.target}"
+
+
+def test_gevent_is_imported_by_its_worker_alone() -> None:
+    for found in ALL:
+        if found.target.split(".")[0] in ("gevent", "greenlet"):
+            assert found.module == "wsgiserv.workers.gevent", f"{found.module}, line {found.line}"
+
+
+def test_http_and_wsgi_open_no_sockets() -> None:
+    for found in ALL:
+        if part(found.module) in ("http", "wsgi"):
+            assert found.target not in ("socket", "select", "selectors", "asyncio"), found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_module_says_what_it_owns(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    if path.name == "__init__.py":
+        assert text or not path.read_text().strip(), f"{path} has no docstring"
+    else:
+        assert "Owns:" in text, f"{path}: the docstring does not say what the module owns"
+        assert "Must not know:" in text, f"{path}: the docstring does not say what it must not know"

@@ -1,0 +1,233 @@
+"""The workers' processes: forked, signalled, listened to, reaped.
+
+Owns: what is done to and heard of a worker, the `Fleet` that it is noted in, what the log says of it.
+Must not know: what ought to be done about the workers, generations but by number, the master's signals.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from os import WNOHANG, kill, pipe, waitpid
+from signal import SIGABRT, SIGQUIT, SIGTERM, SIGUSR1, Signals
+from time import monotonic
+
+from wsgiserv.boot import Report
+from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.master.birth import fork_worker
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
+from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.supervisor import Fleet, Send
+from wsgiserv.scoreboard import HEARTBEAT
+
+__all__ = ["Workforce"]
+
+
+class Workforce:
+    """The workers of one master.
+
+    Args:
+        server: the master as hooks see it; its WORKERS are kept here.
+        signals: the master's signals, which a child leaves.
+        log: the error log.
+
+    Attributes:
+        fleet: the workers, and how they have failed.
+        stopping: set by the master when it stops: deaths are no news any more.
+    """
+
+    def __init__(self, server: HookServer, signals: SignalQueue, log: logging.Logger) -> None:
+        self.fleet = Fleet()
+        self.stopping = False
+        self._server = server
+        self._signals = signals
+        self._log = log
+        self._lifeline = pipe()
+        self._random = random.Random()
+
+    def read_heartbeats(self) -> None:
+        """Copy each worker's last sign of life from the scoreboard."""
+        for worker in self.fleet.workers:
+            if worker.slot is not None:
+                worker.heartbeat = worker.slot.seconds[HEARTBEAT]
+
+    def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
+        """Fork a worker of ``generation``; ``close_others`` closes, in the child, what else is the master's.
+
+        Raises BootError when pre_fork raises before any worker has been ready; in the child WorkerBorn.
+        """
+        settings, server = generation.settings, self._server
+        server.worker_age += 1
+        handle = Handle(
+            age=server.worker_age,
+            generation=generation.number,
+            spawned_at=monotonic(),
+            timeout=settings.timeout,
+            graceful_timeout=settings.graceful_timeout,
+            cfg=settings,
+            log=self._log,
+            ppid=server.pid,
+        )
+        if self.fleet.ever_ready:
+            call_hook(self._log, "pre_fork", settings.pre_fork, server, handle)
+        else:
+            call_hook_or_stop(self._log, "pre_fork", settings.pre_fork, server, handle)
+        try:
+            fork_worker(
+                handle,
+                generation,
+                signals=self._signals,
+                lifeline=self._lifeline,
+                siblings=self.fleet.workers,
+                close_others=close_others,
+                master_pid=server.pid,
+                log=self._log,
+                server=server,
+            )
+        except OSError as error:
+            reason = f"the system cannot start a process: {error.strerror}"
+            self._log.error("cannot fork a worker: %s (see ulimit -u and -n, and the memory)", error.strerror)
+            self.fleet.spawn_failed(generation.number, reason, monotonic(), self._jitter())
+            return
+        self.fleet.workers.append(handle)
+        server.WORKERS[handle.pid] = handle
+        self._log.debug("worker %d (age %d) forked", handle.pid, handle.age)
+
+    def send(self, action: Send) -> None:
+        """Send the signal, note it in the worker's handle and say so in the log."""
+        worker, signal, reason = action
+        now = monotonic()
+        if signal == SIGTERM:
+            worker.term_at = now
+            self._log.debug("worker %d is told to retire", worker.pid)
+        elif signal == SIGQUIT:
+            worker.quit_at = now
+            self._log.debug("worker %d is told to leave at once", worker.pid)
+        else:
+            if signal == SIGABRT:
+                worker.abort_at = now
+            else:
+                worker.kill_at = now
+            self._log.error("worker %d gets %s %s: %s", worker.pid, signal.name, life(worker, now), reason)
+            if signal == SIGABRT:
+                # Told now, not at its death: the worker's own words about it come in between.
+                self._tell_in_flight(worker, now)
+        _kill(worker.pid, signal)
+
+    def send_all(self, signal: Signals) -> None:
+        """Send ``signal`` to every worker, whatever it does."""
+        for worker in self.fleet.workers:
+            _kill(worker.pid, signal)
+
+    def reopen_logs(self) -> None:
+        """Tell the workers that the logs have been rotated."""
+        for worker in self.fleet.workers:
+            # Before it is ready a worker may not have its handlers yet, and the signal would kill it.
+            if worker.ready_at is None:
+                worker.reopen_when_ready = True
+            else:
+                _kill(worker.pid, SIGUSR1)
+
+    def _jitter(self) -> float:
+        return self._random.uniform(0.75, 1.25)
+
+    def read_reports(self) -> None:
+        """Note what the workers have reported."""
+        for worker in self.fleet.workers:
+            self._read_reports_of(worker)
+
+    def _read_reports_of(self, worker: Handle) -> None:
+        if worker.reader is None:
+            return
+        reports, closed = worker.reader.read()
+        if closed:
+            worker.reader.close()
+            worker.reader = None
+        for report in reports:
+            now = monotonic()
+            known = self.fleet.failures.get(worker.generation)
+            repeated = known is not None and known.reason == report.reason
+            self.fleet.reported(worker, report, now, self._jitter())
+            if report.state == "ready":
+                self._log.debug("worker %d is ready after %.2f s", worker.pid, now - worker.spawned_at)
+                if worker.reopen_when_ready:
+                    worker.reopen_when_ready = False
+                    _kill(worker.pid, SIGUSR1)
+            elif report.state == "retiring":
+                self._log.info("worker %d retires: %s", worker.pid, report.reason)
+            elif report.state == "failed":
+                self._report_failure(worker, report, repeated)
+
+    def _report_failure(self, worker: Handle, report: Report, repeated: bool) -> None:
+        if self.stopping or not self.fleet.ever_ready:
+            return  # the end of the start says it, once
+        traceback = "" if repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
+        self._log.error("worker %d cannot boot: %s%s", worker.pid, report.reason, traceback)
+
+    def reap(self) -> None:
+        """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's."""
+        for worker in list(self.fleet.workers):
+            try:
+                pid, status = waitpid(worker.pid, WNOHANG)
+            except ChildProcessError:
+                pid, status = worker.pid, 0  # somebody else in this process has waited for it
+            if pid:
+                self._bury(worker, status)
+        if self._server.pid == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """As process 1 of a container we inherit orphans, which stay zombies unless we wait for them."""
+        workers = {worker.pid: worker for worker in self.fleet.workers}
+        while True:
+            try:
+                pid, status = waitpid(-1, WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in workers:
+                self._bury(workers[pid], status)
+
+    def _bury(self, worker: Handle, wait_status: int) -> None:
+        """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
+        self._read_reports_of(worker)
+        now = monotonic()
+        how = died_how(wait_status)
+        unasked = self.fleet.died(worker, how, now, self._jitter())
+        self._server.WORKERS.pop(worker.pid, None)
+        if unasked and not self.stopping:
+            self._log.error(
+                "worker %d (age %d) %s %s%s",
+                worker.pid,
+                worker.age,
+                how,
+                life(worker, now),
+                hint(worker, wait_status),
+            )
+        else:
+            self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
+        if worker.abort_at is None and (unasked or worker.kill_at is not None):
+            self._tell_in_flight(worker, now)
+        if worker.reader is not None:
+            worker.reader.close()
+            worker.reader = None
+        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
+        if worker.pool is not None and worker.slot is not None:
+            worker.pool.give_back(worker.slot)
+            worker.slot = None
+
+    def _tell_in_flight(self, worker: Handle, now: float) -> None:
+        for line in in_flight_lines(worker, now):
+            self._log.error("%s", line)
+
+
+def _kill(pid: int, signal: Signals) -> None:
+    try:
+        kill(pid, signal)
+    except ProcessLookupError:
+        pass  # it has just died; the next turn reaps it

@@ -1,0 +1,512 @@
+"""TLS: the context that the settings describe, and a client's socket that speaks it without ever waiting.
+
+Owns: `make_context`, `check_certificates`, `TLSSocket`, the ``SSL_*`` keys of the environ.
+Must not know: HTTP (but for its first byte, where TLS was expected), who waits for the socket.
+
+Imported only where `certfile` is set. Nothing is taken ``from ssl``: the gevent worker patches that module
+after this one may have been imported in the master, and the old classes do not work under the new names.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from _socket import socket as RawSocket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
+from typing import Any, Final, Protocol
+
+from wsgiserv.errors import ConfigError, ProtocolError
+
+__all__ = ["TLSSettings", "TLSSocket", "check_certificates", "make_context"]
+
+
+class TLSSettings(Protocol):
+    """The settings that are read here."""
+
+    @property
+    def certfile(self) -> str | None: ...
+    @property
+    def keyfile(self) -> str | None: ...
+    @property
+    def ca_certs(self) -> str | None: ...
+    @property
+    def cert_reqs(self) -> int: ...
+    @property
+    def ciphers(self) -> str | None: ...
+    @property
+    def ssl_context(self) -> Callable[..., Any] | None: ...
+
+
+# ---- the context ---------------------------------------------------------------------------------------
+
+
+def make_context(settings: TLSSettings) -> ssl.SSLContext:
+    """Return the context of the settings, or the one that the hook `ssl_context` makes.
+
+    Called once in each worker, before it gives up its privileges: only root need be able to read the key.
+    Raises ConfigError naming the setting, the file and what is wrong with it.
+    """
+    hook = settings.ssl_context
+    if hook is None:
+        return _default_context(settings)
+    try:
+        context = hook(settings, lambda: _default_context(settings))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the hook ssl_context raised {type(error).__name__}: {error}. It must return an ssl.SSLContext; "
+            "default_ssl_context_factory() makes the one that the other settings describe."
+        ) from error
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    except (AttributeError, ValueError, ssl.SSLError):
+        raise ConfigError(
+            f"the hook ssl_context returned {context!r}. It must return an ssl.SSLContext for a server, such as the "
+            "one that default_ssl_context_factory() makes."
+        ) from None
+    made: ssl.SSLContext = context
+    return made
+
+
+def check_certificates(settings: TLSSettings) -> None:
+    """Raise ConfigError when a worker could not use the certificate, the key or another TLS setting.
+
+    For the master, before it starts or reloads anything; it keeps nothing of what was read. With the hook
+    `ssl_context`, only the worker, which calls it, can tell.
+    """
+    if settings.certfile and settings.ssl_context is None:
+        _default_context(settings)
+
+
+def _default_context(settings: TLSSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
+    # Compression leaks secrets (CRIME), and a client that renegotiates makes the server work for nothing.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.ciphers:
+        try:
+            context.set_ciphers(settings.ciphers)
+        except ssl.SSLError:
+            raise ConfigError(
+                f"ciphers = {settings.ciphers!r}: OpenSSL finds no cipher in it. Expected a list as in "
+                "'ECDHE+AESGCM:ECDHE+CHACHA20'; 'openssl ciphers -v LIST' shows what a list means."
+            ) from None
+    _load_own_certificate(context, settings)
+    _load_authorities(context, settings)
+    return context
+
+
+def _load_own_certificate(context: ssl.SSLContext, settings: TLSSettings) -> None:
+    certfile, keyfile = settings.certfile, settings.keyfile
+    if certfile is None:
+        raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
+    _check_pem("certfile", certfile, "CERTIFICATE-----")
+    key_setting, key_path = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
+    _check_pem(key_setting, key_path, "PRIVATE KEY-----")
+
+    def no_passphrase() -> str:
+        # OpenSSL would ask on the terminal, in every worker.
+        raise ConfigError(
+            f"{key_setting} = {key_path!r}: the private key has a passphrase. Expected one without: "
+            f"openssl pkey -in {key_path} -out plain.pem; or load it in the hook ssl_context."
+        )
+
+    try:
+        context.load_cert_chain(certfile, keyfile, no_passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(
+                f"{key_setting} = {key_path!r}: the private key does not belong to the first certificate in "
+                f"{certfile}. The server's own certificate comes first, then its chain."
+            ) from None
+        raise ConfigError(
+            f"certfile = {certfile!r}, keyfile = {keyfile!r}: OpenSSL cannot use them: {_reason(error)}. "
+            f"'openssl x509 -in {certfile} -noout -text' and 'openssl pkey -in {key_path} -check -noout' show more."
+        ) from None
+
+
+def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
+    path, wanted = settings.ca_certs, settings.cert_reqs
+    if path:
+        _check_pem("ca_certs", path, "CERTIFICATE-----")
+        try:
+            context.load_verify_locations(path)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"ca_certs = {path!r}: OpenSSL cannot read the certificates: {_reason(error)}. Expected PEM."
+            ) from None
+    elif wanted:
+        raise ConfigError(
+            f"cert_reqs = {wanted}: clients' certificates are asked for, but no authority is named that they must "
+            "come from. Expected ca_certs beside it: --ca-certs FILE."
+        )
+    context.verify_mode = ssl.VerifyMode(wanted)
+
+
+def _check_pem(setting: str, path: str, marker: str) -> None:
+    """OpenSSL's own errors name neither the file nor what it missed there."""
+    try:
+        with open(path, encoding="latin-1") as file:
+            found = any(line.startswith("-----BEGIN ") and marker in line for line in file)
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} = {path!r}: the file cannot be read by user id {os.geteuid()}: {error.strerror}. "
+            "Expected the path of a file in PEM, relative to chdir."
+        ) from None
+    if not found:
+        what = "private key" if "KEY" in marker else "certificate"
+        elsewhere = (
+            " (or name its file: --keyfile FILE)" if what == "private key" and setting == "certfile" else ""
+        )
+        raise ConfigError(
+            f"{setting} = {path!r}: there is no {what} in it. Expected PEM, with a line "
+            f"'-----BEGIN {marker}'{elsewhere}."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason as words: ``no shared cipher``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate is refused: {error.verify_message}"
+    reason = getattr(error, "reason", None) or (error.args[-1] if error.args else type(error).__name__)
+    return str(reason).replace("_", " ").lower()
+
+
+# ---- a client's socket ---------------------------------------------------------------------------------
+
+_FRESH: Final = 0  # no byte has come
+_HANDSHAKE: Final = 1
+_OPEN: Final = 2
+_ENDED: Final = 3  # the client has said that it will send no more; it still reads
+_PLAIN: Final = 4  # the client does not speak TLS
+_SHUT: Final = 5  # nothing more is sent; what comes is discarded
+
+# RFC 8446 §5.1: the plain text of a record, and so what OpenSSL may hold of an incomplete one.
+_RECORD_BYTES: Final = 16384
+# So much is enciphered before the socket is asked to take it. Some records at once save system calls;
+# what it does not take is held in memory.
+_PIECE_BYTES: Final = 4 * _RECORD_BYTES
+# One call sends at most this much, so that a fast client cannot hold the loop.
+_MOST_PER_SEND: Final = 16 * _PIECE_BYTES
+# What TLS itself owes a client (alerts, key updates): one that takes nothing, but makes us owe, must go.
+_MOST_OWED_TO_TLS: Final = 65536
+# A method (RFC 9110 §9.1), or the empty line that is forgiven before one. A TLS record starts with 22.
+_HTTP_STARTS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r\n")
+
+
+class TLSSocket:
+    """A client's socket, for the connection like a `_socket.socket` that never waits.
+
+    Args:
+        context: the worker's context.
+        raw: the accepted socket; owned from now on.
+        environ: the client's part of the environ. The keys of TLS are added when the handshake is done:
+            HTTPS, SSL_PROTOCOL, SSL_CIPHER, SSL_CLIENT_VERIFY and, of a client's certificate,
+            SSL_CLIENT_S_DN, SSL_CLIENT_I_DN, SSL_CLIENT_M_SERIAL, SSL_CLIENT_V_START, SSL_CLIENT_V_END and
+            SSL_CLIENT_CERT (Apache's names, mod_ssl).
+
+    Used by one thread at a time. OpenSSL sees memory only, so whatever it has deciphered is returned at once,
+    and a poller that watches the raw socket misses nothing.
+    """
+
+    __slots__ = (
+        "_committed",
+        "_context",
+        "_environ",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_raw",
+        "_state",
+        "_unsent",
+    )
+
+    _object: ssl.SSLObject
+    _incoming: ssl.MemoryBIO
+    _outgoing: ssl.MemoryBIO
+
+    def __init__(self, context: ssl.SSLContext, raw: RawSocket, environ: dict[str, str]) -> None:
+        self._context = context
+        self._raw = raw
+        self._environ = environ
+        self._state = _FRESH
+        self._unsent: bytes | memoryview = b""  # enciphered, and not taken by the raw socket yet
+        self._committed = 0  # bytes that `send` has enciphered, but not reported as sent yet
+
+    # ---- reading -----------------------------------------------------------------------------------
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return what has come, ``b""`` at the end of what the client sends; go on with the handshake.
+
+        Args:
+            size: the most bytes, at least 32 KiB.
+            flags: MSG_PEEK returns bytes as they came, to see whether there are any.
+
+        Raises:
+            BlockingIOError: nothing to return yet.
+            ProtocolError: the client speaks plain HTTP; what is sent from now on goes out plainly.
+            ConnectionError: TLS failed; the client has been told, as far as it listens.
+        """
+        state = self._state
+        if state >= _PLAIN or flags & MSG_PEEK:
+            # Behind our own end only the client's end is of interest: nothing is deciphered any more.
+            return self._raw.recv(size, flags | MSG_DONTWAIT)
+        if state == _ENDED:
+            return b""
+        data = self._raw.recv(size - _RECORD_BYTES, flags | MSG_DONTWAIT)
+        if not data:
+            return b""  # without a word of TLS (a "ragged" end): HTTP's framing tells whether something lacks
+        if state == _FRESH:
+            self._begin(data)
+        self._incoming.write(data)
+        try:
+            if state <= _HANDSHAKE:
+                self._object.do_handshake()
+                self._state = _OPEN
+                self._environ.update(_tls_environ(self._object))
+            data = self._decipher(size)
+        except ssl.SSLWantReadError:
+            data = b""
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
+            raise self._break(error) from None
+        if self._outgoing.pending:
+            self._flush()
+            if self._outgoing.pending > _MOST_OWED_TO_TLS:
+                raise ConnectionError("TLS failed: the client reads nothing of what TLS owes it")
+        if not data and self._state != _ENDED:
+            raise BlockingIOError("no whole TLS record is here yet")
+        return data
+
+    def _begin(self, data: bytes) -> None:
+        if data[0] in _HTTP_STARTS:
+            self._state = _PLAIN
+            raise ProtocolError(400, "plain HTTP was sent to an HTTPS port; use https:// in the URL")
+        self._state = _HANDSHAKE
+        # Not before the first byte: a client that connects and stays silent costs no TLS state.
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    def _decipher(self, size: int) -> bytes:
+        """Return all the plain text that is here: what stayed inside OpenSSL, no poller would tell of."""
+        obj, incoming = self._object, self._incoming
+        parts: list[bytes] = []
+        try:
+            while True:
+                part = obj.read(size)  # at most one record
+                if not part:
+                    self._end()
+                    break
+                parts.append(part)
+                if not (incoming.pending or obj.pending()):
+                    break
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._end()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _end(self) -> None:
+        """The client's close_notify has come, perhaps behind data."""
+        self._state = _ENDED
+        # From now on the raw socket is readable, at its end: that is how a poller comes to know.
+        with suppress(OSError):
+            self._raw.shutdown(SHUT_RD)
+
+    def _break(self, error: Exception) -> ConnectionError:
+        what = "handshake" if self._state == _HANDSHAKE else "connection"
+        with suppress(OSError):
+            self._flush()  # the alert
+        self._state = _SHUT
+        return ConnectionError(f"TLS {what} failed: {_reason(error)}")
+
+    # ---- writing -----------------------------------------------------------------------------------
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
+        """Send the beginning of ``data`` and return how many bytes that was.
+
+        After BlockingIOError, or a number less than the size, the next call must go on with the very bytes
+        that were not sent, in pieces of any size: some are enciphered already.
+
+        Raises:
+            BlockingIOError: the raw socket takes nothing.
+            OSError: the connection is broken.
+        """
+        state = self._state
+        if state == _PLAIN:
+            return self._raw.send(data, flags | MSG_DONTWAIT)
+        if state != _OPEN and state != _ENDED:
+            raise ConnectionError("the TLS connection is not open")
+        taken = self._flush()
+        view = memoryview(data)
+        if self._unsent:
+            return self._progress(taken, min(self._committed, len(view)))
+        done = min(self._committed, len(view))
+        self._committed -= done
+        most = min(len(view), _MOST_PER_SEND)
+        while done < most:
+            end = min(done + _PIECE_BYTES, len(view))
+            self._encipher(view[done:end])
+            self._committed = end - done
+            taken = self._flush()
+            if self._unsent:
+                return done + self._progress(taken, end - done, block=not done)
+            self._committed = 0
+            done = end
+        return done
+
+    def _progress(self, taken: int, most: int, block: bool = True) -> int:
+        """Return how many bytes of what is enciphered may be called sent, while some of it is not.
+
+        A slow client must not be taken for one that has stopped reading. But the last byte is sent only when
+        all is with the kernel: after that nobody would ask again.
+        """
+        gone = max(0, min(taken, most, self._committed - 1))
+        if not gone and block:
+            raise BlockingIOError("the socket takes nothing now")
+        self._committed -= gone
+        return gone
+
+    def sendmsg(
+        self, buffers: Sequence[bytes | memoryview], ancillary: Sequence[Any] = (), flags: int = 0
+    ) -> int:
+        """Send the beginning of ``buffers`` as if they were one; see `send`."""
+        # One piece at most is copied: a head and a small body share a record, a large body stays where it is.
+        left = _PIECE_BYTES
+        parts: list[memoryview] = []
+        for buffer in buffers:
+            part = memoryview(buffer)[:left]
+            parts.append(part)
+            left -= len(part)
+        return self.send(b"".join(parts), flags)
+
+    def _encipher(self, view: memoryview) -> None:
+        write = self._object.write
+        try:
+            while view:
+                view = view[write(view) :]  # takes one record at a time
+        except ssl.SSLError as error:
+            raise self._break(error) from None
+
+    def _flush(self) -> int:
+        """Let the raw socket take what is enciphered; return how much it took. `_unsent` is what it did not.
+
+        Raises OSError.
+        """
+        unsent, outgoing, taken = self._unsent, self._outgoing, 0
+        try:
+            while unsent or outgoing.pending:
+                unsent = unsent or outgoing.read()
+                sent = self._raw.send(unsent, MSG_DONTWAIT)
+                taken += sent
+                unsent = memoryview(unsent)[sent:]
+        except BlockingIOError:
+            pass
+        self._unsent = unsent
+        return taken
+
+    # ---- the end, and the rest of a socket -----------------------------------------------------------
+
+    def shutdown(self, how: int) -> None:
+        """End one direction; for that of writing, the client is told by close_notify first. Raises OSError."""
+        if how in (SHUT_WR, SHUT_RDWR):
+            self._say_goodbye()
+        self._raw.shutdown(how)
+
+    def close(self) -> None:
+        """Say close_notify, where that does not mean waiting, and close the socket."""
+        self._say_goodbye()
+        self._raw.close()
+
+    def _say_goodbye(self) -> None:
+        # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
+        if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
+            with suppress(ssl.SSLError):
+                self._object.unwrap()  # raises: the client's own goodbye is not waited for
+            with suppress(OSError):
+                self._flush()
+        if self._state != _PLAIN:
+            self._state = _SHUT
+
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
+        """Set an option of the raw socket. SO_LINGER announces a reset: no goodbye must go before that."""
+        if level == SOL_SOCKET and name == SO_LINGER:
+            self._state = _SHUT
+        self._raw.setsockopt(level, name, value)
+
+    def setblocking(self, blocking: bool) -> None:
+        """Set the raw socket's mode; reads and sends here never wait in either."""
+        self._raw.setblocking(blocking)
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        """Set the raw socket's timeout; reads and sends here never wait."""
+        self._raw.settimeout(timeout_s)
+
+    def fileno(self) -> int:
+        """Return the raw socket's descriptor, for a poller; -1 when closed."""
+        return self._raw.fileno()
+
+
+# ---- the environ ---------------------------------------------------------------------------------------
+
+# OpenSSL's long names to the short ones of RFC 4514 §3 and of OpenSSL.
+_SHORT_NAMES: Final = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "givenName": "GN",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "street",
+    "surname": "SN",
+    "userId": "UID",
+}
+
+
+def _tls_environ(obj: ssl.SSLObject) -> dict[str, str]:
+    """Return the keys of a connection whose handshake is done. Raises ValueError or ssl.SSLError."""
+    cipher = obj.cipher()
+    environ = {
+        "HTTPS": "on",
+        "SSL_PROTOCOL": obj.version() or "",
+        "SSL_CIPHER": cipher[0] if cipher else "",
+        "SSL_CLIENT_VERIFY": "NONE",
+    }
+    der = obj.getpeercert(binary_form=True)
+    if der:
+        certificate: dict[str, Any] = obj.getpeercert() or {}
+        environ["SSL_CLIENT_VERIFY"] = "SUCCESS"  # one that cannot be verified ends the handshake
+        environ["SSL_CLIENT_S_DN"] = _distinguished_name(certificate["subject"])
+        environ["SSL_CLIENT_I_DN"] = _distinguished_name(certificate["issuer"])
+        environ["SSL_CLIENT_M_SERIAL"] = certificate["serialNumber"]
+        environ["SSL_CLIENT_V_START"] = certificate["notBefore"]
+        environ["SSL_CLIENT_V_END"] = certificate["notAfter"]
+        environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(der)
+    return environ
+
+
+def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """Return a name as RFC 4514 writes it, last part first: ``CN=ada,O=Engines``; UTF-8 as a PEP 3333 string."""
+    parts = (
+        "+".join(f"{_SHORT_NAMES.get(key, key)}={_escaped(value)}" for key, value in part) for part in name
+    )
+    return ",".join(list(parts)[::-1]).encode("utf-8", "replace").decode("latin-1")
+
+
+def _escaped(value: str) -> str:
+    """RFC 4514 §2.4; control characters as hexadecimal pairs, so that a certificate cannot forge a log line."""
+    out = []
+    for position, char in enumerate(value):
+        at_edge = position == 0 or position == len(value) - 1
+        if char in ',+"\\<>;' or (char == " " and at_edge) or (char == "#" and position == 0):
+            out.append("\\" + char)
+        elif char < " " or char == "\x7f":
+            out.append(f"\\{ord(char):02X}")
+        else:
+            out.append(char)
+    return "".join(out)
