@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -177,14 +176,8 @@ class FakeMaster:
 
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeMaster]:
-    for name, contents in {
-        "wsgiserv.master.master": {"Master": FakeMaster},
-        "wsgiserv.workers.base": {"worker_main": object()},
-        "wsgiserv.logs.error": {"open_error_log": lambda settings: os.getcwd()},
-    }.items():
-        module = ModuleType(name)
-        vars(module).update(contents)
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("wsgiserv.master.master.Master", FakeMaster)
+    monkeypatch.setattr("wsgiserv.logs.error.open_error_log", lambda settings: os.getcwd())
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from rawclient import RawClient
-from server import Server, Start
+from server import Connect, Server, Start
 
 # The worker classes that every live test runs against.
 WORKER_CLASSES = ["sync"]
@@ -94,6 +95,13 @@ def client(server: Server) -> Iterator[RawClient]:
     """A connection to the shared server."""
     with RawClient(server.address) as found:
         yield found
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Open connections that are closed at the end of the test, however it ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda address: stack.enter_context(RawClient(address))
 
 
 @pytest.fixture

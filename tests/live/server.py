@@ -17,9 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import wsgiserv
+
+if TYPE_CHECKING:
+    from rawclient import RawClient
 
 # Generous: the suite shares two cores. A wait ends at its event, so only a failure lasts this long.
 DEADLINE_S = 15.0
@@ -279,8 +282,9 @@ class Server:
             self.listener.close()
 
 
-# What the fixtures that start servers are: see conftest.py.
+# What the fixtures `start` and `connect` are: see conftest.py.
 Start = Callable[..., Server]
+Connect = Callable[[Any], "RawClient"]
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -176,7 +176,8 @@ def test_fields(client: RawClient, lines: str, key: str, value: str) -> None:
 
 
 def test_underscores_never_shadow_dashes(client: RawClient) -> None:
-    headers = "X_Forwarded_For: 1.2.3.4\r\nX-Real: a\r\nX_Real: b\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\n"
+    headers = "X_Forwarded_For: 1.2.3.4\r\nX-Real: a\r\nX_Real: b\r\nContent_Length: 5\r\n"
+    headers += "Transfer_Encoding: chunked\r\n"
     environ = environ_of(client, headers=headers)
     assert environ["HTTP_X_REAL"] == "a"
     assert "HTTP_X_FORWARDED_FOR" not in environ

@@ -167,10 +167,8 @@ HARMLESS = [
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_hook_that_raises_is_logged_by_name_and_does_no_harm(start: Start, name: str) -> None:
-    config = (
-        CONFIG
-        + f"\ndef broken(*args):\n    raise RuntimeError('from the hook')\n\n{name} = lambda {ARGUMENTS[name]}: broken()\n"
-    )
+    broken = "\ndef broken():\n    raise RuntimeError('from the hook')\n\n"
+    config = f"{CONFIG}{broken}{name} = lambda {ARGUMENTS[name]}: broken()\n"
     server = begin(start, config=config, expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
     with RawClient(server.address) as client:
         assert client.get("/").status == 200

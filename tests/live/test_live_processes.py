@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from load import Load
 from rawclient import RawClient, timed_get
-from server import Server, Start, is_alive, wait_until
+from server import Connect, Server, Start, is_alive, wait_until
 
 KILLED = r"\[(WARNING|ERROR|CRITICAL)\].*(kill|KILL|signal 9|died|exited)"
 
@@ -73,23 +73,19 @@ def test_every_killed_worker_is_replaced(start: Start) -> None:
 
 
 @pytest.mark.parametrize("talked", [False, True], ids=["silent", "after a request"])
-def test_a_thousand_idle_connections_and_a_new_client_is_answered_at_once(start: Start, talked: bool) -> None:
+def test_a_thousand_idle_connections_and_a_new_client_is_answered_at_once(
+    start: Start, connect: Connect, talked: bool
+) -> None:
     server = start("apps:app", "-w", "1")
-    idle = []
-    try:
-        for _ in range(1000):
-            idle.append(RawClient(server.address))
-        if talked:
-            for client in idle:
-                client.request("/")
-            for client in idle:
-                assert client.read_response().status == 200
-        timed_get(server.address)  # everything before it is accepted now
-        times = sorted(timed_get(server.address) for _ in range(20))
-        assert times[10] < 0.1, times
-    finally:
+    idle = [connect(server.address) for _ in range(1000)]
+    if talked:
         for client in idle:
-            client.close()
+            client.request("/")
+        for client in idle:
+            assert client.read_response().status == 200
+    timed_get(server.address)  # everything before it is accepted now
+    times = sorted(timed_get(server.address) for _ in range(20))
+    assert times[10] < 0.1, times
 
 
 SHUTDOWN = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "QUIT": signal.SIGQUIT}
@@ -119,9 +115,9 @@ def test_a_stop_frees_the_port(start: Start) -> None:
         socket.create_connection(address, 5)
 
 
-def test_term_lets_requests_in_flight_finish(start: Start) -> None:
+def test_term_lets_requests_in_flight_finish(start: Start, connect: Connect) -> None:
     server = start("apps:app", "-w", "2")
-    clients = [RawClient(server.address) for _ in range(2)]
+    clients = [connect(server.address) for _ in range(2)]
     for client in clients:
         client.request("/sleep?0.7")
     wait_until(lambda: server.log.text.count("sleeping 0.7") >= 1, "a request is in the application")
@@ -131,14 +127,13 @@ def test_term_lets_requests_in_flight_finish(start: Start) -> None:
         assert (response.status, response.body) == (200, b"slept")
         assert response.closes
         client.expect_close()
-        client.close()
     assert server.wait() == 0
 
 
-def test_term_answers_queued_requests_and_resets_none(start: Start) -> None:
+def test_term_answers_queued_requests_and_resets_none(start: Start, connect: Connect) -> None:
     """One worker is busy; eight more clients have connected and sent their requests (hardening.md, TERM)."""
     server = start("apps:app", "-w", "1")
-    clients = [RawClient(server.address) for _ in range(9)]
+    clients = [connect(server.address) for _ in range(9)]
     clients[0].request("/sleep?0.8")
     server.wait_for_log("sleeping 0.8")
     for client in clients[1:]:
@@ -148,26 +143,24 @@ def test_term_answers_queued_requests_and_resets_none(start: Start) -> None:
         response = client.read_response()
         assert response.status == 200
         client.expect_close()
-        client.close()
     assert server.wait() == 0
 
 
-def test_term_under_load_loses_nothing_that_was_connected(start: Start) -> None:
+def test_term_under_load_loses_nothing_that_was_connected(start: Start, connect: Connect) -> None:
     """Every connection that the listener had taken gets an answer; later ones stay in the test's own listener."""
     server = start("apps:app", "-w", "2")
-    clients = [RawClient(server.address) for _ in range(50)]
+    clients = [connect(server.address) for _ in range(50)]
     for client in clients:
         client.request("/")
     server.send_signal(signal.SIGTERM)
     for client in clients:
         assert client.read_response().status == 200
-        client.close()
     assert server.wait() == 0
 
 
-def test_term_with_idle_connections_is_quick(start: Start) -> None:
+def test_term_with_idle_connections_is_quick(start: Start, connect: Connect) -> None:
     server = start("apps:app", "-w", "2")
-    clients = [RawClient(server.address) for _ in range(20)]
+    clients = [connect(server.address) for _ in range(20)]
     for client in clients:
         assert client.get("/").status == 200
     begun = time.monotonic()
@@ -175,7 +168,6 @@ def test_term_with_idle_connections_is_quick(start: Start) -> None:
     assert time.monotonic() - begun < 3.0
     for client in clients:
         client.expect_close()
-        client.close()
 
 
 @pytest.mark.parametrize("name", ["INT", "QUIT"])
@@ -249,33 +241,27 @@ def test_max_requests_replaces_workers_and_loses_nothing(start: Start) -> None:
     wait_until(lambda: len(server.workers()) == 2, "two workers")
 
 
-def test_slow_clients_do_not_hold_the_worker(start: Start) -> None:
+def test_slow_clients_do_not_hold_the_worker(start: Start, connect: Connect) -> None:
     """Slow heads, slow bodies and slow readers: a fresh request is answered while all of them wait."""
     server = start("apps:app", "-w", "1", expect=(r"\[WARNING\].*127\.0\.0\.1",))
-    slow = []
-    try:
-        for number in range(150):
-            client = RawClient(server.address)
-            slow.append(client)
-            if number % 3 == 0:
-                client.send(b"GET / HTTP/1.1\r\nHos")
-            elif number % 3 == 1:
-                client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nsome")
-            else:
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                client.request("/big?3000000")
-        timed_get(server.address)
-        times = sorted(timed_get(server.address) for _ in range(10))
-        assert times[5] < 0.1, times
-        # and the slow ones are served when they go on
-        slow[0].send(b"t: t\r\n\r\n")
-        assert slow[0].read_response().status == 200
-        slow[1].send(b"x" * 96)
-        assert slow[1].read_response().body == b"some" + b"x" * 96
-        assert len(slow[2].read_response().body) == 3_000_000
-    finally:
-        for client in slow:
-            client.close()
+    slow = [connect(server.address) for _ in range(150)]
+    for number, client in enumerate(slow):
+        if number % 3 == 0:
+            client.send(b"GET / HTTP/1.1\r\nHos")
+        elif number % 3 == 1:
+            client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nsome")
+        else:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.request("/big?3000000")
+    timed_get(server.address)
+    times = sorted(timed_get(server.address) for _ in range(10))
+    assert times[5] < 0.1, times
+    # and the slow ones are served when they go on
+    slow[0].send(b"t: t\r\n\r\n")
+    assert slow[0].read_response().status == 200
+    slow[1].send(b"x" * 96)
+    assert slow[1].read_response().body == b"some" + b"x" * 96
+    assert len(slow[2].read_response().body) == 3_000_000
 
 
 def test_idle_connections_end_after_keepalive(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""What happens before the first request: addresses, configuration, the application, and what is said when it cannot be."""
+"""Before the first request: addresses, configuration, the application, and what is said when it cannot be."""
 
 from __future__ import annotations
 

@@ -48,9 +48,23 @@ def make_context(settings: TLSSettings) -> ssl.SSLContext:
     Called once in each worker, before it gives up its privileges: only root need be able to read the key.
     Raises ConfigError naming the setting, the file and what is wrong with it.
     """
+    context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
+    context.sslobject_class = _Client
+    return context
+
+
+class _Client(ssl.SSLObject):
+    """What callbacks of a context, such as ``sni_callback``, get for the connection."""
+
+    def _sslsock(self) -> _Client:
+        # gevent's SSLContext looks for its own socket in whatever a callback is called for (gevent/ssl.py,
+        # _Callback), and fails on an SSLObject.
+        return self
+
+
+def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
     hook = settings.ssl_context
-    if hook is None:
-        return _default_context(settings)
+    assert hook is not None
     try:
         context = hook(settings, lambda: _default_context(settings))
     except ConfigError:
