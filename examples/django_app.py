@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import Http404, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
 from django.urls import path
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 settings.configure(
     ALLOWED_HOSTS=["*"],  # for a demonstration; name your hosts in production
@@ -24,13 +24,13 @@ settings.configure(
 )
 
 
-@require_GET
+@require_safe
 def index(request):
     """Greet."""
     return HttpResponse("Hello from Django\n", content_type="text/plain")
 
 
-@require_GET
+@require_safe
 def item(request, number):
     """Show how a part of the path and the query arrive."""
     return JsonResponse({"number": number, "query": request.GET.dict()})
@@ -58,19 +58,19 @@ def upload(request):
     return JsonResponse({"name": file.name, "size": file.size, "sha256": digest.hexdigest()})
 
 
-@require_GET
+@require_safe
 def stream(request):
     """Send a response piece by piece, its length unknown when it begins."""
     return StreamingHttpResponse((f"line {number}\n" for number in range(1000)), content_type="text/plain")
 
 
-@require_GET
+@require_safe
 def to_index(request):
     """Redirect to the first page."""
     return HttpResponseRedirect("/")
 
 
-@require_GET
+@require_safe
 def set_cookies(request):
     """Set two cookies."""
     response = HttpResponse("set\n", content_type="text/plain")
@@ -79,19 +79,19 @@ def set_cookies(request):
     return response
 
 
-@require_GET
+@require_safe
 def cookies(request):
     """Show the cookies that came."""
     return JsonResponse(request.COOKIES)
 
 
-@require_GET
+@require_safe
 def missing(request):
     """A 404 from within the application."""
     raise Http404
 
 
-@require_GET
+@require_safe
 def error(request):
     """An exception, which Django answers with a 500 and logs."""
     raise RuntimeError("this view fails on purpose")

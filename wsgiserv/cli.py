@@ -125,7 +125,7 @@ def _checked_application(loaded: Loaded) -> str:
 def _check_certificates(settings: Settings) -> None:
     """Check what TLS needs; the working directory is `chdir` by now, where relative paths start."""
     if settings.certfile:
-        from wsgiserv.net.tls import check_certificates
+        from wsgiserv.net.tlscontext import check_certificates
 
         check_certificates(settings)
 

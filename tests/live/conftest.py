@@ -14,7 +14,7 @@ from rawclient import RawClient
 from server import Connect, Server, Start
 
 # The worker classes that every live test runs against.
-WORKER_CLASSES = ["sync"]
+WORKER_CLASSES = ["sync", "threads", "gevent"]
 
 # How a well-made server tells of a client's fault: one warning with the peer.
 CLIENT_FAULT = r"\[WARNING\].*127\.0\.0\.1"

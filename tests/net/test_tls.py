@@ -22,7 +22,8 @@ from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.net.connection import LINGERING, Connection, ServingContext, Timeouts
 from wsgiserv.net.outbox import MEMORY_BYTES, Outbox
-from wsgiserv.net.tls import TLSSocket, check_certificates, make_context
+from wsgiserv.net.tls import TLSSocket
+from wsgiserv.net.tlscontext import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -682,7 +683,7 @@ def test_hook_that_fails(files: Files) -> None:
     with pytest.raises(ConfigError, match="the hook ssl_context returned None"):
         make_context(files.settings(ssl_context=lambda config, default: None))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with pytest.raises(ConfigError, match="the hook ssl_context returned .*for a server"):
+    with pytest.raises(ConfigError, match=r"the hook ssl_context returned .*for a server"):
         make_context(files.settings(ssl_context=lambda config, default: client))
     with pytest.raises(ConfigError, match=r"certfile = '/nowhere'"):
         make_context(files.settings(certfile="/nowhere", ssl_context=lambda config, default: default()))

@@ -15,7 +15,8 @@ from typing import Any
 
 import trustme
 
-from wsgiserv.net.tls import TLSSocket, make_context
+from wsgiserv.net.tls import TLSSocket
+from wsgiserv.net.tlscontext import make_context
 
 READ_BYTES = 65536
 

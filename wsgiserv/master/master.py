@@ -338,10 +338,10 @@ class Master:
         if how == "graceful":
             limit = max((worker.graceful_timeout for worker in self._fleet.workers), default=0)
             self._log.info(
-                "%s: stopping gracefully: %s finish their requests, for up to %g s",
+                "%s: stopping gracefully: up to %g s for %s to finish",
                 signal.name,
-                _workers(count),
                 limit,
+                _workers(count),
             )
         else:
             self._log.info("%s: stopping at once: %s", signal.name, _workers(count))

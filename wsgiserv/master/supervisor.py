@@ -120,11 +120,10 @@ class Target:
 class Failures:
     """How the boots of one generation have failed since one of its workers became ready.
 
-    ``rounds`` counts retries, not workers: those that were already there at the last failure failed with it.
+    ``rounds`` counts tries, not workers: those that were forked before the pause after a failure failed with it.
     """
 
     rounds: int = 0
-    last_at: float = -inf
     not_before: float = -inf
     reason: str = ""
     report: Report | None = None
@@ -198,11 +197,10 @@ class Fleet:
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
         failures.report = report or failures.report
-        if spawned_at > failures.last_at:
+        if spawned_at >= failures.not_before:
             failures.rounds += 1
             pause = min(BACKOFF_FIRST_S * 2 ** min(failures.rounds - 1, 16), BACKOFF_LONGEST_S)
             failures.not_before = now + pause * jitter
-        failures.last_at = now
 
     def _crashed(self, now: float, jitter: float) -> None:
         """A worker that was killed once is replaced at once; one that always dies young must not cost a CPU."""

@@ -112,10 +112,14 @@ class Workforce:
                 worker.abort_at = now
             else:
                 worker.kill_at = now
-            self._log.error("worker %d gets %s %s: %s", worker.pid, signal.name, life(worker, now), reason)
+            # A fast stop breaks off what is under way: that was the wish, and is no error.
+            level = logging.INFO if worker.quit_at is not None else logging.ERROR
+            self._log.log(
+                level, "worker %d gets %s %s: %s", worker.pid, signal.name, life(worker, now), reason
+            )
             if signal == SIGABRT:
                 # Told now, not at its death: the worker's own words about it come in between.
-                self._tell_in_flight(worker, now)
+                self._tell_in_flight(worker, now, logging.ERROR)
         _kill(worker.pid, signal)
 
     def send_all(self, signal: Signals) -> None:
@@ -212,7 +216,7 @@ class Workforce:
         else:
             self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
         if worker.abort_at is None and (unasked or worker.kill_at is not None):
-            self._tell_in_flight(worker, now)
+            self._tell_in_flight(worker, now, logging.INFO if worker.quit_at is not None else logging.ERROR)
         if worker.reader is not None:
             worker.reader.close()
             worker.reader = None
@@ -221,9 +225,9 @@ class Workforce:
             worker.pool.give_back(worker.slot)
             worker.slot = None
 
-    def _tell_in_flight(self, worker: Handle, now: float) -> None:
+    def _tell_in_flight(self, worker: Handle, now: float, level: int) -> None:
         for line in in_flight_lines(worker, now):
-            self._log.error("%s", line)
+            self._log.log(level, "%s", line)
 
 
 def _kill(pid: int, signal: Signals) -> None:

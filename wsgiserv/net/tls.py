@@ -1,196 +1,24 @@
-"""TLS: the context that the settings describe, and a client's socket that speaks it without ever waiting.
+"""A client's socket that speaks TLS without ever waiting.
 
-Owns: `make_context`, `check_certificates`, `TLSSocket`, the ``SSL_*`` keys of the environ.
+Owns: `TLSSocket`, the ``SSL_*`` keys of the environ.
 Must not know: HTTP (but for its first byte, where TLS was expected), who waits for the socket.
 
-Imported only where `certfile` is set. Nothing is taken ``from ssl``: the gevent worker patches that module
-after this one may have been imported in the master, and the old classes do not work under the new names.
+Imported only where `certfile` is set. As in `tlscontext`, nothing is taken ``from ssl``.
 """
 
 from __future__ import annotations
 
-import os
 import ssl
 from _socket import socket as RawSocket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from wsgiserv.errors import ConfigError, ProtocolError
+from wsgiserv.errors import ProtocolError
+from wsgiserv.net.tlscontext import reason_of
 
-__all__ = ["TLSSettings", "TLSSocket", "check_certificates", "make_context"]
-
-
-class TLSSettings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-    @property
-    def keyfile(self) -> str | None: ...
-    @property
-    def ca_certs(self) -> str | None: ...
-    @property
-    def cert_reqs(self) -> int: ...
-    @property
-    def ciphers(self) -> str | None: ...
-    @property
-    def ssl_context(self) -> Callable[..., Any] | None: ...
-
-
-# ---- the context ---------------------------------------------------------------------------------------
-
-
-def make_context(settings: TLSSettings) -> ssl.SSLContext:
-    """Return the context of the settings, or the one that the hook `ssl_context` makes.
-
-    Called once in each worker, before it gives up its privileges: only root need be able to read the key.
-    Raises ConfigError naming the setting, the file and what is wrong with it.
-    """
-    context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
-    context.sslobject_class = _Client
-    return context
-
-
-class _Client(ssl.SSLObject):
-    """What callbacks of a context, such as ``sni_callback``, get for the connection."""
-
-    def _sslsock(self) -> _Client:
-        # gevent's SSLContext looks for its own socket in whatever a callback is called for (gevent/ssl.py,
-        # _Callback), and fails on an SSLObject.
-        return self
-
-
-def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
-    hook = settings.ssl_context
-    assert hook is not None
-    try:
-        context = hook(settings, lambda: _default_context(settings))
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the hook ssl_context raised {type(error).__name__}: {error}. It must return an ssl.SSLContext; "
-            "default_ssl_context_factory() makes the one that the other settings describe."
-        ) from error
-    try:
-        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-    except (AttributeError, ValueError, ssl.SSLError):
-        raise ConfigError(
-            f"the hook ssl_context returned {context!r}. It must return an ssl.SSLContext for a server, such as the "
-            "one that default_ssl_context_factory() makes."
-        ) from None
-    made: ssl.SSLContext = context
-    return made
-
-
-def check_certificates(settings: TLSSettings) -> None:
-    """Raise ConfigError when a worker could not use the certificate, the key or another TLS setting.
-
-    For the master, before it starts or reloads anything; it keeps nothing of what was read. With the hook
-    `ssl_context`, only the worker, which calls it, can tell.
-    """
-    if settings.certfile and settings.ssl_context is None:
-        _default_context(settings)
-
-
-def _default_context(settings: TLSSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
-    # Compression leaks secrets (CRIME), and a client that renegotiates makes the server work for nothing.
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
-    if settings.ciphers:
-        try:
-            context.set_ciphers(settings.ciphers)
-        except ssl.SSLError:
-            raise ConfigError(
-                f"ciphers = {settings.ciphers!r}: OpenSSL finds no cipher in it. Expected a list as in "
-                "'ECDHE+AESGCM:ECDHE+CHACHA20'; 'openssl ciphers -v LIST' shows what a list means."
-            ) from None
-    _load_own_certificate(context, settings)
-    _load_authorities(context, settings)
-    return context
-
-
-def _load_own_certificate(context: ssl.SSLContext, settings: TLSSettings) -> None:
-    certfile, keyfile = settings.certfile, settings.keyfile
-    if certfile is None:
-        raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
-    _check_pem("certfile", certfile, "CERTIFICATE-----")
-    key_setting, key_path = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
-    _check_pem(key_setting, key_path, "PRIVATE KEY-----")
-
-    def no_passphrase() -> str:
-        # OpenSSL would ask on the terminal, in every worker.
-        raise ConfigError(
-            f"{key_setting} = {key_path!r}: the private key has a passphrase. Expected one without: "
-            f"openssl pkey -in {key_path} -out plain.pem; or load it in the hook ssl_context."
-        )
-
-    try:
-        context.load_cert_chain(certfile, keyfile, no_passphrase)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigError(
-                f"{key_setting} = {key_path!r}: the private key does not belong to the first certificate in "
-                f"{certfile}. The server's own certificate comes first, then its chain."
-            ) from None
-        raise ConfigError(
-            f"certfile = {certfile!r}, keyfile = {keyfile!r}: OpenSSL cannot use them: {_reason(error)}. "
-            f"'openssl x509 -in {certfile} -noout -text' and 'openssl pkey -in {key_path} -check -noout' show more."
-        ) from None
-
-
-def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
-    path, wanted = settings.ca_certs, settings.cert_reqs
-    if path:
-        _check_pem("ca_certs", path, "CERTIFICATE-----")
-        try:
-            context.load_verify_locations(path)
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"ca_certs = {path!r}: OpenSSL cannot read the certificates: {_reason(error)}. Expected PEM."
-            ) from None
-    elif wanted:
-        raise ConfigError(
-            f"cert_reqs = {wanted}: clients' certificates are asked for, but no authority is named that they must "
-            "come from. Expected ca_certs beside it: --ca-certs FILE."
-        )
-    context.verify_mode = ssl.VerifyMode(wanted)
-
-
-def _check_pem(setting: str, path: str, marker: str) -> None:
-    """OpenSSL's own errors name neither the file nor what it missed there."""
-    try:
-        with open(path, encoding="latin-1") as file:
-            found = any(line.startswith("-----BEGIN ") and marker in line for line in file)
-    except OSError as error:
-        raise ConfigError(
-            f"{setting} = {path!r}: the file cannot be read by user id {os.geteuid()}: {error.strerror}. "
-            "Expected the path of a file in PEM, relative to chdir."
-        ) from None
-    if not found:
-        what = "private key" if "KEY" in marker else "certificate"
-        elsewhere = (
-            " (or name its file: --keyfile FILE)" if what == "private key" and setting == "certfile" else ""
-        )
-        raise ConfigError(
-            f"{setting} = {path!r}: there is no {what} in it. Expected PEM, with a line "
-            f"'-----BEGIN {marker}'{elsewhere}."
-        )
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason as words: ``no shared cipher``."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the client's certificate is refused: {error.verify_message}"
-    reason = getattr(error, "reason", None) or (error.args[-1] if error.args else type(error).__name__)
-    return str(reason).replace("_", " ").lower()
-
-
-# ---- a client's socket ---------------------------------------------------------------------------------
+__all__ = ["TLSSocket"]
 
 _FRESH: Final = 0  # no byte has come
 _HANDSHAKE: Final = 1
@@ -335,7 +163,7 @@ class TLSSocket:
         with suppress(OSError):
             self._flush()  # the alert
         self._state = _SHUT
-        return ConnectionError(f"TLS {what} failed: {_reason(error)}")
+        return ConnectionError(f"TLS {what} failed: {reason_of(error)}")
 
     # ---- writing -----------------------------------------------------------------------------------
 

@@ -126,7 +126,8 @@ class Worker(ABC):
     def load_certificates(self) -> None:
         """Make the TLS context, while the key may still be read. Called in the new process. Raises ConfigError."""
         if self.cfg.certfile:
-            from wsgiserv.net.tls import TLSSocket, make_context
+            from wsgiserv.net.tls import TLSSocket
+            from wsgiserv.net.tlscontext import make_context
 
             self._secure = partial(TLSSocket, make_context(self.cfg))
 

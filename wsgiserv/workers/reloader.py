@@ -42,7 +42,8 @@ class Reloader:
             signal (write to a pipe, send a signal), and must not raise. Called again for later changes.
         extra_files: beside the files of all loaded modules: files (the configuration file, say), directories
             (everything below them) and glob patterns (``**`` included). What appears in them later counts.
-        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed.
+        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. A process that
+            gevent has patched polls with any of them.
         interval_s: seconds between two looks.
         failed_import: when the application could not be imported, the reason. The files in its traceback
             and every ``*.py`` below the working directory are watched then, since the broken module is
@@ -67,7 +68,10 @@ class Reloader:
             )
         self._on_change = on_change
         self._interval_s = interval_s
-        self._run = self._run_watchfiles if installed and engine != "poll" else self._run_poll
+        # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
+        # a hub that never runs there; looking at the clock needs no lock.
+        usable = installed and engine != "poll" and "gevent.monkey" not in sys.modules
+        self._run = self._run_watchfiles if usable else self._run_poll
         self._files: list[str] = []
         self._patterns: list[str] = []
         self._roots: list[str] = []
@@ -195,7 +199,7 @@ class Reloader:
 def _native(name: str) -> Any:
     """Return a function of `_thread`, unpatched.
 
-    A greenlet would do for polling, but watchfiles waits in Rust, and that would hold every other greenlet.
+    The watching goes on beside an application that never yields, so it is no greenlet.
     """
     monkey = sys.modules.get("gevent.monkey")  # not imported: a process without gevent stays so
     return monkey.get_original("_thread", name) if monkey else getattr(_thread, name)
