@@ -27,7 +27,7 @@ __all__ = ["Poller", "Reactor", "open_poller"]
 _ACCEPT_REST_S: Final = 0.5
 _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 # A connection must have been idle for so long before it may be closed to make room for a new one.
-_LEAST_IDLE_S: Final = 0.25
+_LEAST_IDLE_S: Final = 0.1
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 

@@ -19,7 +19,7 @@ from gevent.hub import get_hub
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
-from wsgiserv.workers.reactorworker import ReactorWorker
+from wsgiserv.workers.reactorworker import CROWDED_TURN_S, ReactorWorker
 
 __all__ = ["GeventWorker"]
 
@@ -58,6 +58,7 @@ class GeventWorker(ReactorWorker):
         self._is_turning = False
         self._will_turn = False
         self._hub_loop: Any = None
+        self._crowded_timer: Any = None
         self.run_request = self._run_in_greenlet
         self._done: Any = None
 
@@ -88,12 +89,14 @@ class GeventWorker(ReactorWorker):
         watcher.start(self._turn)
         timer = hub.loop.timer(1.0, repeat=1.0)
         timer.start(self._turn)
+        self._crowded_timer = hub.loop.timer(CROWDED_TURN_S)
         try:
             self._turn()
             self._done.wait()
         finally:
             watcher.stop()
             timer.stop()
+            self._crowded_timer.stop()
             self.reactor.close()
 
     def _turn(self) -> None:
@@ -108,6 +111,8 @@ class GeventWorker(ReactorWorker):
             self._done.set()
         elif self.reactor.waiting:
             self.turn_soon()
+        elif self.wants_place:
+            self._crowded_timer.start(self._turn)
 
     def turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.

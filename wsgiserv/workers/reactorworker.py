@@ -15,12 +15,14 @@ from wsgiserv.net.connection import UNWATCHED, WRITE, Connection
 from wsgiserv.net.reactor import Reactor
 from wsgiserv.workers.base import Worker
 
-__all__ = ["ReactorWorker"]
+__all__ = ["CROWDED_TURN_S", "ReactorWorker"]
 
 # How many connections one turn takes from a listener, and for how long at most, before the clients that are
 # connected already have their turn again.
 _ACCEPT_BATCH: Final = 16
 _ACCEPT_BATCH_S: Final = 0.002
+# While new clients wait for a place, idle ones are looked at so often.
+CROWDED_TURN_S: Final = 0.05
 # A client that has connected but sent nothing yet may be about to: so long a leaving worker waits for it.
 _FRESH_GRACE_S: Final = 1.0
 
@@ -70,11 +72,20 @@ class ReactorWorker(Worker):
             self.retiring and (not self.reactor.connections or monotonic() > self.leave_by)
         )
 
+    @property
+    def wants_place(self) -> bool:
+        """Whether clients may wait for descriptors or a place (``worker_connections``) to become free."""
+        return not (self.reactor.accepting or self.retiring)
+
     def turn(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s`` seconds for something to do, and do all that is there to do now."""
         reactor, context, run = self.reactor, self.context, self.run_request
         connections, waiting = reactor.connections, reactor.waiting
-        events = reactor.poll(0.0 if waiting else timeout_s)
+        if waiting:
+            timeout_s = 0.0
+        elif self.wants_place:
+            timeout_s = min(timeout_s, CROWDED_TURN_S)
+        events = reactor.poll(timeout_s)
         context.now = now = monotonic()
         for fd, _ in events:
             connection = connections.get(fd)
@@ -94,7 +105,7 @@ class ReactorWorker(Worker):
         # `now` is from before the work: what clients have sent since then has not been read yet.
         if self.tick(now):
             reactor.sweep(now)
-        if not (reactor.accepting or self.retiring):
+        if self.wants_place:
             reactor.consider_accepting(now)
 
     def _accept(self, listener_fd: int) -> None:
