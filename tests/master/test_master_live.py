@@ -255,13 +255,15 @@ def test_hup_replaces_the_workers_with_the_new_configuration(begin: Start, tmp_p
     assert errors(server) == []
 
 
+# One write for a line: master and workers share the pipe.
 HOOKS = """
 import os
-def on_reload(server): print("on_reload", server.proc_name, flush=True)
-def nworkers_changed(server, new, old): print("nworkers_changed", new, old, flush=True)
-def pre_fork(server, worker): print("pre_fork", worker.age, flush=True)
-def post_fork(server, worker): print("post_fork", os.environ.get("COLOUR"), flush=True)
-def child_exit(server, worker): print("child_exit", worker.pid, flush=True)
+def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+def on_reload(server): say("on_reload", server.proc_name)
+def nworkers_changed(server, new, old): say("nworkers_changed", new, old)
+def pre_fork(server, worker): say("pre_fork", worker.age)
+def post_fork(server, worker): say("post_fork", os.environ.get("COLOUR"))
+def child_exit(server, worker): say("child_exit", worker.pid)
 """
 
 

@@ -278,6 +278,20 @@ def test_what_a_busy_client_sends_waits_in_the_kernel(peers: Callable[..., Peer]
     assert peer.got().count(b"HTTP/1.1 200 OK") == 2
 
 
+def test_a_client_that_was_left_alone_while_it_waited_is_watched_again(peers: Callable[..., Peer]) -> None:
+    peer = peers(echo)
+    peer.client.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HT")
+    assert peer.connection.receive() is True
+    peer.connection.run()
+    peer.connection.interest = READ
+    assert peer.connection.receive() is False  # readable while its pipelined bytes wait for their turn
+    assert peer.connection.interest == NONE
+    assert peer.loop.waiting.pop().advance() is False
+    assert peer.connection.interest == READ
+    peer.feed(b"TP/1.1\r\nHost: h\r\n\r\n")
+    assert peer.got().count(b"HTTP/1.1 200 OK") == 2
+
+
 def test_deadlines(peers: Callable[..., Peer]) -> None:
     silent = peers(echo)
     silent.connection.expire()

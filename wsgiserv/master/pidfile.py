@@ -107,7 +107,7 @@ def _is_alive(pid: int) -> bool:
         return False
     try:
         kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # gone, or no number that a process can have
         return False
     except OSError:
         pass  # EPERM: it lives, as another user

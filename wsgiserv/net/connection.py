@@ -325,10 +325,15 @@ class Connection:
         data = bytes(self._buffer)
         self._buffer = None
         try:
-            return self._take_head(data)
+            if self._take_head(data):
+                return True
         except ProtocolError as error:
             self._refuse(error)
             return False
+        # While it waited for its turn, `receive` may have stopped watching it.
+        if self.state <= BODY and self.interest != READ:
+            self.loop.watch(self, READ)
+        return False
 
     def _take_head(self, data: bytes) -> bool:
         buffer = self._buffer

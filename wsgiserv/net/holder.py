@@ -88,9 +88,9 @@ def _owner(inodes: set[str]) -> str | None:
     # The lowest pid is the master of a pre-fork server, whose workers hold the socket as well.
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
-            for fd in os.scandir(f"/proc/{pid}/fd"):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
                 try:
-                    if os.readlink(fd.path) in links:
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") in links:
                         return describe_process(pid)
                 except OSError:
                     continue
