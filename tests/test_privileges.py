@@ -66,14 +66,8 @@ def test_root_and_its_groups_are_given_up_for_good() -> None:
 
 @as_root
 def test_initgroups_takes_the_users_groups() -> None:
-    user = next(
-        (
-            user
-            for user in pwd.getpwall()
-            if user.pw_uid and any(user.pw_name in g.gr_mem for g in grp.getgrall())
-        ),
-        None,
-    )
+    members = {name for group in grp.getgrall() for name in group.gr_mem}
+    user = next((user for user in pwd.getpwall() if user.pw_uid and user.pw_name in members), None)
     if user is None:
         pytest.skip("no user of this host is in a second group")
     found = dropped(user=user.pw_uid, group=user.pw_gid, initgroups=True)

@@ -19,7 +19,8 @@ def app(environ, start_response):
 
 
 def wait_for_workers(server: Server, number: int) -> set[int]:
-    """Wait until exactly so many workers run."""
+    """Wait until exactly so many workers run (the first ones: until they are ready)."""
+    server.wait_for_log(r"ready: \d+ workers?")
     wait_until(lambda: len(server.workers()) == number, f"{number} workers")
     return set(server.workers())
 
@@ -158,7 +159,7 @@ def test_usr1_reopens_the_logs(start: Start, tmp_path: Path) -> None:
     with RawClient(server.address) as client:
         assert client.get("/?before").status == 200
         assert client.get("/log?before").status == 200
-    wait_for_workers(server, 2)
+    wait_until(lambda: "ready: 2 workers" in error.read_text(), "two workers")
     wait_until(lambda: "/?before" in access.read_text(), "the access log's line")
     access.rename(tmp_path / "access.1")
     error.rename(tmp_path / "error.1")

@@ -21,7 +21,7 @@ from wsgiserv.errors import ConfigError, ProtocolError
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.net.connection import LINGERING, Connection, ServingContext, Timeouts
-from wsgiserv.net.outbox import MEMORY_BYTES, Outbox
+from wsgiserv.net.outbox import MEMORY_BYTES, Outbox, ResponseMemory
 from wsgiserv.net.tls import TLSSocket
 from wsgiserv.net.tlscontext import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
@@ -307,7 +307,7 @@ def test_outbox_over_tls(files: Files, pairs: list[Pair], tmp_path: Path) -> Non
     pair = Pair(make_context(files.settings()), files.client_context(), buffer_bytes=8192)
     pairs.append(pair)
     pair.shake()
-    outbox = Outbox(str(tmp_path))
+    outbox = Outbox(str(tmp_path), ResponseMemory())
     first, second, third = os.urandom(MEMORY_BYTES - 10), os.urandom(300_000), os.urandom(500_000)
     outbox.add(first)
     outbox.add(second)  # beyond what stays in memory
@@ -327,7 +327,7 @@ def test_outbox_over_tls(files: Files, pairs: list[Pair], tmp_path: Path) -> Non
 
 
 def test_outbox_notices_a_file_that_became_shorter(pair: Pair) -> None:
-    outbox = Outbox(None)
+    outbox = Outbox(None, ResponseMemory())
     with tempfile.TemporaryFile() as file:
         file.write(b"short")
         file.flush()

@@ -313,3 +313,22 @@ def test_a_file_that_is_none_is_read() -> None:
 def test_an_announced_close_is_in_the_head() -> None:
     for result in ([b"x"], iter([b"x"]), []):
         assert b"\r\nConnection: close" in call(answering(result), keep_alive=False)[0].head
+
+
+def test_early_hints_go_before_the_response_to_1_1_only() -> None:
+    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    response = Response(wire, context, True, False, True)
+    response.early_hints([("Link", "</style.css>; rel=preload")])
+    run_app(answering([b"x"]), {}, response)
+    assert wire.data.startswith(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n"
+    )
+    before = len(wire.data)
+    response.early_hints([("Link", "late")])
+    assert len(wire.data) == before
+    old = Wire()
+    Response(old, context, False, False, True).early_hints([("Link", "x")])
+    assert old.data == b""
+    for bad in [("Link", "a\r\nX: y")], [("Content-Length", "1")], [("Connection", "close")]:
+        with pytest.raises(ValueError, match=r"Link|Length|Connection"):
+            Response(old, context, True, False, True).early_hints(bad)

@@ -205,6 +205,19 @@ class Settings(ProcessSettings):
         accepts=_SECONDS,
         help="How long a client may be silent within a body; 0 is for ever.",
     )
+    body_min_rate: int = setting(
+        240,
+        section="Timeouts",
+        flags=("--body-min-rate",),
+        metavar="BYTES",
+        parse=parsers.size(zero=0),
+        accepts="bytes per second as a whole number, or 0 for any rate",
+        help="How fast a body must come after `body_timeout`, in bytes per second.",
+        doc=(
+            "Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and "
+            "then makes progress for ever. It is answered with 408."
+        ),
+    )
     send_timeout: float = setting(
         60.0,
         section="Timeouts",

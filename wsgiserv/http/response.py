@@ -23,6 +23,7 @@ __all__ = [
     "HeadTemplates",
     "content_length",
     "date_line",
+    "early_hints",
     "refusal",
 ]
 
@@ -180,6 +181,21 @@ def _checked(header: object) -> tuple[str, str]:
         if DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19:
             raise ValueError(f"malformed Content-Length {value!r}")
     return name, value
+
+
+def early_hints(headers: list[tuple[str, str]]) -> bytes:
+    """Return an interim response 103 with ``headers`` (RFC 8297 §2).
+
+    Raises:
+        TypeError, ValueError: a header must not reach the wire.
+    """
+    lines = []
+    for header in headers:
+        name, value = _checked(header)
+        if name.lower() == "content-length":
+            raise ValueError("an interim response has no body, and no Content-Length")
+        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+    return b"".join((b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n"))
 
 
 def content_length(length: int) -> bytes:

@@ -39,7 +39,7 @@ from wsgiserv.http.head import HeaderBlock, HeadLimits, HeadParser, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.outbox import Outbox
+from wsgiserv.net.outbox import Outbox, ResponseMemory
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS, Slot
 from wsgiserv.wsgi.environ import adjust, refused_environ
 from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
@@ -68,6 +68,8 @@ _RECV_BYTES: Final = 65536
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
 # lost to a reset (RFC 9112 §9.6).
 _LINGER_S: Final = 5.0
+# Without body_timeout, how long a body may come as slowly as it likes.
+_RATE_GRACE_S: Final = 30.0
 _NEVER: Final = float("inf")
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -90,10 +92,14 @@ class Loop(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never."""
+    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
+
+    ``body_rate`` is ``body_min_rate``, in bytes per second.
+    """
 
     header: float = 10.0
     body: float = 30.0
+    body_rate: int = 240
     send: float = 60.0
     keepalive: float = 75.0
 
@@ -143,6 +149,7 @@ class ServingContext:
         "parser",
         "post_request",
         "pre_request",
+        "response_memory",
         "retiring",
         "serial",
         "slot",
@@ -177,6 +184,7 @@ class ServingContext:
         self.body_limit = body_limit
         self.body_memory = body_memory
         self.spool_dir = spool_dir
+        self.response_memory = ResponseMemory()
         self.log = log
         self.access = access
         self.gateway = gateway
@@ -242,6 +250,7 @@ class Connection:
         "_blank",
         "_block",
         "_body",
+        "_body_began",
         "_close_after",
         "_decoder",
         "_keep_alive",
@@ -280,6 +289,7 @@ class Connection:
         self._body: BodyBuffer | None = None
         self._decoder: ChunkedDecoder | None = None
         self._left = 0
+        self._body_began = 0.0
         self._keep_alive = True
         self._close_after = False
 
@@ -432,7 +442,8 @@ class Connection:
             self._decoder = None
             self._left = length
         self.state = BODY
-        self.deadline = context.now + (context.timeouts.body or _NEVER)
+        self._body_began = context.now
+        self._await_body(context.now, self._body)
         if rest:
             return self._take_body(rest)
         if block.expect_continue and line.http11:
@@ -460,12 +471,21 @@ class Connection:
             self._left = left - len(data)
             done = self._left == 0
         if not done:
-            self.deadline = self.context.now + (self.context.timeouts.body or _NEVER)
+            self._await_body(self.context.now, body)
             return False
         if rest:
             self._buffer = bytearray(rest)
         self.state = READY
         return True
+
+    def _await_body(self, now: float, body: BodyBuffer) -> None:
+        """Set the deadline of the next bytes: progress within ``body_timeout``, and ``body_min_rate`` overall."""
+        timeouts = self.context.timeouts
+        deadline = now + (timeouts.body or _NEVER)
+        if timeouts.body_rate:
+            earned = self._body_began + (timeouts.body or _RATE_GRACE_S) + body.length / timeouts.body_rate
+            deadline = min(deadline, earned)
+        self.deadline = deadline
 
     def _end_of_input(self) -> bool:
         """The client has sent all it will. It may still read: what was asked is answered."""
@@ -510,6 +530,7 @@ class Connection:
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = _NEVER
+        environ["wsgi.early_hints"] = response.early_hints
         if context.pre_request is not None:
             context.pre_request(self, environ)
         failure = run_app(context.app, environ, response)
@@ -664,7 +685,7 @@ class Connection:
     def _own_outbox(self) -> Outbox:
         outbox = self._outbox
         if outbox is None:
-            outbox = self._outbox = Outbox(self.context.spool_dir)
+            outbox = self._outbox = Outbox(self.context.spool_dir, self.context.response_memory)
             # sendfile(2) knows no MSG_DONTWAIT.
             self.sock.setblocking(False)
         return outbox
@@ -746,7 +767,7 @@ class Connection:
         """The deadline has passed: answer 408 where a response is owed, close."""
         state = self.state
         if state == BODY:
-            self._refuse(ProtocolError(408, "no progress of the request body within body_timeout"))
+            self._refuse(ProtocolError(408, "the request body came too slowly (body_timeout, body_min_rate)"))
         elif state == HEAD and self._buffer is not None:
             self._refuse(ProtocolError(408, "the request head did not come within header_timeout"))
         elif state == FLUSHING:

@@ -3,8 +3,9 @@
 Owns: `Outbox`: an ordered queue of bytes, file ranges and a spool file, flushed without waiting.
 Must not know: HTTP, who waits for the socket.
 
-A slow reader costs at most `MEMORY_BYTES` of memory; what is more goes to a temporary file and leaves it by
-``sendfile``, so the application's thread is free again as soon as the response is made.
+A slow reader costs at most `MEMORY_BYTES` of memory, all of a worker's together `WORKER_MEMORY_BYTES`; what is
+more goes to a temporary file and leaves it by ``sendfile``, so the application's thread is free again as soon
+as the response is made.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 import os
 import tempfile
 from _socket import socket as RawSocket
+from _thread import allocate_lock
 from collections import deque
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from wsgiserv.net.tls import TLSSocket
 
-__all__ = ["MEMORY_BYTES", "Outbox"]
+__all__ = ["MEMORY_BYTES", "WORKER_MEMORY_BYTES", "Outbox", "ResponseMemory"]
 
+# What one connection, and what all of a worker, may keep in memory.
 MEMORY_BYTES: Final = 1024 * 1024
+WORKER_MEMORY_BYTES: Final = 64 * 1024 * 1024
 # A producer that never ends must not fill the disk: above this, `add` says that the queue is full.
 _MOST_SPOOLED: Final = 1024 * 1024 * 1024
 # One pass of the loop sends at most this much to one client, so that a fast one cannot hold it.
@@ -39,16 +43,46 @@ class _FileRange:
         self.owned = owned  # the descriptor is closed with the range
 
 
+class ResponseMemory:
+    """What all outboxes of one worker may keep in memory together.
+
+    Args:
+        most_bytes: the bound; what is more goes to the spool files.
+    """
+
+    __slots__ = ("_left", "_lock")
+
+    def __init__(self, most_bytes: int = WORKER_MEMORY_BYTES) -> None:
+        self._left = most_bytes
+        self._lock = allocate_lock()
+
+    def take(self, size: int) -> bool:
+        """Reserve ``size`` bytes; False when they are not left."""
+        with self._lock:
+            if self._left < size:
+                return False
+            self._left -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Return ``size`` bytes that were taken."""
+        with self._lock:
+            self._left += size
+
+
 class Outbox:
     """The queue of one connection. False when it is empty.
 
     Args:
         spool_dir: the directory of the spool file; None is the system's.
+        shared: the memory of the worker's outboxes together.
     """
 
-    __slots__ = ("_items", "_memory", "_spool", "_spool_dir", "_spool_end")
+    __slots__ = ("_items", "_memory", "_shared", "_spool", "_spool_dir", "_spool_end", "_taken")
 
-    def __init__(self, spool_dir: str | None) -> None:
+    def __init__(self, spool_dir: str | None, shared: ResponseMemory) -> None:
+        self._shared = shared
+        self._taken = 0  # of the shared memory; given back when the queue is empty
         self._items: deque[memoryview | _FileRange] = deque()
         self._memory = 0
         self._spool: IO[bytes] | None = None
@@ -67,15 +101,13 @@ class Outbox:
         size = len(view)
         last = self._items[-1] if self._items else None
         spooling = isinstance(last, _FileRange) and not last.owned
-        if (
-            (spooling or self._memory + size > MEMORY_BYTES)
-            and self._spool_end + size <= _MOST_SPOOLED
-            and self._write_spool(view, last if spooling else None)
-        ):
+        if not spooling and self._memory + size <= MEMORY_BYTES and self._shared.take(size):
+            self._taken += size
+        elif self._spool_end + size <= _MOST_SPOOLED and self._write_spool(view, last if spooling else None):
             return True
         self._items.append(view)
         self._memory += size
-        return self._memory <= MEMORY_BYTES
+        return self._memory <= self._taken
 
     def _write_spool(self, view: memoryview, last: memoryview | _FileRange | None) -> bool:
         """Append to the spool file; False when the disk does not take it."""
@@ -125,8 +157,8 @@ class Outbox:
             except BlockingIOError:
                 break
             total += sent
-        if not items and self._spool is not None:
-            self._drop_spool()
+        if not items:
+            self._let_go()
         return total
 
     def _send_range(self, sock: RawSocket | TLSSocket, item: _FileRange) -> int:
@@ -146,7 +178,11 @@ class Outbox:
                 os.close(item.fd)
         return sent
 
-    def _drop_spool(self) -> None:
+    def _let_go(self) -> None:
+        """The queue is empty: neither memory nor the spool file is needed any longer."""
+        if self._taken:
+            self._shared.give_back(self._taken)
+            self._taken = 0
         if self._spool is not None:
             self._spool.close()
             self._spool = None
@@ -159,4 +195,4 @@ class Outbox:
                 os.close(item.fd)
         self._items.clear()
         self._memory = 0
-        self._drop_spool()
+        self._let_go()

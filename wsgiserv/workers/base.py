@@ -153,6 +153,7 @@ class Worker(ABC):
             timeouts=Timeouts(
                 header=settings.header_timeout,
                 body=settings.body_timeout,
+                body_rate=settings.body_min_rate,
                 send=settings.send_timeout,
                 keepalive=settings.keepalive,
             ),

@@ -21,6 +21,7 @@ from wsgiserv.http.response import (
     HeadTemplate,
     HeadTemplates,
     content_length,
+    early_hints,
 )
 from wsgiserv.wsgi.filewrapper import FileWrapper
 
@@ -161,6 +162,16 @@ class Response:
         self.status = status
         self.headers = headers
         return self.write
+
+    def early_hints(self, headers: list[tuple[str, str]]) -> None:
+        """``environ["wsgi.early_hints"]``: send a 103 before the response (RFC 8297), any number of times.
+
+        Nothing is sent to HTTP/1.0 clients, which do not know interim responses (RFC 9110 §15.2), nor once the
+        response has begun. Raises TypeError or ValueError for headers that must not reach the wire.
+        """
+        hints = early_hints(headers)
+        if self._http11 and not self.begun:
+            self._sink.send(hints)
 
     def write(self, data: bytes) -> None:
         """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable."""
