@@ -30,6 +30,8 @@ VALUES = {
     "group": "0",
     "umask": "022",
     "forwarded_allow_ips": "*",
+    "proxy_protocol": "v1",
+    "proxy_allow_ips": "10.0.0.0/8",
     "loglevel": "debug",
     "header_map": "refuse",
     "root_path": "/x",
@@ -98,7 +100,8 @@ def test_every_flag_is_supported_or_answered(known: Any, flag: str, tmp_path: Pa
 def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:
     loaded = load(["hello:app", "--proxy-protocol"], {}, str(tmp_path))
     assert loaded.settings.wsgi_app == "hello:app"
-    assert len(loaded.notices) == 1
+    assert loaded.settings.proxy_protocol == "auto"
+    assert loaded.notices == []
 
 
 def test_a_function_of_the_users_own_under_a_foreign_name_is_left_alone(tmp_path: Path) -> None:

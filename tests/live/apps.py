@@ -201,6 +201,12 @@ def sleep(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [b"slept"]
 
 
+def hang(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Block the whole thread for ever, in gevent too: nothing patches os.read."""
+    os.read(os.pipe()[0], 1)
+    return []
+
+
 # What applications do wrong. Each costs its own request and nothing else.
 
 
@@ -354,7 +360,7 @@ ROUTES = {
     **{
         function.__name__.replace("_", "-"): function
         for function in (
-            *(unread, respond, big, stream, endless, count, counts, file, log, printed, sleep),
+            *(unread, respond, big, stream, endless, count, counts, file, log, printed, sleep, hang),
             *(
                 crash,
                 crash_started,

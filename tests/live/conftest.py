@@ -64,20 +64,23 @@ def shared_servers(worker_class: str, tmp_path_factory: pytest.TempPathFactory) 
     assert not problems, "\n\n".join(problems)
 
 
+def _during(found: Server) -> Iterator[Server]:
+    """Hand a shared server to a test, and blame the test for what the log says meanwhile."""
+    before = len(found.log.lines)
+    yield found
+    found.check(before)
+
+
 @pytest.fixture
 def server(shared_servers: Start) -> Iterator[Server]:
     """The shared server of well-behaved clients and applications: its log stays clean."""
-    found = shared_servers("apps:app")
-    yield found
-    found.check()
+    yield from _during(shared_servers("apps:app"))
 
 
 @pytest.fixture
 def strict_server(shared_servers: Start) -> Iterator[Server]:
     """The shared server that broken clients talk to: one warning for each, nothing worse."""
-    found = shared_servers("apps:app", "--keep-alive", "60", expect=(CLIENT_FAULT,))
-    yield found
-    found.check()
+    yield from _during(shared_servers("apps:app", "--keep-alive", "60", expect=(CLIENT_FAULT,)))
 
 
 @pytest.fixture
@@ -85,9 +88,8 @@ def failing_server(shared_servers: Start) -> Iterator[Server]:
     """The shared server whose applications fail: errors and tracebacks are in its log, and it lives on."""
     found = shared_servers("apps:app", "--log-level", "debug", expect=(r"\[ERROR\]|\[WARNING\]|Traceback",))
     before = found.workers()
-    yield found
+    yield from _during(found)
     assert not before or found.workers() == before, "a failing application cost a worker"
-    found.check()
 
 
 @pytest.fixture

@@ -259,14 +259,15 @@ class Server:
         """Return the processes of this server that still run."""
         return [process for process in processes() if process.session in self._sessions]
 
-    def trouble(self) -> list[str]:
-        """Return the log lines that are warnings, errors or tracebacks and that nobody expected."""
-        found = [line for line in self.log.text.splitlines() if _TROUBLE.search(line)]
+    def trouble(self, after: int = 0) -> list[str]:
+        """Return the log lines, from line ``after`` on, that are warnings or worse and that nobody expected."""
+        found = [line for line in self.log.text.split("\n")[after:] if _TROUBLE.search(line)]
         return [line for line in found if not any(pattern.search(line) for pattern in self._expected)]
 
-    def check(self) -> None:
-        """Fail if the log holds trouble; after the end, also if a process is left."""
-        assert not self.trouble(), "unexpected log lines:\n" + self.log.text
+    def check(self, after: int = 0) -> None:
+        """Fail if the log holds trouble (from line ``after`` on); after the end, also if a process is left."""
+        lines = self.log.text.split("\n")[after:]
+        assert not self.trouble(after), "unexpected log lines:\n" + "\n".join(lines)
         if self.process.poll() is not None:
             wait_until(lambda: not self.leftovers(), f"no process left, but: {self.leftovers()}", 2.0)
 

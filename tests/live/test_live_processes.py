@@ -18,7 +18,8 @@ KILLED = r"\[(WARNING|ERROR|CRITICAL)\].*(kill|KILL|signal 9|died|exited|in flig
 
 
 def wait_ready(server: Server, workers: int) -> list[int]:
-    """Wait until so many workers run and the server answers; return their process ids."""
+    """Wait until so many workers are ready; return their process ids."""
+    server.wait_for_log(rf"ready: {workers} workers?")
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
     found: list[int] = wait_until(
@@ -220,17 +221,17 @@ def test_workers_leave_when_the_master_is_killed(start: Start) -> None:
 
 
 def test_a_silent_worker_is_killed_and_the_others_serve(start: Start) -> None:
-    server = start("apps:app", "-w", "2", "-t", "1", expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
-    before = wait_ready(server, 2)
-    with RawClient(server.address) as stuck:
-        stuck.request("/sleep?40")
-        server.wait_for_log("sleeping 40")
-        begun = time.monotonic()
-        wait_until(lambda: set(server.workers()) - set(before), "the stuck worker is replaced", 6.0)
-        assert time.monotonic() - begun < 5.0
-        assert len(set(server.workers()) & set(before)) == 1
-        with RawClient(server.address) as client:
-            assert client.get("/").status == 200
+    server = start("apps:app", "-w", "2", "-t", "2", expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
+    victim, other = wait_ready(server, 2)
+    os.kill(victim, signal.SIGSTOP)  # whatever the class: not a line of it runs any more
+    begun = time.monotonic()
+    wait_until(
+        lambda: victim not in server.workers() and len(server.workers()) == 2, "the worker is replaced", 8.0
+    )
+    assert 1.0 < time.monotonic() - begun < 6.0
+    assert other in server.workers()
+    with RawClient(server.address) as client:
+        assert client.get("/").status == 200
 
 
 def test_idle_workers_are_not_taken_for_silent_ones(start: Start) -> None:

@@ -8,6 +8,13 @@ import pytest
 from rawclient import RawClient
 from server import Server, Start, wait_until
 
+
+@pytest.fixture(scope="session")
+def worker_class() -> str:
+    """The reloader is the same in every class; test_live_signals.py has one test for all of them."""
+    return "sync"
+
+
 TROUBLE = (r"\[(INFO|WARNING|ERROR|CRITICAL)\]|Traceback",)
 
 APP = """

@@ -140,6 +140,21 @@ def test_ttou_under_load_loses_no_request(start: Start) -> None:
     assert load.lost == []
 
 
+def test_a_worker_told_to_leave_while_it_starts_drops_no_request(start: Start) -> None:
+    """TTOU comes before, while and after the new worker begins to accept."""
+    server = start("apps:app", "-w", "1")
+    wait_for_workers(server, 1)
+    with Load(server.address, clients=3) as load:
+        load.wait_for_more(10)
+        for _ in range(12):
+            server.send_signal(signal.SIGTTIN)
+            wait_for_workers(server, 2)
+            server.send_signal(signal.SIGTTOU)
+            wait_for_workers(server, 1)
+        load.wait_for_more(10)
+    assert load.lost == []
+
+
 def test_winch_retires_the_workers_and_keeps_the_master(start: Start) -> None:
     server = start("apps:app", "-w", "2")
     wait_for_workers(server, 2)
@@ -176,6 +191,13 @@ def test_usr1_reopens_the_logs(start: Start, tmp_path: Path) -> None:
     assert "after" in (tmp_path / "access.1").read_text() or "before" in (tmp_path / "access.1").read_text()
     assert server.stop() == 0
     assert "ERROR" not in error.read_text()
+
+
+def test_a_change_under_reload_is_picked_up(start: Start, tmp_path: Path) -> None:
+    server = start("versioned:app", "--reload", files={"versioned.py": VERSIONED.format(1)})
+    assert body(server) == b"version 1"
+    (tmp_path / "versioned.py").write_text(VERSIONED.format("two"))
+    wait_until(lambda: body(server) == b"version two", "the new code")
 
 
 def test_a_storm_of_signals_does_no_harm(start: Start) -> None:

@@ -80,7 +80,7 @@ def test_an_empty_fleet_is_filled_at_once() -> None:
 def test_a_full_fleet_is_left_alone_until_a_heartbeat_could_be_overdue() -> None:
     full = fleet(worker(1), worker(2, heartbeat=NOW - 10))
     assert acts(full, want(2)) == []
-    assert wake(full, want(2)) == NOW + 20
+    assert wake(full, want(2)) == NOW + 20.5
 
 
 def test_a_fleet_without_timeouts_waits_for_events_only() -> None:
@@ -121,8 +121,11 @@ def test_nothing_wanted_retires_all() -> None:
 @pytest.mark.parametrize(
     ("silent", "expected"),
     [
-        (worker(heartbeat=NOW - 29.9), []),
-        (worker(heartbeat=NOW - 30), [(1, SIGABRT)]),
+        # timeout and half a second, since heartbeats come once a second
+        (worker(heartbeat=NOW - 30.4), []),
+        (worker(heartbeat=NOW - 30.5), [(1, SIGABRT)]),
+        (worker(heartbeat=NOW - 1.4, timeout=1.0), []),
+        (worker(heartbeat=NOW - 1.5, timeout=1.0), [(1, SIGABRT)]),
         (worker(heartbeat=NOW - 3000, timeout=0.0), []),
         # before its loop runs, readiness counts as the first sign of life
         (worker(heartbeat=0.0, ready_at=NOW - 29), []),
@@ -158,7 +161,7 @@ def test_the_time_in_which_the_master_was_stopped_is_no_silence() -> None:
     full = fleet(worker(heartbeat=NOW - 500))
     target = want(1, resumed_at=NOW - 1)
     assert acts(full, target) == []
-    assert wake(full, target) == NOW + 29
+    assert wake(full, target) == NOW + 29.5
 
 
 # ---- boots that fail -----------------------------------------------------------------------------------

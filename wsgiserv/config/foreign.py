@@ -18,7 +18,7 @@ class Foreign(NamedTuple):
         name: its name in a configuration file.
         instead: what to do instead, or why nothing is needed: the notice's end.
         flags: its flags.
-        takes: what follows its flags: ``value``, ``nothing`` or ``optional`` (a value that may be left out).
+        takes: what follows its flags: ``value`` or ``nothing``.
         defaults: the values that change nothing in gunicorn either, for which no notice is given.
         old: gunicorn itself no longer has it.
         function: its value is a function, which for other names means that the name is the user's own.
@@ -27,7 +27,7 @@ class Foreign(NamedTuple):
     name: str
     instead: str
     flags: tuple[str, ...] = ()
-    takes: Literal["value", "nothing", "optional"] = "value"
+    takes: Literal["value", "nothing"] = "value"
     defaults: tuple[object, ...] = (None,)
     old: bool = False
     function: bool = False
@@ -50,7 +50,6 @@ _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
 _CONTROL = "there is no control socket; use signals (HUP, TTIN, TTOU, USR1) on the master's pid"
 _UWSGI = "wsgiserv speaks HTTP only; in nginx write proxy_pass in place of uwsgi_pass"
-_PROXY = "the PROXY protocol is not read; let the proxy send X-Forwarded-For and see forwarded_allow_ips"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 _TABLE = (
@@ -121,14 +120,6 @@ _TABLE = (
         instead="not needed: there is no control socket",
     ),
     # Protocol
-    Foreign(
-        name="proxy_protocol",
-        flags=("--proxy-protocol",),
-        takes="optional",
-        defaults=("off", False, "false"),
-        instead=_PROXY,
-    ),
-    Foreign(name="proxy_allow_ips", flags=("--proxy-allow-from",), defaults=_LOCAL, instead=_PROXY),
     Foreign(name="protocol", flags=("--protocol",), defaults=("http",), instead=_UWSGI),
     Foreign(name="uwsgi_allow_ips", flags=("--uwsgi-allow-from",), defaults=_LOCAL, instead=_UWSGI),
     Foreign(
@@ -259,7 +250,7 @@ _TABLE = (
     Foreign(
         name="x_forwarded_for_header",
         old=True,
-        instead="gunicorn ignores it, too; for proxies see forwarded_allow_ips and secure_scheme_headers",
+        instead="gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
     ),
     Foreign(
         name="django_settings",

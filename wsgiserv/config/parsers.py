@@ -22,6 +22,7 @@ __all__ = [
     "choice",
     "duration",
     "environment_pairs",
+    "forwarded_headers",
     "group",
     "hook",
     "integer",
@@ -30,6 +31,7 @@ __all__ = [
     "networks",
     "path",
     "post_request_hook",
+    "proxy_protocol",
     "reload_engine",
     "root_path",
     "size",
@@ -234,6 +236,37 @@ def networks(raw: object) -> tuple[str, ...]:
             if word != "*":
                 ipaddress.ip_network(word)
     return found
+
+
+_FORWARDED = ("for", "proto", "host", "port", "prefix", "forwarded")
+
+
+def forwarded_headers(raw: object) -> tuple[str, ...]:
+    """Read which of a proxy's headers are used, by short name or by the field's own (``X-Forwarded-For``)."""
+    found = tuple(dict.fromkeys(word.lower().removeprefix("x-forwarded-") for word in words(raw)))
+    for word in found:
+        if word not in _FORWARDED:
+            raise ValueError(f"{word!r} is none of them")
+    if "forwarded" in found and len(found) > 1:
+        # Of two families a proxy sets one, and the client the other.
+        raise ValueError(
+            "'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them"
+        )
+    return found
+
+
+def proxy_protocol(raw: object) -> Literal["off", "v1", "v2", "auto"]:
+    """Read which versions of the PROXY protocol are expected; True is ``auto`` and False ``off``."""
+    word = raw if isinstance(raw, bool) else text(raw).lower() if raw is not None else "off"
+    if word == "v1":
+        return "v1"
+    if word == "v2":
+        return "v2"
+    if word in (True, "auto", "true", "1"):
+        return "auto"
+    if word in (False, "off", "false", "0", "none"):
+        return "off"
+    raise ValueError
 
 
 def environment_pairs(raw: object) -> tuple[str, ...]:

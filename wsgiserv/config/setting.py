@@ -30,7 +30,7 @@ SECTIONS = (
     "Hooks",
 )
 
-Takes = Literal["value", "nothing", "values"]
+Takes = Literal["value", "nothing", "values", "optional"]
 
 
 class Setting(NamedTuple):
@@ -45,8 +45,8 @@ class Setting(NamedTuple):
         doc: more, for docs/settings.md; Markdown; may be empty.
         flags: the flags shown in --help; empty: a configuration file only (or the environment).
         hidden_flags: further flags that are accepted, for command lines written for others.
-        takes: ``value``, ``nothing`` (a switch: the flag means True, its ``--no-`` form False) or
-            ``values`` (the flag may be given several times).
+        takes: ``value``, ``nothing`` (a switch: the flag means True, its ``--no-`` form False),
+            ``values`` (the flag may be given several times) or ``optional`` (a flag without a value means True).
         metavar: the value's name in --help.
         choices: the accepted words, when there are only a few.
         aliases: other names that a configuration file may use.

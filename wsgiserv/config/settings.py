@@ -301,7 +301,24 @@ class Settings(ProcessSettings):
         accepts="IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'",
         environment="FORWARDED_ALLOW_IPS",
         help="The proxies whose forwarded headers are believed; '*' is any.",
-        doc="The environment's value is the default: a configuration file or a flag replaces it.",
+        doc=(
+            "Clients on a Unix socket are believed, too. From anybody else such headers never reach the "
+            "application. The environment's value is the default: a configuration file or a flag replaces it."
+        ),
+    )
+    forwarded_headers: tuple[str, ...] = setting(
+        (),
+        section="Proxies and headers",
+        flags=("--forwarded-headers",),
+        metavar="LIST",
+        parse=parsers.forwarded_headers,
+        accepts="any of for, proto, host, port and prefix, separated by commas; or 'forwarded' alone",
+        help="Which of a believed proxy's headers are used; e.g. for,proto,host.",
+        doc=(
+            "`for`, `proto`, `host`, `port` and `prefix` are `X-Forwarded-For` and so on, `forwarded` is RFC "
+            "7239's `Forwarded`. Name only what your proxy sets itself on every request: anything else would "
+            "be its client's word. See [Behind a proxy](proxies.md)."
+        ),
     )
     secure_scheme_headers: dict[str, str] = setting(
         {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
@@ -309,6 +326,31 @@ class Settings(ProcessSettings):
         parse=parsers.header_values,
         accepts="a dictionary of header names and the values that mean https",
         help="The headers, and their values, by which a proxy says that its client used https.",
+    )
+    proxy_protocol: Literal["off", "v1", "v2", "auto"] = setting(
+        "off",
+        section="Proxies and headers",
+        flags=("--proxy-protocol",),
+        takes="optional",
+        metavar="[VERSION]",
+        parse=parsers.proxy_protocol,
+        accepts="'off', 'v1', 'v2' or 'auto'",
+        choices=("off", "v1", "v2", "auto"),
+        help="Read HAProxy's PROXY protocol; without a value, 'auto'.",
+        doc=(
+            "`v1` and `v2` ask every peer in `proxy_allow_ips` for a header of that version (400 without it), "
+            "`auto` takes either, or none. With TLS, the header comes before the handshake, in clear."
+        ),
+    )
+    proxy_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        section="Proxies and headers",
+        flags=("--proxy-allow-from",),
+        metavar="LIST",
+        parse=parsers.networks,
+        accepts="IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'",
+        help="The proxies that may speak the PROXY protocol; '*' is any.",
+        doc="Clients on a Unix socket always may.",
     )
     forwarder_headers: tuple[str, ...] = setting(
         ("SCRIPT_NAME", "PATH_INFO"),

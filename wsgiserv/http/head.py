@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv6Address
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +41,21 @@ _SINGLE: Final = frozenset(
         "HTTP_PROXY_AUTHORIZATION",
         "HTTP_REFERER",
         "HTTP_USER_AGENT",
+    }
+)
+
+# What proxies say of their clients, besides the names in secure_scheme_headers.
+_CLAIMS: Final = frozenset(
+    {
+        "HTTP_FORWARDED",
+        "HTTP_X_FORWARDED_FOR",
+        "HTTP_X_FORWARDED_HOST",
+        "HTTP_X_FORWARDED_PORT",
+        "HTTP_X_FORWARDED_PREFIX",
+        "HTTP_X_FORWARDED_PROTO",
+        "HTTP_X_FORWARDED_PROTOCOL",
+        "HTTP_X_FORWARDED_SSL",
+        "HTTP_X_REQUEST_ID",
     }
 )
 
@@ -122,11 +138,14 @@ class HeaderBlock:
             trusted peer only.
         contradictory: whether two secure scheme headers say different things.
         forwarder: the CGI keys of ``forwarder_headers``; of a trusted peer only.
+        claims: the keys of ``environ`` in which a proxy speaks for its client; of a trusted peer only.
+        unusual: whether anything here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
         raw: the block's bytes.
     """
 
     __slots__ = (
         "chunked",
+        "claims",
         "close",
         "content_length",
         "contradictory",
@@ -139,6 +158,7 @@ class HeaderBlock:
         "raw",
         "request_id",
         "secure",
+        "unusual",
     )
 
     environ: dict[str, str]
@@ -157,6 +177,8 @@ class HeaderBlock:
         self.secure: bool | None = None
         self.contradictory = False
         self.forwarder = {}
+        self.claims: tuple[str, ...] = ()
+        self.unusual = False
         self.raw = raw
 
     def fields(self) -> list[tuple[str, str]]:
@@ -183,6 +205,7 @@ class HeadParser:
         self._scheme_keys = {
             "HTTP_" + name.replace("-", "_"): value for name, value in limits.secure_scheme_headers
         }
+        self._claims = _CLAIMS.union(self._scheme_keys)
 
     def request_line(self, raw: bytes) -> RequestLine:
         """Parse a request line (RFC 9112 §3), or take it from the cache.
@@ -277,7 +300,10 @@ class HeadParser:
             raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
         if self._scheme_keys:
             self._read_scheme(block)
+        if not self._claims.isdisjoint(environ):
+            block.claims = tuple(key for key in environ if key in self._claims)
         block.request_id = _usable_id(environ.get("HTTP_X_REQUEST_ID"))
+        block.unusual = bool(block.claims or block.forwarder or block.chunked)
         block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
         return block
 
@@ -344,7 +370,7 @@ def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | Non
     """
     if method == b"CONNECT":
         # authority-form: uri-host ":" port, and nothing else goes with CONNECT.
-        if HOST.fullmatch(target) is None or not _has_port(target):
+        if not _is_authority(target) or not _has_port(target):
             raise ProtocolError(400, "CONNECT needs host:port as its target")
         return b"", b"", target.decode("ascii")
     if target.startswith(b"/"):
@@ -361,12 +387,26 @@ def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | Non
     cut = min(found, default=len(rest))
     authority, rest = rest[:cut], rest[cut:]
     # An http URI with an empty host is invalid (RFC 9110 §4.2.1); HOST refuses userinfo (§4.2.4).
-    if not authority or authority.startswith(b":") or HOST.fullmatch(authority) is None:
+    if not authority or authority.startswith(b":") or not _is_authority(authority):
         raise ProtocolError(400, "malformed authority in the request target")
     path, _, query = rest.partition(b"?")
     if not path:
         path = b"*" if method == b"OPTIONS" and not query else b"/"
     return path, query, authority.decode("ascii")
+
+
+def _is_authority(raw: bytes) -> bool:
+    """Whether ``raw`` is a host with or without a port; the host may be empty (RFC 9110 §7.2)."""
+    if HOST.fullmatch(raw) is None:
+        return False
+    if raw[:1] != b"[" or raw[1:2] in b"vV":
+        return True
+    # RFC 3986 §3.2.2, IPv6address: how many groups, and one gap at most, is no matter for an expression.
+    try:
+        IPv6Address(raw[1 : raw.index(b"]")].decode("ascii"))
+    except ValueError:
+        return False
+    return True
 
 
 def _has_port(authority: bytes) -> bool:
@@ -391,7 +431,7 @@ def _read_host(block: HeaderBlock, value: str) -> None:
     # RFC 9112 §3.2: more than one Host, or an invalid one, is answered with 400.
     if block.has_host:
         raise ProtocolError(400, "more than one Host header field")
-    if HOST.fullmatch(value.encode("latin-1")) is None:
+    if not _is_authority(value.encode("latin-1")):
         raise ProtocolError(400, "malformed Host header field")
     block.has_host = True
     block.environ["HTTP_HOST"] = value

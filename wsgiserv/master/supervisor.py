@@ -34,6 +34,8 @@ __all__ = [
 
 # A slow import is no hang: a boot may last this long even with a short `timeout`.
 BOOT_S: Final = 30.0
+# A lively worker writes a heartbeat once a second, not more often: a `timeout` of 1 s must not take that for silence.
+HEARTBEAT_SLACK_S: Final = 0.5
 # After ABRT a worker has this long to say where it was, before it is killed.
 ABORT_KILL_S: Final = 1.0
 # After QUIT a worker has this long to leave.
@@ -314,7 +316,11 @@ def _next_signal(
         since = max(worker.spawned_at, target.resumed_at)
         return SIGABRT, f"it was not ready after {limit:g} s", since + limit
     since = max(worker.heartbeat, worker.ready_at, target.resumed_at)
-    return SIGABRT, f"it was silent for more than timeout ({worker.timeout:g} s)", since + worker.timeout
+    return (
+        SIGABRT,
+        f"it was silent for more than timeout ({worker.timeout:g} s)",
+        since + worker.timeout + HEARTBEAT_SLACK_S,
+    )
 
 
 def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], float]:

@@ -46,7 +46,9 @@ from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
 
 if TYPE_CHECKING:
+    from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
+    from wsgiserv.wsgi.forwarded import Forwarding
 
 __all__ = ["NONE", "READ", "UNWATCHED", "WRITE", "Connection", "Loop", "ServingContext", "Timeouts"]
 
@@ -118,11 +120,13 @@ class ServingContext:
         access: the access log, None when it is off.
         gateway: what the responses share.
         slot: the worker's row of the scoreboard.
+        forwarding: what is made of trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
 
     Attributes:
         now: ``time.monotonic()`` of the current loop turn.
         retiring: whether the worker leaves.
         crowded: whether new clients wait because of `worker_connections`.
+        distrusted: whether it has been said that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
         pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
             response); None when they are not set.
@@ -137,6 +141,8 @@ class ServingContext:
         "body_memory",
         "counter",
         "crowded",
+        "distrusted",
+        "forwarding",
         "gateway",
         "header_timeout",
         "id_prefix",
@@ -171,6 +177,7 @@ class ServingContext:
         access: AccessLog | None,
         gateway: GatewayContext,
         slot: Slot,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
@@ -189,10 +196,12 @@ class ServingContext:
         self.access = access
         self.gateway = gateway
         self.slot = slot
+        self.forwarding = forwarding
         self.words = slot.words
         self.now = monotonic()
         self.retiring = False
         self.crowded = False
+        self.distrusted = False
         gateway.keep_open = self.keepalive > 0
         self.answered = 0
         self.counter = itertools.count(1)
@@ -219,7 +228,8 @@ class Connection:
     Args:
         context: what the worker's connections share.
         loop: who waits for the socket.
-        sock: the client's socket, in blocking mode (reads and sends here never wait all the same), or TLS over it.
+        sock: the client's socket, in blocking mode (reads and sends here never wait all the same), or TLS over it,
+            or what reads the PROXY header first and then replaces itself here.
         base: the base environ of the listener.
         peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
         trusted: whether the peer is in ``forwarded_allow_ips``.
@@ -262,7 +272,7 @@ class Connection:
         self,
         context: ServingContext,
         loop: Loop,
-        sock: RawSocket | TLSSocket,
+        sock: RawSocket | TLSSocket | ProxySocket,
         base: dict[str, Any],
         peer: dict[str, str],
         peer_name: bytes,
@@ -521,8 +531,12 @@ class Connection:
                 "wsgi.input": empty_input() if body is None else body.rewind(),
                 "wsgiserv.request_id": request_id,
             }
-            if line.authority is not None or self.trusted or block.chunked:
-                adjust(environ, line, block, self.trusted, body.length if body and block.chunked else -1)
+            if block.unusual or line.authority is not None:
+                length = body.length if body and block.chunked else -1
+                adjust(environ, line, block, self.trusted, length, context.forwarding)
+                if block.claims and not (self.trusted or context.distrusted):
+                    context.distrusted = True
+                    self._tell_distrust(block)
         except ProtocolError as error:
             self._refuse(error)
             return
@@ -553,6 +567,15 @@ class Connection:
             body.discard()
             self._body = None
         self._settle(response)
+
+    def _tell_distrust(self, block: HeaderBlock) -> None:
+        """Once per worker: whoever has moved a proxy to another host must not have to guess."""
+        self.context.log.info(
+            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
+            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
+            self.name,
+            ", ".join(escape(key[5:].replace("_", "-").title()) for key in block.claims),
+        )
 
     def _report(self, failure: BaseException, environ: dict[str, Any]) -> None:
         log = self.context.log

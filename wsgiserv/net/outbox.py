@@ -18,6 +18,7 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
 
 __all__ = ["MEMORY_BYTES", "WORKER_MEMORY_BYTES", "Outbox", "ResponseMemory"]
@@ -134,7 +135,7 @@ class Outbox:
         """Queue a range of a file; the descriptor is duplicated, the caller keeps its own. Raises OSError."""
         self._items.append(_FileRange(os.dup(fd), offset, count, owned=True))
 
-    def flush(self, sock: RawSocket | TLSSocket) -> int:
+    def flush(self, sock: RawSocket | TLSSocket | ProxySocket) -> int:
         """Send what the socket takes now and return how many bytes that was.
 
         Raises:
@@ -161,7 +162,7 @@ class Outbox:
             self._let_go()
         return total
 
-    def _send_range(self, sock: RawSocket | TLSSocket, item: _FileRange) -> int:
+    def _send_range(self, sock: RawSocket | TLSSocket | ProxySocket, item: _FileRange) -> int:
         if isinstance(sock, RawSocket):
             sent = os.sendfile(sock.fileno(), item.fd, item.offset, min(item.count, _MOST_PER_FLUSH))
         else:

@@ -38,15 +38,29 @@ class PeerNames:
             trusted = self._judge(host)
         return {"REMOTE_ADDR": host, "REMOTE_PORT": str(address[1])}, host.encode("latin-1"), trusted
 
+    def names(self, host: str) -> bool:
+        """Tell whether ``host``, an IP address, is one of those allowed; ``*`` names nobody.
+
+        For an address that a proxy tells of. That any peer may speak for its client does not mean that any
+        address told of is a proxy's: then the client's own word, at the list's left end, would be taken.
+        """
+        if not self._any:
+            trusted = self._trusted.get(host)
+            return self._judge(host) if trusted is None else trusted
+        return self._is_listed(host)
+
     def _judge(self, host: str) -> bool:
         try:
-            # A link-local IPv6 address comes with its zone.
-            parsed = ip_address(host.partition("%")[0])
+            trusted = self._any or self._is_listed(host)
         except ValueError:
-            return self._any
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        trusted = self._any or any((mapped or parsed) in network for network in self._networks)
+            return False
         if len(self._trusted) >= _CACHE_ENTRIES:
             self._trusted.clear()
         self._trusted[host] = trusted
         return trusted
+
+    def _is_listed(self, host: str) -> bool:
+        # A link-local IPv6 address comes with its zone.
+        parsed = ip_address(host.partition("%")[0])
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self._networks)

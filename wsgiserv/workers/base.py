@@ -36,11 +36,13 @@ from wsgiserv.logs.error import ErrorStream, reopen_error_log
 from wsgiserv.net.connection import Connection, ServingContext, Timeouts
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
+from wsgiserv.net.proxysocket import ProxySocket
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.wsgi.environ import base_environ
+from wsgiserv.wsgi.forwarded import Forwarding
 from wsgiserv.wsgi.gateway import GatewayContext
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ class Worker(ABC):
         self._failed_import: ApplicationError | None = None
         # Puts TLS over a client's socket.
         self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
+        # Who may, or must, send a PROXY header first.
+        self._proxies: PeerNames | None = None
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -135,6 +139,9 @@ class Worker(ABC):
         """Load the application and make what the connections share. Raises ApplicationError, ConfigError."""
         settings, boot = self.cfg, self.boot
         self.wsgi = self._application()
+        self._peers = PeerNames(settings.forwarded_allow_ips)
+        if settings.proxy_protocol != "off":
+            self._proxies = PeerNames(settings.proxy_allow_ips)
         access = open_access_log(settings, self.log)
         gateway = GatewayContext(self.log, date_line(time()), settings.sendfile)
         self.context = context = ServingContext(
@@ -164,10 +171,14 @@ class Worker(ABC):
             access=access,
             gateway=gateway,
             slot=boot.slot,
+            forwarding=(
+                Forwarding(settings.forwarded_headers, self._peers.names)
+                if settings.forwarded_headers
+                else None
+            ),
         )
         context.pre_request, context.post_request = request_hooks(self, settings, self.log)
         errors = ErrorStream(self.log)
-        self._peers = PeerNames(settings.forwarded_allow_ips)
         self._bases = {
             listener: base_environ(
                 server_name=listener.server_name,
@@ -203,7 +214,12 @@ class Worker(ABC):
         peer, name, trusted = self._peers.of(address)
         secure = self._secure
         client = sock if secure is None else secure(sock, peer)
-        return Connection(self.context, self.loop, client, self._bases[listener], peer, name, trusted)
+        if self._proxies is None or not self._proxies.of(address)[2]:
+            return Connection(self.context, self.loop, client, self._bases[listener], peer, name, trusted)
+        proxied = ProxySocket(sock, client, self.cfg.proxy_protocol, peer)
+        connection = Connection(self.context, self.loop, proxied, self._bases[listener], peer, name, trusted)
+        proxied.hand_over = partial(setattr, connection, "sock")
+        return connection
 
     loop: Any  # the `Loop` of the connections
 

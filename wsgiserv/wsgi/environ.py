@@ -16,6 +16,7 @@ from wsgiserv import __version__
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.wsgi.filewrapper import FileWrapper
+from wsgiserv.wsgi.forwarded import Forwarding
 
 __all__ = ["adjust", "base_environ", "refused_environ"]
 
@@ -48,7 +49,12 @@ def base_environ(
 
 
 def adjust(
-    environ: dict[str, Any], line: RequestLine, block: HeaderBlock, trusted: bool, body_length: int
+    environ: dict[str, Any],
+    line: RequestLine,
+    block: HeaderBlock,
+    trusted: bool,
+    body_length: int,
+    forwarding: Forwarding | None = None,
 ) -> None:
     """Make the changes of a request that is not plain, in place.
 
@@ -56,6 +62,7 @@ def adjust(
         environ: the merged environ.
         trusted: whether the peer is in ``forwarded_allow_ips``.
         body_length: decoded length of a chunked body in bytes, -1 when the body was not chunked.
+        forwarding: what is made of a trusted peer's X-Forwarded-* and Forwarded, when they are asked for.
 
     Raises:
         ProtocolError: 400 when a trusted proxy's scheme headers contradict each other.
@@ -74,6 +81,12 @@ def adjust(
             environ["wsgi.url_scheme"] = "https"
         for name, value in block.forwarder.items():
             _forward(environ, name, value)
+        if forwarding is not None and block.claims:
+            forwarding.apply(environ)
+    else:
+        # An application may believe what it finds under these names: from this peer it is only a claim.
+        for key in block.claims:
+            environ.pop(key, None)
 
 
 def _forward(environ: dict[str, Any], name: str, value: str) -> None:

@@ -264,6 +264,7 @@ class Response:
             # Not the usual way: HEAD keeps the length that GET would have had (RFC 9110 §9.3.2).
             if (
                 self._is_head
+                and not self.begun
                 and template is not None
                 and template.length < 0
                 and not template.bodiless
