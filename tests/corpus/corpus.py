@@ -225,6 +225,12 @@ class Feed:
         return self.connection.state in (LINGERING, CLOSED)
 
     @property
+    def last_method(self) -> str:
+        """HEAD if the last request, refused or not, is known to be one, else GET: how its response is to be read."""
+        line = self.connection._line
+        return "HEAD" if line is not None and line.is_head else "GET"
+
+    @property
     def sent(self) -> bytes:
         """All that the connection has sent."""
         return b"".join(self.wire.sent)

@@ -201,3 +201,50 @@ def test_each_byte_in_names_values_and_targets() -> None:
                 calls, answered, closed = outcome(context, [*pieces, AFTER])
                 assert answered == ([200, 200] if good else [400]), (byte, data)
                 assert (len(calls), closed) == ((2, False) if good else (0, True))
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: x\r\n\r\n", 501),
+        (b"HEAD / HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", 417),
+        (b"HEAD / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+    ],
+)
+def test_a_refusal_of_head_has_no_body(data: bytes, status: int) -> None:
+    """RFC 9110 §9.3.2: what follows the head would be taken for another response."""
+    for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
+        feed = Feed(serving(Recorder()))
+        feed.feed(*pieces)
+        assert statuses(feed.sent) == [status]
+        assert feed.sent.endswith(b"\r\nConnection: close\r\n\r\n")
+
+
+class Access:
+    """An access log in a list."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str | None, int]] = []
+
+    def log(self, environ: dict[str, Any], code: int, *rest: object) -> None:
+        self.lines.append((environ.get("RAW_URI"), code))
+
+
+@pytest.mark.parametrize(
+    ("second", "target", "status"),
+    [
+        (b"\0", None, 400),
+        (b"\r\n\r\n\r\n", None, 400),
+        (b"GET /" + b"a" * 9000, None, 414),
+        (b"GET /second HTTP/1.1\r\nHost : h\r\n\r\n", "/second", 400),
+        (b"GET /second HTTP/1.1\r\n\r\n", "/second", 400),
+    ],
+)
+def test_a_refused_request_is_not_logged_as_the_one_before_it(
+    second: bytes, target: str | None, status: int
+) -> None:
+    access = Access()
+    feed = Feed(serving(Recorder(), access=access))
+    feed.feed(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n", second)
+    assert access.lines == [("/first", 200), (target, status)]

@@ -21,9 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "corpus"))
 
 from corpus import Feed, Outcome, Recorder, load, outcome, serving
 
+from bench.fuzz import Breach, examine, seed
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.head import HeadLimits, HeadParser
+from wsgiserv.net.connection import Connection
 
 TIMES = int(os.environ.get("WSGISERV_EXAMPLES", "1"))
 
@@ -233,7 +235,7 @@ def test_any_bytes_are_answered_well_or_refused_and_nothing_runs_after_a_refusal
     assert set(refused) <= STATUSES
     event("refused" if refused else "answered" if methods else "silent")
     read = responses(
-        feed.sent, [*("GET" if m == "CONNECT" else m for m in methods), *(["GET"] * len(refused))]
+        feed.sent, [*("GET" if m == "CONNECT" else m for m in methods), *([feed.last_method] * len(refused))]
     )
     for response, body in read[len(methods) :]:
         headers = dict(response.headers)
@@ -420,3 +422,14 @@ def test_what_must_not_reach_the_wire_is_a_500(where: str, bad: str) -> None:
     assert response.status_code == 500
     assert b"tail" not in feed.sent
     assert body
+
+
+def test_the_oracle_of_the_fuzzer_finds_nothing_in_its_seeds_and_something_in_a_broken_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for data in seed().values():
+        if len(data) < 300:
+            examine(data)
+    monkeypatch.setattr(Connection, "_linger", lambda self: setattr(self, "state", 0))
+    with pytest.raises(Breach):
+        examine(b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n")

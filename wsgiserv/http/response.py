@@ -203,12 +203,13 @@ def content_length(length: int) -> bytes:
     return b"Content-Length: %d\r\n" % length
 
 
-def refusal(status: int, reason: str) -> bytes:
+def refusal(status: int, reason: str, head: bool = False) -> bytes:
     """Return a whole response that refuses a request and announces the close.
 
     Args:
         status: the status code.
         reason: one sentence for the client's developer; ASCII, made by this server, never client bytes.
+        head: whether the method is known to be HEAD, whose responses have no body (RFC 9110 §9.3.2).
     """
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {reason}\n".encode("ascii", "replace")
@@ -221,6 +222,6 @@ def refusal(status: int, reason: str) -> bytes:
             content_length(len(body)),
             CLOSE,
             b"\r\n",
-            body,
+            b"" if head else body,
         )
     )

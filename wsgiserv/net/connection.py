@@ -377,6 +377,7 @@ class Connection:
         if end < 0:
             if buffer is None:
                 self.deadline = self.context.now + self.context.header_timeout
+                self._line = self._block = None  # a refusal from here on is not of the request before
             self._buffer = bytearray(data)
             self._check_partial(self._buffer, seen)
             return False
@@ -411,6 +412,7 @@ class Connection:
     def _skip_blank(self, data: bytes) -> bytes:
         """RFC 9112 §2.2: one empty line before a request line is forgiven (old clients sent it after a POST)."""
         if self._blank or data.startswith(b"\r\n\r\n"):
+            self._line = self._block = None
             raise ProtocolError(400, "more than one empty line before the request line")
         self._blank = True
         return data[2:]
@@ -636,7 +638,7 @@ class Connection:
             environ = refused_environ(self._line, self._block, self.peer)
             context.access.log(environ, error.status, [], 0, 0.0)
         try:
-            self.send(refusal(error.status, error.reason))
+            self.send(refusal(error.status, error.reason, self._line is not None and self._line.is_head))
         except ClientGone:
             self.close()
             return

@@ -63,4 +63,4 @@ class PeerNames:
         # A link-local IPv6 address comes with its zone.
         parsed = ip_address(host.partition("%")[0])
         mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self._networks)
+        return any(parsed in network or (mapped and mapped in network) for network in self._networks)

@@ -86,7 +86,7 @@ class Forwarding:
             environ["HTTP_HOST"] = host
         if _PORT.fullmatch(port) and 0 < int(port) <= 65535:
             _set_port(environ, str(int(port)))
-        # A path of "//" or "/\\" at its start would be taken for another host in links made of it.
+        # A path with "//" or a backslash at its start would be taken for another host in links made of it.
         if prefix and _PREFIX.fullmatch(prefix):
             _set_prefix(environ, prefix.rstrip("/"))
 
