@@ -67,14 +67,36 @@ def wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
 def measure(arguments: list[str], seconds: int, script: Path) -> float:
     """Start a server, load it for ``seconds`` and return its requests per second."""
     port = free_port()
-    command = ["taskset", "-c", "0", sys.executable, *arguments, "-w", "1", "-b", f"127.0.0.1:{port}", "hello:app"]
+    command = [
+        "taskset",
+        "-c",
+        "0",
+        sys.executable,
+        *arguments,
+        "-w",
+        "1",
+        "-b",
+        f"127.0.0.1:{port}",
+        "hello:app",
+    ]
     root = Path(__file__).parents[1]
     process = subprocess.Popen(
         command, cwd=root / "examples", env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL
     )
     try:
         wait_until_up(port, process)
-        load = ["taskset", "-c", "1", "wrk", "-t1", "-c32", f"-d{seconds}", "-s", str(script), f"http://127.0.0.1:{port}/"]
+        load = [
+            "taskset",
+            "-c",
+            "1",
+            "wrk",
+            "-t1",
+            "-c32",
+            f"-d{seconds}",
+            "-s",
+            str(script),
+            f"http://127.0.0.1:{port}/",
+        ]
         output = subprocess.run(load, capture_output=True, text=True, check=True, timeout=seconds + 20).stdout
     finally:
         process.send_signal(signal.SIGTERM)
@@ -88,7 +110,9 @@ def measure(arguments: list[str], seconds: int, script: Path) -> float:
 
 def main() -> None:
     """Measure and print one Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, default=4, help="per server and round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

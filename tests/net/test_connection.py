@@ -11,7 +11,8 @@ import pytest
 
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.net.connection import NONE, READ, WRITE, Connection, ServingContext, Timeouts
+from wsgiserv.net.connection import Connection
+from wsgiserv.net.serving import NONE, READ, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.gateway import GatewayContext
 

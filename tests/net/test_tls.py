@@ -20,8 +20,9 @@ from tlspair import READ_BYTES, Files, Pair, TLSValues
 from wsgiserv.errors import ConfigError, ProtocolError
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.net.connection import LINGERING, Connection, ServingContext, Timeouts
+from wsgiserv.net.connection import LINGERING, Connection
 from wsgiserv.net.outbox import MEMORY_BYTES, Outbox, ResponseMemory
+from wsgiserv.net.serving import ServingContext, Timeouts
 from wsgiserv.net.tls import TLSSocket
 from wsgiserv.net.tlscontext import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard

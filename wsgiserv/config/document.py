@@ -26,6 +26,7 @@ bind = ["127.0.0.1:8000", "unix:/run/shop.sock"]
 workers = "auto"
 timeout = "2m"
 
+
 def post_fork(server, worker):
     server.log.info("worker %s was forked", worker.pid)
 ```

@@ -1,7 +1,6 @@
 """One client's connection: a state machine that never waits.
 
-Owns: `Connection` (bytes in, requests out, responses back, keep-alive, refusals, timeouts of one client)
-and `ServingContext` (what all connections of one worker share).
+Owns: `Connection`: bytes in, requests out, responses back, keep-alive, refusals, timeouts of one client.
 Must not know: who waits for the socket, on which thread or greenlet the application runs.
 
 The worker's loop calls `receive` when the socket is readable; when that says True a request is complete and
@@ -20,37 +19,32 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
 
 from __future__ import annotations
 
-import itertools
 import logging
 import struct
 from _socket import socket as RawSocket
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from os import getpid, urandom
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.grammar import STRAY
-from wsgiserv.http.head import HeaderBlock, HeadLimits, HeadParser, RequestLine
+from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
-from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.outbox import Outbox, ResponseMemory
-from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS, Slot
+from wsgiserv.net.outbox import Outbox
+from wsgiserv.net.serving import NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
+from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
+from wsgiserv.wsgi.gateway import ClientGone, Response, run_app
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
-    from wsgiserv.wsgi.forwarded import Forwarding
 
-__all__ = ["NONE", "READ", "UNWATCHED", "WRITE", "Connection", "Loop", "ServingContext", "Timeouts"]
+__all__ = ["Connection"]
 
 HEAD: Final = 0
 BODY: Final = 1
@@ -60,166 +54,13 @@ WAITING: Final = 4
 FLUSHING: Final = 5
 CLOSED: Final = 6
 
-# What a connection wants to be woken for; at first its loop does not know it.
-UNWATCHED: Final = -1
-NONE: Final = 0
-READ: Final = 1
-WRITE: Final = 2
-
 _RECV_BYTES: Final = 65536
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
 # lost to a reset (RFC 9112 §9.6).
 _LINGER_S: Final = 5.0
 # Without body_timeout, how long a body may come as slowly as it likes.
 _RATE_GRACE_S: Final = 30.0
-_NEVER: Final = float("inf")
 _RESET: Final = struct.pack("ii", 1, 0)
-
-
-class Loop(Protocol):
-    """What a connection asks of whoever waits for its socket."""
-
-    def watch(self, connection: Connection, interest: int) -> None:
-        """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone."""
-
-    def resume(self, connection: Connection) -> None:
-        """Call `advance` soon: bytes of a next request are here already."""
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is about to close its socket."""
-
-    def wait_writable(self, connection: Connection) -> bool:
-        """Let the producer of a response wait until the socket takes more; False at the send timeout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
-
-    ``body_rate`` is ``body_min_rate``, in bytes per second.
-    """
-
-    header: float = 10.0
-    body: float = 30.0
-    body_rate: int = 240
-    send: float = 60.0
-    keepalive: float = 75.0
-
-
-class ServingContext:
-    """What all connections of one worker share. Read on the hot path, so plain slots.
-
-    Args:
-        app: the WSGI application.
-        limits: the limits of a head.
-        timeouts: the timeouts of a connection.
-        body_limit: most bytes of a body; 0 is no limit.
-        body_memory: bytes of a body kept in memory.
-        spool_dir: directory of spool files; None is the system's.
-        log: the error log.
-        access: the access log, None when it is off.
-        gateway: what the responses share.
-        slot: the worker's row of the scoreboard.
-        forwarding: what is made of trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
-
-    Attributes:
-        now: ``time.monotonic()`` of the current loop turn.
-        retiring: whether the worker leaves.
-        crowded: whether new clients wait because of `worker_connections`.
-        distrusted: whether it has been said that a peer's forwarded headers are removed.
-        answered: requests answered by this worker.
-        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
-            response); None when they are not set.
-    """
-
-    __slots__ = (
-        "access",
-        "answered",
-        "app",
-        "blocks",
-        "body_limit",
-        "body_memory",
-        "counter",
-        "crowded",
-        "distrusted",
-        "forwarding",
-        "gateway",
-        "header_timeout",
-        "id_prefix",
-        "keepalive",
-        "limits",
-        "lines",
-        "log",
-        "longest_head",
-        "now",
-        "parser",
-        "post_request",
-        "pre_request",
-        "response_memory",
-        "retiring",
-        "serial",
-        "slot",
-        "spool_dir",
-        "timeouts",
-        "words",
-    )
-
-    def __init__(
-        self,
-        *,
-        app: Callable[..., Any],
-        limits: HeadLimits,
-        timeouts: Timeouts,
-        body_limit: int,
-        body_memory: int,
-        spool_dir: str | None,
-        log: logging.Logger,
-        access: AccessLog | None,
-        gateway: GatewayContext,
-        slot: Slot,
-        forwarding: Forwarding | None = None,
-    ) -> None:
-        self.app = app
-        self.limits = limits
-        self.longest_head = limits.head
-        self.parser = HeadParser(limits)
-        self.lines = self.parser.lines
-        self.blocks = self.parser.blocks
-        self.timeouts = timeouts
-        self.keepalive = timeouts.keepalive
-        self.header_timeout = timeouts.header or _NEVER
-        self.body_limit = body_limit
-        self.body_memory = body_memory
-        self.spool_dir = spool_dir
-        self.response_memory = ResponseMemory()
-        self.log = log
-        self.access = access
-        self.gateway = gateway
-        self.slot = slot
-        self.forwarding = forwarding
-        self.words = slot.words
-        self.now = monotonic()
-        self.retiring = False
-        self.crowded = False
-        self.distrusted = False
-        gateway.keep_open = self.keepalive > 0
-        self.answered = 0
-        self.counter = itertools.count(1)
-        # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
-        self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
-        self.serial = itertools.count(1)
-        self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
-        self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
-
-    def retire(self) -> None:
-        """From now on every response says ``Connection: close``."""
-        self.retiring = True
-        self.gateway.keep_open = False
-
-    def crowd(self, crowded: bool) -> None:
-        """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
-        self.crowded = crowded
-        self.gateway.keep_open = not (crowded or self.retiring) and self.keepalive > 0
 
 
 class Connection:
@@ -493,7 +334,7 @@ class Connection:
     def _await_body(self, now: float, body: BodyBuffer) -> None:
         """Set the deadline of the next bytes: progress within ``body_timeout``, and ``body_min_rate`` overall."""
         timeouts = self.context.timeouts
-        deadline = now + (timeouts.body or _NEVER)
+        deadline = now + (timeouts.body or NEVER)
         if timeouts.body_rate:
             earned = self._body_began + (timeouts.body or _RATE_GRACE_S) + body.length / timeouts.body_rate
             deadline = min(deadline, earned)
@@ -522,7 +363,7 @@ class Connection:
         started = monotonic()
         request_id = (
             block.request_id if self.trusted else None
-        ) or f"{context.id_prefix}{next(context.serial):012x}"
+        ) or f"{context.id_prefix}{next(context.serial):016x}"
         try:
             body = self._body
             environ = {
@@ -545,7 +386,7 @@ class Connection:
         response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
-        self.deadline = _NEVER
+        self.deadline = NEVER
         environ["wsgi.early_hints"] = response.early_hints
         if context.pre_request is not None:
             context.pre_request(self, environ)
@@ -607,7 +448,7 @@ class Connection:
         context = self.context
         if self._buffer is not None:
             self.state = WAITING
-            self.deadline = _NEVER
+            self.deadline = NEVER
             self.loop.resume(self)
         elif context.retiring:
             # The response promised keep-alive, but the worker has begun to leave since.
@@ -731,7 +572,7 @@ class Connection:
                 raise ClientGone from error
 
     def _start_flushing(self) -> None:
-        self.deadline = self.context.now + (self.context.timeouts.send or _NEVER)
+        self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
         self.loop.watch(self, WRITE)
 
     def flush(self) -> None:
@@ -745,7 +586,7 @@ class Connection:
             return
         if outbox:
             if sent:
-                self.deadline = self.context.now + (self.context.timeouts.send or _NEVER)
+                self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
         elif self._close_after:
             self._finish()
         else:

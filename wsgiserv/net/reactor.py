@@ -17,8 +17,9 @@ from socket import getdefaulttimeout
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from wsgiserv.net.connection import NONE, READ, UNWATCHED, WRITE, Connection
+from wsgiserv.net.connection import Connection
 from wsgiserv.net.listener import Listener
+from wsgiserv.net.serving import NONE, READ, UNWATCHED, WRITE
 
 __all__ = ["Poller", "Reactor", "open_poller"]
 

@@ -33,10 +33,11 @@ from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import ErrorStream, reopen_error_log
-from wsgiserv.net.connection import Connection, ServingContext, Timeouts
+from wsgiserv.net.connection import Connection
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.proxysocket import ProxySocket
+from wsgiserv.net.serving import ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
 from wsgiserv.workers.registry import resolve_worker_class

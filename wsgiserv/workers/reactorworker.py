@@ -11,8 +11,9 @@ from time import monotonic
 from typing import Final
 
 from wsgiserv.boot import WorkerBoot
-from wsgiserv.net.connection import UNWATCHED, WRITE, Connection
+from wsgiserv.net.connection import Connection
 from wsgiserv.net.reactor import Reactor
+from wsgiserv.net.serving import UNWATCHED, WRITE
 from wsgiserv.workers.base import Worker
 
 __all__ = ["CROWDED_TURN_S", "ReactorWorker"]

@@ -1,0 +1,181 @@
+"""What all connections of one worker share, and what a connection asks of the worker's loop.
+
+Owns: `ServingContext`, `Timeouts`, the `Loop` protocol and its words.
+Must not know: the states of a connection, sockets, who waits for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import getpid, urandom
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from wsgiserv.http.head import HeadLimits, HeadParser
+from wsgiserv.logs.access import AccessLog
+from wsgiserv.net.outbox import ResponseMemory
+from wsgiserv.scoreboard import Slot
+from wsgiserv.wsgi.gateway import GatewayContext, Response
+
+if TYPE_CHECKING:
+    from wsgiserv.net.connection import Connection
+    from wsgiserv.wsgi.forwarded import Forwarding
+
+__all__ = ["NEVER", "NONE", "READ", "UNWATCHED", "WRITE", "Loop", "ServingContext", "Timeouts"]
+
+NEVER: Final = float("inf")
+
+# What a connection wants to be woken for; at first its loop does not know it.
+UNWATCHED: Final = -1
+NONE: Final = 0
+READ: Final = 1
+WRITE: Final = 2
+
+
+class Loop(Protocol):
+    """What a connection asks of whoever waits for its socket."""
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone."""
+
+    def resume(self, connection: Connection) -> None:
+        """Call `advance` soon: bytes of a next request are here already."""
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is about to close its socket."""
+
+    def wait_writable(self, connection: Connection) -> bool:
+        """Let the producer of a response wait until the socket takes more; False at the send timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
+
+    ``body_rate`` is ``body_min_rate``, in bytes per second.
+    """
+
+    header: float = 10.0
+    body: float = 30.0
+    body_rate: int = 240
+    send: float = 60.0
+    keepalive: float = 75.0
+
+
+class ServingContext:
+    """What all connections of one worker share. Read on the hot path, so plain slots.
+
+    Args:
+        app: the WSGI application.
+        limits: the limits of a head.
+        timeouts: the timeouts of a connection.
+        body_limit: most bytes of a body; 0 is no limit.
+        body_memory: bytes of a body kept in memory.
+        spool_dir: directory of spool files; None is the system's.
+        log: the error log.
+        access: the access log, None when it is off.
+        gateway: what the responses share.
+        slot: the worker's row of the scoreboard.
+        forwarding: what is made of trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
+
+    Attributes:
+        now: ``time.monotonic()`` of the current loop turn.
+        retiring: whether the worker leaves.
+        crowded: whether new clients wait because of `worker_connections`.
+        distrusted: whether it has been said that a peer's forwarded headers are removed.
+        answered: requests answered by this worker.
+        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
+            response); None when they are not set.
+    """
+
+    __slots__ = (
+        "access",
+        "answered",
+        "app",
+        "blocks",
+        "body_limit",
+        "body_memory",
+        "counter",
+        "crowded",
+        "distrusted",
+        "forwarding",
+        "gateway",
+        "header_timeout",
+        "id_prefix",
+        "keepalive",
+        "limits",
+        "lines",
+        "log",
+        "longest_head",
+        "now",
+        "parser",
+        "post_request",
+        "pre_request",
+        "response_memory",
+        "retiring",
+        "serial",
+        "slot",
+        "spool_dir",
+        "timeouts",
+        "words",
+    )
+
+    def __init__(
+        self,
+        *,
+        app: Callable[..., Any],
+        limits: HeadLimits,
+        timeouts: Timeouts,
+        body_limit: int,
+        body_memory: int,
+        spool_dir: str | None,
+        log: logging.Logger,
+        access: AccessLog | None,
+        gateway: GatewayContext,
+        slot: Slot,
+        forwarding: Forwarding | None = None,
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.longest_head = limits.head
+        self.parser = HeadParser(limits)
+        self.lines = self.parser.lines
+        self.blocks = self.parser.blocks
+        self.timeouts = timeouts
+        self.keepalive = timeouts.keepalive
+        self.header_timeout = timeouts.header or NEVER
+        self.body_limit = body_limit
+        self.body_memory = body_memory
+        self.spool_dir = spool_dir
+        self.response_memory = ResponseMemory()
+        self.log = log
+        self.access = access
+        self.gateway = gateway
+        self.slot = slot
+        self.forwarding = forwarding
+        self.words = slot.words
+        self.now = monotonic()
+        self.retiring = False
+        self.crowded = False
+        self.distrusted = False
+        gateway.keep_open = self.keepalive > 0
+        self.answered = 0
+        self.counter = itertools.count(1)
+        # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
+        self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
+        self.serial = itertools.count(1)
+        self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
+        self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+
+    def retire(self) -> None:
+        """From now on every response says ``Connection: close``."""
+        self.retiring = True
+        self.gateway.keep_open = False
+
+    def crowd(self, crowded: bool) -> None:
+        """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
+        self.crowded = crowded
+        self.gateway.keep_open = not (crowded or self.retiring) and self.keepalive > 0
