@@ -59,8 +59,8 @@ def shared_servers(worker_class: str, tmp_path_factory: pytest.TempPathFactory) 
     for server in made.values():
         try:
             _finish(server)
-        except AssertionError as problem:
-            problems.append(str(problem))
+        except Exception as problem:  # the others are to be stopped all the same
+            problems.append(repr(problem) if not isinstance(problem, AssertionError) else str(problem))
     assert not problems, "\n\n".join(problems)
 
 
@@ -131,8 +131,8 @@ def start(worker_class: str, tmp_path: Path) -> Iterator[Start]:
     for server in made:
         try:
             _finish(server)
-        except AssertionError as problem:
-            problems.append(str(problem))
+        except Exception as problem:  # the others are to be stopped all the same
+            problems.append(repr(problem) if not isinstance(problem, AssertionError) else str(problem))
     assert not problems, "\n\n".join(problems)
 
 

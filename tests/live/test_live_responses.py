@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -344,8 +345,10 @@ def test_the_iterable_is_closed_exactly_once(
     key = f"{name} {how} {method}"
     with RawClient(failing_server.address) as client:
         client.request(spec(key=key, how=how, **CLOSES[name]), method=method)
-        while client.sock.recv(65536):
-            client.half_close()
+        client.half_close()
+        with contextlib.suppress(ConnectionResetError):  # a body cut short may end so
+            while client.sock.recv(65536):
+                pass
     wait_until(lambda: closed(failing_server, key), f"close() of {key}")
     assert closed(failing_server, key) == 1
 
