@@ -32,6 +32,8 @@ VALUES = {
     "forwarded_allow_ips": "*",
     "proxy_protocol": "v1",
     "proxy_allow_ips": "10.0.0.0/8",
+    "protocol": "uwsgi",
+    "uwsgi_allow_ips": "10.0.0.0/8",
     "loglevel": "debug",
     "header_map": "refuse",
     "root_path": "/x",

@@ -93,7 +93,7 @@ def test_a_missing_worker_is_replaced_at_once() -> None:
 
 def test_of_too_many_the_oldest_retires_but_those_that_boot_leave_first() -> None:
     assert signals(fleet(worker(1), worker(2), worker(3)), want(2)) == [(1, SIGTERM)]
-    assert signals(fleet(worker(1), worker(2), booting(3)), want(2)) == [(3, SIGQUIT)]
+    assert signals(fleet(worker(1), worker(2), booting(3)), want(2)) == [(3, SIGTERM)]
 
 
 def test_one_that_retires_by_itself_gets_its_successor_at_once() -> None:
@@ -112,7 +112,14 @@ def test_workers_that_retire_slowly_do_not_pile_up() -> None:
 
 
 def test_nothing_wanted_retires_all() -> None:
-    assert signals(fleet(worker(1), booting(2)), want(0)) == [(1, SIGTERM), (2, SIGQUIT)]
+    assert signals(fleet(worker(1), booting(2)), want(0)) == [(1, SIGTERM), (2, SIGTERM)]
+
+
+def test_one_that_is_told_to_leave_while_it_boots_has_a_second_unless_it_has_become_ready_meanwhile() -> None:
+    told = booting(1, term_at=NOW - 1)
+    assert signals(fleet(told), want(0)) == [(1, SIGKILL)]
+    told.ready_at = NOW - 0.9  # its word was on the way: it may have requests to finish
+    assert signals(fleet(told), want(0)) == []
 
 
 # ---- time limits ---------------------------------------------------------------------------------------
@@ -301,7 +308,7 @@ def test_new_ones_that_cannot_boot_are_given_up_and_the_old_ones_stay() -> None:
     rolling = fleet(worker(1), booting(2, 2), booting(3, 2))
     rolling.reported(rolling.workers[1], BROKEN, NOW, 1.0)
     assert plan(rolling, want(1, 2), NOW) == [Abandon(2, "no module named nope")]
-    assert signals(rolling, Target(((1, 1),))) == [(3, SIGQUIT)]
+    assert signals(rolling, Target(((1, 1),))) == [(3, SIGTERM)]
 
 
 def test_new_ones_that_die_silently_are_tried_three_times() -> None:
@@ -325,7 +332,7 @@ def test_a_graceful_stop_retires_all_and_spawns_none() -> None:
     full = fleet(worker(1), booting(2), worker(3, term_at=NOW - 1), worker(4, retiring_at=NOW - 1))
     assert acts(full, want(9, stop="graceful")) == [
         Send(full.workers[0], SIGTERM, "retire"),
-        Send(full.workers[1], SIGQUIT, "stop"),
+        Send(full.workers[1], SIGTERM, "retire"),
     ]
 
 

@@ -105,7 +105,9 @@ class World:
         if signal == SIGKILL:
             self.later(0.01, worker, "dies")
         elif not hung and self.random.random() < 0.9:
-            self.later(self.random.uniform(0.01, 12 if signal == SIGTERM else 0.5), worker, "dies")
+            # One that is booting leaves at once, one that serves has requests to finish.
+            finishing = signal == SIGTERM and worker.ready_at is not None
+            self.later(self.random.uniform(0.01, 12 if finishing else 0.5), worker, "dies")
 
     # -- time
 

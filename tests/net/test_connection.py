@@ -12,7 +12,7 @@ import pytest
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.net.connection import Connection
-from wsgiserv.net.serving import NONE, READ, WRITE, ServingContext, Timeouts
+from wsgiserv.net.serving import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.gateway import GatewayContext
 
@@ -28,6 +28,9 @@ class Loop:
 
     def watch(self, connection: Connection, interest: int) -> None:
         connection.interest = interest
+
+    def ignore(self, connection: Connection) -> None:
+        connection.interest = UNWATCHED
 
     def resume(self, connection: Connection) -> None:
         self.waiting.append(connection)

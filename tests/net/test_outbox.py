@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv.net.outbox import MEMORY_BYTES, Outbox, ResponseMemory
+from wsgiserv.net.outbox import MEMORY_BYTES, WORKER_MEMORY_BYTES, Outbox
+from wsgiserv.wsgi.memory import MemoryBudget
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -43,7 +44,7 @@ def open_files() -> int:
 def test_bytes_files_and_spool_leave_in_order(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
-    outbox = Outbox(str(tmp_path), ResponseMemory())
+    outbox = Outbox(str(tmp_path), MemoryBudget(WORKER_MEMORY_BYTES))
     before = open_files()
     outbox.add(b"first ")
     with path.open("rb") as file:
@@ -57,7 +58,7 @@ def test_bytes_files_and_spool_leave_in_order(pair: Pair, tmp_path: Path) -> Non
 
 
 def test_the_memory_of_one_queue_and_of_all_is_bounded(pair: Pair, tmp_path: Path) -> None:
-    shared = ResponseMemory(100)
+    shared = MemoryBudget(100)
     one, two = Outbox(str(tmp_path), shared), Outbox(str(tmp_path), shared)
     before = open_files()
     one.add(b"a" * 60)
@@ -74,7 +75,7 @@ def test_the_memory_of_one_queue_and_of_all_is_bounded(pair: Pair, tmp_path: Pat
 
 
 def test_a_disk_that_takes_nothing_makes_the_producer_wait(pair: Pair, tmp_path: Path) -> None:
-    outbox = Outbox(str(tmp_path / "missing"), ResponseMemory(100))
+    outbox = Outbox(str(tmp_path / "missing"), MemoryBudget(100))
     assert outbox.add(b"a" * 90)
     assert not outbox.add(b"b" * 90)
     assert drain(outbox, pair) == b"a" * 90 + b"b" * 90
@@ -84,7 +85,7 @@ def test_a_disk_that_takes_nothing_makes_the_producer_wait(pair: Pair, tmp_path:
 def test_a_file_that_shrinks_is_an_error_and_not_a_spin(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
-    outbox = Outbox(None, ResponseMemory())
+    outbox = Outbox(None, MemoryBudget(WORKER_MEMORY_BYTES))
     with path.open("rb") as file:
         outbox.add_file(file.fileno(), 0, 20)
     with pytest.raises(OSError, match="shorter"):

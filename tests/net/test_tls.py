@@ -21,13 +21,14 @@ from wsgiserv.errors import ConfigError, ProtocolError
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.net.connection import LINGERING, Connection
-from wsgiserv.net.outbox import MEMORY_BYTES, Outbox, ResponseMemory
+from wsgiserv.net.outbox import MEMORY_BYTES, WORKER_MEMORY_BYTES, Outbox
 from wsgiserv.net.serving import ServingContext, Timeouts
 from wsgiserv.net.tls import TLSSocket
 from wsgiserv.net.tlscontext import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.memory import MemoryBudget
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +309,7 @@ def test_outbox_over_tls(files: Files, pairs: list[Pair], tmp_path: Path) -> Non
     pair = Pair(make_context(files.settings()), files.client_context(), buffer_bytes=8192)
     pairs.append(pair)
     pair.shake()
-    outbox = Outbox(str(tmp_path), ResponseMemory())
+    outbox = Outbox(str(tmp_path), MemoryBudget(WORKER_MEMORY_BYTES))
     first, second, third = os.urandom(MEMORY_BYTES - 10), os.urandom(300_000), os.urandom(500_000)
     outbox.add(first)
     outbox.add(second)  # beyond what stays in memory
@@ -328,7 +329,7 @@ def test_outbox_over_tls(files: Files, pairs: list[Pair], tmp_path: Path) -> Non
 
 
 def test_outbox_notices_a_file_that_became_shorter(pair: Pair) -> None:
-    outbox = Outbox(None, ResponseMemory())
+    outbox = Outbox(None, MemoryBudget(WORKER_MEMORY_BYTES))
     with tempfile.TemporaryFile() as file:
         file.write(b"short")
         file.flush()
@@ -418,6 +419,9 @@ class Loop:
 
     def watch(self, connection: Connection, interest: int) -> None:
         connection.interest = interest
+
+    def ignore(self, connection: Connection) -> None:
+        connection.interest = -1
 
     def resume(self, connection: Connection) -> None: ...
 

@@ -39,7 +39,6 @@ class Foreign(NamedTuple):
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in self.defaults)
 
 
-_LOCAL = ("127.0.0.1,::1",)
 _SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
 _STATSD = "statsd is not sent to; count from the access log (access_log_format = 'json')"
 _PASTE = "PasteDeploy files are not read; name the application, for example 'module:make_app()'"
@@ -49,7 +48,6 @@ _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
 _CONTROL = "there is no control socket; use signals (HUP, TTIN, TTOU, USR1) on the master's pid"
-_UWSGI = "wsgiserv speaks HTTP only; in nginx write proxy_pass in place of uwsgi_pass"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 _TABLE = (
@@ -120,8 +118,6 @@ _TABLE = (
         instead="not needed: there is no control socket",
     ),
     # Protocol
-    Foreign(name="protocol", flags=("--protocol",), defaults=("http",), instead=_UWSGI),
-    Foreign(name="uwsgi_allow_ips", flags=("--uwsgi-allow-from",), defaults=_LOCAL, instead=_UWSGI),
     Foreign(
         name="permit_obsolete_folding",
         flags=("--permit-obsolete-folding",),

@@ -31,6 +31,7 @@ __all__ = [
     "networks",
     "path",
     "post_request_hook",
+    "protocol",
     "proxy_protocol",
     "reload_engine",
     "root_path",
@@ -253,6 +254,16 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
             "'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them"
         )
     return found
+
+
+def protocol(raw: object) -> Literal["http", "uwsgi"]:
+    """Read which protocol the listeners speak."""
+    word = text(raw).lower()
+    if word == "http":
+        return "http"
+    if word == "uwsgi":
+        return "uwsgi"
+    raise ValueError
 
 
 def proxy_protocol(raw: object) -> Literal["off", "v1", "v2", "auto"]:

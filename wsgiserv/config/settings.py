@@ -352,6 +352,27 @@ class Settings(ProcessSettings):
         help="The proxies that may speak the PROXY protocol; '*' is any.",
         doc="Clients on a Unix socket always may.",
     )
+    protocol: Literal["http", "uwsgi"] = setting(
+        "http",
+        section="Proxies and headers",
+        flags=("--protocol",),
+        metavar="NAME",
+        parse=parsers.protocol,
+        accepts="'http' or 'uwsgi'",
+        choices=("http", "uwsgi"),
+        help="What is spoken on the listeners; uwsgi is for nginx's uwsgi_pass.",
+        doc="See [Behind a proxy](proxies.md).",
+    )
+    uwsgi_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        section="Proxies and headers",
+        flags=("--uwsgi-allow-from",),
+        metavar="LIST",
+        parse=parsers.networks,
+        accepts="IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'",
+        help="The proxies that may speak uwsgi; '*' is any.",
+        doc="Clients on a Unix socket always may. Others are closed: all that a uwsgi request says is believed.",
+    )
     forwarder_headers: tuple[str, ...] = setting(
         ("SCRIPT_NAME", "PATH_INFO"),
         section="Proxies and headers",

@@ -231,7 +231,7 @@ class HeadParser:
         http11 = minor != b"0"
         path, query, authority = _split_target(method, target)
         name = method.decode("ascii")
-        script_name, path_info = self._split_root(
+        script_name, path_info = self.split_root(
             # Decoded once, and as latin-1, whatever the bytes mean (PEP 3333, "Unicode Issues").
             (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
         )
@@ -250,7 +250,7 @@ class HeadParser:
             self.lines[raw] = line
         return line
 
-    def _split_root(self, path: str) -> tuple[str, str]:
+    def split_root(self, path: str) -> tuple[str, str]:
         """Return SCRIPT_NAME and PATH_INFO: the root path is taken off a path that has it, as whole segments."""
         root = self.limits.root_path
         if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):

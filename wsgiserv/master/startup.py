@@ -85,7 +85,8 @@ class Startup:
             settings.wsgi_app,
         )
         handed_over = " (sockets of the service manager; bind is not used)" if self.inherited else ""
-        log.info("listening on %s%s", ", ".join(map(str, self.listeners)), handed_over)
+        spoken = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
+        log.info("listening on %s%s%s", ", ".join(map(str, self.listeners)), spoken, handed_over)
         generation = Generation(
             1,
             settings,

@@ -298,9 +298,12 @@ def _next_signal(
         return SIGKILL, "it did not end after SIGABRT", worker.abort_at + ABORT_KILL_S
     if worker.quit_at is not None:
         return SIGKILL, "it did not leave at once when told to", worker.quit_at + QUIT_KILL_S
-    if target.stop == "fast" or (unwanted and worker.ready_at is None and worker.term_at is None):
-        # One that is booting has nothing to finish.
+    if target.stop == "fast":
         return SIGQUIT, "stop", now
+    if worker.term_at is not None and worker.ready_at is None:
+        # One that is booting has nothing to finish, and leaves at once. It gets TERM all the same: it may have
+        # begun to accept, and its word of it may be on the way.
+        return SIGKILL, "it did not leave when told to while it was booting", worker.term_at + QUIT_KILL_S
     left_at = worker.term_at if worker.term_at is not None else worker.retiring_at
     if left_at is not None:
         late = left_at + worker.graceful_timeout + RETIRE_MARGIN_S

@@ -23,6 +23,7 @@ import logging
 import struct
 from _socket import socket as RawSocket
 from contextlib import suppress
+from os import pread
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -33,7 +34,7 @@ from wsgiserv.http.grammar import STRAY
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.outbox import Outbox
+from wsgiserv.net.outbox import FileTruncated, Outbox
 from wsgiserv.net.serving import NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
@@ -149,11 +150,7 @@ class Connection:
     def receive(self) -> bool:
         """Take what has arrived; True when a request is complete and `run` is to be called."""
         if self.state > LINGERING:
-            # What it sends now waits in the kernel for its turn; a level-triggered poller would spin on it.
-            if self.interest == READ:
-                self.loop.watch(self, NONE)
-                if self.state <= LINGERING:  # another thread has just finished its request
-                    self.loop.watch(self, READ)
+            self._leave_alone()
             return False
         try:
             data = self.sock.recv(_RECV_BYTES, MSG_DONTWAIT)
@@ -177,6 +174,19 @@ class Connection:
             self._refuse(error)
         # LINGERING: what a client sends behind its last request is nobody's.
         return False
+
+    def _leave_alone(self) -> None:
+        """What the client sends now waits in the kernel for its turn; a level-triggered poller would spin on it."""
+        if self.interest == READ:
+            self.loop.watch(self, NONE)
+        elif self.interest == NONE:
+            # A reset is told all the same, again and again, and nobody can act on it now.
+            self.loop.ignore(self)
+        # Another thread may just have finished the request.
+        if self.state <= LINGERING:
+            self.loop.watch(self, READ)
+        elif self.state == FLUSHING:
+            self.loop.watch(self, WRITE)
 
     def advance(self) -> bool:
         """Go on with bytes that came behind the last request; like `receive` without reading."""
@@ -286,7 +296,7 @@ class Connection:
                 self._buffer = bytearray(rest)
             self.state = READY
             return True
-        self._body = BodyBuffer(context.body_memory, context.spool_dir)
+        self._body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
         if block.chunked:
             self._decoder = ChunkedDecoder(
                 self._body.write, context.body_limit, context.limits.fields, context.limits.field_size
@@ -543,10 +553,29 @@ class Connection:
         outbox = self._own_outbox()
         try:
             outbox.add_file(fd, offset, count)
+        except OSError:  # out of descriptors: it goes through memory
+            self._send_read(fd, offset, count)
+            return
+        try:
             outbox.flush(self.sock)
         except OSError as error:
-            self._lost = True
+            self._fail_sending(error)
             raise ClientGone from error
+
+    def _send_read(self, fd: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            data = pread(fd, min(end - offset, _RECV_BYTES), offset)
+            if not data:
+                raise FileTruncated
+            self.send(data)
+            offset += len(data)
+
+    def _fail_sending(self, error: OSError) -> None:
+        """The connection is broken, or what it was to get: the latter is our side's fault and is said."""
+        self._lost = True
+        if isinstance(error, FileTruncated):
+            self.context.log.error("%s: %s; the connection is closed", self.name, error)
 
     def _own_outbox(self) -> Outbox:
         outbox = self._outbox
@@ -563,12 +592,15 @@ class Connection:
         # Neither memory nor disk takes more: only now does the producer wait for its client.
         while outbox:
             if not self.loop.wait_writable(self):
+                self._tell_unread()
                 self._lost = True
+                with suppress(OSError):  # what it has must not look like the whole
+                    self.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
                 raise ClientGone("the client takes no data (send_timeout)")
             try:
                 outbox.flush(self.sock)
             except OSError as error:
-                self._lost = True
+                self._fail_sending(error)
                 raise ClientGone from error
 
     def _start_flushing(self) -> None:
@@ -582,6 +614,7 @@ class Connection:
         try:
             sent = outbox.flush(self.sock)
         except OSError as error:
+            self._fail_sending(error)
             self._vanish(error)
             return
         if outbox:
@@ -637,10 +670,13 @@ class Connection:
         elif state == HEAD and self._buffer is not None:
             self._refuse(ProtocolError(408, "the request head did not come within header_timeout"))
         elif state == FLUSHING:
-            self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
+            self._tell_unread()
             self.reset()
-        else:
+        elif state != READY:  # a request that has come in time waits for its thread, not for its client
             self.close()
+
+    def _tell_unread(self) -> None:
+        self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
 
     def retire(self, grace_s: float) -> bool:
         """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.

@@ -13,15 +13,16 @@ from __future__ import annotations
 import os
 import tempfile
 from _socket import socket as RawSocket
-from _thread import allocate_lock
 from collections import deque
 from typing import IO, TYPE_CHECKING, Final
+
+from wsgiserv.wsgi.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
 
-__all__ = ["MEMORY_BYTES", "WORKER_MEMORY_BYTES", "Outbox", "ResponseMemory"]
+__all__ = ["MEMORY_BYTES", "WORKER_MEMORY_BYTES", "FileTruncated", "Outbox"]
 
 # What one connection, and what all of a worker, may keep in memory.
 MEMORY_BYTES: Final = 1024 * 1024
@@ -34,6 +35,13 @@ _MOST_PER_FLUSH: Final = 4 * 1024 * 1024
 _TLS_PIECE_BYTES: Final = 64 * 1024
 
 
+class FileTruncated(OSError):
+    """A file became shorter while it was sent."""
+
+    def __str__(self) -> str:
+        return "a file became shorter while it was sent"
+
+
 class _FileRange:
     __slots__ = ("count", "fd", "offset", "owned")
 
@@ -42,33 +50,6 @@ class _FileRange:
         self.offset = offset
         self.count = count
         self.owned = owned  # the descriptor is closed with the range
-
-
-class ResponseMemory:
-    """What all outboxes of one worker may keep in memory together.
-
-    Args:
-        most_bytes: the bound; what is more goes to the spool files.
-    """
-
-    __slots__ = ("_left", "_lock")
-
-    def __init__(self, most_bytes: int = WORKER_MEMORY_BYTES) -> None:
-        self._left = most_bytes
-        self._lock = allocate_lock()
-
-    def take(self, size: int) -> bool:
-        """Reserve ``size`` bytes; False when they are not left."""
-        with self._lock:
-            if self._left < size:
-                return False
-            self._left -= size
-            return True
-
-    def give_back(self, size: int) -> None:
-        """Return ``size`` bytes that were taken."""
-        with self._lock:
-            self._left += size
 
 
 class Outbox:
@@ -81,7 +62,7 @@ class Outbox:
 
     __slots__ = ("_items", "_memory", "_shared", "_spool", "_spool_dir", "_spool_end", "_taken")
 
-    def __init__(self, spool_dir: str | None, shared: ResponseMemory) -> None:
+    def __init__(self, spool_dir: str | None, shared: MemoryBudget) -> None:
         self._shared = shared
         self._taken = 0  # of the shared memory; given back when the queue is empty
         self._items: deque[memoryview | _FileRange] = deque()
@@ -139,7 +120,8 @@ class Outbox:
         """Send what the socket takes now and return how many bytes that was.
 
         Raises:
-            OSError: the connection is broken, or a file is shorter than its range.
+            OSError: the connection is broken.
+            FileTruncated: a file is shorter than its range.
         """
         total = 0
         items = self._items
@@ -170,7 +152,7 @@ class Outbox:
             data = os.pread(item.fd, min(item.count, _TLS_PIECE_BYTES), item.offset)
             sent = sock.send(data) if data else 0
         if sent == 0:
-            raise OSError("the file became shorter while it was sent")
+            raise FileTruncated
         item.offset += sent
         item.count -= sent
         if item.count == 0:

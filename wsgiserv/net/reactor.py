@@ -12,6 +12,7 @@ import selectors
 from _socket import socket as RawSocket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from socket import getdefaulttimeout
 from time import monotonic
@@ -27,6 +28,8 @@ __all__ = ["Poller", "Reactor", "open_poller"]
 # be accepted spins (waitress CVE-2024-49769, 100 % CPU).
 _ACCEPT_REST_S: Final = 0.5
 _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
+# A worker that lives at its limit says so once in so long, not at each attempt.
+_WARN_AGAIN_S: Final = 60.0
 # A connection must have been idle for so long before it may be closed to make room for a new one.
 _LEAST_IDLE_S: Final = 0.1
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
@@ -59,6 +62,8 @@ _epoll = getattr(select, "epoll", None)
 _EPOLLIN: Final = getattr(select, "EPOLLIN", 1)
 _EPOLLOUT: Final = getattr(select, "EPOLLOUT", 4)
 _EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
+_poll = select.poll
+_POLLOUT: Final = select.POLLOUT
 _default_selector = selectors.DefaultSelector
 
 _EPOLL_BITS: Final = {NONE: 0, READ: _EPOLLIN, WRITE: _EPOLLOUT}
@@ -176,17 +181,28 @@ class Reactor:
         self._log = log
         self._send_timeout_s = send_timeout_s
         self._rest_until = 0.0
-        self._warned_of_exhaustion = False
+        self._warned_of_exhaustion = -_WARN_AGAIN_S
 
     # ---- the Loop of the connections -------------------------------------------------------------------
 
     def watch(self, connection: Connection, interest: int) -> None:
         """Wake `connection` for `interest`; a connection is registered at its first wish only."""
-        if connection.interest == UNWATCHED:
+        try:
+            if connection.interest == UNWATCHED:
+                self.poller.register(connection.fd, interest)
+            else:
+                self.poller.modify(connection.fd, interest)
+        except FileNotFoundError:  # another thread has just come to `ignore` it
             self.poller.register(connection.fd, interest)
-        else:
+        except FileExistsError:  # or to `watch` it
             self.poller.modify(connection.fd, interest)
         connection.interest = interest
+
+    def ignore(self, connection: Connection) -> None:
+        """Watch a connection no longer until its next wish: epoll tells of a reset even those who ask for nothing."""
+        with suppress(OSError, KeyError):  # closed at this moment by its own thread
+            self.poller.unregister(connection.fd)
+        connection.interest = UNWATCHED
 
     def begin(self, connection: Connection) -> None:
         """Watch a connection that has brought no whole request along; nothing for one that is closed again."""
@@ -202,16 +218,17 @@ class Reactor:
         self.connections.pop(connection.fd, None)
         if connection.interest != UNWATCHED:
             connection.interest = UNWATCHED
-            self.poller.unregister(connection.fd)
+            with suppress(OSError, KeyError):  # ignored at this moment by the leading thread
+                self.poller.unregister(connection.fd)
+        if self._rest_until:
+            self._rest_until = 0.0  # its descriptor is free in a moment
 
     def wait_writable(self, connection: Connection) -> bool:
         """Block until the client takes data; False at ``send_timeout``. Only when memory and spool are full."""
-        poller = open_poller()
-        try:
-            poller.register(connection.fd, WRITE)
-            return bool(poller.poll(self._send_timeout_s or -1))
-        finally:
-            poller.close()
+        # poll(2) wants no descriptor of its own: there may be none left.
+        poller = _poll()
+        poller.register(connection.fd, _POLLOUT)
+        return bool(poller.poll(self._send_timeout_s * 1000 or None))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 
@@ -293,8 +310,8 @@ class Reactor:
             return
         if error.errno not in _EXHAUSTED:
             self._log.error("accept() failed: %s; accepting rests for %.1f s", error, _ACCEPT_REST_S)
-        elif not self._warned_of_exhaustion:
-            self._warned_of_exhaustion = True
+        elif (now := monotonic()) - self._warned_of_exhaustion >= _WARN_AGAIN_S:
+            self._warned_of_exhaustion = now
             self._log.warning(
                 "out of descriptors (%s) with %d connections open; accepting pauses until some are free. "
                 "Raise the limit (ulimit -n, LimitNOFILE=) or lower worker_connections.",
@@ -303,12 +320,16 @@ class Reactor:
             )
         self.stop_accepting()
         self._rest_until = monotonic() + _ACCEPT_REST_S
+        if error.errno in _EXHAUSTED:
+            if not self._crowded:
+                self._crowded = True
+                self._crowd(True)
+            self._make_room()  # an idle client gives its descriptor up; that ends the rest
 
     def consider_accepting(self, now: float) -> None:
         """Accept again when there is room. Called once per turn while not accepting, by a worker that stays."""
         if now >= self._rest_until and (len(self.connections) < self._most or self._make_room()):
             self.start_accepting()
-            self._warned_of_exhaustion = False
             if self._crowded:
                 self._crowded = False
                 self._crowd(False)

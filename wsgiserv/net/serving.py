@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.net.outbox import ResponseMemory
+from wsgiserv.net.outbox import WORKER_MEMORY_BYTES
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.gateway import GatewayContext, Response
+from wsgiserv.wsgi.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from wsgiserv.net.connection import Connection
     from wsgiserv.wsgi.forwarded import Forwarding
 
 __all__ = ["NEVER", "NONE", "READ", "UNWATCHED", "WRITE", "Loop", "ServingContext", "Timeouts"]
+
+# What the request bodies of a worker may take of memory together; what is more goes to spool files early.
+_BODIES_MEMORY_BYTES: Final = 64 * 1024 * 1024
 
 NEVER: Final = float("inf")
 
@@ -40,6 +44,9 @@ class Loop(Protocol):
 
     def watch(self, connection: Connection, interest: int) -> None:
         """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone."""
+
+    def ignore(self, connection: Connection) -> None:
+        """Not even tell that the client has left, until the next `watch`."""
 
     def resume(self, connection: Connection) -> None:
         """Call `advance` soon: bytes of a next request are here already."""
@@ -96,6 +103,7 @@ class ServingContext:
         "answered",
         "app",
         "blocks",
+        "bodies_memory",
         "body_limit",
         "body_memory",
         "counter",
@@ -150,7 +158,8 @@ class ServingContext:
         self.body_limit = body_limit
         self.body_memory = body_memory
         self.spool_dir = spool_dir
-        self.response_memory = ResponseMemory()
+        self.response_memory = MemoryBudget(WORKER_MEMORY_BYTES)
+        self.bodies_memory = MemoryBudget(_BODIES_MEMORY_BYTES)
         self.log = log
         self.access = access
         self.gateway = gateway

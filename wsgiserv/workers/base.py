@@ -31,6 +31,7 @@ from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
+from wsgiserv.http.uwsgi import UwsgiReader
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import ErrorStream, reopen_error_log
 from wsgiserv.net.connection import Connection
@@ -38,6 +39,7 @@ from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.proxysocket import ProxySocket
 from wsgiserv.net.serving import ServingContext, Timeouts
+from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
 from wsgiserv.workers.registry import resolve_worker_class
@@ -98,6 +100,9 @@ class Worker(ABC):
         self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
         # Who may, or must, send a PROXY header first.
         self._proxies: PeerNames | None = None
+        # Who may speak uwsgi, where that is spoken.
+        self._uwsgi_peers: PeerNames | None = None
+        self._connection: Callable[..., Connection] = Connection
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -178,6 +183,9 @@ class Worker(ABC):
                 else None
             ),
         )
+        if settings.protocol == "uwsgi":
+            self._uwsgi_peers = PeerNames(settings.uwsgi_allow_ips)
+            self._connection = partial(UwsgiConnection, UwsgiReader(context.parser))
         context.pre_request, context.post_request = request_hooks(self, settings, self.log)
         errors = ErrorStream(self.log)
         self._bases = {
@@ -213,12 +221,15 @@ class Worker(ABC):
     def admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Make a connection of an accepted socket; the class gives its loop in `loop`."""
         peer, name, trusted = self._peers.of(address)
+        make, base = self._connection, self._bases[listener]
+        if self._uwsgi_peers is not None and not self._uwsgi_peers.of(address)[2]:
+            return BarredConnection(self.context, self.loop, sock, base, peer, name, trusted)
         secure = self._secure
         client = sock if secure is None else secure(sock, peer)
         if self._proxies is None or not self._proxies.of(address)[2]:
-            return Connection(self.context, self.loop, client, self._bases[listener], peer, name, trusted)
+            return make(self.context, self.loop, client, base, peer, name, trusted)
         proxied = ProxySocket(sock, client, self.cfg.proxy_protocol, peer)
-        connection = Connection(self.context, self.loop, proxied, self._bases[listener], peer, name, trusted)
+        connection = make(self.context, self.loop, proxied, base, peer, name, trusted)
         proxied.hand_over = partial(setattr, connection, "sock")
         return connection
 
@@ -294,10 +305,14 @@ class Worker(ABC):
                     self.context.access.reopen()
 
     def _term(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``."""
-        context: ServingContext | None = getattr(self, "context", None)  # none while booting
-        if context is not None:
-            context.gateway.keep_open = False
+        """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``.
+
+        While the worker boots there is nothing to finish, and an import may take its time: it leaves here.
+        """
+        if self.booted:
+            self.context.gateway.keep_open = False
+        else:
+            os._exit(EXIT_OK)
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""

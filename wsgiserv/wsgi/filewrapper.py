@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
+from io import BufferedRandom, BufferedReader, FileIO
 from typing import Any
 
 __all__ = ["FileWrapper"]
+
+# What tempfile.NamedTemporaryFile() returns: a class without a public name.
+_TEMPORARY_FILE: type = tempfile._TemporaryFileWrapper
 
 
 class FileWrapper:
@@ -36,8 +41,11 @@ class FileWrapper:
         """Return (descriptor, offset, bytes left) where the kernel can send the file; None where it cannot.
 
         Only a regular file qualifies, from where its reader stands: the offset is asked of the object, not
-        of the descriptor, since a buffered reader has read ahead.
+        of the descriptor, since a buffered reader has read ahead. And only an object whose `read` gives the
+        file's own bytes: those of gzip, bz2 and lzma have a `fileno`, too, and it is that of the compressed file.
         """
+        if not _reads_its_file(self.filelike):
+            return None
         try:
             fd = self.filelike.fileno()
             status = os.fstat(fd)
@@ -49,3 +57,17 @@ class FileWrapper:
         if type(fd) is not int or type(offset) is not int:
             return None
         return fd, offset, max(0, status.st_size - offset)
+
+
+def _reads_its_file(filelike: Any) -> bool:
+    if _is_plain(filelike):
+        return True
+    inner: Any = getattr(filelike, "file", None)  # a named temporary file's, a Django File's
+    if not _is_plain(inner):
+        return False
+    return isinstance(filelike, _TEMPORARY_FILE) or getattr(filelike, "read", None) == inner.read
+
+
+def _is_plain(filelike: Any) -> bool:
+    kind = type(filelike)
+    return kind is FileIO or (kind in (BufferedReader, BufferedRandom) and type(filelike.raw) is FileIO)

@@ -307,12 +307,15 @@ class Response:
     def file(self, wrapper: FileWrapper) -> bool:
         """Hand a file to the kernel; False when it must be read here instead."""
         template = self._template
-        if template is None or self.begun or template.bodiless or self._is_head or not self._context.sendfile:
+        if template is None or self.begun or template.bodiless or not self._context.sendfile:
             return False
         extent = wrapper.extent()
         if extent is None:
             return False
         fd, offset, available = extent
+        if self._is_head:  # the length that GET would have had, and not a byte is read
+            self._send_head((content_length(available) if template.length < 0 else b"") + self._ending())
+            return True
         if template.length < 0:
             self._left = count = available
             self._send_head(content_length(available) + self._ending())
