@@ -1,4 +1,4 @@
-"""Programs that are not Python packages: curl, ab, wrk.
+"""Programs that are not Python packages: curl, ab, wrk, nginx.
 
 Owns: whether they are there, and what their absence means.
 """
@@ -19,7 +19,9 @@ def need(program: str) -> str:
     if path is None:
         if os.environ.get("WSGISERV_REQUIRE_SYSTEM") == "1":
             pytest.fail(f"{program} is not installed, and WSGISERV_REQUIRE_SYSTEM=1; .ci/run installs it")
-        pytest.skip(f"{program} is not installed (Debian: apt-get install curl apache2-utils wrk)")
+        pytest.skip(
+            f"{program} is not installed (Debian: apt-get install curl apache2-utils wrk nginx)"
+        )
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,4 +91,19 @@ def test_a_file_that_shrinks_is_an_error_and_not_a_spin(pair: Pair, tmp_path: Pa
         outbox.add_file(file.fileno(), 0, 20)
     with pytest.raises(OSError, match="shorter"):
         drain(outbox, pair)
+    outbox.clear()
+
+
+def test_the_tail_of_a_large_response_does_not_keep_the_whole_in_memory() -> None:
+    """What is counted must be what is held: 64 tails of 5 MB responses once held 320 MB."""
+
+    class Body(bytearray):
+        """Bytes that can be watched."""
+
+    body = Body(5_000_000)
+    gone = weakref.ref(body)
+    outbox = Outbox(None, MemoryBudget(WORKER_MEMORY_BYTES))
+    assert outbox.add(memoryview(body)[-1000:])
+    del body
+    assert gone() is None
     outbox.clear()

@@ -85,6 +85,8 @@ class Outbox:
         spooling = isinstance(last, _FileRange) and not last.owned
         if not spooling and self._memory + size <= MEMORY_BYTES and self._shared.take(size):
             self._taken += size
+            if size < len(view.obj):
+                view = memoryview(bytes(view))  # a view of the tail would keep the whole response in memory
         elif self._spool_end + size <= _MOST_SPOOLED and self._write_spool(view, last if spooling else None):
             return True
         self._items.append(view)

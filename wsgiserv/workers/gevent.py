@@ -89,7 +89,8 @@ class GeventWorker(ReactorWorker):
         watcher.start(self._turn)
         timer = hub.loop.timer(1.0, repeat=1.0)
         timer.start(self._turn)
-        self._crowded_timer = hub.loop.timer(CROWDED_TURN_S)
+        # Repeating: libev's one-shot timer, started again, fires at once and would spin.
+        self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
         try:
             self._turn()
             self._done.wait()
@@ -112,7 +113,9 @@ class GeventWorker(ReactorWorker):
         elif self.reactor.waiting:
             self.turn_soon()
         elif self.wants_place:
-            self._crowded_timer.start(self._turn)
+            self._crowded_timer.again(self._turn)
+        elif self._crowded_timer.active:
+            self._crowded_timer.stop()
 
     def turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.

@@ -1,0 +1,131 @@
+"""What slow clients cost a well-behaved one: the slow-client shield, measured.
+
+    python -m bench.shield [-k sync] [--senders 2000] [--readers 200] [--seconds 10] [--work-ms 0]
+
+One worker. First a well-behaved client alone; then with slow senders (a byte a second each, half of them heads,
+half bodies) and slow readers of a 5 MB response (16 kB each 0.1 s). Prints p50 and p99 of both, their ratio, and
+the worker's memory at its peak. Exits 1 when p99 with them is more than 3 times that without. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import select
+import socket
+import sys
+import time
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from bench.oneworker import OneWorker, latencies, percentile
+
+ALLOWED_RATIO = 3.0
+RESPONSE_BYTES = 5_000_000
+PIECE_BYTES = 16_384
+_STEPS = 20  # each slow sender has its turn once in so many steps of a second
+
+
+def _connect(address: Any) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    client.settimeout(10)
+    client.connect(address)
+    return client
+
+
+def _sender(address: Any, number: int) -> socket.socket:
+    client = _connect(address)
+    client.sendall(
+        b"GET / HTTP/1.1\r\nHost: bench\r\nX-Slow: "
+        if number % 2
+        else b"POST /upload HTTP/1.1\r\nHost: bench\r\nContent-Length: 100000\r\n\r\n"
+    )
+    client.setblocking(False)
+    return client
+
+
+def _reader(address: Any) -> socket.socket:
+    client = _connect(address)
+    client.sendall(b"GET /big?%d HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n" % RESPONSE_BYTES)
+    client.setblocking(False)
+    return client
+
+
+def be_slow(address: Any, senders: int, readers: int, ready: Event, stop: Event) -> None:
+    """Be all the slow clients, in a process of its own; who is cut off comes again."""
+    sending = [_sender(address, number) for number in range(senders)]
+    reading = [_reader(address) for _ in range(readers)]
+    step, next_step = 0, time.monotonic()
+    while not stop.is_set():
+        step += 1
+        for number in range(step % _STEPS, senders, _STEPS):
+            try:
+                sending[number].send(b"x")
+            except OSError:
+                sending[number].close()
+                sending[number] = _sender(address, number)
+        for number in range(step % 2, readers, 2):
+            try:
+                data = reading[number].recv(PIECE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                reading[number].close()
+                reading[number] = _reader(address)
+        if step == 2 * _STEPS:
+            ready.set()
+        next_step += 1 / _STEPS
+        select.select([], [], [], max(0.0, next_step - time.monotonic()))
+
+
+def main() -> int:
+    """Measure and print; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-k", dest="worker_class", default="sync")
+    parser.add_argument("--senders", type=int, default=2000)
+    parser.add_argument("--readers", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each of the two measurements")
+    parser.add_argument("--work-ms", type=float, default=0.0, help="processor time of the application")
+    options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    target = f"/work?{options.work_ms}" if options.work_ms else "/"
+    connections = str(options.senders + options.readers + 100)
+    with OneWorker(options.worker_class, "--worker-connections", connections) as server:
+        alone = latencies(server.address, options.seconds, target)
+        memory_before = server.memory_kib("VmRSS")
+        ready, stop = multiprocessing.Event(), multiprocessing.Event()
+        slow = multiprocessing.Process(
+            target=be_slow,
+            args=(server.address, options.senders, options.readers, ready, stop),
+            daemon=True,
+        )
+        slow.start()
+        if not ready.wait(60):
+            raise RuntimeError("the slow clients were not connected within a minute")
+        shielded = latencies(server.address, options.seconds, target)
+        stop.set()
+        peak = server.memory_kib("VmHWM")
+        slow.join(10)
+    ratio = percentile(shielded, 0.99) / percentile(alone, 0.99)
+    print(f"{options.worker_class}, {options.senders} slow senders, {options.readers} slow readers")
+    print("| | requests | p50 | p99 | slowest |\n|---|---:|---:|---:|---:|")
+    for name, found in (("alone", alone), ("with them", shielded)):
+        figures = (percentile(found, 0.5), percentile(found, 0.99), found[-1])
+        print(
+            f"| {name} | {len(found)} | " + " | ".join(f"{value * 1000:.2f} ms" for value in figures) + " |"
+        )
+    print(
+        f"p99: {ratio:.2f} times (at most {ALLOWED_RATIO:g}). Memory: {memory_before:,} KiB before, {peak:,} KiB peak."
+    )
+    return 0 if ratio <= ALLOWED_RATIO else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

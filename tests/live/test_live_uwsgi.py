@@ -1,0 +1,167 @@
+"""The uwsgi protocol in every worker class, by hand and by a real nginx (issue 3, rule 15)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nginxproxy import UWSGI, Nginx
+from programs import need
+from rawclient import RawClient, Response
+from server import Server, Start
+
+SPOKEN = ("--protocol", "uwsgi")
+
+
+def packet(target: str, method: str = "GET", body: bytes = b"", **more: str) -> bytes:
+    path, _, query = target.partition("?")
+    variables = {
+        "REQUEST_METHOD": method,
+        "REQUEST_URI": target,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": str(len(body) or ""),
+        "REMOTE_ADDR": "203.0.113.9",
+        "REMOTE_PORT": "4711",
+        "HTTP_HOST": "shop.example",
+        **more,
+    }
+    texts = [text.encode("latin-1") for pair in variables.items() for text in pair]
+    block = b"".join(struct.pack("<H", len(text)) + text for text in texts)
+    return struct.pack("<BHB", 0, len(block), 0) + block + body
+
+
+@pytest.fixture
+def ask(shared_servers: Start) -> Callable[..., Response]:
+    """Send one request to the shared server, read its response, and see the connection end."""
+    server = shared_servers(
+        "apps:app", *SPOKEN, expect=(r"\[WARNING\].*127\.0\.0\.1", r"\[ERROR\]|Traceback")
+    )
+
+    def send(data: bytes, method: str = "GET", step: int = 0) -> Response:
+        with RawClient(server.address) as client:
+            client.offer(data, step=step)
+            response = client.read_response(method, http10=True)
+            assert response.framing != "chunked"
+            assert response.closes
+            client.expect_close()
+            return response
+
+    return send
+
+
+def test_requests(ask: Callable[..., Response]) -> None:
+    environ: dict[str, Any] = ask(packet("/environ?a=1", HTTPS="on", HTTP_X_Y="z")).json()["environ"]
+    assert environ["REMOTE_ADDR"] == "203.0.113.9"
+    assert environ["REMOTE_PORT"] == "4711"
+    assert environ["wsgi.url_scheme"] == "https"
+    assert environ["HTTP_X_Y"] == "z"
+    assert environ["QUERY_STRING"] == "a=1"
+    assert environ["RAW_URI"] == "/environ?a=1"
+    body = bytes(range(256)) * 8
+    assert ask(packet("/echo", "POST", body)).body == body
+    assert ask(packet("/echo", "POST", b"abc"), step=1).body == b"abc"
+    large = b"x" * 3_000_000  # beyond body_buffer_size: through a file
+    assert ask(packet("/echo-stream", "POST", large)).body == large
+    assert ask(packet("/stream?3,2")).body == b"001122"
+    assert ask(packet("/", "HEAD"), "HEAD").body == b""
+    assert ask(packet("/crash")).status == 500
+
+
+def test_refusals(ask: Callable[..., Response]) -> None:
+    response = ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert response.status == 400
+    assert "uwsgi" in response.text
+    assert ask(packet("/", CONTENT_LENGTH="+1")).status == 400
+    assert ask(packet("/", HTTP_X="a\r\nb")).status == 400
+    assert ask(packet("/", CONTENT_LENGTH="99999999999")).status == 413
+    assert ask(packet("/")).status == 200
+
+
+def test_only_those_that_are_allowed(start: Start) -> None:
+    server = start("apps:app", *SPOKEN, "--uwsgi-allow-from", "127.0.0.1", expect=(r"uwsgi_allow_ips",))
+    with socket.create_connection(server.address, 15, source_address=("127.0.0.2", 0)) as stranger:
+        try:
+            stranger.sendall(packet("/"))
+            assert stranger.recv(100) == b""
+        except ConnectionError:
+            pass  # it was closed with the request unread
+    server.wait_for_log(r"\[WARNING\].*127\.0\.0\.2.*--uwsgi-allow-from")
+    with RawClient(server.address) as client:
+        client.send(packet("/"))
+        assert client.read_response(http10=True).status == 200
+    assert server.log.text.count("uwsgi_allow_ips") == 1
+
+
+def test_forwarded_headers_of_a_peer_that_is_not_believed(start: Start) -> None:
+    server = start("apps:app", *SPOKEN, "--forwarded-allow-ips", "", "--forwarded-headers", "for,host")
+    with RawClient(server.address) as client:
+        client.send(packet("/environ", HTTP_X_FORWARDED_FOR="6.6.6.6", HTTP_X_FORWARDED_HOST="evil"))
+        environ = client.read_response(http10=True).json()["environ"]
+    assert environ["REMOTE_ADDR"] == "203.0.113.9"
+    assert environ["HTTP_HOST"] == "shop.example"
+    assert "HTTP_X_FORWARDED_FOR" not in environ
+
+
+# ---- nginx -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def nginx(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Iterator[Nginx]:
+    """A real nginx that passes requests by uwsgi_pass, over TCP or a Unix socket."""
+    program = need("nginx")
+    server: Server
+    if request.param == "tcp":
+        server = start("apps:app", *SPOKEN, expect=(r"\[ERROR\]|Traceback",))
+        upstream = "{}:{}".format(*server.address)
+    else:
+        server = start(
+            "apps:app", *SPOKEN, "-b", "unix:a.sock", bind="none", expect=(r"\[ERROR\]|Traceback",)
+        )
+        upstream = f"unix:{tmp_path}/a.sock"
+    server.wait_for_log("ready")
+    made = Nginx(program, tmp_path, upstream, UWSGI)
+    try:
+        yield made
+    finally:
+        made.stop()
+    assert made.errors == []
+
+
+def test_nginx(nginx: Nginx) -> None:
+    with RawClient(nginx.address) as client:  # keep-alive between client and nginx
+        source = str(client.sock.getsockname()[1])
+        environ = client.get("/environ/caf%C3%A9%20x/%0A?q=%20", headers="X-Two: 1\r\nX-Two: 2\r\n").json()[
+            "environ"
+        ]
+        assert environ["REMOTE_ADDR"] == "127.0.0.1"
+        assert environ["REMOTE_PORT"] == source
+        assert environ["SERVER_NAME"] == "shop.example"
+        assert environ["SERVER_PORT"] == str(nginx.address[1])
+        assert environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+        assert environ["PATH_INFO"] == "/environ/caf\xc3\xa9 x/\n"
+        assert environ["RAW_URI"] == "/environ/caf%C3%A9%20x/%0A?q=%20"
+        assert environ["QUERY_STRING"] == "q=%20"
+        assert environ["HTTP_HOST"] == "test"
+        assert environ["wsgi.url_scheme"] == "http"
+        assert environ["HTTP_X_TWO"].replace(" ", "") == "1,2"
+        body = bytes(range(256)) * 100
+        assert client.get("/echo", method="POST", body=body).body == body
+        client.send(
+            b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+        assert client.read_response().body == b"abc"
+        client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.read_interim() == 100
+        client.send(b"ok")
+        assert client.read_response().body == b"ok"
+        assert client.get("/big?3000000").body == b"x" * 3_000_000
+        assert client.get("/stream?3,2").body == b"001122"
+        assert client.get("/", method="HEAD").status == 200
+        assert client.get("/crash").status == 500
+        assert client.get("/").status == 200
