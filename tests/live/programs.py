@@ -19,9 +19,7 @@ def need(program: str) -> str:
     if path is None:
         if os.environ.get("WSGISERV_REQUIRE_SYSTEM") == "1":
             pytest.fail(f"{program} is not installed, and WSGISERV_REQUIRE_SYSTEM=1; .ci/run installs it")
-        pytest.skip(
-            f"{program} is not installed (Debian: apt-get install curl apache2-utils wrk nginx)"
-        )
+        pytest.skip(f"{program} is not installed (Debian: apt-get install curl apache2-utils wrk nginx)")
     return path
 
 

@@ -30,7 +30,7 @@ WORKER_MEMORY_BYTES: Final = 64 * 1024 * 1024
 # A producer that never ends must not fill the disk: above this, `add` says that the queue is full.
 _MOST_SPOOLED: Final = 1024 * 1024 * 1024
 # One pass of the loop sends at most this much to one client, so that a fast one cannot hold it.
-_MOST_PER_FLUSH: Final = 4 * 1024 * 1024
+_MOST_PER_FLUSH: Final = 1024 * 1024
 # What goes through TLS has to pass through memory, a piece at a time.
 _TLS_PIECE_BYTES: Final = 64 * 1024
 
@@ -85,7 +85,7 @@ class Outbox:
         spooling = isinstance(last, _FileRange) and not last.owned
         if not spooling and self._memory + size <= MEMORY_BYTES and self._shared.take(size):
             self._taken += size
-            if size < len(view.obj):
+            if size < memoryview(view.obj).nbytes:
                 view = memoryview(bytes(view))  # a view of the tail would keep the whole response in memory
         elif self._spool_end + size <= _MOST_SPOOLED and self._write_spool(view, last if spooling else None):
             return True
