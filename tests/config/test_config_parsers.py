@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wsgiserv.config import parsers
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.config.settings import SETTINGS
 
@@ -219,3 +220,24 @@ def test_addresses(text: str, address: Address) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ([], {}),
+        (["Shop.Example=a.pem,a.key"], {"shop.example": ("a.pem", "a.key")}),
+        (["*.shop.example=a.pem"], {"*.shop.example": ("a.pem", None)}),
+        ({"a.b": "x.pem", "c.d": ("y.pem", "y.key")}, {"a.b": ("x.pem", None), "c.d": ("y.pem", "y.key")}),
+    ],
+)
+def test_certificates_by_name(raw: object, expected: object) -> None:
+    assert parsers.sni_certificates(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "raw", [["shop.example"], ["=a.pem"], ["a b=x"], ["a.b=x,y,z"], {"a.b": ()}, {"*.": "x"}, 5]
+)
+def test_certificates_by_name_that_are_refused(raw: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        parsers.sni_certificates(raw)

@@ -276,6 +276,16 @@ def ssl_context(config, default_ssl_context_factory):
             assert client.get("/").status == 200
 
 
+def test_several_names_through_the_setting(start: Start, ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    shop = ca.issue_cert("shop.example")
+    shop.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "shop.pem"))
+    server = start("apps:app", *CERTIFICATE, "--sni-certificate", "shop.example=shop.pem")
+    for name in ("localhost", "shop.example"):
+        with TLSClient(server, client_context(ca), name) as client:
+            assert client.get("/").status == 200
+
+
 def test_reload_reads_the_certificate_again(
     start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
 ) -> None:

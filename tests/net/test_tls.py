@@ -679,6 +679,34 @@ def test_hook_serves_several_names(files: Files, pairs: list[Pair]) -> None:
         assert pair.serve() == b"hello"
 
 
+def test_each_name_gets_its_certificate_and_all_others_the_default(files: Files, pairs: list[Pair]) -> None:
+    files.issue("shop", "shop.example")
+    files.issue("wild", "*.shop.example")
+    context = make_context(
+        files.settings(
+            sni_certificates={
+                "shop.example": (files.path("shop.pem"), files.path("shop.key")),
+                "*.shop.example": (files.path("wild-both.pem"), None),
+            }
+        )
+    )
+    for name, served in (
+        ("shop.example", "shop.example"),
+        ("SHOP.Example", "shop.example"),
+        ("a.shop.example", "*.shop.example"),
+        ("localhost", "localhost"),
+    ):
+        pair = Pair(context, files.client_context(), name=name)
+        pairs.append(pair)
+        pair.shake()  # the client checks the name
+        pair.say(b"hello")
+        assert pair.serve() == b"hello"
+        names = [value for _, value in pair.client.getpeercert()["subjectAltName"]]
+        assert served in names
+    with pytest.raises(ConfigError, match=r"sni_certificates\['b.example'\] = '/none'"):
+        make_context(files.settings(sni_certificates={"b.example": ("/none", None)}))
+
+
 def test_hook_that_fails(files: Files) -> None:
     def raises(config: Any, default_ssl_context_factory: Any) -> Any:
         raise RuntimeError("no vault")

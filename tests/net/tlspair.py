@@ -61,6 +61,7 @@ class TLSValues:
 
     certfile: str | None = None
     keyfile: str | None = None
+    sni_certificates: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     ca_certs: str | None = None
     cert_reqs: int = 0
     ciphers: str | None = None

@@ -237,6 +237,11 @@ class _Loader:
                 f"keyfile = {values['keyfile']!r} ({sources['keyfile']}) is given without a certificate. "
                 "Expected certfile beside it: --certfile FILE."
             )
+        if values.get("sni_certificates") and not values.get("certfile"):
+            raise ConfigError(
+                f"sni_certificates ({sources['sni_certificates']}) is given without the certificate that clients get "
+                "who name no host, or another. Expected certfile beside it: --certfile FILE."
+            )
         if values.get("worker_class", "sync") == "sync" and values.get("threads", 1) > 1:
             values["worker_class"] = "threads"
             sources["worker_class"] = f"threads = {values['threads']} ({sources['threads']})"

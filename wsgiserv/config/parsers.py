@@ -298,6 +298,33 @@ def mapping(raw: object) -> dict[str, Any]:
     return dict(raw)
 
 
+def sni_certificates(raw: object) -> dict[str, tuple[str, str | None]]:
+    """Read certificates by host name: a dictionary, or texts NAME=CERTFILE[,KEYFILE]."""
+    if isinstance(raw, Mapping):
+        given = list(raw.items())
+    else:
+        given = [
+            (name, tuple(files.split(",")))
+            for name, _, files in (pair.partition("=") for pair in strings(raw))
+        ]
+    found: dict[str, tuple[str, str | None]] = {}
+    for name, files in given:
+        host = text(name).lower().rstrip(".")
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{name!r} is not a host name such as 'shop.example' or '*.shop.example'")
+        certfile, keyfile = (files, None) if isinstance(files, str) else (*files, None)[:2]
+        if not certfile or (not isinstance(files, str) and not 1 <= len(files) <= 2):
+            raise ValueError(f"{name!r} has no certificate file, or more than a certificate and a key")
+        found[host] = (text(certfile), None if keyfile is None else text(keyfile))
+    return found
+
+
+# A name as TLS clients send it (RFC 6066 §3), or a wildcard for its first label (RFC 9525 §6.3).
+_HOST_NAME = re.compile(
+    r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
+)
+
+
 def header_values(raw: object) -> dict[str, str]:
     """Read a dictionary of header names to values; names become upper case, with dashes."""
     found = mapping(raw)

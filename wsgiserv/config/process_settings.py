@@ -254,6 +254,22 @@ class ProcessSettings(HookSettings):
         help="The certificate's private key in PEM.",
         show_default="in certfile",
     )
+    sni_certificates: dict[str, tuple[str, str | None]] = setting(
+        {},
+        section="TLS",
+        flags=("--sni-certificate",),
+        takes="values",
+        metavar="NAME=FILES",
+        parse=parsers.sni_certificates,
+        accepts="host names with a certificate and its key, as 'shop.example=shop.pem,shop.key'",
+        help="A certificate for clients that ask for this name (SNI).",
+        doc=(
+            "Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A "
+            "dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in "
+            "the certificate's file."
+        ),
+        show_default="none",
+    )
     ca_certs: str | None = setting(
         None,
         section="TLS",

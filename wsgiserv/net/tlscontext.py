@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from wsgiserv.errors import ConfigError
@@ -26,6 +26,8 @@ class TLSSettings(Protocol):
     def certfile(self) -> str | None: ...
     @property
     def keyfile(self) -> str | None: ...
+    @property
+    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
     @property
     def ca_certs(self) -> str | None: ...
     @property
@@ -90,6 +92,31 @@ def check_certificates(settings: TLSSettings) -> None:
 
 
 def _default_context(settings: TLSSettings) -> ssl.SSLContext:
+    if settings.certfile is None:
+        raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
+    context = _context_with(settings, "certfile", settings.certfile, "keyfile", settings.keyfile)
+    if settings.sni_certificates:
+        named = {
+            name: _context_with(
+                settings, f"sni_certificates[{name!r}]", certfile, f"sni_certificates[{name!r}]", keyfile
+            )
+            for name, (certfile, keyfile) in settings.sni_certificates.items()
+        }
+
+        def choose(client: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            # RFC 6066 §3: names are compared without regard to case; a wildcard is one label (RFC 9525 §6.3).
+            host = (name or "").lower().rstrip(".")
+            found = named.get(host) or named.get("*." + host.partition(".")[2])
+            if found is not None:
+                client.context = found
+
+        context.sni_callback = choose
+    return context
+
+
+def _context_with(
+    settings: TLSSettings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
     # Compression leaks secrets (CRIME), and a client that renegotiates makes the server work for nothing.
@@ -103,17 +130,16 @@ def _default_context(settings: TLSSettings) -> ssl.SSLContext:
                 f"ciphers = {settings.ciphers!r}: OpenSSL finds no cipher in it. Expected a list as in "
                 "'ECDHE+AESGCM:ECDHE+CHACHA20'; 'openssl ciphers -v LIST' shows what a list means."
             ) from None
-    _load_own_certificate(context, settings)
+    _load_own_certificate(context, cert_setting, certfile, key_setting, keyfile)
     _load_authorities(context, settings)
     return context
 
 
-def _load_own_certificate(context: ssl.SSLContext, settings: TLSSettings) -> None:
-    certfile, keyfile = settings.certfile, settings.keyfile
-    if certfile is None:
-        raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
-    _check_pem("certfile", certfile, "CERTIFICATE-----")
-    key_setting, key_path = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
+def _load_own_certificate(
+    context: ssl.SSLContext, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
+) -> None:
+    _check_pem(cert_setting, certfile, "CERTIFICATE-----")
+    key_setting, key_path = (key_setting, keyfile) if keyfile else (cert_setting, certfile)
     _check_pem(key_setting, key_path, "PRIVATE KEY-----")
 
     def no_passphrase() -> str:
@@ -132,7 +158,8 @@ def _load_own_certificate(context: ssl.SSLContext, settings: TLSSettings) -> Non
                 f"{certfile}. The server's own certificate comes first, then its chain."
             ) from None
         raise ConfigError(
-            f"certfile = {certfile!r}, keyfile = {keyfile!r}: OpenSSL cannot use them: {reason_of(error)}. "
+            f"{cert_setting} = {certfile!r}, {key_setting} = {key_path!r}: OpenSSL cannot use them: "
+            f"{reason_of(error)}. "
             f"'openssl x509 -in {certfile} -noout -text' and 'openssl pkey -in {key_path} -check -noout' show more."
         ) from None
 
