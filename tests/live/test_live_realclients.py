@@ -1,0 +1,58 @@
+"""The clients that people measure and script with: httpx, requests, ab, wrk."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import httpx
+import pytest
+import requests
+from programs import need
+from server import Server
+
+
+def test_httpx_over_one_connection(server: Server) -> None:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as client:
+        assert client.get("/").status_code == 200
+        assert client.post("/echo", data={"name": "ada", "city": "a b"}).text == "name=ada&city=a+b"
+        assert client.post("/echo", json={"a": [1, 2]}).json() == {"a": [1, 2]}
+        upload = b"x" * 300_000
+        assert upload in client.post("/echo", files={"file": ("f.bin", upload)}).content
+        assert client.post("/echo", content=iter([b"chunk ", b"by ", b"chunk"])).content == b"chunk by chunk"
+        with client.stream("GET", "/big?2000000") as response:
+            assert sum(map(len, response.iter_raw())) == 2_000_000
+        head = client.head("/")
+        assert (head.status_code, head.content) == (200, b"")
+        pool = client._transport._pool  # type: ignore[attr-defined]
+        assert len(pool.connections) == 1
+
+
+def test_requests_over_one_session(server: Server) -> None:
+    with requests.Session() as session:
+        session.trust_env = False
+        for _ in range(3):
+            assert session.get(server.url + "/", timeout=10).status_code == 200
+        assert session.post(server.url + "/echo", data={"a": "1"}, timeout=10).text == "a=1"
+        assert session.head(server.url + "/", timeout=10).content == b""
+
+
+@pytest.mark.parametrize("keep", [[], ["-k"]], ids=["a connection each", "keep-alive"])
+def test_ab(server: Server, keep: list[str]) -> None:
+    command = [need("ab"), "-q", "-n", "500", "-c", "10", *keep, server.url + "/"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True).stdout
+    assert re.search(r"Complete requests:\s+500\b", printed), printed
+    assert re.search(r"Failed requests:\s+0\b", printed), printed
+    assert "Non-2xx" not in printed
+    if keep:
+        assert re.search(r"Keep-Alive requests:\s+500\b", printed), printed
+
+
+def test_wrk(server: Server) -> None:
+    command = [need("wrk"), "-t1", "-c16", "-d1s", server.url + "/"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True).stdout
+    assert "Non-2xx" not in printed
+    assert "Socket errors" not in printed
+    found = re.search(r"(\d+) requests in", printed)
+    assert found is not None
+    assert int(found[1]) > 0
