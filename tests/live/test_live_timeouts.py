@@ -57,6 +57,7 @@ def test_slow_senders_get_408_once(hasty: Server, connect: Connect) -> None:
         response = client.read_response()
         assert (response.status, response.closes) == (408, True)
         client.expect_close()
+    wait_until(lambda: len(warnings(hasty, "refused with 408")) >= 3, "the warnings are in the log")
     assert len(warnings(hasty, "refused with 408")) == 3
     assert len(warnings(hasty, "header_timeout")) == 1
 
