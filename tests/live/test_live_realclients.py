@@ -24,6 +24,7 @@ def test_httpx_over_one_connection(server: Server) -> None:
             assert sum(map(len, response.iter_raw())) == 2_000_000
         head = client.head("/")
         assert (head.status_code, head.content) == (200, b"")
+        assert client.get("/").text == "hello\n"  # nothing of a body came behind the head
         pool = client._transport._pool  # type: ignore[attr-defined]
         assert len(pool.connections) == 1
 
