@@ -36,6 +36,7 @@ __all__ = [
     "reload_engine",
     "root_path",
     "size",
+    "stream_request_body",
     "text",
     "text_or_none",
     "umask",
@@ -160,6 +161,13 @@ def choice(*accepted: str) -> Callable[[object], str]:
         return word
 
     return parse
+
+
+def stream_request_body(raw: object) -> Literal["auto", "on", "off"]:
+    """Read ``auto``, ``on`` or ``off``; True and False will do."""
+    if isinstance(raw, str) and raw.strip().lower() == "auto":
+        return "auto"
+    return "on" if boolean(raw) else "off"
 
 
 def log_level(raw: object) -> str:

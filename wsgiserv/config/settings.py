@@ -228,6 +228,30 @@ class Settings(ProcessSettings):
         help="How long a client may take nothing of a response; 0 is for ever.",
     )
 
+    request_timeout: float = setting(
+        0.0,
+        section="Timeouts",
+        flags=("--request-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long the application may take for one request; 0 is for ever.",
+        doc=(
+            "The client of an overdue request is answered with 504, or its connection is reset when the response has "
+            "begun. The log has the request line, its id, its age and the stack. In `threads` an exception is raised "
+            "in the one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced."
+        ),
+    )
+    gevent_block_warning: float = setting(
+        5.0,
+        section="Timeouts",
+        flags=("--gevent-block-warning",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="Log a call that keeps a gevent worker from all others so long; 0 is off.",
+    )
+
     # Limits
     limit_request_line: int = setting(
         8190,
@@ -289,6 +313,22 @@ class Settings(ProcessSettings):
         aliases=("tmp_upload_dir",),
         help="Where large request bodies are kept while they arrive.",
         show_default="the system's temporary directory",
+    )
+
+    stream_request_body: Literal["auto", "on", "off"] = setting(
+        "auto",
+        section="Limits",
+        flags=("--stream-request-body",),
+        metavar="WHEN",
+        parse=parsers.stream_request_body,
+        accepts="'auto', 'on' or 'off'",
+        choices=("auto", "on", "off"),
+        help="Call the application before a request's body is complete.",
+        doc=(
+            "`on` calls it as soon as the head is here, and `wsgi.input` waits for the client: a slow client then "
+            "holds its thread, or the whole `sync` worker. `auto` does so in `gevent` only, for bodies larger than "
+            "`body_buffer_size`; everywhere else they go to a file first. `off` never does."
+        ),
     )
 
     # Proxies and headers

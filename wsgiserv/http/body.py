@@ -35,6 +35,7 @@ class ChunkedDecoder:
     Attributes:
         length: decoded bytes so far.
         done: whether the body, trailers and all, has ended.
+        sink: as above; may be replaced between two calls of `feed`.
     """
 
     __slots__ = (
@@ -42,18 +43,18 @@ class ChunkedDecoder:
         "_fields",
         "_left",
         "_pending",
-        "_sink",
         "_state",
         "_trailer",
         "done",
         "length",
         "limits",
+        "sink",
     )
 
     def __init__(
         self, sink: Callable[[bytes], object], limit: int, trailer_fields: int, trailer_size: int
     ) -> None:
-        self._sink = sink
+        self.sink = sink
         self.limits = (limit, trailer_fields, trailer_size)
         self._state = _SIZE
         self._left = 0
@@ -77,7 +78,7 @@ class ChunkedDecoder:
             state = self._state
             if state == _DATA:
                 taken = min(self._left, end - position)
-                self._sink(data[position : position + taken])
+                self.sink(data[position : position + taken])
                 position += taken
                 self._left -= taken
                 if self._left == 0:

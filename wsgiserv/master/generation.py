@@ -91,7 +91,8 @@ def cells_of(settings: Settings) -> int:
     if name == "sync" and settings.threads == 1:
         return 1
     if name in ("sync", "threads"):
-        return settings.threads
+        # A thread that does not come back from an overdue request is replaced by another.
+        return settings.threads * (2 if settings.request_timeout else 1)
     return settings.worker_connections
 
 

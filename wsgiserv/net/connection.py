@@ -10,6 +10,7 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
     state     readable               run           writable       deadline
     HEAD      head or part of it     -             -              408 or silent close
     BODY      body or part of it     -             -              408
+    DISCARDING discard, to its end   -             -              close
     LINGERING discard                -             -              close
     READY     -                      application   -              -
     WAITING   -                      -             -              -          (its next bytes are here: `advance`)
@@ -20,10 +21,8 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
 from __future__ import annotations
 
 import logging
-import struct
 from _socket import socket as RawSocket
 from contextlib import suppress
-from os import pread
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -34,12 +33,13 @@ from wsgiserv.http.grammar import STRAY
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.outbox import FileTruncated, Outbox
-from wsgiserv.net.serving import NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
+from wsgiserv.net.bodystream import BodyStream
+from wsgiserv.net.sending import RESET, ClientSink
+from wsgiserv.net.serving import ALL_STREAMED, NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import ClientGone, Response, run_app
-from wsgiserv.wsgi.input import BodyBuffer, empty_input
+from wsgiserv.wsgi.gateway import ClientGone, Response
+from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxysocket import ProxySocket
@@ -49,11 +49,12 @@ __all__ = ["Connection"]
 
 HEAD: Final = 0
 BODY: Final = 1
-LINGERING: Final = 2
-READY: Final = 3
-WAITING: Final = 4
-FLUSHING: Final = 5
-CLOSED: Final = 6
+DISCARDING: Final = 2
+LINGERING: Final = 3
+READY: Final = 4
+WAITING: Final = 5
+FLUSHING: Final = 6
+CLOSED: Final = 7
 
 _RECV_BYTES: Final = 65536
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
@@ -61,10 +62,9 @@ _RECV_BYTES: Final = 65536
 _LINGER_S: Final = 5.0
 # Without body_timeout, how long a body may come as slowly as it likes.
 _RATE_GRACE_S: Final = 30.0
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Connection:
+class Connection(ClientSink):
     """One client.
 
     Args:
@@ -84,18 +84,11 @@ class Connection:
     __slots__ = (  # noqa: RUF023 - grouped by lifetime
         # shared by all connections of the worker
         "base",
-        "context",
-        "loop",
         # the connection
         "_buffer",
-        "_lost",
-        "_outbox",
         "deadline",
-        "fd",
         "interest",
         "peer",
-        "peer_name",
-        "sock",
         "state",
         "trusted",
         # the request
@@ -108,6 +101,7 @@ class Connection:
         "_keep_alive",
         "_left",
         "_line",
+        "_stream",
     )
 
     def __init__(
@@ -120,26 +114,21 @@ class Connection:
         peer_name: bytes,
         trusted: bool,
     ) -> None:
-        self.context = context
-        self.loop = loop
+        super().__init__(context, loop, sock, peer_name)
         self.base = base
-        self.sock = sock
-        self.fd = sock.fileno()
         self.peer = peer
-        self.peer_name = peer_name
         self.trusted = trusted
         self.state = HEAD
         self.deadline = context.now + context.header_timeout
         self.interest = UNWATCHED
         # Bytes that are not consumed yet: of an unfinished head, or behind a request (pipelined).
         self._buffer: bytearray | None = None
-        self._outbox: Outbox | None = None
-        self._lost = False
         self._blank = False  # whether an empty line before the current head has been forgiven
         self._line: RequestLine | None = None
         self._block: HeaderBlock | None = None
         self._body: BodyBuffer | None = None
         self._decoder: ChunkedDecoder | None = None
+        self._stream: BodyStream | None = None
         self._left = 0
         self._body_began = 0.0
         self._keep_alive = True
@@ -170,6 +159,8 @@ class Connection:
                 return self._take_head(data)
             if state == BODY:
                 return self._take_body(data)
+            if state == DISCARDING:
+                self._discard(data)
         except ProtocolError as error:
             self._refuse(error)
         # LINGERING: what a client sends behind its last request is nobody's.
@@ -296,7 +287,11 @@ class Connection:
                 self._buffer = bytearray(rest)
             self.state = READY
             return True
-        self._body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        streaming = context.streaming
+        memory = context.body_memory
+        if streaming:
+            memory += _RECV_BYTES  # it is streamed when it is larger, and need not go to a file for that
+        self._body = BodyBuffer(memory, context.spool_dir, context.bodies_memory)
         if block.chunked:
             self._decoder = ChunkedDecoder(
                 self._body.write, context.body_limit, context.limits.fields, context.limits.field_size
@@ -307,9 +302,11 @@ class Connection:
         self.state = BODY
         self._body_began = context.now
         self._await_body(context.now, self._body)
-        if rest:
-            return self._take_body(rest)
-        if block.expect_continue and line.http11:
+        if rest and self._take_body(rest):
+            return True
+        if streaming == ALL_STREAMED or (streaming and length > context.body_memory):
+            return self._begin_stream(self._body, block.expect_continue and line.http11 and not rest)
+        if block.expect_continue and line.http11 and not rest:
             # RFC 9110 §10.1.1: once, and only because the body is going to be read now.
             try:
                 self.send(CONTINUE)
@@ -334,10 +331,21 @@ class Connection:
             self._left = left - len(data)
             done = self._left == 0
         if not done:
-            self._await_body(self.context.now, body)
+            context = self.context
+            if context.streaming and body.length > context.body_memory:
+                return self._begin_stream(body, False)
+            self._await_body(context.now, body)
             return False
         if rest:
             self._buffer = bytearray(rest)
+        self.state = READY
+        return True
+
+    def _begin_stream(self, body: BodyBuffer, expects_continue: bool) -> bool:
+        """Let the application read the rest of the body itself (``stream_request_body``)."""
+        self._stream = BodyStream(self, body, self._decoder, self._left, expects_continue)
+        if self.interest == READ:
+            self.loop.watch(self, NONE)  # nobody else is to read now
         self.state = READY
         return True
 
@@ -360,11 +368,14 @@ class Connection:
 
     # ---- the application ---------------------------------------------------------------------------
 
-    def run(self, cell: int = 0) -> None:
+    def run(self, cell: int = 0) -> float:
         """Call the application with the request that is ready, and send its response.
 
         Args:
             cell: the scoreboard cell of this request: one per request in flight.
+
+        Returns:
+            How long the call took, in seconds; 0.0 when there was none.
         """
         context = self.context
         line, block = self._line, self._block
@@ -381,26 +392,28 @@ class Connection:
                 **self.peer,
                 **block.environ,
                 **line.environ,
-                "wsgi.input": empty_input() if body is None else body.rewind(),
+                "wsgi.input": empty_input() if body is None else self._input(body),
                 "wsgiserv.request_id": request_id,
             }
             if block.unusual or line.authority is not None:
-                length = body.length if body and block.chunked else -1
+                length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.forwarding)
                 if block.claims and not (self.trusted or context.distrusted):
                     context.distrusted = True
                     self._tell_distrust(block)
         except ProtocolError as error:
             self._refuse(error)
-            return
+            return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = NEVER
         environ["wsgi.early_hints"] = response.early_hints
+        if self._stream is not None:
+            self._stream.attend(response)
         if context.pre_request is not None:
             context.pre_request(self, environ)
-        failure = run_app(context.app, environ, response)
+        failure = context.call(context.app, environ, response)
         slot.end(cell)
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
         context.answered = answered = next(context.counter)
@@ -410,7 +423,7 @@ class Connection:
         code = response.code
         if code >= 500:
             words[ERRORS] += 1
-        if failure is not None:
+        if failure is not None and not response.overdue:  # that has been reported
             self._report(failure, environ)
         if context.access is not None:
             context.access.log(environ, code, response.headers, response.sent, now - started)
@@ -419,7 +432,14 @@ class Connection:
         if body is not None:
             body.discard()
             self._body = None
+        if self._stream is not None:
+            self._leave_stream(self._stream)
         self._settle(response)
+        return now - started
+
+    def _input(self, body: BodyBuffer) -> object:
+        """Return the application's ``wsgi.input``. Raises ProtocolError."""
+        return body.rewind() if self._stream is None else self._stream.input()
 
     def _tell_distrust(self, block: HeaderBlock) -> None:
         """Once per worker: whoever has moved a proxy to another host must not have to guess."""
@@ -434,10 +454,23 @@ class Connection:
         log = self.context.log
         what = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
-        if isinstance(failure, ClientGone):
+        if isinstance(failure, BodyError):
+            log.warning(
+                "%s: %s: %s (%d, request %s)", self.name, what, failure.reason, failure.status, request_id
+            )
+        elif isinstance(failure, ClientGone):
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
         else:
             log.error("Error handling request %s (request %s)", what, request_id, exc_info=failure)
+
+    def _leave_stream(self, stream: BodyStream) -> None:
+        """The application has ended; what it has not read of the body must not be read as a request."""
+        if stream.done:
+            self._stream = None
+            if stream.rest:
+                self._buffer = bytearray(stream.rest)
+        else:
+            self._buffer = bytearray()  # unread bytes: a connection that closes now has to linger
 
     def _settle(self, response: Response) -> None:
         """After the response: keep, flush or close."""
@@ -456,7 +489,12 @@ class Connection:
 
     def _next_request(self) -> None:
         context = self.context
-        if self._buffer is not None:
+        if self._stream is not None:
+            self._buffer = None
+            self.state = DISCARDING
+            self.deadline = context.now + (context.timeouts.body or NEVER)
+            self.loop.watch(self, READ)
+        elif self._buffer is not None:
             self.state = WAITING
             self.deadline = NEVER
             self.loop.resume(self)
@@ -464,10 +502,21 @@ class Connection:
             # The response promised keep-alive, but the worker has begun to leave since.
             self.close()
         else:
-            self.state = HEAD
             self.deadline = context.now + context.keepalive
+            self.state = HEAD  # from here on another thread may read, run and close it
             if self.interest != READ:
                 self.loop.watch(self, READ)
+
+    def _discard(self, data: bytes) -> None:
+        """Throw away what the application has not read of a streamed body. Raises ProtocolError."""
+        stream = self._stream
+        assert stream is not None
+        stream.take(data)
+        if stream.done:
+            self._stream = None
+            if stream.rest:
+                self._buffer = bytearray(stream.rest)
+            self._next_request()
 
     def _finish(self) -> None:
         """Close a connection whose responses have all been sent."""
@@ -513,95 +562,7 @@ class Connection:
         if self.interest != READ:
             self.loop.watch(self, READ)
 
-    # ---- writing (the gateway's Sink) ----------------------------------------------------------------
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send ``data`` or queue what the socket does not take. Raises ClientGone."""
-        if not self._outbox:
-            try:
-                sent = self.sock.send(data, MSG_DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._lost = True
-                raise ClientGone from error
-            if sent == len(data):
-                return
-            data = memoryview(data)[sent:]
-        self._queue(data)
-
-    def send_pair(self, head: bytes, body: bytes) -> None:
-        """Send two pieces in one system call. Raises ClientGone."""
-        sent = 0
-        if not self._outbox:
-            try:
-                sent = self.sock.sendmsg((head, body), (), MSG_DONTWAIT)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._lost = True
-                raise ClientGone from error
-        size = len(head)
-        if sent < size:
-            self._queue(memoryview(head)[sent:])
-            sent = size
-        if sent < size + len(body):
-            self._queue(memoryview(body)[sent - size :])
-
-    def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Queue a range of a file and send what the socket takes now. Raises ClientGone."""
-        outbox = self._own_outbox()
-        try:
-            outbox.add_file(fd, offset, count)
-        except OSError:  # out of descriptors: it goes through memory
-            self._send_read(fd, offset, count)
-            return
-        try:
-            outbox.flush(self.sock)
-        except OSError as error:
-            self._fail_sending(error)
-            raise ClientGone from error
-
-    def _send_read(self, fd: int, offset: int, count: int) -> None:
-        end = offset + count
-        while offset < end:
-            data = pread(fd, min(end - offset, _RECV_BYTES), offset)
-            if not data:
-                raise FileTruncated
-            self.send(data)
-            offset += len(data)
-
-    def _fail_sending(self, error: OSError) -> None:
-        """The connection is broken, or what it was to get: the latter is our side's fault and is said."""
-        self._lost = True
-        if isinstance(error, FileTruncated):
-            self.context.log.error("%s: %s; the connection is closed", self.name, error)
-
-    def _own_outbox(self) -> Outbox:
-        outbox = self._outbox
-        if outbox is None:
-            outbox = self._outbox = Outbox(self.context.spool_dir, self.context.response_memory)
-            # sendfile(2) knows no MSG_DONTWAIT.
-            self.sock.setblocking(False)
-        return outbox
-
-    def _queue(self, data: bytes | memoryview) -> None:
-        outbox = self._own_outbox()
-        if outbox.add(data):
-            return
-        # Neither memory nor disk takes more: only now does the producer wait for its client.
-        while outbox:
-            if not self.loop.wait_writable(self):
-                self._tell_unread()
-                self._lost = True
-                with suppress(OSError):  # what it has must not look like the whole
-                    self.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
-                raise ClientGone("the client takes no data (send_timeout)")
-            try:
-                outbox.flush(self.sock)
-            except OSError as error:
-                self._fail_sending(error)
-                raise ClientGone from error
+    # ---- what has not been sent yet --------------------------------------------------------------------
 
     def _start_flushing(self) -> None:
         self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
@@ -626,11 +587,6 @@ class Connection:
             self._next_request()
 
     # ---- the end -------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The client's address for a log line."""
-        return self.peer_name.decode("latin-1") or "a client"
 
     @property
     def request(self) -> tuple[RequestLine, HeaderBlock]:
@@ -675,9 +631,6 @@ class Connection:
         elif state != READY:  # a request that has come in time waits for its thread, not for its client
             self.close()
 
-    def _tell_unread(self) -> None:
-        self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
-
     def retire(self, grace_s: float) -> bool:
         """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.
 
@@ -708,7 +661,7 @@ class Connection:
     def reset(self) -> None:
         """Close with a reset, so that the client does not take what it has for the whole."""
         with suppress(OSError):
-            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
         self.close()
 
     def close(self) -> None:

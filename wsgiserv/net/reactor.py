@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.listener import Listener
+from wsgiserv.net.sending import ClientSink
 from wsgiserv.net.serving import NONE, READ, UNWATCHED, WRITE
 
 __all__ = ["Poller", "Reactor", "open_poller"]
@@ -63,6 +64,7 @@ _EPOLLIN: Final = getattr(select, "EPOLLIN", 1)
 _EPOLLOUT: Final = getattr(select, "EPOLLOUT", 4)
 _EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
+_POLLIN: Final = select.POLLIN
 _POLLOUT: Final = select.POLLOUT
 _default_selector = selectors.DefaultSelector
 
@@ -196,6 +198,10 @@ class Reactor:
             self.poller.register(connection.fd, interest)
         except FileExistsError:  # or to `watch` it
             self.poller.modify(connection.fd, interest)
+        except (OSError, KeyError):
+            if self.connections.get(connection.fd) is connection:
+                raise
+            return  # or to close it, since its client has left
         connection.interest = interest
 
     def ignore(self, connection: Connection) -> None:
@@ -223,12 +229,18 @@ class Reactor:
         if self._rest_until:
             self._rest_until = 0.0  # its descriptor is free in a moment
 
-    def wait_writable(self, connection: Connection) -> bool:
+    def wait_writable(self, connection: ClientSink) -> bool:
         """Block until the client takes data; False at ``send_timeout``. Only when memory and spool are full."""
         # poll(2) wants no descriptor of its own: there may be none left.
         poller = _poll()
         poller.register(connection.fd, _POLLOUT)
         return bool(poller.poll(self._send_timeout_s * 1000 or None))
+
+    def wait_readable(self, connection: ClientSink) -> bool:
+        """Block until the client sends more of its body; False at ``body_timeout``."""
+        poller = _poll()
+        poller.register(connection.fd, _POLLIN)
+        return bool(poller.poll(connection.context.timeouts.body * 1000 or None))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 

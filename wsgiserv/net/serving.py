@@ -18,19 +18,37 @@ from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.outbox import WORKER_MEMORY_BYTES
 from wsgiserv.scoreboard import Slot
-from wsgiserv.wsgi.gateway import GatewayContext, Response
+from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
 from wsgiserv.wsgi.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from wsgiserv.net.connection import Connection
+    from wsgiserv.net.sending import ClientSink
     from wsgiserv.wsgi.forwarded import Forwarding
 
-__all__ = ["NEVER", "NONE", "READ", "UNWATCHED", "WRITE", "Loop", "ServingContext", "Timeouts"]
+__all__ = [
+    "ALL_STREAMED",
+    "LARGE_STREAMED",
+    "NEVER",
+    "NEVER_STREAMED",
+    "NONE",
+    "READ",
+    "UNWATCHED",
+    "WRITE",
+    "Loop",
+    "ServingContext",
+    "Timeouts",
+]
 
 # What the request bodies of a worker may take of memory together; what is more goes to spool files early.
 _BODIES_MEMORY_BYTES: Final = 64 * 1024 * 1024
 
 NEVER: Final = float("inf")
+
+# When a body is streamed (stream_request_body).
+NEVER_STREAMED: Final = 0
+LARGE_STREAMED: Final = 1
+ALL_STREAMED: Final = 2
 
 # What a connection wants to be woken for; at first its loop does not know it.
 UNWATCHED: Final = -1
@@ -54,8 +72,11 @@ class Loop(Protocol):
     def forget(self, connection: Connection) -> None:
         """The connection is about to close its socket."""
 
-    def wait_writable(self, connection: Connection) -> bool:
+    def wait_writable(self, connection: ClientSink) -> bool:
         """Let the producer of a response wait until the socket takes more; False at the send timeout."""
+
+    def wait_readable(self, connection: ClientSink) -> bool:
+        """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +115,9 @@ class ServingContext:
         crowded: whether new clients wait because of `worker_connections`.
         distrusted: whether it has been said that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
+        call: calls the application: `run_app`, or what watches its time around it.
+        streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
+            (once it is larger than ``body_memory``) or `ALL_STREAMED`.
         pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
             response); None when they are not set.
     """
@@ -106,6 +130,7 @@ class ServingContext:
         "bodies_memory",
         "body_limit",
         "body_memory",
+        "call",
         "counter",
         "crowded",
         "distrusted",
@@ -127,6 +152,7 @@ class ServingContext:
         "serial",
         "slot",
         "spool_dir",
+        "streaming",
         "timeouts",
         "words",
     )
@@ -145,8 +171,11 @@ class ServingContext:
         gateway: GatewayContext,
         slot: Slot,
         forwarding: Forwarding | None = None,
+        streaming: int = NEVER_STREAMED,
     ) -> None:
         self.app = app
+        self.call: Callable[..., BaseException | None] = run_app
+        self.streaming = streaming
         self.limits = limits
         self.longest_head = limits.head
         self.parser = HeadParser(limits)

@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import traceback
 from _socket import socket as RawSocket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -38,10 +37,11 @@ from wsgiserv.net.connection import Connection
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.proxysocket import ProxySocket
-from wsgiserv.net.serving import ServingContext, Timeouts
+from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
+from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.wsgi.environ import base_environ
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "worker_main"]
 
+_STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 # The master is gone: nobody is left to bound our leave.
 _ORPHAN_GRACE_S: Final = 1.0
 
@@ -70,6 +71,8 @@ class Worker(ABC):
     """
 
     multithread: ClassVar[bool] = False
+    # What stream_request_body = "auto" means here.
+    streams: ClassVar[int] = NEVER_STREAMED
 
     def __init__(self, boot: WorkerBoot) -> None:
         settings = boot.settings
@@ -86,6 +89,8 @@ class Worker(ABC):
         self.retiring = False
         self.leave_now = False
         self.leave_by = float("inf")
+        # When all that could run a request last made progress, while none of it is free; else None.
+        self.stalled_since: float | None = None
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
@@ -117,6 +122,14 @@ class Worker(ABC):
     @abstractmethod
     def connections(self) -> list[Connection]:
         """Return the open connections."""
+
+    def calls(self) -> list[Call]:
+        """Return the requests in the application now, oldest first; for reports."""
+        return thread_calls()
+
+    def other_stacks(self) -> list[str]:
+        """Return what runs besides the requests, each with its name and stack; for reports."""
+        return other_threads()
 
     # ---- booting ---------------------------------------------------------------------------------------
 
@@ -182,6 +195,7 @@ class Worker(ABC):
                 if settings.forwarded_headers
                 else None
             ),
+            streaming=_STREAMING.get(settings.stream_request_body, self.streams),
         )
         if settings.protocol == "uwsgi":
             self._uwsgi_peers = PeerNames(settings.uwsgi_allow_ips)
@@ -254,8 +268,7 @@ class Worker(ABC):
         if path == self.cfg.config:
             kill(self.ppid, signal.SIGHUP)
         else:
-            self.boot.ready.report("retiring", f"{path} has changed")
-            kill(self.pid, signal.SIGTERM)
+            self.leave_for(f"{path} has changed")
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -317,9 +330,12 @@ class Worker(ABC):
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""
         self.aborted = True
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        now = monotonic()
         self.log.critical(
-            "worker %d was silent for %s s and is aborted; it was here:\n%s", self.pid, self.timeout, stack
+            "worker %d was silent for %s s and is aborted\n%s",
+            self.pid,
+            self.timeout,
+            report(self.calls(), self.other_stacks(), now),
         )
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         context: ServingContext | None = getattr(self, "context", None)  # none while booting
@@ -347,7 +363,7 @@ class Worker(ABC):
         Args:
             now: ``time.monotonic()``.
         """
-        self._seconds[HEARTBEAT] = now
+        self._seconds[HEARTBEAT] = now if self.stalled_since is None else self.stalled_since
         context = self.context
         if context.access is not None:
             context.access.flush()
@@ -373,6 +389,11 @@ class Worker(ABC):
         self.context.retire()
         self.leave_by = monotonic() + self.cfg.graceful_timeout
         self.stop_accepting()
+
+    def leave_for(self, reason: str) -> None:
+        """Leave gracefully by this worker's own decision: the master starts a successor. From any thread."""
+        self.boot.ready.report("retiring", reason)
+        kill(self.pid, signal.SIGTERM)
 
     def main(self) -> int:
         """Boot and serve; return the exit status."""

@@ -1,16 +1,30 @@
 """The ``sync`` worker: one thread, one application call at a time, any number of connections.
 
-Owns: its loop.
+Owns: its loop, and the thread that watches the requests' time where that is asked for.
 Must not know: HTTP, the master.
 """
 
 from __future__ import annotations
 
-from wsgiserv.boot import WorkerBoot
+import os
+import signal
+from _thread import get_ident
+from threading import Event, Thread
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.workers.reactorworker import ReactorWorker
 
+if TYPE_CHECKING:
+    from wsgiserv.workers.deadline import Deadlines
+
 __all__ = ["SyncWorker"]
+
+# How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
+_STUCK_S: Final = 5.0
 
 
 class SyncWorker(ReactorWorker):
@@ -19,6 +33,42 @@ class SyncWorker(ReactorWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = Connection.run
+
+    def load(self) -> None:
+        """As of the base; with ``request_timeout`` a thread watches the calls."""
+        super().load()
+        if self.cfg.request_timeout:
+            from wsgiserv.workers.deadline import Deadlines, RequestTimeout, interrupt_main_thread
+
+            ident = get_ident()
+            deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_main_thread)
+            self.context.call = deadlines.call
+
+            def interrupt(number: int, frame: FrameType | None) -> None:
+                # Whoever sends this signal besides: only an overdue call is ended by it.
+                if deadlines.is_interrupted(ident):
+                    raise RequestTimeout
+
+            signal.signal(signal.SIGUSR2, interrupt)
+            Thread(target=self._watch, args=(deadlines,), name="wsgiserv-deadlines", daemon=True).start()
+
+    def _watch(self, deadlines: Deadlines) -> None:
+        """Look at the request's time. An overdue call leaves the application in a state that nobody knows:
+        the worker is replaced, but first serves what else it has."""
+        clock = Event()
+        replaced = False
+        while not clock.wait(deadlines.look_s):
+            now = monotonic()
+            if deadlines.look(now) and not replaced:
+                replaced = True
+                self.leave_for("a request was overdue (request_timeout)")
+            if deadlines.stuck(now, _STUCK_S):
+                self.log.critical(
+                    "worker %d does not come back from its overdue request, and ends itself", self.pid
+                )
+                if self.context.access is not None:
+                    self.context.access.flush()
+                os._exit(EXIT_BOOT)
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""

@@ -1,92 +1,416 @@
-"""The ``threads`` worker: one reactor, led by one thread at a time.
+"""The ``threads`` worker: one reactor, led by one thread at a time, which runs the application itself.
 
-Owns: the threads and the baton.
+Owns: the threads, who of them leads, when the lead is passed on.
 Must not know: HTTP, the master.
 
-The thread that holds the baton leads: it polls and reads. When a request is ready it passes the baton on and
-runs the application itself, so no request is handed from one thread to another.
+The thread that holds the baton leads: it polls, reads, and runs what is ready, so a quick application runs
+at the speed of ``sync``: no queue, no hand-over. Two things move the lead to another thread:
+
+- a call that lasts: the main thread, which never runs the application, looks every millisecond and takes the
+  lead away from a leader that sits in the same call as before;
+- calls that usually last: then the leader passes the baton before the call.
+
+While every thread is busy the main thread leads, as a deputy: it reads, flushes, sweeps, answers signals, and
+queues what is ready for the first thread that is free.
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+import threading
+from _thread import allocate_lock, get_ident
 from collections import deque
-from threading import Thread
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Final
+
+from setproctitle import setthreadtitle
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.workers.inflight import progress
 from wsgiserv.workers.reactorworker import ReactorWorker
+
+if TYPE_CHECKING:
+    from wsgiserv.workers.deadline import Deadlines
 
 __all__ = ["ThreadsWorker"]
 
+# How often the main thread looks whether the leader sits in a call. A call is long after one to two of these.
+_LOOK_S: Final = 0.001
+# After so many looks at which nothing had happened it sleeps until it is called.
+_LOOKS_BEFORE_SLEEP: Final = 50
+_SLEEP_S: Final = 1.0
+# With no leader for so many looks, all threads are busy: the deputy leads.
+_LOOKS_WITHOUT_LEADER: Final = 3
+# The rate of long calls, from 0 to 1, at which the baton is passed before the call, and at which no more.
+_PASS_ABOVE: Final = 0.5
+_LEAD_BELOW: Final = 0.1
+# How much one long call raises that rate, and one short call on a thread that had passed the baton lowers it.
+_RAISE: Final = 1 / 8
+_LOWER: Final = 1 / 16
+_SHORT_S: Final = 0.00025
+_LONG_S: Final = 0.001
+# So many calls of a leader make a sample. When they have waited for so long on average (for a database, say),
+# others could have run meanwhile.
+_SAMPLE: Final = 32
+_WAITED_S: Final = 0.0001
+# How long a thread may take to come back after its request was interrupted, before another takes its place.
+_STUCK_S: Final = 1.0
+
+
+class _Deposed(BaseException):
+    """Ends the turn of a leader that has lost the lead, or has given it up to run ``connection``.
+
+    Not an error, and not an `Exception`: nothing between the call and the leader may catch it.
+    """
+
+    def __init__(self, connection: Connection | None) -> None:
+        super().__init__()
+        self.connection = connection
+
+
+class _Lane:
+    """One thread that runs requests.
+
+    Attributes:
+        number: from 1 on.
+        cell: its cell of the scoreboard.
+        token: holds one item while the thread leads and is in a call. Whoever pops it has the lead: the thread
+            itself at the end of the call, or the main thread before that. `list.pop` is atomic.
+        calls: calls made since it leads.
+        wall_s: seconds spent in them.
+        cpu_s: CPU time of the thread when these two were 0.
+        lost: it is in a call that is overdue, and another thread has been started in its place.
+    """
+
+    __slots__ = ("calls", "cell", "cpu_s", "ident", "lost", "number", "thread", "token", "wall_s")
+
+    def __init__(self, number: int, cell: int) -> None:
+        self.number = number
+        self.cell = cell
+        self.token: list[None] = []
+        self.calls = 0
+        self.wall_s = 0.0
+        self.cpu_s = 0.0
+        self.lost = False
+        self.ident = 0
+        self.thread: threading.Thread
+
 
 class ThreadsWorker(ReactorWorker):
-    """Runs requests in ``threads`` threads at once."""
+    """Runs requests in up to ``threads`` threads at once, started as they are needed."""
 
     multithread = True
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
+        self._lost = 0
+        self._lanes: list[_Lane] = []
+        self._free_numbers = deque(range(1, 2 * self.cfg.threads + 1))
         self._baton = allocate_lock()
-        self._ready: deque[Connection] = deque()
-        self.run_request = self._ready.append
+        self._leader: _Lane | None = None
+        self._standby: deque[_Lane] = deque()
+        self._queue: deque[Connection] = deque()
+        self._long_rate = 0.0
+        self._passes_first = False
+        # The main thread sleeps on the bell while nothing happens.
+        self._bell = allocate_lock()
+        self._asleep = False
+        self._deputy_leads = False
+        self._deadlines: Deadlines | None = None
+        self._progress: dict[str, int] = {}
+        self.run_request = self._lead_through
+
+    @property
+    def _most(self) -> int:
+        """How many threads there may be."""
+        return self.cfg.threads + self._lost
+
+    def load(self) -> None:
+        """As of the base; with ``request_timeout`` the calls are watched."""
+        super().load()
+        if self.cfg.request_timeout:
+            from wsgiserv.workers.deadline import Deadlines, interrupt_thread
+
+            self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_thread)
+            self.context.call = self._deadlines.call
 
     def serve(self) -> None:
-        """Start the threads and be one of them, until the worker has left."""
+        """Start the first thread and look after it and its like, until the worker has left."""
+        self._bell.acquire()
         resume = self.reactor.resume
 
         def resume_and_wake(connection: Connection) -> None:
             resume(connection)
-            self._wake()
+            leader = self._leader
+            if leader is None or leader.ident != get_ident():
+                self._wake()  # the leader's poll does not see what another thread has queued
 
         self.reactor.resume = resume_and_wake  # type: ignore[method-assign]
         self.start()
-        threads = [
-            Thread(target=self._work, args=(number,), name=f"wsgiserv-request-{number}", daemon=True)
-            for number in range(1, self.cfg.threads)
-        ]
-        for thread in threads:
-            thread.start()
+        self._start_thread()
         try:
-            self._work(0)
-            for thread in threads:
-                thread.join(0.0 if self.leave_now else 1.0)
+            self._look_after()
+            for lane in list(self._lanes):
+                lane.thread.join(0.0 if self.leave_now or lane.lost else 1.0)
         finally:
             self.reactor.close()
 
-    def _work(self, number: int) -> None:
-        """Lead, serve, and queue up for the lead again; the life of one thread."""
-        cell = min(number, self.boot.slot.cells - 1)
-        while True:
-            with self._baton:
-                connection = self._next()
-            if connection is None:
-                return
-            try:
-                connection.run(cell)
-            except Exception:  # a fault of ours must not cost the thread
-                self.log.exception("the request of %s failed in the server", connection.name)
-                connection.close()
-            if self.context.access is not None:
-                self.context.access.flush()  # the leader may sleep for a second
-            if self.retiring:
-                self._wake()
+    # ---- the threads of requests -----------------------------------------------------------------------
 
-    def _next(self) -> Connection | None:
-        """Poll until a request is ready; None when the worker has left. The baton is held."""
-        ready = self._ready
-        while not ready:
-            if self.is_done:
-                return None
+    def _start_thread(self) -> None:
+        number = self._free_numbers.popleft()
+        lane = _Lane(number, min(number, self.boot.slot.cells) - 1)
+        lane.thread = threading.Thread(
+            target=self._work, args=(lane,), name=f"wsgiserv-request-{number}", daemon=True
+        )
+        self._lanes.append(lane)
+        try:
+            lane.thread.start()
+        except RuntimeError as error:
+            self._lanes.remove(lane)
+            self._free_numbers.appendleft(number)
+            self.log.error(
+                "cannot start thread %d of %d: %s (see ulimit -u and the memory)", number, self._most, error
+            )
+
+    def _work(self, lane: _Lane) -> None:
+        """Lead, serve, and queue up for the lead again; the life of one thread."""
+        setthreadtitle(f"request-{lane.number}")
+        lane.ident = get_ident()
+        queue = self._queue
+        while not lane.lost:
             try:
-                self.turn(1.0)
-            except Exception:  # a fault of ours must not cost the thread
-                self.log.exception("the worker's loop failed")
-        return ready.popleft()
+                connection = queue.popleft()
+            except IndexError:
+                deposed = self._lead(lane)
+                if deposed is None:
+                    break
+                if deposed.connection is None:
+                    self._end_call()
+                    continue
+                connection = deposed.connection
+            elapsed_s = self._run(connection, lane.cell)
+            if elapsed_s < _SHORT_S:
+                self._long_rate -= self._long_rate * _LOWER
+                if self._long_rate < _LEAD_BELOW:
+                    self._passes_first = False
+            elif elapsed_s > _LONG_S:
+                self._long_rate += (1.0 - self._long_rate) * _RAISE
+            self._end_call()
+        self._lanes.remove(lane)
+        self._free_numbers.append(lane.number)
+        if lane.lost:
+            self._lost -= 1
+
+    def _run(self, connection: Connection, cell: int) -> float:
+        try:
+            return connection.run(cell)
+        except BaseException:  # a fault of ours must not cost the thread
+            self.log.exception("the request of %s failed in the server", connection.name)
+            connection.close()
+            return 0.0
+
+    def stop_accepting(self) -> None:
+        """As of the base; requests that come in this moment are queued: the lead must not be lost half-way."""
+        before, self.run_request = self.run_request, self._queue.append
+        try:
+            super().stop_accepting()
+        finally:
+            self.run_request = before
+
+    def _end_call(self) -> None:
+        """What a thread that does not lead owes after a call: the leader may sleep for a second."""
+        if self.context.access is not None:
+            self.context.access.flush()
+        if self.retiring:
+            self._wake()
+
+    def _lead(self, lane: _Lane) -> _Deposed | None:
+        """Wait for the lead and lead, until it is lost; None when the worker has left."""
+        self._standby.append(lane)
+        if self._deputy_leads:
+            self._wake()
+        self._baton.acquire()
+        self._standby.remove(lane)
+        self._leader = lane
+        lane.calls = 0
+        lane.wall_s = 0.0
+        lane.cpu_s = thread_time()
+        try:
+            while True:
+                if self.is_done:
+                    self._leader = None
+                    self._baton.release()
+                    self._ring()
+                    return None
+                if self._queue:
+                    connection = self._queue.popleft()
+                    self._pass_on()
+                    return _Deposed(connection)
+                try:
+                    self.turn(1.0)
+                except Exception:  # a fault of ours must not cost the thread
+                    self.log.exception("the worker's loop failed")
+        except _Deposed as deposed:
+            if deposed.connection is not None:
+                self._pass_on()
+            return deposed
+
+    def _lead_through(self, connection: Connection) -> None:
+        """Run a request as the leader. Raises `_Deposed` when the lead is lost by that."""
+        if self._passes_first:
+            raise _Deposed(connection)
+        lane = self._leader
+        assert lane is not None
+        lane.token.append(None)
+        if self._asleep:
+            self._ring()
+        lane.wall_s += self._run(connection, lane.cell)
+        try:
+            lane.token.pop()
+        except IndexError:
+            raise _Deposed(None) from None
+        lane.calls += 1
+        if not lane.calls % _SAMPLE:
+            self._judge(lane)
+
+    def _judge(self, lane: _Lane) -> None:
+        """Have the last calls, each too short to be noticed, mostly waited? Nobody else has run meanwhile."""
+        cpu_s = thread_time()
+        waited_s = (lane.wall_s - (cpu_s - lane.cpu_s)) / _SAMPLE
+        lane.wall_s = 0.0
+        lane.cpu_s = cpu_s
+        if waited_s > _WAITED_S and self._most > 1:
+            self._long_rate = 1.0
+            self._passes_first = True
+        else:
+            self._long_rate *= 0.25
+
+    def _pass_on(self) -> None:
+        """Give the lead to a thread that is free, or to a new one. By the leader, or in its stead."""
+        self._leader = None
+        nobody = not self._standby  # nobody leaves the standby while the baton is held
+        self._baton.release()
+        if nobody:
+            if len(self._lanes) < self._most:
+                self._start_thread()
+            elif self._asleep:
+                self._ring()
 
     def _wake(self) -> None:
-        """Let the leader look again: its poll does not see what another thread has queued."""
+        """Let the leader look again."""
         try:
             self._wakeup_writer.send(b"\0")
         except BlockingIOError:
             pass  # it is about to wake already
+
+    def _ring(self) -> None:
+        self._asleep = False
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # another thread has just done so
+
+    # ---- the main thread -------------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Take the lead from whoever sits in a call, lead while nobody else can, watch the requests' time."""
+        seen: tuple[_Lane | None, int] = (None, -1)
+        quiet = leaderless = 0
+        look_s = self._deadlines.look_s if self._deadlines is not None else _SLEEP_S
+        next_look = 0.0
+        while not self.is_done:
+            leader = self._leader
+            now_seen = (leader, leader.calls if leader is not None else -1)
+            if leader is not None:
+                leaderless = 0
+                if leader.token and now_seen == seen:
+                    self._depose(leader)
+                elif now_seen == seen:
+                    quiet += 1
+                else:
+                    quiet = 0
+            else:
+                quiet = 0
+                leaderless += 1
+                if leaderless > _LOOKS_WITHOUT_LEADER and self._baton.acquire(blocking=False):
+                    self._lead_as_deputy(look_s)
+                    leaderless = 0
+            seen = now_seen
+            if self._deadlines is not None and (now := monotonic()) >= next_look:
+                next_look = now + look_s
+                self._enforce_deadlines(self._deadlines, now)
+            if quiet < _LOOKS_BEFORE_SLEEP:
+                self._bell.acquire(timeout=_LOOK_S)
+            else:
+                self._asleep = True
+                # A call may have begun just before: its leader has not seen that it must ring.
+                if not (leader is not None and leader.token):
+                    self._bell.acquire(timeout=look_s)
+                self._asleep = False
+                quiet = 0
+
+    def _depose(self, leader: _Lane) -> None:
+        try:
+            leader.token.pop()
+        except IndexError:
+            return  # its call has just ended
+        # The calls before this one were short: a long one now and then is no reason to pass the lead before each.
+        rate = self._long_rate * 0.5 ** (leader.calls / 16)
+        self._long_rate = rate = rate + (1.0 - rate) * _RAISE
+        if rate > _PASS_ABOVE and self._most > 1:
+            self._passes_first = True
+        self._pass_on()
+
+    def _lead_as_deputy(self, look_s: float) -> None:
+        """Lead while all threads are busy, and run nothing: what is ready waits for the first that is free."""
+        self._deputy_leads = True
+        self.run_request = self._queue.append
+        next_second = 0.0
+        try:
+            while not (self._standby or self.is_done):
+                now = monotonic()
+                if now >= next_second:
+                    next_second = now + 1.0
+                    self.stalled_since = self._last_progress(now)
+                if self._deadlines is not None:
+                    self._enforce_deadlines(self._deadlines, now)
+                    if len(self._lanes) < self._most:
+                        break
+                try:
+                    self.turn(min(look_s, 1.0))
+                except Exception:
+                    self.log.exception("the worker's loop failed")
+        finally:
+            self.stalled_since = None
+            self.run_request = self._lead_through
+            self._deputy_leads = False
+            self._pass_on()
+
+    def _last_progress(self, now: float) -> float:
+        """Return when the last of the running requests began or sent something.
+
+        With all threads in calls that do neither the worker is silent, and ``timeout`` is counted.
+        """
+        sent = progress()
+        before, self._progress = self._progress, sent
+        if self.stalled_since is None or sent != before:
+            return now
+        return self.stalled_since
+
+    def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
+        """Start a thread in the place of each that does not come back; leave when these are too many."""
+        deadlines.look(now)
+        for ident in deadlines.stuck(now, _STUCK_S):
+            for lane in list(self._lanes):
+                if lane.ident == ident and not lane.lost and self._lost < self.cfg.threads:
+                    lane.lost = True
+                    self._lost += 1
+                    self.log.error(
+                        "%s does not come back from its overdue request; another thread takes its place",
+                        lane.thread.name,
+                    )
+                    if self._lost == self.cfg.threads:
+                        self.leave_for(
+                            f"{self._lost} threads are stuck in overdue requests (request_timeout)"
+                        )

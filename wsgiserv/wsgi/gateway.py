@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -24,18 +25,33 @@ from wsgiserv.http.response import (
     early_hints,
 )
 from wsgiserv.wsgi.filewrapper import FileWrapper
+from wsgiserv.wsgi.input import BodyError
 
-__all__ = ["ClientGone", "GatewayContext", "Response", "Sink", "run_app"]
+__all__ = [
+    "ANSWERED",
+    "IN_TIME",
+    "OVERDUE",
+    "ClientGone",
+    "GatewayContext",
+    "Response",
+    "Sink",
+    "run_app",
+]
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+
+# Whether a response has kept its deadline (request_timeout), and what has been made of it.
+IN_TIME = 0
+OVERDUE = 1
+ANSWERED = 2
 
 # Above this, a body is not copied behind its head but sent from where it is (measured: the copy is
 # cheaper than a second buffer up to about here).
 _COPY_UP_TO = 32 * 1024
 
 _ERROR_STATUS = "500 Internal Server Error"
+_TIMEOUT_STATUS = "504 Gateway Timeout"
 _ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
-_ERROR_BODY = b"500 Internal Server Error\n"
 
 
 class ClientGone(Exception):
@@ -89,10 +105,13 @@ class Response:
 
     Attributes:
         keep_alive: may become False while the response is made.
+        may_keep_alive: what ``keep_alive`` was at first.
         begun: whether its head has been sent: nothing can replace it any more.
         sent: body bytes sent, without framing.
         aborted: it ended early, and the client could mistake what it got for the whole.
         headers: as the application passed them to ``start_response``.
+        overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (504 has been sent in its stead).
+        sink: where its bytes go.
     """
 
     __slots__ = (
@@ -100,26 +119,28 @@ class Response:
         "_context",
         "_cut",
         "_http11",
-        "_is_head",
         "_left",
-        "_sink",
         "_template",
         "aborted",
         "begun",
         "headers",
+        "is_head",
         "keep_alive",
+        "may_keep_alive",
+        "overdue",
         "sent",
+        "sink",
         "status",
     )
 
     def __init__(
         self, sink: Sink, context: GatewayContext, http11: bool, is_head: bool, keep_alive: bool
     ) -> None:
-        self._sink = sink
+        self.sink = sink
         self._context = context
         self._http11 = http11
-        self._is_head = is_head
-        self.keep_alive = keep_alive
+        self.is_head = is_head
+        self.keep_alive = self.may_keep_alive = keep_alive
         self._template: HeadTemplate | None = None
         self._chunked = False
         self._cut = False
@@ -127,12 +148,15 @@ class Response:
         self.begun = False
         self.sent = 0
         self.aborted = False
+        self.overdue = IN_TIME
         self.headers: list[tuple[str, str]] = []
         self.status = ""
 
     @property
     def code(self) -> int:
         """The status code; 500 before there is one."""
+        if self.overdue == ANSWERED:
+            return 504
         return self._template.code if self._template is not None else 500
 
     @property
@@ -171,7 +195,7 @@ class Response:
         """
         hints = early_hints(headers)
         if self._http11 and not self.begun:
-            self._sink.send(hints)
+            self.sink.send(hints)
 
     def write(self, data: bytes) -> None:
         """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable."""
@@ -184,14 +208,14 @@ class Response:
         elif self._chunked:
             if data:
                 self.sent += len(data)
-                self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
+                self.sink.send(b"%x\r\n%b\r\n" % (len(data), data))
         elif data and not self._bodiless:
             self.sent += len(data)
-            self._sink.send(data)
+            self.sink.send(data)
 
     @property
     def _bodiless(self) -> bool:
-        return self._is_head or (self._template is not None and self._template.bodiless)
+        return self.is_head or (self._template is not None and self._template.bodiless)
 
     def _head(self, ending: bytes) -> bytes:
         template = self._template
@@ -211,7 +235,7 @@ class Response:
         template = self._template
         if template is None:
             raise AssertionError("the application did not call start_response()")
-        if self._is_head or template.bodiless:
+        if self.is_head or template.bodiless:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows
             self._send_head(self._ending())
@@ -226,19 +250,19 @@ class Response:
             head = self._head(CHUNKED if self.keep_alive else CHUNKED_CLOSE)
             self.begun = True
             self.sent += len(data)
-            self._sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
+            self.sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
         else:
             # HTTP/1.0 has no chunks: the close ends the body.
             self.keep_alive = False
             head = self._head(self._ending())
             self.begun = True
             self.sent += len(data)
-            self._sink.send(head + data)
+            self.sink.send(head + data)
 
     def _send_head(self, ending: bytes) -> None:
         head = self._head(ending)
         self.begun = True
-        self._sink.send(head)
+        self.sink.send(head)
 
     def _send_declared(self, head: bytes, data: bytes) -> None:
         """Send a block of a body of declared length; what is too long is cut, so that nothing follows the body."""
@@ -253,17 +277,17 @@ class Response:
         self._left -= len(data)
         self.sent += len(data)
         if len(data) > _COPY_UP_TO and head:
-            self._sink.send_pair(head, data)
+            self.sink.send_pair(head, data)
         elif head or data:
-            self._sink.send(head + data if head else data)
+            self.sink.send(head + data if head else data)
 
     def whole(self, body: bytes) -> None:
         """Send a response whose body is one block: one head, one body, one send. The usual way."""
         template = self._template
-        if template is None or type(body) is not bytes or self.begun or template.bodiless or self._is_head:
+        if template is None or type(body) is not bytes or self.begun or template.bodiless or self.is_head:
             # Not the usual way: HEAD keeps the length that GET would have had (RFC 9110 §9.3.2).
             if (
-                self._is_head
+                self.is_head
                 and not self.begun
                 and template is not None
                 and template.length < 0
@@ -290,9 +314,9 @@ class Response:
         self.sent = size
         date = b"" if template.has_date else self._context.date_line
         if size <= _COPY_UP_TO:
-            self._sink.send(b"".join((template.prefix, date, ending, body)))
+            self.sink.send(b"".join((template.prefix, date, ending, body)))
         else:
-            self._sink.send_pair(b"".join((template.prefix, date, ending)), body)
+            self.sink.send_pair(b"".join((template.prefix, date, ending)), body)
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333)."""
@@ -313,7 +337,7 @@ class Response:
         if extent is None:
             return False
         fd, offset, available = extent
-        if self._is_head:  # the length that GET would have had, and not a byte is read
+        if self.is_head:  # the length that GET would have had, and not a byte is read
             self._send_head((content_length(available) if template.length < 0 else b"") + self._ending())
             return True
         if template.length < 0:
@@ -324,7 +348,7 @@ class Response:
             count = min(available, template.length)
             self._send_head(self._ending())
         if count:
-            self._sink.send_file(fd, offset, count)
+            self.sink.send_file(fd, offset, count)
         self._left -= count
         self.sent += count
         self.finish()
@@ -336,12 +360,12 @@ class Response:
             template = self._template
             if template is None:
                 raise AssertionError("the application did not call start_response()")
-            if template.length < 0 and not (template.bodiless or self._is_head):
+            if template.length < 0 and not (template.bodiless or self.is_head):
                 self._send_head(content_length(0) + self._ending())
                 return
             self._begin(b"")
         if self._chunked:
-            self._sink.send(LAST_CHUNK)
+            self.sink.send(LAST_CHUNK)
         elif self._left > 0:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
             self.keep_alive = False
@@ -350,12 +374,33 @@ class Response:
                 self._left,
             )
 
-    def fail(self) -> None:
-        """Answer 500 if nothing has been sent; else end the connection so that the client can tell."""
+    def time_out(self, answered: bool = False) -> None:
+        """The request is overdue: a failure is answered with 504 from now on, where nothing has been sent.
+
+        Args:
+            answered: whether a 504 has been sent already, around this object.
+        """
+        self.keep_alive = False
+        self.overdue = ANSWERED if answered else OVERDUE
+
+    def fail(self, error: BaseException | None = None) -> None:
+        """Answer 500, 504 when it was overdue, the client's own fault with its status; a response that has begun
+        is cut so that the client can see it.
+
+        Args:
+            error: what the application raised.
+        """
+        if self.overdue == ANSWERED:
+            return
         if not self.begun:
             self._template = None
-            self.start_response(_ERROR_STATUS, list(_ERROR_HEADERS))
-            self.whole(_ERROR_BODY)
+            status = _ERROR_STATUS
+            if self.overdue:
+                status = _TIMEOUT_STATUS
+            elif isinstance(error, BodyError):
+                status = f"{error.status} {HTTPStatus(error.status).phrase}"
+            self.start_response(status, list(_ERROR_HEADERS))
+            self.whole(status.encode() + b"\n")
         else:
             self.keep_alive = False
             # Missing bytes or a missing last chunk tell the client by themselves; a body that the close
@@ -409,7 +454,7 @@ def _failed(response: Response, error: BaseException) -> None:
         return
     error.__traceback__ = _users_part(error.__traceback__)
     try:
-        response.fail()
+        response.fail(error)
     except ClientGone:
         response.keep_alive = False
 

@@ -1,22 +1,24 @@
 """``wsgi.input``: where a request's body is kept until the application reads it.
 
-Owns: `BodyBuffer`: memory first, a spool file above ``body_buffer_size``.
+Owns: `BodyBuffer`: memory first, a spool file above ``body_buffer_size``; `StreamedInput`, the file that the
+application reads while the body arrives; `BodyError`.
 Must not know: sockets, framing.
 
-What the application gets is an `io.BytesIO` or an `io.BufferedRandom`: both read in C. It is not built on
-``RawIOBase.read`` over a Python ``readinto`` (a 5,000-digit size crashed CPython there).
+What the application usually gets is an `io.BytesIO` or an `io.BufferedRandom`: both read in C. Nothing is built
+on ``RawIOBase.read`` over a Python ``readinto`` (a 5,000-digit size crashed CPython there).
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from typing import IO
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.wsgi.memory import MemoryBudget
 
-__all__ = ["BodyBuffer", "empty_input"]
+__all__ = ["BodyBuffer", "BodyError", "StreamedInput", "empty_input"]
 
 # The input of a request without a body: a new one each time, since an application may close or write it.
 empty_input = io.BytesIO
@@ -98,3 +100,95 @@ class BodyBuffer:
             self._file.close()
         except OSError:  # close() writes what is buffered; on a full disk that fails again
             pass
+
+
+class BodyError(OSError):
+    """What is left of a streamed body cannot be read. An `OSError`, as applications expect of a file.
+
+    Attributes:
+        status: the HTTP status for the client: 400 broken or ended early, 408 too slow, 413 too large.
+        reason: one sentence.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class StreamedInput(io.BufferedIOBase):
+    """``wsgi.input`` of a body that is still arriving: PEP 3333's file, each read waits for what it asks for.
+
+    Args:
+        begun: what has come already, at its beginning.
+        more: returns the next bytes, ``b""`` at the end; raises `BodyError`, again at each further call.
+    """
+
+    def __init__(self, begun: IO[bytes], more: Callable[[], bytes]) -> None:
+        self._begun: IO[bytes] | None = begun
+        self._more = more
+        self._data = b""
+        self._at = 0
+        self._error: BodyError | None = None
+
+    def readable(self) -> bool:
+        """True: it is a file to read."""
+        return True
+
+    def _fill(self) -> bool:
+        """Have at least one byte at hand; False at the body's end."""
+        if self._at < len(self._data):
+            return True
+        if self._begun is not None:
+            data = self._begun.read(65536)
+            if not data:
+                self._begun = None
+        if self._begun is None:
+            if self._error is not None:
+                raise BodyError(self._error.status, self._error.reason)
+            try:
+                data = self._more()
+            except BodyError as error:
+                self._error = error
+                raise
+        self._data, self._at = data, 0
+        return bool(data)
+
+    def _take(self, size: int) -> bytes:
+        """Return at most ``size`` of the bytes at hand."""
+        at, data = self._at, self._data
+        piece = data[at : at + size]
+        self._at = at + len(piece)
+        return piece
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return ``size`` bytes, fewer only at the body's end; all of it when ``size`` is negative or None."""
+        wanted = -1 if size is None else size
+        parts = []
+        while wanted and self._fill():
+            piece = self._take(wanted if wanted > 0 else len(self._data))
+            parts.append(piece)
+            if wanted > 0:
+                wanted -= len(piece)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read1(self, size: int = -1) -> bytes:
+        """Return what is here, waiting only for the first byte: at most ``size`` bytes."""
+        if not size or not self._fill():
+            return b""
+        return self._take(size if size > 0 else len(self._data))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """Return one line with its end, or ``size`` bytes of it."""
+        wanted = -1 if size is None else size
+        parts = []
+        while wanted and self._fill():
+            end = self._data.find(b"\n", self._at) + 1 or len(self._data)
+            count = end - self._at
+            piece = self._take(count if wanted < 0 else min(count, wanted))
+            parts.append(piece)
+            if piece.endswith(b"\n"):
+                break
+            if wanted > 0:
+                wanted -= len(piece)
+        return parts[0] if len(parts) == 1 else b"".join(parts)

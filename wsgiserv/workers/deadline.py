@@ -1,0 +1,210 @@
+"""How long a request may take (``request_timeout``), where the application runs in threads.
+
+Owns: `RequestTimeout`, and `Deadlines`: watching the calls, answering 504 in a call's stead, interrupting it.
+Must not know: worker classes; what becomes of a thread or process that does not come back.
+
+The client is answered by whoever watches, since the culprit may sit in a system call for hours. From then on
+nothing that it sends leaves. Off by default, and free then: `Connection` calls the application directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+from _thread import allocate_lock, get_ident
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from socket import SHUT_WR
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgiserv.http.response import refusal
+from wsgiserv.workers.inflight import Call, describe
+from wsgiserv.wsgi.gateway import ClientGone, Response, run_app
+
+if TYPE_CHECKING:
+    from wsgiserv.net.connection import Connection
+
+__all__ = ["Deadlines", "RequestTimeout", "interrupt_main_thread", "interrupt_thread"]
+
+_SHORTEST_LOOK_S: Final = 0.02
+_LONGEST_LOOK_S: Final = 1.0
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NULL: Final = ctypes.py_object()  # not None: that would be raised
+
+
+class RequestTimeout(BaseException):
+    """Raised in an application's call that takes longer than ``request_timeout``.
+
+    Not an `Exception`: an application that catches those to answer 500 is not meant to catch this.
+    """
+
+
+class _Guard:
+    """One call: the response's sink until its time is over."""
+
+    __slots__ = ("began", "connection", "expired", "finished", "ident", "lock", "response", "sent")
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        self.connection: Connection = response.sink  # type: ignore[assignment]
+        self.began = monotonic()
+        self.ident = get_ident()
+        self.lock = allocate_lock()
+        self.sent = False
+        self.expired = False
+        self.finished = False
+
+    # ---- the Sink of the response ----------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        with self.lock:
+            self._check()
+            self.connection.send(data)
+
+    def send_pair(self, head: bytes, body: bytes) -> None:
+        with self.lock:
+            self._check()
+            self.connection.send_pair(head, body)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        with self.lock:
+            self._check()
+            self.connection.send_file(fd, offset, count)
+
+    def _check(self) -> None:
+        if self.expired:
+            raise ClientGone("the request was overdue, and its client has been answered")
+        self.sent = True
+
+    # ---- the end ---------------------------------------------------------------------------------------
+
+    def expire(self) -> bool:
+        """End the client's part. By the watching thread.
+
+        Returns False when the call has just ended by itself, or is sending at this moment: look again later.
+        """
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if self.finished:
+                return False
+            self.expired = True
+            response = self.response
+            if self.sent:
+                response.time_out()
+                response.aborted = True
+                return True
+            response.time_out(answered=True)
+            connection = self.connection
+            with suppress(ClientGone, OSError):
+                connection.send(refusal(504, "the request took too long", response.is_head))
+                if not connection.has_output:
+                    connection.sock.shutdown(SHUT_WR)
+            return True
+        finally:
+            self.lock.release()
+
+    def finish(self) -> None:
+        """The call has ended: from here on it cannot be interrupted. By the thread that ran it."""
+        with self.lock:
+            self.finished = True
+        if self.expired:
+            _set_async_exc(self.ident, _NULL)  # takes back an exception that has not been delivered yet
+
+
+class Deadlines:
+    """Watches the calls of one worker.
+
+    Args:
+        limit_s: ``request_timeout`` in seconds.
+        log: the error log.
+        calls: what runs now, with its stacks.
+        interrupt: raises `RequestTimeout` in the thread with this ident.
+
+    Attributes:
+        look_s: how often `look` is to be called, in seconds.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        log: logging.Logger,
+        calls: Callable[[], Iterable[Call]],
+        interrupt: Callable[[int], object],
+    ) -> None:
+        self._limit_s = limit_s
+        self.look_s = min(max(limit_s / 20, _SHORTEST_LOOK_S), _LONGEST_LOOK_S)
+        self._log = log
+        self._calls = calls
+        self._interrupt = interrupt
+        self._running: dict[_Guard, None] = {}
+
+    def call(
+        self, app: Callable[..., Any], environ: dict[str, Any], response: Response
+    ) -> BaseException | None:
+        """Call the application, as `run_app` does, within its time. In the thread of the request."""
+        guard = _Guard(response)
+        response.sink = guard
+        self._running[guard] = None
+        failure: BaseException | None
+        try:
+            failure = run_app(app, environ, response)
+        except RequestTimeout as error:  # it came when the application had just ended
+            failure = error
+        while True:
+            try:
+                guard.finish()
+                break
+            except RequestTimeout as error:
+                failure = error
+        del self._running[guard]
+        return failure
+
+    def look(self, now: float) -> bool:
+        """Answer, interrupt and log what is overdue; whether there was anything. By the watching thread."""
+        late = [
+            guard for guard in list(self._running) if now - guard.began > self._limit_s and not guard.expired
+        ]
+        if not late:
+            return False
+        # The stacks first: they are to show what has taken so long.
+        calls = {call.connection: call for call in self._calls()}
+        for guard in late:
+            call = calls.get(guard.connection)
+            if not guard.expire():
+                continue
+            with guard.lock:
+                if not guard.finished:
+                    self._interrupt(guard.ident)
+            self._log.error(
+                "request_timeout (%g s): %s, %s",
+                self._limit_s,
+                "the response is cut" if guard.sent else "answered with 504",
+                describe(call, now) if call is not None else f"a request of {guard.connection.name}",
+            )
+        return True
+
+    def stuck(self, now: float, for_s: float) -> list[int]:
+        """Return the idents of the threads that have not come back ``for_s`` seconds after they were interrupted."""
+        since = now - self._limit_s - for_s
+        return [guard.ident for guard in list(self._running) if guard.expired and guard.began < since]
+
+    def is_interrupted(self, ident: int) -> bool:
+        """Whether the call of a thread is overdue and still runs."""
+        return any(
+            guard.expired and not guard.finished for guard in list(self._running) if guard.ident == ident
+        )
+
+
+def interrupt_thread(ident: int) -> None:
+    """Raise `RequestTimeout` in a thread as soon as it runs Python code again."""
+    _set_async_exc(ident, RequestTimeout)
+
+
+def interrupt_main_thread(ident: int) -> None:
+    """Make the main thread run its handler of SIGUSR2 now, out of a system call too. Its handler is to raise."""
+    signal.pthread_kill(ident, signal.SIGUSR2)
