@@ -7,16 +7,22 @@ Must not know: how settings are found, how anything is served.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from os import _exit, fork, waitpid  # bound before a configuration file may patch os for gevent
+
+# Bound before a configuration file may patch these modules for gevent.
+from os import _exit, close, fork, kill, pipe, waitpid
+from select import POLLIN, poll
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from wsgiserv import __version__
 from wsgiserv.config.commandline import parse
-from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 
 if TYPE_CHECKING:
+    from wsgiserv.boot import ReadinessWriter, Report, WorkerBoot
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
 
@@ -27,6 +33,9 @@ _OUR_CLASSES = ("sync", "threads", "gevent")
 _EXIT_OK = 0
 _EXIT_APPLICATION = ApplicationError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+# At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
+_LONGEST_IMPORT_S = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +105,6 @@ def _run(argv: list[str]) -> int:
 def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
-    from wsgiserv.workers.base import worker_main
 
     os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
@@ -104,10 +112,20 @@ def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
         loaded.settings,
         notices=loaded.notices,
         reload_settings=reload_settings,
-        worker_main=worker_main,
+        worker_main=_worker_main,
         log=open_error_log(loaded.settings),
     )
     return master.run()
+
+
+def _worker_main(boot: WorkerBoot) -> int:
+    """Be a worker; its class is looked for where the application is."""
+    from wsgiserv.apploader import prepare_path
+    from wsgiserv.workers.base import worker_main
+
+    if boot.settings.worker_class not in _OUR_CLASSES:
+        prepare_path(boot.settings.chdir, boot.settings.pythonpath)
+    return worker_main(boot)
 
 
 def _checked_application(loaded: Loaded) -> str:
@@ -118,7 +136,7 @@ def _checked_application(loaded: Loaded) -> str:
             "no application is named. Expected module:name, for example: wsgiserv hello:app\n"
             "(or wsgi_app = 'hello:app' in a configuration file). Type 'wsgiserv --help' for the flags."
         )
-    _check_parts(loaded.settings)
+    _check_parts(loaded)
     return application
 
 
@@ -130,18 +148,123 @@ def _check_certificates(settings: Settings) -> None:
         check_certificates(settings)
 
 
-def _check_parts(settings: Settings) -> None:
+def _check_parts(loaded: Loaded) -> None:
     """Check what the floors above the configuration know about. Raises ConfigError."""
     from wsgiserv.logs.formats import check_format
 
+    settings = loaded.settings
     check_format(settings.access_log_format)
     if settings.worker_class not in _OUR_CLASSES:
         # Somebody's own class: to be found before anything starts, not by each worker.
-        from wsgiserv.apploader import prepare_path
+        _check_worker_class(settings, loaded.sources["worker_class"])
+
+
+def _check_worker_class(settings: Settings, source: str) -> None:
+    """Raise ConfigError unless the workers will find their class.
+
+    A path is tried in a child: the module stays out of the master, so that each worker imports it anew, and
+    changed code comes with a reload.
+    """
+    wanted = settings.worker_class
+    if not isinstance(wanted, str):
         from wsgiserv.workers.registry import resolve_worker_class
 
+        resolve_worker_class(wanted, source=source)
+        return
+    report, how = _ask_child(lambda answer: _resolve_in_child(settings, source, answer), _LONGEST_IMPORT_S)
+    if report is None:
+        raise ConfigError(
+            f"worker_class = {wanted!r} ({source}): the process that imported it to try it {how}. "
+            f"Import it alone to see why: python -X faulthandler -c 'import {wanted.rpartition('.')[0]}'"
+        )
+    if report.state == "failed":
+        raise ConfigError(report.reason)
+
+
+def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tuple[Report | None, str]:
+    """Run ``ask`` in a child until it reports; return the report, or None and how the child ended without one.
+
+    Args:
+        ask: is given the pipe for its report; what it does to its process ends with that.
+        longest_s: after so many seconds the child is killed.
+
+    Raises BootError when the system would not make a process.
+    """
+    from wsgiserv.boot import ReadinessReader, ReadinessWriter
+
+    _flush()
+    read_end, write_end = pipe()
+    try:
+        pid = fork()
+    except OSError as error:
+        close(read_end)
+        close(write_end)
+        raise BootError(
+            f"cannot fork: {error.strerror}. Expected room for more processes: see ulimit -u."
+        ) from None
+    if pid == 0:
+        status = 1
+        try:
+            # At a reload these are the master's, and so is the socket that its signals are queued in.
+            signal.set_wakeup_fd(-1)
+            for number in signal.valid_signals():
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)
+            signal.alarm(int(longest_s) + 1)  # in case the parent is killed, who would end it
+            ask(ReadinessWriter(write_end))
+            status = 0
+        except BaseException:  # this process ends here, and must say why
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _flush()
+            _exit(status)
+    close(write_end)
+    reader = ReadinessReader(read_end)
+    reports: list[Report] = []
+    is_closed = False
+    try:
+        poller = poll()
+        poller.register(read_end, POLLIN)
+        end = monotonic() + longest_s
+        while not (reports or is_closed) and (left_s := end - monotonic()) > 0:
+            poller.poll(left_s * 1000)
+            reports, is_closed = reader.read()
+    finally:
+        reader.close()
+        if not is_closed:
+            kill(pid, signal.SIGKILL)  # it hangs, or has nothing more to say
+        _, wait_status = waitpid(pid, 0)
+    if reports:
+        return reports[0], ""
+    if not is_closed:
+        return None, f"did not come back within {longest_s:g} s"
+    status = os.waitstatus_to_exitcode(wait_status)
+    return None, f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _resolve_in_child(settings: Settings, source: str, answer: ReadinessWriter) -> None:
+    from wsgiserv.apploader import prepare_path
+    from wsgiserv.workers.registry import resolve_worker_class
+
+    try:
+        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
         prepare_path(settings.chdir, settings.pythonpath)
-        resolve_worker_class(settings.worker_class)
+        resolve_worker_class(settings.worker_class, source=source)
+    except ConfigError as error:
+        _flush()
+        answer.report("failed", str(error))
+    else:
+        _flush()
+        answer.report("ready")
+
+
+def _flush() -> None:
+    """Empty the buffers of the standard streams, or a child would write what is in them again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, broken, closed
+            pass
 
 
 def _check(settings: Settings, application: str) -> int:

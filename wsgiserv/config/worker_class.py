@@ -15,7 +15,7 @@ __all__ = ["ACCEPTED", "DEFAULT", "worker_class"]
 DEFAULT: str | type[Any] = "sync"
 
 ACCEPTED = (
-    "'sync', 'threads' (also 'gthread') or 'gevent', a class, or its dotted path 'package.module.Class'; "
+    "'sync', 'threads' (also 'gthread') or 'gevent', a class, or its path 'package.module:Class'; "
     "for example 'threads'"
 )
 
@@ -29,6 +29,9 @@ _MAPPED = {
     "gevent": "gevent",
     "gevent_wsgi": "gevent",
     "gevent_pywsgi": "gevent",
+    "wsgiserv.workers.sync.SyncWorker": "sync",
+    "wsgiserv.workers.threads.ThreadsWorker": "threads",
+    "wsgiserv.workers.gevent.GeventWorker": "gevent",
     "gunicorn.workers.sync.SyncWorker": "sync",
     "gunicorn.workers.gthread.ThreadWorker": "threads",
     "gunicorn.workers.ggevent.GeventWorker": "gevent",
@@ -59,10 +62,14 @@ _REFUSED = (
 def worker_class(raw: object) -> str | type[Any]:
     """Return ``sync``, ``threads``, ``gevent``, a dotted path, or the class itself.
 
-    A function is called for its result, as gunicorn does. Raises ValueError or TypeError with what to use.
+    A function is called for its result, as gunicorn does. A path is not imported: what is there is known to
+    `wsgiserv.workers.registry`. Raises ValueError or TypeError with what to use.
     """
     if inspect.isfunction(raw) or inspect.ismethod(raw):
-        raw = raw()
+        try:
+            raw = raw()
+        except (Exception, SystemExit) as error:  # a person's code: whatever it raises is their answer
+            raise ValueError(f"calling it for the class raised {type(error).__name__}: {error}") from None
     if inspect.isclass(raw):
         return _of_class(raw)
     if not isinstance(raw, str):
@@ -71,7 +78,8 @@ def worker_class(raw: object) -> str | type[Any]:
     distribution, mark, entry = name.removeprefix("egg:").partition("#")
     if name.startswith("egg:") and mark and distribution.lower() in ("gunicorn", "wsgiserv"):
         name = entry
-    found = _MAPPED.get(name) or _MAPPED.get(name.lower())
+    path = name.replace(":", ".", 1)
+    found = _MAPPED.get(path) or _MAPPED.get(path.lower())
     if found is not None:
         return found
     for pattern, advice in _REFUSED:
@@ -79,7 +87,6 @@ def worker_class(raw: object) -> str | type[Any]:
             raise ValueError(advice)
     if name.startswith("egg:"):
         raise ValueError("entry points of other packages are not read; give the class's dotted path")
-    path = name.replace(":", ".", 1)
     if "." not in path:
         from difflib import get_close_matches
 
