@@ -34,7 +34,7 @@ EXIT_CONFIG = 2  # bad usage or configuration
 EXIT_BOOT = 3  # workers cannot boot
 EXIT_APPLICATION = 4  # the application cannot be loaded
 
-State = Literal["loading", "ready", "failed", "retiring"]
+State = Literal["loading", "ready", "failed", "retiring", "recycle"]
 
 # A report must fit the pipe (64 KiB on Linux) whole, so that a worker never blocks on a busy master.
 _LONGEST_TEXT = 24_000
@@ -46,8 +46,9 @@ class Report(NamedTuple):
     Attributes:
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
             boot and is about to exit with ``exit_status``) or ``retiring`` (it has decided by itself to
-            leave, for ``reason``: a successor may start now).
-        reason: for ``failed`` and ``retiring``, one paragraph for a person.
+            leave, for ``reason``: a successor may start now) or ``recycle`` (it asks to be replaced, for
+            ``reason``, and serves until it is told to leave).
+        reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.
         exit_status: for ``failed``, the status the worker exits with.
     """

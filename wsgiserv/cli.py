@@ -22,7 +22,7 @@ from wsgiserv.config.commandline import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 
 if TYPE_CHECKING:
-    from wsgiserv.boot import ReadinessWriter, Report, WorkerBoot
+    from wsgiserv.boot import ReadinessWriter, Report
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
 
@@ -105,6 +105,7 @@ def _run(argv: list[str]) -> int:
 def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
+    from wsgiserv.workers.base import worker_main
 
     os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
@@ -112,20 +113,10 @@ def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
         loaded.settings,
         notices=loaded.notices,
         reload_settings=reload_settings,
-        worker_main=_worker_main,
+        worker_main=worker_main,
         log=open_error_log(loaded.settings),
     )
     return master.run()
-
-
-def _worker_main(boot: WorkerBoot) -> int:
-    """Be a worker; its class is looked for where the application is."""
-    from wsgiserv.apploader import prepare_path
-    from wsgiserv.workers.base import worker_main
-
-    if boot.settings.worker_class not in _OUR_CLASSES:
-        prepare_path(boot.settings.chdir, boot.settings.pythonpath)
-    return worker_main(boot)
 
 
 def _checked_application(loaded: Loaded) -> str:

@@ -29,12 +29,17 @@ ERRORS = 7  # of these, answered with a 5xx status
 CONNECTIONS = 8  # connections open now
 IN_FLIGHT = 9  # requests in the application now
 BYTES_SENT = 10  # response body bytes
+STOPPING = 11  # written by the master: 1 when the whole server stops, so that nothing is handed over
+DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
 WORDS = 32
 
 # One request in flight: started (seconds, time.monotonic(); 0.0 = the cell is free), the peer, the
 # request id, the request line. struct pads and cuts the strings, in C, in one call.
 _CELL = struct.Struct("=d48s48s408s")
 CELL_BYTES = _CELL.size
+_STARTED = struct.Struct("=d")
+# Low cells are used first.
+_CELLS_LOOKED_AT = 8
 
 
 class Cell(NamedTuple):
@@ -106,6 +111,12 @@ class Slot:
         """Free ``cell``: the request's response has been made."""
         start = self._offset + WORDS * 8 + cell * CELL_BYTES
         self._memory[start : start + 8] = b"\0\0\0\0\0\0\0\0"
+
+    def is_busy(self) -> bool:
+        """Whether a request is in the application, as far as the first cells tell. Called by the master."""
+        start = self._offset + WORDS * 8
+        end = start + min(self.cells, _CELLS_LOOKED_AT) * CELL_BYTES
+        return any(_STARTED.unpack_from(self._memory, at)[0] for at in range(start, end, CELL_BYTES))
 
     def figures(self) -> SlotFigures:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""

@@ -44,8 +44,9 @@ def booting(age: int = 1, generation: int = 1, **known: Any) -> Handle:
     return worker(age, generation, **{"spawned_at": NOW - 1, "ready_at": None, "heartbeat": 0.0, **known})
 
 
-def fleet(*workers: Handle, ever_ready: bool = True) -> Fleet:
-    return Fleet(workers=list(workers), ever_ready=ever_ready)
+def fleet(*workers: Handle, ever_ready: bool = True, proven: set[int] | None = None) -> Fleet:
+    known = proven if proven is not None else {1} if ever_ready else set()
+    return Fleet(workers=list(workers), ever_ready=ever_ready, proven=known)
 
 
 def acts(of: Fleet, target: Target, now: float = NOW) -> list[Action]:
@@ -137,12 +138,12 @@ def test_one_that_is_told_to_leave_while_it_boots_has_a_second_unless_it_has_bec
         # before its loop runs, readiness counts as the first sign of life
         (worker(heartbeat=0.0, ready_at=NOW - 29), []),
         (worker(heartbeat=0.0, ready_at=NOW - 31), [(1, SIGABRT)]),
-        # a boot may last 30 s however short the timeout is, and as long as a longer timeout
+        # a boot may last boot_timeout, however short the timeout is
         (booting(spawned_at=NOW - 29, timeout=2.0), []),
         (booting(spawned_at=NOW - 31, timeout=2.0), [(1, SIGABRT)]),
-        (booting(spawned_at=NOW - 59, timeout=60.0), []),
-        (booting(spawned_at=NOW - 61, timeout=60.0), [(1, SIGABRT)]),
-        (booting(spawned_at=NOW - 6100, timeout=0.0), []),
+        (booting(spawned_at=NOW - 59, boot_timeout=60.0), []),
+        (booting(spawned_at=NOW - 61, boot_timeout=60.0), [(1, SIGABRT)]),
+        (booting(spawned_at=NOW - 6100, boot_timeout=0.0), []),
         # told once
         (worker(heartbeat=NOW - 40, abort_at=NOW - 0.9), []),
         (worker(heartbeat=NOW - 40, abort_at=NOW - 1), [(1, SIGKILL)]),
@@ -288,16 +289,54 @@ def test_a_crash_loop_after_readiness_is_slowed_down_and_a_single_kill_is_not() 
 # ---- reload --------------------------------------------------------------------------------------------
 
 
-def test_a_reload_starts_the_new_ones_and_keeps_the_old() -> None:
-    assert acts(fleet(worker(1), worker(2)), want(2, 3)) == [Spawn(2)] * 3
+def test_a_reload_boots_one_worker_first_and_retires_nobody() -> None:
+    assert acts(fleet(worker(1), worker(2)), want(2, 3)) == [Spawn(2)]
+    assert acts(fleet(worker(1), worker(2), booting(3, 2)), want(2, 3)) == []
 
 
-def test_the_old_ones_stay_until_all_new_ones_are_ready() -> None:
-    partly = fleet(worker(1), worker(2), worker(3, 2), booting(4, 2))
-    assert acts(partly, want(2, 2)) == []
-    ready = fleet(worker(1), worker(2), worker(3, 2), worker(4, 2))
-    assert plan(ready, want(2, 2), NOW) == [Promote(2)]
-    assert signals(ready, Target(((2, 2),))) == [(1, SIGTERM), (2, SIGTERM)]
+def test_then_the_old_ones_are_replaced_one_after_another() -> None:
+    proven: dict[str, Any] = {"proven": {1, 2}}
+    first = fleet(worker(1), worker(2), worker(3, 2), **proven)
+    assert signals(first, want(2, 2)) == [(1, SIGTERM)]
+    leaving = worker(1, term_at=NOW)
+    assert acts(fleet(leaving, worker(2), worker(3, 2), **proven), want(2, 2)) == [Spawn(2)]
+    assert acts(fleet(leaving, worker(2), worker(3, 2), booting(4, 2), **proven), want(2, 2)) == []
+    last = fleet(leaving, worker(2), worker(3, 2), worker(4, 2), **proven)
+    assert signals(last, want(2, 2)) == [(2, SIGTERM)]
+    last.workers[1].term_at = NOW
+    assert plan(last, want(2, 2), NOW) == [Promote(2)]
+
+
+def test_the_surge_is_how_many_more_there_may_be() -> None:
+    old = [worker(age) for age in range(1, 5)]
+    proven: dict[str, Any] = {"proven": {1, 2}}
+    assert acts(fleet(*old, worker(5, 2), **proven), want(4, 4, surge=3)).count(Spawn(2)) == 2
+    wave = fleet(*old, worker(5, 2), worker(6, 2), worker(7, 2), **proven)
+    assert signals(wave, want(4, 4, surge=3)) == [(1, SIGTERM), (2, SIGTERM), (3, SIGTERM)]
+
+
+def test_a_reload_to_fewer_workers_retires_down_to_them_when_the_first_is_ready() -> None:
+    proven = fleet(worker(1), worker(2), worker(3), worker(4, 2), proven={1, 2})
+    assert signals(proven, want(3, 1)) == [(1, SIGTERM), (2, SIGTERM), (3, SIGTERM)]
+
+
+def test_one_that_is_to_be_recycled_serves_until_its_successor_is_ready() -> None:
+    tired = worker(1, recycle_at=NOW - 1)
+    assert acts(fleet(tired, worker(2)), want(2)) == [Spawn(1)]
+    assert acts(fleet(tired, worker(2), booting(3)), want(2)) == []
+    assert signals(fleet(tired, worker(2), worker(3)), want(2)) == [(1, SIGTERM)]
+
+
+def test_no_more_than_max_unavailable_are_recycled_at_once() -> None:
+    tired = [worker(age, recycle_at=NOW - 1) for age in (1, 2, 3)]
+    tired[0].term_at = NOW - 0.5
+    fresh = [worker(4), worker(5)]
+    assert signals(fleet(*tired, *fresh), want(3)) == []
+    assert signals(fleet(*tired, *fresh), want(3, unavailable=2)) == [(2, SIGTERM)]
+
+
+def test_of_too_many_one_that_is_idle_retires() -> None:
+    assert signals(fleet(worker(1, is_busy=True), worker(2), worker(3)), want(2)) == [(2, SIGTERM)]
 
 
 def test_an_old_one_that_dies_during_a_reload_is_replaced() -> None:

@@ -162,14 +162,14 @@ class World:
     # -- what must always be true
 
     def check_retirement(self, worker: Handle) -> None:
-        """A worker that serves is retired only when its generation has others to do its work."""
-        wanted = dict(self.wanted)
-        if worker.generation in wanted:
-            same = [w for w in self.fleet.workers if w.generation == worker.generation and not w.leaving]
-            assert len(same) > wanted[worker.generation]
+        """A worker that serves is retired only when others do its work; none while the new code is unproven."""
+        newest, count = self.wanted[-1]
+        serving = [w for w in self.fleet.workers if w.serving]
+        if len(self.wanted) > 1 and newest not in self.fleet.proven:
+            same = [w for w in serving if w.generation != newest]
+            assert len(same) > self.wanted[0][1]
         else:
-            newest, count = self.wanted[-1]
-            assert sum(w.serving for w in self.fleet.workers if w.generation == newest) >= count > 0
+            assert len(serving) > count
 
     def check(self) -> None:
         most = max(count for _, count in self.wanted)

@@ -41,6 +41,7 @@ __all__ = [
     "text_or_none",
     "umask",
     "user",
+    "warmup_paths",
     "words",
     "workers",
 ]
@@ -168,6 +169,14 @@ def stream_request_body(raw: object) -> Literal["auto", "on", "off"]:
     if isinstance(raw, str) and raw.strip().lower() == "auto":
         return "auto"
     return "on" if boolean(raw) else "off"
+
+
+def warmup_paths(raw: object) -> tuple[str, ...]:
+    """Read paths, each of which must begin with a slash."""
+    paths = strings(raw)
+    if not all(path.startswith("/") for path in paths):
+        raise ValueError
+    return paths
 
 
 def log_level(raw: object) -> str:

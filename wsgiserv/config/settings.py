@@ -157,7 +157,95 @@ class Settings(ProcessSettings):
         help="Add up to this many to `max_requests`, by chance, per worker.",
     )
 
+    max_worker_lifetime: float = setting(
+        0.0,
+        section="Workers",
+        flags=("--max-worker-lifetime",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="Replace a worker of this age, up to a tenth earlier; 0 is never.",
+    )
+    max_worker_memory: int = setting(
+        0,
+        section="Workers",
+        flags=("--max-worker-memory",),
+        metavar="BYTES",
+        parse=parsers.size(),
+        accepts=f"{_BYTES}, or 0 for no limit",
+        help="Replace a worker that stays above this much memory; 0 is never.",
+        doc=(
+            "What counts is the memory that the worker would free by its end: its private pages, and its share of "
+            "those it has in common with others (PSS; RSS where the system does not tell). It is sampled every 5 "
+            "seconds, and three samples in a row have to be above."
+        ),
+    )
+    max_unavailable: int = setting(
+        1,
+        section="Workers",
+        flags=("--max-unavailable",),
+        metavar="N",
+        parse=parsers.integer(1, 10_000),
+        accepts="a whole number of at least 1",
+        help="How many workers may be on their way out to be recycled at once.",
+        doc=(
+            "Recycled is who has reached `max_requests`, `max_worker_lifetime` or `max_worker_memory`. A worker "
+            "serves until its successor is ready."
+        ),
+    )
+    reload_surge: int = setting(
+        1,
+        section="Workers",
+        flags=("--reload-surge",),
+        metavar="N",
+        parse=parsers.integer(1, 10_000),
+        accepts="a whole number of at least 1",
+        help="How many workers more than wanted there may be during a reload.",
+        doc=(
+            "A reload boots one worker of the new configuration; when that is ready the old ones are replaced, this "
+            "many at a time, each when its successor is ready."
+        ),
+    )
+    warmup: tuple[str, ...] = setting(
+        (),
+        section="Workers",
+        flags=("--warmup",),
+        takes="values",
+        metavar="PATH",
+        parse=parsers.warmup_paths,
+        accepts="paths that begin with '/', such as '/' or '/search?q=a'",
+        help="Call the application with this path before a worker is ready.",
+        doc=(
+            "In each worker, one GET after the other. An exception or a status of 500 and above means that the worker "
+            "cannot boot: at the start the server ends with status 4, at a reload the old workers stay. The environ "
+            "has `wsgiserv.warmup` set to True."
+        ),
+    )
+
     # Timeouts
+    boot_timeout: float | None = setting(
+        None,
+        section="Timeouts",
+        flags=("--boot-timeout",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a worker may take to load the application; 0 is for ever.",
+        show_default="30, or `timeout` where that is longer",
+    )
+    drain_delay: float = setting(
+        0.0,
+        section="Timeouts",
+        flags=("--drain-delay",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="After TERM, go on accepting for so long, while load balancers learn of it.",
+        doc=(
+            "Meanwhile responses say `Connection: close`, and `wsgiservctl status` says that the server is draining. "
+            "Then it stops gracefully, within `graceful_timeout`."
+        ),
+    )
     timeout: float = setting(
         30.0,
         section="Timeouts",

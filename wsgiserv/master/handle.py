@@ -30,9 +30,12 @@ class Handle:
         spawned_at: when it was forked.
         timeout: how long it may be silent; 0: for ever.
         graceful_timeout: how long it may take to retire.
+        boot_timeout: how long it may take to become ready; 0: for ever.
         pid: the process id; 0 before the fork.
         ready_at: when it reported ``ready``.
         retiring_at: when it reported that it leaves by itself.
+        recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its successor is ready.
+        is_busy: whether a request is in its application; copied from the scoreboard.
         failed, failed_at: its report that it cannot boot, and when it came.
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
@@ -47,9 +50,13 @@ class Handle:
     spawned_at: float
     timeout: float
     graceful_timeout: float
+    boot_timeout: float = 30.0
     pid: int = 0
     ready_at: float | None = None
     retiring_at: float | None = None
+    recycle_at: float | None = None
+    recycle_reason: str = ""
+    is_busy: bool = False
     failed: Report | None = None
     failed_at: float = 0.0
     heartbeat: float = 0.0
@@ -95,6 +102,11 @@ class Handle:
     def serving(self) -> bool:
         """Whether it is ready and stays."""
         return self.ready_at is not None and not self.leaving
+
+    def recycle(self, reason: str, now: float) -> None:
+        """Note that it is to be replaced, for ``reason``."""
+        if self.recycle_at is None:
+            self.recycle_at, self.recycle_reason = now, reason
 
     def __str__(self) -> str:
         return f"<Worker {self.pid}>"

@@ -40,6 +40,7 @@ from wsgiserv.logs.error import reopen_error_log
 from wsgiserv.master.birth import WorkerBorn, be_worker
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
 from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Rollover
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.startup import Startup, interruptible
@@ -97,6 +98,8 @@ class Master:
         self._stop: Literal["", "graceful", "fast"] = ""
         self._fatal: WsgiservError | None = None
         self._resumed_at = 0.0
+        # While it drains: until when the server goes on accepting.
+        self._drain_until: float | None = None
         self._announced = False
         self._hup_waits = False
         self._foreground: Foreground | None = None
@@ -105,6 +108,7 @@ class Master:
         self._fleet: Fleet
         self._server: HookServer
         self._rollover: Rollover
+        self._recycler: Recycler
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status, which is 0.
@@ -136,6 +140,7 @@ class Master:
                 self._signals = SignalQueue()
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
+                self._recycler = Recycler(self._workforce.recycle)
         except WsgiservError as error:
             startup.clean_up()
             self._tell(error)
@@ -185,6 +190,12 @@ class Master:
             until = self._act()
             if until is None:
                 return
+            now = monotonic()
+            if self._drain_until is not None and not self._stop:
+                until = min(until, self._drain_until)
+                self._workforce.drain()
+            if not self._stop:
+                until = min(until, self._recycler.look(self._fleet.workers, now))
             if self._stop:
                 # The workers hold the sockets until they have answered all that waits in the backlog. Without
                 # ours, who comes later is refused at once, instead of waiting for nobody.
@@ -195,6 +206,8 @@ class Master:
             self._workforce.read_reports()
             self._workforce.reap()
             self._announce()
+            if self._drain_until is not None and monotonic() >= self._drain_until:
+                self._stop_now("graceful", "drained")
             if self._hup_waits and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
                 self._hup_waits = False
                 self._rollover.begin(self._reload_settings)
@@ -202,7 +215,14 @@ class Master:
     def _act(self) -> float | None:
         """Carry out actions until there is nothing left to do now; return the time to wake, None at the end."""
         while True:
-            target = Target(self._rollover.wanted(), self._stop, self._resumed_at)
+            settings = self._rollover.newest.settings
+            target = Target(
+                self._rollover.wanted(),
+                self._stop,
+                self._resumed_at,
+                settings.reload_surge,
+                settings.max_unavailable,
+            )
             self._workforce.read_heartbeats()
             for action in plan(self._fleet, target, monotonic()):
                 match action:
@@ -332,19 +352,29 @@ class Master:
             )
 
     def _begin_stop(self, how: Literal["graceful", "fast"], signal: Signals) -> None:
+        delay_s = self._server.cfg.drain_delay
+        if how == "graceful" and delay_s and self._drain_until is None and not self._stop:
+            self._log.info(
+                "%s: draining for %g s: still accepting, responses say Connection: close",
+                signal.name,
+                delay_s,
+            )
+            self._drain_until = monotonic() + delay_s
+        else:
+            self._stop_now(how, signal.name)
+
+    def _stop_now(self, how: Literal["graceful", "fast"], why: str) -> None:
+        self._drain_until = None
         if self._stop == "fast" or self._stop == how:
             return
         count = len(self._fleet.workers)
         if how == "graceful":
             limit = max((worker.graceful_timeout for worker in self._fleet.workers), default=0)
             self._log.info(
-                "%s: stopping gracefully: up to %g s for %s to finish",
-                signal.name,
-                limit,
-                _workers(count),
+                "%s: stopping gracefully: up to %g s for %s to finish", why, limit, _workers(count)
             )
         else:
-            self._log.info("%s: stopping at once: %s", signal.name, _workers(count))
+            self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
         self._workforce.stopping = True
 

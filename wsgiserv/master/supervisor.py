@@ -32,8 +32,6 @@ __all__ = [
     "plan",
 ]
 
-# A slow import is no hang: a boot may last this long even with a short `timeout`.
-BOOT_S: Final = 30.0
 # A lively worker writes a heartbeat once a second, not more often: a `timeout` of 1 s must not take that for silence.
 HEARTBEAT_SLACK_S: Final = 0.5
 # After ABRT a worker has this long to say where it was, before it is killed.
@@ -66,7 +64,7 @@ class Send(NamedTuple):
 
 
 class Promote(NamedTuple):
-    """The newest generation, ``generation``, is ready in full: it is the only one wanted from now on."""
+    """The newest generation, ``generation``, is ready in full and no older worker is left to replace."""
 
     generation: int
 
@@ -108,6 +106,8 @@ class Target:
 
     Attributes:
         wanted: for each generation the number of workers, oldest first. Two while a reload is under way.
+        surge: how many workers more than wanted there may be while some are replaced (``reload_surge``).
+        unavailable: how many may be on their way out to be recycled at once (``max_unavailable``).
         stop: ``graceful`` retires all workers, ``fast`` makes them leave at once.
         resumed_at: silence is counted from here at the earliest: when the master itself was stopped for a
             while (a suspended machine, SIGSTOP), the workers were, too.
@@ -116,6 +116,8 @@ class Target:
     wanted: tuple[tuple[int, int], ...]
     stop: Literal["", "graceful", "fast"] = ""
     resumed_at: float = 0.0
+    surge: int = 1
+    unavailable: int = 1
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class Fleet:
     Attributes:
         workers: those that have been forked and not been reaped.
         ever_ready: whether any worker has ever been ready.
+        proven: the generations of which a worker has been ready: their code boots.
         failures: boots that failed, by generation.
         crashes: when workers died early and unasked, lately.
         crash_pause_until: no worker is spawned before, because of a crash loop.
@@ -145,6 +148,7 @@ class Fleet:
 
     workers: list[Handle] = field(default_factory=list)
     ever_ready: bool = False
+    proven: set[int] = field(default_factory=set)
     failures: dict[int, Failures] = field(default_factory=dict)
     crashes: list[float] = field(default_factory=list)
     crash_pause_until: float = -inf
@@ -154,9 +158,12 @@ class Fleet:
         if report.state == "ready":
             worker.ready_at = now
             self.ever_ready = True
+            self.proven.add(worker.generation)
             self.failures.pop(worker.generation, None)
         elif report.state == "retiring":
             worker.retiring_at = now
+        elif report.state == "recycle":
+            worker.recycle(report.reason, now)
         elif report.state == "failed" and worker.failed is None:
             worker.failed, worker.failed_at = report, now
             if not worker.told_to_leave:
@@ -220,7 +227,9 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
     Called by the master's loop after everything that happens. What it promises:
 
     - a dead worker is replaced at once, unless boots fail: then one worker at a time tries, less and less often;
-    - a worker that serves is retired only when it is one too many, or when the next generation is ready;
+    - a reload first boots one worker of the new generation; while that has not been ready, nothing is retired;
+    - a worker that serves is retired when it is one too many, which one that is to be replaced becomes only
+      when its successor is ready;
     - a worker is never told the same thing twice, and is killed when it does not do what it was told.
     """
     actions: list[Action] = []
@@ -254,12 +263,17 @@ def _verdict(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
     """Has the newest generation arrived, or failed?"""
     newest, count = target.wanted[-1]
     rolling = len(target.wanted) > 1
-    if rolling and sum(w.serving for w in fleet.workers if w.generation == newest) >= count:
+    if rolling and newest in fleet.proven:
+        serving = sum(w.serving for w in fleet.workers if w.generation == newest)
+        if serving >= count and not any(w.generation != newest and not w.leaving for w in fleet.workers):
+            return Promote(newest)
+    elif rolling and not count:
         return Promote(newest)
     failures = fleet.failures.get(newest)
     if failures is None or (fleet.ever_ready and not rolling):
         return None
-    if failures.report is None and failures.rounds < BOOT_ROUNDS:
+    # Once a worker of it has been ready its code is good: what fails now may be chance, and is tried again.
+    if (failures.report is None or newest in fleet.proven) and failures.rounds < BOOT_ROUNDS:
         return None
     if fleet.ever_ready:
         return Abandon(newest, failures.reason)
@@ -267,13 +281,47 @@ def _verdict(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
     return GiveUp(status or EXIT_BOOT, failures.reason, failures.report)
 
 
+def _demand(fleet: Fleet, target: Target) -> Iterator[tuple[int, int, list[Handle]]]:
+    """Yield each generation that has a say now, the number of workers it may have, and those it has.
+
+    While a reload is under way the older generation has a say until the newer one is proven; from then on its
+    workers are some that are to be replaced. So are those of a generation that was abandoned.
+    """
+    active = [worker for worker in fleet.workers if not worker.leaving]
+    newest, count = target.wanted[-1]
+    if len(target.wanted) > 1 and newest not in fleet.proven:
+        current, wanted = target.wanted[-2]
+        yield current, wanted, [w for w in active if w.generation != newest]
+        yield newest, min(count, 1), [w for w in active if w.generation == newest]
+    else:
+        yield newest, count, active
+
+
+def _is_stale(worker: Handle, newest: int) -> bool:
+    """Whether a worker is to be replaced."""
+    return worker.generation != newest or worker.recycle_at is not None
+
+
 def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
     """Yield the identity of each worker that is not wanted: those still booting first, then the oldest."""
-    wanted = dict(target.wanted)
-    for generation in {worker.generation for worker in fleet.workers}:
-        active = [w for w in fleet.workers if w.generation == generation and not w.leaving]
-        active.sort(key=lambda w: (w.ready_at is not None, w.age))
-        for worker in active[: max(0, len(active) - wanted.get(generation, 0))]:
+    for generation, count, active in _demand(fleet, target):
+        fresh = [w for w in active if not _is_stale(w, generation)]
+        booting = sorted((w for w in fresh if w.ready_at is None), key=lambda w: w.age)
+        for worker in booting[: max(0, len(fresh) - count)]:
+            yield id(worker)
+        for worker in active:
+            if worker.ready_at is None and _is_stale(worker, generation):
+                yield id(worker)
+        ready = [w for w in active if w.ready_at is not None]
+        # Those that are to be replaced first, and of these those of another configuration.
+        ready.sort(key=lambda w: (w.generation == generation, w.recycle_at is None, w.is_busy, w.age))
+        leaving = sum(w.leaving and w.recycle_at is not None for w in fleet.workers)
+        room = max(0, target.unavailable - leaving) if count else len(ready)
+        for worker in ready[: max(0, len(ready) - count)]:
+            if worker.recycle_at is not None and worker.generation == generation:
+                if not room:
+                    continue
+                room -= 1
             yield id(worker)
 
 
@@ -312,12 +360,12 @@ def _next_signal(
         return SIGTERM, "retire", now
     if worker.failed is not None:
         return SIGKILL, "it could not boot, and did not end", worker.failed_at + QUIT_KILL_S
+    if worker.ready_at is None:
+        limit = worker.boot_timeout
+        since = max(worker.spawned_at, target.resumed_at)
+        return SIGABRT, f"it was not ready after {limit:g} s (boot_timeout)", since + (limit or inf)
     if not worker.timeout:
         return None, "", inf
-    if worker.ready_at is None:
-        limit = max(worker.timeout, BOOT_S)
-        since = max(worker.spawned_at, target.resumed_at)
-        return SIGABRT, f"it was not ready after {limit:g} s", since + limit
     since = max(worker.heartbeat, worker.ready_at, target.resumed_at)
     return (
         SIGABRT,
@@ -332,9 +380,9 @@ def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], floa
     wake = inf
     # Workers that retire slowly (long requests, max_requests) must not pile up without bound.
     most = 3 * max((count for _, count in target.wanted), default=0) + 2
-    for generation, count in target.wanted:
-        active = [w for w in fleet.workers if w.generation == generation and not w.leaving]
-        missing = count - len(active)
+    for generation, count, active in _demand(fleet, target):
+        stale = [w for w in active if _is_stale(w, generation)]
+        missing = min(count - len(active) + len(stale), count + target.surge - len(active))
         if missing <= 0:
             continue
         failures = fleet.failures.get(generation)

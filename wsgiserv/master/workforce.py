@@ -12,6 +12,7 @@ from collections.abc import Callable
 from os import WNOHANG, kill, pipe, waitpid
 from signal import SIGABRT, SIGQUIT, SIGTERM, SIGUSR1, Signals
 from time import monotonic
+from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
@@ -22,9 +23,14 @@ from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.supervisor import Fleet, Send
-from wsgiserv.scoreboard import HEARTBEAT
+from wsgiserv.scoreboard import DRAINING, HEARTBEAT, STOPPING
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 __all__ = ["Workforce"]
+
+_BOOT_S: Final = 30.0
 
 
 class Workforce:
@@ -50,10 +56,11 @@ class Workforce:
         self._random = random.Random()
 
     def read_heartbeats(self) -> None:
-        """Copy each worker's last sign of life from the scoreboard."""
+        """Copy each worker's last sign of life from the scoreboard, and whether it is busy."""
         for worker in self.fleet.workers:
             if worker.slot is not None:
                 worker.heartbeat = worker.slot.seconds[HEARTBEAT]
+                worker.is_busy = worker.slot.is_busy()
 
     def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
         """Fork a worker of ``generation``; ``close_others`` closes, in the child, what else is the master's.
@@ -68,6 +75,7 @@ class Workforce:
             spawned_at=monotonic(),
             timeout=settings.timeout,
             graceful_timeout=settings.graceful_timeout,
+            boot_timeout=_boot_timeout(settings),
             cfg=settings,
             log=self._log,
             ppid=server.pid,
@@ -103,6 +111,8 @@ class Workforce:
         now = monotonic()
         if signal == SIGTERM:
             worker.term_at = now
+            if self.stopping and worker.slot is not None:
+                worker.slot.words[STOPPING] = 1  # there is nobody to hand a connection to
             self._log.debug("worker %d is told to retire", worker.pid)
         elif signal == SIGQUIT:
             worker.quit_at = now
@@ -163,8 +173,25 @@ class Workforce:
                     _kill(worker.pid, SIGUSR1)
             elif report.state == "retiring":
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
+            elif report.state == "recycle":
+                self._tell_recycling(worker)
             elif report.state == "failed":
                 self._report_failure(worker, report, repeated)
+
+    def recycle(self, worker: Handle, reason: str) -> None:
+        """Have ``worker`` replaced: it serves until its successor is ready."""
+        if worker.recycle_at is None and not worker.leaving:
+            worker.recycle(reason, monotonic())
+            self._tell_recycling(worker)
+
+    def _tell_recycling(self, worker: Handle) -> None:
+        self._log.info("worker %d is to be replaced: %s", worker.pid, worker.recycle_reason)
+
+    def drain(self) -> None:
+        """Tell all workers, those that have just begun too, that the server is about to stop."""
+        for worker in self.fleet.workers:
+            if worker.slot is not None:
+                worker.slot.words[DRAINING] = 1
 
     def _report_failure(self, worker: Handle, report: Report, repeated: bool) -> None:
         if self.stopping or not self.fleet.ever_ready:
@@ -228,6 +255,14 @@ class Workforce:
     def _tell_in_flight(self, worker: Handle, now: float, level: int) -> None:
         for line in in_flight_lines(worker, now):
             self._log.log(level, "%s", line)
+
+
+def _boot_timeout(settings: Settings) -> float:
+    """Return how long a worker may boot, in seconds; 0.0 is for ever."""
+    if settings.boot_timeout is not None:
+        return settings.boot_timeout
+    # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
+    return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
 
 
 def _kill(pid: int, signal: Signals) -> None:

@@ -113,6 +113,7 @@ class ServingContext:
         now: ``time.monotonic()`` of the current loop turn.
         retiring: whether the worker leaves.
         crowded: whether new clients wait because of `worker_connections`.
+        draining: whether the server is about to stop.
         distrusted: whether it has been said that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
         call: calls the application: `run_app`, or what watches its time around it.
@@ -134,6 +135,7 @@ class ServingContext:
         "counter",
         "crowded",
         "distrusted",
+        "draining",
         "forwarding",
         "gateway",
         "header_timeout",
@@ -198,6 +200,7 @@ class ServingContext:
         self.now = monotonic()
         self.retiring = False
         self.crowded = False
+        self.draining = False
         self.distrusted = False
         gateway.keep_open = self.keepalive > 0
         self.answered = 0
@@ -216,4 +219,9 @@ class ServingContext:
     def crowd(self, crowded: bool) -> None:
         """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
         self.crowded = crowded
-        self.gateway.keep_open = not (crowded or self.retiring) and self.keepalive > 0
+        self.gateway.keep_open = not (crowded or self.retiring or self.draining) and self.keepalive > 0
+
+    def drain(self) -> None:
+        """The server is about to stop: from now on every response says ``Connection: close``."""
+        self.draining = True
+        self.gateway.keep_open = False

@@ -40,7 +40,7 @@ from wsgiserv.net.proxysocket import ProxySocket
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT, PID, STARTED
+from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
@@ -368,14 +368,16 @@ class Worker(ABC):
         if context.access is not None:
             context.access.flush()
         if context.answered >= self.max_requests and not self.retiring:
-            self.boot.ready.report("retiring", f"max_requests: {context.answered} requests answered")
-            self.retire(f"after {context.answered} requests (max_requests)")
+            self.max_requests = sys.maxsize  # asked once; it serves until its successor is ready
+            self.boot.ready.report("recycle", f"{context.answered} requests answered (max_requests)")
         if now < self._next_second:
             return False
         wall = time()
         context.gateway.date_line = date_line(wall)
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
+        if context.words[DRAINING] and not context.draining:
+            context.drain()
         return True
 
     # ---- leaving ---------------------------------------------------------------------------------------
@@ -403,6 +405,10 @@ class Worker(ABC):
         boot.slot.seconds[STARTED] = monotonic()
         try:
             self.load()
+            if self.cfg.warmup and self._failed_import is None:
+                from wsgiserv.workers.warmup import warm_up
+
+                warm_up(self.context.app, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
                 self.start_reloader()
         except ApplicationError as error:
@@ -436,6 +442,7 @@ def worker_main(boot: WorkerBoot) -> int:
     """
     settings, log = boot.settings, boot.log
     try:
+        prepare_path(settings.chdir, settings.pythonpath)
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
         worker.install_signals()

@@ -1,0 +1,105 @@
+"""Which workers have had their time: too old, or too large.
+
+Owns: `Recycler`: the age limit with its jitter, the samples of memory.
+Must not know: how a worker is replaced.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from wsgiserv.master.handle import Handle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Recycler", "memory_of"]
+
+_SAMPLE_EVERY_S: Final = 5.0
+# A peak is no leak: so many samples in a row have to be above.
+_SAMPLES: Final = 3
+_JITTER: Final = 0.1
+
+
+def memory_of(pid: int) -> int:
+    """Return the memory of a process in bytes: PSS, its private pages and its share of common ones (proc(5)).
+
+    RSS where the kernel does not tell PSS, 0 where it tells nothing or the process is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * 4096
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Recycler:
+    """Says who is to be replaced for its age (``max_worker_lifetime``) or size (``max_worker_memory``).
+
+    Args:
+        recycle: called with a worker and the reason.
+        measure: returns the memory of a process in bytes.
+    """
+
+    def __init__(
+        self, recycle: Callable[[Handle, str], None], measure: Callable[[int], int] = memory_of
+    ) -> None:
+        self._recycle = recycle
+        self._measure = measure
+        self._next_sample = 0.0
+        self._above: dict[int, int] = {}
+        self._random = random.Random()
+        self._lifetimes: dict[int, float] = {}
+
+    def look(self, workers: Iterable[Handle], now: float) -> float:
+        """Look at the workers, when it is time; return when to look again (``inf``: never).
+
+        Args:
+            workers: the fleet.
+            now: ``time.monotonic()`` seconds.
+        """
+        serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
+        limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
+        if not limited:
+            return float("inf")
+        known = {worker.age for worker in serving}
+        self._lifetimes = {age: limit for age, limit in self._lifetimes.items() if age in known}
+        again = self._next_sample
+        for worker in limited:
+            again = min(again, self._check_age(worker, now))
+        if now >= self._next_sample:
+            again = self._next_sample = now + _SAMPLE_EVERY_S
+            self._above = {age: count for age, count in self._above.items() if age in known}
+            for worker in limited:
+                self._check_size(worker)
+        return again
+
+    def _check_age(self, worker: Handle, now: float) -> float:
+        longest = worker.cfg.max_worker_lifetime
+        if not longest:
+            return float("inf")
+        # Not all at once, though all were started together.
+        limit = self._lifetimes.setdefault(worker.age, longest * (1 - self._random.random() * _JITTER))
+        if now - worker.spawned_at >= limit:
+            self._recycle(worker, f"it is {now - worker.spawned_at:.0f} s old (max_worker_lifetime)")
+            return float("inf")
+        return worker.spawned_at + limit
+
+    def _check_size(self, worker: Handle) -> None:
+        most = worker.cfg.max_worker_memory
+        if not most:
+            return
+        size = self._measure(worker.pid)
+        count = self._above[worker.age] = self._above.get(worker.age, 0) + 1 if size > most else 0
+        if count >= _SAMPLES:
+            self._recycle(
+                worker, f"its memory is {size >> 20} MiB, above {most >> 20} MiB (max_worker_memory)"
+            )
