@@ -21,6 +21,14 @@ settings.configure(
     ROOT_URLCONF=__name__,
     MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     USE_TZ=True,
+    # With DEBUG off, Django mails tracebacks to ADMINS and tells nobody else. This sends them to the standard
+    # error, where the server's log is.
+    LOGGING={
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"handlers": ["console"], "level": "ERROR"},
+    },
 )
 
 

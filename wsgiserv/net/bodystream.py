@@ -26,6 +26,9 @@ __all__ = ["BodyStream"]
 _RECV_BYTES: Final = 65536
 # An unread rest up to this size is read and thrown away, so that the connection can be used again.
 _MOST_DISCARDED: Final = 256 * 1024
+# After so much without having had to wait, waiting is offered all the same: a client that is always quicker than
+# the application must not keep a greenlet's neighbours from their turn.
+_TURN_BYTES: Final = 1024 * 1024
 
 
 class BodyStream:
@@ -41,6 +44,7 @@ class BodyStream:
 
     Attributes:
         done: whether the body is here to its end.
+        received: bytes of the body that have come since the call: a reader's progress.
         rest: what has come behind it: the next request's bytes.
     """
 
@@ -49,12 +53,14 @@ class BodyStream:
         "_decoder",
         "_expects_continue",
         "_left",
-        "_read",
+        "_over",
         "_response",
         "_sink",
+        "_unwaited",
         "_waited_s",
         "begun",
         "done",
+        "received",
         "rest",
     )
 
@@ -74,8 +80,10 @@ class BodyStream:
         self._left = left
         self._expects_continue = expects_continue
         self._response: Response | None = None
-        self._read = 0
+        self.received = 0
+        self._unwaited = 0
         self._waited_s = 0.0
+        self._over = False
         self.begun = begun
         self.done = False
         self.rest = b""
@@ -87,8 +95,11 @@ class BodyStream:
     def attend(self, response: Response) -> None:
         """Tell the response to say ``Connection: close`` for as long as too much of the body is unread."""
         self._response = response
-        if self._expects_continue or self._decoder is not None or self._left > _MOST_DISCARDED:
-            response.keep_alive = False
+        self._judge_keep_alive()
+
+    def leave(self) -> None:
+        """The response has ended: what still comes is not the application's, whoever of it goes on reading."""
+        self._over = True
 
     def more(self) -> bytes:
         """Return the next bytes of the body, waiting for them; ``b""`` at its end. In the application's thread.
@@ -97,10 +108,14 @@ class BodyStream:
             BodyError: the client is too slow or has gone, or what it sends is no body.
         """
         sink = self._sink
-        if self._expects_continue:
-            self._expects_continue = False
-            self._continue()
         while not self.done:
+            self._check_time()
+            if self._expects_continue:
+                self._expects_continue = False
+                self._continue()
+            if self._unwaited >= _TURN_BYTES:
+                self._wait()
+                self._check_time()
             try:
                 data = sink.sock.recv(_RECV_BYTES, MSG_DONTWAIT)
             except BlockingIOError:
@@ -108,6 +123,7 @@ class BodyStream:
                 continue
             except OSError as error:
                 raise self._break(400, f"the client has gone: {error.strerror}") from error
+            self._unwaited += len(data)
             if not data:
                 raise self._break(400, "the client has ended the body before its end")
             try:
@@ -115,9 +131,16 @@ class BodyStream:
             except ProtocolError as error:
                 raise self._break(error.status, error.reason) from None
             if piece:
-                self._read += len(piece)
+                self.received += len(piece)
                 return piece
         return b""
+
+    def _check_time(self) -> None:
+        """Not one byte more for an application whose client has had its answer: it may be of the next request, or,
+        behind the end of TLS, enciphered."""
+        response = self._response
+        if self._over or (response is not None and response.overdue):
+            raise self._break(400, "the request is over; the rest of its body cannot be read any more")
 
     def _continue(self) -> None:
         response = self._response
@@ -133,12 +156,13 @@ class BodyStream:
         sink = self._sink
         timeouts = sink.context.timeouts
         started = monotonic()
+        self._unwaited = 0
         if not sink.loop.wait_readable(sink):
             raise self._break(408, "the request body came too slowly (body_timeout)")
         # What the application does meanwhile is not the client's fault: only waiting counts.
         self._waited_s += monotonic() - started
         late_s = self._waited_s - (timeouts.body or 30.0)
-        if timeouts.body_rate and late_s > self._read / timeouts.body_rate:
+        if timeouts.body_rate and late_s > self.received / timeouts.body_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
     def _break(self, status: int, reason: str) -> BodyError:
@@ -159,12 +183,16 @@ class BodyStream:
             self._left -= len(piece)
             done = self._left == 0
         if done:
-            self._end(rest)
+            self.done = True
+            self.rest = rest
+        self._judge_keep_alive()
         return piece
 
-    def _end(self, rest: bytes) -> None:
-        self.done = True
-        self.rest = rest
+    def _judge_keep_alive(self) -> None:
         response = self._response
-        if response is not None and not response.begun:
-            response.keep_alive = response.may_keep_alive
+        if response is None or response.begun or response.overdue:
+            return
+        # A client that waits for a 100 which it does not get may send the body or leave it out: nobody can know
+        # what its next bytes are (RFC 9110 §10.1.1). How much is left of a chunked body is not known either.
+        small = self._decoder is None and not self._expects_continue and self._left <= _MOST_DISCARDED
+        response.keep_alive = response.may_keep_alive and (self.done or small)

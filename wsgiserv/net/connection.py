@@ -288,10 +288,7 @@ class Connection(ClientSink):
             self.state = READY
             return True
         streaming = context.streaming
-        memory = context.body_memory
-        if streaming:
-            memory += _RECV_BYTES  # it is streamed when it is larger, and need not go to a file for that
-        self._body = BodyBuffer(memory, context.spool_dir, context.bodies_memory)
+        self._body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
         if block.chunked:
             self._decoder = ChunkedDecoder(
                 self._body.write, context.body_limit, context.limits.fields, context.limits.field_size
@@ -304,6 +301,8 @@ class Connection(ClientSink):
         self._await_body(context.now, self._body)
         if rest and self._take_body(rest):
             return True
+        # A large chunked body is not streamed unless all are: it gets its CONTENT_LENGTH by being here whole, and
+        # Django, for one, reads nothing without.
         if streaming == ALL_STREAMED or (streaming and length > context.body_memory):
             return self._begin_stream(self._body, block.expect_continue and line.http11 and not rest)
         if block.expect_continue and line.http11 and not rest:
@@ -331,10 +330,7 @@ class Connection(ClientSink):
             self._left = left - len(data)
             done = self._left == 0
         if not done:
-            context = self.context
-            if context.streaming and body.length > context.body_memory:
-                return self._begin_stream(body, False)
-            self._await_body(context.now, body)
+            self._await_body(self.context.now, body)
             return False
         if rest:
             self._buffer = bytearray(rest)
@@ -465,6 +461,7 @@ class Connection(ClientSink):
 
     def _leave_stream(self, stream: BodyStream) -> None:
         """The application has ended; what it has not read of the body must not be read as a request."""
+        stream.leave()
         if stream.done:
             self._stream = None
             if stream.rest:

@@ -70,6 +70,7 @@ class Listener:
         server_name, server_port: what SERVER_NAME and SERVER_PORT (PEP 3333) are when a request says nothing
             better; never empty. A Unix socket has no port: ``localhost`` and the scheme's default.
         inherited: whether the socket was handed to this process, instead of bound by it.
+        path: the absolute path of a Unix socket that a server of ours has bound, or empty.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Listener:
         self.spec = spec
         self.inherited = inherited
         self.is_unix = sock.family == AF_UNIX
-        self._path = path
+        self.path = path
         self._inode = _inode(path) if path else None
         name: Any = sock.getsockname()
         scheme = "https" if secure else "http"
@@ -114,11 +115,16 @@ class Listener:
 
     def unlink(self) -> None:
         """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
-        if self._inode is not None and _inode(self._path) == self._inode:
+        if self._inode is not None and _inode(self.path) == self._inode:
             try:
-                unlink(self._path)
+                unlink(self.path)
             except OSError:
                 pass
+        self._inode = None
+
+
+    def disown(self) -> None:
+        """Leave the Unix socket's file to the next master, who has taken the socket over."""
         self._inode = None
 
 
@@ -138,7 +144,7 @@ def open_listeners(
     """
     secure = bool(settings.certfile)
     if inherited:
-        return [_inherit(fd, f"fd://{fd}", secure) for fd in inherited]
+        return [_inherit(fd, f"fd://{fd}", secure, "LISTEN_FDS") for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
     listeners: list[Listener] = []
     opened: list[Listener] = []
@@ -168,7 +174,7 @@ def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
     except ValueError as error:
         raise ConfigError(f"bind = {spec!r}: {error}.") from None
     if address.kind == "fd":
-        return _inherit(address.fd, spec, secure)
+        return _inherit(address.fd, spec, secure, f"bind = {spec!r}")
     if address.kind == "unix":
         return _open_unix(spec, address.path, settings, secure)
     return _open_tcp(spec, address, settings, secure)
@@ -364,16 +370,19 @@ def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
 # ---- taken over ----------------------------------------------------------------------------------------
 
 
-def _inherit(fd: int, spec: str, secure: bool) -> Listener:
+def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
+    """Take over ``fd``. ``origin`` is who named it: the setting with its value, or the variable."""
     expected = (
         "Expected a stream socket that listens, opened by the parent process (systemd, circus, a test)."
     )
+    if origin == "LISTEN_FDS":
+        expected += " Have ListenStream= and Accept=no in the socket unit."
     try:
         is_socket = stat.S_ISSOCK(fstat(fd).st_mode)
     except OSError as error:
-        raise ConfigError(f"bind = {spec!r}: descriptor {fd} is not open. {expected}") from error
+        raise ConfigError(f"{origin}: descriptor {fd} is not open. {expected}") from error
     if not is_socket:
-        raise ConfigError(f"bind = {spec!r}: descriptor {fd} is not a socket. {expected}")
+        raise ConfigError(f"{origin}: descriptor {fd} is not a socket. {expected}")
     sock = socket(fileno=fd)
     try:
         listens = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
@@ -387,7 +396,7 @@ def _inherit(fd: int, spec: str, secure: bool) -> Listener:
         what = None if listens else "does not listen"
     if what:
         sock.detach()
-        raise ConfigError(f"bind = {spec!r}: descriptor {fd} {what}. {expected}")
+        raise ConfigError(f"{origin}: descriptor {fd} {what}. {expected}")
     sock.setblocking(False)
     sock.set_inheritable(False)
     if sock.family != AF_UNIX:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
-from socket import getdefaulttimeout
+from socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -293,6 +293,9 @@ class Reactor:
             self._refused(error)
             return None
         sock = RawSocket(family, kind, 0, fd)
+        if listener.inherited and not listener.is_unix:
+            # A connection that is older than this server did not get it from the listener.
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         if getdefaulttimeout() is not None:
             sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
         connection = self._admit(sock, address, listener)

@@ -118,7 +118,7 @@ class ServingContext:
         answered: requests answered by this worker.
         call: calls the application: `run_app`, or what watches its time around it.
         streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
-            (once it is larger than ``body_memory``) or `ALL_STREAMED`.
+            (its declared length is above ``body_memory``) or `ALL_STREAMED`.
         pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
             response); None when they are not set.
     """
