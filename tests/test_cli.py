@@ -194,7 +194,8 @@ def test_the_master_runs_with_the_settings_in_their_directory(
     assert made.settings.workers == 2
     assert len(made.given["notices"]) == 1
     assert made.given["log"] == str(tmp_path / "sub")  # where the error log was opened
-    assert set(made.given) == {"notices", "reload_settings", "worker_main", "log"}
+    assert made.given["invocation"].directory == str(tmp_path)  # where the next master is to start
+    assert made.given["predecessor"] is None
 
 
 def test_a_reload_reads_the_same_file_again_from_the_first_directory(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
+    from wsgiserv.net.handoff import Handoff
     from wsgiserv.net.listener import Listener
     from wsgiserv.scoreboard import Slot
 
@@ -132,6 +133,7 @@ class WorkerBoot:
         server: the master as hooks see it (gunicorn's ``server`` argument).
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
+        handoff: the channel to the other workers, None where the platform has none.
     """
 
     settings: Settings
@@ -146,3 +148,4 @@ class WorkerBoot:
     server: Any
     handle: Any
     application: Callable[..., Any] | None = None
+    handoff: Handoff | None = None

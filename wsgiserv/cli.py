@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsgiserv.boot import ReadinessWriter, Report
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.upgrade import Invocation, Predecessor
 
 __all__ = ["main"]
 
@@ -33,6 +34,9 @@ _OUR_CLASSES = ("sync", "threads", "gevent")
 _EXIT_OK = 0
 _EXIT_APPLICATION = ApplicationError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+# Set by a master for the one that is to follow it; spelled out here, since most starts need not import that.
+_UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
 _LONGEST_IMPORT_S = 30.0
@@ -47,16 +51,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
+    predecessor = _predecessor()
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
     except WsgiservError as error:
+        if predecessor is not None:
+            traceback = error.traceback if isinstance(error, ApplicationError) else ""
+            predecessor.failed(f"{error}\n{traceback}".rstrip())
         _tell(error)
         return error.exit_status
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
 
 
-def _run(argv: list[str]) -> int:
+def _predecessor() -> Predecessor | None:
+    """Return the master that this process is to follow (SIGUSR2), if there is one."""
+    if _UPGRADE_VARIABLE not in os.environ:
+        return None
+    from wsgiserv.master.upgrade import Predecessor
+
+    return Predecessor.from_environ(os.environ)
+
+
+def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
@@ -99,10 +116,17 @@ def _run(argv: list[str]) -> int:
         _check_certificates(again.settings)
         return again
 
-    return _serve(loaded, reload_settings)
+    from wsgiserv.master.upgrade import Invocation
+
+    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
 
 
-def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
+def _serve(
+    loaded: Loaded,
+    reload_settings: Callable[[], Loaded],
+    invocation: Invocation,
+    predecessor: Predecessor | None,
+) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.workers.base import worker_main
@@ -115,6 +139,8 @@ def _serve(loaded: Loaded, reload_settings: Callable[[], Loaded]) -> int:
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
+        invocation=invocation,
+        predecessor=predecessor,
     )
     return master.run()
 

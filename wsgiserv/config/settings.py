@@ -206,6 +206,20 @@ class Settings(ProcessSettings):
             "many at a time, each when its successor is ready."
         ),
     )
+    handoff_after: float = setting(
+        0.05,
+        section="Workers",
+        flags=("--handoff-after",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="Hand over who waits behind a call that lasts longer; 0 is never.",
+        doc=(
+            "For `sync` with two workers or more. A sync worker runs one call at a time; clients on kept connections "
+            "whose next request comes meanwhile are passed to a worker that is free. TLS connections cannot be passed "
+            "on."
+        ),
+    )
     warmup: tuple[str, ...] = setting(
         (),
         section="Workers",

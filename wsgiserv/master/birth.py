@@ -103,6 +103,7 @@ def fork_worker(
             server=server,
             handle=handle,
             application=generation.application,
+            handoff=server.handoff,
         )
     )
 

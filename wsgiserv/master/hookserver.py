@@ -18,6 +18,7 @@ from wsgiserv.net.listener import Listener
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
+    from wsgiserv.net.handoff import Handoff
 
 __all__ = ["HookServer"]
 
@@ -36,6 +37,7 @@ class HookServer:
         worker_age: the serial number of the newest worker.
         WORKERS: the workers by process id.
         LISTENERS: the listening sockets.
+        handoff: the workers' channel (`Startup` makes it; not for hooks).
         START_CTX: how the server was started: ``args``, ``cwd`` and, under 0, the interpreter.
     """
 
@@ -44,6 +46,7 @@ class HookServer:
         self.pid = os.getpid()
         self.worker_age = 0
         self.WORKERS: dict[int, Handle] = {}
+        self.handoff: Handoff | None = None
         self.LISTENERS: list[Listener] = []
         self.START_CTX: dict[Any, Any] = {
             "args": [sys.executable, *sys.argv],

@@ -56,6 +56,7 @@ from wsgiserv.master.supervisor import (
     Wait,
     plan,
 )
+from wsgiserv.master.upgrade import Invocation, Predecessor, Successor, start_successor
 from wsgiserv.master.workforce import Workforce
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Master:
         reload_settings: reads the configuration again (SIGHUP); raises ConfigError.
         worker_main: runs a worker in the child, returns its exit status.
         log: the error log.
+        invocation: how this process was started, for the next master (SIGUSR2); None: it cannot be.
+        predecessor: the master that this one follows.
     """
 
     def __init__(
@@ -89,8 +92,13 @@ class Master:
         reload_settings: Callable[[], Loaded],
         worker_main: Callable[[WorkerBoot], int],
         log: logging.Logger,
+        invocation: Invocation | None = None,
+        predecessor: Predecessor | None = None,
     ) -> None:
         self._settings = settings
+        self._invocation = invocation
+        self._predecessor = predecessor
+        self._successor: Successor | None = None
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
@@ -107,6 +115,7 @@ class Master:
         self._workforce: Workforce
         self._fleet: Fleet
         self._server: HookServer
+        self._startup: Startup
         self._rollover: Rollover
         self._recycler: Recycler
 
@@ -125,9 +134,9 @@ class Master:
         sys.exit(be_worker(boot, self._worker_main))
 
     def _run(self) -> int:
-        startup = Startup(self._settings, self._notices, self._log)
+        startup = self._startup = Startup(self._settings, self._notices, self._log, self._predecessor)
         try:
-            if self._settings.daemon:
+            if self._settings.daemon and self._predecessor is None:
                 self._foreground = daemonize()
             with interruptible():
                 generation = startup.start()
@@ -205,6 +214,7 @@ class Master:
                 self._answer(signal)
             self._workforce.read_reports()
             self._workforce.reap()
+            self._hear_successor()
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
                 self._stop_now("graceful", "drained")
@@ -252,6 +262,8 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
+        if self._successor is not None and not self._successor.over:
+            poller.register(self._successor.fileno(), POLLIN)
         poller.poll(ceil(duration_s * 1000))
         now = monotonic()
         if now - before > duration_s + _SUSPENDED_S:
@@ -268,6 +280,9 @@ class Master:
             self._rollover.close_foreign(generation)
             if self._foreground is not None:
                 self._foreground.close()
+            for line in (self._predecessor, self._successor):
+                if line is not None:
+                    line.close()
 
         try:
             self._workforce.spawn(generation, close_others)
@@ -319,6 +334,7 @@ class Master:
         serving = sum(each.serving for each in self._fleet.workers if each.generation == current.number)
         if serving >= current.workers:
             self._announced = True
+            self._startup.take_over()
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
 
     # ---- signals ---------------------------------------------------------------------------------------
@@ -346,10 +362,7 @@ class Master:
         elif signal == SIGWINCH:
             self._retire_all()
         elif signal == SIGUSR2:
-            self._log.warning(
-                "SIGUSR2: starting the next binary beside this one is not supported by this version; SIGHUP loads "
-                "a new application, a new Python or wsgiserv needs a restart"
-            )
+            self._upgrade(signal)
 
     def _begin_stop(self, how: Literal["graceful", "fast"], signal: Signals) -> None:
         delay_s = self._server.cfg.drain_delay
@@ -377,6 +390,58 @@ class Master:
             self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
         self._workforce.stopping = True
+        if self._successor is not None and not self._successor.over:
+            self._successor.stop()
+
+    def _upgrade(self, signal: Signals) -> None:
+        """Start the next master beside this one."""
+        if self._successor is not None:
+            self._log.info(
+                "%s: the next master (pid %d) is starting already", signal.name, self._successor.pid
+            )
+            return
+        if self._invocation is None:
+            self._log.warning("%s: it is not known how this server was started", signal.name)
+            return
+        server = self._server
+        try:
+            successor = start_successor(
+                self._invocation,
+                self._rollover.current.listeners,
+                self._startup.handoff.fds() if self._startup.handoff is not None else None,
+                activated=self._startup.inherited,
+                signals=self._signals,
+                before_exec=lambda: call_hook(self._log, "pre_exec", server.cfg.pre_exec, server),
+            )
+        except OSError as error:
+            self._log.error("the next master cannot be started: %s", error.strerror)
+            return
+        self._successor = successor
+        self._log.info("%s: the next master is starting (pid %d)", signal.name, successor.pid)
+
+    def _hear_successor(self) -> None:
+        successor = self._successor
+        if successor is None:
+            return
+        successor.listen()
+        if not successor.over:
+            return
+        successor.reap()
+        if self._stop:
+            return
+        if successor.ready:
+            self._log.info("the next master (pid %d) serves; this one leaves", successor.pid)
+            self._startup.leave_to_successor()
+            self._workforce.followed = True
+            self._stop_now("graceful", "upgraded")
+        else:
+            self._log.error(
+                "the upgrade has failed, this master and its workers stay. The next master (pid %d): %s",
+                successor.pid,
+                successor.reason,
+            )
+            successor.stop()
+            self._successor = None
 
     def _reopen_logs(self) -> None:
         reopen_error_log()

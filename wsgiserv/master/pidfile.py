@@ -52,6 +52,27 @@ class PidFile:
                 f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}"
             ) from error
 
+    def take_over(self, holder: int) -> None:
+        """Put this process's id in the place of ``holder``'s, whose server this process goes on with.
+
+        Raises ConfigError as `create`, also when somebody else has the file by now.
+        """
+        if self._holder() != holder:
+            self.create()
+            return
+        pid = getpid()
+        draft = f"{self.path}.{pid}"
+        try:
+            with open(draft, "w") as file:
+                file.write(f"{pid}\n")
+            replace(draft, self.path)
+        except OSError as error:
+            raise ConfigError(f"pidfile = {self.path!r}: cannot write it: {error.strerror}.") from error
+
+    def is_held_by(self, pid: int) -> bool:
+        """Whether the file names this process."""
+        return self._holder() == pid
+
     def _publish(self, draft: str, pid: int) -> None:
         # link() fails when the name is taken, so of two servers that start at once only one gets it.
         for _ in range(10):

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
 from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.systemd import take_listen_fds
+from wsgiserv.master.upgrade import Predecessor
+from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener, open_listeners
 from wsgiserv.privileges import check_privileges
 
@@ -43,22 +46,31 @@ class Startup:
         environment: what `raw_env` has set.
         pid_file: the pid file, or None.
         listeners: all listening sockets that are open, of every generation.
+        handoff: the channel between the workers, one for the life of the server; None where there is none.
         inherited: whether the sockets came from the service manager, so that `bind` does not count.
 
     Made before a daemon forks: LISTEN_PID names the process that the service manager has started.
     """
 
-    def __init__(self, settings: Settings, notices: Sequence[str], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        notices: Sequence[str],
+        log: logging.Logger,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self._settings = settings
+        self._predecessor = predecessor
         self._notices = notices
         self.log = log
         self._began_at = monotonic()
         self._inherited_fds = take_listen_fds(os.environ, getpid())
-        self.inherited = bool(self._inherited_fds)
+        self.inherited = bool(self._inherited_fds) or (predecessor is not None and predecessor.activated)
         self.server: HookServer
         self.environment = RawEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
+        self.handoff: Handoff | None = None
 
     def start(self) -> Generation:
         """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`."""
@@ -68,14 +80,17 @@ class Startup:
         set_title("master", self.server.proc_name)
         if settings.pidfile:
             pid_file = PidFile(settings.pidfile)
-            pid_file.create()
+            if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
+                pid_file.create()
             self.pid_file = pid_file
         self.environment.apply(settings.raw_env)
         for notice in self._notices:
             log.warning("%s", notice)
         call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
-        self.listeners = open_listeners(settings, self._inherited_fds)
+        self.listeners = self._listeners()
         self.server.listen(self.listeners)
+        left = self._predecessor.handoff if self._predecessor is not None else None
+        self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
         log.info(
             "wsgiserv %s (Python %s), pid %d: %s for %s",
             __version__,
@@ -100,6 +115,34 @@ class Startup:
         call_hook(log, "when_ready", settings.when_ready, self.server)
         return generation
 
+    def _listeners(self) -> list[Listener]:
+        settings, predecessor = self._settings, self._predecessor
+        if predecessor is None:
+            return open_listeners(settings, self._inherited_fds)
+        left = predecessor.listeners(bool(settings.certfile))
+        listeners = left if predecessor.activated else open_listeners(settings, keep=left)
+        for listener in left:
+            if listener not in listeners:
+                listener.close()  # its file is the old master's, until that leaves
+        return listeners
+
+    def take_over(self) -> None:
+        """Tell the old master that this one serves, and take its pid file. Once, when all is up."""
+        if self._predecessor is None:
+            return
+        if self.pid_file is not None:
+            try:
+                self.pid_file.take_over(self._predecessor.pid)
+            except ConfigError as error:
+                self.log.error("%s", error)
+                self.pid_file = None
+        self._predecessor.ready()
+
+    def leave_to_successor(self) -> None:
+        """The next master has the sockets, and their files, from now on."""
+        for listener in self.listeners:
+            listener.disown()
+
     def _preload(self) -> Callable[..., Any] | None:
         settings = self._settings
         if not settings.preload_app or settings.wsgi_app is None:
@@ -113,6 +156,9 @@ class Startup:
             listener.unlink()
             listener.close()
         self.listeners = []
+        if self.handoff is not None:
+            self.handoff.close()
+            self.handoff = None
         if self.pid_file is not None:
             self.pid_file.remove()
             self.pid_file = None

@@ -44,11 +44,13 @@ class Workforce:
     Attributes:
         fleet: the workers, and how they have failed.
         stopping: set by the master when it stops: deaths are no news any more.
+        followed: set when the next master's workers take over what these hand on.
     """
 
     def __init__(self, server: HookServer, signals: SignalQueue, log: logging.Logger) -> None:
         self.fleet = Fleet()
         self.stopping = False
+        self.followed = False
         self._server = server
         self._signals = signals
         self._log = log
@@ -111,7 +113,7 @@ class Workforce:
         now = monotonic()
         if signal == SIGTERM:
             worker.term_at = now
-            if self.stopping and worker.slot is not None:
+            if self.stopping and not self.followed and worker.slot is not None:
                 worker.slot.words[STOPPING] = 1  # there is nobody to hand a connection to
             self._log.debug("worker %d is told to retire", worker.pid)
         elif signal == SIGQUIT:

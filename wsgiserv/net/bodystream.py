@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.response import CONTINUE
+from wsgiserv.net.serving import RATE_GRACE_S
 from wsgiserv.wsgi.gateway import ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, StreamedInput
 
@@ -161,7 +162,7 @@ class BodyStream:
             raise self._break(408, "the request body came too slowly (body_timeout)")
         # What the application does meanwhile is not the client's fault: only waiting counts.
         self._waited_s += monotonic() - started
-        late_s = self._waited_s - (timeouts.body or 30.0)
+        late_s = self._waited_s - (timeouts.body or RATE_GRACE_S)
         if timeouts.body_rate and late_s > self.received / timeouts.body_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 

@@ -34,8 +34,19 @@ from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.bodystream import BodyStream
+from wsgiserv.net.handoff import MOST_MOVED_BYTES, Luggage
 from wsgiserv.net.sending import RESET, ClientSink
-from wsgiserv.net.serving import ALL_STREAMED, NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
+from wsgiserv.net.serving import (
+    ALL_STREAMED,
+    NEVER,
+    NONE,
+    RATE_GRACE_S,
+    READ,
+    UNWATCHED,
+    WRITE,
+    Loop,
+    ServingContext,
+)
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
 from wsgiserv.wsgi.gateway import ClientGone, Response
@@ -60,8 +71,6 @@ _RECV_BYTES: Final = 65536
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
 # lost to a reset (RFC 9112 §9.6).
 _LINGER_S: Final = 5.0
-# Without body_timeout, how long a body may come as slowly as it likes.
-_RATE_GRACE_S: Final = 30.0
 
 
 class Connection(ClientSink):
@@ -144,6 +153,9 @@ class Connection(ClientSink):
         try:
             data = self.sock.recv(_RECV_BYTES, MSG_DONTWAIT)
         except BlockingIOError:
+            if self.interest == READ:
+                # Woken for nothing: with threads the poller may have got an older wish after a newer one.
+                self.loop.watch(self, READ)
             return False
         except OSError as error:
             self._vanish(error)
@@ -350,7 +362,7 @@ class Connection(ClientSink):
         timeouts = self.context.timeouts
         deadline = now + (timeouts.body or NEVER)
         if timeouts.body_rate:
-            earned = self._body_began + (timeouts.body or _RATE_GRACE_S) + body.length / timeouts.body_rate
+            earned = self._body_began + (timeouts.body or RATE_GRACE_S) + body.length / timeouts.body_rate
             deadline = min(deadline, earned)
         self.deadline = deadline
 
@@ -593,6 +605,16 @@ class Connection(ClientSink):
         return self._line, self._block
 
     @property
+    def received_by_application(self) -> int:
+        """Bytes of a streamed body that the application has read itself so far."""
+        return 0 if self._stream is None else self._stream.received
+
+    @property
+    def is_read_by_application(self) -> bool:
+        """Whether the application reads a streamed body, through more than a plain socket."""
+        return self._stream is not None and type(self.sock) is not RawSocket
+
+    @property
     def is_idle(self) -> bool:
         """Whether no byte of a request is here: closing loses nothing."""
         return self.state == HEAD and self._buffer is None
@@ -647,6 +669,52 @@ class Connection(ClientSink):
             else:
                 self.close()
         return False
+
+    # ---- to another process --------------------------------------------------------------------------
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether another process could go on with it: no byte of a request is with the application, or owed."""
+        state, buffer = self.state, self._buffer
+        return (
+            # HEAD and not watched yet: the thread that has ended its request is about to see to that.
+            (state == WAITING or (state == HEAD and self.interest == READ))
+            and type(self.sock) is RawSocket  # neither TLS nor behind a PROXY header that is still to come
+            and not self._outbox
+            and (buffer is None or len(buffer) <= MOST_MOVED_BYTES)
+        )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the bytes of a next request are here, and nobody has looked at them."""
+        return self.state == WAITING
+
+    def luggage(self) -> Luggage:
+        """Return what another process needs to go on with a movable connection."""
+        data = b"" if self._buffer is None else bytes(self._buffer)
+        waiting = self.state == WAITING
+        used = waiting or (self._line is not None and not data)
+        return Luggage(self.peer, self.peer_name, data, waiting, self._blank, used, self.deadline)
+
+    def let_go(self) -> None:
+        """Drop a connection that another process has now: its client sees nothing of it."""
+        self.state = CLOSED
+        self.loop.forget(self)
+        self._buffer = None
+        self.sock.close()
+
+    def take_up(self, luggage: Luggage) -> None:
+        """Go on where another process has left off; called once, on a new connection. Then `receive` or `advance`."""
+        data = luggage.data
+        self.deadline = luggage.deadline
+        self._blank = luggage.blank
+        if data:
+            self._buffer = bytearray(data)
+        if luggage.waiting:
+            self.state = WAITING
+        elif luggage.used and not data:
+            # Stands for the request that the other process has answered: a connection that has been used.
+            self._line = self.context.parser.request_line(b"GET / HTTP/1.1")
 
     def _vanish(self, error: OSError | None) -> None:
         if self.state == READY:

@@ -122,7 +122,6 @@ class Listener:
                 pass
         self._inode = None
 
-
     def disown(self) -> None:
         """Leave the Unix socket's file to the next master, who has taken the socket over."""
         self._inode = None

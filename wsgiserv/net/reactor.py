@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.sending import ClientSink
-from wsgiserv.net.serving import NONE, READ, UNWATCHED, WRITE
+from wsgiserv.net.serving import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
 
 __all__ = ["Poller", "Reactor", "open_poller"]
 
@@ -178,6 +178,8 @@ class Reactor:
             for listener in listeners
         }
         self._callbacks: dict[int, Callable[[], None]] = {}
+        # Of these, what is watched only while new connections are taken.
+        self._sources: list[int] = []
         self._admit = admit
         self._most = most
         self._log = log
@@ -188,12 +190,18 @@ class Reactor:
     # ---- the Loop of the connections -------------------------------------------------------------------
 
     def watch(self, connection: Connection, interest: int) -> None:
-        """Wake `connection` for `interest`; a connection is registered at its first wish only."""
+        """Wake `connection` for `interest`; a connection is registered at its first wish only.
+
+        The wish is noted before the poller is told. Two threads may be here for one connection, and the system
+        call lets the other one in: noted after it, an old wish could hide that a newer one is not watched for.
+        """
+        known = connection.interest != UNWATCHED
+        connection.interest = interest
         try:
-            if connection.interest == UNWATCHED:
-                self.poller.register(connection.fd, interest)
-            else:
+            if known:
                 self.poller.modify(connection.fd, interest)
+            else:
+                self.poller.register(connection.fd, interest)
         except FileNotFoundError:  # another thread has just come to `ignore` it
             self.poller.register(connection.fd, interest)
         except FileExistsError:  # or to `watch` it
@@ -201,14 +209,13 @@ class Reactor:
         except (OSError, KeyError):
             if self.connections.get(connection.fd) is connection:
                 raise
-            return  # or to close it, since its client has left
-        connection.interest = interest
+            # It was closed, since its client has left.
 
     def ignore(self, connection: Connection) -> None:
         """Watch a connection no longer until its next wish: epoll tells of a reset even those who ask for nothing."""
+        connection.interest = UNWATCHED
         with suppress(OSError, KeyError):  # closed at this moment by its own thread
             self.poller.unregister(connection.fd)
-        connection.interest = UNWATCHED
 
     def begin(self, connection: Connection) -> None:
         """Watch a connection that has brought no whole request along; nothing for one that is closed again."""
@@ -240,7 +247,9 @@ class Reactor:
         """Block until the client sends more of its body; False at ``body_timeout``."""
         poller = _poll()
         poller.register(connection.fd, _POLLIN)
-        return bool(poller.poll(connection.context.timeouts.body * 1000 or None))
+        timeouts = connection.context.timeouts
+        limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+        return bool(poller.poll(limit_s * 1000 or None))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 
@@ -248,6 +257,15 @@ class Reactor:
         """Call ``callback`` whenever ``fd`` is readable."""
         self._callbacks[fd] = callback
         self.poller.register(fd, READ)
+
+    def add_source(self, fd: int, callback: Callable[[], None]) -> None:
+        """Treat ``fd`` like a listener: watched while connections are taken, and one worker is woken, not all.
+
+        Call it before `start_accepting`. ``callback`` takes connections while there is room (`has_room`), and
+        tells of them by `adopt`.
+        """
+        self._callbacks[fd] = callback
+        self._sources.append(fd)
 
     def remove_callback(self, fd: int) -> None:
         """Watch ``fd`` no longer."""
@@ -260,15 +278,29 @@ class Reactor:
         """Watch the listeners."""
         if not self.accepting:
             self.accepting = True
-            for fd in self._listeners:
+            for fd in (*self._listeners, *self._sources):
                 self.poller.register(fd, READ, exclusive=True)
 
     def stop_accepting(self) -> None:
         """Leave the listeners alone: what comes waits in the backlog, for a sibling or for later."""
         if self.accepting:
             self.accepting = False
-            for fd in self._listeners:
+            for fd in (*self._listeners, *self._sources):
                 self.poller.unregister(fd)
+
+    def has_room(self) -> bool:
+        """Whether one more connection may be taken; if not, none is until there is room again."""
+        if len(self.connections) < self._most or self._make_room():
+            return True
+        self.stop_accepting()
+        if not self._crowded:
+            self._crowded = True
+            self._crowd(True)
+        return False
+
+    def adopt(self, connection: Connection) -> None:
+        """Have a connection that did not come from a listener; it is watched from its first wish on."""
+        self.connections[connection.fd] = connection
 
     def is_listener(self, fd: int) -> bool:
         """Whether ``fd`` is one of the listeners."""
@@ -276,11 +308,8 @@ class Reactor:
 
     def accept(self, listener_fd: int) -> Connection | None:
         """Take one connection; None when there is none, or none can be taken now."""
-        if len(self.connections) >= self._most and not self._make_room():
-            self.stop_accepting()
-            if not self._crowded:
-                self._crowded = True
-                self._crowd(True)
+        # Asked here first: a call less for each connection.
+        if len(self.connections) >= self._most and not self.has_room():
             return None
         listener, family, kind = self._listeners[listener_fd]
         try:
@@ -290,7 +319,7 @@ class Reactor:
         except BlockingIOError:
             return None
         except OSError as error:
-            self._refused(error)
+            self.refused(error)
             return None
         sock = RawSocket(family, kind, 0, fd)
         if listener.inherited and not listener.is_unix:
@@ -320,7 +349,8 @@ class Reactor:
         total = len(self.connections)
         return total - silent < self._most and total < 2 * self._most
 
-    def _refused(self, error: OSError) -> None:
+    def refused(self, error: OSError) -> None:
+        """Rest from accepting: the system has no descriptor or memory for a connection, or fails otherwise."""
         if error.errno in _PEER_GONE:
             return
         if error.errno not in _EXHAUSTED:
@@ -354,10 +384,15 @@ class Reactor:
         return list(self._listeners)
 
     def call_back(self, fd: int) -> None:
-        """Call what `add_callback` was given for ``fd``; nothing for a descriptor that has been closed since."""
+        """Call what `add_callback` or `add_source` was given for ``fd``; nothing for one that has been closed since."""
         callback = self._callbacks.get(fd)
         if callback is not None:
             callback()
+        else:
+            # With threads, one may have watched a connection that another closed: the number may be the
+            # application's by now, and would wake every poll.
+            with suppress(OSError, KeyError):
+                self.poller.unregister(fd)
 
     # ---- deadlines -----------------------------------------------------------------------------------------
 

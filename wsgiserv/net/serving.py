@@ -32,6 +32,7 @@ __all__ = [
     "NEVER",
     "NEVER_STREAMED",
     "NONE",
+    "RATE_GRACE_S",
     "READ",
     "UNWATCHED",
     "WRITE",
@@ -44,6 +45,8 @@ __all__ = [
 _BODIES_MEMORY_BYTES: Final = 64 * 1024 * 1024
 
 NEVER: Final = float("inf")
+# Without body_timeout, how long a body may come as slowly as it likes.
+RATE_GRACE_S: Final = 30.0
 
 # When a body is streamed (stream_request_body).
 NEVER_STREAMED: Final = 0

@@ -34,6 +34,7 @@ from wsgiserv.http.uwsgi import UwsgiReader
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import ErrorStream, reopen_error_log
 from wsgiserv.net.connection import Connection
+from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.proxysocket import ProxySocket
@@ -67,6 +68,8 @@ class Worker(ABC):
     Attributes:
         age, pid, ppid, cfg, log, sockets, booted, alive, aborted, nr, timeout: as in gunicorn's workers, for hooks.
         context: what its connections share; made by `load`.
+        told_to_leave: whether SIGTERM has come, which the loop may not have seen yet.
+        handing_over: whether it leaves by handing its connections over; then they go on as if nothing were.
         accepting: whether it takes new connections.
     """
 
@@ -87,6 +90,8 @@ class Worker(ABC):
         self.booted = False
         self.aborted = False
         self.retiring = False
+        self.handing_over = False
+        self.told_to_leave = False
         self.leave_now = False
         self.leave_by = float("inf")
         # When all that could run a request last made progress, while none of it is free; else None.
@@ -118,6 +123,16 @@ class Worker(ABC):
     @abstractmethod
     def stop_accepting(self) -> None:
         """Take no new connection, but first all that wait in the backlog. Called once, when retiring begins."""
+
+    def may_hand_over(self) -> bool:
+        """Whether connections can go to another worker of this server. From any thread, at any time."""
+        return False
+
+    def stop_handing_over(self) -> None:
+        """Nobody is left to take connections: from now on leave as without a channel."""
+        self.handing_over = False
+        self.context.retire()
+        self.stop_accepting()
 
     @abstractmethod
     def connections(self) -> list[Connection]:
@@ -213,6 +228,11 @@ class Worker(ABC):
             )
             for listener in boot.listeners
         }
+        # How a sibling knows a listener: by its address, whatever is spoken there.
+        self._bases_by_address = {
+            _address_of(listener): self._bases[listener] for listener in reversed(boot.listeners)
+        }
+        self.addresses = {id(base): address for address, base in self._bases_by_address.items()}
 
     def _application(self) -> Callable[..., Any]:
         settings = self.cfg
@@ -245,6 +265,32 @@ class Worker(ABC):
         proxied = ProxySocket(sock, client, self.cfg.proxy_protocol, peer)
         connection = make(self.context, self.loop, proxied, base, peer, name, trusted)
         proxied.hand_over = partial(setattr, connection, "sock")
+        return connection
+
+    def adopt(self, handed: Handed) -> Connection | None:
+        """Make a connection of what a sibling has handed over, to go on where that has left off.
+
+        Returns:
+            None, and the socket is closed, when the client has left, or HTTP is not what is spoken here.
+        """
+        sock, luggage = handed.sock, handed.luggage
+        try:
+            address = sock.getpeername()
+        except OSError:
+            sock.close()
+            return None
+        if self._uwsgi_peers is not None:
+            sock.close()
+            return None
+        base = self._bases_by_address.get(handed.listener)
+        if base is None:  # a reload has given that address up
+            base = self._bases[self.boot.listeners[0]]
+        if self._secure is not None:
+            base = {**base, "wsgi.url_scheme": "http"}  # TLS has come with a reload, and this one is older
+        # Whether the peer is trusted is this configuration's word, not the sender's.
+        trusted = self._peers.of(address)[2]
+        connection = Connection(self.context, self.loop, sock, base, luggage.peer, luggage.peer_name, trusted)
+        connection.take_up(luggage)
         return connection
 
     loop: Any  # the `Loop` of the connections
@@ -318,12 +364,15 @@ class Worker(ABC):
                     self.context.access.reopen()
 
     def _term(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``.
+        """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``, unless
+        the connection goes to another worker.
 
         While the worker boots there is nothing to finish, and an import may take its time: it leaves here.
         """
         if self.booted:
-            self.context.gateway.keep_open = False
+            self.told_to_leave = True
+            if not self.may_hand_over():
+                self.context.gateway.keep_open = False
         else:
             os._exit(EXIT_OK)
 
@@ -345,12 +394,11 @@ class Worker(ABC):
 
     def lifeline_ended(self) -> None:
         """The master is gone: serve what is under way, shortly, and leave."""
-        if not self.retiring:
+        if not self.retiring or self.handing_over:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
-            self.context.retire()
             self.leave_by = monotonic() + _ORPHAN_GRACE_S
-            self.stop_accepting()
+            self.stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
                     connection.close()
@@ -388,7 +436,9 @@ class Worker(ABC):
             return
         self.log.debug("worker %d retires: %s", self.pid, reason)
         self.retiring = True
-        self.context.retire()
+        self.handing_over = self.may_hand_over()
+        if not self.handing_over:
+            self.context.retire()
         self.leave_by = monotonic() + self.cfg.graceful_timeout
         self.stop_accepting()
 
@@ -425,6 +475,10 @@ class Worker(ABC):
             if self.context.access is not None:
                 self.context.access.close()
         return EXIT_OK
+
+
+def _address_of(listener: Listener) -> str:
+    return listener.url.partition("://")[2] or listener.url
 
 
 def _queued(number: int, frame: FrameType | None) -> None:

@@ -94,7 +94,8 @@ class _Guard:
                 return False
             self.expired = True
             response = self.response
-            if self.sent:
+            # Where the request's thread may be reading through TLS at this moment, nobody else may use it.
+            if self.sent or self.connection.is_read_by_application:
                 response.time_out()
                 response.aborted = True
                 return True

@@ -19,7 +19,7 @@ from gevent.hub import get_hub
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
-from wsgiserv.workers.reactorworker import CROWDED_TURN_S, ReactorWorker
+from wsgiserv.workers.reactorworker import CHANNEL_FULL_S, CROWDED_TURN_S, ReactorWorker
 
 __all__ = ["GeventWorker"]
 
@@ -59,6 +59,7 @@ class GeventWorker(ReactorWorker):
         self._will_turn = False
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
+        self._full_timer: Any = None
         self.run_request = self._run_in_greenlet
         self._done: Any = None
 
@@ -91,6 +92,7 @@ class GeventWorker(ReactorWorker):
         timer.start(self._turn)
         # Repeating: libev's one-shot timer, started again, fires at once and would spin.
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
+        self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
         try:
             self._turn()
             self._done.wait()
@@ -98,6 +100,7 @@ class GeventWorker(ReactorWorker):
             watcher.stop()
             timer.stop()
             self._crowded_timer.stop()
+            self._full_timer.stop()
             self.reactor.close()
 
     def _turn(self) -> None:
@@ -105,6 +108,8 @@ class GeventWorker(ReactorWorker):
         self._is_turning = True
         try:
             self.turn(0.0)
+            if self.retiring:
+                self._hand_over_after_turn()
         except Exception:  # in the hub nobody else would log it, and the server must go on
             self.log.exception("the gevent worker's loop failed")
         self._is_turning = False
@@ -116,6 +121,13 @@ class GeventWorker(ReactorWorker):
             self._crowded_timer.again(self._turn)
         elif self._crowded_timer.active:
             self._crowded_timer.stop()
+
+    def _hand_over_after_turn(self) -> None:
+        """What the turn has made movable leaves now: nothing may wake the hub for the next one."""
+        if 0.0 < self.go_on_leaving(1.0) < 1.0:
+            self._full_timer.again(self._turn)
+        elif self._full_timer.active:
+            self._full_timer.stop()
 
     def turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.

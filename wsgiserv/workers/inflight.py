@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from _thread import get_ident
 from collections.abc import Iterable
 from itertools import islice
 from types import FrameType
@@ -90,8 +91,10 @@ def stack_of(frame: FrameType | None) -> str:
 def _named_threads() -> Iterable[tuple[str, FrameType]]:
     # Not threading.enumerate(): it takes a lock that the culprit may hold.
     names = {thread.ident: thread.name for thread in list(threading._active.values())}  # type: ignore[attr-defined]
+    own = get_ident()
     for ident, frame in sys._current_frames().items():
-        yield names.get(ident, f"thread {ident}"), frame
+        # Our own innermost frame is this generator's, which has nothing behind it once it is suspended.
+        yield names.get(ident, f"thread {ident}"), sys._getframe(1) if ident == own else frame
 
 
 def thread_calls() -> list[Call]:
@@ -107,14 +110,14 @@ def other_threads() -> list[str]:
 
 
 def progress() -> dict[str, int]:
-    """Return the requests that the process's threads run by id, each with the bytes of its body sent so far."""
+    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far."""
     found = {}
     for _, frame in _named_threads():
         at: FrameType | None = frame
         while at is not None and at.f_code is not _RUN:
             at = at.f_back
         if at is not None and (response := at.f_locals.get("response")) is not None:
-            found[at.f_locals["request_id"]] = response.sent
+            found[at.f_locals["request_id"]] = response.sent + at.f_locals["self"].received_by_application
     return found
 
 

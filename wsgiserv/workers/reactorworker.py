@@ -12,11 +12,13 @@ from typing import Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.net.handoff import Handed
 from wsgiserv.net.reactor import Reactor
 from wsgiserv.net.serving import UNWATCHED, WRITE
+from wsgiserv.scoreboard import STOPPING
 from wsgiserv.workers.base import Worker
 
-__all__ = ["CROWDED_TURN_S", "ReactorWorker"]
+__all__ = ["CHANNEL_FULL_S", "CROWDED_TURN_S", "ReactorWorker"]
 
 # How many connections one turn takes from a listener, and for how long at most, before the clients that are
 # connected already have their turn again.
@@ -26,6 +28,8 @@ _ACCEPT_BATCH_S: Final = 0.002
 CROWDED_TURN_S: Final = 0.05
 # A client that has connected but sent nothing yet may be about to: so long a leaving worker waits for it.
 _FRESH_GRACE_S: Final = 1.0
+# The channel to the siblings holds some hundred connections; when it is full, the rest goes so much later.
+CHANNEL_FULL_S: Final = 0.005
 
 
 class ReactorWorker(Worker):
@@ -58,6 +62,8 @@ class ReactorWorker(Worker):
         reactor, boot = self.reactor, self.boot
         reactor.add_callback(self.wakeup_fd, self.take_signals)
         reactor.add_callback(boot.lifeline, self._lifeline_ended)
+        if boot.handoff is not None:
+            reactor.add_source(boot.handoff.fileno(), self._take_handed)
         self.tick(monotonic())
         reactor.start_accepting()
         boot.ready.report("ready")
@@ -80,6 +86,8 @@ class ReactorWorker(Worker):
 
     def turn(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s`` seconds for something to do, and do all that is there to do now."""
+        if self.retiring:
+            timeout_s = self.go_on_leaving(timeout_s)
         reactor, context, run = self.reactor, self.context, self.run_request
         connections, waiting = reactor.connections, reactor.waiting
         if waiting:
@@ -127,10 +135,106 @@ class ReactorWorker(Worker):
         elif connection.interest == UNWATCHED:
             self.reactor.begin(connection)
 
+    # ---- from and to the siblings --------------------------------------------------------------------
+
+    def may_hand_over(self) -> bool:
+        """Whether connections can go to another worker: not TLS, whose state cannot; not uwsgi, which ends with
+        each response anyway; and not while the whole server stops."""
+        boot = self.boot
+        return (
+            boot.handoff is not None
+            and self._secure is None
+            and self._uwsgi_peers is None
+            and not boot.slot.words[STOPPING]
+        )
+
+    def hand_over(self, connection: Connection) -> bool:
+        """Give a movable connection to whichever sibling is free; False when the channel takes nothing now."""
+        handoff = self.boot.handoff
+        assert handoff is not None
+        address = self.addresses.get(id(connection.base), "")
+        if not handoff.send(connection.fd, connection.luggage(), address):
+            return False
+        connection.let_go()
+        return True
+
+    def go_on_leaving(self, timeout_s: float) -> float:
+        """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
+        if not self.handing_over:
+            if not self.reactor.connections:
+                self._take_all_handed()  # the last to leave must not leave somebody there
+            return timeout_s
+        if self.boot.slot.words[STOPPING]:
+            self.stop_handing_over()
+            return 0.0
+        for connection in self.connections():
+            if connection.is_movable and not self.hand_over(connection):
+                return min(timeout_s, CHANNEL_FULL_S)
+        return timeout_s if self.reactor.connections else 0.0
+
+    def _take_handed(self) -> None:
+        """Take connections off the channel, each when the one before has been served: the rest is for who is free."""
+        handoff, reactor = self.boot.handoff, self.reactor
+        assert handoff is not None
+        started = monotonic()
+        for _ in range(_ACCEPT_BATCH):
+            if self.retiring or not reactor.has_room():
+                return
+            try:
+                handed = handoff.receive()
+            except OSError as error:
+                reactor.refused(error)
+                return
+            if handed is None:
+                return
+            self._go_on_with(handed)
+            if monotonic() - started > _ACCEPT_BATCH_S:
+                return
+
+    def _go_on_with(self, handed: Handed) -> Connection | None:
+        connection = self.adopt(handed)
+        if connection is None:
+            return None
+        reactor = self.reactor
+        reactor.adopt(connection)
+        if connection.is_waiting:
+            if connection.advance():
+                self.run_request(connection)
+        else:
+            self._first(connection)
+        return connection
+
+    def _take_all_handed(self) -> None:
+        """Serve what waits in the channel like what waits in the backlog: the server stops, or its master is gone."""
+        handoff = self.boot.handoff
+        while handoff is not None and self.reactor.has_room():
+            try:
+                handed = handoff.receive()
+            except OSError:
+                return
+            if handed is None:
+                return
+            connection = self._go_on_with(handed)
+            if connection is not None and connection.retire(_FRESH_GRACE_S):
+                self.run_request(connection)
+
+    # ---- leaving -------------------------------------------------------------------------------------
+
     def stop_accepting(self) -> None:
-        """Take what the backlog holds, then no more; let go of the connections that are idle."""
+        """Take what the backlog holds, then no more; let go of the connections that are idle.
+
+        A worker that hands its connections over takes what the backlog holds, too: a reload with another bind may
+        have left the listener to it alone. The siblings get all that.
+        """
         reactor = self.reactor
         reactor.stop_accepting()
+        if self.handing_over:
+            for fd in reactor.listener_fds():
+                while (accepted := reactor.accept(fd)) is not None:
+                    reactor.begin(accepted)
+                    if accepted.is_movable:
+                        self.hand_over(accepted)
+            return
         for connection in self.connections():
             if connection.retire(_FRESH_GRACE_S):
                 self.run_request(connection)
@@ -139,3 +243,4 @@ class ReactorWorker(Worker):
                 self._first(accepted)
                 if accepted.retire(_FRESH_GRACE_S):
                     self.run_request(accepted)
+        self._take_all_handed()

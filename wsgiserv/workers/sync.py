@@ -1,6 +1,6 @@
 """The ``sync`` worker: one thread, one application call at a time, any number of connections.
 
-Owns: its loop, and the thread that watches the requests' time where that is asked for.
+Owns: its loop, and the thread that watches the requests' time where that is asked for (`relief` has the other one).
 Must not know: HTTP, the master.
 """
 
@@ -72,6 +72,12 @@ class SyncWorker(ReactorWorker):
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
+        if self.cfg.handoff_after and self.cfg.workers > 1 and self.may_hand_over():
+            from wsgiserv.workers.relief import Relief
+
+            relief = Relief(self, self.cfg.handoff_after)
+            self.run_request = relief.runner()
+            relief.start()
         self.start()
         try:
             while not self.is_done:

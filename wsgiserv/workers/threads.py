@@ -344,8 +344,8 @@ class ThreadsWorker(ReactorWorker):
                 self._bell.acquire(timeout=_LOOK_S)
             else:
                 self._asleep = True
-                # A call may have begun just before: its leader has not seen that it must ring.
-                if not (leader is not None and leader.token):
+                # A call may have begun just before, or the lead been passed on: nobody has seen that it must ring.
+                if leader is self._leader and leader is not None and not leader.token:
                     self._bell.acquire(timeout=look_s)
                 self._asleep = False
                 quiet = 0

@@ -380,8 +380,8 @@ class Response:
         Args:
             answered: whether a 504 has been sent already, around this object.
         """
-        self.keep_alive = False
         self.overdue = ANSWERED if answered else OVERDUE
+        self.keep_alive = False
 
     def fail(self, error: BaseException | None = None) -> None:
         """Answer 500, 504 when it was overdue, the client's own fault with its status; a response that has begun
@@ -443,7 +443,8 @@ def run_app(
             if close is not None:
                 close()
         except BaseException as error:
-            response._context.log.error("close() of the application's result raised", exc_info=error)
+            if not isinstance(error, BodyError):  # that is the client's fault, and told as such
+                response._context.log.error("close() of the application's result raised", exc_info=error)
             failure = failure or error
     return failure
 

@@ -172,20 +172,22 @@ class StreamedInput(io.BufferedIOBase):
                 wanted -= len(piece)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def read1(self, size: int = -1) -> bytes:
+    def read1(self, size: int | None = -1) -> bytes:
         """Return what is here, waiting only for the first byte: at most ``size`` bytes."""
-        if not size or not self._fill():
+        wanted = -1 if size is None else size
+        if not wanted or not self._fill():
             return b""
-        return self._take(size if size > 0 else len(self._data))
+        return self._take(wanted if wanted > 0 else len(self._data))
 
     def readline(self, size: int | None = -1) -> bytes:
         """Return one line with its end, or ``size`` bytes of it."""
         wanted = -1 if size is None else size
         parts = []
         while wanted and self._fill():
-            end = self._data.find(b"\n", self._at) + 1 or len(self._data)
-            count = end - self._at
-            piece = self._take(count if wanted < 0 else min(count, wanted))
+            # Looked for no further than asked: small sizes would search the same bytes again and again.
+            end = len(self._data) if wanted < 0 else min(len(self._data), self._at + wanted)
+            end = self._data.find(b"\n", self._at, end) + 1 or end
+            piece = self._take(end - self._at)
             parts.append(piece)
             if piece.endswith(b"\n"):
                 break

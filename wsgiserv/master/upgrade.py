@@ -1,0 +1,253 @@
+"""From one master to the next (SIGUSR2): new code, a new Python or wsgiserv, the same sockets.
+
+Owns: `Invocation` (how this process was started), `Successor` (the next master, seen by this one),
+`Predecessor` (the master before, seen by the next), and what passes between the two.
+Must not know: workers, when it is time to upgrade, what the old master does when the new one is ready.
+
+The next master is this one's child. It gets the listening sockets, and the workers' handoff channel, as
+descriptors, and one end of a pipe; an environment variable says which is which. Over the pipe it says ``ready``,
+or why it has failed; a pipe that is closed without a word means that it has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, read, waitpid, write
+from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
+from socket import socket
+from typing import Any
+
+from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.net.listener import Listener
+
+__all__ = ["Invocation", "Predecessor", "Successor", "start_successor"]
+
+_VARIABLE = "WSGISERV_UPGRADE"
+_LONGEST_TEXT = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How this process was started, so that the next one can be started the same way.
+
+    Attributes:
+        argv: the interpreter and its arguments, ``sys.orig_argv``.
+        environ: the environment at the start.
+        directory: the working directory at the start.
+    """
+
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+    directory: str
+
+    @classmethod
+    def of_this_process(cls, environ: Mapping[str, str], directory: str) -> Invocation:
+        """Return how this process was started; called before anything changes its environment."""
+        argv = [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]
+        return cls(argv, dict(environ), directory)
+
+
+class Predecessor:
+    """The master that has started this one. Everything that it has left is taken over, or closed.
+
+    Attributes:
+        pid: its process id.
+        handoff: the descriptors of the workers' handoff channel, receiving and sending end; or None.
+    """
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.pid: int = told["pid"]
+        self.handoff: tuple[int, int] | None = tuple(told["handoff"]) if told["handoff"] else None
+        self._told = told
+        self._fd: int = told["pipe"]
+        os.set_inheritable(self._fd, False)
+
+    @classmethod
+    def from_environ(cls, environ: MutableMapping[str, str]) -> Predecessor | None:
+        """Return the predecessor that the environment tells of, and remove the variable; None when there is none."""
+        text = environ.pop(_VARIABLE, None)
+        if text is None:
+            return None
+        try:
+            told = json.loads(text)
+            if told["for"] != getpid():
+                return None  # a variable that a child of the next master has inherited
+            return cls(told)
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+
+    def listeners(self, secure: bool) -> list[Listener]:
+        """Return its listening sockets, which are this process's now."""
+        found = []
+        for each in self._told["listeners"]:
+            sock = socket(fileno=each["fd"])
+            sock.set_inheritable(False)
+            found.append(
+                Listener(sock, each["spec"], secure=secure, inherited=each["inherited"], path=each["path"])
+            )
+        return found
+
+    @property
+    def activated(self) -> bool:
+        """Whether its sockets came from the service manager, so that `bind` does not count."""
+        return bool(self._told["activated"])
+
+    def ready(self) -> None:
+        """Say that this master serves: the old one takes its leave."""
+        self._tell({"ready": True})
+
+    def failed(self, reason: str) -> None:
+        """Say that this master ends, and why: the old one goes on. Nothing when it was ready before."""
+        self._tell({"ready": False, "reason": reason[:_LONGEST_TEXT]})
+
+    def _tell(self, outcome: dict[str, Any]) -> None:
+        if self._fd >= 0:
+            try:
+                write(self._fd, json.dumps(outcome).encode())
+            except OSError:
+                pass  # it is gone: this one serves alone
+            self.close()
+
+    def close(self) -> None:
+        """Hang up. Also called in each worker, which must not hold the line."""
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1
+
+
+class Successor:
+    """The next master, from its fork until it is ready or has failed.
+
+    Attributes:
+        pid: its process id.
+        ready: whether it serves.
+        reason: why it has failed; empty while that is not known.
+        over: whether one or the other has happened.
+    """
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid = pid
+        self.ready = False
+        self.reason = ""
+        self.over = False
+        self._fd = fd
+        self._heard = b""
+        os.set_blocking(fd, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll while it is not `over`."""
+        return self._fd
+
+    def listen(self) -> bool:
+        """Hear what it has to say; True when it is decided. Called when the descriptor is readable, or a child died."""
+        if self.over:
+            return False
+        try:
+            while data := read(self._fd, 65536):
+                self._heard += data
+        except BlockingIOError:
+            return False
+        self.over = True
+        self.close()
+        try:
+            outcome = json.loads(self._heard)
+        except ValueError:
+            outcome = {"ready": False, "reason": "it ended without a word; its lines in the log say more"}
+        self.ready, self.reason = outcome["ready"], outcome.get("reason", "")
+        return True
+
+    def reap(self) -> None:
+        """Let go of its process when it has ended. Never waits."""
+        try:
+            waitpid(self.pid, WNOHANG)
+        except ChildProcessError:
+            pass
+
+    def stop(self, at_once: bool = False) -> None:
+        """End it: this master stops, or has waited long enough."""
+        try:
+            kill(self.pid, SIGKILL if at_once else SIGTERM)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """Close the pipe; also called in each worker."""
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1
+
+
+def start_successor(
+    invocation: Invocation,
+    listeners: Sequence[Listener],
+    handoff: tuple[int, int] | None,
+    *,
+    activated: bool,
+    signals: SignalQueue,
+    before_exec: Callable[[], object],
+) -> Successor:
+    """Start the next master. Raises OSError when the system would not.
+
+    Args:
+        invocation: how this one was started.
+        listeners: the listening sockets it gets.
+        handoff: the descriptors of the workers' channel, or None.
+        activated: whether the sockets came from the service manager.
+        signals: this master's; the child leaves them.
+        before_exec: called in the child just before it becomes the next master.
+    """
+    reader, writer = pipe()
+    try:
+        with signals.held():
+            pid = fork()
+            if pid == 0:
+                signals.leave()
+    except OSError:
+        close(reader)
+        close(writer)
+        raise
+    if pid:
+        close(writer)
+        return Successor(pid, reader)
+    try:
+        pthread_sigmask(SIG_SETMASK, ())
+        before_exec()
+        told = {
+            "for": getpid(),
+            "pid": os.getppid(),
+            "pipe": writer,
+            "activated": activated,
+            "handoff": handoff,
+            "listeners": [
+                {
+                    "fd": listener.fileno(),
+                    "spec": listener.spec,
+                    "inherited": listener.inherited,
+                    "path": listener.path,
+                }
+                for listener in listeners
+            ],
+        }
+        for fd in (writer, *(handoff or ()), *(listener.fileno() for listener in listeners)):
+            os.set_inheritable(fd, True)
+        environ = {
+            name: value
+            for name, value in invocation.environ.items()
+            if name not in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", _VARIABLE)
+        }
+        environ[_VARIABLE] = json.dumps(told)
+        if "WATCHDOG_PID" in environ:
+            environ["WATCHDOG_PID"] = str(getpid())
+        chdir(invocation.directory)
+        execve(invocation.argv[0], list(invocation.argv), environ)
+    except BaseException as error:
+        try:
+            text = json.dumps({"ready": False, "reason": f"it cannot be started: {error}"})
+            write(writer, text.encode())
+        finally:
+            _exit(127)
+    raise AssertionError("execve returned")

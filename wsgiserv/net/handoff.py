@@ -1,0 +1,222 @@
+"""The channel on which workers pass connections to one another.
+
+Owns: `Handoff` (the pair of sockets, its messages), `Luggage` (what goes with a connection).
+Must not know: who hands over and why, who is free, the states of a connection.
+
+One pair of sockets is shared by all workers of all generations, for the life of the server. The kernel keeps the
+client's socket alive while its message waits for somebody who is free.
+"""
+
+from __future__ import annotations
+
+import _socket
+import json
+from _socket import socket as RawSocket
+from array import array
+from contextlib import suppress
+from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from os import close, dup, set_inheritable
+from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
+from typing import Any, Final, NamedTuple
+
+from wsgiserv.net.serving import NEVER
+
+__all__ = ["MOST_MOVED_BYTES", "Handed", "Handoff", "Luggage"]
+
+# A connection with more unread bytes than this is not moved.
+MOST_MOVED_BYTES: Final = 64 * 1024
+_HEADER_BYTES: Final = 16 * 1024
+# The kernel gives what net.core.wmem_max allows.
+_SEND_BUFFER_BYTES: Final = 1024 * 1024
+_FD_BYTES: Final = array("i").itemsize
+_ANCILLARY_BYTES: Final = CMSG_SPACE(_FD_BYTES)
+# Absent on some platforms, which lack the one thing or do the other with a second system call.
+_SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
+_MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
+_FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
+
+
+class Luggage(NamedTuple):
+    """What goes with a connection's socket.
+
+    Attributes:
+        peer: the client's keys of the environ; behind a proxy, what its PROXY header has said.
+        peer_name: the client's address for logs.
+        data: bytes that have been read and belong to no request that the application has seen.
+        waiting: whether ``data`` has not been looked at yet; otherwise it is the beginning of a head.
+        blank: whether an empty line before that head has been forgiven.
+        used: whether a request has been answered on it.
+        deadline: when its client must have sent the next head; ``time.monotonic()`` is one clock for all processes.
+    """
+
+    peer: dict[str, str]
+    peer_name: bytes
+    data: bytes
+    waiting: bool
+    blank: bool
+    used: bool
+    deadline: float
+
+
+class Handed(NamedTuple):
+    """A connection that has come over the channel. Whoever gets it owns ``sock``.
+
+    Attributes:
+        sock: the client's socket.
+        listener: the address of the listener that it was accepted from; empty when the sender did not know.
+        luggage: all else.
+    """
+
+    sock: RawSocket
+    listener: str
+    luggage: Luggage
+
+
+class Handoff:
+    """Both ends of the channel, non-blocking, close-on-exec, never one of the standard streams' descriptors.
+
+    Any number of processes and threads may send and receive at once: a message is one connection.
+
+    Args:
+        receiver, sender: the two ends, owned from now on.
+    """
+
+    def __init__(self, receiver: RawSocket, sender: RawSocket) -> None:
+        self._receiver = receiver
+        self._sender = sender
+        for sock in (receiver, sender):
+            sock.setblocking(False)
+        with suppress(OSError):
+            sender.setsockopt(SOL_SOCKET, SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+    @classmethod
+    def open(cls) -> Handoff | None:
+        """Make a channel; None where the platform has none, or descriptors have run out. Called by the master."""
+        try:
+            pair = _socket.socketpair(AF_UNIX, _SOCK_SEQPACKET, 0)
+        except OSError:
+            return None
+        try:
+            receiver, sender = map(_above_standard_streams, pair)
+        except OSError:
+            for sock in pair:
+                sock.close()
+            return None
+        return cls(receiver, sender)
+
+    @classmethod
+    def from_fds(cls, receive_fd: int, send_fd: int) -> Handoff:
+        """Take over a channel by its descriptors, as `fds` has given them (to the next master of an upgrade)."""
+        receiver, sender = (RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd) for fd in (receive_fd, send_fd))
+        for fd in (receive_fd, send_fd):
+            set_inheritable(fd, False)
+        return cls(receiver, sender)
+
+    def fds(self) -> tuple[int, int]:
+        """Return the descriptors of the receiving and of the sending end."""
+        return self._receiver.fileno(), self._sender.fileno()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a connection waits to be taken."""
+        return self._receiver.fileno()
+
+    def send(self, fd: int, luggage: Luggage, listener: str) -> bool:
+        """Send a connection. The caller closes its own descriptor after that.
+
+        Args:
+            fd: the client's socket.
+            luggage: what goes with it.
+            listener: the address of its listener.
+
+        Returns:
+            False when the channel takes it not now, which is usual: then it is to be tried again some milliseconds
+            later.
+
+        Raises:
+            OSError: the channel is broken.
+        """
+        deadline = luggage.deadline
+        header = {
+            "listener": listener,
+            "peer": luggage.peer,
+            "name": luggage.peer_name.decode("latin-1"),
+            "waiting": luggage.waiting,
+            "blank": luggage.blank,
+            "used": luggage.used,
+            "deadline": None if deadline == NEVER else deadline,
+        }
+        message = json.dumps(header).encode("ascii") + b"\n" + luggage.data
+        try:
+            self._sender.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, array("i", [fd]))], MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise
+        return True
+
+    def receive(self) -> Handed | None:
+        """Take a connection; None when none waits.
+
+        Raises:
+            OSError: EMFILE or ENFILE, there is no descriptor left for it; it stays in the channel.
+        """
+        while True:
+            # The kernel drops a descriptor that the receiver has no room for, and the client with it.
+            close(dup(self._receiver.fileno()))
+            try:
+                message, ancillary, _, _ = self._receiver.recvmsg(
+                    MOST_MOVED_BYTES + _HEADER_BYTES, _ANCILLARY_BYTES, MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return None
+            if not message:
+                return None
+            fds = array("i")
+            for _, _, data in ancillary:
+                fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+            if not fds:
+                continue  # another thread has taken the last descriptor in between
+            sock = RawSocket(fileno=fds[0])
+            if getdefaulttimeout() is not None:
+                sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
+            try:
+                return _read(sock, message)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                sock.close()  # of another version of this program
+
+    def close(self) -> None:
+        """Close both ends of this process."""
+        self._receiver.close()
+        self._sender.close()
+
+
+def _above_standard_streams(sock: RawSocket) -> RawSocket:
+    """Return ``sock``, or the same under a number above 2: where these were closed, they are opened again later."""
+    if sock.fileno() > 2:
+        return sock
+    fd = fcntl(sock.fileno(), F_DUPFD_CLOEXEC, 3)
+    sock.close()
+    return RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd)
+
+
+def _read(sock: RawSocket, message: bytes) -> Handed:
+    """Make sense of a message. Raises ValueError, KeyError, TypeError or AttributeError."""
+    text, separator, data = message.partition(b"\n")
+    if not separator:
+        raise ValueError("a message without a header")
+    header: dict[str, Any] = json.loads(text)
+    deadline = header["deadline"]
+    return Handed(
+        sock,
+        header["listener"],
+        Luggage(
+            peer=dict(header["peer"]),
+            peer_name=header["name"].encode("latin-1"),
+            data=data,
+            waiting=bool(header["waiting"]),
+            blank=bool(header["blank"]),
+            used=bool(header["used"]),
+            deadline=NEVER if deadline is None else float(deadline),
+        ),
+    )

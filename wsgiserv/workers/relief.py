@@ -1,0 +1,143 @@
+"""Who waits behind a long call in a ``sync`` worker is handed to a sibling that is free.
+
+Owns: `Relief`: noticing the long call, and the right to touch the connections while it lasts.
+Must not know: HTTP, the channel, what makes a connection movable.
+
+The right is a token, as in `threads`: the main thread pushes it before a call and pops it after it; the helper
+pops it to act, briefly, and puts it back. `list.pop` is atomic, so one of the two has it, never both.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable
+from threading import Thread
+from time import monotonic
+from typing import Final
+
+from setproctitle import setthreadtitle
+
+from wsgiserv.net.connection import Connection
+from wsgiserv.workers.reactorworker import ReactorWorker
+
+__all__ = ["Relief"]
+
+# For so long at most the helper acts at a time: a call that ends meanwhile waits for that.
+_ACT_S: Final = 0.002
+# After so many looks at which nothing had happened it sleeps until the next call.
+_LOOKS_BEFORE_SLEEP: Final = 8
+
+
+class Relief:
+    """The helper of one worker.
+
+    Args:
+        worker: whose loop calls `runner`'s function in place of `Connection.run`.
+        after_s: how long a call may last before its neighbours are handed over (``handoff_after``), in seconds.
+    """
+
+    def __init__(self, worker: ReactorWorker, after_s: float) -> None:
+        self._worker = worker
+        self._after_s = after_s
+        self._token: list[None] = []
+        self._asleep: list[None] = []
+        self._acting = allocate_lock()
+        self._bell = allocate_lock()
+        self._bell.acquire()
+
+    def start(self) -> None:
+        """Start the helper's thread; after the fork."""
+        Thread(target=self._work, name="wsgiserv-relief", daemon=True).start()
+
+    def runner(self) -> Callable[[Connection], object]:
+        """Return what runs a request in the main thread. Plain names of a closure: it costs 0.1 µs a request."""
+        push, pop = self._token.append, self._token.pop
+        asleep, ring, wait = self._asleep, self._ring, self._wait
+
+        def run(connection: Connection) -> None:
+            push(None)
+            if asleep:
+                ring()
+            connection.run()
+            try:
+                pop()
+            except IndexError:
+                wait()
+
+        return run
+
+    def _ring(self) -> None:
+        self._asleep.clear()
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # it has not heard the last one yet
+
+    def _wait(self) -> None:
+        """The call has ended while the helper acts."""
+        with self._acting:
+            self._token.pop()
+
+    # ---- the helper's thread ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        setthreadtitle("relief")
+        worker, token, asleep = self._worker, self._token, self._asleep
+        context, look_s = worker.context, self._after_s / 2
+        answered, quiet = -1, 0
+        since: float | None = None  # when the call that lasts has been seen first
+        while True:
+            now = monotonic()
+            if context.answered != answered:
+                answered, since, quiet = context.answered, now, 0
+            elif not token:
+                since = None
+                quiet += 1
+            elif since is None:
+                since, quiet = now, 0
+            elif now - since >= self._after_s:
+                try:
+                    self._act()
+                except Exception:
+                    worker.log.exception("connections cannot be handed over")
+                    return
+            if quiet < _LOOKS_BEFORE_SLEEP:
+                self._bell.acquire(timeout=look_s)
+            else:
+                asleep.append(None)
+                if not token:  # else a call has begun before anybody could see that it must ring
+                    self._bell.acquire()
+                asleep.clear()
+                quiet = 0
+
+    def _act(self) -> None:
+        """Take the right to touch connections, hand some over, give it back."""
+        worker = self._worker
+        if not worker.may_hand_over() or (worker.retiring and not worker.handing_over):
+            return
+        with self._acting:
+            try:
+                self._token.pop()
+            except IndexError:
+                return  # the call has just ended
+            try:
+                self._hand_over()
+            finally:
+                self._token.append(None)
+
+    def _hand_over(self) -> None:
+        """Those with a request waiting; all, when the worker is to leave. The rest goes at the next look."""
+        worker = self._worker
+        reactor = worker.reactor
+        if worker.told_to_leave:
+            candidates = worker.connections()
+        else:
+            candidates = list(reactor.waiting)
+            for fd, _ in reactor.poll(0.0):
+                connection = reactor.connections.get(fd)
+                if connection is not None:
+                    candidates.append(connection)
+        end = monotonic() + _ACT_S
+        for connection in candidates:
+            if connection.is_movable and not (worker.hand_over(connection) and monotonic() < end):
+                return
