@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,7 @@ pid {directory}/nginx.pid;
 error_log {directory}/nginx-error.log warn;
 events {{ worker_connections 1024; }}
 http {{
-    client_body_temp_path {directory}/nginx-body;
-    proxy_temp_path {directory}/nginx-proxy;
-    fastcgi_temp_path {directory}/nginx-fastcgi;
-    uwsgi_temp_path {directory}/nginx-uwsgi;
-    scgi_temp_path {directory}/nginx-scgi;
+{temporary}
     client_max_body_size 0;
     log_format seen '$status $upstream_status $request';
     access_log {directory}/nginx-access.log seen;
@@ -71,6 +68,30 @@ http {{
 }}
 """
 
+# pytest's directories are for their owner alone, so nginx's workers stay who they are.
+USER = "user root;" if os.geteuid() == 0 else ""
+
+
+def temporary_paths(directory: Path) -> str:
+    """Return the lines that keep nginx's temporary files in ``directory``, for the block ``http``."""
+    kinds = {"client_body": "body", **{kind: kind for kind in ("proxy", "fastcgi", "uwsgi", "scgi")}}
+    return "\n".join(f"    {kind}_temp_path {directory}/nginx-{name};" for kind, name in kinds.items())
+
+
+def open_connections(address: Any) -> set[str]:
+    """Return the inodes of the sockets that the server at ``address`` has accepted and not closed, from /proc.
+
+    Args:
+        address: a path, or a pair of an IPv4 address and a port.
+    """
+    if isinstance(address, str):
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        # The accepted end has the listener's path, and state 03 (SS_CONNECTED), proc(5).
+        return {row[6] for row in rows if row[7:] == [address] and row[5] == "03"}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    end = f":{address[1]:04X}"
+    return {row[9] for row in rows if row[1].endswith(end) and row[3] == "01"}  # TCP_ESTABLISHED
+
 
 class Nginx:
     """One nginx, from its start to `stop`.
@@ -80,23 +101,39 @@ class Nginx:
         directory: where its files go.
         upstream: the server, as in nginx's configuration: ``127.0.0.1:8000`` or ``unix:/path``.
         location: how requests are passed on: `PROXY`, `UWSGI` or the like.
+        configure: instead of the two above: makes a whole configuration for a port. It must say ``daemon off``,
+            and name the logs as here.
 
     Attributes:
         address: where it listens. The socket is bound here and handed over, so there is no port to race for and
             nothing to wait for.
     """
 
-    def __init__(self, program: str, directory: Path, upstream: str, location: str) -> None:
+    def __init__(
+        self,
+        program: str,
+        directory: Path,
+        upstream: str = "",
+        location: str = PROXY,
+        configure: Callable[[int], str] | None = None,
+    ) -> None:
         self.directory = directory
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        # nginx takes it for granted of a socket that it inherits: a worker that another one has anticipated would
+        # wait in accept(2) for ever, and its other clients with it.
+        self._listener.setblocking(False)
         self.address: Any = self._listener.getsockname()
         configuration = directory / "nginx.conf"
+        port = self.address[1]
         configuration.write_text(
-            _CONFIGURATION.format(
-                user="user root;" if os.geteuid() == 0 else "",
+            configure(port)
+            if configure is not None
+            else _CONFIGURATION.format(
+                user=USER,
+                temporary=temporary_paths(directory),
                 directory=directory,
                 upstream=upstream,
-                port=self.address[1],
+                port=port,
                 location=location,
             )
         )

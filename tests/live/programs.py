@@ -1,4 +1,4 @@
-"""Programs that are not Python packages: curl, ab, wrk, nginx.
+"""Programs that are not Python packages: curl, ab, wrk, nginx, supervisor, systemd's tools.
 
 Owns: whether they are there, and what their absence means.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+_PACKAGES = "curl apache2-utils wrk nginx supervisor systemd"
+
 
 def need(program: str) -> str:
     """Return the path of a system program, or skip the test; under WSGISERV_REQUIRE_SYSTEM=1, fail it."""
@@ -19,7 +21,7 @@ def need(program: str) -> str:
     if path is None:
         if os.environ.get("WSGISERV_REQUIRE_SYSTEM") == "1":
             pytest.fail(f"{program} is not installed, and WSGISERV_REQUIRE_SYSTEM=1; .ci/run installs it")
-        pytest.skip(f"{program} is not installed (Debian: apt-get install curl apache2-utils wrk nginx)")
+        pytest.skip(f"{program} is not installed (Debian: apt-get install {_PACKAGES})")
     return path
 
 
