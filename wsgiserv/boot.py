@@ -35,7 +35,7 @@ EXIT_CONFIG = 2  # bad usage or configuration
 EXIT_BOOT = 3  # workers cannot boot
 EXIT_APPLICATION = 4  # the application cannot be loaded
 
-State = Literal["loading", "ready", "failed", "retiring", "recycle"]
+State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
 
 # A report must fit the pipe (64 KiB on Linux) whole, so that a worker never blocks on a busy master.
 _LONGEST_TEXT = 24_000
@@ -48,7 +48,8 @@ class Report(NamedTuple):
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
             boot and is about to exit with ``exit_status``) or ``retiring`` (it has decided by itself to
             leave, for ``reason``: a successor may start now) or ``recycle`` (it asks to be replaced, for
-            ``reason``, and serves until it is told to leave).
+            ``reason``, and serves until it is told to leave) or ``trace`` (``reason`` has the requests in flight and
+            all stacks, as it was asked for by SIGTTOU).
         reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.
         exit_status: for ``failed``, the status the worker exits with.

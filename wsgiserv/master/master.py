@@ -109,7 +109,6 @@ class Master:
         # While it drains: until when the server goes on accepting.
         self._drain_until: float | None = None
         self._announced = False
-        self._hup_waits = False
         self._foreground: Foreground | None = None
         self._signals: SignalQueue
         self._workforce: Workforce
@@ -218,8 +217,7 @@ class Master:
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
                 self._stop_now("graceful", "drained")
-            if self._hup_waits and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
-                self._hup_waits = False
+            if self._rollover.waiting and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
                 self._rollover.begin(self._reload_settings)
 
     def _act(self) -> float | None:
@@ -307,7 +305,7 @@ class Master:
             "the reload has failed, the old workers and settings stay. The new workers cannot boot: %s",
             reason,
         )
-        self._rollover.abandon()
+        self._rollover.abandon(reason)
         self._forget_other_generations()
 
     def _forget_other_generations(self) -> None:
@@ -354,7 +352,7 @@ class Master:
         elif signal == SIGHUP:
             if self._rollover.under_way or not self._fleet.ever_ready:
                 self._log.info("SIGHUP: a start or a reload is under way; this one comes after it")
-            self._hup_waits = True
+            self._rollover.waiting.append(_nobody_waits)
         elif signal == SIGTTIN:
             self._change_workers(+1)
         elif signal == SIGTTOU:
@@ -464,6 +462,10 @@ class Master:
         self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
         self._rollover.pause()
         self._server.set_num_workers(0)
+
+
+def _nobody_waits(good: bool, reason: str) -> None:
+    """What is called at the end of what a signal has asked for: the log has said it."""
 
 
 def _workers(count: int) -> str:

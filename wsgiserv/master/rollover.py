@@ -8,8 +8,8 @@ Must not know: which workers there are, when a generation is ready.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
-from typing import TYPE_CHECKING
+from time import monotonic, time
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
@@ -25,7 +25,24 @@ if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Rollover"]
+__all__ = ["Done", "Outcome", "Rollover"]
+
+# Called when something that was asked for has come to its end: whether it went well, and a line about it.
+Done = Callable[[bool, str], None]
+
+
+class Outcome(NamedTuple):
+    """How the last reload went.
+
+    Attributes:
+        good: whether the new configuration is in force.
+        reason: why not; or how long it took.
+        at: when that was settled, ``time.time()`` seconds.
+    """
+
+    good: bool
+    reason: str
+    at: float
 
 
 class Rollover:
@@ -37,10 +54,15 @@ class Rollover:
 
     Attributes:
         current: the generation in force.
+        waiting: who has asked for a reload that has not begun yet.
+        last: how the last reload went; None before any has been settled.
     """
 
     def __init__(self, current: Generation, startup: Startup) -> None:
         self.current = current
+        self.waiting: list[Done] = []
+        self.last: Outcome | None = None
+        self._watching: list[Done] = []
         self._next: Generation | None = None
         self._startup = startup
         self._log = startup.log
@@ -76,13 +98,22 @@ class Rollover:
 
         When that cannot be, it is logged and everything stays as it is. Never raises.
         """
+        self._watching, self.waiting = self.waiting, []
         try:
             loaded = read()
             self._begin(loaded)
         except WsgiservError as error:
-            self._log.error("SIGHUP: nothing is reloaded, the settings in force stay. %s", error)
-        except Exception:
-            self._log.exception("SIGHUP: nothing is reloaded, the settings in force stay")
+            self._log.error("nothing is reloaded, the settings in force stay. %s", error)
+            self._settle(False, str(error))
+        except Exception as error:
+            self._log.exception("nothing is reloaded, the settings in force stay")
+            self._settle(False, f"{type(error).__name__}: {error}")
+
+    def _settle(self, good: bool, reason: str) -> None:
+        self.last = Outcome(good, reason, time())
+        watching, self._watching = self._watching, []
+        for done in watching:
+            done(good, reason)
 
     def _begin(self, loaded: Loaded) -> None:
         old, settings, startup = self.current, loaded.settings, self._startup
@@ -108,7 +139,7 @@ class Rollover:
                 listener.close()
             raise
         reopen_error_log()
-        self._log.info("SIGHUP: reloading")
+        self._log.info("reloading")
         for notice in loaded.notices:
             self._log.warning("%s", notice)
         if fresh:
@@ -155,10 +186,12 @@ class Rollover:
             startup.pid_file = None
         startup.pid_file = new.pid_file or startup.pid_file
         new.pid_file = None
-        return now - new.began_at
+        took_s = now - new.began_at
+        self._settle(True, f"{new.workers} workers in {took_s:.2f} s")
+        return took_s
 
-    def abandon(self) -> None:
-        """Drop the next generation and return to the settings of the one in force."""
+    def abandon(self, reason: str) -> None:
+        """Drop the next generation, for ``reason``, and return to the settings of the one in force."""
         failed, old = self.newest, self.current
         self._next = None
         self._drop_listeners(keep=old)
@@ -170,6 +203,7 @@ class Rollover:
         except WsgiservError as error:
             self._log.error("the error log of the old settings cannot be opened again: %s", error)
         self._show(old)
+        self._settle(False, reason)
 
     def _drop_listeners(self, keep: Generation) -> None:
         startup = self._startup

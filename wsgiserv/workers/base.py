@@ -332,7 +332,6 @@ class Worker(ABC):
             signal.SIGUSR2,
             signal.SIGWINCH,
             signal.SIGTTIN,
-            signal.SIGTTOU,
         ):
             signal.signal(number, _queued)
             # A system call of the application goes on when a signal has only been queued.
@@ -340,6 +339,8 @@ class Worker(ABC):
         signal.signal(signal.SIGTERM, self._term)
         signal.siginterrupt(signal.SIGTERM, False)
         signal.signal(signal.SIGABRT, self._abort)
+        signal.signal(signal.SIGTTOU, self._trace)
+        signal.siginterrupt(signal.SIGTTOU, False)
 
     @property
     def wakeup_fd(self) -> int:
@@ -375,6 +376,10 @@ class Worker(ABC):
                 self.context.gateway.keep_open = False
         else:
             os._exit(EXIT_OK)
+
+    def _trace(self, number: int, frame: FrameType | None) -> None:
+        """SIGTTOU: tell the master what runs now, and where (``wsgiservctl trace``). Nothing is disturbed by it."""
+        self.boot.ready.report("trace", report(self.calls(), self.other_stacks(), monotonic()))
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""

@@ -107,6 +107,8 @@ class ReactorWorker(Worker):
                 connection.flush()
             elif connection.receive():
                 run(connection)
+        if self.handing_over and waiting:
+            self.go_on_leaving(0.0)  # a client that pipelines would never go otherwise
         for _ in range(len(waiting)):
             connection = waiting.popleft()
             if connection.advance():
@@ -153,9 +155,14 @@ class ReactorWorker(Worker):
         handoff = self.boot.handoff
         assert handoff is not None
         address = self.addresses.get(id(connection.base), "")
-        if not handoff.send(connection.fd, connection.luggage(), address):
-            return False
-        connection.let_go()
+        try:
+            if not handoff.send(connection.fd, connection.luggage(), address):
+                return False
+        except OSError as error:
+            self.log.error("%s cannot be handed over and is closed: %s", connection.name, error)
+            connection.close()
+        else:
+            connection.let_go()
         return True
 
     def go_on_leaving(self, timeout_s: float) -> float:

@@ -1,0 +1,206 @@
+"""The server's figures, as ``wsgiservctl status`` and the service manager show them.
+
+Owns: the names in the dictionary, and how they are made of the fleet and the scoreboard.
+Must not know: who asks, how it is shown to a person (that is `wsgiserv.ctl`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from wsgiserv import __version__
+from wsgiserv.master.handle import Handle
+from wsgiserv.scoreboard import SlotFigures
+
+__all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "rss_of", "status_line", "status_of"]
+
+ServerState: TypeAlias = Literal["starting", "running", "reloading", "upgrading", "draining", "stopping"]
+
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+class LastReload(NamedTuple):
+    """How the last reload has ended.
+
+    Attributes:
+        ok: whether the new workers serve.
+        reason: why not, or a word about it.
+        at: when it ended, ``time.monotonic()`` seconds.
+    """
+
+    ok: bool
+    reason: str
+    at: float
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the workers that are gone have done; their slots are used again."""
+
+    requests: int = 0
+    errors: int = 0
+
+    def add(self, figures: SlotFigures) -> None:
+        """Add those of a worker that has been reaped, before its slot is given back."""
+        self.requests += figures.requests
+        self.errors += figures.errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What is to be said of the master.
+
+    Attributes:
+        pid: its process id.
+        started_at: when it started, ``time.monotonic()`` seconds.
+        state: what it is doing.
+        application: the name of the application.
+        bind: the addresses it listens on, for a person.
+        generation: the number of the generation in force.
+        wanted: how many workers are wanted.
+        last_reload: None before the first.
+        gone: the figures of workers that have been reaped.
+    """
+
+    pid: int
+    started_at: float
+    state: ServerState
+    application: str
+    bind: Sequence[str]
+    generation: int
+    wanted: int
+    last_reload: LastReload | None = None
+    gone: Totals
+
+
+def status_of(
+    server: ServerFacts,
+    workers: Iterable[Handle],
+    now: float,
+    wall: float,
+    memory: Callable[[int], int] | None = None,
+) -> dict[str, Any]:
+    """Return the figures, fit for JSON.
+
+    Args:
+        server: the master's own.
+        workers: those that have not been reaped.
+        now, wall: ``time.monotonic()`` and ``time.time()`` seconds.
+        memory: returns the memory of a process in bytes; None is `rss_of`.
+    """
+    handles = sorted(workers, key=lambda worker: worker.age)
+    rows = [_worker(worker, now, memory or rss_of) for worker in handles]
+    last = server.last_reload
+    return {
+        "server": {
+            "pid": server.pid,
+            "version": __version__,
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "state": server.state,
+            "started": _iso(wall - (now - server.started_at)),
+            "uptime_s": round(now - server.started_at, 1),
+            "application": server.application,
+            "bind": list(server.bind),
+            "generation": server.generation,
+            "workers": {
+                "wanted": server.wanted,
+                "serving": sum(worker.serving for worker in handles),
+                "booting": sum(worker.booting for worker in handles),
+                "retiring": sum(worker.leaving for worker in handles),
+            },
+            "last_reload": last
+            and {
+                "ok": last.ok,
+                "reason": last.reason,
+                "at": _iso(wall - (now - last.at)),
+                "age_s": round(now - last.at, 1),
+            },
+            "requests": server.gone.requests + sum(row["requests"] for row in rows),
+            "errors": server.gone.errors + sum(row["errors"] for row in rows),
+            "connections": sum(row["connections"] for row in rows),
+            "in_flight": sum(len(row["in_flight"]) for row in rows),
+        },
+        "workers": rows,
+    }
+
+
+def status_line(server: ServerFacts, workers: Iterable[Handle]) -> str:
+    """Return the figures in one line, for ``STATUS=`` of sd_notify(3)."""
+    handles = list(workers)
+    slots = [worker.slot.figures() for worker in handles if worker.slot is not None]
+    requests = server.gone.requests + sum(slot.requests for slot in slots)
+    errors = server.gone.errors + sum(slot.errors for slot in slots)
+    serving = sum(worker.serving for worker in handles)
+    parts = [
+        server.state,
+        f"{serving} of {server.wanted} workers serve",
+        f"{requests} requests, {errors} with errors",
+        f"{sum(slot.connections for slot in slots)} connections",
+    ]
+    if server.last_reload is not None and not server.last_reload.ok:
+        lines = server.last_reload.reason.splitlines() or [""]
+        parts.append(f"the last reload has failed: {lines[0]}")
+    return "; ".join(parts)
+
+
+def rss_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes (proc(5)); 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
+    state, since = _state(worker)
+    figures = worker.slot.figures() if worker.slot is not None else None
+    cells = worker.slot.in_flight() if worker.slot is not None else []
+    return {
+        "pid": worker.pid,
+        "age": worker.age,
+        "generation": worker.generation,
+        "state": state,
+        "since_s": round(now - since, 1),
+        "lifetime_s": round(now - worker.spawned_at, 1),
+        "recycle_reason": worker.recycle_reason,
+        "requests": figures.requests if figures else 0,
+        "errors": figures.errors if figures else 0,
+        "connections": figures.connections if figures else 0,
+        "in_flight": [
+            {
+                "request_line": cell.request_line,
+                "peer": cell.peer,
+                "id": cell.request_id,
+                "age_s": round(max(0.0, now - cell.started), 3),
+            }
+            for cell in cells
+        ],
+        "rss_bytes": memory(worker.pid),
+    }
+
+
+def _state(worker: Handle) -> tuple[str, float]:
+    """Return what a worker is doing, and since when (``time.monotonic()`` seconds)."""
+    told = [at for at in (worker.abort_at, worker.kill_at) if at is not None]
+    if told:
+        return "killed", min(told)
+    if worker.failed is not None:
+        return "failed", worker.failed_at
+    left = [at for at in (worker.retiring_at, worker.term_at, worker.quit_at) if at is not None]
+    if left:
+        return "retiring", min(left)
+    if worker.ready_at is None:
+        return "booting", worker.spawned_at
+    if worker.recycle_at is not None:
+        return "recycling", worker.recycle_at
+    return "serving", worker.ready_at
+
+
+def _iso(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds")

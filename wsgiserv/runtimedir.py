@@ -1,0 +1,127 @@
+"""Where a server's control socket is: what the server and ``wsgiservctl`` must agree about.
+
+Owns: the directories for control sockets, their order, and when one is fit to hold a socket.
+Must not know: what is said over a socket, who listens there.
+
+The name of a socket is ``PID.sock``, after the master. In a directory that somebody else may write to, that name
+could be anybody's: a directory is only used when it is this user's, or root's, alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from os import getpid, lstat, mkdir
+
+__all__ = ["DirectoryError", "directories_to_search", "runtime_directory", "socket_name"]
+
+_SYSTEM = "/run/wsgiserv"
+_TMP = "/tmp"
+
+
+class DirectoryError(Exception):
+    """A directory cannot hold a control socket; the text says which and why."""
+
+
+def socket_name(pid: int = 0) -> str:
+    """Return the file name of the control socket of the master ``pid``; 0 is this process."""
+    return f"{pid or getpid()}.sock"
+
+
+def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP) -> str:
+    """Return the directory for this server's socket; it is made if need be. Called by the master.
+
+    In this order, the first that is fit:
+
+    1. RUNTIME_DIRECTORY, which systemd makes and removes (systemd.exec(5), RuntimeDirectory=); of several the first;
+    2. ``$XDG_RUNTIME_DIR/wsgiserv`` (XDG Base Directory Specification);
+    3. ``/run/wsgiserv``, for root;
+    4. ``/tmp/wsgiserv-UID``, which must be this user's alone: /tmp is everybody's.
+
+    Args:
+        environ: the environment.
+        uid: this process's effective user.
+        system, tmp: ``/run/wsgiserv`` and ``/tmp``.
+
+    Raises DirectoryError when none is; its text names each with the reason.
+    """
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    refused: list[str] = []
+    for path in _own_directories(environ, uid, system, tmp):
+        try:
+            _make(path, uid, is_private=path.startswith(f"{tmp}/"))
+        except DirectoryError as error:
+            refused.append(str(error))
+        else:
+            return path
+    raise DirectoryError("; ".join(refused))
+
+
+def directories_to_search(
+    environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP
+) -> list[str]:
+    """Return the directories where a server of this user may have its socket, fit ones only. Called by wsgiservctl.
+
+    The server may have been started with another environment: by systemd, or from another login.
+    """
+    given = [path for path in environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
+    own = [*_own_directories(environ, uid, system, tmp), f"/run/user/{uid}/wsgiserv", system]
+    found = []
+    for path in dict.fromkeys([*given, *own]):
+        is_private = path.startswith(f"{tmp}/")
+        try:
+            _check(path, uid, is_private)
+        except DirectoryError:
+            # Whoever is root may look after everybody's servers, as with kill(1): systemd's are in directories
+            # of their users.
+            if uid or is_private or not os.path.isdir(path):
+                continue
+        found.append(path)
+    return found
+
+
+def _own_directories(environ: Mapping[str, str], uid: int, system: str, tmp: str) -> list[str]:
+    paths = []
+    session = environ.get("XDG_RUNTIME_DIR", "")
+    # With sudo -E or su it is another user's.
+    if os.path.isabs(session) and _owner(session) == uid:
+        paths.append(f"{session.rstrip('/')}/wsgiserv")
+    if uid == 0:
+        paths.append(system)
+    return [*paths, f"{tmp}/wsgiserv-{uid}"]
+
+
+def _owner(path: str) -> int | None:
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return None
+
+
+def _make(path: str, uid: int, is_private: bool) -> None:
+    try:
+        mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise DirectoryError(f"{path} cannot be made: {error.strerror}") from None
+    _check(path, uid, is_private)
+
+
+def _check(path: str, uid: int, is_private: bool) -> None:
+    """Raise DirectoryError unless nobody but this user and root can put a file there."""
+    try:
+        found = lstat(path)  # a symbolic link in /tmp leads where another user wants
+    except OSError as error:
+        raise DirectoryError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise DirectoryError(f"{path} is not a directory")
+    if found.st_uid != uid and (is_private or found.st_uid != 0):
+        raise DirectoryError(f"{path} belongs to user id {found.st_uid}, not {uid}")
+    forbidden = 0o077 if is_private else 0o022
+    if found.st_mode & forbidden:
+        mode, wanted = stat.S_IMODE(found.st_mode), stat.S_IMODE(found.st_mode) & ~forbidden
+        raise DirectoryError(f"{path} has mode {mode:04o}, expected {wanted:04o} (chmod {wanted:o} {path})")
