@@ -1,12 +1,68 @@
-"""What all tests share: the harness of tests/live, and an environment that configures nothing by itself."""
+"""What all tests share: the harness of tests/live, an environment that configures nothing by itself, and economy.
+
+Economy: a server costs 0.13 to 0.25 s of a processor, and there are hundreds. So they never compile what could have
+been compiled once, and with ``-n`` the tests that share a server meet in one process.
+"""
 
 from __future__ import annotations
 
+import compileall
 import os
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parent / "live"))
+import pytest
+
+import wsgiserv
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+TESTS = Path(__file__).parent
+
+sys.path.insert(0, str(TESTS / "live"))
+
+# Even where PYTHONDONTWRITEBYTECODE is set: to rewrite and compile the tests anew is half of their collection, in
+# each process of -n. Git ignores what is written.
+sys.dont_write_bytecode = False
 
 for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
     os.environ.pop(_name, None)
+
+# Files of tests/live most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
+# A file that is not here works as well; its shared servers are then started in each process of pytest-xdist.
+SHARING = (
+    *("bodies", "corpus", "environ", "files", "frameworks", "http", "limits", "logs", "proxies"),
+    *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi"),
+)
+_SHARING = re.compile(rf"tests/live/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what servers import: they write no bytecode themselves (see server.py)."""
+    if not hasattr(config, "workerinput"):
+        tests = re.compile(r"/(?:test_|conftest)\w*\.py$")
+        for directory in (Path(wsgiserv.__file__).parent, TESTS / "live", TESTS / "corpus"):
+            # Where nothing may be written it says False, and servers compile for themselves.
+            compileall.compile_dir(directory, maxlevels=3, rx=tests, quiet=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """Give each process of ``-n`` whole groups of tests, unless another ``--dist`` is asked for."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        """Tests with their own servers go singly, so that those that wait overlap; the others by file."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if found := _SHARING.match(nodeid):
+                return f"{file} {found[1]}"
+            return nodeid if file.startswith(("tests/live/", "tests/master/")) else file
+
+    return ByServer(config, log)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from cases import check_each
 
 import wsgiserv
 
@@ -79,59 +80,71 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-ALL = [found for path in FILES for found in imports(path)]
-OURS = [found for found in ALL if found.target.split(".")[0] == "wsgiserv"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_point_down(path: Path) -> None:
+@cache
+def all_imports() -> list[Import]:
+    return [found for path in FILES for found in imports(path)]
+
+
+def our_imports() -> list[Import]:
+    return [found for found in all_imports() if found.target.split(".")[0] == "wsgiserv"]
+
+
+def test_imports_point_down() -> None:
     known = floors()
-    own = part(name_of(path))
-    if own in ("", "__main__"):  # the version, which anyone may import; the entry, which imports the cli
-        assert own == "__main__" or not [
-            found for found in imports(path) if found.target.startswith("wsgiserv")
-        ]
-        return
-    assert own in known, f"docs/architecture.md gives {own!r} no floor"
-    for found in imports(path):
-        target = part(found.target)
-        if not found.target.startswith("wsgiserv.") or target == own or target not in known:
-            continue
-        assert known[target] <= known[own], (
-            f"{path}:{found.line} imports {found.target}, which is a higher floor"
-        )
+
+    def check(path: Path) -> None:
+        own = part(name_of(path))
+        if own in ("", "__main__"):  # the version, which anyone may import; the entry, which imports the cli
+            assert own == "__main__" or not [
+                found for found in imports(path) if found.target.startswith("wsgiserv")
+            ]
+            return
+        assert own in known, f"docs/architecture.md gives {own!r} no floor"
+        for found in imports(path):
+            target = part(found.target)
+            if not found.target.startswith("wsgiserv.") or target == own or target not in known:
+                continue
+            assert known[target] <= known[own], (
+                f"{path}:{found.line} imports {found.target}, which is a higher floor"
+            )
+
+    check_each(((name_of(path), path) for path in FILES), check)
 
 
 def test_master_and_workers_do_not_import_each_other() -> None:
-    for found in OURS:
+    for found in our_imports():
         pair = {part(found.module), part(found.target)}
         assert pair != {"master", "workers"}, f"{found.module}, line {found.line}, imports {found.target}"
 
 
 def test_http_and_config_know_nothing_of_each_other() -> None:
     """Floors that hold several parts are no licence: bytes and settings meet above both."""
-    for found in OURS:
+    for found in our_imports():
         pair = {part(found.module), part(found.target)}
         assert pair != {"http", "config"}, f"{found.module}, line {found.line}, imports {found.target}"
 
 
 def test_gevent_is_imported_by_its_worker_alone() -> None:
-    for found in ALL:
+    for found in all_imports():
         if found.target.split(".")[0] in ("gevent", "greenlet"):
             assert found.module == "wsgiserv.workers.gevent", f"{found.module}, line {found.line}"
 
 
 def test_http_and_wsgi_open_no_sockets() -> None:
-    for found in ALL:
+    for found in all_imports():
         if part(found.module) in ("http", "wsgi"):
             assert found.target not in ("socket", "select", "selectors", "asyncio"), found
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_module_says_what_it_owns(path: Path) -> None:
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    if path.name == "__init__.py":
-        assert text or not path.read_text().strip(), f"{path} has no docstring"
-    else:
-        assert "Owns:" in text, f"{path}: the docstring does not say what the module owns"
-        assert "Must not know:" in text, f"{path}: the docstring does not say what it must not know"
+def test_a_module_says_what_it_owns() -> None:
+    def check(path: Path) -> None:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        if path.name == "__init__.py":
+            assert text or not path.read_text().strip(), f"{path} has no docstring"
+        else:
+            assert "Owns:" in text, f"{path}: the docstring does not say what the module owns"
+            assert "Must not know:" in text, f"{path}: the docstring does not say what it must not know"
+
+    check_each(((name_of(path), path) for path in FILES), check)

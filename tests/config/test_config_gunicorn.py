@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
+from cases import check_each
 from gunicorn.config import KNOWN_SETTINGS
 
 from wsgiserv.config.commandline import parse
@@ -49,54 +49,70 @@ def test_the_list_is_gunicorns() -> None:
     assert len(KNOWN_SETTINGS) > 100
 
 
-@pytest.mark.parametrize("known", KNOWN_SETTINGS, ids=lambda known: known.name)
-def test_every_name_is_supported_or_answered(known: Any, tmp_path: Path) -> None:
-    name = known.name
-    ours = ALIASES.get(name, name)
-    assert (ours in SETTINGS) != (name in FOREIGN)
-    if ours in SETTINGS:
-        if known.default is not None and name not in ("config", "chdir"):
-            SETTINGS[ours].parse(known.default)  # gunicorn's own default is a value here too
-        return
-    gun = tmp_path / "gun.py"
-    gun.write_text(f"def {name}(*args): pass" if callable(known.default) else f"{name} = 'other'")
-    (notice,) = load(["-c", str(gun)], {}, str(tmp_path)).notices
-    assert notice.startswith(f"{name} (")
-    assert "gun.py line 1" in notice
-    assert FOREIGN[name].instead in notice
-    assert "\n" not in notice
+def directory_of(known: Any, tmp_path: Path) -> Path:
+    directory = tmp_path / known.name
+    directory.mkdir()
+    return directory
 
 
-@pytest.mark.parametrize("known", KNOWN_SETTINGS, ids=lambda known: known.name)
-def test_gunicorns_default_gets_no_line(known: Any, tmp_path: Path) -> None:
-    if known.name not in FOREIGN or callable(known.default) or known.name == "control_socket":
-        return
-    gun = tmp_path / "gun.py"
-    value = int(known.default) if known.name == "ssl_version" else known.default
-    gun.write_text(f"{known.name} = {value!r}")
-    assert load(["-c", str(gun)], {}, str(tmp_path)).notices == []
-
-
-@pytest.mark.parametrize(
-    ("known", "flag"), BY_FLAG, ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_every_flag_is_supported_or_answered(known: Any, flag: str, tmp_path: Path) -> None:
-    without_value = known.action in ("store_true", "store_const")
-    value = VALUES.get(known.name, "5")
-    argv = [flag] if without_value else [flag, value]
-    # The application behind the flag shows that the flag has taken its own value only.
-    settings, _, notices, _ = load([*argv, "hello:app"], {}, str(tmp_path))
-    assert settings.wsgi_app == "hello:app"
-    if known.name in FOREIGN:
-        if without_value and known.default is True:
-            assert notices == []
+def test_every_name_is_supported_or_answered(tmp_path: Path) -> None:
+    def check(known: Any) -> None:
+        name = known.name
+        ours = ALIASES.get(name, name)
+        assert (ours in SETTINGS) != (name in FOREIGN)
+        if ours in SETTINGS:
+            if known.default is not None and name not in ("config", "chdir"):
+                SETTINGS[ours].parse(known.default)  # gunicorn's own default is a value here too
             return
-        (notice,) = notices
-        assert notice.startswith(f"{flag} (")
-        assert FOREIGN[known.name].instead in notice
-    else:
-        assert notices == []
-        assert known.name in {given.name for given in parse(argv).given}
+        directory = directory_of(known, tmp_path)
+        gun = directory / "gun.py"
+        gun.write_text(f"def {name}(*args): pass" if callable(known.default) else f"{name} = 'other'")
+        (notice,) = load(["-c", str(gun)], {}, str(directory)).notices
+        assert notice.startswith(f"{name} (")
+        assert "gun.py line 1" in notice
+        assert FOREIGN[name].instead in notice
+        assert "\n" not in notice
+
+    check_each(((known.name, known) for known in KNOWN_SETTINGS), check)
+
+
+def test_gunicorns_default_gets_no_line(tmp_path: Path) -> None:
+    def check(known: Any) -> None:
+        directory = directory_of(known, tmp_path)
+        gun = directory / "gun.py"
+        value = int(known.default) if known.name == "ssl_version" else known.default
+        gun.write_text(f"{known.name} = {value!r}")
+        assert load(["-c", str(gun)], {}, str(directory)).notices == []
+
+    concerned = (
+        (known.name, known)
+        for known in KNOWN_SETTINGS
+        if known.name in FOREIGN and not callable(known.default) and known.name != "control_socket"
+    )
+    check_each(concerned, check)
+
+
+def test_every_flag_is_supported_or_answered(tmp_path: Path) -> None:
+    def check(case: tuple[Any, str]) -> None:
+        known, flag = case
+        without_value = known.action in ("store_true", "store_const")
+        value = VALUES.get(known.name, "5")
+        argv = [flag] if without_value else [flag, value]
+        # The application behind the flag shows that the flag has taken its own value only.
+        settings, _, notices, _ = load([*argv, "hello:app"], {}, str(tmp_path))
+        assert settings.wsgi_app == "hello:app"
+        if known.name in FOREIGN:
+            if without_value and known.default is True:
+                assert notices == []
+                return
+            (notice,) = notices
+            assert notice.startswith(f"{flag} (")
+            assert FOREIGN[known.name].instead in notice
+        else:
+            assert notices == []
+            assert known.name in {given.name for given in parse(argv).given}
+
+    check_each(((flag, (known, flag)) for known, flag in BY_FLAG), check)
 
 
 def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:

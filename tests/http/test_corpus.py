@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "corpus"))
 
+from cases import check_each
 from corpus import (
     HARDENING,
     HERE,
@@ -64,8 +65,7 @@ def check(case: Case, context: Any, pieces: list[bytes]) -> None:
         assert (final, closed) == (case.statuses, case.close)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
-def test_whole_byte_by_byte_and_at_every_split(case: Case) -> None:
+def check_every_way(case: Case) -> None:
     check(case, serving(Recorder()), [case.data])
     # One context for all the splits: what is cached of a request must not change what is said of it.
     context = serving(Recorder())
@@ -90,6 +90,15 @@ def test_whole_byte_by_byte_and_at_every_split(case: Case) -> None:
         # A client that waits for it gets one 100 for each body.
         _, answered, _ = outcome(context, [case.data[i : i + 1] for i in range(len(case.data))])
         assert answered == [100, 200] * case.continues
+
+
+GROUPS = sorted({case.name.partition("/")[0] for case in CASES})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_whole_byte_by_byte_and_at_every_split(group: str) -> None:
+    mine = ((case.name, case) for case in CASES if case.name.startswith(group + "/"))
+    check_each(mine, check_every_way)
 
 
 def test_a_client_that_ends_anywhere_makes_no_other_request() -> None:

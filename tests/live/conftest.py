@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +43,46 @@ def _finish(server: Server) -> None:
         server.close()
 
 
+# Servers idle at a cost: a worker of each is in memory.
+_MOST_SHARED = 8
+
+
 @pytest.fixture(scope="session")
-def shared_servers(worker_class: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Make a server, or return the one that was made with the same arguments: starting costs."""
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Make a server, or return the one that was made with the same arguments; the least lately used are stopped."""
     made: dict[Any, Server] = {}
+    problems: list[str] = []
 
-    def get(app: str, *args: str, expect: tuple[str, ...] = ()) -> Server:
-        key = (app, args, expect)
-        if key not in made:
-            directory = tmp_path_factory.mktemp("shared")
-            made[key] = Server(directory, app, args, worker_class=worker_class, expect=expect)
-        return made[key]
-
-    yield get
-    problems = []
-    for server in made.values():
+    def end(server: Server) -> None:
         try:
             _finish(server)
         except Exception as problem:  # the others are to be stopped all the same
-            problems.append(repr(problem) if not isinstance(problem, AssertionError) else str(problem))
+            problems.append(str(problem) if isinstance(problem, AssertionError) else repr(problem))
+
+    def get(worker_class: str, app: str, *args: str, expect: tuple[str, ...] = ()) -> Server:
+        key = (worker_class, app, args, expect)
+        found = made.pop(key, None)
+        if found is None:
+            while len(made) >= _MOST_SHARED:
+                end(made.pop(next(iter(made))))
+            directory = tmp_path_factory.mktemp("shared")
+            found = Server(directory, app, args, worker_class=worker_class, expect=expect)
+        made[key] = found  # as the last
+        return found
+
+    yield get
+    for server in made.values():
+        end(server)
     assert not problems, "\n\n".join(problems)
+
+
+@pytest.fixture
+def shared_servers(worker_class: str, _shared: Callable[..., Server]) -> Start:
+    """Make a server, or return the one that was made with the same arguments: starting costs.
+
+    A test must leave it as it was, and may use a few at a time: see `_MOST_SHARED`.
+    """
+    return partial(_shared, worker_class)
 
 
 def _during(found: Server) -> Iterator[Server]:
@@ -107,11 +128,17 @@ def connect() -> Iterator[Connect]:
 
 
 @pytest.fixture
-def start(worker_class: str, tmp_path: Path) -> Iterator[Start]:
+def start(worker_class: str, start_unclassed: Start) -> Start:
     """Start a server of the test's own, in a directory of its own; checked and stopped at the end.
 
     ``files`` maps names to texts that are written there first.
     """
+    return partial(start_unclassed, worker_class=worker_class)
+
+
+@pytest.fixture
+def start_unclassed(tmp_path: Path) -> Iterator[Start]:
+    """The same, once and not for every worker class: for tests whose configuration says the class."""
     made: list[Server] = []
 
     def begin(
@@ -121,7 +148,7 @@ def start(worker_class: str, tmp_path: Path) -> Iterator[Start]:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        rest.setdefault("worker_class", worker_class)
+        rest.setdefault("worker_class", None)
         server = Server(tmp_path, app, args, **rest)
         made.append(server)
         return server

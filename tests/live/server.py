@@ -64,27 +64,42 @@ class Process(NamedTuple):
     state: str
 
 
+def _process(pid: int | str) -> Process | None:
+    """Return the row of one process, from /proc; None where there is none, or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    state = fields[0].decode()
+    return None if state in "ZX" else Process(int(pid), int(fields[1]), int(fields[3]), state)
+
+
 def processes() -> list[Process]:
     """Return all processes that are not zombies, from /proc."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                text = Path("/proc", entry, "stat").read_text(errors="replace")
-                fields = text.rpartition(")")[2].split()
-                if fields[0] not in "ZX":
-                    found.append(Process(int(entry), int(fields[1]), int(fields[3]), fields[0]))
-    return found
+    return [found for entry in os.listdir("/proc") if entry.isdigit() and (found := _process(entry))]
 
 
 def is_alive(pid: int) -> bool:
     """Whether ``pid`` runs (a zombie does not)."""
-    return any(process.pid == pid for process in processes())
+    return _process(pid) is not None
 
 
 def children(pid: int) -> list[int]:
-    """Return the process ids of the live children of ``pid``, oldest id first."""
-    return sorted(process.pid for process in processes() if process.parent == pid)
+    """Return the process ids of the live children of ``pid``, oldest id first.
+
+    Asked for again and again by `wait_until`, so not from the whole table where the kernel keeps a list
+    (CONFIG_PROC_CHILDREN).
+    """
+    try:
+        listed: list[str] = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                listed += file.read().split()
+    except OSError:  # no such list, or the process or a thread of it has just gone
+        return sorted(process.pid for process in processes() if process.parent == pid)
+    found = filter(None, map(_process, listed))
+    return sorted(process.pid for process in found if process.parent == pid)
 
 
 class Output:
@@ -151,6 +166,7 @@ class Server:
         env: added to the environment.
         wrap: a command to run it under, such as ``unshare -n``.
         command: run this instead of ``program`` with the arguments above.
+        pass_fds: further descriptors that it inherits.
 
     `stop` and `check` are for the test, `close` for the fixture's end: it kills what is left.
     """
@@ -170,6 +186,7 @@ class Server:
         env: Mapping[str, str] | None = None,
         wrap: Sequence[str] = (),
         command: Sequence[str] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.directory = directory
         self._expected = [re.compile(pattern) for pattern in expect]
@@ -177,12 +194,11 @@ class Server:
         self._sessions: set[int] = set()
         self.listener: socket.socket | None = None
         options = ["-k", worker_class] if worker_class else []
-        pass_fds: tuple[int, ...] = ()
         if bind == "fd":
             self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
             self._address = self.listener.getsockname()
-            pass_fds = (self.listener.fileno(),)
-            options += ["-b", f"fd://{pass_fds[0]}"]
+            pass_fds = (*pass_fds, self.listener.fileno())
+            options += ["-b", f"fd://{self.listener.fileno()}"]
         elif bind == "tcp":
             options += ["-b", "127.0.0.1:0"]
         command = [*wrap, *(command or [*self.program, *options, *args, *([app] if app else [])])]
@@ -269,7 +285,9 @@ class Server:
         lines = self.log.text.split("\n")[after:]
         assert not self.trouble(after), "unexpected log lines:\n" + "\n".join(lines)
         if self.process.poll() is not None:
-            wait_until(lambda: not self.leftovers(), f"no process left, but: {self.leftovers()}", 2.0)
+            left = self.leftovers()
+            if left:
+                wait_until(lambda: not self.leftovers(), f"no process left, but: {left}", 2.0)
 
     def close(self) -> None:
         """Kill what is left, without a word. For the end of a fixture, after `check`."""

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from cases import check_each
 from rawclient import RawClient
 from server import Server
 
@@ -49,13 +50,16 @@ GOOD_CHUNKS = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD_CHUNKS)
 @pytest.mark.parametrize("step", [0, 1], ids=["whole", "byte by byte"])
-def test_well_formed_chunks(client: RawClient, name: str, step: int) -> None:
-    data, body = GOOD_CHUNKS[name]
-    client.send(CHUNKED + data, step=step)
-    assert client.read_response().body == body
-    assert client.get("/").body == b"hello\n"
+def test_well_formed_chunks(server: Server, step: int) -> None:
+    def check(case: tuple[bytes, bytes]) -> None:
+        data, body = case
+        with RawClient(server.address) as client:
+            client.send(CHUNKED + data, step=step)
+            assert client.read_response().body == body
+            assert client.get("/").body == b"hello\n"
+
+    check_each(GOOD_CHUNKS, check)
 
 
 def test_a_chunked_body_split_at_every_position(client: RawClient) -> None:
@@ -200,20 +204,24 @@ CALLS: dict[str, tuple[list[list[Any]], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_input(client: RawClient, name: str, framing: str) -> None:
-    calls, results = CALLS[name]
-    target = b"/input?" + quote(json.dumps(calls)).encode()
+def test_input(server: Server, framing: str) -> None:
     if framing == "length":
         field, body = b"Content-Length: %d" % len(TEXT), TEXT
     else:
         field, body = b"Transfer-Encoding: chunked", chunks(TEXT, 3, 11, 1)
-    client.send(b"POST " + target + b" HTTP/1.1\r\nHost: test\r\n" + field + b"\r\n\r\n" + body)
-    response = client.read_response()
-    assert response.status == 200
-    assert response.json() == results
-    assert client.get("/").status == 200
+
+    def check(case: tuple[list[list[Any]], list[Any]]) -> None:
+        calls, results = case
+        target = b"/input?" + quote(json.dumps(calls)).encode()
+        with RawClient(server.address) as client:
+            client.send(b"POST " + target + b" HTTP/1.1\r\nHost: test\r\n" + field + b"\r\n\r\n" + body)
+            response = client.read_response()
+            assert response.status == 200
+            assert response.json() == results
+            assert client.get("/").status == 200
+
+    check_each(CALLS, check)
 
 
 def test_readlines_with_a_hint_stops_after_it(client: RawClient) -> None:

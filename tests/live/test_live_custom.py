@@ -71,7 +71,7 @@ def test_hup_loads_changed_code_and_refuses_broken_code(start: Start, tmp_path: 
 
     own = tmp_path / "lib" / "own.py"
     own.write_text("def broken():\n    1 / 0\nbroken()\n")
-    server.expect(r"SIGHUP: nothing is reloaded", "Traceback")
+    server.expect(r"nothing is reloaded", "Traceback")
     server.send_signal(signal.SIGHUP)
     said = server.wait_for_log(r"nothing is reloaded.*worker_class = 'own\.Outer\.Mine'.*")
     assert "gun.py" in said[0]

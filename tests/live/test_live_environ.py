@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import check_each
 from rawclient import RawClient, Response
 from server import Server, Start
 
@@ -100,21 +101,29 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("raw", "path"), [case for case in PATHS if case[0] != "/"], ids=lambda value: ascii(value)
-)
-def test_paths(client: RawClient, raw: str, path: str) -> None:
-    environ = environ_of(client, raw)
-    assert environ["PATH_INFO"] == path
-    assert environ["RAW_URI"] == raw
-    assert environ["SCRIPT_NAME"] == ""
+def test_paths(server: Server) -> None:
+    def check(case: tuple[str, str]) -> None:
+        raw, path = case
+        with RawClient(server.address) as client:
+            environ = environ_of(client, raw)
+        assert environ["PATH_INFO"] == path
+        assert environ["RAW_URI"] == raw
+        assert environ["SCRIPT_NAME"] == ""
+
+    check_each(((case[0], case) for case in PATHS if case[0] != "/"), check)
 
 
-@pytest.mark.parametrize("query", ["", "a=b", "a=%20%zz&b", "?", "a?b", "a/b", "%41", "a=b&a=c;d"])
-def test_the_query_is_passed_as_it_is(client: RawClient, query: str) -> None:
-    environ = environ_of(client, "/environ?" + query)
-    assert environ["QUERY_STRING"] == query
-    assert environ["PATH_INFO"] == "/environ"
+QUERIES = ["", "a=b", "a=%20%zz&b", "?", "a?b", "a/b", "%41", "a=b&a=c;d"]
+
+
+def test_the_query_is_passed_as_it_is(server: Server) -> None:
+    def check(query: str) -> None:
+        with RawClient(server.address) as client:
+            environ = environ_of(client, "/environ?" + query)
+        assert environ["QUERY_STRING"] == query
+        assert environ["PATH_INFO"] == "/environ"
+
+    check_each(((query, query) for query in QUERIES), check)
 
 
 def test_absolute_form_gives_the_path_and_its_authority_wins(client: RawClient) -> None:
@@ -141,12 +150,16 @@ def test_options_with_an_asterisk(client: RawClient) -> None:
     assert environ["RAW_URI"] == "*"
 
 
-@pytest.mark.parametrize(
-    "host", ["", "a", "a.b.c", "a:8000", "a:", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b", "A-b.C"]
-)
-def test_hosts_that_are_right(client: RawClient, host: str) -> None:
-    client.send(f"GET /environ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    assert client.read_response().json()["environ"]["HTTP_HOST"] == host
+HOSTS = ["", "a", "a.b.c", "a:8000", "a:", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b", "A-b.C"]
+
+
+def test_hosts_that_are_right(server: Server) -> None:
+    def check(host: str) -> None:
+        with RawClient(server.address) as client:
+            client.send(f"GET /environ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert client.read_response().json()["environ"]["HTTP_HOST"] == host
+
+    check_each(((host, host) for host in HOSTS), check)
 
 
 FIELDS = [
@@ -169,10 +182,14 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "key", "value"), FIELDS, ids=[ascii(case[0]) for case in FIELDS])
-def test_fields(client: RawClient, lines: str, key: str, value: str) -> None:
-    client.request("/environ", headers=lines + "\r\n")
-    assert client.read_response().json()["environ"][key] == value
+def test_fields(server: Server) -> None:
+    def check(case: tuple[str, str, str]) -> None:
+        lines, key, value = case
+        with RawClient(server.address) as client:
+            client.request("/environ", headers=lines + "\r\n")
+            assert client.read_response().json()["environ"][key] == value
+
+    check_each(((case[0], case) for case in FIELDS), check)
 
 
 def test_underscores_never_shadow_dashes(client: RawClient) -> None:

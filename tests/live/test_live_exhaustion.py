@@ -96,6 +96,7 @@ def test_a_full_disk_under_a_body_is_507(start: Start, connect: Connect) -> None
         response = client.read_response()
         assert (response.status, response.closes) == (507, True)
         assert connect(server.address).get("/", body=b"x" * 60_000).status == 200
+    wait_until(lambda: server.log.text.count("refused with 507") >= 2, "the warnings are in the log")
     assert server.log.text.count("refused with 507") == 2
     assert server.workers() == [worker]
     wait_until(lambda: not any("wsgiserv-body" in name for name in open_descriptors(worker)), "no spool file")

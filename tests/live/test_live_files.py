@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,19 +22,32 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificate(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file with the key and the certificate."""
+    path = str(tmp_path_factory.mktemp("certificate") / "all.pem")
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
 @pytest.fixture
-def files(start: Start, scheme: str, tmp_path: Path) -> tuple[Server, Callable[[], RawClient]]:
+def files(
+    shared_servers: Start, scheme: str, ca: trustme.CA, certificate: str
+) -> Iterator[tuple[Server, Callable[[], RawClient]]]:
     """A server, and how to connect to it."""
     args = ["-w", "1"]
     context: ssl.SSLContext | None = None
     if scheme == "TLS":
-        ca = trustme.CA()
-        cert = ca.issue_cert("localhost")
-        cert.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "all.pem"))
-        args += ["--certfile", "all.pem", "--keyfile", "all.pem"]
+        args += ["--certfile", certificate, "--keyfile", certificate]
         context = ssl.create_default_context()
         ca.configure_trust(context)
-    server = start("limitapps:app", *args, expect=(r"\[ERROR\].*(shorter|longer)",))
+    server = shared_servers("limitapps:app", *args, expect=(r"\[ERROR\].*(shorter|longer)",))
+    before = len(server.log.lines)
 
     def connect() -> RawClient:
         client = RawClient(server.address)
@@ -42,11 +55,13 @@ def files(start: Start, scheme: str, tmp_path: Path) -> tuple[Server, Callable[[
             client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
         return client
 
-    return server, connect
+    yield server, connect
+    server.check(before)
 
 
 def test_files_of_all_kinds(files: tuple[Server, Callable[[], RawClient]], tmp_path: Path) -> None:
-    _, connect = files
+    server, connect = files
+    before = len(server.log.lines)
     data = random.Random(3).randbytes(SIZE)
     (tmp_path / "data").write_bytes(data)
     with gzip.open(tmp_path / "data.gz", "wb") as packed:
@@ -74,25 +89,28 @@ def test_files_of_all_kinds(files: tuple[Server, Callable[[], RawClient]], tmp_p
         response = client.get(f"/file?path={path}", method="HEAD")
         assert response.one("Content-Length") == str(SIZE)
         assert client.get("/").body == b"hello\n"
+    assert not [line for line in server.log.lines[before:] if "[ERROR]" in line]
 
 
 def test_a_file_shorter_than_its_content_length_ends_the_connection(
     files: tuple[Server, Callable[[], RawClient]], tmp_path: Path
 ) -> None:
     server, connect = files
+    before = len(server.log.lines)
     (tmp_path / "data").write_bytes(TENS)
     with connect() as client:
         client.request(f"/file?path={tmp_path}/data&length=10001")
         client.request("/")
         with pytest.raises(Truncated, match="10000 of 10001"):
             client.read_response()
-    server.wait_for_log("shorter than its Content-Length")
+    server.wait_for_log("shorter than its Content-Length", after=before)
 
 
 def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(
     files: tuple[Server, Callable[[], RawClient]], tmp_path: Path
 ) -> None:
     server, connect = files
+    before = len(server.log.lines)
     (tmp_path / "data").write_bytes(b"")
     with (tmp_path / "data").open("r+b") as file:
         file.truncate(50_000_000)
@@ -102,7 +120,7 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(
             file.truncate(1000)
             rest = sum(map(len, iter(lambda: client.sock.recv(1 << 20), b"")))
             assert rest < 50_000_000
-    server.wait_for_log("became shorter")
+    server.wait_for_log("became shorter", after=before)
     with connect() as client:
         assert client.get("/").status == 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -166,11 +167,18 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize("name", HARMLESS)
-def test_a_hook_that_raises_is_logged_by_name_and_does_no_harm(start: Start, name: str) -> None:
-    broken = "\ndef broken():\n    raise RuntimeError('from the hook')\n\n"
-    config = f"{CONFIG}{broken}{name} = lambda {ARGUMENTS[name]}: broken()\n"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_hooks_that_raise_are_logged_by_name_and_do_no_harm(start: Start, number: int) -> None:
+    """All that are harmless at once: each is called although others raised, and has its line and its traceback."""
+    called = [name for name in HARMLESS if name != "worker_int" or number == signal.SIGINT]
+    config = CONFIG + "\ndef broken(name):\n    raise RuntimeError('from the hook ' + name)\n\n"
+    config += "".join(f"{name} = lambda {ARGUMENTS[name]}: broken('{name}')\n" for name in HARMLESS)
     server = begin(start, config=config, expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
+    # One worker more or less, for nworkers_changed after the start.
+    server.send_signal(signal.SIGTTIN)
+    wait_until(lambda: len(server.workers()) == 2, "a second worker")
+    server.send_signal(signal.SIGTTOU)
+    wait_until(lambda: len(server.workers()) == 1, "one worker")
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
     before = set(server.workers())
@@ -178,9 +186,11 @@ def test_a_hook_that_raises_is_logged_by_name_and_does_no_harm(start: Start, nam
     wait_until(lambda: server.workers() and not set(server.workers()) & before, "the reload")
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
-    assert server.stop(signal.SIGINT if name == "worker_int" else signal.SIGTERM) == 0
-    assert name in server.log.text
-    assert "from the hook" in server.log.text
+    assert server.stop(number) == 0
+    logged = server.log.text
+    for name in called:
+        assert f"RuntimeError: from the hook {name}\n" in logged + "\n", name
+        assert re.search(rf"\[ERROR\].*\b{name}\b", logged), name
 
 
 ARGUMENTS = {

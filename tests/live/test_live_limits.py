@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,23 @@ from rawclient import RawClient, timed_get
 from server import Connect, Server, Start, wait_until
 
 
+@pytest.fixture(scope="module")
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spool")
+
+
 @pytest.fixture
-def spooling(start: Start, tmp_path: Path) -> Server:
-    (tmp_path / "spool").mkdir()
-    return start(
+def spooling(shared_servers: Start, spool: Path) -> Iterator[Server]:
+    """The shared server that spools bodies early."""
+    found = shared_servers(
         "limitapps:app",
-        *("-w", "1", "--body-buffer-size", "1000", "--spool-dir", str(tmp_path / "spool")),
+        *("-w", "1", "--body-buffer-size", "1000", "--spool-dir", str(spool)),
         *("--limit-request-body", "100000"),
         expect=(r"\[WARNING\].*refused with 413",),
     )
+    before = len(found.log.lines)
+    yield found
+    found.check(before)
 
 
 def framed(body: bytes, framing: str) -> bytes:
@@ -30,7 +39,7 @@ def framed(body: bytes, framing: str) -> bytes:
     return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-def test_a_body_is_spooled_above_the_buffers_size(spooling: Server, tmp_path: Path, connect: Connect) -> None:
+def test_a_body_is_spooled_above_the_buffers_size(spooling: Server, spool: Path, connect: Connect) -> None:
     client = connect(spooling.address)
     for size, spooled in ((999, False), (1000, False), (1001, True), (100_000, True)):
         for framing in ("length", "chunked"):
@@ -38,13 +47,14 @@ def test_a_body_is_spooled_above_the_buffers_size(spooling: Server, tmp_path: Pa
             client.send(framed(body, framing))
             digest, *files = client.read_response().text.split("\n")
             assert digest == hashlib.sha256(body).hexdigest()
-            assert [name.startswith(str(tmp_path / "spool")) for name in files] == [True] * spooled, size
-    assert not list((tmp_path / "spool").iterdir()), "a spool file has a name"
+            assert [name.startswith(str(spool)) for name in files] == [True] * spooled, size
+    assert not list(spool.iterdir()), "a spool file has a name"
 
 
-def test_the_spool_file_goes_with_its_client(spooling: Server, tmp_path: Path) -> None:
+def test_the_spool_file_goes_with_its_client(spooling: Server, spool: Path) -> None:
     def spool_files() -> list[str]:
-        return [name for pid in spooling.workers() for name in open_descriptors(pid) if "/spool/" in name]
+        names = (name for pid in spooling.workers() for name in open_descriptors(pid))
+        return [name for name in names if name.startswith(str(spool))]
 
     client = RawClient(spooling.address)
     client.send(framed(b"x" * 50_000, "length")[:-1])

@@ -286,18 +286,16 @@ def test_idle_connections_end_after_keepalive(start: Start) -> None:
         assert 0.5 < time.monotonic() - begun < 4.0
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"GET / HTTP/1.1\r\nHo", b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nx"],
-    ids=["head", "body"],
-)
-def test_a_silent_sender_gets_408(start: Start, data: bytes) -> None:
+def test_a_silent_sender_gets_408(start: Start, connect: Connect) -> None:
     server = start(
         "apps:app", "--header-timeout", "1", "--body-timeout", "1", expect=(r"\[WARNING\].*127\.0\.0\.1",)
     )
-    with RawClient(server.address) as client:
-        client.send(data)
-        begun = time.monotonic()
+    timed_get(server.address)  # it is up: the clients' time is not the start's
+    begun = time.monotonic()
+    head, body = connect(server.address), connect(server.address)
+    head.send(b"GET / HTTP/1.1\r\nHo")
+    body.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nx")
+    for client in (head, body):
         response = client.read_response()
         assert response.status == 408
         assert response.closes

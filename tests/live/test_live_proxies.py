@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cases import check_each
 from rawclient import RawClient
 from server import Server, Start, wait_until
 
@@ -122,8 +123,8 @@ def test_names_in_secure_scheme_headers_are_removed_as_well(start: Start) -> Non
         assert client.environ("X-Edge-Tls: yes\r\n")["wsgi.url_scheme"] == "https"
 
 
-def test_underscores_are_no_way_around(start: Start) -> None:
-    server = start("apps:app", "--forwarded-headers", "for", "--header-map", "dangerous")
+def test_underscores_are_no_way_around(shared_servers: Start) -> None:
+    server = shared_servers("apps:app", "--forwarded-headers", "for", "--header-map", "dangerous")
     with From(STRANGER, server) as client:
         assert "HTTP_X_FORWARDED_FOR" not in client.environ("X_Forwarded_For: 6.6.6.6\r\n")
 
@@ -253,20 +254,23 @@ ACCEPTED = [
 ]
 
 
-@pytest.mark.parametrize("step", [0, 1])
-@pytest.mark.parametrize(("mode", "header", "expected"), ACCEPTED, ids=lambda value: repr(value)[:30])
-def test_a_proxys_header(
-    shared_servers: Start, mode: str, header: bytes, expected: tuple[str, ...] | None, step: int
-) -> None:
-    server = shared_servers("apps:app", "--proxy-protocol", mode, expect=REFUSED)
-    with From(TRUSTED, server) as client:
-        client.send(header + REQUEST, step=step)
-        expected = expected or (TRUSTED, client.port, "", "", "")
-        assert told(client.read_response().json()["environ"]) == expected
-        # For the whole connection, also for pipelined requests.
-        client.send(REQUEST * 2)
-        for _ in range(2):
-            assert told(client.read_response().json()["environ"]) == expected
+def test_a_proxys_header(shared_servers: Start) -> None:
+    def check(case: tuple[str, bytes, tuple[str, ...] | None]) -> None:
+        mode, header, expected = case
+        server = shared_servers("apps:app", "--proxy-protocol", mode, expect=REFUSED)
+        for step in (0, 1):
+            with From(TRUSTED, server) as client:
+                client.send(header + REQUEST, step=step)
+                told_then = expected or (TRUSTED, client.port, "", "", "")
+                assert told(client.read_response().json()["environ"]) == told_then, f"step {step}"
+                # For the whole connection, also for pipelined requests.
+                client.send(REQUEST * 2)
+                for _ in range(2):
+                    assert told(client.read_response().json()["environ"]) == told_then, f"step {step}"
+
+    check_each(
+        ((f"{mode} {header!r}", (mode, header, expected)) for mode, header, expected in ACCEPTED), check
+    )
 
 
 MALFORMED = [
@@ -288,16 +292,19 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "data"), MALFORMED, ids=lambda value: repr(value)[:50])
-def test_what_is_refused(shared_servers: Start, mode: str, data: bytes) -> None:
-    server = shared_servers("apps:app", "--proxy-protocol", mode, expect=REFUSED)
-    for step in (0, 1):
-        with From(TRUSTED, server) as client:
-            client.offer(data, step=step)
-            response = client.read_response()
-            assert response.status == 400
-            assert response.closes
-            client.expect_close()
+def test_what_is_refused(shared_servers: Start) -> None:
+    def check(case: tuple[str, bytes]) -> None:
+        mode, data = case
+        server = shared_servers("apps:app", "--proxy-protocol", mode, expect=REFUSED)
+        for step in (0, 1):
+            with From(TRUSTED, server) as client:
+                client.offer(data, step=step)
+                response = client.read_response()
+                assert response.status == 400
+                assert response.closes
+                client.expect_close()
+
+    check_each(((f"{mode} {data[:50]!r}", (mode, data)) for mode, data in MALFORMED), check)
 
 
 @pytest.mark.parametrize("mode", ["v1", "v2", "auto"])

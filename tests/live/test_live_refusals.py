@@ -7,6 +7,7 @@ The cases stand in `refused.py` beside this file. Each is followed at once by a 
 from __future__ import annotations
 
 import pytest
+from cases import check_each
 from rawclient import RawClient
 from refused import REFUSED, Case
 from server import Server, Start
@@ -30,17 +31,18 @@ def expect_refusal(server: Server, data: bytes, statuses: tuple[int, ...], step:
     assert "smuggled" not in counts(server)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in REFUSED])
-def test_refused_whole(strict_server: Server, case: Case) -> None:
-    expect_refusal(strict_server, case.data, case.statuses)
+def test_refused_whole(strict_server: Server) -> None:
+    def check(case: Case) -> None:
+        expect_refusal(strict_server, case.data, case.statuses)
+
+    check_each(((case.name, case) for case in REFUSED), check)
 
 
-SHORT = [case for case in REFUSED if len(case.data) < 400]
+def test_refused_byte_by_byte(strict_server: Server) -> None:
+    def check(case: Case) -> None:
+        expect_refusal(strict_server, case.data, case.statuses, step=1)
 
-
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in SHORT])
-def test_refused_byte_by_byte(strict_server: Server, case: Case) -> None:
-    expect_refusal(strict_server, case.data, case.statuses, step=1)
+    check_each(((case.name, case) for case in REFUSED if len(case.data) < 400), check)
 
 
 SAMPLES = ("two spaces", "no Host", "Content-Length with plus", "both lengths", "chunk size with sign")

@@ -310,12 +310,11 @@ def test_workers_that_cannot_boot_are_exit_3_without_a_fork_storm(tmp_path: Path
 # Configuration
 
 
-def test_the_command_line_in_the_environment(start: Start) -> None:
-    server = start(
+def test_the_command_line_in_the_environment(start_unclassed: Start) -> None:
+    server = start_unclassed(
         "app:app",
         files={"app.py": HELLO},
         bind="none",
-        worker_class=None,
         env={"WSGISERV_CMD_ARGS": "-b :0 -w 2"},
     )
     with RawClient(server.address) as client:
@@ -537,12 +536,12 @@ for _ in range(3):
 
 @pytest.mark.parametrize("name", FIELD_FILES)
 @pytest.mark.usefixtures("field_directories")
-def test_the_files_in_the_field_run_as_they_are(start: Start, tmp_path: Path, name: str) -> None:
+def test_the_files_in_the_field_run_as_they_are(start_unclassed: Start, tmp_path: Path, name: str) -> None:
     wrap = own_network()
     if not wrap:
         pytest.skip("the files' fixed ports need a network namespace (unshare -n)")
     files = {"app.py": HELLO, "gun.py": FIELD_FILES[name]}
-    server = start("app:app", "-c", "gun.py", files=files, bind="none", worker_class=None, wrap=wrap)
+    server = start_unclassed("app:app", "-c", "gun.py", files=files, bind="none", wrap=wrap)
     server.expect(r"gun\.py line \d+\) is ignored")
     log = Path("/var/log/gunicorn/debug.log") if name == "plain" else tmp_path / "log/debug.log"
     pidfile = Path("/tmp/gunicorn.pid") if name == "plain" else tmp_path / "log/gunicorn.pid"

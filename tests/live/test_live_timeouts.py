@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 from rawclient import RawClient, Truncated
@@ -15,13 +17,27 @@ ONE_SECOND = (
 )
 
 
+class Hasty(NamedTuple):
+    """A shared server, and where in its log the test began."""
+
+    server: Server
+    before: int
+
+    @property
+    def address(self) -> tuple[str, int]:
+        address: tuple[str, int] = self.server.address
+        return address
+
+
 @pytest.fixture
-def hasty(start: Start) -> Server:
-    """All timeouts are one second."""
-    server = start("limitapps:app", *ONE_SECOND, expect=(r"\[WARNING\].*127\.0\.0\.1",))
+def hasty(shared_servers: Start) -> Iterator[Hasty]:
+    """All timeouts of the shared server are one second."""
+    server = shared_servers("limitapps:app", *ONE_SECOND, expect=(r"\[WARNING\].*127\.0\.0\.1",))
     with RawClient(server.address) as client:
         assert client.get("/").status == 200  # it is up: the clients' time is not the start's
-    return server
+    before = len(server.log.lines)
+    yield Hasty(server, before)
+    server.check(before)
 
 
 def drip(clients: list[RawClient], byte: bytes, every_s: float, longest_s: float) -> list[RawClient]:
@@ -39,11 +55,13 @@ def drip(clients: list[RawClient], byte: bytes, every_s: float, longest_s: float
     return answered
 
 
-def warnings(server: Server, pattern: str) -> list[str]:
-    return [line for line in server.log.text.split("\n") if "[WARNING]" in line and pattern in line]
+def warnings(hasty: Hasty, pattern: str) -> list[str]:
+    return [
+        line for line in hasty.server.log.lines[hasty.before :] if "[WARNING]" in line and pattern in line
+    ]
 
 
-def test_slow_senders_get_408_once(hasty: Server, connect: Connect) -> None:
+def test_slow_senders_get_408_once(hasty: Hasty, connect: Connect) -> None:
     """A drip is no progress: the head has a time in all, the body a rate. The chunked body is no exception."""
     begun = time.monotonic()
     head, body, chunked = (connect(hasty.address) for _ in range(3))
@@ -62,7 +80,7 @@ def test_slow_senders_get_408_once(hasty: Server, connect: Connect) -> None:
     assert len(warnings(hasty, "header_timeout")) == 1
 
 
-def test_the_idle_are_closed_silently(hasty: Server, connect: Connect) -> None:
+def test_the_idle_are_closed_silently(hasty: Hasty, connect: Connect) -> None:
     begun = time.monotonic()
     silent, kept, blank = (connect(hasty.address) for _ in range(3))
     assert kept.get("/").status == 200
@@ -83,7 +101,7 @@ def test_a_second_head_has_header_timeout_not_keepalive(start: Start, connect: C
     assert time.monotonic() - begun < 4.0
 
 
-def test_one_who_reads_nothing_is_reset(hasty: Server, connect: Connect) -> None:
+def test_one_who_reads_nothing_is_reset(hasty: Hasty, connect: Connect) -> None:
     client = connect(hasty.address)
     client.request("/big?size=50003968")
     wait_until(lambda: warnings(hasty, "send_timeout"), "the reset", 5.0)

@@ -24,12 +24,6 @@ from server import Server, Start, run, wait_until
 CERTIFICATE = ("--certfile", "server.pem", "--keyfile", "server.key")
 
 
-@pytest.fixture(scope="module", params=["sync", "threads", "gevent"])
-def worker_class(request: pytest.FixtureRequest) -> str:
-    """All of them: TLS is below the connection, but who waits for the socket differs."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def ca() -> trustme.CA:
     return trustme.CA()
@@ -81,18 +75,37 @@ def connect(ca: trustme.CA) -> Iterator[Connect]:
         yield lambda server: stack.enter_context(TLSClient(server, context))
 
 
+@pytest.fixture(scope="module")
+def certificates(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the shared server's files."""
+    directory = tmp_path_factory.mktemp("certificates")
+    issue(ca, directory)
+    return directory
+
+
 @pytest.fixture
-def https(start: Start, ca: trustme.CA, tmp_path: Path) -> Server:
-    """A server that speaks TLS."""
-    issue(ca, tmp_path)
-    return start("apps:app", *CERTIFICATE, "--log-level", "debug")
+def https_refusing(shared_servers: Start, certificates: Path) -> Iterator[Server]:
+    """The shared server that speaks TLS, for a test that makes it refuse a request."""
+    files = ("--certfile", str(certificates / "server.pem"), "--keyfile", str(certificates / "server.key"))
+    found = shared_servers("apps:app", *files, "--log-level", "debug", expect=("refused with 400",))
+    before = len(found.log.lines)
+    yield found
+    found.check(before)
 
 
-def test_requests_over_keep_alive(https: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def https(https_refusing: Server) -> Iterator[Server]:
+    """The shared server that speaks TLS: nothing is refused."""
+    before = len(https_refusing.log.lines)
+    yield https_refusing
+    assert not [line for line in https_refusing.log.lines[before:] if "refused with" in line]
+
+
+def test_requests_over_keep_alive(https: Server, certificates: Path) -> None:
     url = f"https://localhost:{https.address[1]}"
     with requests.Session() as session:
         session.trust_env = False  # REQUESTS_CA_BUNDLE would win over `verify`
-        session.verify = str(tmp_path / "ca.pem")
+        session.verify = str(certificates / "ca.pem")
         environ = session.get(f"{url}/environ").json()["environ"]
         body = os.urandom(3_000_000)
         assert session.post(f"{url}/echo", data=body).content == body
@@ -105,10 +118,10 @@ def test_requests_over_keep_alive(https: Server, tmp_path: Path) -> None:
     assert environ["SSL_CLIENT_VERIFY"] == "NONE"
 
 
-def test_curl(https: Server, tmp_path: Path) -> None:
+def test_curl(https: Server, certificates: Path) -> None:
     url = f"https://localhost:{https.address[1]}/"
-    assert curl("--cacert", "ca.pem", "--http1.1", url, cwd=tmp_path) == "hello\n"
-    assert curl("--cacert", "ca.pem", "--tls-max", "1.2", url, cwd=tmp_path) == "hello\n"
+    assert curl("--cacert", "ca.pem", "--http1.1", url, cwd=certificates) == "hello\n"
+    assert curl("--cacert", "ca.pem", "--tls-max", "1.2", url, cwd=certificates) == "hello\n"
 
 
 def test_startup_line_says_https(start: Start, ca: trustme.CA, tmp_path: Path) -> None:
@@ -161,30 +174,35 @@ def test_file_wrapper_with_offset_and_length(https: Server, connect: Connect, tm
     assert client.get("/").body == b"hello\n"
 
 
-def test_refusal_of_a_broken_request(https: Server, connect: Connect) -> None:
-    https.expect("refused with 400")
-    client = connect(https)
+def test_refusal_of_a_broken_request(https_refusing: Server, connect: Connect) -> None:
+    before = len(https_refusing.log.lines)
+    client = connect(https_refusing)
     client.send(b"GET / HTTP/1.1\r\nBroken\r\n\r\n" + b"x" * 100_000)
     assert client.read_response().status == 400
     client.expect_close()
+    https_refusing.wait_for_log("refused with 400", after=before)
 
 
-def test_plain_http_gets_a_readable_400(https: Server, connect: Connect) -> None:
-    https.expect("refused with 400: plain HTTP")
-    with RawClient(https.address) as plain:
+def test_plain_http_gets_a_readable_400(https_refusing: Server, connect: Connect) -> None:
+    before = len(https_refusing.log.lines)
+    with RawClient(https_refusing.address) as plain:
         plain.offer(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
         response = plain.read_response()
         assert response.status == 400
         assert response.closes
         assert "https://" in response.text
-    assert connect(https).get("/").body == b"hello\n"
+    assert connect(https_refusing).get("/").body == b"hello\n"
+    https_refusing.wait_for_log("refused with 400: plain HTTP", after=before)
 
 
 def test_failed_handshake_is_one_line(https: Server, connect: Connect) -> None:
+    before = len(https.log.lines)
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody
     with pytest.raises(ssl.SSLCertVerificationError):
         TLSClient(https, stranger)
-    https.wait_for_log(r"\[DEBUG\] 127\.0\.0\.1: connection lost \(TLS handshake failed: .*unknown ca\)")
+    https.wait_for_log(
+        r"\[DEBUG\] 127\.0\.0\.1: connection lost \(TLS handshake failed: .*unknown ca\)", after=before
+    )
     assert connect(https).get("/").body == b"hello\n"
 
 
@@ -303,7 +321,7 @@ def test_reload_with_a_broken_certificate_changes_nothing(
     start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
 ) -> None:
     first = issue(ca, tmp_path)
-    server = start("apps:app", *CERTIFICATE, expect=("SIGHUP: nothing is reloaded",))
+    server = start("apps:app", *CERTIFICATE, expect=("nothing is reloaded",))
     server.wait_for_log("ready")
     workers = server.workers()
     (tmp_path / "server.pem").write_text("not a certificate\n")
@@ -313,7 +331,11 @@ def test_reload_with_a_broken_certificate_changes_nothing(
     assert connect(server).certificate == first
 
 
-def test_graceful_stop_with_open_connections(https: Server, connect: Connect) -> None:
+def test_graceful_stop_with_open_connections(
+    start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
+) -> None:
+    issue(ca, tmp_path)
+    https = start("apps:app", *CERTIFICATE, "--log-level", "debug")
     idle, busy = connect(https), connect(https)
     assert idle.get("/").status == 200
     busy.request("/sleep?0.5")
