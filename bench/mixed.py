@@ -43,11 +43,11 @@ class Mixed(NamedTuple):
 
 
 class Client:
-    """One kept connection."""
+    """One kept connection. ``request`` is what it asks, in bytes."""
 
     def __init__(self, port: int, target: str, closed: list[int]) -> None:
         self._address = ("127.0.0.1", port)
-        self._request = f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+        self.request = f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
         self._closed = closed
         self._sock = self._connect()
 
@@ -73,7 +73,7 @@ class Client:
     def _exchange(self) -> bytes:
         answer = b""
         try:
-            self._sock.sendall(self._request)
+            self._sock.sendall(self.request)
             while not answer.endswith(b"hello\n") and (data := self._sock.recv(65536)):
                 answer += data
         except (BrokenPipeError, ConnectionResetError):

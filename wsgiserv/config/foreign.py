@@ -47,7 +47,7 @@ _METHOD = "methods are taken as RFC 9110 has them: any token, in the case it was
 _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
-_CONTROL = "there is no control socket; use signals (HUP, TTIN, TTOU, USR1) on the master's pid"
+_CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 _TABLE = (
@@ -103,19 +103,11 @@ _TABLE = (
     ),
     Foreign(name="paste", flags=("--paste", "--paster"), instead=_PASTE),
     Foreign(name="raw_paste_global_conf", flags=("--paste-global",), instead=_PASTE),
-    Foreign(name="control_socket", flags=("--control-socket",), instead=_CONTROL),
     Foreign(
         name="control_socket_mode",
         flags=("--control-socket-mode",),
         defaults=(0o600, "0600", "0o600"),
         instead=_CONTROL,
-    ),
-    Foreign(
-        name="control_socket_disable",
-        flags=("--no-control-socket",),
-        takes="nothing",
-        defaults=(False,),
-        instead="not needed: there is no control socket",
     ),
     # Protocol
     Foreign(

@@ -30,6 +30,7 @@ __all__ = [
     "mapping",
     "networks",
     "path",
+    "path_or_off",
     "post_request_hook",
     "protocol",
     "proxy_protocol",
@@ -74,6 +75,14 @@ def path(raw: object) -> str | None:
     if isinstance(raw, str) and "\0" in raw:
         raise ValueError("it holds a NUL character")
     return text_or_none(raw)
+
+
+def path_or_off(raw: object) -> str | None:
+    """Read a path; ``off`` or an empty text gives an empty one. Not set is None."""
+    if raw is None:
+        return None
+    found = path(raw) or ""
+    return "" if found.lower() == "off" else found
 
 
 def boolean(raw: object) -> bool:

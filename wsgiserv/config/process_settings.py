@@ -81,6 +81,32 @@ class ProcessSettings(HookSettings):
         accepts=_FILE,
         help="Write the master's process id to this file.",
     )
+    control_socket: str | None = setting(
+        None,
+        section="Process",
+        flags=("--control-socket",),
+        metavar="FILE",
+        parse=parsers.path_or_off,
+        accepts="a path, or 'off' for none",
+        help="The Unix socket for wsgiservctl; 'off' for none.",
+        doc=(
+            "By default `PID.sock`, after the master, in the first of these directories that can be had: "
+            "`$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for "
+            "root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and "
+            "root are answered. Where there cannot be one, the server runs without it and says so in the log. Takes "
+            "effect at a restart or an upgrade."
+        ),
+        show_default="in the runtime directory",
+    )
+    control_socket_disable: bool = setting(
+        False,
+        section="Process",
+        flags=("--no-control-socket",),
+        takes="nothing",
+        parse=parsers.boolean,
+        accepts=_SWITCH,
+        help="Have no control socket, whatever `control_socket` says.",
+    )
     user: int = setting(
         os.geteuid(),
         section="Process",

@@ -30,20 +30,25 @@ from signal import (
     SIGWINCH,
     Signals,
 )
-from time import monotonic
-from typing import TYPE_CHECKING, Final, Literal, assert_never
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import reopen_error_log
 from wsgiserv.master.birth import WorkerBorn, be_worker
+from wsgiserv.master.commands import MasterCommands
+from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.recycling import Recycler
-from wsgiserv.master.rollover import Rollover
+from wsgiserv.master.rollover import Done, Rollover
+from wsgiserv.master.servicemanager import ServiceManager
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.startup import Startup, interruptible
+from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
+from wsgiserv.master.succession import Succession
 from wsgiserv.master.supervisor import (
     Abandon,
     Fleet,
@@ -56,7 +61,7 @@ from wsgiserv.master.supervisor import (
     Wait,
     plan,
 )
-from wsgiserv.master.upgrade import Invocation, Predecessor, Successor, start_successor
+from wsgiserv.master.upgrade import Invocation, Predecessor
 from wsgiserv.master.workforce import Workforce
 
 if TYPE_CHECKING:
@@ -98,7 +103,6 @@ class Master:
         self._settings = settings
         self._invocation = invocation
         self._predecessor = predecessor
-        self._successor: Successor | None = None
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
@@ -117,6 +121,9 @@ class Master:
         self._startup: Startup
         self._rollover: Rollover
         self._recycler: Recycler
+        self._succession: Succession
+        self._manager: ServiceManager
+        self._control: ControlServer | None = None
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status, which is 0.
@@ -133,6 +140,7 @@ class Master:
         sys.exit(be_worker(boot, self._worker_main))
 
     def _run(self) -> int:
+        self._manager = ServiceManager.from_environ(os.environ)
         startup = self._startup = Startup(self._settings, self._notices, self._log, self._predecessor)
         try:
             if self._settings.daemon and self._predecessor is None:
@@ -149,6 +157,8 @@ class Master:
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
                 self._recycler = Recycler(self._workforce.recycle)
+                self._succession = Succession(self._invocation, self._signals, self._log)
+                self._control = self._open_control()
         except WsgiservError as error:
             startup.clean_up()
             self._tell(error)
@@ -168,9 +178,11 @@ class Master:
             # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
             self._log.critical("the master ends with an error of its own", exc_info=True)
             self._workforce.send_all(SIGQUIT)
+            self._close_control()
             startup.clean_up()
             return 1
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
+        self._close_control()
         startup.clean_up()
         self._signals.leave()
         if self._fatal is not None:
@@ -202,12 +214,15 @@ class Master:
             if self._drain_until is not None and not self._stop:
                 until = min(until, self._drain_until)
                 self._workforce.drain()
-            if not self._stop:
-                until = min(until, self._recycler.look(self._fleet.workers, now))
             if self._stop:
                 # The workers hold the sockets until they have answered all that waits in the backlog. Without
                 # ours, who comes later is refused at once, instead of waiting for nobody.
                 self._rollover.close_listeners()
+            else:
+                until = min(until, self._recycler.look(self._fleet.workers, now))
+            until = min(
+                until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
+            )
             self._sleep(until)
             for signal in self._signals.take():
                 self._answer(signal)
@@ -217,8 +232,16 @@ class Master:
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
                 self._stop_now("graceful", "drained")
-            if self._rollover.waiting and self._fleet.ever_ready and not self._rollover.under_way and not self._stop:
-                self._rollover.begin(self._reload_settings)
+            self._begin_reload()
+
+    def _begin_reload(self) -> None:
+        """Begin the reload that was asked for, when none is under way and nobody is about to take over."""
+        busy = self._rollover.under_way or self._succession.under_way or self._stop
+        if self._rollover.waiting and self._fleet.ever_ready and not busy:
+            self._manager.reloading()
+            self._rollover.begin(self._reload_settings)
+            if not self._rollover.under_way:
+                self._manager.ready(self._status_line())
 
     def _act(self) -> float | None:
         """Carry out actions until there is nothing left to do now; return the time to wake, None at the end."""
@@ -260,9 +283,18 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
-        if self._successor is not None and not self._successor.over:
-            poller.register(self._successor.fileno(), POLLIN)
-        poller.poll(ceil(duration_s * 1000))
+        if self._succession.successor is not None and self._succession.under_way:
+            poller.register(self._succession.successor.fileno(), POLLIN)
+        control = self._control
+        if control is not None:
+            duration_s = min(duration_s, max(0.0, control.deadline() - before))
+            for fd, events in control.fds():
+                poller.register(fd, events)
+        found = poller.poll(ceil(duration_s * 1000))
+        if control is not None:
+            for fd, events in found:
+                control.handle(fd, events)
+            control.expire(monotonic())
         now = monotonic()
         if now - before > duration_s + _SUSPENDED_S:
             self._resumed_at = now
@@ -278,9 +310,11 @@ class Master:
             self._rollover.close_foreign(generation)
             if self._foreground is not None:
                 self._foreground.close()
-            for line in (self._predecessor, self._successor):
-                if line is not None:
-                    line.close()
+            if self._predecessor is not None:
+                self._predecessor.close()
+            self._succession.close_in_child()
+            if self._control is not None:
+                self._control.close_in_child()
 
         try:
             self._workforce.spawn(generation, close_others)
@@ -299,6 +333,7 @@ class Master:
         self._log.info(
             "reloaded: %s in %.2f s; the old ones retire", _workers(self._rollover.current.workers), seconds
         )
+        self._manager.ready(self._status_line())
 
     def _abandon(self, reason: str) -> None:
         self._log.error(
@@ -307,6 +342,7 @@ class Master:
         )
         self._rollover.abandon(reason)
         self._forget_other_generations()
+        self._manager.ready(self._status_line())
 
     def _forget_other_generations(self) -> None:
         current = self._rollover.current.number
@@ -333,6 +369,7 @@ class Master:
         if serving >= current.workers:
             self._announced = True
             self._startup.take_over()
+            self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
 
     # ---- signals ---------------------------------------------------------------------------------------
@@ -342,9 +379,9 @@ class Master:
             return  # it has woken the loop, which reaps
         self._log.debug("got %s", signal.name)
         if signal == SIGTERM:
-            self._begin_stop("graceful", signal)
+            self._begin_stop("graceful", signal.name)
         elif signal in (SIGINT, SIGQUIT):
-            self._begin_stop("fast", signal)
+            self._begin_stop("fast", signal.name)
         elif signal == SIGUSR1:
             self._reopen_logs()
         elif self._stop:
@@ -360,19 +397,19 @@ class Master:
         elif signal == SIGWINCH:
             self._retire_all()
         elif signal == SIGUSR2:
-            self._upgrade(signal)
+            self._upgrade(_nobody_waits)
 
-    def _begin_stop(self, how: Literal["graceful", "fast"], signal: Signals) -> None:
+    def _begin_stop(self, how: Literal["graceful", "fast"], why: str) -> None:
         delay_s = self._server.cfg.drain_delay
         if how == "graceful" and delay_s and self._drain_until is None and not self._stop:
             self._log.info(
                 "%s: draining for %g s: still accepting, responses say Connection: close",
-                signal.name,
+                why,
                 delay_s,
             )
             self._drain_until = monotonic() + delay_s
         else:
-            self._stop_now(how, signal.name)
+            self._stop_now(how, why)
 
     def _stop_now(self, how: Literal["graceful", "fast"], why: str) -> None:
         self._drain_until = None
@@ -388,62 +425,31 @@ class Master:
             self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
         self._workforce.stopping = True
-        if self._successor is not None and not self._successor.over:
-            self._successor.stop()
+        self._succession.cancel()
+        self._manager.stopping()
 
-    def _upgrade(self, signal: Signals) -> None:
+    def _upgrade(self, done: Done) -> None:
         """Start the next master beside this one."""
-        if self._successor is not None:
-            self._log.info(
-                "%s: the next master (pid %d) is starting already", signal.name, self._successor.pid
-            )
-            return
-        if self._invocation is None:
-            self._log.warning("%s: it is not known how this server was started", signal.name)
-            return
-        server = self._server
-        try:
-            successor = start_successor(
-                self._invocation,
-                self._rollover.current.listeners,
-                self._startup.handoff.fds() if self._startup.handoff is not None else None,
-                activated=self._startup.inherited,
-                signals=self._signals,
-                before_exec=lambda: call_hook(self._log, "pre_exec", server.cfg.pre_exec, server),
-            )
-        except OSError as error:
-            self._log.error("the next master cannot be started: %s", error.strerror)
-            return
-        self._successor = successor
-        self._log.info("%s: the next master is starting (pid %d)", signal.name, successor.pid)
+        server, startup = self._server, self._startup
+        self._succession.begin(
+            done,
+            listeners=self._rollover.current.listeners,
+            handoff=startup.handoff.fds() if startup.handoff is not None else None,
+            activated=startup.inherited,
+            before_exec=lambda: call_hook(self._log, "pre_exec", server.cfg.pre_exec, server),
+        )
 
     def _hear_successor(self) -> None:
-        successor = self._successor
-        if successor is None:
-            return
-        successor.listen()
-        if not successor.over:
-            return
-        successor.reap()
-        if self._stop:
-            return
-        if successor.ready:
-            self._log.info("the next master (pid %d) serves; this one leaves", successor.pid)
+        pid = self._succession.hear()
+        if pid and not self._stop:
+            self._manager.followed_by(pid)
             self._startup.leave_to_successor()
             self._workforce.followed = True
             self._stop_now("graceful", "upgraded")
-        else:
-            self._log.error(
-                "the upgrade has failed, this master and its workers stay. The next master (pid %d): %s",
-                successor.pid,
-                successor.reason,
-            )
-            successor.stop()
-            self._successor = None
 
     def _reopen_logs(self) -> None:
         reopen_error_log()
-        self._log.info("SIGUSR1: the logs are reopened")
+        self._log.info("the logs are reopened")
         self._workforce.reopen_logs()
 
     def _change_workers(self, by: int) -> None:
@@ -454,6 +460,70 @@ class Master:
         generation.workers += by
         self._log.info("%s: %s wanted", "SIGTTIN" if by > 0 else "SIGTTOU", _workers(generation.workers))
         self._server.set_num_workers(generation.workers)
+
+    def _scale(self, count: int) -> None:
+        generation = self._rollover.newest
+        generation.workers = count
+        self._log.info("%s wanted", _workers(count))
+        self._server.set_num_workers(count)
+
+    # ---- what others are told ------------------------------------------------------------------------
+
+    def _open_control(self) -> ControlServer | None:
+        commands = MasterCommands(
+            self._rollover,
+            self._workforce,
+            status=self._status,
+            scale=self._scale,
+            upgrade=self._upgrade,
+            stop=lambda now: (
+                self._stop_now("fast", "wsgiservctl stop --now")
+                if now
+                else self._begin_stop("graceful", "wsgiservctl stop")
+            ),
+            reopen_logs=self._reopen_logs,
+            is_stopping=lambda: bool(self._stop),
+        )
+        follows = self._predecessor.pid if self._predecessor is not None else 0
+        environ = self._invocation.environ if self._invocation is not None else os.environ
+        return control_server(self._settings, commands, self._log, environ, follows=follows)
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+
+    @property
+    def _state(self) -> ServerState:
+        if self._stop:
+            return "stopping"
+        if self._drain_until is not None:
+            return "draining"
+        if self._succession.under_way:
+            return "upgrading"
+        if self._rollover.under_way or self._rollover.waiting:
+            return "reloading"
+        return "running" if self._announced else "starting"
+
+    def _facts(self) -> ServerFacts:
+        rollover = self._rollover
+        settings = rollover.current.settings
+        return ServerFacts(
+            pid=self._server.pid,
+            started_at=self._startup.began_at,
+            state=self._state,
+            application=settings.wsgi_app or "",
+            bind=[str(listener) for listener in rollover.current.listeners],
+            generation=rollover.current.number,
+            wanted=rollover.newest.workers,
+            last_reload=rollover.last,
+            gone=self._workforce.gone,
+        )
+
+    def _status(self) -> dict[str, Any]:
+        return status_of(self._facts(), self._fleet.workers, monotonic(), time())
+
+    def _status_line(self) -> str:
+        return status_line(self._facts(), self._fleet.workers)
 
     def _retire_all(self) -> None:
         if _has_terminal():

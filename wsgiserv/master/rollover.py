@@ -8,8 +8,8 @@ Must not know: which workers there are, when a generation is ready.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
@@ -18,6 +18,7 @@ from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, SlotPool, cells_of
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.startup import Startup
+from wsgiserv.master.status import LastReload
 from wsgiserv.net.listener import open_listeners
 from wsgiserv.privileges import check_privileges
 
@@ -25,24 +26,10 @@ if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Done", "Outcome", "Rollover"]
+__all__ = ["Done", "Rollover"]
 
 # Called when something that was asked for has come to its end: whether it went well, and a line about it.
 Done = Callable[[bool, str], None]
-
-
-class Outcome(NamedTuple):
-    """How the last reload went.
-
-    Attributes:
-        good: whether the new configuration is in force.
-        reason: why not; or how long it took.
-        at: when that was settled, ``time.time()`` seconds.
-    """
-
-    good: bool
-    reason: str
-    at: float
 
 
 class Rollover:
@@ -61,7 +48,7 @@ class Rollover:
     def __init__(self, current: Generation, startup: Startup) -> None:
         self.current = current
         self.waiting: list[Done] = []
-        self.last: Outcome | None = None
+        self.last: LastReload | None = None
         self._watching: list[Done] = []
         self._next: Generation | None = None
         self._startup = startup
@@ -110,7 +97,7 @@ class Rollover:
             self._settle(False, f"{type(error).__name__}: {error}")
 
     def _settle(self, good: bool, reason: str) -> None:
-        self.last = Outcome(good, reason, time())
+        self.last = LastReload(good, reason, monotonic())
         watching, self._watching = self._watching, []
         for done in watching:
             done(good, reason)

@@ -47,6 +47,7 @@ class Startup:
         pid_file: the pid file, or None.
         listeners: all listening sockets that are open, of every generation.
         handoff: the channel between the workers, one for the life of the server; None where there is none.
+        began_at: when this process began to start, ``time.monotonic()`` seconds.
         inherited: whether the sockets came from the service manager, so that `bind` does not count.
 
     Made before a daemon forks: LISTEN_PID names the process that the service manager has started.
@@ -63,7 +64,7 @@ class Startup:
         self._predecessor = predecessor
         self._notices = notices
         self.log = log
-        self._began_at = monotonic()
+        self.began_at = monotonic()
         self._inherited_fds = take_listen_fds(os.environ, getpid())
         self.inherited = bool(self._inherited_fds) or (predecessor is not None and predecessor.activated)
         self.server: HookServer
@@ -109,7 +110,7 @@ class Startup:
             # Room for an old and a new generation; the pool grows when that is not enough.
             SlotPool(cells_of(settings), 2 * settings.workers + 2),
             self._preload(),
-            self._began_at,
+            self.began_at,
         )
         self.server.set_num_workers(settings.workers)
         call_hook(log, "when_ready", settings.when_ready, self.server)

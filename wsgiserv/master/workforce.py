@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from math import inf
 from os import WNOHANG, kill, pipe, waitpid
-from signal import SIGABRT, SIGQUIT, SIGTERM, SIGUSR1, Signals
+from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,9 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
+from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.status import Totals
 from wsgiserv.master.supervisor import Fleet, Send
 from wsgiserv.scoreboard import DRAINING, HEARTBEAT, STOPPING
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Workforce"]
 
 _BOOT_S: Final = 30.0
+# A worker whose main thread does not answer within this time is in C code.
+_TRACE_S: Final = 2.0
 
 
 class Workforce:
@@ -44,6 +49,7 @@ class Workforce:
     Attributes:
         fleet: the workers, and how they have failed.
         stopping: set by the master when it stops: deaths are no news any more.
+        gone: what the workers that have left have done.
         followed: set when the next master's workers take over what these hand on.
     """
 
@@ -51,11 +57,15 @@ class Workforce:
         self.fleet = Fleet()
         self.stopping = False
         self.followed = False
+        self.gone = Totals()
         self._server = server
         self._signals = signals
         self._log = log
         self._lifeline = pipe()
         self._random = random.Random()
+        self._expected: list[tuple[int, int, Done]] = []
+        self._mourned: dict[int, list[Done]] = {}
+        self._traced: dict[int, list[tuple[float, Done]]] = {}
 
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy."""
@@ -177,6 +187,8 @@ class Workforce:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
             elif report.state == "recycle":
                 self._tell_recycling(worker)
+            elif report.state == "trace":
+                self._answer_trace(worker, report.reason)
             elif report.state == "failed":
                 self._report_failure(worker, report, repeated)
 
@@ -188,6 +200,54 @@ class Workforce:
 
     def _tell_recycling(self, worker: Handle) -> None:
         self._log.info("worker %d is to be replaced: %s", worker.pid, worker.recycle_reason)
+
+    # ---- what somebody waits for ---------------------------------------------------------------------
+
+    def worker(self, pid: int) -> Handle | None:
+        """Return the worker with this process id."""
+        return next((worker for worker in self.fleet.workers if worker.pid == pid), None)
+
+    def when_serving(self, count: int, generation: int, done: Done) -> None:
+        """Tell ``done`` when so many workers serve, no more and no fewer."""
+        self._expected.append((count, generation, done))
+        self.tell_who_waits(monotonic())
+
+    def when_gone(self, worker: Handle, done: Done) -> None:
+        """Tell ``done`` when the worker has left."""
+        self._mourned.setdefault(worker.age, []).append(done)
+
+    def trace(self, worker: Handle, done: Done) -> None:
+        """Ask a worker what it does, and tell ``done``; or, if it cannot say, what the scoreboard knows."""
+        self._traced.setdefault(worker.age, []).append((monotonic() + _TRACE_S, done))
+        _kill(worker.pid, SIGTTOU)
+
+    def _answer_trace(self, worker: Handle, text: str) -> None:
+        for _, done in self._traced.pop(worker.age, []):
+            done(True, text or "it runs nothing")
+
+    def tell_who_waits(self, now: float) -> float:
+        """Tell who has waited long enough, or for what has come about; return when to look again."""
+        serving = sum(worker.serving for worker in self.fleet.workers)
+        for each in list(self._expected):
+            count, generation, done = each
+            failures = self.fleet.failures.get(generation)
+            if serving == count:
+                self._expected.remove(each)
+                done(True, f"{count} workers serve")
+            elif failures is not None and failures.reason:
+                self._expected.remove(each)
+                done(False, f"{serving} of {count} workers serve: {failures.reason}")
+        for worker in self.fleet.workers:
+            waiting = self._traced.get(worker.age, [])
+            if waiting and waiting[0][0] <= now:
+                del self._traced[worker.age]
+                lines = "\n".join(in_flight_lines(worker, now))
+                for _, done in waiting:
+                    done(
+                        True,
+                        f"worker {worker.pid} does not answer: its main thread runs no Python code.\n{lines}",
+                    )
+        return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
 
     def drain(self) -> None:
         """Tell all workers, those that have just begun too, that the server is about to stop."""
@@ -249,8 +309,13 @@ class Workforce:
         if worker.reader is not None:
             worker.reader.close()
             worker.reader = None
+        for done in self._mourned.pop(worker.age, []):
+            done(True, f"worker {worker.pid} has left, {how}")
+        for _, done in self._traced.pop(worker.age, []):
+            done(False, f"worker {worker.pid} {how}")
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
         if worker.pool is not None and worker.slot is not None:
+            self.gone.add(worker.slot.figures())
             worker.pool.give_back(worker.slot)
             worker.slot = None
 

@@ -15,6 +15,7 @@ import traceback
 from _thread import get_ident
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report",
 
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
+_REPORTERS: Final = (__file__, str(Path(__file__).with_name("base.py")))
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 60
 _MOST_CALLS: Final = 50
@@ -80,6 +82,9 @@ def call_in(frame: FrameType | None, where: str) -> Call | None:
 
 def stack_of(frame: FrameType | None) -> str:
     """Return a stack as a traceback shows it, from the application's first frame on where there is one."""
+    # In a thread that reports on itself, the innermost frames are the report's own.
+    while frame is not None and frame.f_code.co_filename in _REPORTERS:
+        frame = frame.f_back
     frames: list[tuple[FrameType, int]] = []
     while frame is not None and frame.f_code is not _RUN_APP and len(frames) < _MOST_FRAMES:
         frames.append((frame, frame.f_lineno))
