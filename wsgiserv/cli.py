@@ -98,7 +98,9 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)
-    loaded = load(argv, environ, directory)
+    loaded = load(argv, environ, directory, _patch_for_gevent)
+    if loaded.settings.preload_app and loaded.settings.worker_class == "gevent":
+        _patch_for_gevent()
     if loaded.settings.print_config:
         from wsgiserv.config.present import config_text
 
@@ -114,6 +116,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         again = load(argv, environ, directory)
         _checked_application(again)
         _check_certificates(again.settings)
+        _tell_patched(again)
         return again
 
     from wsgiserv.master.upgrade import Invocation
@@ -155,6 +158,24 @@ def _checked_application(loaded: Loaded) -> str:
         )
     _check_parts(loaded)
     return application
+
+
+def _patch_for_gevent() -> None:
+    """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
+    from wsgiserv.workers.gevent import patch_master
+
+    patch_master()
+
+
+def _tell_patched(loaded: Loaded) -> None:
+    """Add a notice when a reload takes gevent away from a master that is patched for it, and so are its children."""
+    gevent_worker = sys.modules.get("wsgiserv.workers.gevent")
+    wanted = loaded.settings.worker_class
+    if gevent_worker is not None and gevent_worker.is_patched() and wanted in ("sync", "threads"):
+        loaded.notices.append(
+            f"worker_class is {wanted!r} now, but this server was started with gevent and patched for it: its "
+            "workers go on with gevent's time.sleep, sockets and threads. Start it anew (SIGUSR2, or stop and start)"
+        )
 
 
 def _check_certificates(settings: Settings) -> None:
@@ -320,6 +341,8 @@ def _load_in_child(settings: Settings, application: str) -> int:
         _check_certificates(settings)
         os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
         prepare_path(settings.chdir, settings.pythonpath)
+        if settings.worker_class == "gevent":
+            _patch_for_gevent()
         load_application(application)
     except WsgiservError as error:
         _tell(error)

@@ -384,11 +384,11 @@ def test_usr1_reopens_the_log_in_master_and_workers(begin: Start, tmp_path: Path
     wait_until(opened, "the worker writes into the new log")
 
 
-def test_usr2_says_that_it_is_not_there_yet(begin: Start) -> None:
+def test_usr2_without_a_known_command_says_so_and_serves_on(begin: Start) -> None:
     server = begin()
     pids = ready(server, 1)
     server.send_signal(signal.SIGUSR2)
-    server.wait_for_log(r"\[WARNING\] SIGUSR2: ")
+    server.wait_for_log(r"\[ERROR\] upgrade: it is not known")
     assert server.workers() == pids
 
 

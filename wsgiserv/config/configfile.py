@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 
-__all__ = ["FOUND_BY_ITSELF", "ConfigFile", "find_config_file", "line_of", "read_config_file"]
+if TYPE_CHECKING:
+    import ast
+
+__all__ = ["FOUND_BY_ITSELF", "ConfigFile", "find_config_file", "line_of", "plain_value", "read_config_file"]
 
 FOUND_BY_ITSELF = ("wsgiserv.conf.py", "gunicorn.conf.py")
 
@@ -175,3 +178,48 @@ def line_of(path: str | None, name: str) -> int | None:
         if found:
             line = max(line or 0, node.lineno)  # type: ignore[attr-defined]
     return line
+
+
+def plain_value(location: str, directory: str, names: Sequence[str]) -> str | None:
+    """Return the text that a configuration file gives to one of ``names``, without running the file.
+
+    Returns None when it cannot be told: the file is a module or cannot be read, or the name gets a value anywhere
+    but by plain assignments of texts at the top level.
+    """
+    if location.startswith("python:"):
+        return None
+    try:
+        with open(os.path.join(directory, location.removeprefix("file:")), "rb") as file:
+            source = file.read()
+    except OSError:
+        return None
+    if not any(name.encode() in source for name in names):
+        return None
+    import ast
+
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    value, plain = None, 0
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, given = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            target, given = node.target, node.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id in names:
+            if not (isinstance(given, ast.Constant) and isinstance(given.value, str)):
+                return None
+            value, plain = given.value, plain + 1
+    return value if plain == sum(_gives_value(node, names) for node in ast.walk(tree)) else None
+
+
+def _gives_value(node: ast.AST, names: Sequence[str]) -> bool:
+    kind = type(node).__name__
+    if kind == "Name":
+        return node.id in names and type(node.ctx).__name__ == "Store"  # type: ignore[attr-defined]
+    if kind in ("FunctionDef", "ClassDef"):
+        return node.name in names  # type: ignore[attr-defined]
+    return kind == "alias" and (node.asname or node.name) in names  # type: ignore[attr-defined]

@@ -10,12 +10,12 @@ Loading changes nothing of the process, but that a configuration file is run: se
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from wsgiserv.config.commandline import Given, parse
-from wsgiserv.config.configfile import ConfigFile, find_config_file, line_of, read_config_file
+from wsgiserv.config.configfile import ConfigFile, find_config_file, line_of, plain_value, read_config_file
 from wsgiserv.config.foreign import FOREIGN
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
@@ -25,6 +25,8 @@ __all__ = ["Loaded", "load", "start_directory"]
 _FLAG = "on the command line"
 _OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+
+_WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 
@@ -45,7 +47,12 @@ class Loaded(NamedTuple):
     config_path: str | None
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None = None) -> Loaded:
+def load(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    directory: str | None = None,
+    before_gevent: Callable[[], None] | None = None,
+) -> Loaded:
     """Make the configuration.
 
     Args:
@@ -53,11 +60,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None 
         environ: the environment.
         directory: where relative paths start: the command's working directory. To load again after a
             ``chdir``, give the same one as the first time.
+        before_gevent: called before a configuration file is run, where it is known by then that the workers are to
+            be gevent's: what the file imports is to be patched.
 
     Raises:
         ConfigError: naming the setting, the value, where it came from and what is accepted.
     """
-    loader = _Loader(directory or start_directory(environ))
+    loader = _Loader(directory or start_directory(environ), before_gevent)
     flags = parse(argv).given
     gunicorn_arguments = _arguments_from(environ, _GUNICORN_ARGUMENTS)
     own_arguments = _arguments_from(environ, _OWN_ARGUMENTS)
@@ -108,8 +117,9 @@ def _arguments_from(environ: Mapping[str, str], variable: str) -> list[Given]:
 class _Loader:
     """The values so far, with their sources; later calls win over earlier ones."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, before_gevent: Callable[[], None] | None = None) -> None:
         self.directory = directory
+        self._before_gevent = before_gevent
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self.notices: list[str] = []
@@ -174,6 +184,11 @@ class _Loader:
                 self.notices.append(
                     f"using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
                 )
+        if self._before_gevent is not None:
+            given = [given.raw for given in arguments if given.name == "worker_class"]
+            wanted = given[-1] if given else plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+            if _is_gevent(wanted):
+                self._before_gevent()
         self.file = read_config_file(location, self.directory)
         if not named:
             self.sources["config"] = "found by itself"
@@ -245,8 +260,7 @@ class _Loader:
         if values.get("worker_class", "sync") == "sync" and values.get("threads", 1) > 1:
             values["worker_class"] = "threads"
             sources["worker_class"] = f"threads = {values['threads']} ({sources['threads']})"
-        if values.get("workers") == 0:
-            self._size_workers()
+        self._size_workers()
         if values.get("wsgi_app") and "default_proc_name" not in values:
             values["default_proc_name"] = values["wsgi_app"]
             sources["default_proc_name"] = "wsgi_app"
@@ -262,15 +276,63 @@ class _Loader:
         )
 
     def _size_workers(self) -> None:
+        """Replace ``auto`` by what fits the container, and check `workers` against the bounds of scaling."""
+        values, sources = self.values, self.sources
+        sized = [name for name in ("workers", "workers_max") if values.get(name) == 0]
+        if sized:
+            count, words = self._fitting_workers()
+            for name in sized:
+                values[name] = count
+                sources[name] += f", 'auto': {words}"
+        least, most = values.get("workers_min"), values.get("workers_max")
+        if least is None and most is None:
+            return
+        given, missing = ("workers_max", "workers_min") if least is None else ("workers_min", "workers_max")
+        if least is None or most is None:
+            raise ConfigError(
+                f"{given} = {values[given]} ({sources[given]}) is given without {missing}. Expected both, so that the "
+                f"number of workers follows the load: --{missing.replace('_', '-')} N; or workers alone."
+            )
+        if "workers_max" in sized:
+            values["workers_max"] = most = max(least, most)
+        if "workers_max" not in sized and least > most:
+            raise ConfigError(
+                f"workers_min = {least} ({sources['workers_min']}) is above workers_max = {most} "
+                f"({sources['workers_max']}). Expected workers_min to be at most workers_max."
+            )
+        if "workers" not in values or "workers" in sized:
+            values["workers"] = min(max(values.get("workers", least), least), most)
+            before = f"{sources['workers']}, within " if "workers" in sources else ""
+            sources["workers"] = f"{before}workers_min ({sources['workers_min']})"
+        elif not least <= values["workers"] <= most:
+            raise ConfigError(
+                f"workers = {values['workers']} ({sources['workers']}) is not within workers_min = {least} "
+                f"({sources['workers_min']}) and workers_max = {most} ({sources['workers_max']}). Expected the number "
+                "to begin with; leave it out to begin with workers_min."
+            )
+
+    def _fitting_workers(self) -> tuple[int, str]:
+        """Return how many workers fit this container, and what that is made of."""
         from wsgiserv.config import sizing
 
         cgroups = sizing.own_cgroups()
         cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
         memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
         worker_class = self.values.get("worker_class", "sync")
-        self.values["workers"] = sizing.fitting_workers(worker_class, cpus, memory)
         memory_words = "no memory limit" if memory is None else f"{memory >> 20} MiB"
-        self.sources["workers"] += f", 'auto': {cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}"
+        return (
+            sizing.fitting_workers(worker_class, cpus, memory),
+            f"{cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}",
+        )
+
+
+def _is_gevent(raw: object) -> bool:
+    if not isinstance(raw, str):
+        return False
+    try:
+        return bool(SETTINGS["worker_class"].parse(raw) == "gevent")
+    except (ValueError, TypeError):
+        return False  # it is refused when its turn comes
 
 
 def _says_nothing(error: Exception) -> bool:

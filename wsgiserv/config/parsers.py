@@ -36,6 +36,7 @@ __all__ = [
     "proxy_protocol",
     "reload_engine",
     "root_path",
+    "scale_window",
     "size",
     "stream_request_body",
     "text",
@@ -132,6 +133,14 @@ def duration(raw: object) -> float:
     if not 0 <= number <= _LONGEST_S:  # also refuses nan
         raise ValueError
     return number
+
+
+def scale_window(raw: object) -> float:
+    """Read a duration of a second to an hour."""
+    seconds = duration(raw)
+    if not 1 <= seconds <= 3600:
+        raise ValueError
+    return seconds
 
 
 def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:

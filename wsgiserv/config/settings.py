@@ -110,6 +110,38 @@ class Settings(ProcessSettings):
             "`sync`; and at most one for each 128 MiB of the cgroup's memory limit."
         ),
     )
+    workers_min: int | None = setting(
+        None,
+        section="Workers",
+        flags=("--workers-min",),
+        metavar="N",
+        parse=parsers.integer(1, 10_000),
+        accepts="a whole number of at least 1, and workers_max beside it",
+        help="Follow the load, with never fewer worker processes than this.",
+        doc="See [Workers that follow the load](autoscaling.md). Without it the number of workers is fixed.",
+        show_default="fixed",
+    )
+    workers_max: int | None = setting(
+        None,
+        section="Workers",
+        flags=("--workers-max",),
+        metavar="N",
+        parse=parsers.workers,
+        accepts="a whole number of at least workers_min, or 'auto', and workers_min beside it",
+        help="Follow the load, with never more worker processes than this.",
+        doc="`auto` is what `auto` is for `workers`. `workers` is the number to begin with; without it, `workers_min`.",
+        show_default="fixed",
+    )
+    scale_window: float = setting(
+        30.0,
+        section="Workers",
+        flags=("--scale-window",),
+        metavar="SECONDS",
+        parse=parsers.scale_window,
+        accepts="a duration of 1 second to 1 hour; for example 30 or '2m'",
+        help="Retire a worker when the load has been low for so long.",
+        doc="With `workers_min` and `workers_max`. Growing is decided on a tenth of it, 0.5 to 5 seconds.",
+    )
     worker_class: str | type[Any] = setting(
         worker_class.DEFAULT,
         section="Workers",

@@ -10,7 +10,15 @@ import math
 import os
 from collections.abc import Iterator
 
-__all__ = ["CGROUP_ROOT", "available_cpus", "cpu_quota", "fitting_workers", "memory_limit", "own_cgroups"]
+__all__ = [
+    "CGROUP_ROOT",
+    "available_cpus",
+    "cpu_quota",
+    "fitting_workers",
+    "memory_limit",
+    "memory_room",
+    "own_cgroups",
+]
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 
@@ -79,6 +87,38 @@ def memory_limit(root: str, cgroups: str) -> int | None:
     for directory in _directories(root, cgroups, "memory"):
         found.append(_number(os.path.join(directory, "memory.limit_in_bytes")))
     return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
+
+
+def memory_room(root: str, cgroups: str, reserve: float = 0.0) -> int | None:
+    """Return how many bytes may still be used before a limit, or the reserve below it, is reached; or None.
+
+    May be negative. Arguments as for `cpu_quota`. What counts as used is what the kernel cannot drop at once: the
+    cgroup's memory without the files' pages that have not been used lately.
+
+    Args:
+        reserve: the share of each limit that is to stay free.
+    """
+    rooms = []
+    for controller, limits, used in (
+        ("", ("memory.max", "memory.high"), "memory.current"),
+        ("memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes"),
+    ):
+        for directory in _directories(root, cgroups, controller):
+            found = [_number(os.path.join(directory, name)) for name in limits]
+            limit = min((each for each in found if each is not None and each < _NO_LIMIT_BYTES), default=None)
+            current = _number(os.path.join(directory, used))
+            if limit is not None and current is not None:
+                rooms.append(int(limit * (1 - reserve)) - current + _inactive_file(directory))
+    return min(rooms, default=None)
+
+
+def _inactive_file(directory: str) -> int:
+    for line in (_read(os.path.join(directory, "memory.stat")) or "").splitlines():
+        name, _, number = line.partition(" ")
+        # Version 1 has the group's own under this name, and with those below it under the other.
+        if name in ("total_inactive_file", "inactive_file") and number.isdigit():
+            return int(number)
+    return 0
 
 
 def _directories(root: str, cgroups: str, controller: str) -> Iterator[str]:

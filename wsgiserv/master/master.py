@@ -425,6 +425,8 @@ class Master:
             self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
         self._workforce.stopping = True
+        if not self._workforce.followed:
+            self._workforce.hand_over_no_more()
         self._succession.cancel()
         self._manager.stopping()
 
@@ -530,6 +532,7 @@ class Master:
             self._log.debug("SIGWINCH is ignored: it is a terminal that has changed its size")
             return
         self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
+        self._workforce.hand_over_no_more()
         self._rollover.pause()
         self._server.set_num_workers(0)
 

@@ -161,7 +161,7 @@ class Fleet:
             self.proven.add(worker.generation)
             self.failures.pop(worker.generation, None)
         elif report.state == "retiring":
-            worker.retiring_at = now
+            worker.retiring_at = worker.retiring_at or now
         elif report.state == "recycle":
             worker.recycle(report.reason, now)
         elif report.state == "failed" and worker.failed is None:

@@ -123,8 +123,6 @@ class Workforce:
         now = monotonic()
         if signal == SIGTERM:
             worker.term_at = now
-            if self.stopping and not self.followed and worker.slot is not None:
-                worker.slot.words[STOPPING] = 1  # there is nobody to hand a connection to
             self._log.debug("worker %d is told to retire", worker.pid)
         elif signal == SIGQUIT:
             worker.quit_at = now
@@ -177,13 +175,14 @@ class Workforce:
             now = monotonic()
             known = self.fleet.failures.get(worker.generation)
             repeated = known is not None and known.reason == report.reason
+            known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at
             self.fleet.reported(worker, report, now, self._jitter())
             if report.state == "ready":
                 self._log.debug("worker %d is ready after %.2f s", worker.pid, now - worker.spawned_at)
                 if worker.reopen_when_ready:
                     worker.reopen_when_ready = False
                     _kill(worker.pid, SIGUSR1)
-            elif report.state == "retiring":
+            elif report.state == "retiring" and known_to_leave is None:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
             elif report.state == "recycle":
                 self._tell_recycling(worker)
@@ -248,6 +247,12 @@ class Workforce:
                         f"worker {worker.pid} does not answer: its main thread runs no Python code.\n{lines}",
                     )
         return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
+
+    def hand_over_no_more(self) -> None:
+        """Tell all workers, also those that leave already, that nobody is left to take their connections."""
+        for worker in self.fleet.workers:
+            if worker.slot is not None:
+                worker.slot.words[STOPPING] = 1
 
     def drain(self) -> None:
         """Tell all workers, those that have just begun too, that the server is about to stop."""

@@ -302,6 +302,13 @@ class Reactor:
         """Have a connection that did not come from a listener; it is watched from its first wish on."""
         self.connections[connection.fd] = connection
 
+    def close_listeners(self) -> None:
+        """Close this process's listeners for good."""
+        self.stop_accepting()
+        for listener, _, _ in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
     def is_listener(self, fd: int) -> bool:
         """Whether ``fd`` is one of the listeners."""
         return fd in self._listeners

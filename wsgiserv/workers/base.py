@@ -52,11 +52,11 @@ from wsgiserv.wsgi.gateway import GatewayContext
 if TYPE_CHECKING:
     from wsgiserv.net.tls import TLSSocket
 
-__all__ = ["Worker", "worker_main"]
+__all__ = ["ORPHAN_GRACE_S", "Worker", "worker_main"]
 
 _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 # The master is gone: nobody is left to bound our leave.
-_ORPHAN_GRACE_S: Final = 1.0
+ORPHAN_GRACE_S: Final = 1.0
 
 
 class Worker(ABC):
@@ -355,6 +355,8 @@ class Worker(ABC):
             return
         for number in numbers:
             if number == signal.SIGTERM:
+                # The master knows, unless somebody else has sent it.
+                self.boot.ready.report("retiring", "SIGTERM was sent to it")
                 self.retire("told to stop")
             elif number in (signal.SIGINT, signal.SIGQUIT):
                 self.leave_now = True
@@ -402,7 +404,7 @@ class Worker(ABC):
         if not self.retiring or self.handing_over:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
-            self.leave_by = monotonic() + _ORPHAN_GRACE_S
+            self.leave_by = monotonic() + ORPHAN_GRACE_S
             self.stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:

@@ -1,6 +1,6 @@
 """The ``gevent`` worker: one watcher for all connections, a pooled greenlet per request in flight.
 
-Owns: monkey patching, the hub, the pool of greenlets. The only module that imports gevent.
+Owns: monkey patching, the hub, the pool of greenlets, their deadlines. The only module that imports gevent.
 Must not know: HTTP, the master.
 
 The reactor keeps its own epoll, and the hub watches that one descriptor: an idle connection costs neither
@@ -9,22 +9,89 @@ a greenlet nor a watcher, and accepting, deadlines and leaving are the same code
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+import sys
+import warnings
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import gevent.event
 import gevent.monkey
 from gevent import Greenlet
 from gevent.hub import get_hub
+from greenlet import getcurrent
+from greenlet import greenlet as RawGreenlet
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
+from wsgiserv.workers.earlyimports import find_early_imports, newcomers
+from wsgiserv.workers.hubwatch import HubWatch
+from wsgiserv.workers.inflight import Call, call_in, describe, other_threads, stack_of
 from wsgiserv.workers.reactorworker import CHANNEL_FULL_S, CROWDED_TURN_S, ReactorWorker
+from wsgiserv.wsgi.gateway import Response, run_app
 
-__all__ = ["GeventWorker"]
+if TYPE_CHECKING:
+    from wsgiserv.net.sending import ClientSink
 
-_READABLE = 1  # libev's EV_READ
-_WRITABLE = 2
+__all__ = ["GeventWorker", "is_patched", "patch_master"]
+
+_READABLE: Final = 1  # libev's EV_READ
+_WRITABLE: Final = 2
+_MOST_GREENLETS_SHOWN: Final = 50
+
+# What is patched in workers only. In a master, subprocess by gevent would take SIGCHLD, and reap the workers.
+_OF_WORKERS: Final = ("os", "subprocess", "signal")
+_CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that is patched in the workers"
+
+# More greenlets than these end with their request, after a burst.
+_MOST_IDLE: Final = 256
+
+# The modules that were there before the master was patched; None: it was not, by us.
+_before_patching: list[str] | None = None
+
+
+def patch_master() -> None:
+    """Patch the standard library in the master, before a configuration file or a preloaded application is run.
+
+    For what they import, and for the workers, which inherit it. The master's own modules have been imported before,
+    and go on using what they have taken from the library.
+    """
+    global _before_patching
+    if not is_patched():
+        _before_patching = newcomers()
+        _patch(**dict.fromkeys(_OF_WORKERS, False))
+
+
+def is_patched() -> bool:
+    """Whether this process has been patched."""
+    return gevent.monkey.is_module_patched("socket")
+
+
+def _patch(**modules: bool) -> None:
+    with warnings.catch_warnings():
+        # Of modules that took something from ssl before: `find_early_imports` tells the same for all modules.
+        warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)
+        gevent.monkey.patch_all(**modules)
+
+
+def _original(module: str, name: str) -> object:
+    if not gevent.monkey.is_object_patched(module, name):
+        return None
+    return gevent.monkey.get_original(module, name)
+
+
+class _RequestTimeout(gevent.Timeout):
+    """Raised in the greenlet of a request that has taken longer than ``request_timeout``."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()  # the timer is the worker's
+        self.seconds = limit_s
+        self.raised = False
+        self.cut = False  # the response had begun
 
 
 class _Pooled(Greenlet):  # type: ignore[type-arg]
@@ -33,27 +100,35 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
     def __init__(self, worker: GeventWorker, connection: Connection, cell: int) -> None:
         super().__init__()
         self._worker = worker
-        self._cell = cell
+        self.cell = cell
         self.connection = connection
 
     def _run(self) -> None:
         hub, worker = get_hub(), self._worker
         idle = worker.idle
-        while True:
-            self.connection.run(self._cell)
-            worker.turn_soon()
-            idle.append(self)
-            hub.switch()
+        try:
+            while True:
+                self.connection.run(self.cell)
+                worker.turn_soon()
+                if len(idle) >= _MOST_IDLE:
+                    return
+                idle.append(self)
+                hub.switch()
+        finally:
+            worker.ended(self)
 
 
 class GeventWorker(ReactorWorker):
     """Runs each request in a greenlet; the application yields where it waits."""
 
     multithread = True
+    streams = LARGE_STREAMED
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.idle: list[_Pooled] = []
+        self._pool: set[_Pooled] = set()
+        self._free_cells: list[int] = []
         self._started = 0
         self._is_turning = False
         self._will_turn = False
@@ -62,26 +137,118 @@ class GeventWorker(ReactorWorker):
         self._full_timer: Any = None
         self.run_request = self._run_in_greenlet
         self._done: Any = None
+        self._thread = gevent.monkey.get_original("_thread", "get_ident")()
 
     def prepare(self) -> None:
         """Patch the standard library before anything of the application is imported."""
         gevent.reinit()  # a hub that the master's configuration file made does not survive the fork
-        gevent.monkey.patch_all()
+        names = newcomers()
+        _patch()
+        if self._speaks_for_its_generation():
+            for line in _early_imports(names):
+                self.log.warning("%s", line)
+
+    def _speaks_for_its_generation(self) -> bool:
+        """Whether what is the same in all workers is told by this one: the first, also of a reload."""
+        boot = self.boot
+        workers = getattr(boot.server, "WORKERS", {}).values()
+        return boot.age == 1 or (
+            boot.generation > 1
+            and not any(each.generation == boot.generation for each in workers if each is not boot.handle)
+        )
+
+    def load(self) -> None:
+        """As of the base; with ``request_timeout`` each call has a timer."""
+        super().load()
+        if self.cfg.request_timeout:
+            self.context.call = self._call_with_deadline
+
+    # ---- greenlets -------------------------------------------------------------------------------------
 
     def _run_in_greenlet(self, connection: Connection) -> None:
         if self.idle:
             greenlet = self.idle.pop()
             greenlet.connection = connection
             greenlet.switch()
+            return
+        # There are never more than worker_connections of them: one per connection at most.
+        if self._free_cells:
+            cell = self._free_cells.pop()
         else:
-            # There are never more than worker_connections of them: one per connection at most.
             cell = min(self._started, self.boot.slot.cells - 1)
             self._started += 1
-            _Pooled(self, connection, cell).start()
+        greenlet = _Pooled(self, connection, cell)
+        self._pool.add(greenlet)
+        greenlet.start()
+
+    def ended(self, greenlet: _Pooled) -> None:
+        """A greenlet leaves the pool."""
+        self._pool.discard(greenlet)
+        if greenlet.cell < self.boot.slot.cells - 1:  # the last one is shared when there are too few
+            self._free_cells.append(greenlet.cell)
+
+    def _frame_of(self, greenlet: RawGreenlet) -> FrameType | None:
+        """Return the innermost frame, also of the one that runs at this moment, which gives none itself."""
+        if greenlet.dead or not greenlet:
+            return None
+        return greenlet.gr_frame or sys._current_frames().get(self._thread)
+
+    def calls(self) -> list[Call]:
+        """Return the requests of all greenlets, whether they run or wait, oldest first."""
+        pool = list(self._pool)
+        found = [call_in(self._frame_of(each), f"greenlet {each.cell}") for each in pool]
+        return sorted(filter(None, found), key=lambda call: call.started)
+
+    def other_stacks(self) -> list[str]:
+        """Return the stacks of the threads, and of the greenlets that run no request."""
+        stacks = other_threads()
+        for each in gc.get_objects():
+            if isinstance(each, RawGreenlet) and each not in self._pool and each.gr_frame is not None:
+                name = getattr(each, "name", "")
+                stacks.append(f"{name or type(each).__name__}:\n{stack_of(each.gr_frame)}")
+                if len(stacks) >= _MOST_GREENLETS_SHOWN:
+                    break
+        return stacks
+
+    def _call_with_deadline(
+        self, app: Callable[..., Any], environ: dict[str, Any], response: Response
+    ) -> BaseException | None:
+        """Call the application, as `run_app` does, and interrupt it where it waits for longer than its time."""
+        limit_s = self.cfg.request_timeout
+        timeout = _RequestTimeout(limit_s)
+        # Repeating: an application that swallows the exception and waits on is interrupted again.
+        timer = self._hub_loop.timer(limit_s, repeat=limit_s)
+        timer.start(self._interrupt, getcurrent(), response, timeout, update=True)
+        try:
+            failure = run_app(app, environ, response)
+        finally:
+            timer.stop()
+            timer.close()
+        if timeout.cut and failure is not None:
+            response.aborted = True  # what has been sent must not look like the whole
+        return failure
+
+    def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
+        """The time of a request is over, and its greenlet waits. In the hub."""
+        if not timeout.raised:
+            timeout.raised = True
+            timeout.cut = response.begun
+            response.time_out()
+            call = call_in(greenlet.gr_frame, f"greenlet {getattr(greenlet, 'cell', '')}")
+            self.log.error(
+                "request_timeout (%g s): %s, %s",
+                timeout.seconds,
+                "the response is cut" if timeout.cut else "answered with 504",
+                describe(call, monotonic()) if call is not None else "a request",
+            )
+        greenlet.throw(timeout)
+
+    # ---- the hub ---------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Let the hub run until the worker has left."""
         self.loop.wait_writable = self._wait_writable
+        self.loop.wait_readable = self._wait_readable
         hub = get_hub()
         self._hub_loop = hub.loop
         self._done = gevent.event.Event()
@@ -93,15 +260,32 @@ class GeventWorker(ReactorWorker):
         # Repeating: libev's one-shot timer, started again, fires at once and would spin.
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
+        watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         try:
             self._turn()
             self._done.wait()
         finally:
+            if watch is not None:
+                watch.stop()
             watcher.stop()
             timer.stop()
             self._crowded_timer.stop()
             self._full_timer.stop()
             self.reactor.close()
+
+    def _watch_the_hub(self) -> HubWatch:
+        sign = self._hub_loop.async_()
+        get_original = gevent.monkey.get_original
+        watch = HubWatch(
+            self.cfg.gevent_block_warning,
+            self.log,
+            sign.send,
+            get_original("_thread", "start_new_thread"),
+            get_original("time", "sleep"),
+        )
+        sign.start(watch.alive)
+        watch.start()
+        return watch
 
     def _turn(self) -> None:
         """One turn of the reactor, in the hub: nothing here waits."""
@@ -142,13 +326,24 @@ class GeventWorker(ReactorWorker):
         self._will_turn = False
         self._turn()
 
-    def _wait_writable(self, connection: Connection) -> bool:
+    # ---- waiting in a request --------------------------------------------------------------------------
+
+    def _wait_writable(self, connection: ClientSink) -> bool:
         """Let the greenlet that produces a response wait for its client."""
+        return self._wait(connection.fd, _WRITABLE, self.cfg.send_timeout)
+
+    def _wait_readable(self, connection: ClientSink) -> bool:
+        """Let the greenlet that reads a streamed body wait for its client."""
+        timeouts = connection.context.timeouts
+        limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+        return self._wait(connection.fd, _READABLE, limit_s)
+
+    def _wait(self, fd: int, event: int, limit_s: float) -> bool:
         hub = get_hub()
-        timeout = gevent.Timeout(self.cfg.send_timeout or None)
+        timeout = gevent.Timeout(limit_s or None)
         timeout.start()
         try:
-            hub.wait(hub.loop.io(connection.fd, _WRITABLE))
+            hub.wait(hub.loop.io(fd, event))
         except gevent.Timeout as error:
             if error is not timeout:
                 raise
@@ -156,3 +351,18 @@ class GeventWorker(ReactorWorker):
         finally:
             timeout.close()
         return True
+
+
+def _early_imports(names: list[str]) -> list[str]:
+    """Return a line for each of the modules ``names``, all imported before, that has kept unpatched parts."""
+    if _before_patching is None:
+        return find_early_imports(names, _original)
+    later = [name for name in names if name not in _before_patching]
+
+    def original(module: str, name: str) -> object:
+        return _original(module, name) if module in _OF_WORKERS else None
+
+    return [
+        *find_early_imports(_before_patching, _original),
+        *find_early_imports(later, original, _CALL_IT_THERE),
+    ]

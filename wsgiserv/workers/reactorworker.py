@@ -116,6 +116,9 @@ class ReactorWorker(Worker):
         # `now` is from before the work: what clients have sent since then has not been read yet.
         if self.tick(now):
             reactor.sweep(now)
+            if reactor.accepting:
+                # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
+                self._take_handed()
         if self.wants_place:
             reactor.consider_accepting(now)
 
@@ -179,10 +182,35 @@ class ReactorWorker(Worker):
                 return min(timeout_s, CHANNEL_FULL_S)
         return timeout_s if self.reactor.connections else 0.0
 
+    def pass_on_handed(self) -> None:
+        """Send a connection that waits in the channel once more, so that another sibling is woken.
+
+        By a worker that has been woken for it, and will not take it.
+        """
+        handoff, reactor = self.boot.handoff, self.reactor
+        assert handoff is not None
+        try:
+            handed = handoff.receive()
+            if handed is None:
+                return
+            if handoff.send(handed.sock.fileno(), handed.luggage, handed.listener):
+                handed.sock.close()
+                return
+        except OSError:
+            return
+        connection = self.adopt(handed)  # others have filled the channel in this moment
+        if connection is not None:
+            reactor.adopt(connection)
+            if connection.is_waiting:
+                reactor.resume(connection)
+            else:
+                reactor.begin(connection)
+
     def _take_handed(self) -> None:
         """Take connections off the channel, each when the one before has been served: the rest is for who is free."""
         handoff, reactor = self.boot.handoff, self.reactor
-        assert handoff is not None
+        if handoff is None:
+            return
         started = monotonic()
         for _ in range(_ACCEPT_BATCH):
             if self.retiring or not reactor.has_room():
@@ -241,6 +269,7 @@ class ReactorWorker(Worker):
                     reactor.begin(accepted)
                     if accepted.is_movable:
                         self.hand_over(accepted)
+            self.pass_on_handed()
             return
         for connection in self.connections():
             if connection.retire(_FRESH_GRACE_S):
@@ -250,4 +279,7 @@ class ReactorWorker(Worker):
                 self._first(accepted)
                 if accepted.retire(_FRESH_GRACE_S):
                     self.run_request(accepted)
+        # Closed at once, not when the last request has ended: who connected meanwhile would wait for nobody, and be
+        # reset in the end. The last worker to come here closes the socket itself.
+        reactor.close_listeners()
         self._take_all_handed()

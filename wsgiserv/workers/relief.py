@@ -133,10 +133,13 @@ class Relief:
             candidates = worker.connections()
         else:
             candidates = list(reactor.waiting)
+            channel = worker.boot.handoff
             for fd, _ in reactor.poll(0.0):
                 connection = reactor.connections.get(fd)
                 if connection is not None:
                     candidates.append(connection)
+                elif channel is not None and fd == channel.fileno():
+                    worker.pass_on_handed()
         end = monotonic() + _ACT_S
         for connection in candidates:
             if connection.is_movable and not (worker.hand_over(connection) and monotonic() < end):

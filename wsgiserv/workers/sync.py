@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from _thread import get_ident
+from select import POLLIN, poll
 from threading import Event, Thread
 from time import monotonic
 from types import FrameType
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ __all__ = ["SyncWorker"]
 
 # How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
 _STUCK_S: Final = 5.0
+# How much later than the others a worker that sits in a call ends when the master is gone.
+_LATE_S: Final = 0.5
 
 
 class SyncWorker(ReactorWorker):
@@ -70,6 +74,14 @@ class SyncWorker(ReactorWorker):
                     self.context.access.flush()
                 os._exit(EXIT_BOOT)
 
+    def _end_with_master(self) -> None:
+        """A call that does not end must not hold the port when the master is gone; the loop sees to all else."""
+        poller = poll()
+        poller.register(self.boot.lifeline, POLLIN)
+        poller.poll()
+        Event().wait(ORPHAN_GRACE_S + _LATE_S)
+        os._exit(EXIT_BOOT)
+
     def serve(self) -> None:
         """Run the loop until the worker has left."""
         if self.cfg.handoff_after and self.cfg.workers > 1 and self.may_hand_over():
@@ -78,6 +90,7 @@ class SyncWorker(ReactorWorker):
             relief = Relief(self, self.cfg.handoff_after)
             self.run_request = relief.runner()
             relief.start()
+        Thread(target=self._end_with_master, name="wsgiserv-lifeline", daemon=True).start()
         self.start()
         try:
             while not self.is_done:

@@ -1,0 +1,260 @@
+"""Autoscaling against fixed fleets, by simulation: a step, a spike and a day, with the server's own rules.
+
+    python -m bench.autoscale [--seed 1] [--chart]
+
+Requests come by chance (Poisson) at the rate of the trace, take an exponentially distributed time of 0.1 s on average,
+and wait in one queue for a sync worker. A new worker takes 1 to 3 s to boot, a retired one finishes first. Decisions
+are made by `wsgiserv.master.load.Scaler`, the very object that the master asks, on an invented clock. The same requests
+go through fixed fleets of ``workers_min``, of the autoscaled fleet's mean, and of what the peak needs (busy to 75 %).
+
+Takes some 10 s. Not modelled: CPUs that are full, the cost of a boot to the others, keep-alive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import math
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from wsgiserv.config.settings import Settings
+from wsgiserv.master.autoscale import Sample
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.load import Scaler
+
+SERVICE_S = 0.1
+BOOT_S = (1.0, 3.0)
+CPU_SHARE = 0.3
+LEAST, MOST = 1, 16
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+class Trace(NamedTuple):
+    """A load: requests per second at each moment, for so many seconds."""
+
+    name: str
+    seconds: float
+    rate: Callable[[float], float]
+    peak: float
+
+
+TRACES = [
+    Trace("step: 10/s, from 120 s to 480 s 60/s", 900, lambda at: 60 if 120 <= at < 480 else 10, 60),
+    Trace("spike: 10/s, at 120 s for 30 s 90/s", 600, lambda at: 90 if 120 <= at < 150 else 10, 90),
+    Trace("day in an hour: 3/s to 70/s", 3600, lambda at: 36.5 - 33.5 * math.cos(at / 3600 * math.tau), 70),
+]
+
+
+class Request(NamedTuple):
+    """When it comes and how long it takes, in seconds."""
+
+    at: float
+    takes_s: float
+
+
+def requests_of(trace: Trace, seed: int) -> list[Request]:
+    """Return the requests of a trace, by thinning a Poisson process of its peak's rate."""
+    chance = random.Random(f"{seed} {trace.name}")
+    found = []
+    at = chance.expovariate(trace.peak)
+    while at < trace.seconds:
+        if chance.random() * trace.peak < trace.rate(at):
+            found.append(Request(at, chance.expovariate(1 / SERVICE_S)))
+        at += chance.expovariate(trace.peak)
+    return found
+
+
+class Row:
+    """A worker's row of the scoreboard, of which the scaler asks only this."""
+
+    def __init__(self) -> None:
+        self.began_at = 0.0
+
+    def load(self) -> tuple[int, float]:
+        return int(self.began_at > 0), self.began_at
+
+
+class Result(NamedTuple):
+    """What a fleet has done: the workers at each second, how long each request waited (sorted), what it cost."""
+
+    workers: list[int]
+    waits: list[float]
+    worker_s: float
+    changes: int
+
+
+class Fleet:
+    """Sync workers and their queue on an invented clock; it is its own gauge. ``settings`` without bounds: fixed."""
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self._settings = settings
+        self._chance = random.Random(seed)
+        self._scaler = Scaler(
+            list,
+            lambda line: None,
+            gauge=self,  # type: ignore[arg-type]
+            cpus=lambda: math.inf,
+            memory_room=lambda: None,
+        )
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._serial = 0
+        self._workers: list[Handle] = []
+        self._idle: list[Handle] = []
+        self._queue: deque[Request] = deque()
+        self._now = 0.0
+        self._answered = 0
+        self._answered_before = (0.0, 0)
+        self.wanted = 0
+        self.waits: list[float] = []
+        self.worker_s = 0.0
+        self.changes = 0
+        self._want(settings.workers)
+        for worker in self._workers:
+            self._ready(worker)
+        self._events.clear()
+
+    def _at(self, when: float, what: Callable[..., None], *about: Any) -> None:
+        self._serial += 1
+        heapq.heappush(self._events, (when, self._serial, what, about))
+
+    def run(self, requests: list[Request], seconds: float) -> Result:
+        """Serve the requests; return what came of it."""
+        arrivals: Iterator[Request] = iter(requests)
+        following = next(arrivals, None)
+        history: list[int] = []
+        self._at(0.0, self._look)
+        for second in range(int(seconds)):
+            self._at(float(second), lambda: history.append(sum(w.serving for w in self._workers)))
+        while self._events or following:
+            if following and (not self._events or following.at <= self._events[0][0]):
+                self._now = following.at
+                self._queue.append(following)
+                self._serve()
+                following = next(arrivals, None)
+                continue
+            when, _, what, about = heapq.heappop(self._events)
+            if when > seconds and not self._queue and what == self._look:
+                break
+            self._now = when
+            what(*about)
+        for worker in self._workers:
+            self.worker_s += seconds - worker.spawned_at
+        return Result(history, sorted(self.waits), self.worker_s, self.changes)
+
+    def _serve(self) -> None:
+        while self._queue and self._idle:
+            worker, request = self._idle.pop(), self._queue.popleft()
+            self.waits.append(self._now - request.at)
+            worker.slot.began_at = self._now or 1e-9  # type: ignore[union-attr]
+            self._at(self._now + request.takes_s, self._done, worker)
+
+    def _done(self, worker: Handle) -> None:
+        self._answered += 1
+        worker.slot.began_at = 0.0  # type: ignore[union-attr]
+        if worker.leaving:
+            self._gone(worker)
+        else:
+            self._idle.append(worker)
+            self._serve()
+
+    def _ready(self, worker: Handle) -> None:
+        worker.ready_at = self._now
+        self._idle.append(worker)
+        self._serve()
+
+    def _gone(self, worker: Handle) -> None:
+        self._workers.remove(worker)
+        self.worker_s += self._now - worker.spawned_at
+
+    def _want(self, wanted: int) -> None:
+        for _ in range(wanted - self.wanted):
+            self._serial += 1
+            worker = Handle(
+                age=self._serial, generation=1, spawned_at=self._now, timeout=30, graceful_timeout=30
+            )
+            worker.slot = Row()  # type: ignore[assignment]
+            self._workers.append(worker)
+            self._at(self._now + self._chance.uniform(*BOOT_S), self._ready, worker)
+        for _ in range(self.wanted - wanted):
+            worker = self._idle.pop(0) if self._idle else next(w for w in self._workers if w.serving)
+            worker.term_at = self._now
+            if not worker.slot.began_at:  # type: ignore[union-attr]
+                self._gone(worker)
+        self.wanted = wanted
+
+    def _look(self) -> None:
+        wanted, again = self._scaler.look(self._workers, self.wanted, self._settings, self._now)
+        if wanted is not None:
+            self.changes += 1
+            self._want(wanted)
+        if again < math.inf:
+            self._at(max(again, self._now + 0.001), self._look)
+
+    def sample(self, workers: list[Handle], capacity: int, now: float) -> Sample:
+        """Return the load, as `wsgiserv.master.load.Gauge` does."""
+        busy = sum(worker.slot.began_at > 0 for worker in workers if worker.serving)  # type: ignore[union-attr]
+        then, answered = self._answered_before
+        rate = (self._answered - answered) / (now - then) if now > then else 0.0
+        self._answered_before = (now, self._answered)
+        return Sample(now, busy, busy * CPU_SHARE, len(self._queue), rate)
+
+
+def chart(values: list[float], columns: int = 90) -> str:
+    """Return the values as one line of blocks, the highest full."""
+    step = max(1, len(values) // columns)
+    means = [sum(values[at : at + step]) / step for at in range(0, len(values) - step + 1, step)]
+    most = max(means) or 1
+    return "".join(BLOCKS[max(1, round(mean / most * 8))] for mean in means)
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when the autoscaled fleet is not what the rules promise."""
+    parser = argparse.ArgumentParser(prog="python -m bench.autoscale", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--chart", action="store_true", help="also draw load and workers over time")
+    args = parser.parse_args()
+    begun = time.monotonic()
+    failed = False
+    print(
+        "| load | fleet | workers min / mean / max | changes | queue p50 | p99 | longest | worker-seconds |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for trace in TRACES:
+        requests = requests_of(trace, args.seed)
+        scaling = Settings(workers=LEAST, workers_min=LEAST, workers_max=MOST)
+        auto = Fleet(scaling, args.seed).run(requests, trace.seconds)
+        mean = math.ceil(sum(auto.workers) / len(auto.workers))
+        peak = math.ceil(trace.peak * SERVICE_S / 0.75)
+        fleets = {f"{LEAST} to {MOST}": auto}
+        for count, what in ((LEAST, "the least"), (mean, "the mean"), (peak, "for the peak")):
+            fixed = Fleet(Settings(workers=count), args.seed).run(requests, trace.seconds)
+            fleets[f"fixed, {what}: {count}"] = fixed
+        for name, result in fleets.items():
+            counts, waits = result.workers, result.waits
+            print(
+                f"| {trace.name if result is auto else ''} | {name} | {min(counts)} / "
+                f"{sum(counts) / len(counts):.1f} / {max(counts)} | {result.changes} | "
+                f"{_percentile(waits, 0.5) * 1000:,.0f} ms | {_percentile(waits, 0.99) * 1000:,.0f} ms | "
+                f"{waits[-1]:,.1f} s | {result.worker_s:,.0f} |"
+            )
+        if args.chart:
+            print(f"\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}")
+            print(f"    workers {chart([float(count) for count in auto.workers])}\n")
+        dearest = fleets[f"fixed, for the peak: {peak}"].worker_s
+        cheapest = fleets[f"fixed, the least: {LEAST}"]
+        failed |= auto.worker_s > dearest or _percentile(auto.waits, 0.5) > _percentile(cheapest.waits, 0.5)
+    print(f"\n{time.monotonic() - begun:.1f} s, seed {args.seed}", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What was imported before the standard library was patched, and goes on using the unpatched parts.
+
+Owns: finding these modules, and the lines that tell of them.
+Must not know: gevent (it is told what was replaced), worker classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, Final
+
+__all__ = ["REPLACED", "find_early_imports", "newcomers"]
+
+_ADVICE: Final = "Import it in the application, or give -k gevent on the command line"
+
+# What a module must not have kept. Left out of what gevent replaces is what finds the patched parts by itself when it
+# is called, since it looks them up in its own module: subprocess.run, socket.create_connection, threading.Thread, ...
+REPLACED: Final[Mapping[str, tuple[str, ...]]] = {
+    "time": ("sleep",),
+    "socket": (
+        "socket",
+        "SocketType",
+        "getaddrinfo",
+        "gethostbyname",
+        "gethostbyname_ex",
+        "gethostbyaddr",
+        "getnameinfo",
+    ),
+    "select": ("select", "poll", "epoll", "kqueue"),
+    "selectors": ("DefaultSelector", "EpollSelector", "KqueueSelector"),
+    "ssl": ("SSLContext", "SSLSocket"),
+    "threading": ("Lock", "local"),
+    "_thread": ("allocate_lock",),
+    "queue": ("SimpleQueue",),
+    "subprocess": ("Popen",),
+    "os": ("waitpid",),
+}
+
+# Ours, and what gevent itself is made of: they mean to have the originals.
+_KNOWING: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet"})
+_MOST_NAMES: Final = 6
+
+
+def newcomers() -> list[str]:
+    """Return the names of the modules that came after this server: what was here before is the interpreter's."""
+    names = list(sys.modules)
+    return names[names.index("wsgiserv") :] if "wsgiserv" in names else names
+
+
+def find_early_imports(
+    names: Iterable[str], original: Callable[[str, str], object], advice: str = _ADVICE
+) -> list[str]:
+    """Return a line for each package, or module outside of one, that has kept unpatched parts.
+
+    Args:
+        names: the modules to look at; those of the standard library and of gevent are skipped.
+        original: returns what was at that place (module, name) before patching; None where nothing was replaced.
+        advice: what to do about it, without a full stop.
+    """
+    originals: dict[int, str] = {}
+    kept_alive = []  # an id is only good for as long as its object lives
+    for module_name, parts in REPLACED.items():
+        for part in parts:
+            found = original(module_name, part)
+            if found is not None:
+                kept_alive.append(found)
+                originals.setdefault(id(found), f"{module_name}.{part}")
+    packages: dict[str, list[str]] = {}
+    for name in names:
+        package = name.partition(".")[0]
+        if package in sys.stdlib_module_names or package in _KNOWING:
+            continue
+        module = sys.modules.get(name)
+        if not isinstance(module, ModuleType):
+            continue
+        kept = _kept(vars(module), originals)
+        if name == "__config__":  # see wsgiserv.config.configfile
+            package = f"the configuration file {module.__file__}"
+        if kept:
+            known = packages.setdefault(package, [])
+            known += [part for part in kept if part not in known]
+    return [f"{_line(package, kept)}. {advice}" for package, kept in packages.items()]
+
+
+def _kept(namespace: dict[str, Any], originals: Mapping[int, str]) -> list[str]:
+    found: dict[str, None] = {}
+    for value in list(namespace.values()):
+        part = originals.get(id(value))
+        if part is not None:
+            found[part] = None
+        elif isinstance(value, type):
+            for base in value.__mro__[1:]:
+                if id(base) in originals:
+                    found[f"a subclass of {originals[id(base)]}"] = None
+                    break
+    return list(found)
+
+
+def _line(package: str, kept: list[str]) -> str:
+    what = ", ".join(kept[:_MOST_NAMES]) + (", ..." if len(kept) > _MOST_NAMES else "")
+    if package.startswith("the configuration file"):
+        who = f"{package} was run"
+    else:
+        who = f"the module {package!r} was imported"
+    return (
+        f"{who} before gevent could patch the standard library and keeps its own {what}: calls through them block "
+        "all requests of a worker"
+    )
