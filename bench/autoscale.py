@@ -1,13 +1,14 @@
 """Autoscaling against fixed fleets, by simulation: a step, a spike and a day, with the server's own rules.
 
-    python -m bench.autoscale [--seed 1] [--chart]
+    python -m bench.autoscale [--seed 1] [--chart | --constant]
 
 Requests come by chance (Poisson) at the rate of the trace, take an exponentially distributed time of 0.1 s on average,
 and wait in one queue for a sync worker. A new worker takes 1 to 3 s to boot, a retired one finishes first. Decisions
 are made by `wsgiserv.master.load.Scaler`, the very object that the master asks, on an invented clock. The same requests
 go through fixed fleets of ``workers_min``, of the autoscaled fleet's mean, and of what the peak needs (busy to 75 %).
 
-Takes some 10 s. Not modelled: CPUs that are full, the cost of a boot to the others, keep-alive.
+Takes some 3 s. Exits 1 when the autoscaled fleet costs more than the one for the peak, or lets wait longer (p50) than
+the least. Not modelled: CPUs that are full, what a boot costs the others, kept connections.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from wsgiserv.config.settings import Settings
@@ -35,17 +37,18 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Trace(NamedTuple):
-    """A load: requests per second at each moment, for so many seconds."""
+    """A load: requests per second at each moment, ``peak`` at most, for so many seconds."""
 
     name: str
     seconds: float
     rate: Callable[[float], float]
     peak: float
+    service_s: float = SERVICE_S
 
 
 TRACES = [
-    Trace("step: 10/s, from 120 s to 480 s 60/s", 900, lambda at: 60 if 120 <= at < 480 else 10, 60),
-    Trace("spike: 10/s, at 120 s for 30 s 90/s", 600, lambda at: 90 if 120 <= at < 150 else 10, 90),
+    Trace("step: 10/s, for 10 of 30 min 60/s", 1800, lambda at: 60 if 300 <= at < 900 else 10, 60),
+    Trace("spike: 10/s, for 30 s of 20 min 90/s", 1200, lambda at: 90 if 300 <= at < 330 else 10, 90),
     Trace("day in an hour: 3/s to 70/s", 3600, lambda at: 36.5 - 33.5 * math.cos(at / 3600 * math.tau), 70),
 ]
 
@@ -64,7 +67,7 @@ def requests_of(trace: Trace, seed: int) -> list[Request]:
     at = chance.expovariate(trace.peak)
     while at < trace.seconds:
         if chance.random() * trace.peak < trace.rate(at):
-            found.append(Request(at, chance.expovariate(1 / SERVICE_S)))
+            found.append(Request(at, chance.expovariate(1 / trace.service_s)))
         at += chance.expovariate(trace.peak)
     return found
 
@@ -216,12 +219,37 @@ def _percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
+def _count_changes(seed: int) -> None:
+    """Print how often the fleet changes in an hour though the rate never does: chance alone."""
+    print("| requests of | busy workers | changes in an hour | workers min / mean / max |")
+    print("|---|---:|---:|---:|")
+    for service_s in (0.1, 1.0):
+        for busy in (0.3, 1.0, 3.0, 6.0):
+            rate = busy / service_s
+            trace = Trace(f"{rate}", 4200, lambda at, rate=rate: rate, rate, service_s)
+            scaling = Settings(workers=LEAST, workers_min=LEAST, workers_max=MOST)
+            counts = Fleet(scaling, seed).run(requests_of(trace, seed), trace.seconds).workers[600:]
+            changes = sum(one != two for one, two in pairwise(counts))
+            print(
+                f"| {_time(service_s)} | {busy} | {changes} | "
+                f"{min(counts)} / {sum(counts) / len(counts):.1f} / {max(counts)} |"
+            )
+
+
 def main() -> int:
     """Run the benchmark; return 1 when the autoscaled fleet is not what the rules promise."""
     parser = argparse.ArgumentParser(prog="python -m bench.autoscale", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--chart", action="store_true", help="also draw load and workers over time")
+    parser.add_argument("--constant", action="store_true", help="count the changes at constant rates instead")
     args = parser.parse_args()
+    if args.constant:
+        _count_changes(args.seed)
+        return 0
     begun = time.monotonic()
     failed = False
     print(
@@ -242,9 +270,9 @@ def main() -> int:
             counts, waits = result.workers, result.waits
             print(
                 f"| {trace.name if result is auto else ''} | {name} | {min(counts)} / "
-                f"{sum(counts) / len(counts):.1f} / {max(counts)} | {result.changes} | "
-                f"{_percentile(waits, 0.5) * 1000:,.0f} ms | {_percentile(waits, 0.99) * 1000:,.0f} ms | "
-                f"{waits[-1]:,.1f} s | {result.worker_s:,.0f} |"
+                f"{sum(counts) / len(counts):.1f} / {max(counts)} | {result.changes or '-'} | "
+                f"{_time(_percentile(waits, 0.5))} | {_time(_percentile(waits, 0.99))} | "
+                f"{_time(waits[-1])} | {result.worker_s:,.0f} |"
             )
         if args.chart:
             print(f"\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}")

@@ -129,12 +129,14 @@ def fake(make: Callable[[str], Fake]) -> Fake:
         ("reload", {"command": "reload", "wait": False}, "the reload has begun; reload --wait"),
         ("reload --wait", {"command": "reload", "wait": True}, "reloaded"),
         ("scale 5", {"command": "scale", "wait": False, "count": 5}, "5 workers are wanted"),
+        ("scale 5 --wait", {"command": "scale", "wait": True, "count": 5}, "5 workers serve"),
+        ("retire 77 --wait", {"command": "retire", "wait": True, "pid": 77}, "worker 77 has been replaced"),
         ("retire 77", {"command": "retire", "wait": False, "pid": 77}, "worker 77 is to be replaced"),
         ("upgrade", {"command": "upgrade", "wait": False}, "the upgrade has begun; upgrade --wait"),
         ("upgrade --wait", {"command": "upgrade", "wait": True}, "upgraded"),
         ("stop", {"command": "stop", "wait": False, "now": False}, "the server stops"),
         ("stop --now", {"command": "stop", "wait": False, "now": True}, "the server stops"),
-        ("trace 77", {"command": "trace", "wait": True, "pid": 77}, "accepted"),
+        ("trace 77", {"command": "trace", "wait": True, "pid": 77}, ""),
         ("reopen-logs", {"command": "reopen_logs", "wait": False}, "the logs are reopened"),
     ],
 )
@@ -146,10 +148,14 @@ def test_each_command(fake: Fake, run: Ctl, argv: str, request_: dict[str, Any],
     # The server has something to say about it.
     fake.answer = lambda request: {"ok": True, "reason": "4 workers\nin \x1b[31m0.2 s"}
     done = run(*argv.split())
-    if not argv.startswith("stop"):
-        assert done == (0, "4 workers\nin \\x1b[31m0.2 s\n", "")
+    if argv.split()[0] not in ("stop", "reopen-logs"):
+        assert done.out.removeprefix(f"{said}: ") == "4 workers\nin \\x1b[31m0.2 s\n"
+    assert (done.status, done.err) == (0, "")
     # It says no.
-    fake.answer = lambda request: {"ok": False, "error": "SyntaxError: invalid syntax\n  (gun.py, line 3)\x1b"}
+    fake.answer = lambda request: {
+        "ok": False,
+        "error": "SyntaxError: invalid syntax\n  (gun.py, line 3)\x1b",
+    }
     assert run(*argv.split()) == (
         1,
         "",
@@ -207,7 +213,8 @@ def test_stop_waits_for_the_process(run: Ctl, directory: Path) -> None:
         ("reload --wait", "not done after 0.05 s; it goes on. Type: wsgiservctl"),
         ("upgrade --wait", "not done after 0.05 s; it goes on. Type: wsgiservctl"),
         ("status", "no answer within 0.05 s. The master is stopped or very busy"),
-        ("scale 3", "no answer within 0.05 s"),
+        ("trace 3", "no answer within 0.05 s"),
+        ("scale 3 --wait", "not done after 0.05 s; it goes on"),
     ],
 )
 def test_an_answer_that_is_late(fake: Fake, run: Ctl, argv: str, said: str) -> None:
@@ -218,7 +225,8 @@ def test_an_answer_that_is_late(fake: Fake, run: Ctl, argv: str, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    "reply", [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b'{"ok": 1}\n', b"{}\n", b"[" * 50_000 + b"\n", b"\xff\n"]
+    "reply",
+    [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b'{"ok": 1}\n', b"{}\n", b"[" * 50_000 + b"\n", b"\xff\n"],
 )
 def test_something_else_listens(fake: Fake, run: Ctl, reply: bytes) -> None:
     fake.answer = lambda request: reply
@@ -236,11 +244,13 @@ def sample() -> dict[str, Any]:
     workers = []
     for index, age in enumerate((7, 3, 8)):
         slot = board.slots[index]
-        handle = Handle(age=age, generation=2, spawned_at=100.0, timeout=30, graceful_timeout=30, pid=500 + age)
+        handle = Handle(
+            age=age, generation=2, spawned_at=100.0, timeout=30, graceful_timeout=30, pid=500 + age
+        )
         handle.slot = slot
         slot.words[REQUESTS], slot.words[ERRORS], slot.words[CONNECTIONS] = 100 * age, age, 5
         workers.append(handle)
-    booting, serving, retiring = workers
+    _, serving, retiring = workers
     serving.ready_at = retiring.ready_at = 101.0
     retiring.term_at = 150.0
     serving.recycle(reason="it is large", now=120.0)
@@ -375,6 +385,36 @@ def test_several_are_listed(fake: Fake, make: Callable[[str], Fake], run: Ctl) -
     # Both are this process, which is what the kernel says.
     assert done.err.count(f"--pid {PID}") == 2
     assert "pytest" in done.err
+
+
+def in_state(state: str) -> Answer:
+    return lambda request: {"ok": True, "status": {"server": {"state": state}}}
+
+
+@pytest.mark.parametrize(
+    ("states", "chosen"),
+    [
+        (("stopping", "running"), 1),  # upgraded: the old one finishes its requests
+        (("upgrading", "starting"), 0),
+        (("stopping", "stopping", "draining"), 2),
+        (("stopping", "upgrading", "starting"), 1),
+        (("running", "starting"), None),
+        (("running", "running"), None),
+        (("stopping", "stopping"), None),
+    ],
+)
+def test_an_upgrade_does_not_make_it_two_servers(
+    make: Callable[[str], Fake], run: Ctl, states: tuple[str, ...], chosen: int | None
+) -> None:
+    fakes = [make(f"{number}.sock") for number in range(7, 7 + len(states))]
+    for fake, state in zip(fakes, states, strict=True):
+        fake.answer = in_state(state)
+    done = run("reload")
+    reloaded = [index for index, fake in enumerate(fakes) if fake.asked[-1]["command"] == "reload"]
+    assert reloaded == ([] if chosen is None else [chosen])
+    assert done.status == (2 if chosen is None else 0)
+    if chosen is None:
+        assert all(f"{state}: " in done.err for state in states)
 
 
 def test_none(run: Ctl, directory: Path) -> None:

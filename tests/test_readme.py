@@ -54,7 +54,7 @@ SERVES = [block for block in ALL if block.kind == "sh serve"]
 
 
 def prepare(block: Block, directory: Path) -> dict[str, str]:
-    """Write the page's files, and the commands ``wsgiserv`` and ``python``; return the environment."""
+    """Write the page's files, and the commands ``wsgiserv``, ``wsgiservctl`` and ``python``; return the environment."""
     for other in blocks(block.page):
         name = _FILE_NAME.match(other.text)
         if other.kind == "python" and name:
@@ -68,6 +68,7 @@ def prepare(block: Block, directory: Path) -> dict[str, str]:
     commands.mkdir()
     for name, command in {
         "wsgiserv": f"'{sys.executable}' -m wsgiserv",
+        "wsgiservctl": f"'{sys.executable}' -m wsgiserv.ctl",
         "python": f"'{sys.executable}'",
         "python3": f"'{sys.executable}'",
     }.items():

@@ -24,6 +24,7 @@ __all__ = [
     "EXIT_BOOT",
     "EXIT_CONFIG",
     "EXIT_OK",
+    "REPORT_MARK",
     "ReadinessReader",
     "ReadinessWriter",
     "Report",
@@ -34,6 +35,9 @@ EXIT_OK = 0  # stopped as told
 EXIT_CONFIG = 2  # bad usage or configuration
 EXIT_BOOT = 3  # workers cannot boot
 EXIT_APPLICATION = 4  # the application cannot be loaded
+
+# In the file of a worker's last words: what follows is from the worker's own code, and complete.
+REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
 State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
 
@@ -135,6 +139,7 @@ class WorkerBoot:
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
+        last_words: the descriptor of a file that the master reads when the worker is dead, None without one.
     """
 
     settings: Settings
@@ -150,3 +155,4 @@ class WorkerBoot:
     handle: Any
     application: Callable[..., Any] | None = None
     handoff: Handoff | None = None
+    last_words: int | None = None

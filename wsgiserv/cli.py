@@ -108,6 +108,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         _tell_notices(loaded)
         return _EXIT_OK
     application = _checked_application(loaded)
+    _check_patched(loaded)
     if loaded.settings.check_config:
         _tell_notices(loaded)
         return _check(loaded.settings, application)
@@ -116,7 +117,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         again = load(argv, environ, directory)
         _checked_application(again)
         _check_certificates(again.settings)
-        _tell_patched(again)
+        _check_patched(again, loaded.settings.worker_class)
         return again
 
     from wsgiserv.master.upgrade import Invocation
@@ -167,14 +168,26 @@ def _patch_for_gevent() -> None:
     patch_master()
 
 
-def _tell_patched(loaded: Loaded) -> None:
-    """Add a notice when a reload takes gevent away from a master that is patched for it, and so are its children."""
-    gevent_worker = sys.modules.get("wsgiserv.workers.gevent")
-    wanted = loaded.settings.worker_class
-    if gevent_worker is not None and gevent_worker.is_patched() and wanted in ("sync", "threads"):
-        loaded.notices.append(
-            f"worker_class is {wanted!r} now, but this server was started with gevent and patched for it: its "
-            "workers go on with gevent's time.sleep, sockets and threads. Start it anew (SIGUSR2, or stop and start)"
+def _check_patched(loaded: Loaded, class_before: object = None) -> None:
+    """Check what the workers are to be against what gevent has patched: they inherit it. Raises ConfigError.
+
+    ``class_before`` is the `worker_class` that the server was started with, at a reload. Threads that are greenlets
+    by then would not run while the worker waits for its sockets.
+    """
+    monkey = sys.modules.get("gevent.monkey")  # not imported: without it nothing is patched
+    wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return
+    if wanted in ("sync", "threads") and class_before not in (None, wanted):
+        raise ConfigError(
+            f"worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it, so "
+            "workers of this class would have greenlets for threads, and gevent's sockets. Start it anew for this "
+            "class: SIGUSR2, or stop and start."
+        )
+    if wanted == "threads":
+        raise ConfigError(
+            f"worker_class = 'threads' ({source}): the configuration file has had the threads of the standard library "
+            "replaced by greenlets (gevent.monkey.patch_all()). Expected worker_class = 'gevent', or no such call."
         )
 
 

@@ -33,6 +33,7 @@ _EXIT_INTERRUPTED = 130
 # How long an answer may take that nobody has to wait for: the master is never busy for long.
 _ANSWER_S = 10.0
 _TRACE_S = 30.0
+_STATE_S = 2.0
 _UCRED = struct.Struct("iII")  # unix(7)
 _LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags of /proc/net/unix
 
@@ -132,8 +133,12 @@ def _parser() -> argparse.ArgumentParser:
         add("reload", "read configuration and code again, and replace the workers"),
         "the new workers serve; 1 if they cannot",
     )
-    add("scale", "change the number of workers").add_argument("count", type=_positive, metavar="N")
-    add("retire", "replace one worker").add_argument("worker", type=_positive, metavar="PID")
+    scale = add("scale", "change the number of workers, until the next reload")
+    scale.add_argument("count", type=_positive, metavar="N")
+    waits(scale, "so many serve")
+    retire = add("retire", "replace one worker")
+    retire.add_argument("worker", type=_positive, metavar="PID")
+    waits(retire, "it has left")
     waits(
         add("upgrade", "start the next master with new code; this one leaves when that serves"),
         "the next master serves; 1 if it cannot",
@@ -174,7 +179,7 @@ def _run(arguments: argparse.Namespace) -> int:
         request["count"] = arguments.count
     elif command in ("retire", "trace"):
         request["pid"] = arguments.worker
-        request["wait"] = command == "trace"
+        request["wait"] = wait or command == "trace"
     elif command == "stop":
         request["now"] = arguments.now
     usual = None if wait else _TRACE_S if command == "trace" else _ANSWER_S
@@ -203,40 +208,29 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
-    """Return the line for something that is done, or has begun."""
-    reason = escape_keeping_lines(reason)
+    """Return what is told of something that is done, or has begun."""
+    reason = escape_keeping_lines("" if reason == "accepted" else reason)
     if command == "trace":
         return reason
-    if reason and reason != "accepted" and command != "stop":
-        return reason
-    wait = request["wait"]
-    match command:
-        case "reload":
-            return (
-                "reloaded"
-                if wait
-                else "the reload has begun; reload --wait, or status, says how it has ended"
-            )
-        case "upgrade":
-            return (
-                "upgraded"
-                if wait
-                else "the upgrade has begun; upgrade --wait, or status, says how it has ended"
-            )
-        case "stop":
-            return "stopped" if wait else "the server stops"
-        case "scale":
-            return f"{request['count']} workers are wanted"
-        case "retire":
-            return f"worker {request['pid']} is to be replaced"
-    return "the logs are reopened"
+    begun = f"the {command} has begun; {command} --wait, or status, says how it has ended"
+    done = {
+        "reload": "reloaded" if request["wait"] else begun,
+        "upgrade": "upgraded" if request["wait"] else begun,
+        "stop": "stopped" if request["wait"] else "the server stops",
+        "scale": f"{request.get('count')} workers {'serve' if request['wait'] else 'are wanted'}",
+        "retire": f"worker {request.get('pid')} {'has been' if request['wait'] else 'is to be'} replaced",
+        "reopen_logs": "the logs are reopened",
+    }[command]
+    if not reason or command in ("stop", "reopen_logs"):
+        return done
+    return f"{done}: {reason}" if request["wait"] and command in ("reload", "upgrade") else reason
 
 
 def _ask(
     server: _Server, request: Mapping[str, Any], end: float | None, timeout: float | None
 ) -> dict[str, Any]:
     """Send the request and return the reply. Raises _Failure."""
-    command = str(request["command"])
+    command = str(request["command"]).replace("_", "-")
     received = b""
     with server.connection as connection:
         try:
@@ -252,7 +246,7 @@ def _ask(
                     break
                 received += data
         except TimeoutError:
-            raise _Failure(_too_late(command, server.pid, timeout), EXIT_NO) from None
+            raise _Failure(_too_late(request, server.pid, timeout), EXIT_NO) from None
         except OSError as error:
             if not received.endswith(b"\n"):
                 raise _Failure(f"{command}: {server.path}: {error.strerror}", EXIT_NO) from None
@@ -271,9 +265,10 @@ def _ask(
     raise _Failure(f"what listens at {server.path} is no wsgiserv: {escape(repr(received[:80]))}", EXIT_USAGE)
 
 
-def _too_late(command: str, pid: int, timeout: float | None) -> str:
+def _too_late(request: Mapping[str, Any], pid: int, timeout: float | None) -> str:
+    command = str(request["command"]).replace("_", "-")
     which = f"--pid {pid} " if pid else ""
-    if command in ("reload", "upgrade", "stop"):
+    if request["wait"] and command != "trace":
         return f"{command}: not done after {timeout:g} s; it goes on. Type: wsgiservctl {which}status"
     return f"{command}: no answer within {timeout:g} s. The master is stopped or very busy; see its log" + (
         f", and: ps -o pid,stat,wchan,args -p {pid}" if pid else ""
@@ -366,10 +361,17 @@ def _only_one() -> _Server:
     found = list(_running())
     if len(found) == 1:
         return found[0]
-    for server in found:
-        server.connection.close()
+    states = {server: _state(server) for server in found}
+    left = [server for server, state in states.items() if state != "stopping"]
+    if "upgrading" in states.values():
+        left = [server for server in left if states[server] != "starting"]
+    if len(left) == 1:  # the others are the masters before and after this one
+        return _connect_or_fail(left[0].path)
     if found:
-        lines = "".join(f"\n  --pid {server.pid:<8} {server_line(server.pid)}" for server in found)
+        lines = "".join(
+            f"\n  --pid {server.pid:<8} {state + ': ' if state else ''}{server_line(server.pid)}"
+            for server, state in states.items()
+        )
         raise _Failure(f"several servers are running; say which:{lines}", EXIT_USAGE)
     raise _Failure(
         f"no running server of user id {os.geteuid()} has a control socket in "
@@ -377,6 +379,15 @@ def _only_one() -> _Server:
         "--pid, --pidfile or --socket",
         EXIT_USAGE,
     )
+
+
+def _state(server: _Server) -> str:
+    """Return what a server is doing; empty when it does not say. Its connection is used up."""
+    try:
+        reply = _ask(server, {"command": "status", "wait": False}, time.monotonic() + _STATE_S, _STATE_S)
+        return escape(str(reply["status"]["server"]["state"]))
+    except (_Failure, KeyError, TypeError):
+        return ""
 
 
 def _running() -> Iterator[_Server]:
@@ -446,3 +457,7 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(data)
     return pid, uid
+
+
+if __name__ == "__main__":
+    sys.exit(main())

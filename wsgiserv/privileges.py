@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from wsgiserv.errors import ConfigError
 
-__all__ = ["PrivilegeSettings", "check_privileges", "drop_privileges"]
+__all__ = ["PrivilegeSettings", "acting_as", "check_privileges", "drop_privileges"]
 
 
 class PrivilegeSettings(Protocol):
@@ -72,6 +74,28 @@ def drop_privileges(settings: PrivilegeSettings) -> None:
         ) from error
     if settings.umask:
         os.umask(settings.umask)
+
+
+@contextmanager
+def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
+    """Open files as the workers would, when this process is root. Called by the master, which is one thread.
+
+    A worker may have put a symbolic link in a log's place, and root would follow it to anywhere.
+    Raises OSError when the switch is not allowed.
+    """
+    if os.geteuid() != 0 or settings.user == 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([settings.group])
+        os.setegid(settings.group)
+        os.seteuid(settings.user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def _user_name(uid: int) -> str | None:

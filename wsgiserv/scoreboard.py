@@ -38,6 +38,8 @@ WORDS = 32
 _CELL = struct.Struct("=d48s48s408s")
 CELL_BYTES = _CELL.size
 _STARTED = struct.Struct("=d")
+# A worker that serves gives a sign of life each second.
+_RECENT_S = 2.5
 # Low cells are used first.
 _CELLS_LOOKED_AT = 8
 
@@ -80,13 +82,14 @@ class Slot:
     by index (``slot.words[REQUESTS] = n``), the cheapest write there is.
     """
 
-    __slots__ = ("_memory", "_offset", "cells", "index", "seconds", "words")
+    __slots__ = ("_memory", "_offset", "board", "cells", "index", "seconds", "words")
 
     def __init__(self, memory: memoryview, offset: int, index: int, cells: int) -> None:
         self._memory = memory
         self._offset = offset
         self.index = index
         self.cells = cells
+        self.board: list[Slot] = []
         row = memory[offset : offset + WORDS * 8]
         self.words = row.cast("q")
         self.seconds = row.cast("d")
@@ -127,6 +130,21 @@ class Slot:
         cells = self._memory[start : start + self.cells * CELL_BYTES].cast("d")[:: CELL_BYTES // 8]
         begun = [at for at in cells.tolist() if at]
         return len(begun), min(begun, default=0.0)
+
+    def idle_siblings(self, now: float) -> int:
+        """Return how many other workers run no request at this moment. Called by a worker.
+
+        Args:
+            now: ``time.monotonic()`` seconds; a row without a recent sign of life is nobody's.
+        """
+        return sum(
+            1
+            for other in self.board
+            if other is not self
+            and now - other.seconds[HEARTBEAT] < _RECENT_S
+            and not other.words[STOPPING]
+            and not other.is_busy()
+        )
 
     def figures(self) -> SlotFigures:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""
@@ -173,3 +191,5 @@ class Scoreboard:
         self._map = mmap.mmap(-1, slots * size)
         memory = memoryview(self._map)
         self.slots = [Slot(memory, index * size, index, cells) for index in range(slots)]
+        for slot in self.slots:
+            slot.board = self.slots

@@ -6,13 +6,16 @@ Must not know: HTTP (see `rawclient`), what any test is about.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -306,11 +309,20 @@ Start = Callable[..., Server]
 Connect = Callable[[Any], "RawClient"]
 
 
+@functools.cache
+def _runtime_directory() -> str:
+    """Return a directory for this test process's control sockets: short, since their paths are bounded."""
+    directory = tempfile.TemporaryDirectory(prefix="wsgiserv-", ignore_cleanup_errors=True)
+    atexit.register(directory.cleanup)
+    return directory.name
+
+
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a server under test: this tree and the test applications importable."""
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
     paths = [str(ROOT), str(HERE), *filter(None, [kept.get("PYTHONPATH")])]
     kept["PYTHONPATH"] = os.pathsep.join(paths)
+    kept["XDG_RUNTIME_DIR"] = _runtime_directory()  # the control sockets
     kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a test that rewrites a module within a second must be seen
     return {**kept, **extra}
 

@@ -308,7 +308,7 @@ class TestJson:
         def fail(*request: Any) -> bytes:
             raise AssertionError("the careful way was taken")
 
-        monkeypatch.setattr(jsonlines, "_careful_line", fail)
+        monkeypatch.setattr(jsonlines, "json_line", fail)
         optional = ("HTTP_HOST", "HTTP_REFERER", "HTTP_USER_AGENT", "HTTP_AUTHORIZATION")
         for missing in (*optional, None):
             json.loads(line("json", {k: v for k, v in ENVIRON.items() if k != missing}))

@@ -118,7 +118,9 @@ class Loop:
                 except BlockingIOError:
                     self.turn(0.01)
                     continue
-                except ConnectionResetError:  # the end, when the server has not read all: unix(7) is silent on it
+                except (
+                    ConnectionResetError
+                ):  # the end, when the server has not read all: unix(7) is silent on it
                     more = b""
                 if not more:
                     assert data.endswith(b"\n"), data
@@ -315,8 +317,7 @@ def test_without_descriptors_accepting_rests(loop: Loop) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, limits[1]))
         client.connect(loop.server.path)
         with pytest.raises(OSError, match="Too many open files"):
-            while True:
-                fillers.append(os.dup(client.fileno()))
+            fillers.extend(os.dup(client.fileno()) for _ in range(highest + 21))
         loop.turn()
         assert loop.turn() == 0  # the client waits still, and costs nothing
         rest = loop.server.deadline()
@@ -550,6 +551,20 @@ def test_the_setting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         if server:
             server.close()
     assert caplog.text == ""
+
+
+def test_sockets_of_killed_servers_are_cleared_away(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    dead, alive, other = f"{process.pid}.sock", f"{os.getppid()}.sock", "app.sock"
+    for name in (dead, alive, other):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / name))
+    (tmp_path / "99999999.sock").write_text("no socket")
+    server = opened(tmp_path, RUNTIME_DIRECTORY=str(tmp_path))
+    assert server is not None
+    server.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive, other, "99999999.sock"])
 
 
 @pytest.mark.parametrize(

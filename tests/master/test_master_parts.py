@@ -12,7 +12,7 @@ import pytest
 from wsgiserv.errors import ConfigError
 from wsgiserv.master.generation import RawEnvironment, SlotPool
 from wsgiserv.master.handle import Handle
-from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
+from wsgiserv.master.obituary import died_how, in_flight_lines, life
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.scoreboard import REQUESTS
@@ -142,15 +142,6 @@ def test_how_a_process_ended() -> None:
     assert died_how(11 | 0x80) == "was killed by SIGSEGV"
     assert died_how(3 << 8) == "exited with status 3"
     assert died_how(64) == "was killed by signal 64" or "SIGRTMAX" in died_how(64)
-
-
-def test_hints() -> None:
-    worker = handle()
-    assert "out of memory" in hint(worker, 9)
-    worker.kill_at = 1.0
-    assert hint(worker, 9) == ""
-    assert "faulthandler" in hint(worker, 11).lower()
-    assert hint(worker, 0) == ""
 
 
 def test_a_life_and_the_requests_it_left_behind() -> None:

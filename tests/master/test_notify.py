@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from programs import need
+from server import Start, wait_until
 
 from wsgiserv.master.notify import Notifier
 
@@ -130,9 +132,7 @@ def test_the_environment_is_taken(manager: Manager) -> None:
         ("9" * 5000, "", 0.0),
     ],
 )
-def test_the_watchdog_of_the_environment(
-    manager: Manager, usec: str, pid: str, interval_s: float
-) -> None:
+def test_the_watchdog_of_the_environment(manager: Manager, usec: str, pid: str, interval_s: float) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
     notifier = Notifier.from_environ({name: value for name, value in environ.items() if value}, pid=4711)
     assert notifier.watchdog_interval_s == interval_s
@@ -201,8 +201,12 @@ def test_the_unit_has_what_the_server_says() -> None:
 @pytest.mark.system
 def test_the_unit(tmp_path: Path) -> None:
     program = need("systemd-analyze")
-    text = UNIT.read_text().replace("/srv/hello/venv/bin/wsgiserv", sys.executable).replace("=www-data", "=root")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    text = (
+        UNIT.read_text().replace("/srv/hello/venv/bin/wsgiserv", sys.executable).replace("=www-data", "=root")
+    )
+    version = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
     if int(version.split()[1]) < 253:  # the rest of it can be verified
         text = text.replace("Type=notify-reload", "Type=notify").replace("ReloadSignal=SIGHUP", "")
     unit = tmp_path / UNIT.name
@@ -211,3 +215,27 @@ def test_the_unit(tmp_path: Path) -> None:
         [program, "verify", str(unit)], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_service_from_its_start_to_its_end(begin: Start, tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    heard: list[str] = []
+
+    def has_said(line: str) -> bool:
+        heard.extend(manager.heard())
+        return any(line in said.split("\n") for said in heard)
+
+    with manager.socket:
+        server = begin("-w", "2", env={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"})
+        wait_until(lambda: has_said("READY=1"), "it is ready")
+        assert len(server.workers()) == 2
+        assert not has_said("RELOADING=1")
+        wait_until(lambda: has_said("WATCHDOG=1"), "a sign of life")
+        heard.clear()
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: has_said("RELOADING=1"), "a reload has begun")
+        wait_until(lambda: has_said("READY=1"), "the reload is over")
+        assert server.stop() == 0
+        assert has_said("STOPPING=1")
+        order = [said.split("\n")[0] for said in heard if not said.startswith(("STATUS", "WATCHDOG"))]
+        assert order == ["RELOADING=1", "READY=1", "STOPPING=1"]

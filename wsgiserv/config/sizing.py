@@ -13,6 +13,7 @@ from collections.abc import Iterator
 __all__ = [
     "CGROUP_ROOT",
     "available_cpus",
+    "cgroup_directories",
     "cpu_quota",
     "fitting_workers",
     "memory_limit",
@@ -66,10 +67,10 @@ def cpu_quota(root: str, cgroups: str) -> float | None:
         cgroups: the text of ``/proc/self/cgroup``.
     """
     found = []
-    for directory in _directories(root, cgroups, ""):
+    for directory in cgroup_directories(root, cgroups, ""):
         quota, _, period = (_read(os.path.join(directory, "cpu.max")) or "").partition(" ")
         found.append(_ratio(quota, period))
-    for directory in _directories(root, cgroups, "cpu"):
+    for directory in cgroup_directories(root, cgroups, "cpu"):
         quota = _read(os.path.join(directory, "cpu.cfs_quota_us")) or ""
         period = _read(os.path.join(directory, "cpu.cfs_period_us")) or ""
         found.append(_ratio(quota, period))
@@ -82,9 +83,9 @@ def memory_limit(root: str, cgroups: str) -> int | None:
     Arguments as for `cpu_quota`. ``memory.high``, above which the kernel slows a group down, counts as well.
     """
     found = []
-    for directory in _directories(root, cgroups, ""):
+    for directory in cgroup_directories(root, cgroups, ""):
         found += [_number(os.path.join(directory, name)) for name in ("memory.max", "memory.high")]
-    for directory in _directories(root, cgroups, "memory"):
+    for directory in cgroup_directories(root, cgroups, "memory"):
         found.append(_number(os.path.join(directory, "memory.limit_in_bytes")))
     return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
 
@@ -103,7 +104,7 @@ def memory_room(root: str, cgroups: str, reserve: float = 0.0) -> int | None:
         ("", ("memory.max", "memory.high"), "memory.current"),
         ("memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes"),
     ):
-        for directory in _directories(root, cgroups, controller):
+        for directory in cgroup_directories(root, cgroups, controller):
             found = [_number(os.path.join(directory, name)) for name in limits]
             limit = min((each for each in found if each is not None and each < _NO_LIMIT_BYTES), default=None)
             current = _number(os.path.join(directory, used))
@@ -113,15 +114,16 @@ def memory_room(root: str, cgroups: str, reserve: float = 0.0) -> int | None:
 
 
 def _inactive_file(directory: str) -> int:
+    found = dict.fromkeys(("total_inactive_file", "inactive_file"), 0)
     for line in (_read(os.path.join(directory, "memory.stat")) or "").splitlines():
         name, _, number = line.partition(" ")
-        # Version 1 has the group's own under this name, and with those below it under the other.
-        if name in ("total_inactive_file", "inactive_file") and number.isdigit():
-            return int(number)
-    return 0
+        if name in found and number.isdigit():
+            found[name] = int(number)
+    # Version 1 has the group's own under the short name, and with those below it under the other.
+    return found["total_inactive_file"] or found["inactive_file"]
 
 
-def _directories(root: str, cgroups: str, controller: str) -> Iterator[str]:
+def cgroup_directories(root: str, cgroups: str, controller: str) -> Iterator[str]:
     """Yield the process's directory in a hierarchy and those above it, up to the hierarchy's root.
 
     ``controller`` is a v1 controller's name, or empty for the v2 hierarchy. Inside a container the path may

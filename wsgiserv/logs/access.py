@@ -10,20 +10,22 @@ from __future__ import annotations
 import errno
 import logging
 from _thread import allocate_lock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.logs.atoms import Atoms, LogFunction
 from wsgiserv.logs.error import access_logger, cannot_open
 from wsgiserv.logs.formats import check_format, compile_format, template_of
+from wsgiserv.logs.jsonlines import json_line
 from wsgiserv.logs.logconfig import ACCESS_NAMES
 from wsgiserv.logs.output import Output, Owner
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["AccessLog", "open_access_log"]
+__all__ = ["AccessLog", "borrowed_access_log", "open_access_log"]
 
 # Lines that wait for a disk or a pipe to take them again; beyond this they are counted and dropped.
 _MOST_WAITING_BYTES = 1 << 20
@@ -46,6 +48,7 @@ class AccessLog:
 
     __slots__ = (
         "_error_log",
+        "_format",
         "_lines",
         "_lock",
         "_lost",
@@ -61,6 +64,7 @@ class AccessLog:
     def __init__(self, output: Output, log_format: str, error_log: logging.Logger) -> None:
         self._output = output
         self._error_log = error_log
+        self._format = log_format
         self._lines: list[bytes] = []
         self._lock = allocate_lock()
         self._waiting = b""  # lines that could not be written yet
@@ -72,6 +76,15 @@ class AccessLog:
     def append(self, line: str) -> None:
         """Buffer a line that is ready. Never raises."""
         self._lines.append(line.encode("utf-8", "backslashreplace"))
+
+    def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
+        """Buffer the line of a request that got no response, in the name of the worker ``pid``. Never raises."""
+        if self._format == "json":
+            self._lines.append(json_line(environ, status, (), 0, duration_s, pid))
+        else:
+            atoms = Atoms(environ, status, (), 0, duration_s)
+            atoms["p"] = f"<{pid}>"
+            self.append(template_of(self._format) % atoms)
 
     def flush(self) -> None:
         """Write all buffered lines, in one write if the kernel takes them. Never raises.
@@ -182,6 +195,7 @@ class _LoggerAccessLog(AccessLog):
         self._logger = logger
         self._direct = direct
         self._error_log = error_log
+        self._format = log_format
         self._template = template_of(log_format)
         self._warned_of_handler = False
         self.log = compile_format("json", self._emit) if log_format == "json" else self._log_template
@@ -214,6 +228,17 @@ class _LoggerAccessLog(AccessLog):
 
     def append(self, line: str) -> None:
         self._logger.info("%s", line)
+
+    def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
+        if self._format == "json":
+            self._emit(json_line(environ, status, (), 0, duration_s, pid))
+            return
+        try:
+            atoms = Atoms(environ, status, (), 0, duration_s)
+            atoms["p"] = f"<{pid}>"
+            self._logger.info(self._template, atoms)
+        except Exception as error:
+            self._warn(error)
 
     def flush(self) -> None:
         if self._direct is not None:
@@ -264,3 +289,24 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
         # A configuration file has put a filter on it, such as one that drops health checks
         return _LoggerAccessLog(filtered, access_log, settings.access_log_format, error_log)
     return access_log
+
+
+@contextmanager
+def borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Iterator[AccessLog | None]:
+    """Open the access log for a few lines, and leave the loggers as they were. Called by the master.
+
+    Raises ConfigError as `open_access_log` does.
+    """
+    loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    access = None
+    try:
+        access = open_access_log(settings, error_log)
+        yield access
+    finally:
+        if access is not None:
+            access.close()
+        for logger, handlers, level, propagate in before:
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate

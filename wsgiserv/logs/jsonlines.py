@@ -14,7 +14,7 @@ from typing import Any
 
 from wsgiserv.logs.atoms import LogFunction, basic_user, numeric_offset
 
-__all__ = ["compile_json"]
+__all__ = ["compile_json", "json_line"]
 
 # The fields that are text from the environ: field -> key.
 _TEXTS = {
@@ -48,13 +48,15 @@ def _readable(value: Any) -> str | None:
         return None
 
 
-def _careful_line(
+def json_line(
     environ: dict[str, Any],
     status: int,
     headers: Sequence[tuple[str, str]],
     sent_bytes: int,
     duration_s: float,
+    pid: int = 0,
 ) -> bytes:
+    """Return one line, whatever the values are, without its end. ``pid`` is the worker's; 0 is this process."""
     now = time()
     moment, offset = _iso_parts(int(now))
     authorization = environ.get("HTTP_AUTHORIZATION")
@@ -67,7 +69,7 @@ def _careful_line(
         "status": status,
         "bytes": sent_bytes,
         "duration_s": int(duration_s * 1e6 + 0.5) / 1e6,
-        "pid": getpid(),
+        "pid": pid or getpid(),
     }
     return json.dumps(fields, separators=(",", ":")).encode()
 
@@ -136,6 +138,6 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
                 return
         except Exception:  # a key that is missing, a value that cannot be encoded
             pass
-        append(_careful_line(environ, status, headers, sent_bytes, duration_s))
+        append(json_line(environ, status, headers, sent_bytes, duration_s))
 
     return log

@@ -297,7 +297,7 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Verdict:
         return Verdict(workers)
     for part in parts:
         waited = part.queue_s > QUEUE_S and part.demand >= QUIET * rest
-        if waited or part.demand > CROWDED * rest:
+        if waited or part.demand > AIM * rest:
             return Verdict(workers)
     return Verdict(rest, f"busy {fmean(part.demand for part in last) / workers:.0%} over {window_s:g} s")
 

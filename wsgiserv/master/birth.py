@@ -18,6 +18,7 @@ from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.stacks import LastWords
 
 __all__ = ["WorkerBorn", "be_worker", "fork_worker", "set_title"]
 
@@ -45,14 +46,14 @@ def fork_worker(
     log: logging.Logger,
     server: Any,
 ) -> None:
-    """Fork ``handle``'s process and give it its pid, slot and pipe. Raises OSError when the system would not.
+    """Fork ``handle``'s process and give it its pid, slot, pipe and last words. Raises OSError when the system won't.
 
     Args:
         handle: the worker to be; without a process.
         generation: what it serves with.
         signals: the master's; the child leaves them.
         lifeline: read and write end; the child closes the write end.
-        siblings: the other workers, whose pipes the child closes.
+        siblings: the other workers, whose pipes and last words the child closes.
         close_others: closes, in the child, what else belongs to the master.
         master_pid, log, server: see `WorkerBoot`.
 
@@ -60,6 +61,7 @@ def fork_worker(
     """
     reader, writer = pipe()
     slot = generation.pool.take()
+    handle.last_words = last_words = LastWords.make()
     # Text that waits in a buffer would be written twice.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -74,6 +76,8 @@ def fork_worker(
     except OSError:
         close(reader)
         close(writer)
+        if last_words is not None:
+            last_words.close()
         generation.pool.give_back(slot)
         raise
     if pid:
@@ -87,6 +91,8 @@ def fork_worker(
     for sibling in siblings:
         if sibling.reader is not None:
             sibling.reader.close()
+        if sibling.last_words is not None:
+            sibling.last_words.close()
     close_others()
     handle.pid = getpid()
     raise WorkerBorn(
@@ -104,6 +110,7 @@ def fork_worker(
             handle=handle,
             application=generation.application,
             handoff=server.handoff,
+            last_words=last_words.fd if last_words is not None else None,
         )
     )
 

@@ -18,13 +18,14 @@ import _socket
 import json
 import logging
 import os
+import re
 import stat
 import struct
 from _socket import AF_UNIX, MSG_DONTWAIT, SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as RawSocket  # what gevent's patches leave alone
 from collections.abc import Callable, Iterator, Mapping
 from errno import EAGAIN, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM
-from os import geteuid, lstat, umask, unlink
+from os import geteuid, kill, lstat, umask, unlink
 from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -47,6 +48,7 @@ CLIENT_S: Final = 10.0
 # Accepting rests so long when the system has no descriptor or memory; a readable listener would spin meanwhile.
 _REST_S: Final = 1.0
 _MOST_WORKERS: Final = 10_000
+_SOCKET_NAME = re.compile(r"[0-9]{1,9}\.sock")
 _PEER = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _SO_PEERCRED: Final[int | None] = getattr(_socket, "SO_PEERCRED", None)
 
@@ -261,10 +263,11 @@ class ControlServer:
             self._refuse(client, str(error))
             return
         client.command, client.deadline = request["command"], float("inf")
-        told = ", ".join(f"{name} {value}" for name, value in command.items())
-        self._log.info(
-            "%s asks for %s%s", client.name, client.command.replace("_", " "), f": {told}" if told else ""
-        )
+        words = [client.command.replace("_", " ")]
+        words += ["now" if value is True else str(value) for value in command.values() if value]
+        # Whoever watches the server asks for its status again and again.
+        level = logging.DEBUG if client.command == "status" else logging.INFO
+        self._log.log(level, "%s asks for %s", client.name, " ".join(words))
         try:
             if client.command == "status":
                 self._answer(client, {"ok": True, "status": self._commands.status()})
@@ -343,7 +346,9 @@ def control_server(
         return None
     try:
         if path is None:
-            path = os.path.join(runtime_directory(environ, geteuid()), socket_name())
+            directory = runtime_directory(environ, geteuid())
+            _clear_away(directory)
+            path = os.path.join(directory, socket_name())
         server = ControlServer(path, commands, log, follows=follows)
     except (DirectoryError, OSError) as error:
         reason = str(error) if isinstance(error, DirectoryError) else f"{path}: {error.strerror or error}"
@@ -355,6 +360,27 @@ def control_server(
         return None
     log.debug("the control socket is %s", server.path)
     return server
+
+
+def _clear_away(directory: str) -> None:
+    """Remove the sockets of masters that were killed. Never raises."""
+    try:
+        names = [name for name in os.listdir(directory) if _SOCKET_NAME.fullmatch(name)]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            kill(int(name.partition(".")[0]), 0)
+        except ProcessLookupError:
+            try:
+                # In a directory that is shared with containers the number may be another's.
+                if stat.S_ISSOCK(lstat(path).st_mode) and _holder(path) is None:
+                    unlink(path)
+            except OSError:
+                pass
+        except (OSError, OverflowError):
+            pass  # another user's process
 
 
 def _make_way(path: str, follows: int) -> None:

@@ -14,6 +14,7 @@ from wsgiserv.boot import ReadinessReader, Report
 
 if TYPE_CHECKING:
     from wsgiserv.master.generation import SlotPool
+    from wsgiserv.master.stacks import LastWords
     from wsgiserv.scoreboard import Slot
 
 __all__ = ["Handle"]
@@ -39,6 +40,9 @@ class Handle:
         failed, failed_at: its report that it cannot boot, and when it came.
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
+        sent_because: why it was sent SIGABRT, or SIGKILL; a phrase for the log.
+        rss_bytes, measured_at: its memory when it was looked at last, and when that was; 0 before.
+        last_words: the file for what it says at its end; closed when it is buried.
         reopen_when_ready: a log rotation happened while it was booting.
         slot, pool, reader: its row of the scoreboard, where that goes back to, its readiness pipe; None in tests
             of the plan.
@@ -64,6 +68,10 @@ class Handle:
     quit_at: float | None = None
     abort_at: float | None = None
     kill_at: float | None = None
+    sent_because: str = ""
+    rss_bytes: int = 0
+    measured_at: float = 0.0
+    last_words: LastWords | None = None
     reopen_when_ready: bool = False
     slot: Slot | None = None
     pool: SlotPool | None = None

@@ -259,6 +259,7 @@ class Scaler:
         least, most = settings.workers_min, settings.workers_max
         if least is None or most is None or not wanted:
             self._of = ()
+            self._history.restart()
             return None, float("inf")
         if now < self._next_sample:
             return None, self._next_sample

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, inf
 from os import close
 from select import POLLIN, poll
 from signal import (
@@ -42,6 +42,7 @@ from wsgiserv.master.commands import MasterCommands
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
 from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.load import Scaler
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
@@ -121,6 +122,7 @@ class Master:
         self._startup: Startup
         self._rollover: Rollover
         self._recycler: Recycler
+        self._scaler: Scaler
         self._succession: Succession
         self._manager: ServiceManager
         self._control: ControlServer | None = None
@@ -157,8 +159,10 @@ class Master:
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
                 self._recycler = Recycler(self._workforce.recycle)
+                self._scaler = Scaler(lambda: self._rollover.current.listeners, self._log.warning)
                 self._succession = Succession(self._invocation, self._signals, self._log)
-                self._control = self._open_control()
+                if self._predecessor is None or self._settings.control_socket is None:
+                    self._control = self._open_control()
         except WsgiservError as error:
             startup.clean_up()
             self._tell(error)
@@ -219,7 +223,7 @@ class Master:
                 # ours, who comes later is refused at once, instead of waiting for nobody.
                 self._rollover.close_listeners()
             else:
-                until = min(until, self._recycler.look(self._fleet.workers, now))
+                until = min(until, self._recycler.look(self._fleet.workers, now), self._follow_load(now))
             until = min(
                 until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
             )
@@ -234,11 +238,24 @@ class Master:
                 self._stop_now("graceful", "drained")
             self._begin_reload()
 
+    def _follow_load(self, now: float) -> float:
+        """Want more workers or fewer as the load is (``workers_min``, ``workers_max``); return when to look again."""
+        rollover = self._rollover
+        if rollover.under_way or self._succession.under_way or self._drain_until is not None:
+            return inf
+        generation = rollover.current
+        wanted, again = self._scaler.look(self._fleet.workers, generation.workers, generation.settings, now)
+        if wanted is not None:
+            generation.workers = wanted
+            self._log.info("%s", self._scaler.explain())
+            self._server.set_num_workers(wanted)
+        return again
+
     def _begin_reload(self) -> None:
         """Begin the reload that was asked for, when none is under way and nobody is about to take over."""
         busy = self._rollover.under_way or self._succession.under_way or self._stop
         if self._rollover.waiting and self._fleet.ever_ready and not busy:
-            self._manager.reloading()
+            self._manager.reload_begins()
             self._rollover.begin(self._reload_settings)
             if not self._rollover.under_way:
                 self._manager.ready(self._status_line())
@@ -369,6 +386,8 @@ class Master:
         if serving >= current.workers:
             self._announced = True
             self._startup.take_over()
+            if self._control is None:  # the old master has had the path until now
+                self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
 
@@ -389,6 +408,7 @@ class Master:
         elif signal == SIGHUP:
             if self._rollover.under_way or not self._fleet.ever_ready:
                 self._log.info("SIGHUP: a start or a reload is under way; this one comes after it")
+            self._manager.reload_asked()
             self._rollover.waiting.append(_nobody_waits)
         elif signal == SIGTTIN:
             self._change_workers(+1)

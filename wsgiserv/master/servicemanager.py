@@ -27,6 +27,7 @@ class ServiceManager:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._followed = False
+        self._reloading = False
         self._next_status = 0.0
         self._next_watchdog = 0.0
 
@@ -37,13 +38,20 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """All workers are ready, or a reload is over, well or not."""
+        self._reloading = False
         if not self._followed:
             self._notifier.ready(status)
 
-    def reloading(self) -> None:
-        """A reload begins."""
+    def reload_asked(self) -> None:
+        """A reload has been asked for by SIGHUP: systemd waits for the answer, also when it has to queue."""
+        self._reloading = True
         if not self._followed:
             self._notifier.reloading()
+
+    def reload_begins(self) -> None:
+        """A reload begins, whoever has asked for it."""
+        if not self._reloading:
+            self.reload_asked()
 
     def stopping(self) -> None:
         """The server stops; not said when another master goes on with the service."""

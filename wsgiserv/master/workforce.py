@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable
 from math import inf
-from os import WNOHANG, kill, pipe, waitpid
+from os import WNOHANG, kill, pipe, wait4
 from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.boot import Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.master.birth import fork_worker
+from wsgiserv.master.coroner import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
-from wsgiserv.master.obituary import died_how, hint, in_flight_lines, life
+from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, life
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
@@ -50,6 +51,7 @@ class Workforce:
         fleet: the workers, and how they have failed.
         stopping: set by the master when it stops: deaths are no news any more.
         gone: what the workers that have left have done.
+        coroner: accounts for the dead; its `certificates` are for the status.
         followed: set when the next master's workers take over what these hand on.
     """
 
@@ -58,6 +60,7 @@ class Workforce:
         self.stopping = False
         self.followed = False
         self.gone = Totals()
+        self.coroner = Coroner(log)
         self._server = server
         self._signals = signals
         self._log = log
@@ -68,11 +71,12 @@ class Workforce:
         self._traced: dict[int, list[tuple[float, Done]]] = {}
 
     def read_heartbeats(self) -> None:
-        """Copy each worker's last sign of life from the scoreboard, and whether it is busy."""
+        """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""
         for worker in self.fleet.workers:
             if worker.slot is not None:
                 worker.heartbeat = worker.slot.seconds[HEARTBEAT]
                 worker.is_busy = worker.slot.is_busy()
+        self.coroner.look(self.fleet.workers, monotonic())
 
     def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
         """Fork a worker of ``generation``; ``close_others`` closes, in the child, what else is the master's.
@@ -132,14 +136,12 @@ class Workforce:
                 worker.abort_at = now
             else:
                 worker.kill_at = now
+            worker.sent_because = worker.sent_because or reason
             # A fast stop breaks off what is under way: that was the wish, and is no error.
             level = logging.INFO if worker.quit_at is not None else logging.ERROR
             self._log.log(
                 level, "worker %d gets %s %s: %s", worker.pid, signal.name, life(worker, now), reason
             )
-            if signal == SIGABRT:
-                # Told now, not at its death: the worker's own words about it come in between.
-                self._tell_in_flight(worker, now, logging.ERROR)
         _kill(worker.pid, signal)
 
     def send_all(self, signal: Signals) -> None:
@@ -270,11 +272,12 @@ class Workforce:
         """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's."""
         for worker in list(self.fleet.workers):
             try:
-                pid, status = waitpid(worker.pid, WNOHANG)
+                pid, status, usage = wait4(worker.pid, WNOHANG)
             except ChildProcessError:
-                pid, status = worker.pid, 0  # somebody else in this process has waited for it
-            if pid:
-                self._bury(worker, status)
+                self._bury(worker, None, 0)  # somebody else in this process has waited for it
+            else:
+                if pid:
+                    self._bury(worker, status, usage.ru_maxrss)
         if self._server.pid == 1:
             self._reap_orphans()
 
@@ -283,34 +286,31 @@ class Workforce:
         workers = {worker.pid: worker for worker in self.fleet.workers}
         while True:
             try:
-                pid, status = waitpid(-1, WNOHANG)
+                pid, status, usage = wait4(-1, WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
                 return
             if pid in workers:
-                self._bury(workers[pid], status)
+                self._bury(workers[pid], status, usage.ru_maxrss)
 
-    def _bury(self, worker: Handle, wait_status: int) -> None:
+    def _bury(self, worker: Handle, wait_status: int | None, max_rss: int) -> None:
         """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
         self._read_reports_of(worker)
         now = monotonic()
         how = died_how(wait_status)
         unasked = self.fleet.died(worker, how, now, self._jitter())
         self._server.WORKERS.pop(worker.pid, None)
-        if unasked and not self.stopping:
-            self._log.error(
-                "worker %d (age %d) %s %s%s",
-                worker.pid,
-                worker.age,
-                how,
-                life(worker, now),
-                hint(worker, wait_status),
-            )
+        if calls_for_certificate(worker, wait_status, unasked and not self.stopping):
+            self.coroner.examine(worker, wait_status, max_rss, now)
         else:
             self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
-        if worker.abort_at is None and (unasked or worker.kill_at is not None):
-            self._tell_in_flight(worker, now, logging.INFO if worker.quit_at is not None else logging.ERROR)
+            if worker.kill_at is not None:  # what a fast stop has broken off
+                for line in in_flight_lines(worker, now):
+                    self._log.info("%s", line)
+        if worker.last_words is not None:
+            worker.last_words.close()
+            worker.last_words = None
         if worker.reader is not None:
             worker.reader.close()
             worker.reader = None
@@ -323,10 +323,6 @@ class Workforce:
             self.gone.add(worker.slot.figures())
             worker.pool.give_back(worker.slot)
             worker.slot = None
-
-    def _tell_in_flight(self, worker: Handle, now: float, level: int) -> None:
-        for line in in_flight_lines(worker, now):
-            self._log.log(level, "%s", line)
 
 
 def _boot_timeout(settings: Settings) -> float:

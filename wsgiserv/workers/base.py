@@ -43,6 +43,7 @@ from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
+from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.wsgi.environ import base_environ
@@ -339,6 +340,7 @@ class Worker(ABC):
         signal.signal(signal.SIGTERM, self._term)
         signal.siginterrupt(signal.SIGTERM, False)
         signal.signal(signal.SIGABRT, self._abort)
+        catch_crashes(self.boot.last_words)
         signal.signal(signal.SIGTTOU, self._trace)
         signal.siginterrupt(signal.SIGTTOU, False)
 
@@ -384,15 +386,16 @@ class Worker(ABC):
         self.boot.ready.report("trace", report(self.calls(), self.other_stacks(), monotonic()))
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
-        """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here."""
+        """SIGABRT: the master has waited for `timeout`. The loop will not read a queue: act here.
+
+        What is said goes to the master's certificate first: logging may wait for a lock that the culprit holds.
+        """
         self.aborted = True
-        now = monotonic()
-        self.log.critical(
-            "worker %d was silent for %s s and is aborted\n%s",
-            self.pid,
-            self.timeout,
-            report(self.calls(), self.other_stacks(), now),
-        )
+        text = report(self.calls(), self.other_stacks(), monotonic())
+        if say(self.boot.last_words, text):
+            self.log.critical("worker %d is aborted; the master tells what it was doing", self.pid)
+        else:
+            self.log.critical("worker %d is aborted\n%s", self.pid, text)
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         context: ServingContext | None = getattr(self, "context", None)  # none while booting
         if context is not None and context.access is not None:

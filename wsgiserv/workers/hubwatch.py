@@ -98,7 +98,7 @@ class HubWatch:
 
     def _tell(self, silent_s: float) -> None:
         frame: FrameType | None = sys._current_frames().get(self._ident)
-        call = call_in(frame, "gevent's thread")
+        call = call_in(frame, "the hub's thread")
         if frame is None:
             return
         told = describe(call, monotonic()) if call is not None else f"not in a request:\n{stack_of(frame)}"

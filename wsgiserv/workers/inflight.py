@@ -27,6 +27,7 @@ __all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report",
 
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
+_OUR_WORKERS: Final = str(Path(__file__).parent)
 _REPORTERS: Final = (__file__, str(Path(__file__).with_name("base.py")))
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 60
@@ -110,8 +111,12 @@ def thread_calls() -> list[Call]:
 
 
 def other_threads() -> list[str]:
-    """Return the stacks of the threads that run no request, each under its thread's name."""
-    return [f"{name}:\n{stack_of(frame)}" for name, frame in _named_threads() if call_in(frame, name) is None]
+    """Return the stacks of the threads that run no request, each under its thread's name; not of ours that wait."""
+    return [
+        f"{name}:\n{stack_of(frame)}"
+        for name, frame in _named_threads()
+        if call_in(frame, name) is None and not frame.f_code.co_filename.startswith(_OUR_WORKERS)
+    ]
 
 
 def progress() -> dict[str, int]:

@@ -44,6 +44,7 @@ class ReactorWorker(Worker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         settings = self.cfg
+        self.turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
         self.reactor = self.loop = Reactor(
             boot.listeners,
             self.admit,
@@ -95,7 +96,7 @@ class ReactorWorker(Worker):
         elif self.wants_place:
             timeout_s = min(timeout_s, CROWDED_TURN_S)
         events = reactor.poll(timeout_s)
-        context.now = now = monotonic()
+        context.now = self.turn_began = now = monotonic()
         for fd, _ in events:
             connection = connections.get(fd)
             if connection is None:

@@ -26,6 +26,7 @@ __all__ = ["Relief"]
 _ACT_S: Final = 0.002
 # After so many looks at which nothing had happened it sleeps until the next call.
 _LOOKS_BEFORE_SLEEP: Final = 8
+_ALL: Final = 1 << 30
 
 
 class Relief:
@@ -90,17 +91,16 @@ class Relief:
             now = monotonic()
             if context.answered != answered:
                 answered, since, quiet = context.answered, now, 0
+                # Each call is short, but there are many for this worker alone: its clients have kept their connections.
+                if token and now - worker.turn_began >= self._after_s:
+                    self._try(worker.boot.slot.idle_siblings(now))
             elif not token:
                 since = None
                 quiet += 1
             elif since is None:
                 since, quiet = now, 0
             elif now - since >= self._after_s:
-                try:
-                    self._act()
-                except Exception:
-                    worker.log.exception("connections cannot be handed over")
-                    return
+                self._try(_ALL)
             if quiet < _LOOKS_BEFORE_SLEEP:
                 self._bell.acquire(timeout=look_s)
             else:
@@ -110,8 +110,15 @@ class Relief:
                 asleep.clear()
                 quiet = 0
 
-    def _act(self) -> None:
-        """Take the right to touch connections, hand some over, give it back."""
+    def _try(self, most: int) -> None:
+        try:
+            if most:
+                self._act(most)
+        except Exception:
+            self._worker.log.exception("connections cannot be handed over")
+
+    def _act(self, most: int) -> None:
+        """Take the right to touch connections, hand ``most`` of them over at most, give it back."""
         worker = self._worker
         if not worker.may_hand_over() or (worker.retiring and not worker.handing_over):
             return
@@ -121,11 +128,11 @@ class Relief:
             except IndexError:
                 return  # the call has just ended
             try:
-                self._hand_over()
+                self._hand_over(most)
             finally:
                 self._token.append(None)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, most: int) -> None:
         """Those with a request waiting; all, when the worker is to leave. The rest goes at the next look."""
         worker = self._worker
         reactor = worker.reactor
@@ -142,5 +149,9 @@ class Relief:
                     worker.pass_on_handed()
         end = monotonic() + _ACT_S
         for connection in candidates:
-            if connection.is_movable and not (worker.hand_over(connection) and monotonic() < end):
-                return
+            if connection.is_movable:
+                if not worker.hand_over(connection) or monotonic() > end:
+                    return
+                most -= 1
+                if not most:
+                    return

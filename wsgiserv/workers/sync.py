@@ -84,7 +84,8 @@ class SyncWorker(ReactorWorker):
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
-        if self.cfg.handoff_after and self.cfg.workers > 1 and self.may_hand_over():
+        siblings = max(self.cfg.workers, self.cfg.workers_max or 0) - 1
+        if self.cfg.handoff_after and siblings and self.may_hand_over():
             from wsgiserv.workers.relief import Relief
 
             relief = Relief(self, self.cfg.handoff_after)

@@ -1,0 +1,320 @@
+"""The zygotes as the master sees them, and the workers that they have been asked for.
+
+Owns: `Nursery`: the zygotes' processes, the line to each, the workers that are not born yet.
+Must not know: what a zygote does inside (see `zygote`), when and why a worker is made.
+
+The master never waits for a zygote: a request lies in its socket while it loads the application. Meanwhile the worker
+has a `Handle` with the process id 0, which no system call may ever be given: 0 is the master's own process
+group. What the master would do to such a worker is done to the zygote, or to the request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from os import WNOHANG, close, kill, pipe, wait4
+from signal import SIGABRT, SIGKILL, Signals
+from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, send_fds, socket, socketpair
+from time import monotonic, sleep
+from typing import Any, Final, NamedTuple
+
+from wsgiserv.boot import EXIT_APPLICATION, ReadinessReader
+from wsgiserv.master.birth import ChildBorn, be_worker, fork_child, set_title
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.obituary import died_how
+from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.stacks import LastWords
+from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
+
+__all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
+
+# A process that has been killed is gone after this long, or the kernel holds it.
+_GONE_S: Final = 1.0
+
+
+class Born(NamedTuple):
+    """The worker has its process, and ``worker.pid``."""
+
+    worker: Handle
+
+
+class Withdrawn(NamedTuple):
+    """The worker will not be: its request was withdrawn in time."""
+
+    worker: Handle
+
+
+class Lost(NamedTuple):
+    """The worker will not be. ``because`` continues a sentence about the zygote: ``was killed by SIGKILL``."""
+
+    worker: Handle
+    because: str
+
+
+class Zygote:
+    """One zygote.
+
+    Attributes:
+        pid: its process id.
+        generation: the serial number of its generation.
+        boards: how many boards of slots it knows.
+        loaded: whether it has loaded the application.
+        over: whether it has died, or has been ended.
+        asked: the workers that it has been asked for and has not answered about, by age.
+    """
+
+    def __init__(self, pid: int, sock: socket, generation: Generation, log: logging.Logger) -> None:
+        self.pid = pid
+        self.generation = generation.number
+        self.boards = generation.pool.boards
+        self.loaded = False
+        self.over = False
+        self.asked: dict[int, Handle] = {}
+        self._began_at = monotonic()
+        self._log = log
+        self._aborted = False
+        self._sock = sock
+        # What the socket does not take at once: a hundred requests and more.
+        self._unsent: deque[tuple[dict[str, Any], tuple[int, ...], int]] = deque()
+        sock.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll; -1 when there is none any more."""
+        return self._sock.fileno()
+
+    def request(self, worker: Handle, place: tuple[int, int]) -> None:
+        """Ask for ``worker``'s process. Raises OSError when there is no descriptor left.
+
+        Args:
+            worker: without a process; it gets its pipe and its last words.
+            place: where its slot is.
+        """
+        reader, writer = pipe()
+        worker.reader = ReadinessReader(reader)
+        worker.last_words = LastWords.make()
+        fds = (writer,) if worker.last_words is None else (writer, worker.last_words.fd)
+        message = {"do": "bear", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
+        self.asked[worker.age] = worker
+        self._unsent.append((message, fds, writer))
+        self._send()
+
+    def reopen_logs(self) -> None:
+        """Have it reopen its log, which its workers inherit."""
+        self._unsent.append(({"do": "reopen_logs"}, (), -1))
+        self._send()
+
+    def _send(self) -> None:
+        while self._unsent:
+            message, fds, writer = self._unsent[0]
+            if not self.over:
+                try:
+                    send_fds(self._sock, [json.dumps(message).encode()], fds, MSG_DONTWAIT)
+                except BlockingIOError:
+                    return  # its next answer says that there is room
+                except OSError:
+                    pass  # it has died; who waits is told when it is reaped
+            if writer >= 0:
+                close(writer)
+            self._unsent.popleft()
+
+    def hear(self) -> list[Born | Withdrawn | Lost]:
+        """Return what it has answered. Called at every turn of the master's loop."""
+        news: list[Born | Withdrawn | Lost] = []
+        while not self.over:
+            try:
+                data = self._sock.recv(4096, MSG_DONTWAIT)
+            except OSError:
+                break
+            if not data:
+                break
+            message = json.loads(data)
+            if message["state"] == "loaded":
+                self.loaded = True
+                took_s = monotonic() - self._began_at
+                self._log.info("the zygote %d has loaded the application in %.2f s", self.pid, took_s)
+                continue
+            worker = self.asked.pop(message["age"])
+            if message["state"] == "born":
+                worker.pid = message["pid"]
+                news.append(Born(worker))
+            elif message["state"] == "withdrawn":
+                news.append(Withdrawn(worker))
+            else:
+                news.append(Lost(worker, f"cannot fork a worker: {message['error']}"))
+        self._send()
+        return news
+
+    def signal(self, worker: Handle, signal: Signals, reason: str) -> None:
+        """Do to the zygote what a worker that has no process yet is due: SIGABRT, SIGKILL."""
+        if self.over or (signal == SIGABRT and self._aborted):
+            return
+        self._aborted = True
+        self._log.error("the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason)
+        _kill(self.pid, signal)
+
+    def end(self) -> None:
+        """Kill it: it has nothing to finish. Its workers are the master's, and stay."""
+        if not self.over:
+            self.over = True
+            _kill(self.pid, SIGKILL)
+            self.close()
+
+    def close(self) -> None:
+        """Close the line. Also called in each child of the master."""
+        self._sock.close()
+        for _, _, writer in self._unsent:
+            if writer >= 0:
+                close(writer)
+        self._unsent.clear()
+
+
+class Nursery:
+    """The zygotes of one master.
+
+    Args:
+        signals: the master's signals, which a child leaves.
+        log: the error log.
+        lifeline: see `fork_worker`.
+        server: the master as hooks see it.
+
+    Attributes:
+        zygotes: those that have not been reaped.
+        adopts: whether there has been any: then this process inherits orphans.
+    """
+
+    def __init__(self, signals: SignalQueue, log: logging.Logger, lifeline: tuple[int, int], server: Any) -> None:
+        self.zygotes: list[Zygote] = []
+        self.adopts = False
+        self._signals = signals
+        self._log = log
+        self._lifeline = lifeline
+        self._server = server
+
+    def fds(self) -> list[int]:
+        """Return the descriptors to poll."""
+        return [fd for zygote in self.zygotes if (fd := zygote.fileno()) >= 0]
+
+    def request(self, worker: Handle, generation: Generation, leave: Callable[[], None]) -> None:
+        """Ask the generation's zygote for a worker; make that zygote first where there is none.
+
+        ``leave`` closes, in a child, what is the master's. Raises OSError when the system would not; in the
+        zygote `ChildBorn`.
+        """
+        slot = generation.pool.take()
+        try:
+            zygote = generation.zygote
+            if zygote is not None and not zygote.over and zygote.boards < generation.pool.boards:
+                self._log.info("more workers than ever: the zygote %d is replaced by one that knows their slots", zygote.pid)
+                zygote.end()
+            if zygote is None or zygote.over:
+                zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
+                self.zygotes.append(zygote)
+            zygote.request(worker, generation.pool.place(slot))
+        except OSError:
+            generation.pool.give_back(slot)
+            raise
+        worker.slot, worker.pool = slot, generation.pool
+
+    def _fork_zygote(self, worker: Handle, generation: Generation, leave: Callable[[], None]) -> Zygote:
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        try:
+            pid = fork_child(self._signals)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid:
+            theirs.close()
+            self.adopts = True
+            self._log.debug("zygote %d forked", pid)
+            return Zygote(pid, ours, generation, self._log)
+        ours.close()
+        leave()
+        boot = ZygoteBoot(
+            generation=generation,
+            sock=theirs,
+            lifeline=self._lifeline[0],
+            master_pid=self._server.pid,
+            log=self._log,
+            server=self._server,
+            handle=worker,
+        )
+        name = self._server.proc_name
+
+        def live(worker_main: Callable[[Any], int]) -> int:
+            set_title("zygote", name)
+            return be_worker(live_as_zygote(boot), worker_main)
+
+        raise ChildBorn(live)
+
+    def close_in_child(self) -> None:
+        """Close the lines to the zygotes."""
+        for zygote in self.zygotes:
+            zygote.close()
+
+    def zygote_of(self, worker: Handle) -> Zygote | None:
+        """Return the zygote that has been asked for ``worker`` and has not answered."""
+        return next((each for each in self.zygotes if each.asked.get(worker.age) is worker), None)
+
+    def hear(self) -> list[Born | Withdrawn | Lost]:
+        """Return what the zygotes have answered."""
+        return [each for zygote in self.zygotes for each in zygote.hear()]
+
+    def reap(self) -> list[Born | Withdrawn | Lost]:
+        """Note the zygotes that have died; return what becomes of the workers that they were asked for."""
+        news: list[Born | Withdrawn | Lost] = []
+        for zygote in list(self.zygotes):
+            try:
+                pid, status, _ = wait4(zygote.pid, WNOHANG)
+            except ChildProcessError:
+                news += self.died(zygote, None)
+            else:
+                if pid:
+                    news += self.died(zygote, status)
+        return news
+
+    def died(self, zygote: Zygote, wait_status: int | None) -> list[Born | Withdrawn | Lost]:
+        """Note that ``zygote`` has been reaped."""
+        news = zygote.hear()
+        self.zygotes.remove(zygote)
+        how = died_how(wait_status)
+        # That the application cannot be loaded has been reported, with the reason.
+        is_known = zygote.over or (not zygote.loaded and how == died_how(EXIT_APPLICATION << 8))
+        self._log.log(
+            logging.DEBUG if is_known else logging.ERROR,
+            "the zygote %d %s%s",
+            zygote.pid,
+            how,
+            "" if is_known else "; the workers stay, and the next one that is needed gets a new zygote",
+        )
+        zygote.over = True
+        zygote.close()
+        lost = [Lost(worker, how) for worker in zygote.asked.values()]
+        zygote.asked.clear()
+        return [*news, *lost]
+
+    def reopen_logs(self) -> None:
+        """Have all zygotes reopen their logs."""
+        for zygote in self.zygotes:
+            if not zygote.over:
+                zygote.reopen_logs()
+
+    def close(self) -> None:
+        """End all zygotes, and wait for their processes. At the end of the master."""
+        for zygote in self.zygotes:
+            zygote.end()
+        until = monotonic() + _GONE_S
+        while self.zygotes and monotonic() < until:
+            self.reap()
+            if self.zygotes:
+                sleep(0.005)
+
+
+def _kill(pid: int, signal: Signals) -> None:
+    try:
+        kill(pid, signal)
+    except ProcessLookupError:
+        pass  # it has just died; the next turn reaps it

@@ -1,0 +1,316 @@
+"""The zygote: the process that loads the application once, and is copied into each worker (``preload_app``).
+
+Owns: what happens in that process, from its fork to its end or to a worker's birth; asking the kernel that the
+workers become the master's children.
+Must not know: which workers there are to be; what the master does with them (see `nursery`).
+
+A worker is the zygote's grandchild: the child between them ends at once, and the kernel gives the worker to the nearest
+ancestor that is a subreaper, the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master waits for it, and for
+all others, in one way. It begins only when its process id has been told: a worker that the master does
+not know of cannot be, whenever the zygote is killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
+from select import POLLERR, poll
+from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
+from socket import MSG_CMSG_CLOEXEC, MSG_DONTWAIT, recv_fds, socket
+from traceback import format_stack
+from types import FrameType
+from typing import Any, Final
+
+from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
+from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.handle import Handle
+from wsgiserv.master.signalqueue import MASTER_SIGNALS
+
+__all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_LONGEST_MESSAGE: Final = 4096
+_MOST_FDS: Final = 2
+
+
+def become_subreaper() -> bool:
+    """Have orphans among this process's descendants become its children; whether the kernel does that."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        import ctypes  # here: a server without preload_app does without
+
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+@dataclass(slots=True, kw_only=True)
+class ZygoteBoot:
+    """The values a zygote starts with, made by the master just before the fork.
+
+    Attributes:
+        generation: the generation that its workers serve with; its `preload` loads the application.
+        sock: its end of the line to the master (SOCK_SEQPACKET).
+        lifeline: see `WorkerBoot`.
+        master_pid, log, server: see `WorkerBoot`.
+        handle: the first worker, which the others' handles are made after.
+    """
+
+    generation: Generation
+    sock: socket
+    lifeline: int
+    master_pid: int
+    log: logging.Logger
+    server: Any
+    handle: Handle
+
+
+def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
+    """Load the application, then make workers on the master's word. Called in the zygote's process.
+
+    Returns:
+        in each worker's process, the values that it starts with. Never in the zygote: its process ends here.
+    """
+    status = EXIT_BOOT
+    try:
+        _listen_to_the_master_only(boot)
+        application = _load(boot)
+        if application is None:
+            status = EXIT_APPLICATION
+        else:
+            worker = _serve(boot, application)
+            if worker is not None:
+                return worker
+            status = EXIT_OK
+    except Exception:
+        boot.log.critical("the zygote %d ends with an error of the server itself", getpid(), exc_info=True)
+    _flush()
+    # Not as a Python program leaves: what the application has registered for its end is the workers' to do.
+    _exit(status)
+
+
+def _listen_to_the_master_only(boot: ZygoteBoot) -> None:
+    def ignore(number: int, frame: FrameType | None) -> None:
+        """A terminal, or systemd, tells all processes; for this one it is the master's to say."""
+
+    def abort(number: int, frame: FrameType | None) -> None:
+        stack = "".join(format_stack(frame)).rstrip()
+        boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), stack)
+        _exit(EXIT_BOOT)
+
+    for number in MASTER_SIGNALS:
+        # Not SIG_IGN, which programs that the application starts would inherit.
+        signal(number, SIG_DFL if number == SIGCHLD else ignore)
+    signal(SIGABRT, abort)
+    _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
+    if getppid() != boot.master_pid:
+        _exit(EXIT_OK)
+
+
+def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
+    """Return the application; None when it cannot be loaded, and those who wait for a worker have been told."""
+    preload = boot.generation.preload
+    assert preload is not None
+    try:
+        application = preload()
+    except ApplicationError as error:
+        _refuse(boot, str(error), error.traceback, EXIT_APPLICATION)
+        return None
+    except (ConfigError, OSError) as error:
+        _refuse(boot, str(error), "", EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_BOOT)
+        return None
+    names = _threads_left_behind()
+    if names:
+        boot.log.warning(
+            "the application has started %s while it was loaded (%s): threads stay behind in the zygote, the workers "
+            "do not have them. Start them in post_worker_init, or at the first request; or leave preload_app out.",
+            "a thread" if len(names) == 1 else f"{len(names)} threads",
+            ", ".join(names),
+        )
+    # What is there now is no garbage, and need not be looked at: that would write into shared pages, and copy them.
+    gc.collect()
+    gc.freeze()
+    return application
+
+
+def _threads_left_behind() -> Sequence[str]:
+    """Return the names of the other threads of this process. Greenlets are none: they are in the workers, too."""
+    try:
+        native = set(map(int, os.listdir("/proc/self/task")))
+    except (OSError, ValueError):
+        return ()
+    native.discard(getpid())
+    return [each.name for each in threading.enumerate() if each.native_id in native]
+
+
+def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
+    """Tell each who waits for a worker, as that would; at least one does."""
+    flags = 0
+    while True:
+        try:
+            message, fds = _receive(boot.sock, flags)
+        except OSError:
+            return
+        if not message:
+            return
+        if fds:
+            flags = MSG_DONTWAIT
+            ReadinessWriter(fds[0]).report("failed", reason, traceback, status)
+            for fd in fds:
+                close(fd)
+
+
+def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
+    """Return the master's next message, empty when it has gone."""
+    data, fds, _, _ = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | MSG_CMSG_CLOEXEC)
+    message: dict[str, Any] = json.loads(data) if data else {}
+    return message, fds
+
+
+def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
+    """Do what the master says. Returns in a worker with its values, in the zygote None when the master has gone."""
+    _tell(boot.sock, {"state": "loaded"})
+    while True:
+        message, fds = _receive(boot.sock)
+        if not message:
+            return None
+        if message["do"] == "reopen_logs":
+            reopen_error_log()
+            continue
+        is_worker = _bear(boot.sock, message["age"], fds[0])
+        if is_worker:
+            boot.sock.close()
+            return _worker_boot(boot, application, message, fds)
+        for fd in fds:
+            close(fd)
+
+
+def _tell(sock: socket, message: dict[str, Any]) -> bool:
+    try:
+        sock.send(json.dumps(message).encode())
+    except OSError:
+        return False
+    return True
+
+
+def _bear(sock: socket, age: int, ready: int) -> bool:
+    """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
+    poller = poll()
+    poller.register(ready, 0)
+    if any(events & POLLERR for _, events in poller.poll(0)):
+        _tell(sock, {"state": "withdrawn", "age": age})  # the master has closed its end of the readiness pipe
+        return False
+    _flush()
+    try:
+        pid_reader, pid_writer = pipe()
+        go_reader, go_writer = pipe()
+        child = fork()
+    except OSError as error:
+        _tell(sock, {"state": "stillborn", "age": age, "error": error.strerror})
+        return False
+    if child == 0:
+        close(pid_reader)
+        close(go_writer)
+        _be_born(pid_writer, go_reader)
+        return True
+    close(pid_writer)
+    close(go_reader)
+    # From its end on the worker is the master's child, and the master can wait for it.
+    status = _wait(child)
+    pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
+    if not pid:
+        error = os.strerror(status) if status > 0 else "it was killed at once"
+        _tell(sock, {"state": "stillborn", "age": age, "error": error})
+    elif _tell(sock, {"state": "born", "age": age, "pid": pid}):
+        with suppress(BrokenPipeError):  # it has been killed; the master will see
+            write(go_writer, b"!")
+    close(pid_reader)
+    close(go_writer)
+    return False
+
+
+def _be_born(pid_writer: int, go_reader: int) -> None:
+    """In the child: make the worker, and end. In the worker: say who it is, and wait until the master knows."""
+    try:
+        if fork():
+            _exit(EXIT_OK)
+    except OSError as error:
+        _exit(error.errno or EXIT_BOOT)
+    for number in (*MASTER_SIGNALS, SIGABRT):
+        signal(number, SIG_DFL)
+    try:
+        write(pid_writer, b"%d" % getpid())
+        told = read(go_reader, 1)
+    except OSError:  # the zygote has been killed
+        told = b""
+    if not told:
+        _exit(EXIT_OK)
+    close(pid_writer)
+    close(go_reader)
+
+
+def _wait(child: int) -> int:
+    try:
+        return waitstatus_to_exitcode(waitpid(child, 0)[1])
+    except ChildProcessError:  # the application ignores SIGCHLD, or waits for all children itself
+        return 0
+
+
+def _worker_boot(
+    boot: ZygoteBoot, application: Callable[..., Any], message: dict[str, Any], fds: Sequence[int]
+) -> WorkerBoot:
+    generation, server = boot.generation, boot.server
+    server.worker_age = message["age"]
+    handle = replace(
+        boot.handle,
+        age=message["age"],
+        spawned_at=message["spawned_at"],
+        pid=getpid(),
+        slot=None,
+        pool=None,
+        reader=None,
+        last_words=None,
+    )
+    return WorkerBoot(
+        settings=generation.settings,
+        listeners=generation.listeners,
+        slot=generation.pool.slot(*message["slot"]),
+        ready=ReadinessWriter(fds[0]),
+        lifeline=boot.lifeline,
+        age=message["age"],
+        generation=generation.number,
+        master_pid=boot.master_pid,
+        log=boot.log,
+        server=server,
+        handle=handle,
+        application=application,
+        handoff=server.handoff,
+        last_words=fds[1] if len(fds) > 1 else None,
+    )
+
+
+def _flush() -> None:
+    """Empty the buffers of the standard streams, or a child would write what is in them again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, broken, closed
+            pass

@@ -1,0 +1,54 @@
+"""What a worker can still say when it crashes, or does not answer any more.
+
+Owns: `faulthandler` in a worker, and writing to the file that the master gave it.
+Must not know: signals other than those that faulthandler catches; what the master does with the words.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from os import write
+from typing import Final
+
+from wsgiserv.boot import REPORT_MARK
+
+__all__ = ["catch_crashes", "say"]
+
+_MOST_BYTES: Final = 192 << 10
+_STANDARD_ERROR: Final = 2
+
+
+def catch_crashes(fd: int | None) -> None:
+    """Have the stacks of all threads written to ``fd`` at SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT.
+
+    Called in the worker, when the handler of SIGABRT is in place: it runs after faulthandler's, which goes first
+    since it needs no GIL. (`faulthandler.register` does not take SIGABRT; `enable` passes it on.)
+
+    Whoever has switched faulthandler on before, with PYTHONFAULTHANDLER or in the configuration, keeps it where it
+    writes; an application that does so later, too.
+    """
+    if faulthandler.is_enabled():
+        if os.environ.get("PYTHONFAULTHANDLER") or "faulthandler" in sys._xoptions or sys.flags.dev_mode:
+            # Anew: our handler of SIGABRT has put its own out of place.
+            faulthandler.disable()
+            faulthandler.enable(_STANDARD_ERROR)
+        return
+    if fd is None:
+        return
+    faulthandler.enable(fd)
+    # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
+    # whose number is a client's then.
+    os.register_at_fork(after_in_child=lambda: faulthandler.enable(_STANDARD_ERROR))
+
+
+def say(fd: int | None, report: str) -> bool:
+    """Write the worker's own report for the master; return whether that was possible. Never raises."""
+    if fd is None:
+        return False
+    data = (REPORT_MARK + report).encode("utf-8", "backslashreplace")[:_MOST_BYTES]
+    try:
+        return write(fd, data) == len(data)
+    except OSError:
+        return False
