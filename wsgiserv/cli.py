@@ -99,8 +99,6 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
 
     directory = start_directory(environ)
     loaded = load(argv, environ, directory, _patch_for_gevent)
-    if loaded.settings.preload_app and loaded.settings.worker_class == "gevent":
-        _patch_for_gevent()
     if loaded.settings.print_config:
         from wsgiserv.config.present import config_text
 
@@ -134,6 +132,7 @@ def _serve(
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.workers.base import worker_main
+    from wsgiserv.workers.preload import preload_application
 
     os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
@@ -145,6 +144,7 @@ def _serve(
         log=open_error_log(loaded.settings),
         invocation=invocation,
         predecessor=predecessor,
+        preload_application=preload_application,
     )
     return master.run()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -22,24 +23,25 @@ class Certificates:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def of(self, pid: int) -> list[str]:
-        """Wait for a worker's certificate and return its lines."""
+    def of(self, pid: int, *words: str) -> list[str]:
+        """Wait for a worker's certificate that has these words, and return its lines."""
 
-        def whole() -> list[str]:
+        def found() -> list[str]:
             lines = self._server.log.text.split("\n")
             for number, line in enumerate(lines):
                 if re.search(rf"\[ERROR\] worker {pid} \(age \d+\) (was killed|exited)", line):
-                    end = number + 1
-                    while end < len(lines) and (lines[end].startswith("    ") or not lines[end]):
-                        end += 1
-                    return lines[number:end] if end < len(lines) or self._is_alone(lines[number:end]) else []
+                    rest = itertools.takewhile(lambda line: line.startswith("    "), lines[number + 1 :])
+                    return [line, *rest]
             return []
 
-        return list(wait_until(whole, f"the certificate of {pid}"))
-
-    @staticmethod
-    def _is_alone(lines: list[str]) -> bool:
-        return any("in flight" in line for line in lines)  # written in one piece
+        try:
+            wait_until(lambda: all(word in "\n".join(found()) for word in words) and found(), "the words")
+        except AssertionError as failure:
+            failure.add_note(
+                f"the certificate of {pid} with {words}, but the log is:\n{self._server.log.text}"
+            )
+            raise
+        return found()
 
     @property
     def count(self) -> int:
@@ -96,7 +98,7 @@ def test_deaths_and_the_requests_they_cost(
     holders = [request_begins(server, client, f"/wait?{tmp_path / 'go'}") for client in clients]
     victim = holders[0]
     os.kill(victim, signal.SIGKILL)
-    certificate = certificates.of(victim)
+    certificate = certificates.of(victim, "in flight")
     (tmp_path / "go").touch()
     lost = [is_lost(client) for client in clients]
     assert lost == [holder == victim for holder in holders]
@@ -125,13 +127,9 @@ def test_deaths_and_the_requests_they_cost(
         client = connect(server.address)
         pid = request_begins(server, client, target)
         assert is_lost(client)
-        certificate = certificates.of(pid)
+        certificate = certificates.of(pid, *words, f'"GET {target} HTTP/1.1"')
         assert how in certificate[0]
-        text = "\n".join(certificate)
-        for word in words:
-            assert word in text
-        assert text.count("in flight in worker") == 1
-        assert f'"GET {target} HTTP/1.1"' in text
+        assert "\n".join(certificate).count("in flight in worker") == 1
         assert [line["path"] for line in access_lines(pid, 1)] == [target]
         wait_until(lambda: len(server.workers()) == 2, "it is replaced")
 
@@ -154,21 +152,20 @@ def test_hangs_tell_where(start: Start, connect: Connect, tmp_path: Path, worker
         wait_until(lambda: line in (tmp_path / "access.log").read_text().splitlines(), line)
 
     def spun(pid: int, others: list[int]) -> None:
-        text = "\n".join(certificates.of(pid))
-        assert "this server: it was silent for more than timeout (1 s)" in text
-        assert "stacks, by the worker itself" in text
-        assert "in spin_in_python" in text
-        assert text.count("in wait_for_file") == others.count(pid)
+        said = ["this server: it was silent for more than timeout (1 s)", "stacks, by the worker itself"]
+        certificates.of(pid, *said, "in spin_in_python")
+        waiting = others.count(pid)
+        wait_until(
+            lambda: "\n".join(certificates.of(pid)).count("in wait_for_file") == waiting,
+            f"{waiting} greenlets that wait are listed",
+        )
         is_in_access_log(f"504 GET /spin <{pid}> 0 -")
 
     def held(pid: int) -> None:
-        certificate = certificates.of(pid)
+        said = ["this server: it was silent for more than timeout (1 s); it did not end within 1."]
+        certificate = certificates.of(pid, *said, "stacks, by faulthandler", "in hold_the_gil")
         assert "was killed by SIGKILL" in certificate[0]
-        text = "\n".join(certificate)
-        assert "it was silent for more than timeout (1 s); it did not end within 1." in text
-        assert "stacks, by faulthandler" in text
-        assert "in hold_the_gil" in text
-        assert "run_app" not in text
+        assert "run_app" not in "\n".join(certificate)
         is_in_access_log(f"504 GET /gil <{pid}> 0 -")
 
     def client() -> RawClient:
@@ -196,6 +193,5 @@ def test_hangs_tell_where(start: Start, connect: Connect, tmp_path: Path, worker
 def test_whoever_has_faulthandler_on_keeps_it(start: Start, connect: Connect) -> None:
     server = start("deathapps:app", expect=(*TROUBLE, "Fatal"), env={"PYTHONFAULTHANDLER": "1"})
     pid = request_begins(server, connect(server.address), "/segv")
-    text = "\n".join(Certificates(server).of(pid))
-    assert "no stack is left, unless faulthandler was on already" in text
+    Certificates(server).of(pid, "no stack is left, unless faulthandler was on already")
     assert "Fatal Python error: Segmentation fault" in server.log.lines

@@ -28,6 +28,7 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import open_error_log, reopen_error_log
 from wsgiserv.master.master import Master
 from wsgiserv.scoreboard import HEARTBEAT, REQUESTS
+from wsgiserv.workers.preload import preload_application
 
 
 def fake_worker(boot: WorkerBoot) -> int:
@@ -79,6 +80,7 @@ def main() -> int:
         reload_settings=lambda: load(argv, environ, directory),
         worker_main=fake_worker,
         log=open_error_log(loaded.settings),
+        preload_application=preload_application,
     )
     try:
         return master.run()

@@ -213,9 +213,9 @@ def test_patience_wears_off() -> None:
     history.changed(4, 3, 100.0, WINDOW_S)
     history.changed(3, 4, 105.0, WINDOW_S)
     assert history.patience == 2
-    history.add(Sample(105.0 + 15 * WINDOW_S, 0.0, 0.0, 0.0, 0.0), WINDOW_S)
+    history.add(Sample(105.0 + 31 * WINDOW_S, 0.0, 0.0, 0.0, 0.0), WINDOW_S)
     assert history.patience == 2
-    history.add(Sample(105.0 + 17 * WINDOW_S, 0.0, 0.0, 0.0, 0.0), WINDOW_S)
+    history.add(Sample(105.0 + 33 * WINDOW_S, 0.0, 0.0, 0.0, 0.0), WINDOW_S)
     assert history.patience == 1
 
 

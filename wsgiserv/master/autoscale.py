@@ -20,7 +20,8 @@ from typing import Final, NamedTuple
 __all__ = ["Bounds", "History", "Load", "Sample", "Verdict", "decide", "interval_of", "short_window_of"]
 
 # Above this share of its workers a fleet grows, to one of which AIM would be busy. One worker is retired when the
-# fleet without it would be below QUIET. AIM lies between: what has grown is not quiet, what has shrunk is not crowded.
+# fleet without it would be below QUIET, and never above AIM. That lies between: what has grown is not quiet, what has
+# shrunk is not crowded.
 CROWDED: Final = 0.75
 AIM: Final = 0.6
 QUIET: Final = 0.5
@@ -32,9 +33,9 @@ CPU_FULL: Final = 0.9
 _ERRORS: Final = 2.0
 # A shrink that had to be taken back within so many times its patience was too early: patience doubles, up to so many
 # windows. It halves when that has not happened for so many times its length.
-_REGRET: Final = 2
+_REGRET: Final = 8
 _MOST_PATIENCE: Final = 16
-_FORGET: Final = 8
+_FORGET: Final = 16
 # What has piled up and will be gone sooner than this is not worth a worker, who takes as long to boot.
 _DRAINED_S: Final = 5.0
 
@@ -210,7 +211,7 @@ def decide(history: History, workers: int, bounds: Bounds) -> Verdict:
     - It grows when more than `CROWDED` of the workers are busy for a short window, or somebody has to wait while more
       than `QUIET` are; by as many as makes that `AIM`, at most to twice as many.
     - It shrinks by one, once in a window, when for the last one the fleet without it would have been below `QUIET` on
-      average, and never crowded, nor anybody waiting, for as many windows as `History.patience` says.
+      average, and never above `AIM`, nor anybody waiting, for as many windows as `History.patience` says.
     - Growing clears the history, so that what comes next is decided on what it has led to.
     """
     if not bounds.least <= workers <= bounds.most:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from os import close, fork, getpid, pipe
 from typing import Any
 
@@ -20,18 +21,36 @@ from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.stacks import LastWords
 
-__all__ = ["WorkerBorn", "be_worker", "fork_worker", "set_title"]
+__all__ = ["ChildBorn", "be_worker", "fork_child", "fork_worker", "set_title"]
 
 
-class WorkerBorn(BaseException):
-    """Raised in the child, to leave the master's loop behind: `Master.run` catches it and becomes the worker.
+class ChildBorn(BaseException):
+    """Raised in a child, to leave the master's loop behind: `Master.run` catches it and becomes the child.
 
     A BaseException, so that no handler of the master's takes it for an error.
+
+    Attributes:
+        main: runs the child; it is given ``worker_main`` and returns the status to exit with.
     """
 
-    def __init__(self, boot: WorkerBoot) -> None:
+    def __init__(self, main: Callable[[Callable[[WorkerBoot], int]], int]) -> None:
         super().__init__()
-        self.boot = boot
+        self.main = main
+
+
+def fork_child(signals: SignalQueue) -> int:
+    """fork(2): return 0 in the child, which has left the master's signals. Raises OSError when the system won't."""
+    # Text that waits in a buffer would be written twice.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, broken, closed
+            pass
+    with signals.held():
+        pid = fork()
+        if pid == 0:
+            signals.leave()
+    return pid
 
 
 def fork_worker(
@@ -39,9 +58,8 @@ def fork_worker(
     generation: Generation,
     *,
     signals: SignalQueue,
-    lifeline: tuple[int, int],
-    siblings: Iterable[Handle],
-    close_others: Callable[[], None],
+    lifeline: int,
+    leave: Callable[[], None],
     master_pid: int,
     log: logging.Logger,
     server: Any,
@@ -52,27 +70,16 @@ def fork_worker(
         handle: the worker to be; without a process.
         generation: what it serves with.
         signals: the master's; the child leaves them.
-        lifeline: read and write end; the child closes the write end.
-        siblings: the other workers, whose pipes and last words the child closes.
-        close_others: closes, in the child, what else belongs to the master.
-        master_pid, log, server: see `WorkerBoot`.
+        leave: closes, in the child, what belongs to the master.
+        lifeline, master_pid, log, server: see `WorkerBoot`.
 
-    In the child raises WorkerBorn.
+    In the child raises ChildBorn.
     """
     reader, writer = pipe()
     slot = generation.pool.take()
     handle.last_words = last_words = LastWords.make()
-    # Text that waits in a buffer would be written twice.
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, broken, closed
-            pass
     try:
-        with signals.held():
-            pid = fork()
-            if pid == 0:
-                signals.leave()
+        pid = fork_child(signals)
     except OSError:
         close(reader)
         close(writer)
@@ -87,32 +94,25 @@ def fork_worker(
         handle.reader = ReadinessReader(reader)
         return
     close(reader)
-    close(lifeline[1])
-    for sibling in siblings:
-        if sibling.reader is not None:
-            sibling.reader.close()
-        if sibling.last_words is not None:
-            sibling.last_words.close()
-    close_others()
+    leave()
     handle.pid = getpid()
-    raise WorkerBorn(
-        WorkerBoot(
-            settings=generation.settings,
-            listeners=generation.listeners,
-            slot=slot,
-            ready=ReadinessWriter(writer),
-            lifeline=lifeline[0],
-            age=handle.age,
-            generation=handle.generation,
-            master_pid=master_pid,
-            log=log,
-            server=server,
-            handle=handle,
-            application=generation.application,
-            handoff=server.handoff,
-            last_words=last_words.fd if last_words is not None else None,
-        )
+    boot = WorkerBoot(
+        settings=generation.settings,
+        listeners=generation.listeners,
+        slot=slot,
+        ready=ReadinessWriter(writer),
+        lifeline=lifeline,
+        age=handle.age,
+        generation=handle.generation,
+        master_pid=master_pid,
+        log=log,
+        server=server,
+        handle=handle,
+        application=generation.application,
+        handoff=server.handoff,
+        last_words=last_words.fd if last_words is not None else None,
     )
+    raise ChildBorn(partial(be_worker, boot))
 
 
 def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int:

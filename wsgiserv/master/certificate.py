@@ -120,7 +120,8 @@ class Certificate:
         lines += requests_in_words(self.pid, self.lost) or ["in flight: nothing"]
         if self.stacks:
             by = "the worker itself" if self.stacks_by == "worker" else "faulthandler, innermost call first"
-            stacks = self.stacks.splitlines()
+            # Log collectors join the lines that are indented to the one before: none is empty.
+            stacks = [line for line in self.stacks.splitlines() if line.strip()]
             lines.append(f"stacks, by {by}:")
             lines += [_INDENT + line for line in stacks[:_MOST_STACK_LINES]]
             if len(stacks) > _MOST_STACK_LINES:

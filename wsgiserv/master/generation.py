@@ -15,8 +15,9 @@ from wsgiserv.scoreboard import Scoreboard, Slot
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.nursery import Zygote
 
-__all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of"]
+__all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of", "room_for"]
 
 
 class Generation:
@@ -27,7 +28,9 @@ class Generation:
         settings: the configuration.
         listeners: its listening sockets; those of the generation before, where `bind` is the same.
         workers: how many workers it is to have (TTIN and TTOU change it).
-        application: the preloaded application, or None.
+        application: the application that the master itself has preloaded, or None.
+        preload: loads the application in a zygote; None: the workers do not come from one.
+        zygote: its zygote; None before its first worker, and without `preload`.
         pool: where its workers get their slots.
         began_at: when its start or reload began, ``time.monotonic()`` seconds.
         pid_file: a new pid file that replaces the old one when this generation is in force.
@@ -40,6 +43,7 @@ class Generation:
         listeners: Sequence[Listener],
         pool: SlotPool,
         application: Callable[..., Any] | None,
+        preload: Callable[[], Callable[..., Any]] | None,
         began_at: float,
     ) -> None:
         self.number = number
@@ -48,6 +52,8 @@ class Generation:
         self.workers = settings.workers
         self.pool = pool
         self.application = application
+        self.preload = preload
+        self.zygote: Zygote | None = None
         self.began_at = began_at
         self.pid_file: PidFile | None = None
 
@@ -72,6 +78,20 @@ class SlotPool:
         # Low numbers first: slots that are never used stay without memory.
         self._free += reversed(board.slots)
 
+    @property
+    def boards(self) -> int:
+        """How often room has been made: a zygote knows what there was when it was forked."""
+        return len(self._boards)
+
+    def place(self, slot: Slot) -> tuple[int, int]:
+        """Return where ``slot`` is, for `slot`."""
+        number = next(n for n, board in enumerate(self._boards) if slot in board.slots)
+        return number, slot.index
+
+    def slot(self, board: int, index: int) -> Slot:
+        """Return the slot at a `place`. Called in a zygote's child."""
+        return self._boards[board].slots[index]
+
     def take(self) -> Slot:
         """Return a cleared slot."""
         if not self._free:
@@ -83,6 +103,14 @@ class SlotPool:
     def give_back(self, slot: Slot) -> None:
         """Take a slot back; its worker has been reaped."""
         self._free.append(slot)
+
+
+def room_for(settings: Settings) -> int:
+    """Return how many slots to make at first. What is never used costs addresses, not memory."""
+    # An old and a new generation.
+    slots = 2 * settings.workers + 2
+    # A zygote does not know what is made after it, and would have to be replaced.
+    return 2 * slots + 64 if settings.preload_app else slots
 
 
 def cells_of(settings: Settings) -> int:

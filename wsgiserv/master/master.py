@@ -37,7 +37,7 @@ from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import reopen_error_log
-from wsgiserv.master.birth import WorkerBorn, be_worker
+from wsgiserv.master.birth import ChildBorn
 from wsgiserv.master.commands import MasterCommands
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
@@ -47,7 +47,7 @@ from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
 from wsgiserv.master.signalqueue import SignalQueue
-from wsgiserv.master.startup import Startup, interruptible
+from wsgiserv.master.startup import Preload, Startup, interruptible
 from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
 from wsgiserv.master.succession import Succession
 from wsgiserv.master.supervisor import (
@@ -88,6 +88,7 @@ class Master:
         log: the error log.
         invocation: how this process was started, for the next master (SIGUSR2); None: it cannot be.
         predecessor: the master that this one follows.
+        preload_application: loads the application for `preload_app`; None: each worker loads it.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class Master:
         log: logging.Logger,
         invocation: Invocation | None = None,
         predecessor: Predecessor | None = None,
+        preload_application: Preload | None = None,
     ) -> None:
         self._settings = settings
         self._invocation = invocation
         self._predecessor = predecessor
+        self._preload_application = preload_application
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
@@ -136,14 +139,16 @@ class Master:
         """
         try:
             return self._run()
-        except WorkerBorn as born:
-            boot = born.boot
+        except ChildBorn as born:
+            main = born.main
         # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
-        sys.exit(be_worker(boot, self._worker_main))
+        sys.exit(main(self._worker_main))
 
     def _run(self) -> int:
         self._manager = ServiceManager.from_environ(os.environ)
-        startup = self._startup = Startup(self._settings, self._notices, self._log, self._predecessor)
+        startup = self._startup = Startup(
+            self._settings, self._notices, self._log, self._predecessor, self._preload_application
+        )
         try:
             if self._settings.daemon and self._predecessor is None:
                 self._foreground = daemonize()
@@ -159,7 +164,7 @@ class Master:
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
                 self._recycler = Recycler(self._workforce.recycle)
-                self._scaler = Scaler(lambda: self._rollover.current.listeners, self._log.warning)
+                self._scaler = Scaler(lambda: self._rollover.current.listeners, self._log.info)
                 self._succession = Succession(self._invocation, self._signals, self._log)
                 if self._predecessor is None or self._settings.control_socket is None:
                     self._control = self._open_control()
@@ -182,9 +187,11 @@ class Master:
             # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
             self._log.critical("the master ends with an error of its own", exc_info=True)
             self._workforce.send_all(SIGQUIT)
+            self._workforce.nursery.close()
             self._close_control()
             startup.clean_up()
             return 1
+        self._workforce.nursery.close()
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         self._close_control()
         startup.clean_up()
@@ -300,6 +307,8 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
+        for fd in self._workforce.nursery.fds():
+            poller.register(fd, POLLIN)
         if self._succession.successor is not None and self._succession.under_way:
             poller.register(self._succession.successor.fileno(), POLLIN)
         control = self._control

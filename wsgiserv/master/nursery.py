@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import logging
+import socket as socket_module
 from collections import deque
 from collections.abc import Callable
 from os import WNOHANG, close, kill, pipe, wait4
 from signal import SIGABRT, SIGKILL, Signals
-from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, send_fds, socket, socketpair
+from socket import AF_UNIX, MSG_DONTWAIT, send_fds, socket, socketpair
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +32,8 @@ from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
 
 __all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
 
+# Absent on some platforms, which have no zygotes either.
+_SOCK_SEQPACKET: Final = getattr(socket_module, "SOCK_SEQPACKET", 5)
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
 
@@ -63,6 +66,7 @@ class Zygote:
         boards: how many boards of slots it knows.
         loaded: whether it has loaded the application.
         over: whether it has died, or has been ended.
+        is_outdated: whether another has taken its place: it ends when it has answered all.
         asked: the workers that it has been asked for and has not answered about, by age.
     """
 
@@ -72,6 +76,7 @@ class Zygote:
         self.boards = generation.pool.boards
         self.loaded = False
         self.over = False
+        self.is_outdated = False
         self.asked: dict[int, Handle] = {}
         self._began_at = monotonic()
         self._log = log
@@ -145,6 +150,8 @@ class Zygote:
             else:
                 news.append(Lost(worker, f"cannot fork a worker: {message['error']}"))
         self._send()
+        if self.is_outdated and not self.asked:
+            self.end()
         return news
 
     def signal(self, worker: Handle, signal: Signals, reason: str) -> None:
@@ -152,7 +159,9 @@ class Zygote:
         if self.over or (signal == SIGABRT and self._aborted):
             return
         self._aborted = True
-        self._log.error("the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason)
+        self._log.error(
+            "the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason
+        )
         _kill(self.pid, signal)
 
     def end(self) -> None:
@@ -185,7 +194,9 @@ class Nursery:
         adopts: whether there has been any: then this process inherits orphans.
     """
 
-    def __init__(self, signals: SignalQueue, log: logging.Logger, lifeline: tuple[int, int], server: Any) -> None:
+    def __init__(
+        self, signals: SignalQueue, log: logging.Logger, lifeline: tuple[int, int], server: Any
+    ) -> None:
         self.zygotes: list[Zygote] = []
         self.adopts = False
         self._signals = signals
@@ -206,10 +217,13 @@ class Nursery:
         slot = generation.pool.take()
         try:
             zygote = generation.zygote
-            if zygote is not None and not zygote.over and zygote.boards < generation.pool.boards:
-                self._log.info("more workers than ever: the zygote %d is replaced by one that knows their slots", zygote.pid)
-                zygote.end()
-            if zygote is None or zygote.over:
+            if zygote is not None and not zygote.is_outdated and zygote.boards < generation.pool.boards:
+                self._log.info(
+                    "more workers than ever: the zygote %d is replaced by one that knows their slots",
+                    zygote.pid,
+                )
+                zygote.is_outdated = True
+            if zygote is None or zygote.over or zygote.is_outdated:
                 zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
                 self.zygotes.append(zygote)
             zygote.request(worker, generation.pool.place(slot))
@@ -219,7 +233,7 @@ class Nursery:
         worker.slot, worker.pool = slot, generation.pool
 
     def _fork_zygote(self, worker: Handle, generation: Generation, leave: Callable[[], None]) -> Zygote:
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        ours, theirs = socketpair(AF_UNIX, _SOCK_SEQPACKET)
         try:
             pid = fork_child(self._signals)
         except OSError:

@@ -15,7 +15,8 @@ from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import open_error_log, reopen_error_log
 from wsgiserv.master.birth import set_title
-from wsgiserv.master.generation import Generation, SlotPool, cells_of
+from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
+from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.startup import Startup
 from wsgiserv.master.status import LastReload
@@ -133,20 +134,19 @@ class Rollover:
             self._log.info("listening on %s", ", ".join(map(str, listeners)))
         startup.listeners = [*startup.listeners, *fresh]
         startup.environment.apply(settings.raw_env)
-        if old.settings.preload_app or settings.preload_app:
-            self._log.warning(
-                "SIGHUP does not reload preloaded code (preload_app): restart the server to load it anew"
-            )
+        application, preload = startup.preload(settings)
         cells = cells_of(settings)
         self._last_number += 1
         self._next = Generation(
             self._last_number,
             settings,
             listeners,
-            old.pool if old.pool.cells == cells else SlotPool(cells, 2 * settings.workers + 2),
-            old.application if settings.preload_app else None,
+            old.pool if old.pool.cells == cells else SlotPool(cells, room_for(settings)),
+            application,
+            preload,
             monotonic(),
         )
+        self._next.workers = scaled(settings, old.workers)
         self._next.pid_file = pid_file
         self._show(self._next)
         call_hook(self._log, "on_reload", settings.on_reload, startup.server)
@@ -164,8 +164,10 @@ class Rollover:
 
     def promote(self, now: float) -> float:
         """Put the next generation in force; return how long that took, in seconds."""
-        new = self.newest
+        new, old = self.newest, self.current
         self._next, self.current = None, new
+        if old.zygote is not None:
+            old.zygote.end()  # the workers that have come of it do not need it
         self._drop_listeners(keep=new)
         startup = self._startup
         if startup.pid_file is not None and (new.pid_file is not None or not new.settings.pidfile):
@@ -181,6 +183,8 @@ class Rollover:
         """Drop the next generation, for ``reason``, and return to the settings of the one in force."""
         failed, old = self.newest, self.current
         self._next = None
+        if failed.zygote is not None:
+            failed.zygote.end()
         self._drop_listeners(keep=old)
         if failed.pid_file is not None:
             failed.pid_file.remove()
@@ -189,6 +193,8 @@ class Rollover:
             open_error_log(old.settings)
         except WsgiservError as error:
             self._log.error("the error log of the old settings cannot be opened again: %s", error)
+        if old.zygote is not None:
+            old.zygote.reopen_logs()  # as the master has, at the beginning
         self._show(old)
         self._settle(False, reason)
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import getpid
 from signal import SIG_DFL, SIGINT, SIGQUIT, SIGTERM, signal
 from time import monotonic
@@ -19,15 +20,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
-from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.master.birth import set_title
-from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of
+from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import Predecessor
+from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener, open_listeners
 from wsgiserv.privileges import check_privileges
@@ -35,7 +36,10 @@ from wsgiserv.privileges import check_privileges
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Startup", "interruptible"]
+__all__ = ["Preload", "Startup", "interruptible"]
+
+# Loads an application with these settings; the last argument says whether this process goes on as the master.
+Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
 
 
 class Startup:
@@ -59,8 +63,11 @@ class Startup:
         notices: Sequence[str],
         log: logging.Logger,
         predecessor: Predecessor | None = None,
+        preload_application: Preload | None = None,
     ) -> None:
         self._settings = settings
+        self._preload_application = preload_application
+        self._preloaded: Callable[..., Any] | None = None
         self._predecessor = predecessor
         self._notices = notices
         self.log = log
@@ -107,9 +114,8 @@ class Startup:
             1,
             settings,
             self.listeners,
-            # Room for an old and a new generation; the pool grows when that is not enough.
-            SlotPool(cells_of(settings), 2 * settings.workers + 2),
-            self._preload(),
+            SlotPool(cells_of(settings), room_for(settings)),
+            *self.preload(settings),
             self.began_at,
         )
         self.server.set_num_workers(settings.workers)
@@ -144,12 +150,32 @@ class Startup:
         for listener in self.listeners:
             listener.disown()
 
-    def _preload(self) -> Callable[..., Any] | None:
-        settings = self._settings
-        if not settings.preload_app or settings.wsgi_app is None:
-            return None
-        prepare_path(settings.chdir, settings.pythonpath)
-        return load_application(settings.wsgi_app)
+    def preload(
+        self, settings: Settings
+    ) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
+        """Return what `preload_app` asks for: the application itself, or what loads it in a zygote; or neither.
+
+        The application where the system has no subreapers. It stays as it is then, whatever is reloaded. Raises
+        ConfigError, ApplicationError.
+        """
+        if not settings.preload_app or settings.wsgi_app is None or self._preload_application is None:
+            return None, None
+        if settings.reload:
+            self.log.warning(
+                "preload_app does nothing with reload: each worker loads the application, to see what has changed in it"
+            )
+            return None, None
+        if become_subreaper():
+            return None, partial(self._preload_application, settings, self.log, False)
+        if self._preloaded is None:
+            self.log.warning(
+                "preload_app: this system has no PR_SET_CHILD_SUBREAPER (prctl(2)), so the master itself loads the "
+                "application. SIGHUP will not reload it: restart the server (or SIGUSR2) to load it anew"
+            )
+            self._preloaded = self._preload_application(settings, self.log, True)
+        else:
+            self.log.warning("SIGHUP does not reload preloaded code here: restart the server to load it anew")
+        return self._preloaded, None
 
     def clean_up(self) -> None:
         """Close the sockets, remove their files and the pid file: only what is still ours. May be called twice."""

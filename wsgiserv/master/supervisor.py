@@ -184,7 +184,8 @@ class Fleet:
         if asked or worker.failed is not None or worker.retiring_at is not None:
             return False
         if worker.ready_at is None:
-            reason = f"worker {worker.pid} {how} while it was booting"
+            who = f"worker {worker.pid}" if worker.pid else "the zygote"
+            reason = f"{who} {how} while it was booting"
             self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
         elif now - worker.ready_at < EARLY_S:
             self._crashed(now, jitter)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
-from os import WNOHANG, kill, pipe, wait4
+from os import WNOHANG, close, kill, pipe, wait4
 from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ from wsgiserv.master.coroner import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
+from wsgiserv.master.nursery import Born, Lost, Nursery, Withdrawn
 from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, life
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
@@ -52,6 +53,7 @@ class Workforce:
         stopping: set by the master when it stops: deaths are no news any more.
         gone: what the workers that have left have done.
         coroner: accounts for the dead; its `certificates` are for the status.
+        nursery: the zygotes, and the workers that they have been asked for.
         followed: set when the next master's workers take over what these hand on.
     """
 
@@ -65,6 +67,7 @@ class Workforce:
         self._signals = signals
         self._log = log
         self._lifeline = pipe()
+        self.nursery = Nursery(signals, log, self._lifeline, server)
         self._random = random.Random()
         self._expected: list[tuple[int, int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
@@ -81,7 +84,7 @@ class Workforce:
     def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
         """Fork a worker of ``generation``; ``close_others`` closes, in the child, what else is the master's.
 
-        Raises BootError when pre_fork raises before any worker has been ready; in the child WorkerBorn.
+        Raises BootError when pre_fork raises before any worker has been ready; in the child ChildBorn.
         """
         settings, server = generation.settings, self._server
         server.worker_age += 1
@@ -96,34 +99,119 @@ class Workforce:
             log=self._log,
             ppid=server.pid,
         )
+
+        def leave() -> None:
+            self._leave()
+            close_others()
+
         if self.fleet.ever_ready:
             call_hook(self._log, "pre_fork", settings.pre_fork, server, handle)
         else:
             call_hook_or_stop(self._log, "pre_fork", settings.pre_fork, server, handle)
         try:
-            fork_worker(
-                handle,
-                generation,
-                signals=self._signals,
-                lifeline=self._lifeline,
-                siblings=self.fleet.workers,
-                close_others=close_others,
-                master_pid=server.pid,
-                log=self._log,
-                server=server,
-            )
+            if generation.preload is not None:
+                self.nursery.request(handle, generation, leave)
+            else:
+                fork_worker(
+                    handle,
+                    generation,
+                    signals=self._signals,
+                    lifeline=self._lifeline[0],
+                    leave=leave,
+                    master_pid=server.pid,
+                    log=self._log,
+                    server=server,
+                )
         except OSError as error:
             reason = f"the system cannot start a process: {error.strerror}"
             self._log.error("cannot fork a worker: %s (see ulimit -u and -n, and the memory)", error.strerror)
             self.fleet.spawn_failed(generation.number, reason, monotonic(), self._jitter())
             return
         self.fleet.workers.append(handle)
-        server.WORKERS[handle.pid] = handle
-        self._log.debug("worker %d (age %d) forked", handle.pid, handle.age)
+        if handle.pid:
+            self._born(handle)
+
+    def _leave(self) -> None:
+        """Called in a child: close what is the master's, as far as it is here."""
+        close(self._lifeline[1])
+        for sibling in self.fleet.workers:
+            if sibling.reader is not None:
+                sibling.reader.close()
+            if sibling.last_words is not None:
+                sibling.last_words.close()
+        self.nursery.close_in_child()
+
+    def _born(self, worker: Handle) -> None:
+        self._server.WORKERS[worker.pid] = worker
+        self._log.debug("worker %d (age %d) forked", worker.pid, worker.age)
+
+    def _hear_nursery(self, news: Sequence[Born | Withdrawn | Lost]) -> None:
+        """Note what has become of workers that zygotes were asked for."""
+        for each in news:
+            worker = each.worker
+            is_expected = worker in self.fleet.workers
+            if isinstance(each, Born):
+                self._born(worker)
+                if not is_expected:
+                    # It was told to leave before it was there; too late for the zygote.
+                    self.fleet.workers.append(worker)
+                    signal = SIGTERM if worker.quit_at is None else SIGQUIT
+                    self.send(Send(worker, signal, "it is not wanted any more"))
+            elif is_expected and isinstance(each, Lost):
+                self._lose(worker, each.because)
+            else:
+                self._forget(worker)
+
+    def _lose(self, worker: Handle, how: str) -> None:
+        """Note that ``worker`` will not be, though it was wanted."""
+        self._read_reports_of(worker)
+        if worker.sent_because:
+            how = f"{how} ({worker.sent_because})"
+        self.fleet.died(worker, how, monotonic(), self._jitter())
+        self._forget(worker)
+
+    def _forget(self, worker: Handle) -> None:
+        """Let go of what was kept for a worker that will not be."""
+        self._hang_up(worker)
+        for done in self._mourned.pop(worker.age, []):
+            done(True, "the worker was not there yet, and will not be")
+        if worker.pool is not None and worker.slot is not None:
+            worker.pool.give_back(worker.slot)
+            worker.slot = None
+
+    def _hang_up(self, worker: Handle) -> None:
+        if worker.last_words is not None:
+            worker.last_words.close()
+            worker.last_words = None
+        if worker.reader is not None:
+            worker.reader.close()
+            worker.reader = None
+
+    def _send_unborn(self, action: Send) -> None:
+        """Do what the plan wants done to a worker that has no process yet."""
+        worker, signal, reason = action
+        now = monotonic()
+        if signal in (SIGTERM, SIGQUIT):
+            worker.term_at = now if signal == SIGTERM else worker.term_at
+            worker.quit_at = now if signal == SIGQUIT else worker.quit_at
+            self.fleet.died(worker, "was not there yet", now, 1.0)
+            self._hang_up(worker)  # which the zygote sees; the slot is kept until that has answered
+            return
+        if signal == SIGABRT:
+            worker.abort_at = now
+        else:
+            worker.kill_at = now
+        worker.sent_because = worker.sent_because or reason
+        zygote = self.nursery.zygote_of(worker)
+        if zygote is not None:
+            zygote.signal(worker, signal, reason)
 
     def send(self, action: Send) -> None:
         """Send the signal, note it in the worker's handle and say so in the log."""
         worker, signal, reason = action
+        if not worker.pid:
+            self._send_unborn(action)
+            return
         now = monotonic()
         if signal == SIGTERM:
             worker.term_at = now
@@ -157,20 +245,25 @@ class Workforce:
                 worker.reopen_when_ready = True
             else:
                 _kill(worker.pid, SIGUSR1)
+        self.nursery.reopen_logs()
 
     def _jitter(self) -> float:
         return self._random.uniform(0.75, 1.25)
 
     def read_reports(self) -> None:
-        """Note what the workers have reported."""
-        for worker in self.fleet.workers:
+        """Note what the zygotes and the workers have reported."""
+        self._hear_nursery(self.nursery.hear())
+        for worker in list(self.fleet.workers):
             self._read_reports_of(worker)
 
     def _read_reports_of(self, worker: Handle) -> None:
         if worker.reader is None:
             return
         reports, closed = worker.reader.read()
-        if closed:
+        if reports and not worker.pid:
+            # A worker says nothing before its zygote has told of it: that can be read now.
+            self._hear_nursery(self.nursery.hear())
+        if closed and worker.reader is not None:
             worker.reader.close()
             worker.reader = None
         for report in reports:
@@ -266,11 +359,14 @@ class Workforce:
         if self.stopping or not self.fleet.ever_ready:
             return  # the end of the start says it, once
         traceback = "" if repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
-        self._log.error("worker %d cannot boot: %s%s", worker.pid, report.reason, traceback)
+        who = f"worker {worker.pid}" if worker.pid else "the zygote"
+        self._log.error("%s cannot boot: %s%s", who, report.reason, traceback)
 
     def reap(self) -> None:
         """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's."""
         for worker in list(self.fleet.workers):
+            if not worker.pid:
+                continue
             try:
                 pid, status, usage = wait4(worker.pid, WNOHANG)
             except ChildProcessError:
@@ -278,12 +374,14 @@ class Workforce:
             else:
                 if pid:
                     self._bury(worker, status, usage.ru_maxrss)
-        if self._server.pid == 1:
+        self._hear_nursery(self.nursery.reap())
+        if self._server.pid == 1 or self.nursery.adopts:
             self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        """As process 1 of a container we inherit orphans, which stay zombies unless we wait for them."""
-        workers = {worker.pid: worker for worker in self.fleet.workers}
+        """As process 1 of a container, and with zygotes, we inherit orphans: zombies unless we wait for them."""
+        workers = {worker.pid: worker for worker in self.fleet.workers if worker.pid}
+        zygotes = {zygote.pid: zygote for zygote in self.nursery.zygotes}
         while True:
             try:
                 pid, status, usage = wait4(-1, WNOHANG)
@@ -293,6 +391,8 @@ class Workforce:
                 return
             if pid in workers:
                 self._bury(workers[pid], status, usage.ru_maxrss)
+            elif pid in zygotes:
+                self._hear_nursery(self.nursery.died(zygotes[pid], status))
 
     def _bury(self, worker: Handle, wait_status: int | None, max_rss: int) -> None:
         """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
@@ -308,12 +408,7 @@ class Workforce:
             if worker.kill_at is not None:  # what a fast stop has broken off
                 for line in in_flight_lines(worker, now):
                     self._log.info("%s", line)
-        if worker.last_words is not None:
-            worker.last_words.close()
-            worker.last_words = None
-        if worker.reader is not None:
-            worker.reader.close()
-            worker.reader = None
+        self._hang_up(worker)
         for done in self._mourned.pop(worker.age, []):
             done(True, f"worker {worker.pid} has left, {how}")
         for _, done in self._traced.pop(worker.age, []):
@@ -334,6 +429,8 @@ def _boot_timeout(settings: Settings) -> float:
 
 
 def _kill(pid: int, signal: Signals) -> None:
+    if pid <= 0:
+        return  # not a process yet; kill(2) would take 0 for our process group
     try:
         kill(pid, signal)
     except ProcessLookupError:

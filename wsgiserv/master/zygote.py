@@ -16,6 +16,7 @@ import gc
 import json
 import logging
 import os
+import socket as socket_module
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
-from socket import MSG_CMSG_CLOEXEC, MSG_DONTWAIT, recv_fds, socket
+from socket import MSG_DONTWAIT, recv_fds, socket
 from traceback import format_stack
 from types import FrameType
 from typing import Any, Final
@@ -44,6 +45,8 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LONGEST_MESSAGE: Final = 4096
 _MOST_FDS: Final = 2
+# Absent on some platforms, which have no zygotes either.
+_MSG_CMSG_CLOEXEC: Final = getattr(socket_module, "MSG_CMSG_CLOEXEC", 0)
 
 
 def become_subreaper() -> bool:
@@ -180,7 +183,7 @@ def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
-    data, fds, _, _ = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | MSG_CMSG_CLOEXEC)
+    data, fds, _, _ = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
     message: dict[str, Any] = json.loads(data) if data else {}
     return message, fds
 
@@ -237,8 +240,8 @@ def _bear(sock: socket, age: int, ready: int) -> bool:
     status = _wait(child)
     pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
     if not pid:
-        error = os.strerror(status) if status > 0 else "it was killed at once"
-        _tell(sock, {"state": "stillborn", "age": age, "error": error})
+        why = os.strerror(status) if status > 0 else "it was killed at once"
+        _tell(sock, {"state": "stillborn", "age": age, "error": why})
     elif _tell(sock, {"state": "born", "age": age, "pid": pid}):
         with suppress(BrokenPipeError):  # it has been killed; the master will see
             write(go_writer, b"!")

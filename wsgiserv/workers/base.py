@@ -159,6 +159,15 @@ class Worker(ABC):
         """Requests answered (gunicorn's name)."""
         return self.context.answered
 
+    @classmethod  # noqa: B027 - most classes have nothing to patch
+    def patch(cls, log: logging.Logger, in_master: bool) -> None:
+        """Called before the application is imported for all workers at once (``preload_app``): monkey patching.
+
+        Args:
+            log: the error log.
+            in_master: whether this process goes on as the master; else it is a zygote, which only forks workers.
+        """
+
     def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
         """Called in the new process before anything of the application is imported (monkey patching)."""
 
@@ -225,7 +234,7 @@ class Worker(ABC):
                 url_scheme="https" if settings.certfile else "http",
                 errors=errors,
                 multithread=self.multithread,
-                multiprocess=settings.workers > 1,
+                multiprocess=(settings.workers_max or settings.workers) > 1,
             )
             for listener in boot.listeners
         }

@@ -10,8 +10,10 @@ a greenlet nor a watcher, and accepting, deadlines and leaving are the same code
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
@@ -52,6 +54,8 @@ _MOST_IDLE: Final = 256
 
 # The modules that were there before the master was patched; None: it was not, by us.
 _before_patching: list[str] | None = None
+# Whether this process is the child of a zygote, which has patched, and told what was imported before.
+_patched_in_zygote = False
 
 
 def patch_master() -> None:
@@ -110,6 +114,9 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
             while True:
                 self.connection.run(self.cell)
                 worker.turn_soon()
+                if worker.queued:
+                    self.connection = worker.queued.popleft()
+                    continue
                 if len(idle) >= _MOST_IDLE:
                     return
                 idle.append(self)
@@ -127,6 +134,8 @@ class GeventWorker(ReactorWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.idle: list[_Pooled] = []
+        # Complete requests beyond worker_connections: clients that were silent when they came are not counted.
+        self.queued: deque[Connection] = deque()
         self._pool: set[_Pooled] = set()
         self._free_cells: list[int] = []
         self._started = 0
@@ -139,9 +148,24 @@ class GeventWorker(ReactorWorker):
         self._done: Any = None
         self._thread = gevent.monkey.get_original("_thread", "get_ident")()
 
+    @classmethod
+    def patch(cls, log: logging.Logger, in_master: bool) -> None:
+        """Patch the standard library for an application that is loaded for all workers."""
+        global _patched_in_zygote
+        if in_master:
+            patch_master()
+            return
+        names = newcomers()
+        _patch()
+        _patched_in_zygote = True
+        for line in _early_imports(names):
+            log.warning("%s", line)
+
     def prepare(self) -> None:
         """Patch the standard library before anything of the application is imported."""
-        gevent.reinit()  # a hub that the master's configuration file made does not survive the fork
+        gevent.reinit()  # a hub that was made before the fork, by a configuration file for one, does not survive it
+        if _patched_in_zygote:
+            return
         names = newcomers()
         _patch()
         if self._speaks_for_its_generation():
@@ -171,7 +195,9 @@ class GeventWorker(ReactorWorker):
             greenlet.connection = connection
             greenlet.switch()
             return
-        # There are never more than worker_connections of them: one per connection at most.
+        if len(self._pool) >= self.cfg.worker_connections:
+            self.queued.append(connection)
+            return
         if self._free_cells:
             cell = self._free_cells.pop()
         else:

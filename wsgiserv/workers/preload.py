@@ -1,0 +1,33 @@
+"""Loading the application for all workers at once (``preload_app``).
+
+Owns: the order: what the worker class must have done first (monkey patching), the path, the application.
+Must not know: which process this is done in, how workers come of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.workers.registry import resolve_worker_class
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["preload_application"]
+
+
+def preload_application(settings: Settings, log: logging.Logger, in_master: bool) -> Callable[..., Any]:
+    """Load the application that workers are to be forked with. Raises ApplicationError, ConfigError.
+
+    Args:
+        settings: the configuration of the workers.
+        log: the error log.
+        in_master: whether this process goes on as the master; else it is a zygote.
+    """
+    prepare_path(settings.chdir, settings.pythonpath)
+    resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
+    assert settings.wsgi_app is not None
+    return load_application(settings.wsgi_app)
