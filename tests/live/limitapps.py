@@ -28,11 +28,13 @@ class Slice(io.BytesIO):
 
 
 def open_descriptors(pid: int | str = "self") -> list[str]:
-    """What the descriptors of a process are."""
+    """What the descriptors of a process are; but for the one that its stacks go to when it crashes."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if "last-words" not in target:
+                found.append(target)
         except OSError:
             pass
     return found

@@ -191,7 +191,22 @@ def test_hangs_tell_where(start: Start, connect: Connect, tmp_path: Path, worker
 
 @pytest.mark.parametrize("worker_class", ["sync"], indirect=True)
 def test_whoever_has_faulthandler_on_keeps_it(start: Start, connect: Connect) -> None:
-    server = start("deathapps:app", expect=(*TROUBLE, "Fatal"), env={"PYTHONFAULTHANDLER": "1"})
-    pid = request_begins(server, connect(server.address), "/segv")
-    Certificates(server).of(pid, "no stack is left, unless faulthandler was on already")
+    options = ["-w", "2", "-t", "1"]
+    server = start("deathapps:app", *options, expect=(*TROUBLE, "Fatal"), env={"PYTHONFAULTHANDLER": "1"})
+    certificates = Certificates(server)
+    spinning = request_begins(server, connect(server.address), "/spin")
+    crashed = request_begins(server, connect(server.address), "/segv")
+    certificates.of(crashed, "no stack is left, unless faulthandler was on already")
+    certificates.of(spinning, "it ended at SIGABRT", "stacks, by the worker itself", "in spin_in_python")
     assert "Fatal Python error: Segmentation fault" in server.log.lines
+    assert "Fatal Python error: Aborted" in server.log.lines
+
+
+@pytest.mark.parametrize("worker_class", ["sync"], indirect=True)
+def test_an_import_that_hangs_tells_where(start: Start) -> None:
+    files = {
+        "hanging.py": "import time\n\n\ndef connect_to_nowhere():\n    time.sleep(60)\n\n\nconnect_to_nowhere()\n"
+    }
+    server = start("hanging:app", "--boot-timeout", "0.5", files=files, expect=TROUBLE)
+    pid = int(server.wait_for_log(r"worker (\d+) gets SIGABRT .* it was not ready after 0.5 s")[1])
+    Certificates(server).of(pid, "(boot_timeout); it ended at SIGABRT", "in connect_to_nowhere")

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,10 @@ LATE = "it did not retire within graceful_timeout (20 s)"
 DUMP = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n  File ..."
 
 
+def _answer(verdict: Verdict) -> Verdict:
+    return verdict
+
+
 def test_causes() -> None:
     """(the worker, its wait status, its last words, the OOM killer) -> cause, words of the reason."""
     cases: list[tuple[Handle, int | None, Stacks, Verdict, str, str]] = [
@@ -123,7 +128,7 @@ def test_causes() -> None:
         (worker(), None, Stacks(), Verdict("none"), "unknown", "has waited for it"),
     ]
     for handle, status, stacks, verdict, cause, words in cases:
-        found = certify(handle, status, NOW, 1.0, stacks=stacks, blame=lambda verdict=verdict: verdict)
+        found = certify(handle, status, NOW, 1.0, stacks=stacks, blame=partial(_answer, verdict))
         assert (found.cause, words in found.reason) == (cause, True), found
 
 

@@ -485,27 +485,3 @@ def test_a_daemon_that_cannot_bind_says_so_on_the_terminal(begin: Start) -> None
     server = begin("-D", "-b", "unix:no/such/s.sock", "--log-file", "log")
     assert server.wait() == 2
     assert "ConfigError: bind = 'unix:no/such/s.sock'" in server.log.text
-
-
-# ---- preload -------------------------------------------------------------------------------------------
-
-
-def test_preload_imports_once_in_the_master(begin: Start, tmp_path: Path) -> None:
-    (tmp_path / "fake.py").write_text(
-        "import os\nprint('imported in', os.getpid(), flush=True)\ndef app(e, s): ...\n"
-    )
-    server = begin("-w", "2", "--preload")
-    ready(server, 2)
-    assert [line for line in server.out.lines if "imported" in line] == [f"imported in {server.pid}"]
-    server.send_signal(signal.SIGHUP)
-    server.wait_for_log("SIGHUP does not reload preloaded code")
-    server.wait_for_log("reloaded: 2 workers")
-
-
-def test_preload_of_what_cannot_be_loaded_ends_the_start_with_status_4(begin: Start, tmp_path: Path) -> None:
-    (tmp_path / "fake.py").write_text("1 / 0\n")
-    server = begin("--preload", "-b", "unix:s.sock", "-p", "pid")
-    assert server.wait() == 4
-    assert server.log.text.count("ZeroDivisionError") >= 1
-    assert not (tmp_path / "pid").exists()
-    assert not (tmp_path / "s.sock").exists()

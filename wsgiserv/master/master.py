@@ -371,9 +371,7 @@ class Master:
         self._manager.ready(self._status_line())
 
     def _forget_other_generations(self) -> None:
-        current = self._rollover.current.number
-        for number in [number for number in self._fleet.failures if number != current]:
-            del self._fleet.failures[number]
+        self._fleet.forget_others(self._rollover.current.number)
 
     def _give_up(self, action: GiveUp) -> None:
         if action.status == EXIT_APPLICATION:
@@ -551,7 +549,9 @@ class Master:
         )
 
     def _status(self) -> dict[str, Any]:
-        return status_of(self._facts(), self._fleet.workers, monotonic(), time())
+        figures = status_of(self._facts(), self._fleet.workers, monotonic(), time())
+        figures["deaths"] = [each.to_dict() for each in self._workforce.coroner.certificates]
+        return figures
 
     def _status_line(self) -> str:
         return status_line(self._facts(), self._fleet.workers)

@@ -67,6 +67,7 @@ class Zygote:
         loaded: whether it has loaded the application.
         over: whether it has died, or has been ended.
         is_outdated: whether another has taken its place: it ends when it has answered all.
+        aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
         asked: the workers that it has been asked for and has not answered about, by age.
     """
 
@@ -80,7 +81,7 @@ class Zygote:
         self.asked: dict[int, Handle] = {}
         self._began_at = monotonic()
         self._log = log
-        self._aborted = False
+        self.aborted = False
         self._sock = sock
         # What the socket does not take at once: a hundred requests and more.
         self._unsent: deque[tuple[dict[str, Any], tuple[int, ...], int]] = deque()
@@ -156,9 +157,9 @@ class Zygote:
 
     def signal(self, worker: Handle, signal: Signals, reason: str) -> None:
         """Do to the zygote what a worker that has no process yet is due: SIGABRT, SIGKILL."""
-        if self.over or (signal == SIGABRT and self._aborted):
+        if self.over or (signal == SIGABRT and self.aborted):
             return
-        self._aborted = True
+        self.aborted = True
         self._log.error(
             "the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason
         )
@@ -223,7 +224,7 @@ class Nursery:
                     zygote.pid,
                 )
                 zygote.is_outdated = True
-            if zygote is None or zygote.over or zygote.is_outdated:
+            if zygote is None or zygote.over or zygote.aborted or zygote.is_outdated:
                 zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
                 self.zygotes.append(zygote)
             zygote.request(worker, generation.pool.place(slot))

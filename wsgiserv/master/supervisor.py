@@ -47,6 +47,8 @@ BACKOFF_LONGEST_S: Final = 30.0
 # A worker that dies sooner after it was ready than this counts as a crash of a possible crash loop.
 EARLY_S: Final = 5.0
 CRASH_WINDOW_S: Final = 30.0
+# So long without a crash, and a crash loop is over: longer than the longest pause.
+CALM_S: Final = 60.0
 
 
 class Spawn(NamedTuple):
@@ -134,6 +136,18 @@ class Failures:
 
 
 @dataclass(slots=True)
+class Crashes:
+    """How the workers of one generation have died soon after they were ready, unasked.
+
+    ``level`` counts the pauses of the crash loop that is going on; 0: there is none.
+    """
+
+    times: list[float] = field(default_factory=list)
+    level: int = 0
+    not_before: float = -inf
+
+
+@dataclass(slots=True)
 class Fleet:
     """The workers and the history of their failures.
 
@@ -142,16 +156,14 @@ class Fleet:
         ever_ready: whether any worker has ever been ready.
         proven: the generations of which a worker has been ready: their code boots.
         failures: boots that failed, by generation.
-        crashes: when workers died early and unasked, lately.
-        crash_pause_until: no worker is spawned before, because of a crash loop.
+        crashes: how workers died early and unasked, by generation.
     """
 
     workers: list[Handle] = field(default_factory=list)
     ever_ready: bool = False
     proven: set[int] = field(default_factory=set)
     failures: dict[int, Failures] = field(default_factory=dict)
-    crashes: list[float] = field(default_factory=list)
-    crash_pause_until: float = -inf
+    crashes: dict[int, Crashes] = field(default_factory=dict)
 
     def reported(self, worker: Handle, report: Report, now: float, jitter: float) -> None:
         """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off, so that servers do not retry in step."""
@@ -188,7 +200,7 @@ class Fleet:
             reason = f"{who} {how} while it was booting"
             self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
         elif now - worker.ready_at < EARLY_S:
-            self._crashed(now, jitter)
+            self._crashed(worker.generation, now, jitter)
         return True
 
     def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
@@ -212,14 +224,23 @@ class Fleet:
             pause = min(BACKOFF_FIRST_S * 2 ** min(failures.rounds - 1, 16), BACKOFF_LONGEST_S)
             failures.not_before = now + pause * jitter
 
-    def _crashed(self, now: float, jitter: float) -> None:
+    def _crashed(self, generation: int, now: float, jitter: float) -> None:
         """A worker that was killed once is replaced at once; one that always dies young must not cost a CPU."""
-        self.crashes = [then for then in self.crashes if then > now - CRASH_WINDOW_S]
-        self.crashes.append(now)
-        excess = len(self.crashes) - 2 * (len(self.workers) + 1) - 2
-        if excess > 0:
-            pause = min(BACKOFF_FIRST_S * 2 ** min(excess - 1, 16), BACKOFF_LONGEST_S)
-            self.crash_pause_until = now + pause * jitter
+        crashes = self.crashes.setdefault(generation, Crashes())
+        if crashes.times and now - crashes.times[-1] > CALM_S:
+            crashes.level = 0
+        crashes.times = [then for then in crashes.times if then > now - CRASH_WINDOW_S]
+        crashes.times.append(now)
+        if crashes.level or len(crashes.times) > 2 * (len(self.workers) + 1) + 2:
+            crashes.level += 1
+            pause = min(BACKOFF_FIRST_S * 2 ** min(crashes.level - 1, 16), BACKOFF_LONGEST_S)
+            crashes.not_before = now + pause * jitter
+
+    def forget_others(self, generation: int) -> None:
+        """Forget how workers of other generations have failed: ``generation`` is the one in force."""
+        for history in (self.failures, self.crashes):
+            for number in [number for number in history if number != generation]:
+                del history[number]
 
 
 def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
@@ -387,7 +408,8 @@ def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], floa
         if missing <= 0:
             continue
         failures = fleet.failures.get(generation)
-        not_before = fleet.crash_pause_until
+        crashes = fleet.crashes.get(generation)
+        not_before = crashes.not_before if crashes is not None else -inf
         if failures is not None:
             not_before = max(not_before, failures.not_before)
             # One tries for all, until it is ready.

@@ -13,6 +13,7 @@ not know of cannot be, whenever the zygote is killed.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitsta
 from select import POLLERR, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from socket import MSG_DONTWAIT, recv_fds, socket
-from traceback import format_stack
+from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ from wsgiserv.master.signalqueue import MASTER_SIGNALS
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
+_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -94,8 +97,10 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     """
     status = EXIT_BOOT
     try:
-        _listen_to_the_master_only(boot)
+        _die_with(boot.master_pid)
+        _heed_no_signals(boot)
         application = _load(boot)
+        _heed_no_signals(boot)  # again: the application may have its own handlers, for its workers
         if application is None:
             status = EXIT_APPLICATION
         else:
@@ -110,22 +115,35 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     _exit(status)
 
 
-def _listen_to_the_master_only(boot: ZygoteBoot) -> None:
+def _die_with(master_pid: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
+    if getppid() != master_pid:
+        _exit(EXIT_OK)
+
+
+def _heed_no_signals(boot: ZygoteBoot) -> None:
     def ignore(number: int, frame: FrameType | None) -> None:
         """A terminal, or systemd, tells all processes; for this one it is the master's to say."""
 
     def abort(number: int, frame: FrameType | None) -> None:
-        stack = "".join(format_stack(frame)).rstrip()
-        boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), stack)
+        boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), _where(frame))
         _exit(EXIT_BOOT)
 
-    for number in MASTER_SIGNALS:
-        # Not SIG_IGN, which programs that the application starts would inherit.
-        signal(number, SIG_DFL if number == SIGCHLD else ignore)
+    for number in _HEARD_BY_ALL:
+        signal(number, ignore)  # not SIG_IGN, which programs that the application starts would inherit
     signal(SIGABRT, abort)
-    _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
-    if getppid() != boot.master_pid:
-        _exit(EXIT_OK)
+
+
+def _where(frame: FrameType | None) -> str:
+    """Return the stack above the server's own frames, and without those of the import system."""
+    stack = list(extract_stack(frame))
+    own = max((n for n, each in enumerate(stack) if each.filename.startswith(_OUR_DIRECTORY)), default=-1)
+    users = [
+        each
+        for each in stack[own + 1 :]
+        if not each.filename.startswith(("<frozen importlib", importlib.__path__[0]))
+    ]
+    return "".join(format_list(users or stack)).rstrip()
 
 
 def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
@@ -257,7 +275,7 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
             _exit(EXIT_OK)
     except OSError as error:
         _exit(error.errno or EXIT_BOOT)
-    for number in (*MASTER_SIGNALS, SIGABRT):
+    for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
     try:
         write(pid_writer, b"%d" % getpid())

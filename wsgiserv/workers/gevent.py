@@ -14,7 +14,9 @@ import logging
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from os import register_at_fork
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +51,33 @@ _MOST_GREENLETS_SHOWN: Final = 50
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
 _CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that is patched in the workers"
 
+_PATCHES: Final[dict[str, Callable[[], object]]] = {
+    "os": gevent.monkey.patch_os,
+    "threading": gevent.monkey.patch_thread,
+    "time": gevent.monkey.patch_time,
+    "socket": gevent.monkey.patch_socket,
+    "select": gevent.monkey.patch_select,
+    "selectors": gevent.monkey.patch_selectors,
+    "ssl": gevent.monkey.patch_ssl,
+    "subprocess": gevent.monkey.patch_subprocess,
+    "signal": gevent.monkey.patch_signal,
+    "queue": gevent.monkey.patch_queue,
+}
+# What gevent notes of patch_all()'s arguments, and under which key: a call of the application's is then no second one.
+_PATCHES_OF_ALL: Final = (
+    "os",
+    "thread",
+    "time",
+    "socket",
+    "dns",
+    "select",
+    "ssl",
+    "subprocess",
+    "signal",
+    "queue",
+)
+_DONE: Final = "_gevent_saved_patch_all_module_settings"
+
 # More greenlets than these end with their request, after a burst.
 _MOST_IDLE: Final = 256
 
@@ -65,9 +94,13 @@ def patch_master() -> None:
     and go on using what they have taken from the library.
     """
     global _before_patching
-    if not is_patched():
-        _before_patching = newcomers()
-        _patch(**dict.fromkeys(_OF_WORKERS, False))
+    if is_patched():
+        return
+    _before_patching = newcomers()
+    with _without_warnings():
+        gevent.monkey.patch_all(**dict.fromkeys(_OF_WORKERS, False))
+    # A configuration file that calls patch_all() itself finds it done: another time is not harmless, see `_patch`.
+    _note_as_done(_OF_WORKERS)
 
 
 def is_patched() -> bool:
@@ -75,11 +108,32 @@ def is_patched() -> bool:
     return gevent.monkey.is_module_patched("socket")
 
 
-def _patch(**modules: bool) -> None:
+def _patch() -> None:
+    """Patch what has not been patched yet.
+
+    Not by patch_all() where something has: it would patch the threads a second time, and os.fork() fail after that.
+    """
+    monkey = gevent.monkey
+    with _without_warnings():
+        if not is_patched():
+            monkey.patch_all()
+            return
+        for module, patch in _PATCHES.items():
+            if not monkey.is_module_patched(module):
+                patch()
+        _note_as_done(_PATCHES_OF_ALL)
+
+
+def _note_as_done(names: Iterable[str]) -> None:
+    getattr(gevent.monkey, "saved", {}).get(_DONE, {}).update(dict.fromkeys(names, True))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep gevent's warning about ssl from the terminal: `find_early_imports` tells the same, for all modules."""
     with warnings.catch_warnings():
-        # Of modules that took something from ssl before: `find_early_imports` tells the same for all modules.
         warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)
-        gevent.monkey.patch_all(**modules)
+        yield
 
 
 def _original(module: str, name: str) -> object:
@@ -146,6 +200,10 @@ class GeventWorker(ReactorWorker):
         self._full_timer: Any = None
         self.run_request = self._run_in_greenlet
         self._done: Any = None
+        self._watchers: list[Any] = []
+        # Whether this is a process that the application has forked: gevent lets the hub run there, and its turns would
+        # take our clients' bytes.
+        self._is_copy = False
         self._thread = gevent.monkey.get_original("_thread", "get_ident")()
 
     @classmethod
@@ -286,6 +344,8 @@ class GeventWorker(ReactorWorker):
         # Repeating: libev's one-shot timer, started again, fires at once and would spin.
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
+        self._watchers = [watcher, timer, self._crowded_timer, self._full_timer]
+        register_at_fork(after_in_child=self._forked)
         watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         try:
             self._turn()
@@ -293,11 +353,13 @@ class GeventWorker(ReactorWorker):
         finally:
             if watch is not None:
                 watch.stop()
-            watcher.stop()
-            timer.stop()
-            self._crowded_timer.stop()
-            self._full_timer.stop()
+            for each in self._watchers:
+                each.stop()
             self.reactor.close()
+
+    def _forked(self) -> None:
+        """In a child that the application has forked."""
+        self._is_copy = True
 
     def _watch_the_hub(self) -> HubWatch:
         sign = self._hub_loop.async_()
@@ -315,6 +377,10 @@ class GeventWorker(ReactorWorker):
 
     def _turn(self) -> None:
         """One turn of the reactor, in the hub: nothing here waits."""
+        if self._is_copy:
+            for watcher in self._watchers:
+                watcher.stop()
+            return
         self._is_turning = True
         try:
             self.turn(0.0)

@@ -115,8 +115,15 @@ def other_threads() -> list[str]:
     return [
         f"{name}:\n{stack_of(frame)}"
         for name, frame in _named_threads()
-        if call_in(frame, name) is None and not frame.f_code.co_filename.startswith(_OUR_WORKERS)
+        if call_in(frame, name) is None and not _waits_in_our_code(frame)
     ]
+
+
+def _waits_in_our_code(frame: FrameType) -> bool:
+    at: FrameType | None = frame
+    while at is not None and at.f_code.co_filename in _REPORTERS:
+        at = at.f_back
+    return at is not None and at.f_code.co_filename.startswith(_OUR_WORKERS)
 
 
 def progress() -> dict[str, int]:

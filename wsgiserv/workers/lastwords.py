@@ -10,6 +10,7 @@ import faulthandler
 import os
 import sys
 from os import write
+from signal import SIGABRT, getsignal, signal
 from typing import Final
 
 from wsgiserv.boot import REPORT_MARK
@@ -31,8 +32,10 @@ def catch_crashes(fd: int | None) -> None:
     """
     if faulthandler.is_enabled():
         if os.environ.get("PYTHONFAULTHANDLER") or "faulthandler" in sys._xoptions or sys.flags.dev_mode:
-            # Anew: our handler of SIGABRT has put its own out of place.
+            # Anew: our handler of SIGABRT has put its own out of place, and is to be called by it.
+            handler = getsignal(SIGABRT)
             faulthandler.disable()
+            signal(SIGABRT, handler)
             faulthandler.enable(_STANDARD_ERROR)
         return
     if fd is None:

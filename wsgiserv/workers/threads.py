@@ -53,6 +53,8 @@ _LONG_S: Final = 0.001
 # others could have run meanwhile.
 _SAMPLE: Final = 32
 _WAITED_S: Final = 0.0001
+# How often the deputy looks whether the running requests make progress: often enough for a `timeout` of a second.
+_PROGRESS_S: Final = 0.25
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
 _STUCK_S: Final = 1.0
 
@@ -124,6 +126,13 @@ class ThreadsWorker(ReactorWorker):
     def _most(self) -> int:
         """How many threads there may be."""
         return self.cfg.threads + self._lost
+
+    @property
+    def is_done(self) -> bool:
+        """As of the base; who has been answered with 504 while a thread does not come back is not waited for."""
+        return self.leave_now or (
+            self.retiring and (len(self.reactor.connections) <= self._lost or monotonic() > self.leave_by)
+        )
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` the calls are watched."""
@@ -366,19 +375,19 @@ class ThreadsWorker(ReactorWorker):
         """Lead while all threads are busy, and run nothing: what is ready waits for the first that is free."""
         self._deputy_leads = True
         self.run_request = self._queue.append
-        next_second = 0.0
+        next_look = 0.0
         try:
             while not (self._standby or self.is_done):
                 now = monotonic()
-                if now >= next_second:
-                    next_second = now + 1.0
+                if now >= next_look:
+                    next_look = now + _PROGRESS_S
                     self.stalled_since = self._last_progress(now)
                 if self._deadlines is not None:
                     self._enforce_deadlines(self._deadlines, now)
                     if len(self._lanes) < self._most:
                         break
                 try:
-                    self.turn(min(look_s, 1.0))
+                    self.turn(min(look_s, _PROGRESS_S))
                 except Exception:
                     self.log.exception("the worker's loop failed")
         finally:
