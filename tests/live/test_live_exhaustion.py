@@ -84,7 +84,7 @@ def test_idle_clients_give_their_descriptors_up(start: Start, connect: Connect) 
 def test_a_full_disk_under_a_body_is_507(start: Start, connect: Connect) -> None:
     server = start(
         "limitapps:app",
-        *("-w", "1", "--body-buffer-size", "1000"),
+        *("-w", "1", "--body-buffer-size", "1000", "--stream-request-body", "off"),
         wrap=limited("RLIMIT_FSIZE", 65536),
         expect=(r"\[WARNING\].*refused with 507",),
     )

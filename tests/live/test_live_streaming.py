@@ -197,6 +197,9 @@ def test_a_body_that_breaks_off_is_never_complete(streaming: Server, connect: Co
                 response = client.read_response()
                 assert (response.status, response.closes) == (400, True)
                 client.expect_close()
+            if leave is RawClient.reset:  # a client that has left is no news
+                assert len(warnings(streaming, f"/cut?{name}")) == before
+                continue
             wait_until(lambda: len(warnings(streaming, f"/cut?{name}")) > before, "the warning")  # noqa: B023
             assert len(warnings(streaming, f"/cut?{name}")) == before + 1
     assert connect(streaming.address).get("/seen").json() == {}

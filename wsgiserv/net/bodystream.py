@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.response import CONTINUE
-from wsgiserv.net.serving import RATE_GRACE_S
+from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
 from wsgiserv.wsgi.gateway import ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, StreamedInput
 
@@ -50,6 +50,7 @@ class BodyStream:
     """
 
     __slots__ = (
+        "_absorbed",
         "_decoded",
         "_decoder",
         "_expects_continue",
@@ -81,6 +82,7 @@ class BodyStream:
         self._left = left
         self._expects_continue = expects_continue
         self._response: Response | None = None
+        self._absorbed: BodyBuffer | None = None
         self.received = 0
         self._unwaited = 0
         self._waited_s = 0.0
@@ -97,10 +99,37 @@ class BodyStream:
         """Tell the response to say ``Connection: close`` for as long as too much of the body is unread."""
         self._response = response
         self._judge_keep_alive()
+        if self._sink.context.streaming == LARGE_STREAMED:
+            response.before_stream = self.absorb
+
+    def absorb(self) -> None:
+        """Take the rest of the body before a response begins that comes in pieces.
+
+        A proxy may stop sending the body when it sees the response begin (nginx does), and an application that reads
+        while it writes would then wait for ever. Who wants that asks for it (``stream_request_body = "on"``). Raises
+        BodyError.
+        """
+        if self.done:
+            return
+        context = self._sink.context
+        rest = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        try:
+            while piece := self.more():
+                rest.write(piece)
+            rest.rewind()
+        except ProtocolError as error:  # the disk is full
+            raise self._break(error.status, error.reason) from None
+        except BaseException:
+            rest.discard()
+            raise
+        self._absorbed = rest
 
     def leave(self) -> None:
         """The response has ended: what still comes is not the application's, whoever of it goes on reading."""
         self._over = True
+        if self._absorbed is not None:
+            self._absorbed.discard()
+            self._absorbed = None
 
     def more(self) -> bytes:
         """Return the next bytes of the body, waiting for them; ``b""`` at its end. In the application's thread.
@@ -108,6 +137,8 @@ class BodyStream:
         Raises:
             BodyError: the client is too slow or has gone, or what it sends is no body.
         """
+        if self._absorbed is not None:
+            return self._absorbed.read(_RECV_BYTES)
         sink = self._sink
         while not self.done:
             self._check_time()
@@ -123,7 +154,7 @@ class BodyStream:
                 self._wait()
                 continue
             except OSError as error:
-                raise self._break(400, f"the client has gone: {error.strerror}") from error
+                raise self._break(400, f"the client has gone: {error.strerror}", gone=True) from error
             self._unwaited += len(data)
             if not data:
                 raise self._break(400, "the client has ended the body before its end")
@@ -150,7 +181,7 @@ class BodyStream:
         try:
             self._sink.send(CONTINUE)
         except ClientGone as error:
-            raise self._break(400, "the client has gone") from error
+            raise self._break(400, "the client has gone", gone=True) from error
 
     def _wait(self) -> None:
         """Wait for the client: not longer than ``body_timeout``, nor for one slower than ``body_min_rate``."""
@@ -166,10 +197,10 @@ class BodyStream:
         if timeouts.body_rate and late_s > self.received / timeouts.body_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
-    def _break(self, status: int, reason: str) -> BodyError:
+    def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:
         if self._response is not None:
             self._response.keep_alive = False
-        return BodyError(status, reason)
+        return BodyError(status, reason, gone)
 
     def take(self, data: bytes) -> bytes:
         """Return what ``data`` holds of the body; what is behind its end is kept in `rest`. Raises ProtocolError."""

@@ -463,8 +463,14 @@ class Connection(ClientSink):
         what = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
         if isinstance(failure, BodyError):
-            log.warning(
-                "%s: %s: %s (%d, request %s)", self.name, what, failure.reason, failure.status, request_id
+            log.log(
+                logging.DEBUG if failure.gone else logging.WARNING,
+                "%s: %s: %s (%d, request %s)",
+                self.name,
+                what,
+                failure.reason,
+                failure.status,
+                request_id,
             )
         elif isinstance(failure, ClientGone):
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)

@@ -78,7 +78,8 @@ class _Guard:
     def _check(self) -> None:
         if self.expired:
             raise ClientGone("the request was overdue, and its client has been answered")
-        self.sent = True
+        if self.response.begun:  # else it is an interim response, and a 504 may still follow
+            self.sent = True
 
     # ---- the end ---------------------------------------------------------------------------------------
 

@@ -55,6 +55,8 @@ _SAMPLE: Final = 32
 _WAITED_S: Final = 0.0001
 # How often the deputy looks whether the running requests make progress: often enough for a `timeout` of a second.
 _PROGRESS_S: Final = 0.25
+# How late the tick of the second may be before a turn is made for its sake.
+_TICK_LATE_S: Final = 0.25
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
 _STUCK_S: Final = 1.0
 
@@ -257,13 +259,28 @@ class ThreadsWorker(ReactorWorker):
                     self._pass_on()
                     return _Deposed(connection)
                 try:
-                    self.turn(1.0)
+                    if self._passes_first or self.context.now > self._next_second + _TICK_LATE_S:
+                        self._collect()
+                    else:
+                        self.turn(1.0)
                 except Exception:  # a fault of ours must not cost the thread
                     self.log.exception("the worker's loop failed")
         except _Deposed as deposed:
             if deposed.connection is not None:
                 self._pass_on()
             return deposed
+
+    def _collect(self) -> None:
+        """Make a turn to its end and only queue what is ready.
+
+        A turn that a request ends half-way owes its tick. Were all to end so, the heartbeat would stand still, and
+        the master would kill a worker that is well.
+        """
+        self.run_request = self._queue.append
+        try:
+            self.turn(1.0)
+        finally:
+            self.run_request = self._lead_through
 
     def _lead_through(self, connection: Connection) -> None:
         """Run a request as the leader. Raises `_Deposed` when the lead is lost by that."""

@@ -109,6 +109,7 @@ class Response:
         begun: whether its head has been sent: nothing can replace it any more.
         sent: body bytes sent, without framing.
         aborted: it ended early, and the client could mistake what it got for the whole.
+        before_stream: called once before the head of a response that comes in pieces; may raise BodyError.
         headers: as the application passed them to ``start_response``.
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (504 has been sent in its stead).
         sink: where its bytes go.
@@ -122,6 +123,7 @@ class Response:
         "_left",
         "_template",
         "aborted",
+        "before_stream",
         "begun",
         "headers",
         "is_head",
@@ -148,6 +150,7 @@ class Response:
         self.begun = False
         self.sent = 0
         self.aborted = False
+        self.before_stream: Callable[[], None] | None = None
         self.overdue = IN_TIME
         self.headers: list[tuple[str, str]] = []
         self.status = ""
@@ -235,6 +238,9 @@ class Response:
         template = self._template
         if template is None:
             raise AssertionError("the application did not call start_response()")
+        if self.before_stream is not None:
+            prepare, self.before_stream = self.before_stream, None
+            prepare()
         if self.is_head or template.bodiless:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows

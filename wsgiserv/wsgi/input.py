@@ -93,6 +93,10 @@ class BodyBuffer:
             raise ProtocolError(507, f"the request body cannot be stored: {error.strerror}") from error
         return self._file
 
+    def read(self, size: int) -> bytes:
+        """Return the next bytes after `rewind`, at most ``size``; ``b""`` at the end."""
+        return self._file.read(size)
+
     def discard(self) -> None:
         """Let go of the body; its spool file has no name and vanishes."""
         self._let_go(0)
@@ -108,12 +112,14 @@ class BodyError(OSError):
     Attributes:
         status: the HTTP status for the client: 400 broken or ended early, 408 too slow, 413 too large.
         reason: one sentence.
+        gone: whether the connection was reset: a client that has left is no news.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, gone: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.gone = gone
 
 
 class StreamedInput(io.BufferedIOBase):
@@ -145,7 +151,7 @@ class StreamedInput(io.BufferedIOBase):
                 self._begun = None
         if self._begun is None:
             if self._error is not None:
-                raise BodyError(self._error.status, self._error.reason)
+                raise BodyError(self._error.status, self._error.reason, self._error.gone)
             try:
                 data = self._more()
             except BodyError as error:
