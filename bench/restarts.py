@@ -333,11 +333,10 @@ def main() -> int:
         for name in given.scenarios.split(","):
             scenario, args = SCENARIOS[name]
             begun = time.monotonic()
-            with Server(worker_class, *args) as server:
-                with Clients(server.port) as clients:
-                    time.sleep(0.5)
-                    scenario(server, given.quick)
-                    time.sleep(0.5)
+            with Server(worker_class, *args) as server, Clients(server.port) as clients:
+                time.sleep(0.5)
+                scenario(server, given.quick)
+                time.sleep(0.5)
             failed = sum(clients.failed.values())
             print(
                 f"| {worker_class} | {name} | {clients.asked:,} | {failed} | {clients.unannounced} | "

@@ -154,7 +154,7 @@ class ProcessSettings(HookSettings):
         parse=parsers.boolean,
         accepts=_SWITCH,
         help="Load the application once, before the workers are forked.",
-        doc="Workers start faster and share memory.",
+        doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
     sendfile: bool = setting(
         True,
