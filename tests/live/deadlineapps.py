@@ -53,11 +53,12 @@ def culprit_late(argument: str) -> None:
 class Closing:
     """An iterable that takes its time over close()."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, block: bytes) -> None:
         self.seconds = seconds
+        self.block = block
 
     def __iter__(self) -> Iterator[bytes]:
-        yield b"first"
+        yield self.block
 
     def close(self) -> None:
         """Take long."""
@@ -76,9 +77,12 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     path, argument = environ["PATH_INFO"], environ["QUERY_STRING"]
     if path != "/executed":
         EXECUTED.append(f"{path}?{argument}")
+    if path == "/whole":
+        start_response("200 OK", [*PLAIN, ("Content-Length", "300000")])
+        return Closing(float(argument), b"w" * 300_000)
     if path in ("/stream", "/short", "/close"):
         start_response("200 OK", PLAIN if path != "/short" else [*PLAIN, ("Content-Length", "100")])
-        return Closing(float(argument)) if path == "/close" else blocks(float(argument))
+        return Closing(float(argument), b"first") if path == "/close" else blocks(float(argument))
     if path == "/started":
         start_response("200 OK", PLAIN)
         culprit_sleep(argument)

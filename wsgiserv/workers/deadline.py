@@ -12,16 +12,19 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
+from _socket import socket as RawSocket
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from socket import SHUT_WR
+from os import dup2
+from socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SO_LINGER, SOCK_STREAM, SOL_SOCKET
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.http.response import refusal
+from wsgiserv.net.sending import RESET
 from wsgiserv.workers.inflight import Call, describe
-from wsgiserv.wsgi.gateway import ClientGone, Response, run_app
+from wsgiserv.wsgi.gateway import ANSWERED, ClientGone, Response, run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.connection import Connection
@@ -44,7 +47,14 @@ class RequestTimeout(BaseException):
 
 
 class _Guard:
-    """One call: the response's sink until its time is over."""
+    """One call: the response's sink until its time is over.
+
+    Attributes:
+        began: ``time.monotonic()`` of the call, in seconds.
+        sent: whether something of the final response has been sent.
+        expired: whether the client's part has been ended by the watching thread.
+        finished: whether the call has ended.
+    """
 
     __slots__ = ("began", "connection", "expired", "finished", "ident", "lock", "response", "sent")
 
@@ -95,13 +105,20 @@ class _Guard:
                 return False
             self.expired = True
             response = self.response
+            connection = self.connection
+            if self.sent and response.is_whole:
+                response.time_out()
+                if not connection.has_output:
+                    with suppress(OSError):
+                        connection.sock.shutdown(SHUT_WR)
+                return True
             # Where the request's thread may be reading through TLS at this moment, nobody else may use it.
-            if self.sent or self.connection.is_read_by_application:
+            if self.sent or connection.is_read_by_application:
                 response.time_out()
                 response.aborted = True
+                _reset(connection.fd)
                 return True
             response.time_out(answered=True)
-            connection = self.connection
             with suppress(ClientGone, OSError):
                 connection.send(refusal(504, "the request took too long", response.is_head))
                 if not connection.has_output:
@@ -109,6 +126,14 @@ class _Guard:
             return True
         finally:
             self.lock.release()
+
+    @property
+    def outcome(self) -> str:
+        """What has become of the client's part, for the log."""
+        response = self.response
+        if response.aborted:
+            return "the response is cut"
+        return "answered with 504" if response.overdue == ANSWERED else "its response had been sent"
 
     def finish(self) -> None:
         """The call has ended: from here on it cannot be interrupted. By the thread that ran it."""
@@ -185,7 +210,7 @@ class Deadlines:
             self._log.error(
                 "request_timeout (%g s): %s, %s",
                 self._limit_s,
-                "the response is cut" if guard.sent else "answered with 504",
+                guard.outcome,
                 describe(call, now) if call is not None else f"a request of {guard.connection.name}",
             )
         return True
@@ -200,6 +225,26 @@ class Deadlines:
         return any(
             guard.expired and not guard.finished for guard in list(self._running) if guard.ident == ident
         )
+
+
+def _reset(fd: int) -> None:
+    """Reset a client's connection without closing its descriptor, which a thread that does not come back still has.
+
+    A socket that was never connected takes the descriptor's place, so its number is nobody else's meanwhile.
+    """
+    sock = RawSocket(fileno=fd)
+    nowhere = None
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
+        nowhere = RawSocket(AF_UNIX, SOCK_STREAM)
+        dup2(nowhere.fileno(), fd, inheritable=False)
+    except OSError:  # out of descriptors: a plain end, which tells wherever the framing does
+        with suppress(OSError):
+            sock.shutdown(SHUT_RDWR)
+    finally:
+        sock.detach()
+        if nowhere is not None:
+            nowhere.close()
 
 
 def interrupt_thread(ident: int) -> None:

@@ -149,7 +149,17 @@ class _RequestTimeout(gevent.Timeout):
         super().__init__()  # the timer is the worker's
         self.seconds = limit_s
         self.raised = False
-        self.cut = False  # the response had begun
+        self.cut = False
+        self.outcome = "answered with 504"
+
+    def meets(self, response: Response) -> None:
+        """Note what becomes of the client's part. When it is raised for the first time."""
+        self.raised = True
+        if response.is_whole:
+            self.outcome = "its response had been sent"
+        elif response.begun:
+            self.cut = True
+            self.outcome = "the response is cut"
 
 
 class _Pooled(Greenlet):  # type: ignore[type-arg]
@@ -315,14 +325,13 @@ class GeventWorker(ReactorWorker):
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
         """The time of a request is over, and its greenlet waits. In the hub."""
         if not timeout.raised:
-            timeout.raised = True
-            timeout.cut = response.begun
+            timeout.meets(response)
             response.time_out()
             call = call_in(greenlet.gr_frame, f"greenlet {getattr(greenlet, 'cell', '')}")
             self.log.error(
                 "request_timeout (%g s): %s, %s",
                 timeout.seconds,
-                "the response is cut" if timeout.cut else "answered with 504",
+                timeout.outcome,
                 describe(call, monotonic()) if call is not None else "a request",
             )
         greenlet.throw(timeout)

@@ -163,6 +163,13 @@ class Response:
         return self._template.code if self._template is not None else 500
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing of what has been sent."""
+        return self.begun and (
+            self._left == 0 or self._bodiless or (self._left < 0 and self._http11 and not self._chunked)
+        )
+
+    @property
     def length(self) -> int | None:
         """The declared Content-Length in bytes, if there is one."""
         template = self._template
@@ -370,8 +377,10 @@ class Response:
                 self._send_head(content_length(0) + self._ending())
                 return
             self._begin(b"")
-        if self._chunked:
-            self.sink.send(LAST_CHUNK)
+        if self._left < 0:
+            self._left = 0  # before it is sent: whoever is interrupted behind it has nothing to cut
+            if self._chunked:
+                self.sink.send(LAST_CHUNK)
         elif self._left > 0:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
             self.keep_alive = False
