@@ -35,6 +35,13 @@ def limited(shared_servers: Start, worker_class: str) -> Server:
     )
 
 
+def workers(server: Server) -> list[int]:
+    """Return the workers of a server that has begun to answer."""
+    with RawClient(server.address) as client:
+        assert client.get("/").text == "done"
+    return server.workers()
+
+
 def not_gevent(worker_class: str) -> None:
     """What blocks gevent's hub is told by `gevent_block_warning`, and nothing can end it."""
     if worker_class == "gevent":
@@ -170,7 +177,7 @@ def test_sync_replaces_its_worker_and_serves_what_it_has(
 ) -> None:
     if worker_class != "sync":
         pytest.skip("the others go on in the same process")
-    old = limited.workers()
+    old = workers(limited)
     culprit, waiting = connect(limited.address), connect(limited.address)
     culprit.request("/sleep?1")
     waiting.request("/")
@@ -182,7 +189,7 @@ def test_sync_replaces_its_worker_and_serves_what_it_has(
 def test_the_others_go_on(limited: Server, worker_class: str, connect: Connect) -> None:
     if worker_class == "sync":
         pytest.skip("one call at a time")
-    old = limited.workers()
+    old = workers(limited)
     overdue = [connect(limited.address) for _ in range(6)]  # more than there are threads
     for client in overdue[:3]:
         client.request("/sleep?1")

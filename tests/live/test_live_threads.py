@@ -199,6 +199,7 @@ def test_a_worker_whose_threads_all_hang_is_silent(start: Start, connect: Connec
         *("threadapps:app", "-w", "1", "--threads", "2", "-t", "1"),
         expect=(r"\[(?:ERROR|CRITICAL)\]|Traceback|in flight|File \"",),
     )
+    meet(server, 2)
     old = server.workers()
     hung = [connect(server.address) for _ in range(2)]
     for client in hung:

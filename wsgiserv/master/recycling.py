@@ -72,15 +72,12 @@ class Recycler:
             return float("inf")
         known = {worker.age for worker in serving}
         self._lifetimes = {age: limit for age, limit in self._lifetimes.items() if age in known}
-        again = self._next_sample
-        for worker in limited:
-            again = min(again, self._check_age(worker, now))
         if now >= self._next_sample:
-            again = self._next_sample = now + _SAMPLE_EVERY_S
+            self._next_sample = now + _SAMPLE_EVERY_S
             self._above = {age: count for age, count in self._above.items() if age in known}
             for worker in limited:
                 self._check_size(worker)
-        return again
+        return min(self._next_sample, *(self._check_age(worker, now) for worker in limited))
 
     def _check_age(self, worker: Handle, now: float) -> float:
         longest = worker.cfg.max_worker_lifetime

@@ -535,8 +535,10 @@ class Connection(ClientSink):
 
     def _finish(self) -> None:
         """Close a connection whose responses have all been sent."""
-        if self._buffer is not None:
-            self._linger()  # unread bytes would turn the close into a reset and could take the response along
+        if self._buffer is not None or self._keep_alive:
+            # Unread bytes, or those of a client that cannot know yet that this is the end, would turn the close into
+            # a reset, which could take the response along (RFC 9112 §9.6).
+            self._linger()
         else:
             self.close()
 
