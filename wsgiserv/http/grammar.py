@@ -15,7 +15,9 @@ __all__ = [
     "CHUNK_LINE",
     "DIGITS",
     "FIELD_LINE",
+    "FIELD_LINES",
     "HOST",
+    "ORIGIN_LINE",
     "REQUEST_LINE",
     "RESPONSE_NAME",
     "RESPONSE_VALUE",
@@ -35,9 +37,23 @@ _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 # not would disagree with it about the path.
 REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]++) HTTP/([0-9])\.([0-9])")
 
+# The usual request line: origin-form = absolute-path [ "?" query ] and version 1. Method, target, path, query and minor
+# version, as latin-1 text. What it does not match is for REQUEST_LINE to judge.
+ORIGIN_LINE = re.compile(
+    r"("
+    + _TOKEN.decode()
+    + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?+) HTTP/1\.([0-9])"
+)
+
 # RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon
 # (§5.1: it has been used to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
 FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
+
+# The lines of a whole block, as latin-1 text: name and value, without the white space before the value. One pass over
+# a block costs less than one for each line. `findall` leaves out what is no field line: whoever uses it counts.
+FIELD_LINES = re.compile(
+    r"(?:\A|(?<=\r\n))(" + _TOKEN.decode() + r"):[ \t]*+(" + _VALUE.decode("latin-1") + r")\r\n"
+)
 
 # What can never be part of a head, wherever the read boundary falls: a LF without its CR, a CR without
 # its LF (a CR that ends the data may still get it), NUL and the other controls but HTAB.

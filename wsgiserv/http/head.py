@@ -4,29 +4,33 @@ Owns: `HeadParser`, `RequestLine`, `HeaderBlock`, and the rules of RFC 9112 §2-
 Must not know: sockets, where the bytes end (the caller has found the empty line), trust in the peer.
 
 Clients repeat themselves, so both parts are kept in bounded caches under their own bytes: the request
-line, the header block, and each header line of a block that is new. What is cached is immutable.
+line and the header block, and of a block that is new what its names mean. What is cached is immutable.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.grammar import DIGITS, FIELD_LINE, HOST, REQUEST_LINE
+from wsgiserv.http.grammar import DIGITS, FIELD_LINE, FIELD_LINES, HOST, ORIGIN_LINE, REQUEST_LINE
 
 __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 
-# A cache that is full is emptied: cheaper per request than to keep an order of use, and a flood of unique
-# requests pays one dictionary store each. Entries above these sizes are not kept, which bounds the memory:
-# 1024 * (4 kB + about as much again once parsed) per cache.
+# A cache that is full is emptied: cheaper per request than to keep an order of use. Only one of some new entries is
+# kept: what comes again and again gets in soon enough, and of a flood of requests that are all different most leave
+# their memory to the next at once, while the processor has it at hand. Entries above these sizes are not kept, which
+# bounds the memory: 1024 * (4 kB + about as much again once parsed) per cache.
 _CACHE_ENTRIES: Final = 1024
+_KEPT_OF: Final = 8
 _LONGEST_BLOCK_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 1024
+_LONGEST_NAME_KEPT: Final = 64
 
 # RFC 9110 §5.3 allows repetition only for list fields. Of a field with a single value, two copies that
 # differ mean that two readers may believe different ones: refused.
@@ -61,8 +65,8 @@ _CLAIMS: Final = frozenset(
 
 _CHUNKED: Final = -1
 
-# A checked header line: its CGI key, its value, and how the server itself reads it, if it does.
-_Field: TypeAlias = "tuple[str, str, Callable[[HeaderBlock, str], None] | None]"
+# What a field name means: its CGI key, and how the server itself reads it, if it does.
+_Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,11 +205,15 @@ class HeadParser:
         self.limits = limits
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, HeaderBlock] = {}
-        self._fields: dict[bytes, _Field] = {}
+        self._names: dict[str, _Meaning] = {}
+        self._new_lines = itertools.count(1)
+        self._new_blocks = itertools.count(1)
         self._scheme_keys = {
             "HTTP_" + name.replace("-", "_"): value for name, value in limits.secure_scheme_headers
         }
         self._claims = _CLAIMS.union(self._scheme_keys)
+        self._safe_size = limits.field_size  # no line of a block up to this size can be too long
+        self._most = limits.fields
 
     def request_line(self, raw: bytes) -> RequestLine:
         """Parse a request line (RFC 9112 §3), or take it from the cache.
@@ -221,30 +229,30 @@ class HeadParser:
             return line
         if len(raw) > self.limits.line:
             raise ProtocolError(414, "request line longer than limit_request_line")
-        match = REQUEST_LINE.fullmatch(raw)
-        if match is None:
-            raise ProtocolError(400, "malformed request line")
-        method, target, major, minor = match.groups()
-        if major != b"1":
-            raise ProtocolError(505, "HTTP version not supported; this server speaks HTTP/1.1")
+        match = ORIGIN_LINE.fullmatch(raw.decode("latin-1"))
+        authority = None
+        if match is not None and match[1] != "CONNECT":
+            method, target, path, query, minor = match.groups("")
+        else:
+            method, target, path, query, authority, minor = _unusual_line(raw)
         # A minor version above ours is answered as ours (RFC 9110 §2.5).
-        http11 = minor != b"0"
-        path, query, authority = _split_target(method, target)
-        name = method.decode("ascii")
-        script_name, path_info = self.split_root(
+        http11 = minor != "0"
+        if "%" in path:
             # Decoded once, and as latin-1, whatever the bytes mean (PEP 3333, "Unicode Issues").
-            (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
-        )
+            path = unquote_to_bytes(path).decode("latin-1")
+        script_name = self.limits.root_path
+        if script_name:
+            script_name, path = self.split_root(path)
         environ = {
-            "REQUEST_METHOD": name,
+            "REQUEST_METHOD": method,
             "SCRIPT_NAME": script_name,
-            "PATH_INFO": path_info,
-            "QUERY_STRING": query.decode("ascii"),
-            "RAW_URI": target.decode("ascii"),
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "RAW_URI": target,
             "SERVER_PROTOCOL": "HTTP/1.1" if http11 else "HTTP/1.0",
         }
-        line = RequestLine(raw, name, http11, authority, environ)
-        if len(raw) <= _LONGEST_LINE_KEPT:
+        line = RequestLine(raw, method, http11, authority, environ)
+        if next(self._new_lines) % _KEPT_OF == 0 and len(raw) <= _LONGEST_LINE_KEPT:
             if len(self.lines) >= _CACHE_ENTRIES:
                 self.lines.clear()
             self.lines[raw] = line
@@ -271,76 +279,84 @@ class HeadParser:
         if block is not None:
             return block
         block = self._parse_block(raw)
-        if len(raw) <= _LONGEST_BLOCK_KEPT:
+        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
             if len(self.blocks) >= _CACHE_ENTRIES:
                 self.blocks.clear()
             self.blocks[raw] = block
         return block
 
     def _parse_block(self, raw: bytes) -> HeaderBlock:
+        fields = FIELD_LINES.findall(raw.decode("latin-1"))
+        # Each match ends with the one LF that it has: as many as there are means that nothing was left out.
+        if len(raw) > self._safe_size or len(fields) > self._most or len(fields) != raw.count(b"\n"):
+            self._check_lines(raw)
+        names = self._names
+        block = HeaderBlock(raw)
+        environ = block.environ
+        for name, value in fields:
+            key, read = names.get(name) or self._learn(name)
+            # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip().
+            value = value.rstrip(" \t")
+            if read is not None:
+                read(block, key, value)
+            elif key not in environ:
+                environ[key] = value
+            else:
+                environ[key] = _join(key, environ[key], value)
+        if block.chunked:
+            if "CONTENT_LENGTH" in environ:
+                # RFC 9112 §6.1: the classic request smuggling. Never a fall-back to either length.
+                raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
+            block.unusual = True
+        if block.claims:
+            self._read_scheme(block)
+            block.unusual = True
+        if block.forwarder:
+            block.unusual = True
+        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
+        return block
+
+    def _check_lines(self, raw: bytes) -> None:
+        """Look at a block line by line: it is malformed, or some limit is near. Raises ProtocolError."""
         limits = self.limits
         lines = raw.split(b"\r\n")
         if lines.pop():
             raise ProtocolError(400, "a header field does not end with CRLF")
         if len(lines) > limits.fields:
             raise ProtocolError(431, "more header fields than limit_request_fields")
-        known = self._fields
-        block = HeaderBlock(raw)
-        environ = block.environ
         for line in lines:
-            key, value, read = known.get(line) or self._parse_field(line)
-            if read is not None:
-                read(block, value)
-            elif key not in environ:
-                environ[key] = value
-            else:
-                environ[key] = _join(key, environ[key], value)
-        if block.chunked and "CONTENT_LENGTH" in environ:
-            # RFC 9112 §6.1: the classic request smuggling. Never a fall-back to either length.
-            raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
-        if self._scheme_keys:
-            self._read_scheme(block)
-        if not self._claims.isdisjoint(environ):
-            block.claims = tuple(key for key in environ if key in self._claims)
-        block.request_id = _usable_id(environ.get("HTTP_X_REQUEST_ID"))
-        block.unusual = bool(block.claims or block.forwarder or block.chunked)
-        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
-        return block
+            if len(line) > limits.field_size:
+                raise ProtocolError(431, "header field larger than limit_request_field_size")
+            if FIELD_LINE.fullmatch(line) is None:
+                raise _blame(line)
 
-    def _parse_field(self, line: bytes) -> _Field:
-        """Check one header line and say what is done with it. A line that is known has been checked."""
-        if len(line) > self.limits.field_size:
-            raise ProtocolError(431, "header field larger than limit_request_field_size")
-        if FIELD_LINE.fullmatch(line) is None:
-            raise _blame(line)
-        raw_name, _, raw_value = line.partition(b":")
-        # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain strip().
-        value = raw_value.strip(b" \t").decode("latin-1")
-        upper = raw_name.decode("ascii").upper()
+    def _learn(self, name: str) -> _Meaning:
+        """Say what a field name means."""
+        upper = name.upper()
         if "_" in upper:
-            field = self._underscored(upper, value)
+            meaning = self._underscored(upper)
         elif upper == "CONTENT-TYPE":
-            field = ("CONTENT_TYPE", value, None)
+            meaning = ("CONTENT_TYPE", None)
         else:
             key = "HTTP_" + upper.replace("-", "_")
-            field = (key, value, _OBEYED.get(key))
-        if len(line) <= _LONGEST_LINE_KEPT:
-            if len(self._fields) >= _CACHE_ENTRIES:
-                self._fields.clear()
-            self._fields[line] = field
-        return field
+            meaning = (key, _OBEYED.get(key) or (_read_claim if key in self._claims else None))
+        if len(name) <= _LONGEST_NAME_KEPT:
+            if len(self._names) >= _CACHE_ENTRIES:
+                self._names.clear()
+            self._names[name] = meaning
+        return meaning
 
-    def _underscored(self, upper: str, value: str) -> _Field:
+    def _underscored(self, upper: str) -> _Meaning:
         """A name with an underscore would shadow its dashed twin in the environ (puma CVE-2024-45614)."""
         if upper in self.limits.forwarder_headers:
-            return upper, value, partial(_read_forwarder, upper)
+            return upper, _read_forwarder
         key = "HTTP_" + upper.replace("-", "_")
         if self.limits.header_map == "refuse":
             raise ProtocolError(400, "header field name with an underscore")
         # Even where they are let in, "Transfer_Encoding" frames nothing: a proxy reads no framing in it.
         if self.limits.header_map == "dangerous" and key not in _OBEYED:
-            return key, value, None
-        return upper, value, _drop
+            return key, _read_claim if key in self._claims else None
+        return upper, _drop
 
     def _read_scheme(self, block: HeaderBlock) -> None:
         for key, expected in self._scheme_keys.items():
@@ -361,6 +377,25 @@ def _blame(line: bytes) -> ProtocolError:
     if colon and name.rstrip(b" \t") != name:
         return ProtocolError(400, "white space between a header field's name and its colon")
     return ProtocolError(400, "malformed header field")
+
+
+def _unusual_line(raw: bytes) -> tuple[str, str, str, str, str | None, str]:
+    """Return method, target, path, query, authority and minor version of what is no usual request line."""
+    match = REQUEST_LINE.fullmatch(raw)
+    if match is None:
+        raise ProtocolError(400, "malformed request line")
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise ProtocolError(505, "HTTP version not supported; this server speaks HTTP/1.1")
+    path, query, authority = _split_target(method, target)
+    return (
+        method.decode("ascii"),
+        target.decode("ascii"),
+        path.decode("ascii"),
+        query.decode("ascii"),
+        authority,
+        minor.decode("ascii"),
+    )
 
 
 def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | None]:
@@ -395,6 +430,11 @@ def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | Non
     return path, query, authority.decode("ascii")
 
 
+@lru_cache(maxsize=256)
+def _is_host(value: str) -> bool:
+    return _is_authority(value.encode("latin-1"))
+
+
 def _is_authority(raw: bytes) -> bool:
     """Whether ``raw`` is a host with or without a port; the host may be empty (RFC 9110 §7.2)."""
     if HOST.fullmatch(raw) is None:
@@ -427,17 +467,17 @@ def _members(value: str) -> list[str]:
     return [member.strip(" \t").lower() for member in value.split(",")]
 
 
-def _read_host(block: HeaderBlock, value: str) -> None:
+def _read_host(block: HeaderBlock, key: str, value: str) -> None:
     # RFC 9112 §3.2: more than one Host, or an invalid one, is answered with 400.
     if block.has_host:
         raise ProtocolError(400, "more than one Host header field")
-    if not _is_authority(value.encode("latin-1")):
+    if not _is_host(value):
         raise ProtocolError(400, "malformed Host header field")
     block.has_host = True
     block.environ["HTTP_HOST"] = value
 
 
-def _read_content_length(block: HeaderBlock, value: str) -> None:
+def _read_content_length(block: HeaderBlock, key: str, value: str) -> None:
     # RFC 9110 §8.6: 1*DIGIT. Checked as ASCII digits before int(), which would take "+1", "1_0" or "²",
     # and for its length: int() refuses 5,000 digits with an error of its own.
     if DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19:
@@ -450,7 +490,7 @@ def _read_content_length(block: HeaderBlock, value: str) -> None:
     environ["CONTENT_LENGTH"] = value
 
 
-def _read_transfer_encoding(block: HeaderBlock, value: str) -> None:
+def _read_transfer_encoding(block: HeaderBlock, key: str, value: str) -> None:
     # Exactly one "chunked" in all Transfer-Encoding fields together, or refused (gunicorn CVE-2024-1135).
     codings = _members(value)
     if block.chunked or not all(codings):
@@ -465,7 +505,7 @@ def _read_transfer_encoding(block: HeaderBlock, value: str) -> None:
         raise ProtocolError(501, "transfer coding not supported; this server decodes chunked")
 
 
-def _read_connection(block: HeaderBlock, value: str) -> None:
+def _read_connection(block: HeaderBlock, key: str, value: str) -> None:
     for member in _members(value):
         if member == "close":
             block.close = True
@@ -476,7 +516,7 @@ def _read_connection(block: HeaderBlock, value: str) -> None:
     environ["HTTP_CONNECTION"] = value if seen is None else f"{seen}, {value}"
 
 
-def _read_expect(block: HeaderBlock, value: str) -> None:
+def _read_expect(block: HeaderBlock, key: str, value: str) -> None:
     # RFC 9110 §10.1.1: 100-continue is the only expectation, its name is case-insensitive.
     if value.lower() != "100-continue":
         raise ProtocolError(417, "unknown expectation; only 100-continue is known")
@@ -484,13 +524,24 @@ def _read_expect(block: HeaderBlock, value: str) -> None:
     block.environ["HTTP_EXPECT"] = value
 
 
-def _read_forwarder(name: str, block: HeaderBlock, value: str) -> None:
-    if name in block.forwarder:
+def _read_forwarder(block: HeaderBlock, key: str, value: str) -> None:
+    if key in block.forwarder:
         raise ProtocolError(400, "repeated forwarder header")
-    block.forwarder[name] = value
+    block.forwarder[key] = value
 
 
-def _drop(block: HeaderBlock, value: str) -> None:
+def _read_claim(block: HeaderBlock, key: str, value: str) -> None:
+    environ = block.environ
+    if key in environ:
+        value = _join(key, environ[key], value)
+    else:
+        block.claims += (key,)
+    environ[key] = value
+    if key == "HTTP_X_REQUEST_ID":
+        block.request_id = _usable_id(value)
+
+
+def _drop(block: HeaderBlock, key: str, value: str) -> None:
     """A field that is not mapped into the environ."""
 
 
@@ -504,8 +555,8 @@ _OBEYED: Final = {
 }
 
 
-def _usable_id(value: str | None) -> str | None:
+def _usable_id(value: str) -> str | None:
     """An id goes into logs and headers: printable ASCII without spaces, of sane length, or it is no id."""
-    if value is None or not 0 < len(value) <= 128:
+    if not 0 < len(value) <= 128:
         return None
     return value if value.isascii() and value.isprintable() and " " not in value else None
