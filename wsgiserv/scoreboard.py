@@ -29,9 +29,14 @@ ERRORS = 7  # of these, answered with a 5xx status
 CONNECTIONS = 8  # connections open now
 IN_FLIGHT = 9  # requests in the application now
 BYTES_SENT = 10  # response body bytes
-STOPPING = 11  # written by the master: 1 when the whole server stops, so that nothing is handed over
+STOPPING = (
+    11  # written by the master: 1 when the whole server stops, so that nothing is handed over; or FOR_GOOD
+)
 DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
+LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
 WORDS = 32
+
+FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
 
 # One request in flight: started (seconds, time.monotonic(); 0.0 = the cell is free), the peer, the
 # request id, the request line. struct pads and cuts the strings, in C, in one call.
@@ -145,6 +150,10 @@ class Slot:
             and not other.words[STOPPING]
             and not other.is_busy()
         )
+
+    def is_last_to_listen(self) -> bool:
+        """Whether no other worker takes what comes from the listeners. Called by a worker that has just ceased to."""
+        return not any(other.words[LISTENING] for other in self.board)
 
     def figures(self) -> SlotFigures:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""

@@ -345,6 +345,19 @@ def test_a_kill_long_ago_explains_nothing(tmp_path: Path, count_kills: Callable[
     assert watch.blame(NOW + 60).who == "none"
 
 
+def test_the_killer_is_suspected_where_a_counter_has_grown_or_there_is_none(
+    tmp_path: Path, count_kills: Callable[[str, int], None]
+) -> None:
+    count_kills("memory.events", 0)
+    watch = OomWatch(str(tmp_path), "0::/", str(tmp_path / "none"))
+    assert not watch.suspects(NOW)
+    count_kills("memory.events", 1)
+    assert watch.suspects(NOW)
+    assert watch.blame(NOW).who == "cgroup"  # to be suspected is not yet to be blamed
+    assert not watch.suspects(NOW)
+    assert OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "none")).suspects(NOW)
+
+
 def test_the_machines_counter_is_the_weaker_hint(
     tmp_path: Path, count_kills: Callable[[str, int], None]
 ) -> None:

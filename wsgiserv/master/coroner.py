@@ -11,6 +11,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from os import WIFSIGNALED, WTERMSIG
+from signal import SIGKILL
 from time import time
 from typing import Final
 
@@ -64,6 +66,12 @@ class Coroner:
             size = self._measure(worker.pid)
             if size:  # a process that is being torn down has none
                 worker.rss_bytes, worker.measured_at = size, now
+
+    def is_killed_by_others(self, wait_status: int | None, now: float) -> bool:
+        """Whether somebody has sent SIGKILL: not the kernel for want of memory, as far as the system tells."""
+        if wait_status is None or not WIFSIGNALED(wait_status) or WTERMSIG(wait_status) != SIGKILL:
+            return False
+        return not self._oom.suspects(now)
 
     def examine(self, worker: Handle, wait_status: int | None, max_rss: int, now: float) -> Certificate:
         """Write a certificate into the error log, the lost requests into the access log. Never raises.

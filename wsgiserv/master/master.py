@@ -166,7 +166,7 @@ class Master:
                 self._recycler = Recycler(self._workforce.recycle)
                 self._scaler = Scaler(lambda: self._rollover.current.listeners, self._log.info)
                 self._succession = Succession(self._invocation, self._signals, self._log)
-                if self._predecessor is None or self._settings.control_socket is None:
+                if not self._control_waits:
                     self._control = self._open_control()
         except WsgiservError as error:
             startup.clean_up()
@@ -218,6 +218,10 @@ class Master:
     def _loop(self) -> None:
         """Do what the plan says, sleep until something happens, note it; until the last worker has left."""
         while True:
+            if self._stop:
+                # The workers hold the sockets until they have answered all that waits in the backlog. Ours go before
+                # they are told: who comes later is refused at once, instead of waiting for nobody and being reset.
+                self._rollover.close_listeners()
             until = self._act()
             if until is None:
                 return
@@ -225,11 +229,7 @@ class Master:
             if self._drain_until is not None and not self._stop:
                 until = min(until, self._drain_until)
                 self._workforce.drain()
-            if self._stop:
-                # The workers hold the sockets until they have answered all that waits in the backlog. Without
-                # ours, who comes later is refused at once, instead of waiting for nobody.
-                self._rollover.close_listeners()
-            else:
+            if not self._stop:
                 until = min(until, self._recycler.look(self._fleet.workers, now), self._follow_load(now))
             until = min(
                 until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
@@ -393,7 +393,7 @@ class Master:
         if serving >= current.workers:
             self._announced = True
             self._startup.take_over()
-            if self._control is None:  # the old master has had the path until now
+            if self._control_waits:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
@@ -453,7 +453,8 @@ class Master:
         self._stop = how
         self._workforce.stopping = True
         if not self._workforce.followed:
-            self._workforce.hand_over_no_more()
+            self._workforce.hand_over_no_more(for_good=True)
+        self._workforce.dismiss_zygotes()
         self._succession.cancel()
         self._manager.stopping()
 
@@ -497,6 +498,11 @@ class Master:
         self._server.set_num_workers(count)
 
     # ---- what others are told ------------------------------------------------------------------------
+
+    @property
+    def _control_waits(self) -> bool:
+        """Whether the control socket is not ours before we serve: the old master has the path until then."""
+        return self._predecessor is not None and self._settings.control_socket is not None
 
     def _open_control(self) -> ControlServer | None:
         commands = MasterCommands(

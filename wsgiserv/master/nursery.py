@@ -317,6 +317,21 @@ class Nursery:
             if not zygote.over:
                 zygote.reopen_logs()
 
+    def dismiss(self) -> list[Born | Withdrawn | Lost]:
+        """The server stops: end the zygotes, and wait for their processes; return what they have answered before.
+
+        They hold the sockets, too: whoever connects when the workers have closed theirs would wait for nobody. One of
+        which a worker is awaited is ended by `hear`, when that is born.
+        """
+        for zygote in self.zygotes:
+            zygote.is_outdated = True
+        news = self.hear()
+        until = monotonic() + _GONE_S
+        while any(zygote.over for zygote in self.zygotes) and monotonic() < until:
+            sleep(0.001)
+            news += self.reap()
+        return news
+
     def close(self) -> None:
         """End all zygotes, and wait for their processes. At the end of the master."""
         for zygote in self.zygotes:

@@ -51,6 +51,11 @@ class _Counter:
         self.value = value
         self._grown = [then for then in self._grown if then > now - _LATELY_S]
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether it has grown lately, and nobody has been told to be dead by that yet."""
+        return bool(self._grown)
+
     def take(self) -> bool:
         """Return whether it has grown lately; each growth can be blamed for one death."""
         return bool(self._grown and self._grown.pop(0))
@@ -79,6 +84,14 @@ class OomWatch:
         if self._cgroup is not None:
             self._cgroup.look(now)
         self._machine.look(now)
+
+    def suspects(self, now: float) -> bool:
+        """Return whether the killer may have been at work lately, which is also so where the system does not tell."""
+        self.look(now)
+        counters = [self._machine] if self._cgroup is None else [self._cgroup, self._machine]
+        return any(counter.has_grown for counter in counters) or all(
+            counter.value is None for counter in counters
+        )
 
     def blame(self, now: float) -> Verdict:
         """Return who may have killed a process that was found dead by SIGKILL just now."""

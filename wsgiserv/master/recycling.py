@@ -85,10 +85,11 @@ class Recycler:
             return float("inf")
         # Not all at once, though all were started together.
         limit = self._lifetimes.setdefault(worker.age, longest * (1 - self._random.random() * _JITTER))
-        if now - worker.spawned_at >= limit:
+        due = worker.spawned_at + limit
+        if now >= due:
             self._recycle(worker, f"it is {now - worker.spawned_at:.0f} s old (max_worker_lifetime)")
             return float("inf")
-        return worker.spawned_at + limit
+        return due
 
     def _check_size(self, worker: Handle) -> None:
         most = worker.cfg.max_worker_memory

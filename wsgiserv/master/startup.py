@@ -78,6 +78,8 @@ class Startup:
         self.environment = RawEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
+        # The sockets of the old master: their files are its own until this one serves.
+        self._left: list[Listener] = []
         self.handoff: Handoff | None = None
 
     def start(self) -> Generation:
@@ -126,17 +128,21 @@ class Startup:
         settings, predecessor = self._settings, self._predecessor
         if predecessor is None:
             return open_listeners(settings, self._inherited_fds)
-        left = predecessor.listeners(bool(settings.certfile))
+        left = self._left = predecessor.listeners(bool(settings.certfile))
         listeners = left if predecessor.activated else open_listeners(settings, keep=left)
         for listener in left:
             if listener not in listeners:
-                listener.close()  # its file is the old master's, until that leaves
+                listener.close()
         return listeners
 
     def take_over(self) -> None:
-        """Tell the old master that this one serves, and take its pid file. Once, when all is up."""
+        """Tell the old master that this one serves, and take its pid file and sockets' files. Once, when all is up."""
         if self._predecessor is None:
             return
+        for listener in self._left:
+            if listener not in self.listeners:
+                listener.unlink()  # who is in its backlog is the old workers'
+        self._left = []
         if self.pid_file is not None:
             try:
                 self.pid_file.take_over(self._predecessor.pid)
@@ -180,7 +186,8 @@ class Startup:
     def clean_up(self) -> None:
         """Close the sockets, remove their files and the pid file: only what is still ours. May be called twice."""
         for listener in self.listeners:
-            listener.unlink()
+            if listener not in self._left:
+                listener.unlink()
             listener.close()
         self.listeners = []
         if self.handoff is not None:

@@ -46,6 +46,8 @@ BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_LONGEST_S: Final = 30.0
 # A worker that dies sooner after it was ready than this counts as a crash of a possible crash loop.
 EARLY_S: Final = 5.0
+# The same where somebody has killed it: that is no fault of its code, unless it is killed as soon as it is there.
+EARLY_KILLED_S: Final = 0.2
 CRASH_WINDOW_S: Final = 30.0
 # So long without a crash, and a crash loop is over: longer than the longest pause.
 CALM_S: Final = 60.0
@@ -127,12 +129,14 @@ class Failures:
     """How the boots of one generation have failed since one of its workers became ready.
 
     ``rounds`` counts tries, not workers: those that were forked before the pause after a failure failed with it.
+    ``hung``: the last has taken longer than ``boot_timeout``.
     """
 
     rounds: int = 0
     not_before: float = -inf
     reason: str = ""
     report: Report | None = None
+    hung: bool = False
 
 
 @dataclass(slots=True)
@@ -181,7 +185,7 @@ class Fleet:
             if not worker.told_to_leave:
                 self._boot_failed(worker.generation, worker.spawned_at, report.reason, report, now, jitter)
 
-    def died(self, worker: Handle, how: str, now: float, jitter: float) -> bool:
+    def died(self, worker: Handle, how: str, now: float, jitter: float, by_others: bool = False) -> bool:
         """Note that ``worker`` has been reaped; return whether nobody had asked for it.
 
         Args:
@@ -189,17 +193,20 @@ class Fleet:
             how: ``was killed by SIGSEGV``, ``exited with status 1``.
             now: the time.
             jitter: see `reported`.
+            by_others: whether neither its own fault, nor we, nor the system for want of memory has ended it.
         """
         self.workers.remove(worker)
         # An abort while booting is the master's, but the boot has failed.
-        asked = worker.told_to_leave and not (worker.abort_at is not None and worker.ready_at is None)
+        hung = worker.abort_at is not None and worker.ready_at is None
+        asked = worker.told_to_leave and not hung
         if asked or worker.failed is not None or worker.retiring_at is not None:
             return False
         if worker.ready_at is None:
             who = f"worker {worker.pid}" if worker.pid else "the zygote"
             reason = f"{who} {how} while it was booting"
             self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
-        elif now - worker.ready_at < EARLY_S:
+            self.failures[worker.generation].hung = hung
+        elif now - worker.ready_at < (EARLY_KILLED_S if by_others else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
 
@@ -294,8 +301,10 @@ def _verdict(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
     failures = fleet.failures.get(newest)
     if failures is None or (fleet.ever_ready and not rolling):
         return None
+    # Who waits for a reload is not to wait for boot_timeout three times over.
+    is_clear = failures.report is not None or (failures.hung and fleet.ever_ready)
     # Once a worker of it has been ready its code is good: what fails now may be chance, and is tried again.
-    if (failures.report is None or newest in fleet.proven) and failures.rounds < BOOT_ROUNDS:
+    if (not is_clear or newest in fleet.proven) and failures.rounds < BOOT_ROUNDS:
         return None
     if fleet.ever_ready:
         return Abandon(newest, failures.reason)

@@ -28,7 +28,7 @@ from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
 from wsgiserv.master.supervisor import Fleet, Send
-from wsgiserv.scoreboard import DRAINING, HEARTBEAT, STOPPING
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, STOPPING
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -343,11 +343,19 @@ class Workforce:
                     )
         return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
 
-    def hand_over_no_more(self) -> None:
-        """Tell all workers, also those that leave already, that nobody is left to take their connections."""
+    def hand_over_no_more(self, *, for_good: bool = False) -> None:
+        """Tell all workers, also those that leave already, that nobody is left to take their connections.
+
+        Args:
+            for_good: whether the sockets are nobody's any more, either.
+        """
         for worker in self.fleet.workers:
             if worker.slot is not None:
-                worker.slot.words[STOPPING] = 1
+                worker.slot.words[STOPPING] = FOR_GOOD if for_good else 1
+
+    def dismiss_zygotes(self) -> None:
+        """End the zygotes, before the workers are told to leave: they hold the sockets, too."""
+        self._hear_nursery(self.nursery.dismiss())
 
     def drain(self) -> None:
         """Tell all workers, those that have just begun too, that the server is about to stop."""
@@ -399,7 +407,9 @@ class Workforce:
         self._read_reports_of(worker)
         now = monotonic()
         how = died_how(wait_status)
-        unasked = self.fleet.died(worker, how, now, self._jitter())
+        why = f"{how} ({worker.sent_because})" if worker.sent_because else how
+        by_others = not worker.sent_because and self.coroner.is_killed_by_others(wait_status, now)
+        unasked = self.fleet.died(worker, why, now, self._jitter(), by_others)
         self._server.WORKERS.pop(worker.pid, None)
         if calls_for_certificate(worker, wait_status, unasked and not self.stopping):
             self.coroner.examine(worker, wait_status, max_rss, now)

@@ -71,6 +71,8 @@ _RECV_BYTES: Final = 65536
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
 # lost to a reset (RFC 9112 §9.6).
 _LINGER_S: Final = 5.0
+# The same where nothing unread is here, but the client may have sent more before it could know: a round trip, or so.
+_BRIEF_LINGER_S: Final = 1.0
 
 
 class Connection(ClientSink):
@@ -535,10 +537,12 @@ class Connection(ClientSink):
 
     def _finish(self) -> None:
         """Close a connection whose responses have all been sent."""
-        if self._buffer is not None or self._keep_alive:
-            # Unread bytes, or those of a client that cannot know yet that this is the end, would turn the close into
-            # a reset, which could take the response along (RFC 9112 §9.6).
-            self._linger()
+        # Unread bytes, or those of a client that cannot know yet that this is the end, would turn the close into a
+        # reset, which could take the response along (RFC 9112 §9.6).
+        if self._buffer is not None:
+            self._linger(_LINGER_S)
+        elif self._keep_alive:
+            self._linger(_BRIEF_LINGER_S)
         else:
             self.close()
 
@@ -565,12 +569,12 @@ class Connection(ClientSink):
             self.state = FLUSHING
             self._start_flushing()
         else:
-            self._linger()
+            self._linger(_LINGER_S)
 
-    def _linger(self) -> None:
+    def _linger(self, seconds: float) -> None:
         self._buffer = None
         self.state = LINGERING
-        self.deadline = self.context.now + _LINGER_S
+        self.deadline = self.context.now + seconds
         try:
             self.sock.shutdown(SHUT_WR)
         except OSError:
@@ -633,7 +637,10 @@ class Connection(ClientSink):
         return self._line is None and self.is_idle
 
     def idle_for(self, now: float) -> float:
-        """Return for how many seconds a connection that has been used waits for its next request; else 0."""
+        """Return for how many seconds a connection that has been used waits for its next request, or to be closed by
+        its client; else 0."""
+        if self.state == LINGERING:
+            return now - (self.deadline - _BRIEF_LINGER_S)
         if self._line is None or not self.is_idle:
             return 0.0
         return now - (self.deadline - self.context.keepalive)
@@ -667,6 +674,8 @@ class Connection(ClientSink):
         Returns:
             True when a request has come in this very moment: it is still to be `run`.
         """
+        if self.state == LINGERING:
+            self.deadline = min(self.deadline, self.context.now + _BRIEF_LINGER_S)
         if not self.is_idle:
             return False
         if self.receive():

@@ -10,6 +10,8 @@ import errno
 import os
 import socket as socket_constants
 import stat
+import struct
+import sys
 from collections.abc import Sequence
 from os import fstat, lstat, umask, unlink
 from socket import (
@@ -28,13 +30,27 @@ from socket import (
     getaddrinfo,
     socket,
 )
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.holder import tcp_holder, unix_holder
 
 __all__ = ["Listener", "ListenerSettings", "open_listeners"]
+
+_SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
+# socket(7), asm-generic/socket.h; Python has no name for it.
+_SO_ATTACH_FILTER: Final = 26
+# Classic BPF, whose packet begins with the TCP header: drop what has the flag SYN, pass all else.
+_NO_SYN: Final = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # ldb [13]: the flags
+        (0x45, 0, 1, 0x02),  # jset #SYN
+        (0x06, 0, 0, 0),  # ret #0: drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1: pass
+    )
+)
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_UNIX_PATH = 107
@@ -112,6 +128,26 @@ class Listener:
     def close(self) -> None:
         """Close this process's descriptor. The socket listens on while another process holds it."""
         self.sock.close()
+
+    def turn_away(self) -> None:
+        """Let nobody in any more where the port is shared (``reuse_port``), while the backlog can still be taken.
+
+        Closing a listener resets who has connected since the last accept(2), however short that is. With another
+        server on the port nobody need be: a SYN that is dropped is sent again a second later, and is that server's
+        then. Called by the last worker of a server that stops. Never raises; nothing where the system cannot do it.
+        A socket that is not our own would stay deaf for whoever has it next, and is left alone.
+        """
+        if sys.platform != "linux" or self.is_unix or self.inherited or _SO_REUSEPORT is None:
+            return
+        import ctypes
+
+        program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+        try:
+            if self.sock.getsockopt(SOL_SOCKET, _SO_REUSEPORT):
+                header = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
+                self.sock.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, header)
+        except OSError:
+            pass
 
     def unlink(self) -> None:
         """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
@@ -209,12 +245,11 @@ def _open_tcp(spec: str, address: Address, settings: ListenerSettings, secure: b
 
 
 def _share_port(sock: socket, spec: str) -> None:
-    option = getattr(socket_constants, "SO_REUSEPORT", None)
-    if option is None:
+    if _SO_REUSEPORT is None:
         raise ConfigError(
             f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
         )
-    sock.setsockopt(SOL_SOCKET, option, 1)
+    sock.setsockopt(SOL_SOCKET, _SO_REUSEPORT, 1)
 
 
 def _resolve(spec: str, address: Address) -> tuple[int, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
+from sys import maxsize
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -288,6 +289,13 @@ class Reactor:
             for fd in (*self._listeners, *self._sources):
                 self.poller.unregister(fd)
 
+    def lift_limit(self) -> None:
+        """Take all that come from now on, whatever ``most`` says. Called by a worker that leaves.
+
+        Who is left in the backlog when the last process closes a listener is reset.
+        """
+        self._most = maxsize
+
     def has_room(self) -> bool:
         """Whether one more connection may be taken; if not, none is until there is room again."""
         if len(self.connections) < self._most or self._make_room():
@@ -308,6 +316,11 @@ class Reactor:
         for listener, _, _ in self._listeners.values():
             listener.close()
         self._listeners.clear()
+
+    def turn_away(self) -> None:
+        """Let no new client into the backlog, where another server shares the port: see `Listener.turn_away`."""
+        for listener, _, _ in self._listeners.values():
+            listener.turn_away()
 
     def is_listener(self, fd: int) -> bool:
         """Whether ``fd`` is one of the listeners."""

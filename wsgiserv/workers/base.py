@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from os import getpid, kill
+from select import POLLIN, poll
 from socket import socketpair
 from time import monotonic, time
 from types import FrameType
@@ -461,6 +462,12 @@ class Worker(ABC):
         self.leave_by = monotonic() + self.cfg.graceful_timeout
         self.stop_accepting()
 
+    def _is_orphan(self) -> bool:
+        """Whether the master has gone, perhaps long ago: imports may take their time."""
+        poller = poll()
+        poller.register(self.boot.lifeline, POLLIN)
+        return bool(poller.poll(0))
+
     def leave_for(self, reason: str) -> None:
         """Leave gracefully by this worker's own decision: the master starts a successor. From any thread."""
         self.boot.ready.report("retiring", reason)
@@ -488,6 +495,10 @@ class Worker(ABC):
             return EXIT_BOOT
         self.booted = True
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
+        if self._is_orphan():
+            # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
+            log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
+            return EXIT_BOOT
         try:
             self.serve()
         finally:

@@ -6,7 +6,7 @@ Must not know: on which thread or greenlet a request runs; `run_request` decides
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Final
 
@@ -15,7 +15,7 @@ from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
 from wsgiserv.net.reactor import Reactor
 from wsgiserv.net.serving import UNWATCHED, WRITE
-from wsgiserv.scoreboard import STOPPING
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, STOPPING
 from wsgiserv.workers.base import Worker
 
 __all__ = ["CHANNEL_FULL_S", "CROWDED_TURN_S", "ReactorWorker"]
@@ -67,6 +67,7 @@ class ReactorWorker(Worker):
             reactor.add_source(boot.handoff.fileno(), self._take_handed)
         self.tick(monotonic())
         reactor.start_accepting()
+        boot.slot.words[LISTENING] = 1
         boot.ready.report("ready")
 
     def _lifeline_ended(self) -> None:
@@ -97,6 +98,8 @@ class ReactorWorker(Worker):
             timeout_s = min(timeout_s, CROWDED_TURN_S)
         events = reactor.poll(timeout_s)
         context.now = self.turn_began = now = monotonic()
+        if context.words[DRAINING]:
+            context.drain()
         for fd, _ in events:
             connection = connections.get(fd)
             if connection is None:
@@ -262,25 +265,44 @@ class ReactorWorker(Worker):
         A worker that hands its connections over takes what the backlog holds, too: a reload with another bind may
         have left the listener to it alone. The siblings get all that.
         """
-        reactor = self.reactor
+        reactor, slot = self.reactor, self.boot.slot
         reactor.stop_accepting()
+        reactor.lift_limit()
         if self.handing_over:
-            for fd in reactor.listener_fds():
-                while (accepted := reactor.accept(fd)) is not None:
-                    reactor.begin(accepted)
-                    if accepted.is_movable:
-                        self.hand_over(accepted)
+            slot.words[LISTENING] = 0
+            for accepted in self._backlog():
+                reactor.begin(accepted)
+                if accepted.is_movable:
+                    self.hand_over(accepted)
             self.pass_on_handed()
             return
         for connection in self.connections():
             if connection.retire(_FRESH_GRACE_S):
                 self.run_request(connection)
-        for fd in reactor.listener_fds():
-            while (accepted := reactor.accept(fd)) is not None:
-                self._first(accepted)
-                if accepted.retire(_FRESH_GRACE_S):
-                    self.run_request(accepted)
+        late: list[Connection] = []
+        for accepted in self._backlog():
+            self._last(accepted)
+        slot.words[LISTENING] = 0
+        # Its own word has gone: of two that come here at once, at least one sees that it is the last.
+        if slot.words[STOPPING] == FOR_GOOD and slot.is_last_to_listen():
+            reactor.turn_away()
+            late += self._backlog()  # who has come between the last accept(2) and that
         # Closed at once, not when the last request has ended: who connected meanwhile would wait for nobody, and be
         # reset in the end. The last worker to come here closes the socket itself.
         reactor.close_listeners()
+        for accepted in late:
+            self._last(accepted)
         self._take_all_handed()
+
+    def _backlog(self) -> Iterator[Connection]:
+        """Take what waits in the backlog, until it is empty."""
+        reactor = self.reactor
+        for fd in reactor.listener_fds():
+            while (accepted := reactor.accept(fd)) is not None:
+                yield accepted
+
+    def _last(self, accepted: Connection) -> None:
+        """Serve a connection that has come at the end."""
+        self._first(accepted)
+        if accepted.retire(_FRESH_GRACE_S):
+            self.run_request(accepted)

@@ -1,0 +1,326 @@
+"""The stages of a request's way, each alone and ready to be run, for `bench.hotpath`, which says what they are.
+
+Owns: the requests, and how each stage is called as the server calls it.
+Must not know: what is measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+from wsgiserv.http.head import HeadLimits
+from wsgiserv.http.response import HeadTemplates, date_line
+from wsgiserv.logs.access import AccessLog
+from wsgiserv.logs.output import Output, Owner
+from wsgiserv.net.connection import Connection
+from wsgiserv.net.serving import ServingContext, Timeouts
+from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
+from wsgiserv.wsgi.environ import base_environ
+from wsgiserv.wsgi.gateway import GatewayContext, Response, Sink, run_app
+from wsgiserv.wsgi.input import empty_input
+
+__all__ = ["HEADERS", "Run", "Stages"]
+
+HEADERS = ("cached", "unique", "strange")
+TURN = 32  # requests for one flush of the access log
+BODY = b"Hello, World!\n"
+PEER = {"REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "50000"}
+BROWSER = {
+    "Host": "127.0.0.1:8000",
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language": "en-GB,en;q=0.5",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
+    "Referer": "http://127.0.0.1/shop/list?page=2",
+    "Cookie": "session=0123456789abcdef0123456789abcdef; theme=dark",
+    "Upgrade-Insecure-Requests": "1",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+    "X-Trace": "00000000",
+}
+_DIFFERING = {"unique": ("Referer", "Cookie", "X-Trace"), "strange": tuple(BROWSER), "cached": ()}
+
+# Goes once through a stage for each of the prepared requests from the first to before the second number.
+Run = Callable[[int, int], None]
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """The trivial application."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
+    return [BODY]
+
+
+class _Socket:
+    """Has the next request, and takes every response, without a system call."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def fileno(self) -> int:
+        return 5
+
+    def recv(self, size: int, flags: int) -> bytes:
+        return self.data
+
+    def send(self, data: bytes, flags: int) -> int:
+        return len(data)
+
+
+class _Loop:
+    """Watches nothing."""
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        connection.interest = interest
+
+
+class _Sink:
+    """Takes every response, and has none of a connection's own work."""
+
+    def send(self, data: bytes) -> None:
+        pass
+
+
+def requests_of(headers: str, count: int) -> list[bytes]:
+    """Return the bytes of ``count`` requests with this kind of headers."""
+    if headers == "cached":
+        return [_request("/shop/article?number=7", BROWSER)] * count
+    differing = _DIFFERING[headers]
+    return [
+        _request(
+            f"/shop/article/{number}?number={number}",
+            {name: f"{value}{number}" if name in differing else value for name, value in BROWSER.items()},
+        )
+        for number in range(count)
+    ]
+
+
+def _request(target: str, fields: dict[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+class Stages:
+    """Makes the runs.
+
+    Args:
+        headers: which kind of headers the requests have.
+        count: how many requests are prepared.
+    """
+
+    def __init__(self, headers: str, count: int) -> None:
+        self._requests = requests_of(headers, count)
+        self._log = logging.getLogger("bench.hotpath")
+
+    def make(self, name: str) -> Run:
+        """Return the run of a stage by its name in the module's docstring."""
+        run: Run = getattr(self, "_" + name.replace(" ", "_"))()
+        return run
+
+    def _connection(self, access: AccessLog | None = None) -> tuple[Connection, _Socket]:
+        context = ServingContext(
+            app=app,
+            limits=HeadLimits(),
+            timeouts=Timeouts(),
+            body_limit=1 << 30,
+            body_memory=1 << 20,
+            spool_dir=None,
+            log=self._log,
+            access=access,
+            gateway=GatewayContext(self._log, date_line(0)),
+            slot=Scoreboard(1, 1).slots[0],
+        )
+        base = base_environ(
+            server_name="127.0.0.1",
+            server_port="8000",
+            url_scheme="http",
+            errors=sys.stderr,
+            multithread=False,
+            multiprocess=True,
+        )
+        sock = _Socket()
+        connection = Connection(
+            context, cast(Any, _Loop()), cast(Any, sock), base, PEER, b"127.0.0.1", trusted=True
+        )
+        return connection, sock
+
+    def _access_log_file(self) -> AccessLog:
+        return AccessLog(Output("/dev/null", 1, Owner(os.geteuid(), os.getegid())), "combined", self._log)
+
+    def _parse(self) -> Run:
+        connection, sock = self._connection()
+        requests, start = self._requests, connection.state
+
+        def run(first: int, end: int) -> None:
+            receive = connection.receive
+            for data in requests[first:end]:
+                sock.data = data
+                connection.state = start
+                if not receive():
+                    raise RuntimeError("the request was not understood")
+
+        return run
+
+    def _environ(self) -> Run:
+        connection, sock = self._connection()
+        context = connection.context
+        heads = []
+        start = connection.state
+        for data in self._requests:
+            sock.data = data
+            connection.state = start
+            connection.receive()
+            heads.append(connection.request)
+
+        def merge(line: Any, block: Any) -> dict[str, Any]:
+            # As in `Connection.run`; `_check_merge` holds that it makes the same.
+            trusted = connection.trusted
+            request_id = (
+                block.request_id if trusted else None
+            ) or f"{context.id_prefix}{next(context.serial):016x}"
+            return {
+                **connection.base,
+                **connection.peer,
+                **block.environ,
+                **line.environ,
+                "wsgi.input": empty_input(),
+                "wsgiserv.request_id": request_id,
+            }
+
+        connection.state = start
+        _check_merge(connection, merge(*heads[-1]))
+
+        def run(first: int, end: int) -> None:
+            for line, block in heads[first:end]:
+                merge(line, block)
+
+        return run
+
+    def _scoreboard(self) -> Run:
+        slot = Scoreboard(1, 1).slots[0]
+        words = slot.words
+        line = self._requests[0].partition(b"\r\n")[0]
+
+        def run(first: int, end: int) -> None:
+            for number in range(first, end):
+                slot.begin(0, 1000.5, b"127.0.0.1", b"0123456789abcdef0123456789abcdef", line)
+                slot.end(0)
+                words[REQUESTS] = number
+                words[BYTES_SENT] += 14
+
+        return run
+
+    def _gateway(self) -> Run:
+        context = GatewayContext(self._log, date_line(0))
+        sink = cast(Sink, _Sink())
+        environ: dict[str, Any] = {}
+
+        def run(first: int, end: int) -> None:
+            for _ in range(first, end):
+                response = Response(sink, context, True, False, True)
+                environ["wsgi.early_hints"] = response.early_hints
+                run_app(app, environ, response)
+
+        return run
+
+    def _serialise(self) -> Run:
+        context = GatewayContext(self._log, date_line(0))
+        templates: HeadTemplates = context.templates
+        response = Response(cast(Sink, _Sink()), context, True, False, True)
+        response.start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
+
+        def run(first: int, end: int) -> None:
+            for _ in range(first, end):
+                templates.get("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
+                response.begun = False
+                response.whole(BODY)
+
+        return run
+
+    def _access_log(self) -> Run:
+        connection, sock = self._connection()
+        sock.data = self._requests[0]
+        connection.receive()
+        environ = _environ_of(connection)
+        access = self._access_log_file()
+        fields = [("Content-Type", "text/plain"), ("Content-Length", "14")]
+
+        def run(first: int, end: int) -> None:
+            log = access.log
+            for number in range(first, end):
+                log(environ, 200, fields, 14, 0.000123)
+                if number % TURN == 0:
+                    access.flush()
+
+        return run
+
+    def _whole(self, access: AccessLog | None = None) -> Run:
+        connection, sock = self._connection(access)
+        requests = self._requests
+
+        def run(first: int, end: int) -> None:
+            for number, data in enumerate(requests[first:end]):
+                sock.data = data
+                if not connection.receive():
+                    raise RuntimeError("the request was not understood")
+                connection.run()
+                if access is not None and number % TURN == 0:
+                    access.flush()
+
+        return run
+
+    def _logged(self) -> Run:
+        return self._whole(self._access_log_file())
+
+    def _socket(self) -> Run:
+        # A packet socket keeps the requests apart, so that some can be put in before the server's calls.
+        client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request, answer = self._requests[0], BODY * 10
+
+        def run(first: int, end: int) -> None:
+            for _ in range(first, end):
+                client.send(request)
+                server.recv(65536, socket.MSG_DONTWAIT)
+                server.send(answer, socket.MSG_DONTWAIT)
+                client.recv(65536)
+
+        return run
+
+    def _yardstick(self) -> Run:
+
+        def run(first: int, end: int) -> None:
+            for number in range(first, end):
+                made: dict[str, Any] = {"a": number, "b": f"{number}x"}
+                ",".join([made["b"]] * 8).encode().find(b"y")
+
+        return run
+
+
+def _environ_of(connection: Connection) -> dict[str, Any]:
+    """Run the request that is ready, and return the environ that the application got."""
+    seen: list[dict[str, Any]] = []
+
+    def look(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(dict(environ))
+        return app(environ, start_response)
+
+    connection.context.app = look
+    connection.run()
+    return seen[0]
+
+
+def _check_merge(connection: Connection, merged: dict[str, Any]) -> None:
+    """Raise when the environ that is measured here is not the one that an application gets."""
+    connection.receive()
+    real = _environ_of(connection)
+    del real["wsgi.early_hints"]  # of the response
+    of_each = ("wsgi.input", "wsgiserv.request_id")
+    differing = [
+        key for key in real.keys() | merged.keys() if key not in of_each and real.get(key) != merged.get(key)
+    ]
+    if differing or any(key not in merged for key in of_each):
+        raise RuntimeError(f"Connection.run makes another environ than bench.hotpath measures: {differing}")
