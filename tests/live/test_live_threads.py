@@ -81,6 +81,19 @@ def test_so_many_requests_run_at_once_and_threads_start_as_needed(pool: Server) 
     assert len(threads_of(pool)) == N
 
 
+def test_threads_are_added_while_a_steady_load_keeps_the_first_ones_busy(start: Start) -> None:
+    """Each thread that ends a call finds the next request waiting: none of them comes to fetch more threads."""
+    server = start("threadapps:app", "-w", "1", "--threads", "24")
+
+    def load(number: int) -> None:
+        with RawClient(server.address) as client:
+            for _ in range(60):
+                assert client.get("/sleep?0.01").text == "slept"
+
+    together(32, load)
+    assert len(threads_of(server)) == 24
+
+
 def test_no_thread_is_lost_to_what_an_application_raises(pool: Server) -> None:
     kinds = ["exception", "exit", "interrupt", "generator", "odd"]
 

@@ -395,6 +395,10 @@ class ThreadsWorker(ReactorWorker):
         next_look = 0.0
         try:
             while not (self._standby or self.is_done):
+                # Threads that find the queue filled when their call ends do not come for the lead, which would pass on
+                # to new ones.
+                if self._queue and len(self._lanes) < self._most:
+                    self._start_thread()
                 now = monotonic()
                 if now >= next_look:
                     next_look = now + _PROGRESS_S
