@@ -39,7 +39,7 @@ local template = table.concat({
   "Upgrade-Insecure-Requests: 1",
   "Sec-Fetch-Dest: document",
   "Sec-Fetch-Mode: navigate",
-  "X-Request-Id: 5f2b9c1e-77aa-4d1e-%d",
+  "X-Trace: 5f2b9c1e-77aa-4d1e-%d",
   "", ""}, "\\r\\n")
 local format = string.format
 request = function()

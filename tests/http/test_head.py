@@ -266,7 +266,9 @@ def test_header_map_decides_about_underscores() -> None:
 
 def test_a_repeated_head_comes_from_the_cache_and_the_caches_are_bounded() -> None:
     heads = parser()
-    for _ in range(20):  # not each at its first sight: a flood of heads that never come again is not worth keeping
+    for _ in range(
+        20
+    ):  # not each at its first sight: a flood of heads that never come again is not worth keeping
         seen = heads.header_block(b"Host: a\r\n"), heads.request_line(b"GET / HTTP/1.1")
     assert seen[0] is heads.header_block(b"Host: a\r\n")
     assert seen[1] is heads.request_line(b"GET / HTTP/1.1")

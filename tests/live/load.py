@@ -82,7 +82,9 @@ class Load:
             return each and self.done >= goal
 
         with self._progress:
-            assert self._progress.wait_for(reached, deadline_s), f"the load stands still; lost: {self.lost}"
+            assert self._progress.wait_for(reached, deadline_s), (
+                f"the load stands still; lost: {self.lost[:5]}"
+            )
 
     def _run(self, account: Client) -> None:
         connection: RawClient | None = None
