@@ -430,6 +430,6 @@ def test_the_oracle_of_the_fuzzer_finds_nothing_in_its_seeds_and_something_in_a_
     for data in seed().values():
         if len(data) < 300:
             examine(data)
-    monkeypatch.setattr(Connection, "_linger", lambda self: setattr(self, "state", 0))
+    monkeypatch.setattr(Connection, "_linger", lambda self, _: setattr(self, "state", 0))
     with pytest.raises(Breach):
         examine(b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n")

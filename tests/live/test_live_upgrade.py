@@ -272,7 +272,7 @@ def test_what_else_is_asked_for_during_an_upgrade(
     assert not (tmp_path / "server.pid").exists()
 
 
-def test_the_next_master_may_have_other_sockets_and_another_pid_file(
+def test_the_next_master_may_have_other_sockets(
     start_unclassed: Start, connect: Connect, tmp_path: Path, successors: Callable[[Server, int], int]
 ) -> None:
     """What it does not want any more is removed; what it has added is there; who was connected is served on."""
