@@ -16,7 +16,6 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -208,14 +207,14 @@ def _not_found(target: _Target, missing: str) -> str:
             message = f"There is no module {module!r}: {parent!r} is a module, not a package. "
             if hasattr(package, last):
                 return f"{message}Did you mean wsgiserv {parent}:{last}?"
-        elif near := get_close_matches(last, list(_modules_in(package.__path__)), n=3):
+        elif near := _near(last, _modules_in(package.__path__)):
             return f"{message}Did you mean {_either(f'{parent}.{name}{suffix}' for name in near)}?"
     message += f"Searched: {_searched()}."
     directory = _subdirectory_with(missing.partition(".")[0])
     if directory:
         return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
     top = missing.partition(".")[0]
-    near = get_close_matches(top, list(_modules_in(_own_entries())), n=3)
+    near = _near(top, _modules_in(_own_entries()))
     if near:
         rest = module[len(top) :]
         return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
@@ -323,6 +322,12 @@ def _shadowed(target: _Target, module: ModuleType) -> str:
     return f"Your {theirs} is hidden by that module of the same name: rename yours. "
 
 
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(names), n=3)
+
+
 def _place(module: ModuleType) -> str:
     return getattr(module, "__file__", None) or "which has no file"
 
@@ -337,7 +342,7 @@ def _advice(target: _Target, holder: Any, wanted: str) -> str:
     prefix = target.module + ":"
     if target.name is not None and "." in target.name:
         prefix += target.name.rpartition(wanted)[0]
-    near = get_close_matches(wanted, public, n=3)
+    near = _near(wanted, public)
     factories = [f"{name}()" for name in _FACTORY_NAMES if callable(public.get(name))]
     # instances with a __call__ are applications more often than functions and classes are
     instances = [

@@ -9,10 +9,9 @@ Files written for gunicorn name `gunicorn.error` and `gunicorn.access`; files wr
 
 from __future__ import annotations
 
-import configparser
 import copy
 import json
-import logging.config
+import logging
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +90,8 @@ def _apply_json(path: str) -> Named:
 
 
 def _apply_dict(where: str, config: dict[str, Any]) -> Named:
+    import logging.config  # here and below: it is seldom needed, and a seventh of what the master imports
+
     whole = copy.deepcopy(_DEFAULTS) | config
     try:
         for part in ("handlers", "formatters"):
@@ -102,6 +103,9 @@ def _apply_dict(where: str, config: dict[str, Any]) -> Named:
 
 
 def _apply_ini(path: str) -> Named:
+    import configparser
+    import logging.config
+
     where = f"logconfig = {path!r}"
     if not os.path.isfile(path):
         raise ConfigError(f"{where}: there is no such file (looked for {os.path.abspath(path)}).")

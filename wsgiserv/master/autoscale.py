@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf, sqrt
-from statistics import fmean
+from math import ceil, fsum, inf, sqrt
 from typing import Final, NamedTuple
 
 __all__ = ["Bounds", "History", "Load", "Sample", "Verdict", "decide", "interval_of", "short_window_of"]
@@ -122,9 +121,9 @@ class Load(NamedTuple):
         return cls(
             mean,
             error,
-            fmean(sample.cpu for sample in samples),
-            fmean(sample.queue for sample in samples),
-            fmean(sample.rate for sample in samples),
+            _average([sample.cpu for sample in samples]),
+            _average([sample.queue for sample in samples]),
+            _average([sample.rate for sample in samples]),
         )
 
     @property
@@ -294,13 +293,13 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Verdict:
     last = parts[-wanted:]
     # By the means of parts: samples that follow each other closely see the same requests.
     occupied, error = _mean([part.occupied for part in last])
-    if max(occupied + _ERRORS * error, fmean(part.cpu for part in last)) >= QUIET * rest:
+    if max(occupied + _ERRORS * error, _average([part.cpu for part in last])) >= QUIET * rest:
         return Verdict(workers)
     for part in parts:
         waited = part.queue_s > QUEUE_S and part.demand >= QUIET * rest
         if waited or part.demand > AIM * rest:
             return Verdict(workers)
-    return Verdict(rest, f"busy {fmean(part.demand for part in last) / workers:.0%} over {window_s:g} s")
+    return Verdict(rest, f"busy {_average([part.demand for part in last]) / workers:.0%} over {window_s:g} s")
 
 
 def _covering(samples: Sequence[Sample], window_s: float, interval_s: float) -> list[Sample]:
@@ -316,9 +315,14 @@ def _parts_of(window_s: float) -> int:
     return round(window_s / short_window_of(window_s))
 
 
+def _average(values: Sequence[float]) -> float:
+    # Not statistics.fmean: to import it would cost each start of the server 3 ms.
+    return fsum(values) / len(values)
+
+
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
-    mean = fmean(values)
+    mean = _average(values)
     return mean, sqrt(sum((value - mean) ** 2 for value in values)) / len(values)
 
 

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 import traceback
-from difflib import get_close_matches
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +112,8 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
             place = f" ({module.__file__})" if found is module and getattr(module, "__file__", None) else ""
             reason = f"the {kind} {path!r}{place} has no {name!r}."
             classes = [key for key, value in vars(module).items() if _is_usable(value, module)]
+            from difflib import get_close_matches
+
             near = get_close_matches(name, classes, n=1) or classes[:1]
             if near:
                 reason += f" Did you mean {module.__name__}:{near[0]}?"
