@@ -18,7 +18,7 @@ from server import ROOT, Server, Start, wait_until
 
 pytestmark = pytest.mark.system
 
-_LOAD_S = 2.0
+_LOAD_S = 1.0
 
 
 class Site(NamedTuple):
