@@ -31,7 +31,15 @@ def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def post(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Read a JSON body and answer with a small one."""
+    """Read a body and answer with a small one that tells its length."""
+    size = len(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+    answer = b'{"bytes": %d}' % size
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer]
+
+
+def parse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Parse a JSON body and answer with a small one."""
     received = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
     answer = json.dumps({"items": len(received["items"]), "total": received["total"]}).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])

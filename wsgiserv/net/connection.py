@@ -302,23 +302,30 @@ class Connection(ClientSink):
             self.state = READY
             return True
         streaming = context.streaming
-        self._body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        body = self._body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        if 0 < length <= len(rest):  # it came with its head, as small ones do
+            if len(rest) > length:
+                self._buffer = bytearray(rest[length:])
+                rest = rest[:length]
+            body.write(rest)
+            self.state = READY
+            return True
         if block.chunked:
             self._decoder = ChunkedDecoder(
-                self._body.write, context.body_limit, context.limits.fields, context.limits.field_size
+                body.write, context.body_limit, context.limits.fields, context.limits.field_size
             )
         else:
             self._decoder = None
             self._left = length
         self.state = BODY
         self._body_began = context.now
-        self._await_body(context.now, self._body)
+        self._await_body(context.now, body)
         if rest and self._take_body(rest):
             return True
         # A large chunked body is not streamed unless all are: it gets its CONTENT_LENGTH by being here whole, and
         # Django, for one, reads nothing without.
         if streaming == ALL_STREAMED or (streaming and length > context.body_memory):
-            return self._begin_stream(self._body, block.expect_continue and line.http11 and not rest)
+            return self._begin_stream(body, block.expect_continue and line.http11 and not rest)
         if block.expect_continue and line.http11 and not rest:
             # RFC 9110 §10.1.1: once, and only because the body is going to be read now.
             try:

@@ -397,7 +397,7 @@ class ThreadsWorker(ReactorWorker):
             while not (self._standby or self.is_done):
                 # Threads that find the queue filled when their call ends do not come for the lead, which would pass on
                 # to new ones.
-                if self._queue and len(self._lanes) < self._most:
+                for _ in range(min(len(self._queue), self._most - len(self._lanes))):
                     self._start_thread()
                 now = monotonic()
                 if now >= next_look:

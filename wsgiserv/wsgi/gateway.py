@@ -333,7 +333,16 @@ class Response:
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333)."""
+        send, size, line = self.sink.send, 0, b""
         for block in result:
+            if self._chunked and type(block) is bytes:  # as `write` would; blocks are often all of one size
+                if block:
+                    if len(block) != size:
+                        size = len(block)
+                        line = b"%x\r\n" % size
+                    self.sent += size
+                    send(b"".join((line, block, b"\r\n")))
+                continue
             # An empty block sends nothing, the head neither: the application may still change its mind.
             if block or not isinstance(block, bytes):
                 self.write(block)
