@@ -67,8 +67,12 @@ def test_it_goes_on_accepting_while_readiness_says_no(
     start: Start, connect: Connect, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delay_s = 1.5
-    server = start("apps:app", "-w", "2", "--drain-delay", f"{delay_s:g}", bind="tcp")
+    server = start(
+        *("apps:app", "-w", "2", "--drain-delay", f"{delay_s:g}", "--readiness-path", "/-/ready"), bind="tcp"
+    )
     workers = ready(server, 2)
+    probe = connect(server.address).get("/-/ready")
+    assert (probe.status, probe.text, probe.closes) == (200, "ready\n", False)
     kept = [connect(server.address) for _ in range(4)]
     for client in kept:
         assert not client.get("/").closes
@@ -77,6 +81,8 @@ def test_it_goes_on_accepting_while_readiness_says_no(
     server.send_signal(signal.SIGTERM)
     server.wait_for_log(r"draining for 1.5 s")
     assert state_of(server, capsys, monkeypatch) == "draining"
+    probe = connect(server.address).get("/-/ready")
+    assert (probe.status, probe.text, probe.closes) == (503, "draining\n", True)
 
     # New clients are accepted all the while, and told not to come back on this connection.
     answered = 0

@@ -381,6 +381,16 @@ def root_path(raw: object) -> str:
     return found
 
 
+def readiness_path(raw: object) -> str:
+    """Read a path without a query; an empty one means not set."""
+    found = text(raw)
+    if found and not found.startswith("/"):
+        raise ValueError("it does not begin with a slash")
+    if "?" in found:
+        raise ValueError("it has a query")
+    return found
+
+
 def user(raw: object) -> int:
     """Read a user, by name or by number, into the number."""
     if isinstance(raw, int) or text(raw).isdigit():

@@ -288,8 +288,22 @@ class Settings(ProcessSettings):
         accepts=_SECONDS,
         help="After TERM, go on accepting for so long, while load balancers learn of it.",
         doc=(
-            "Meanwhile responses say `Connection: close`, and `wsgiservctl status` says that the server is draining. "
-            "Then it stops gracefully, within `graceful_timeout`."
+            "Meanwhile responses say `Connection: close`, `readiness_path` answers 503, and `wsgiservctl status` says "
+            "that the server is draining. Then it stops gracefully, within `graceful_timeout`."
+        ),
+    )
+    readiness_path: str = setting(
+        "",
+        section="Timeouts",
+        flags=("--readiness-path",),
+        metavar="PATH",
+        parse=parsers.readiness_path,
+        accepts="a path that begins with a slash and has no query; for example '/-/ready'",
+        help="Answer requests for this path with 200, with 503 while the server drains.",
+        show_default="none",
+        doc=(
+            "For load balancers that ask over HTTP; the application does not see these requests, the access log does. "
+            "Use it with `drain_delay`: longer than the balancer takes to notice."
         ),
     )
     timeout: float = setting(

@@ -42,7 +42,7 @@ from wsgiserv.net.proxysocket import ProxySocket
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED
+from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED, STOPPING
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
@@ -50,6 +50,7 @@ from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
 from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.readiness import Readiness
 
 if TYPE_CHECKING:
     from wsgiserv.net.tls import TLSSocket
@@ -189,8 +190,13 @@ class Worker(ABC):
             self._proxies = PeerNames(settings.proxy_allow_ips)
         access = open_access_log(settings, self.log)
         gateway = GatewayContext(self.log, date_line(time()), settings.sendfile)
+        words = boot.slot.words
         self.context = context = ServingContext(
-            app=self.wsgi,
+            app=(
+                Readiness(self.wsgi, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
+                if settings.readiness_path
+                else self.wsgi
+            ),
             limits=HeadLimits(
                 line=settings.limit_request_line,
                 fields=settings.limit_request_fields,
