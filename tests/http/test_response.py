@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -107,6 +108,9 @@ def test_unique_headers_do_not_grow_the_memory() -> None:
 
 def test_the_date_is_an_imf_fixdate() -> None:
     assert date_line(784111777) == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    for day in range(366 + 7):
+        at = 1_700_000_000 + day * 86_399
+        assert date_line(at + 0.9).decode() == f"Date: {formatdate(at, usegmt=True)}\r\n"
 
 
 def test_a_refusal_is_complete_and_announces_the_close() -> None:

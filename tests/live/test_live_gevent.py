@@ -205,10 +205,13 @@ def test_places_reports_and_the_end(start_unclassed: Start, connect: Connect) ->
         worker_class="gevent",
         expect=(r"SIGABRT|aborted|in flight|exited with status 1",),
     )
-    # Nothing of gevent is in a master without a configuration file.
+    # The master has imported gevent for the workers, and no more: a hub would have its epoll descriptor there.
     pid = connect(server.address).get("/about").json()["worker"]
-    assert "gevent" not in Path(f"/proc/{server.pid}/maps").read_text()
-    assert "gevent" in Path(f"/proc/{pid}/maps").read_text()
+    for process, hubs in ((server.pid, 0), (pid, 1)):
+        assert "gevent" in Path(f"/proc/{process}/maps").read_text()
+        files = [os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()]
+        # A worker has one more, for all connections.
+        assert sum("eventpoll" in file for file in files) == 2 * hubs
 
     asked = [InBackground(connect, server, "/sleep?0.2") for _ in range(7)]
     assert [each.wait().status for each in asked] == [200] * 7

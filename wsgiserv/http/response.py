@@ -7,7 +7,6 @@ Must not know: sockets, WSGI, when to send.
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
@@ -54,13 +53,21 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
 _CACHE_ENTRIES: Final = 512
 _LONGEST_HEAD_KEPT: Final = 4096
 
 
 def date_line(now: float) -> bytes:
     """Return the Date line for ``now`` (seconds since the epoch), an IMF-fixdate (RFC 9110 §5.6.7)."""
-    return f"Date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
+    # email.utils could tell, and takes 5 ms of each start.
+    at = time.gmtime(now)
+    return (
+        f"Date: {_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
+        f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT\r\n"
+    ).encode("ascii")
 
 
 class HeadTemplate:

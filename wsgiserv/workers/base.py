@@ -377,8 +377,9 @@ class Worker(ABC):
                 self.boot.ready.report("retiring", "SIGTERM was sent to it")
                 self.retire("told to stop")
             elif number in (signal.SIGINT, signal.SIGQUIT):
-                self.leave_now = True
+                # The hook first: this may be any thread, and the process can end as soon as the main one is told.
                 call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+                self.leave_now = True
             elif number == signal.SIGUSR1:
                 reopen_error_log()
                 if self.context.access is not None:
