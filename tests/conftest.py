@@ -1,7 +1,8 @@
 """What all tests share: the harness of tests/live, an environment that configures nothing by itself, and economy.
 
-Economy: a server costs 0.13 to 0.25 s of a processor, and there are hundreds. So they never compile what could have
-been compiled once, and with ``-n`` the tests that share a server meet in one process.
+Economy: a server costs 0.1 s of a processor, and there are hundreds. So most are forked from a process that has made
+the imports (tests/live/forkserver.py), they never compile what could have been compiled once, the whole suite runs in
+several processes, and the tests that share a server meet in one of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ sys.dont_write_bytecode = False
 for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
     os.environ.pop(_name, None)
 
+_SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
+
 # Files of tests/live most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
 # A file that is not here works as well; its shared servers are then started in each process of pytest-xdist.
 SHARING = (
@@ -47,6 +50,22 @@ def pytest_configure(config: pytest.Config) -> None:
         for directory in (Path(wsgiserv.__file__).parent, TESTS / "live", TESTS / "corpus"):
             # Where nothing may be written it says False, and servers compile for themselves.
             compileall.compile_dir(directory, maxlevels=3, rx=tests, quiet=2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share a run of everything between processes, where pytest-xdist is installed and nobody has said ``-n``.
+
+    Tests wait more than they compute, so there are three processes for each processor.
+    """
+    if _SHARED_OUT in os.environ:  # by the process that has started this one
+        return
+    os.environ[_SHARED_OUT] = "1"
+    option = config.option
+    everything = {Path(arg).resolve() for arg in config.args} <= {TESTS, TESTS.parent}
+    selects = option.keyword or option.collectonly or option.usepdb or getattr(option, "lf", False)
+    if everything and not selects and getattr(option, "numprocesses", 1) is None:
+        option.numprocesses = min(3 * (os.cpu_count() or 1), 12)
 
 
 @pytest.hookimpl(optionalhook=True)

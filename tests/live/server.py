@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from forkserver import Forked, can_fork
+
 import wsgiserv
 
 if TYPE_CHECKING:
@@ -127,6 +129,12 @@ class Output:
             self._arrived.notify_all()
 
     @property
+    def whole(self) -> str:
+        """All lines so far, each with its end."""
+        with self._arrived:
+            return "".join(f"{line}\n" for line in self.lines)
+
+    @property
     def text(self) -> str:
         """All lines so far."""
         with self._arrived:
@@ -204,17 +212,12 @@ class Server:
             options += ["-b", f"fd://{self.listener.fileno()}"]
         elif bind == "tcp":
             options += ["-b", "127.0.0.1:0"]
-        command = [*wrap, *(command or [*self.program, *options, *args, *([app] if app else [])])]
-        self.process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environment(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+        if not (wrap or command):
+            arguments = [*options, *args, *([app] if app else [])]
+            self.process = start_process(arguments, directory, env or {}, pass_fds, worker_class == "gevent")
+        else:
+            arguments = [*wrap, *(command or [*self.program, *options, *args, *([app] if app else [])])]
+            self.process = _execute(arguments, directory, environment(env or {}), pass_fds)
         assert self.process.stderr is not None
         assert self.process.stdout is not None
         self.log = Output(self.process.stderr)
@@ -327,17 +330,50 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, **extra}
 
 
+def start_process(
+    args: Sequence[str],
+    directory: Path,
+    env: Mapping[str, str],
+    pass_fds: tuple[int, ...] = (),
+    gevent: bool = False,
+) -> Forked | subprocess.Popen[bytes]:
+    """Start ``python -m wsgiserv`` with these arguments, in a new session, its outputs in pipes."""
+    whole = environment(env)
+    # What the interpreter and the dynamic linker read at their start is theirs to read.
+    if not can_fork or any(name.startswith(("PYTHON", "LD_", "MALLOC_")) for name in env):
+        return _execute([*Server.program, *args], directory, whole, pass_fds)
+    return Forked(args, str(directory), whole, pass_fds, gevent)
+
+
+def _execute(
+    command: Sequence[str], directory: Path, env: Mapping[str, str], pass_fds: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=directory,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+
+
 def run(
     args: Iterable[str], directory: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run ``wsgiserv`` with these arguments to its end (for usage errors, --help, --check-config)."""
-    return subprocess.run(
-        [*Server.program, *args],
-        cwd=directory,
-        env=environment(env or {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    process = start_process([*args], directory, env or {})
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = Output(process.stdout), Output(process.stderr)
+    try:
+        status = process.wait(DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    out.join()
+    err.join()
+    return subprocess.CompletedProcess([*args], status, out.whole, err.whole)
