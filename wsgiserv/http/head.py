@@ -27,7 +27,7 @@ __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 # their memory to the next at once, while the processor has it at hand. Entries above these sizes are not kept, which
 # bounds the memory: 1024 * (4 kB + about as much again once parsed) per cache.
 _CACHE_ENTRIES: Final = 1024
-_KEPT_OF: Final = 8
+_KEPT_OF: Final = 64
 _LONGEST_BLOCK_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 1024
 _LONGEST_NAME_KEPT: Final = 64
