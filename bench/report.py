@@ -90,11 +90,14 @@ class Results:
         return list(dict.fromkeys(row["server"] for row in self.rows if row["scenario"] == scenario))
 
     def values(self, scenario: str, server: str, figure: str) -> list[float]:
-        """One figure of all rounds that went well."""
+        """One figure of all rounds that went well, and in which it was looked at."""
         return [
             row[figure]
             for row in self.rows
-            if row["scenario"] == scenario and row["server"] == server and "trouble" not in row
+            if row["scenario"] == scenario
+            and row["server"] == server
+            and "trouble" not in row
+            and (figure in row or figure not in ("rss_kib", "pss_kib"))
         ]
 
     def median(self, scenario: str, server: str, figure: str = "rate") -> float | None:

@@ -151,6 +151,10 @@ class Slot:
             and not other.is_busy()
         )
 
+    def others_listen(self) -> bool:
+        """Whether another worker takes what comes from the listeners as well. Called by a worker."""
+        return any(other.words[LISTENING] for other in self.board if other is not self)
+
     def is_last_to_listen(self) -> bool:
         """Whether no other worker takes what comes from the listeners. Called by a worker that has just ceased to."""
         return not any(other.words[LISTENING] for other in self.board)

@@ -152,7 +152,7 @@ def test_server_that_does_not_start_is_a_row(tmp_path: Path) -> None:
     executables = Path(shutil.which(sys.executable) or sys.executable).parent
     environment = cast(PeerEnvironment, SimpleNamespace(bin=executables))
     peer = Peer("gone", [], ["-c", "import nothing_of_this_name"], program=Path(sys.executable).name)
-    found = Comparison(environment, tmp_path, 1).measure(peer, SCENARIOS["browser"], False)
+    found = Comparison(environment, tmp_path, 1).measure(peer, SCENARIOS["browser"], False, True)
     assert found == {"trouble": "does not start: ModuleNotFoundError: No module named 'nothing_of_this_name'"}
 
 

@@ -15,7 +15,7 @@ from wsgiserv.master.handle import Handle
 from wsgiserv.master.obituary import died_how, in_flight_lines, life
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.systemd import take_listen_fds
-from wsgiserv.scoreboard import REQUESTS
+from wsgiserv.scoreboard import LISTENING, REQUESTS, Scoreboard
 
 # ---- pid file ------------------------------------------------------------------------------------------
 
@@ -159,3 +159,18 @@ def test_a_life_and_the_requests_it_left_behind() -> None:
     lines = in_flight_lines(worker, 12.0)
     assert len(lines) == 21
     assert lines[-1] == "in flight in worker 77: 10 more"
+
+
+def test_who_else_listens() -> None:
+    """A worker without siblings takes all that has come at once; with some, it leaves them their part."""
+    first, second, _ = Scoreboard(3, 1).slots
+    first.words[LISTENING] = 1
+    assert not first.others_listen()
+    second.words[LISTENING] = 1
+    assert first.others_listen()
+    assert not second.is_last_to_listen()
+    first.words[LISTENING] = 0
+    assert not second.others_listen()
+    assert not first.is_last_to_listen()
+    second.words[LISTENING] = 0
+    assert second.is_last_to_listen()

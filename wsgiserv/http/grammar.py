@@ -50,9 +50,10 @@ ORIGIN_LINE = re.compile(
 FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
 
 # The lines of a whole block, as latin-1 text: name and value, without the white space before the value. One pass over
-# a block costs less than one for each line. `findall` leaves out what is no field line: whoever uses it counts.
+# a block costs less than one for each line. `findall` leaves out what is no field line: whoever uses it counts. A match
+# begins behind any LF, also behind one without its CR; but that LF then is the end of no match, and the count tells.
 FIELD_LINES = re.compile(
-    r"(?:\A|(?<=\r\n))(" + _TOKEN.decode() + r"):[ \t]*+(" + _VALUE.decode("latin-1") + r")\r\n"
+    r"^(" + _TOKEN.decode() + r"):[ \t]*+(" + _VALUE.decode("latin-1") + r")\r\n", re.MULTILINE
 )
 
 # What can never be part of a head, wherever the read boundary falls: a LF without its CR, a CR without

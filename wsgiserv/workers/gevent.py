@@ -31,7 +31,7 @@ import gevent.select
 import gevent.selectors
 import gevent.socket
 import gevent.subprocess
-import gevent.threading
+import gevent.threading  # type: ignore[import-not-found]
 from gevent import Greenlet
 from gevent.hub import get_hub
 from greenlet import getcurrent
@@ -145,9 +145,9 @@ def _patching() -> Iterator[None]:
     packages that saves a worker half of its start.
     """
     search = importlib.metadata.entry_points
-    found = None
+    found: Any = None
 
-    def search_once(**which: Any) -> importlib.metadata.EntryPoints:
+    def search_once(**which: Any) -> Any:
         nonlocal found
         if found is None:
             found = search()

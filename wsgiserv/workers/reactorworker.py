@@ -134,15 +134,21 @@ class ReactorWorker(Worker):
             connection = reactor.accept(listener_fd)
             if connection is None:
                 return
-            self._first(connection)
+            if not self._first(connection) and self.boot.slot.others_listen():
+                # Nothing to do for it yet, so this is quick, and who is quick would take them all. The kernel has woken
+                # a sibling for the next one.
+                return
             if monotonic() - started > _ACCEPT_BATCH_S:
                 return
 
-    def _first(self, connection: Connection) -> None:
+    def _first(self, connection: Connection) -> bool:
+        """Serve what a new connection has brought; False when that was no request yet."""
         if connection.receive():
             self.run_request(connection)
-        elif connection.interest == UNWATCHED:
+            return True
+        if connection.interest == UNWATCHED:
             self.reactor.begin(connection)
+        return False
 
     # ---- from and to the siblings --------------------------------------------------------------------
 
