@@ -155,10 +155,6 @@ class Slot:
         """Whether another worker takes what comes from the listeners as well. Called by a worker."""
         return any(other.words[LISTENING] for other in self.board if other is not self)
 
-    def is_last_to_listen(self) -> bool:
-        """Whether no other worker takes what comes from the listeners. Called by a worker that has just ceased to."""
-        return not any(other.words[LISTENING] for other in self.board)
-
     def figures(self) -> SlotFigures:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""
         words, seconds = self.words, self.seconds

@@ -6,6 +6,7 @@ Must not know: when and why a worker is made.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -117,6 +118,9 @@ def fork_worker(
 
 def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int:
     """Run ``worker_main`` in the child and return its status. Never raises an Exception."""
+    # What it inherits is not searched for garbage: that would read, and so copy, the memory that it shares with its
+    # master. What the application makes is, also at the end: a file in a cycle is flushed.
+    gc.freeze()
     set_title("worker", boot.server.proc_name)
     try:
         return worker_main(boot)

@@ -10,7 +10,6 @@ processes and descriptors is bound when these modules are imported.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -139,16 +138,11 @@ class Master:
         SystemExit, so that the process leaves as any Python program does.
         """
         try:
-            try:
-                return self._run()
-            except ChildBorn as born:
-                main = born.main
-            # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
-            sys.exit(main(self._worker_main))
-        finally:
-            # Leave as any Python program does, but for the last search for cycles of garbage: it reads, and so copies,
-            # all memory that the processes share, which takes longer than all else at the end.
-            gc.freeze()
+            return self._run()
+        except ChildBorn as born:
+            main = born.main
+        # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
+        sys.exit(main(self._worker_main))
 
     def _run(self) -> int:
         self._manager = ServiceManager.from_environ(os.environ)

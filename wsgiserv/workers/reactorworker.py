@@ -290,7 +290,7 @@ class ReactorWorker(Worker):
             self._last(accepted)
         slot.words[LISTENING] = 0
         # Its own word has gone: of two that come here at once, at least one sees that it is the last.
-        if slot.words[STOPPING] == FOR_GOOD and slot.is_last_to_listen():
+        if slot.words[STOPPING] == FOR_GOOD and not slot.others_listen():
             reactor.turn_away()
             late += self._backlog()  # who has come between the last accept(2) and that
         # Closed at once, not when the last request has ended: who connected meanwhile would wait for nobody, and be

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["class_name", "resolve_worker_class"]
 
-# By path, since gevent is imported only by a worker that runs it.
+# By path, since gevent is imported only where it is used.
 _PATHS = {
     "sync": "wsgiserv.workers.sync.SyncWorker",
     "threads": "wsgiserv.workers.threads.ThreadsWorker",
