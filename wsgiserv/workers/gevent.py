@@ -322,6 +322,7 @@ class GeventWorker(ReactorWorker):
     def other_stacks(self) -> list[str]:
         """Return the stacks of the threads, and of the greenlets that run no request."""
         stacks = other_threads()
+        gc.unfreeze()  # the main greenlet, and what was spawned before this process, are frozen (see `birth`)
         for each in gc.get_objects():
             if isinstance(each, RawGreenlet) and each not in self._pool and each.gr_frame is not None:
                 name = getattr(each, "name", "")
