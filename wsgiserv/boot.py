@@ -10,8 +10,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -121,7 +122,7 @@ class ReadinessReader:
         os.close(self._fd)
 
 
-@dataclass(slots=True, kw_only=True)
+@record(kw_only=True)
 class WorkerBoot:
     """The values a worker starts with, made by the master just before the fork.
 

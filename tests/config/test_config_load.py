@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import textwrap
@@ -14,6 +13,7 @@ import pytest
 from wsgiserv.config.load import Loaded, load, start_directory
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
+from wsgiserv.record import replace
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def error_of(directory: Path, *argv: str, file: str | None = None, **environ: st
 
 def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
     loaded = run(tmp_path)
-    expected = dataclasses.replace(Settings(), chdir=str(tmp_path))
+    expected = replace(Settings(), chdir=str(tmp_path))
     assert loaded.settings == expected
     assert set(loaded.sources.values()) == {"default"}
     assert list(loaded.sources) == list(SETTINGS)
@@ -59,7 +59,7 @@ def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = run(tmp_path).settings
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="workers"):
         settings.workers = 3  # type: ignore[misc]
 
 
@@ -211,7 +211,7 @@ def test_a_file_knows_its_own_path_and_can_import_beside_the_command(tmp_path: P
 
 def test_none_leaves_a_setting_as_it_is(tmp_path: Path) -> None:
     loaded = run(tmp_path, file="workers = None\npidfile = None\nuser = None\nsendfile = None")
-    assert loaded.settings == dataclasses.replace(run(tmp_path).settings, config=loaded.settings.config)
+    assert loaded.settings == replace(run(tmp_path).settings, config=loaded.settings.config)
 
 
 def test_gunicorns_strings_for_booleans(tmp_path: Path) -> None:

@@ -179,12 +179,15 @@ def test_int_and_quit_end_a_drain_at_once(start: Start, number: int) -> None:
 
 @pytest.mark.parametrize("worker_class", ["threads"], indirect=True)
 def test_who_comes_during_the_stop_is_refused_also_with_preload(start: Start, connect: Connect) -> None:
-    """The zygote has the sockets, too: nobody is to wait for it, and be reset when it ends."""
+    """The zygote has the sockets, too: nobody is to wait for it, and be reset when it ends.
+
+    Who comes in the last moment is told so a second later: its SYN has been dropped, and is sent again.
+    """
     server = start("apps:app", "-w", "2", "--preload", bind="tcp")
     ready(server, 2)
     client = connect(server.address)
-    client.request("/sleep?0.5")
-    server.wait_for_log("sleeping 0.5")
+    client.request("/sleep?2.5")
+    server.wait_for_log("sleeping 2.5")
     server.send_signal(signal.SIGTERM)
 
     def is_refused() -> bool:

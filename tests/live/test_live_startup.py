@@ -433,6 +433,51 @@ def app(environ, start_response):
 """
 
 
+LARGE = (
+    *(
+        "argparse",
+        "ast",
+        "asyncio",
+        "ctypes",
+        "dataclasses",
+        "datetime",
+        "difflib",
+        "email",
+        "hashlib",
+        "http.client",
+    ),
+    *(
+        "importlib.metadata",
+        "inspect",
+        "ipaddress",
+        "locale",
+        "random",
+        "shutil",
+        "ssl",
+        "subprocess",
+        "tempfile",
+    ),
+    *("unicodedata", "urllib.parse"),
+)
+MODULES = """
+import sys
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [" ".join(sys.modules).encode()]
+"""
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "threads"], indirect=True)
+def test_a_worker_has_no_large_modules_that_neither_it_nor_the_application_uses(start: Start) -> None:
+    """Each would be in the memory of every worker, and in the time of every start."""
+    # The variable: a process of its own, since one forked from the tests has what the tests have.
+    server = start("modules:app", files={"modules.py": MODULES}, env={"PYTHONHASHSEED": "0"})
+    with RawClient(server.address) as client:
+        modules = client.get("/a%20b").body.decode().split()
+    assert "wsgiserv.net.connection" in modules
+    assert not set(LARGE) & set(modules)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 def test_workers_drop_privileges(start: Start, tmp_path: Path) -> None:
     places = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from wsgiserv.callables import takes
 from wsgiserv.config.address import parse_address
 
 __all__ = [
@@ -420,7 +421,7 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not _takes(function, len(arguments)):
+        if not takes(function, len(arguments)):
             raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
         return function
 
@@ -430,10 +431,10 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 def post_request_hook(raw: object) -> Callable[..., Any]:
     """Read post_request: a function of 2, 3 or 4 arguments, wrapped so that it can be called with 4."""
     function = _callable(raw)
-    if _takes(function, 4):
+    if takes(function, 4):
         return function
     for count in (3, 2):
-        if _takes(function, count):
+        if takes(function, count):
             return _with_first_arguments(function, count)
     raise ValueError("it does not take 2, 3 or 4 arguments")
 
@@ -463,21 +464,6 @@ def _callable(raw: object) -> Callable[..., Any]:
     if not callable(found):
         raise TypeError(f"it is of type {type(found).__name__}, which cannot be called")
     return found
-
-
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Tell whether ``function`` can be called with ``count`` arguments by position."""
-    import inspect
-
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a function written in C without a signature: nothing is known against it
-        return True
-    try:
-        signature.bind(*[None] * count)
-    except TypeError:
-        return False
-    return True
 
 
 def _items(raw: object) -> list[object]:

@@ -1,15 +1,16 @@
 """How a setting is declared: the metadata that sits beside each field of `Settings`.
 
 Owns: `Setting` (what is known of one setting besides its value and type), `setting()` which declares one,
-and reading the declarations back from the dataclass.
+and reading the declarations back from the record.
 Must not know: any particular setting, where values come from.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
+
+from wsgiserv.record import field, fields
 
 __all__ = ["SECTIONS", "Setting", "declared", "setting", "show"]
 
@@ -105,37 +106,34 @@ def setting(
 
     Dictionaries are copied for each `Settings`, so that one configuration never writes into another's.
     """
-    metadata = {
-        "setting": Setting(
-            section=section,
-            parse=parse,
-            accepts=accepts,
-            help=help,
-            doc=doc,
-            flags=flags,
-            hidden_flags=hidden_flags,
-            takes=takes,
-            metavar=metavar,
-            choices=choices,
-            aliases=aliases,
-            environment=environment,
-            in_file=in_file,
-            show_default=show_default,
-            default=default,
-        )
-    }
+    declaration = Setting(
+        section=section,
+        parse=parse,
+        accepts=accepts,
+        help=help,
+        doc=doc,
+        flags=flags,
+        hidden_flags=hidden_flags,
+        takes=takes,
+        metavar=metavar,
+        choices=choices,
+        aliases=aliases,
+        environment=environment,
+        in_file=in_file,
+        show_default=show_default,
+        default=default,
+    )
+    made: T
     if isinstance(default, dict):
-        original = default
-        return dataclasses.field(default_factory=lambda: original.copy(), metadata=metadata)  # type: ignore[return-value]
-    return dataclasses.field(default=default, metadata=metadata)
+        made = field(default_factory=default.copy, metadata=declaration)
+    else:
+        made = field(default=default, metadata=declaration)
+    return made
 
 
 def declared(settings_class: type[Any]) -> dict[str, Setting]:
-    """Return the declarations of a settings dataclass by name, in the order of its fields."""
-    found = {}
-    for field in dataclasses.fields(settings_class):
-        found[field.name] = field.metadata["setting"]._replace(name=field.name)
-    return found
+    """Return the declarations of a settings record by name, in the order of its fields."""
+    return {name: each.metadata._replace(name=name) for name, each in fields(settings_class).items()}
 
 
 def show(value: object) -> str:

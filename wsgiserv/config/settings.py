@@ -5,17 +5,14 @@ docs/settings.md are made from that table.
 Must not know: where values come from, what the rest of wsgiserv does with them.
 """
 
-# setting() makes a dataclasses.field, which ruff does not see.
-# ruff: noqa: RUF009
-
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from wsgiserv.config import address, parsers, worker_class
 from wsgiserv.config.process_settings import ProcessSettings
 from wsgiserv.config.setting import Setting, declared, setting
+from wsgiserv.record import record
 
 __all__ = ["SETTINGS", "Settings"]
 
@@ -26,7 +23,7 @@ _COUNT = "a whole number of 0 or more"
 _LARGEST_LINE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class Settings(ProcessSettings):
     """The whole configuration, checked, frozen; made by `wsgiserv.config.load.load`.
 

@@ -6,8 +6,8 @@ Must not know: the worker classes themselves; nothing is imported here.
 
 from __future__ import annotations
 
-import inspect
 import re
+from types import FunctionType, MethodType
 from typing import Any
 
 __all__ = ["ACCEPTED", "DEFAULT", "worker_class"]
@@ -65,12 +65,12 @@ def worker_class(raw: object) -> str | type[Any]:
     A function is called for its result, as gunicorn does. A path is not imported: what is there is known to
     `wsgiserv.workers.registry`. Raises ValueError or TypeError with what to use.
     """
-    if inspect.isfunction(raw) or inspect.ismethod(raw):
+    if isinstance(raw, (FunctionType, MethodType)):
         try:
             raw = raw()
         except (Exception, SystemExit) as error:  # a person's code: whatever it raises is their answer
             raise ValueError(f"calling it for the class raised {type(error).__name__}: {error}") from None
-    if inspect.isclass(raw):
+    if isinstance(raw, type):
         return _of_class(raw)
     if not isinstance(raw, str):
         raise TypeError(f"it is of type {type(raw).__name__}")

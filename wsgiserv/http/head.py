@@ -10,15 +10,15 @@ line and the header block, and of a block that is new what its names mean. What 
 from __future__ import annotations
 
 import itertools
+from _socket import AF_INET6, inet_pton
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import Final, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import DIGITS, FIELD_LINE, FIELD_LINES, HOST, ORIGIN_LINE, REQUEST_LINE
+from wsgiserv.http.percent import decoded
+from wsgiserv.record import record
 
 __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 
@@ -69,7 +69,7 @@ _CHUNKED: Final = -1
 _Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class HeadLimits:
     """What a head may be, from the settings of the same names.
 
@@ -239,7 +239,7 @@ class HeadParser:
         http11 = minor != "0"
         if "%" in path:
             # Decoded once, and as latin-1, whatever the bytes mean (PEP 3333, "Unicode Issues").
-            path = unquote_to_bytes(path).decode("latin-1")
+            path = decoded(path)
         script_name = self.limits.root_path
         if script_name:
             script_name, path = self.split_root(path)
@@ -443,8 +443,8 @@ def _is_authority(raw: bytes) -> bool:
         return True
     # RFC 3986 §3.2.2, IPv6address: how many groups, and one gap at most, is no matter for an expression.
     try:
-        IPv6Address(raw[1 : raw.index(b"]")].decode("ascii"))
-    except ValueError:
+        inet_pton(AF_INET6, raw[1 : raw.index(b"]")].decode("ascii"))
+    except (OSError, ValueError):
         return False
     return True
 

@@ -7,8 +7,8 @@ Must not know: templates, where lines go.
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from binascii import Error as Base64Error
+from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from os import getpid
 from time import localtime, time
@@ -59,7 +59,7 @@ def basic_user(authorization: str) -> str:
         return "-"
     try:
         # latin-1, so that an octet stays an octet until it is escaped
-        user = b64decode(credentials.strip()).partition(b":")[0].decode("latin-1")
+        user = a2b_base64(credentials.strip()).partition(b":")[0].decode("latin-1")
     except (Base64Error, ValueError):
         return "-"
     return user or "-"

@@ -7,12 +7,12 @@ Must not know: how any of it was found out.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from time import gmtime, strftime
 from typing import Any, Final, Literal, TypeAlias
 
 from wsgiserv.logs.escape import escape
 from wsgiserv.logs.lost import LostRequest
+from wsgiserv.record import record
 
 __all__ = ["Cause", "Certificate", "requests_in_words"]
 
@@ -25,7 +25,7 @@ _MOST_STACK_LINES: Final = 400
 _INDENT: Final = "    "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class Certificate:
     """What is known.
 
@@ -72,7 +72,8 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it fit for JSON, for ``wsgiservctl status --json``. Text that came from clients is as it came."""
-        died = datetime.fromtimestamp(self.died_at, UTC).isoformat(timespec="milliseconds")
+        seconds, fraction = divmod(self.died_at, 1)
+        died = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{int(fraction * 1000):03d}+00:00"
         return {
             "pid": self.pid,
             "age": self.age,

@@ -7,10 +7,10 @@ Must not know: what is decided about it, how signals are sent.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.boot import ReadinessReader, Report
+from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.master.generation import SlotPool
@@ -21,7 +21,7 @@ __all__ = ["Handle"]
 
 
 # Without slots: hooks hang their own attributes on a worker.
-@dataclass(kw_only=True, eq=False)
+@record(kw_only=True, eq=False)
 class Handle:
     """One worker, from just before its fork until it has been reaped. All times are ``time.monotonic()`` seconds.
 

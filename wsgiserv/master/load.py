@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import struct
 import sys
+from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from contextlib import closing
 from os import fstat, sysconf
-from socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM, socket
+from socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.config import sizing
@@ -29,6 +30,7 @@ from wsgiserv.master.autoscale import (
     short_window_of,
 )
 from wsgiserv.master.recycling import memory_of
+from wsgiserv.record import replace
 from wsgiserv.scoreboard import REQUESTS
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def capacity_of(settings: Settings) -> int:
 # ---- measuring -----------------------------------------------------------------------------------------
 
 
-def backlog_of(sock: socket) -> int | None:
+def backlog_of(sock: RawSocket) -> int | None:
     """Return how many connections wait to be accepted at a listening socket; None where the system does not tell.
 
     TCP: tcp(7), ``tcp_info.tcpi_unacked``, which is the accept queue's length for a listening socket. Unix sockets:
@@ -107,7 +109,7 @@ def _unix_backlog(inode: int) -> int | None:
     )  # struct unix_diag_req; all states, any cookie
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     # Opened for each question (20 µs): a descriptor that stays open would be in every worker.
-    with socket(_NETLINK, SOCK_DGRAM, _NETLINK_SOCK_DIAG) as line:
+    with closing(RawSocket(_NETLINK, SOCK_DGRAM, _NETLINK_SOCK_DIAG)) as line:
         line.send(header + request)
         answer = line.recv(4096, MSG_DONTWAIT)  # the kernel answers within send
     length, kind = struct.unpack_from("=IH", answer)
@@ -145,7 +147,7 @@ class Gauge:
         self,
         listeners: Callable[[], Iterable[Listener]],
         cpu_time: Callable[[int], float | None] = cpu_time_of,
-        backlog: Callable[[socket], int | None] = backlog_of,
+        backlog: Callable[[RawSocket], int | None] = backlog_of,
     ) -> None:
         self._listeners = listeners
         self._cpu_time = cpu_time

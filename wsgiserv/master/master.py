@@ -42,7 +42,6 @@ from wsgiserv.master.commands import MasterCommands
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
 from wsgiserv.master.hookserver import HookServer
-from wsgiserv.master.load import Scaler
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
@@ -68,6 +67,7 @@ from wsgiserv.master.workforce import Workforce
 if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.load import Scaler
 
 __all__ = ["Master"]
 
@@ -125,7 +125,7 @@ class Master:
         self._startup: Startup
         self._rollover: Rollover
         self._recycler: Recycler
-        self._scaler: Scaler
+        self._scaler: Scaler | None = None
         self._succession: Succession
         self._manager: ServiceManager
         self._control: ControlServer | None = None
@@ -164,7 +164,6 @@ class Master:
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
                 self._recycler = Recycler(self._workforce.recycle)
-                self._scaler = Scaler(lambda: self._rollover.current.listeners, self._log.info)
                 self._succession = Succession(self._invocation, self._signals, self._log)
                 if not self._control_waits:
                     self._control = self._open_control()
@@ -251,6 +250,12 @@ class Master:
         if rollover.under_way or self._succession.under_way or self._drain_until is not None:
             return inf
         generation = rollover.current
+        if self._scaler is None:
+            if generation.settings.workers_max is None:
+                return inf
+            from wsgiserv.master.load import Scaler
+
+            self._scaler = Scaler(lambda: rollover.current.listeners, self._log.info)
         wanted, again = self._scaler.look(self._fleet.workers, generation.workers, generation.settings, now)
         if wanted is not None:
             generation.workers = wanted

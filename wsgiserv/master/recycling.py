@@ -6,7 +6,7 @@ Must not know: how a worker is replaced.
 
 from __future__ import annotations
 
-import random
+from os import urandom
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.master.handle import Handle
@@ -56,7 +56,6 @@ class Recycler:
         self._measure = measure
         self._next_sample = 0.0
         self._above: dict[int, int] = {}
-        self._random = random.Random()
         self._lifetimes: dict[int, float] = {}
 
     def look(self, workers: Iterable[Handle], now: float) -> float:
@@ -84,7 +83,9 @@ class Recycler:
         if not longest:
             return float("inf")
         # Not all at once, though all were started together.
-        limit = self._lifetimes.setdefault(worker.age, longest * (1 - self._random.random() * _JITTER))
+        limit = self._lifetimes.get(worker.age)
+        if limit is None:
+            limit = self._lifetimes[worker.age] = longest * (1 - urandom(1)[0] / 256 * _JITTER)
         due = worker.spawned_at + limit
         if now >= due:
             self._recycle(worker, f"it is {now - worker.spawned_at:.0f} s old (max_worker_lifetime)")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
 from wsgiserv.master.handle import Handle
+from wsgiserv.record import record
 from wsgiserv.scoreboard import SlotFigures
 
 __all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "rss_of", "status_line", "status_of"]
@@ -38,7 +38,7 @@ class LastReload(NamedTuple):
     at: float
 
 
-@dataclass(slots=True)
+@record()
 class Totals:
     """What the workers that are gone have done; their slots are used again."""
 
@@ -51,7 +51,7 @@ class Totals:
         self.errors += figures.errors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class ServerFacts:
     """What is to be said of the master.
 
@@ -203,4 +203,4 @@ def _state(worker: Handle) -> tuple[str, float]:
 
 
 def _iso(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds")
+    return strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime(wall))

@@ -10,13 +10,13 @@ Must not know: processes, signals being sent, files, clocks, logs. Times are num
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import inf
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from wsgiserv.boot import EXIT_BOOT, Report
 from wsgiserv.master.handle import Handle
+from wsgiserv.record import field, record
 
 __all__ = [
     "Abandon",
@@ -104,7 +104,7 @@ class Wait(NamedTuple):
 Action: TypeAlias = Spawn | Send | Promote | Abandon | GiveUp | Stopped | Wait
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Target:
     """What is wanted.
 
@@ -124,7 +124,7 @@ class Target:
     unavailable: int = 1
 
 
-@dataclass(slots=True)
+@record()
 class Failures:
     """How the boots of one generation have failed since one of its workers became ready.
 
@@ -139,7 +139,7 @@ class Failures:
     hung: bool = False
 
 
-@dataclass(slots=True)
+@record()
 class Crashes:
     """How the workers of one generation have died soon after they were ready, unasked.
 
@@ -151,7 +151,7 @@ class Crashes:
     not_before: float = -inf
 
 
-@dataclass(slots=True)
+@record()
 class Fleet:
     """The workers and the history of their failures.
 

@@ -15,7 +15,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, read, waitpid, write
 from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
 from socket import socket
@@ -23,6 +22,7 @@ from typing import Any
 
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.net.listener import Listener
+from wsgiserv.record import record
 
 __all__ = ["Invocation", "Predecessor", "Successor", "start_successor"]
 
@@ -30,7 +30,7 @@ _VARIABLE = "WSGISERV_UPGRADE"
 _LONGEST_TEXT = 32_000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Invocation:
     """How this process was started, so that the next one can be started the same way.
 

@@ -7,10 +7,9 @@ Must not know: what ought to be done about the workers, generations but by numbe
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from math import inf
-from os import WNOHANG, close, kill, pipe, wait4
+from os import WNOHANG, close, kill, pipe, urandom, wait4
 from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -68,7 +67,6 @@ class Workforce:
         self._log = log
         self._lifeline = pipe()
         self.nursery = Nursery(signals, log, self._lifeline, server)
-        self._random = random.Random()
         self._expected: list[tuple[int, int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
         self._traced: dict[int, list[tuple[float, Done]]] = {}
@@ -248,7 +246,7 @@ class Workforce:
         self.nursery.reopen_logs()
 
     def _jitter(self) -> float:
-        return self._random.uniform(0.75, 1.25)
+        return 0.75 + urandom(1)[0] / 512
 
     def read_reports(self) -> None:
         """Note what the zygotes and the workers have reported."""

@@ -22,7 +22,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
@@ -37,6 +36,7 @@ from wsgiserv.logs.error import reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import MASTER_SIGNALS
+from wsgiserv.record import record, replace
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
@@ -68,7 +68,7 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-@dataclass(slots=True, kw_only=True)
+@record(kw_only=True)
 class ZygoteBoot:
     """The values a zygote starts with, made by the master just before the fork.
 

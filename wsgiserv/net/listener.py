@@ -130,23 +130,23 @@ class Listener:
         self.sock.close()
 
     def turn_away(self) -> None:
-        """Let nobody in any more where the port is shared (``reuse_port``), while the backlog can still be taken.
+        """Let nobody in any more, while the backlog can still be taken.
 
-        Closing a listener resets who has connected since the last accept(2), however short that is. With another
-        server on the port nobody need be: a SYN that is dropped is sent again a second later, and is that server's
-        then. Called by the last worker of a server that stops. Never raises; nothing where the system cannot do it.
-        A socket that is not our own would stay deaf for whoever has it next, and is left alone.
+        Closing a listener resets who has connected since the last accept(2), however short that is. With this nobody
+        need be: a SYN that is dropped is sent again a second later, and is refused then, or is another server's: one
+        that shares the port (``reuse_port``), or follows on it. Called by the last worker of a server that stops.
+        Never raises; nothing where the system cannot do it. A socket that is not our own would stay deaf for whoever
+        has it next, and is left alone.
         """
-        if sys.platform != "linux" or self.is_unix or self.inherited or _SO_REUSEPORT is None:
+        if sys.platform != "linux" or self.is_unix or self.inherited:
             return
-        import ctypes
-
-        program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
         try:
-            if self.sock.getsockopt(SOL_SOCKET, _SO_REUSEPORT):
-                header = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
-                self.sock.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, header)
-        except OSError:
+            import ctypes
+
+            program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+            header = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
+            self.sock.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, header)
+        except (ImportError, OSError):
             pass
 
     def unlink(self) -> None:
@@ -255,7 +255,11 @@ def _share_port(sock: socket, spec: str) -> None:
 def _resolve(spec: str, address: Address) -> tuple[int, Any]:
     """Return the family and the address to bind. A name with several addresses gives its first IPv4 one."""
     try:
-        found = getaddrinfo(address.host or "0.0.0.0", address.port, 0, SOCK_STREAM, 0, AI_PASSIVE)
+        host = address.host or "0.0.0.0"
+        # As bytes it is not encoded by the codec for international names, which would be imported for it.
+        found = getaddrinfo(
+            host.encode() if host.isascii() else host, address.port, 0, SOCK_STREAM, 0, AI_PASSIVE
+        )
     except (gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, gaierror) else "not a host's name"
         raise ConfigError(

@@ -11,7 +11,6 @@ as the response is made.
 from __future__ import annotations
 
 import os
-import tempfile
 from _socket import socket as RawSocket
 from collections import deque
 from typing import IO, TYPE_CHECKING, Final
@@ -97,6 +96,8 @@ class Outbox:
         """Append to the spool file; False when the disk does not take it."""
         try:
             if self._spool is None:
+                import tempfile
+
                 self._spool = tempfile.TemporaryFile(  # noqa: SIM115 - lives until the queue is empty
                     prefix="wsgiserv-response-", dir=self._spool_dir, buffering=0
                 )

@@ -7,12 +7,16 @@ Must not know: HTTP.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 __all__ = ["PeerNames"]
 
 _CACHE_ENTRIES: Final = 4096
+# The default: `ipaddress` is only imported for more.
+_LOOPBACK: Final = frozenset(("127.0.0.1", "::1"))
 
 
 class PeerNames:
@@ -25,7 +29,12 @@ class PeerNames:
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._any = "*" in allowed
-        self._networks = [ip_network(entry, strict=False) for entry in allowed if "*" not in entry]
+        self._hosts = _LOOPBACK.intersection(allowed)
+        self._networks: list[IPv4Network | IPv6Network] = []
+        if others := [entry for entry in allowed if entry not in _LOOPBACK and "*" not in entry]:
+            from ipaddress import ip_network
+
+            self._networks = [ip_network(entry, strict=False) for entry in others]
         self._trusted: dict[str, bool] = {}
 
     def of(self, address: Any) -> tuple[dict[str, str], bytes, bool]:
@@ -60,6 +69,12 @@ class PeerNames:
         return trusted
 
     def _is_listed(self, host: str) -> bool:
+        if host.lower().removeprefix("::ffff:") in self._hosts:  # an IPv4 client of an IPv6 socket, too
+            return True
+        if not self._networks:
+            return False
+        from ipaddress import ip_address
+
         # A link-local IPv6 address comes with its zone.
         parsed = ip_address(host.partition("%")[0])
         mapped = getattr(parsed, "ipv4_mapped", None)

@@ -318,7 +318,7 @@ class Reactor:
         self._listeners.clear()
 
     def turn_away(self) -> None:
-        """Let no new client into the backlog, where another server shares the port: see `Listener.turn_away`."""
+        """Let no new client into the backlog: see `Listener.turn_away`."""
         for listener, _, _ in self._listeners.values():
             listener.turn_away()
 

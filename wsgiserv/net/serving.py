@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import getpid, urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.outbox import WORKER_MEMORY_BYTES
+from wsgiserv.record import record
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
 from wsgiserv.wsgi.memory import MemoryBudget
@@ -82,7 +82,7 @@ class Loop(Protocol):
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class Timeouts:
     """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
 

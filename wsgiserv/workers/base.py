@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import signal
 import sys
 from _socket import socket as RawSocket
@@ -31,16 +30,13 @@ from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.http.uwsgi import UwsgiReader
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import ErrorStream, reopen_error_log
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
-from wsgiserv.net.proxysocket import ProxySocket
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
-from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED, STOPPING
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -53,7 +49,9 @@ from wsgiserv.wsgi.gateway import GatewayContext
 from wsgiserv.wsgi.readiness import Readiness
 
 if TYPE_CHECKING:
+    from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
+    from wsgiserv.net.uwsgiconnection import BarredConnection
 
 __all__ = ["ORPHAN_GRACE_S", "Worker", "worker_main"]
 
@@ -103,8 +101,11 @@ class Worker(ABC):
         self.context: ServingContext
         self._next_second = 0.0
         self._seconds = boot.slot.seconds
-        jitter = random.randint(0, settings.max_requests_jitter) if settings.max_requests else 0
-        self.max_requests = settings.max_requests + jitter if settings.max_requests else sys.maxsize
+        self.max_requests = settings.max_requests or sys.maxsize
+        if settings.max_requests and settings.max_requests_jitter:
+            from random import randint
+
+            self.max_requests += randint(0, settings.max_requests_jitter)
         # A signal handler only queues: the interpreter writes the signal's number into this pair.
         self._wakeup, self._wakeup_writer = socketpair()
         self._reloader: Any = None
@@ -115,6 +116,9 @@ class Worker(ABC):
         self._proxies: PeerNames | None = None
         # Who may speak uwsgi, where that is spoken.
         self._uwsgi_peers: PeerNames | None = None
+        # Imported when a setting asks for them.
+        self._proxied: type[ProxySocket]
+        self._barred: type[BarredConnection]
         self._connection: Callable[..., Connection] = Connection
 
     # ---- what a class implements ---------------------------------------------------------------------
@@ -187,7 +191,10 @@ class Worker(ABC):
         self.wsgi = self._application()
         self._peers = PeerNames(settings.forwarded_allow_ips)
         if settings.proxy_protocol != "off":
+            from wsgiserv.net.proxysocket import ProxySocket
+
             self._proxies = PeerNames(settings.proxy_allow_ips)
+            self._proxied = ProxySocket
         access = open_access_log(settings, self.log)
         gateway = GatewayContext(self.log, date_line(time()), settings.sendfile)
         words = boot.slot.words
@@ -230,7 +237,11 @@ class Worker(ABC):
             streaming=_STREAMING.get(settings.stream_request_body, self.streams),
         )
         if settings.protocol == "uwsgi":
+            from wsgiserv.http.uwsgi import UwsgiReader
+            from wsgiserv.net.uwsgiconnection import BarredConnection, UwsgiConnection
+
             self._uwsgi_peers = PeerNames(settings.uwsgi_allow_ips)
+            self._barred = BarredConnection
             self._connection = partial(UwsgiConnection, UwsgiReader(context.parser))
         context.pre_request, context.post_request = request_hooks(self, settings, self.log)
         errors = ErrorStream(self.log)
@@ -274,12 +285,12 @@ class Worker(ABC):
         peer, name, trusted = self._peers.of(address)
         make, base = self._connection, self._bases[listener]
         if self._uwsgi_peers is not None and not self._uwsgi_peers.of(address)[2]:
-            return BarredConnection(self.context, self.loop, sock, base, peer, name, trusted)
+            return self._barred(self.context, self.loop, sock, base, peer, name, trusted)
         secure = self._secure
         client = sock if secure is None else secure(sock, peer)
         if self._proxies is None or not self._proxies.of(address)[2]:
             return make(self.context, self.loop, client, base, peer, name, trusted)
-        proxied = ProxySocket(sock, client, self.cfg.proxy_protocol, peer)
+        proxied = self._proxied(sock, client, self.cfg.proxy_protocol, peer)
         connection = make(self.context, self.loop, proxied, base, peer, name, trusted)
         proxied.hand_over = partial(setattr, connection, "sock")
         return connection

@@ -9,13 +9,13 @@ requests that never hang pay nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
 from _thread import get_ident
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -27,8 +27,8 @@ __all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report",
 
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
-_OUR_WORKERS: Final = str(Path(__file__).parent)
-_REPORTERS: Final = (__file__, str(Path(__file__).with_name("base.py")))
+_OUR_WORKERS: Final = os.path.dirname(__file__)
+_REPORTERS: Final = (__file__, os.path.join(_OUR_WORKERS, "base.py"))
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 60
 _MOST_CALLS: Final = 50

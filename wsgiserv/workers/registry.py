@@ -7,7 +7,6 @@ Must not know: what a class does; who asks, in which process.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import traceback
 from types import ModuleType, TracebackType
@@ -126,13 +125,18 @@ def _is_usable(value: object, module: ModuleType) -> bool:
     from wsgiserv.workers.base import Worker
 
     is_own = getattr(value, "__module__", None) == module.__name__
-    return is_own and inspect.isclass(value) and issubclass(value, Worker) and not inspect.isabstract(value)
+    return (
+        is_own
+        and isinstance(value, type)
+        and issubclass(value, Worker)
+        and not getattr(value, "__abstractmethods__", ())
+    )
 
 
 def _accepted(found: object) -> type[Worker]:
     from wsgiserv.workers.base import Worker
 
-    if not inspect.isclass(found):
+    if not isinstance(found, type):
         article = "an" if type(found).__name__[0] in "AEIOaeio" else "a"
         raise _Refused(f"it is not a class, but {article} {type(found).__name__}.")
     if not issubclass(found, Worker):

@@ -6,7 +6,6 @@ Must not know: sockets. Nothing here runs unless a hook is set.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -75,13 +74,10 @@ def request_hooks(
 
     if post is None:
         return before, None
-    wanted = _arity(post)
 
     def after(connection: Connection, environ: dict[str, Any], response: Response) -> None:
         request = _request(connection, environ)
-        call_hook(
-            log, "post_request", post, *(worker, request, environ, HookResponse(request, response))[:wanted]
-        )
+        call_hook(log, "post_request", post, worker, request, environ, HookResponse(request, response))
 
     return (before if pre is not None else None), after
 
@@ -89,11 +85,3 @@ def request_hooks(
 def _request(connection: Connection, environ: dict[str, Any]) -> HookRequest:
     line, block = connection.request
     return HookRequest(line, block, environ, connection.peer)
-
-
-def _arity(hook: Callable[..., Any]) -> int:
-    """gunicorn lets a post_request take 2, 3 or 4 arguments."""
-    parameters = list(inspect.signature(hook).parameters.values())
-    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return 4
-    return min(4, sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters))

@@ -11,9 +11,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ApplicationError
+from wsgiserv.http.percent import decoded
 
 __all__ = ["warm_up"]
 
@@ -52,7 +52,7 @@ def _environ(path: str, base: dict[str, Any]) -> dict[str, Any]:
         **base,
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(name).decode("latin-1"),
+        "PATH_INFO": decoded(name),
         "QUERY_STRING": query,
         "RAW_URI": path,
         "REQUEST_URI": path,

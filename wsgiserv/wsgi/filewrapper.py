@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
+import sys
 from collections.abc import Iterator
 from io import BufferedRandom, BufferedReader, FileIO
 from typing import Any
 
 __all__ = ["FileWrapper"]
-
-# What tempfile.NamedTemporaryFile() returns: a class without a public name.
-_TEMPORARY_FILE: type = tempfile._TemporaryFileWrapper
 
 
 class FileWrapper:
@@ -65,7 +62,9 @@ def _reads_its_file(filelike: Any) -> bool:
     inner: Any = getattr(filelike, "file", None)  # a named temporary file's, a Django File's
     if not _is_plain(inner):
         return False
-    return isinstance(filelike, _TEMPORARY_FILE) or getattr(filelike, "read", None) == inner.read
+    # What tempfile.NamedTemporaryFile() returns: a class without a public name, and of a module that may not be in use.
+    temporary: Any = getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", ())
+    return isinstance(filelike, temporary) or getattr(filelike, "read", None) == inner.read
 
 
 def _is_plain(filelike: Any) -> bool:

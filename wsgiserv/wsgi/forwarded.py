@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from ipaddress import ip_address
 from typing import Any, Final
 
 from wsgiserv.http.grammar import HOST
@@ -117,6 +116,8 @@ def read_node(text: str) -> tuple[str, str] | None:
     match = _NODE.fullmatch(text)
     if match is None:
         return None
+    from ipaddress import ip_address  # only behind a proxy: see docs/architecture.md, "Memory"
+
     bracketed, plain, port, bare = match.groups()
     try:
         address = ip_address(bracketed or plain or bare)

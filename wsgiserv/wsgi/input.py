@@ -11,7 +11,6 @@ on ``RawIOBase.read`` over a Python ``readinto`` (a 5,000-digit size crashed CPy
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable
 from typing import IO
 
@@ -55,6 +54,8 @@ class BodyBuffer:
         length = self.length + len(data)
         try:
             if self._taken >= 0 and not self._fits(length, len(data)):
+                import tempfile
+
                 spool: IO[bytes] = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self._spool_dir)  # noqa: SIM115
                 try:
                     spool.write(self._file.getvalue())  # type: ignore[attr-defined]

@@ -1,0 +1,278 @@
+"""What is said to a newcomer whose application cannot be loaded.
+
+Owns: the advice: what is missing, what it is near to, where it was searched; the traceback without our own frames.
+Must not know: how an application is loaded. It is imported when that has failed: there is no need of it in a worker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv.errors import ApplicationError
+
+if TYPE_CHECKING:
+    from wsgiserv.apploader import Target
+
+__all__ = ["advice", "import_failed", "no_attribute", "nothing_in", "path_advice", "place", "raised"]
+
+# What people commonly call them
+_FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
+
+
+def path_advice(spec: str, path: str, expression: str) -> str:
+    """Return what to type instead of a path such as ``dir/hello.py:app``."""
+    bare = os.path.normpath(path.removesuffix(".py"))
+    parts = bare.split(os.sep)
+    suffix = f":{expression}" if expression else ":app"
+    base = (
+        f"{spec!r} is a path. wsgiserv wants the module's name as an import statement has it, and its app: "
+    )
+    if not os.path.exists(path) and not os.path.exists(bare + ".py"):
+        base = f"{spec!r} is a path, and there is no such file in {os.getcwd()}. Type a module and its app: "
+    if len(parts) == 1:
+        return f"{base}wsgiserv {bare}{suffix}"
+    directory, name = os.path.split(bare)
+    advice = f"{base}wsgiserv --chdir {directory} {name}{suffix}"
+    if all(part.isidentifier() for part in parts):
+        advice += f" (or, if {parts[0]} is a package, wsgiserv {'.'.join(parts)}{suffix})"
+    return advice
+
+
+def _what_happened(error: BaseException, doing: str) -> str:
+    if isinstance(error, SystemExit):
+        return (
+            f"The application ended the process while {doing}: sys.exit({error.code!r}). Put what must run "
+            'only as a program under: if __name__ == "__main__":'
+        )
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+        return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # a __str__ that raises
+        text = type(error).__name__
+    return f"The application raised an exception while {doing}: {text}"
+
+
+def raised(error: BaseException, doing: str) -> ApplicationError:
+    """Return what to raise instead of what the application's code has raised."""
+    return ApplicationError(_what_happened(error, doing), _users_traceback(error))
+
+
+def import_failed(target: Target, error: BaseException) -> ApplicationError:
+    """Return what to raise when the target's module could not be imported."""
+    if not isinstance(error, ModuleNotFoundError):
+        return raised(error, f"importing {target.module!r}")
+    missing, module = error.name, target.module
+    is_target = missing is not None and (module == missing or module.startswith(missing + "."))
+    if is_target and not _users_frames(error):
+        return ApplicationError(_not_found(target, str(missing)))
+    return ApplicationError(_missing_dependency(target, error), _users_traceback(error))
+
+
+def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
+    """Return what to raise when the module has no application under the names that are usual."""
+    return ApplicationError(
+        f"The module {target.module!r} ({place(module)}) has neither 'application' nor 'app'. "
+        f"{_shadowed(target, module)}{advice(target, module, 'app')}"
+    )
+
+
+def no_attribute(
+    target: Target, module: ModuleType, holder: Any, what: str, name: str, error: AttributeError
+) -> ApplicationError:
+    """Return what to raise when ``holder``, which is described by ``what``, has no ``name``."""
+    text = _users_traceback(error) if _users_frames(error) else ""
+    hints = _shadowed(target, module) + advice(target, holder, name)
+    return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
+
+
+def _missing_dependency(target: Target, error: ModuleNotFoundError) -> str:
+    message = f"Importing {target.module!r} failed, since it imports {error.name!r}, which was not found."
+    if error.name:
+        message += (
+            f" Install it into the environment of {sys.executable} (python -m pip install ...), or, if it is "
+            f"yours, add its directory with --pythonpath. Searched: {_searched()}."
+        )
+    return message
+
+
+def _not_found(target: Target, missing: str) -> str:
+    module = target.module
+    suffix = target.spec[len(module) :] or ":app"
+    message = f"There is no module {module!r}. "
+    parent, _, last = module.rpartition(".")
+    if missing != module:
+        message = f"There is no module {module!r}, since there is no {missing!r}. "
+    elif parent and (package := sys.modules.get(parent)) is not None:
+        if not hasattr(package, "__path__"):
+            message = f"There is no module {module!r}: {parent!r} is a module, not a package. "
+            if hasattr(package, last):
+                return f"{message}Did you mean wsgiserv {parent}:{last}?"
+        elif near := _near(last, _modules_in(package.__path__)):
+            return f"{message}Did you mean {_either(f'{parent}.{name}{suffix}' for name in near)}?"
+    message += f"Searched: {_searched()}."
+    directory = _subdirectory_with(missing.partition(".")[0])
+    if directory:
+        return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
+    top = missing.partition(".")[0]
+    near = _near(top, _modules_in(_own_entries()))
+    if near:
+        rest = module[len(top) :]
+        return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
+    here = sorted(_modules_in([os.getcwd()]))[:8]
+    if here:
+        return f"{message} Modules in the working directory: {', '.join(here)}."
+    return f"{message} There is no Python module in the working directory: is it the right one? (--chdir)"
+
+
+def _either(choices: Iterable[str]) -> str:
+    return " or ".join(f"wsgiserv {choice}" for choice in choices)
+
+
+def _entries() -> list[str]:
+    """Return the entries of sys.path that an application could be in: all but the standard library."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    standard = {os.path.realpath(paths["stdlib"]), os.path.realpath(paths["platstdlib"])}
+    standard |= {os.path.join(path, "lib-dynload") for path in standard}
+    found = dict.fromkeys(os.path.abspath(entry) for entry in sys.path)
+    return [e for e in found if os.path.realpath(e) not in standard and not e.endswith(".zip")]
+
+
+def _own_entries() -> list[str]:
+    """Return the entries that are not for installed packages."""
+    return [e for e in _entries() if os.path.basename(e) not in ("site-packages", "dist-packages")]
+
+
+def _searched() -> str:
+    here = os.getcwd()
+    entries = [f"{here} (the working directory)" if entry == here else entry for entry in _entries()]
+    if here not in _entries():
+        entries.append(f"but not the working directory {here}, which is not on sys.path")
+    return ", ".join(entries)
+
+
+def _modules_in(directories: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the modules and packages in ``directories``."""
+    for directory in directories:
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue
+        for entry in entries:
+            name, extension = os.path.splitext(entry.name)
+            if not name.isidentifier() or name in ("setup", "conftest"):
+                continue
+            if extension == ".py" or (not extension and _is_package(entry.path)):
+                yield name
+
+
+def _is_package(path: str) -> bool:
+    try:
+        return any(name.endswith(".py") for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def _subdirectory_with(module: str) -> str | None:
+    """Return the one directory below the working directory that holds ``module``, such as ``src``."""
+    try:
+        directories = [e.name for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")]
+    except OSError:
+        return None
+    places = (f"{directory}/{module}" for directory in directories)
+    found = [p for p in places if os.path.isfile(p + ".py") or os.path.isfile(p + "/__init__.py")]
+    return os.path.dirname(found[0]) if len(found) == 1 else None
+
+
+def _shadowed(target: Target, module: ModuleType) -> str:
+    """Return a warning when another module of the same name was imported instead of the user's file."""
+    theirs = os.path.abspath(target.module.replace(".", os.sep) + ".py")
+    imported = getattr(module, "__file__", None)
+    if not imported or not os.path.isfile(theirs) or os.path.realpath(imported) == os.path.realpath(theirs):
+        return ""
+    return f"Your {theirs} is hidden by that module of the same name: rename yours. "
+
+
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(names), n=3)
+
+
+def place(module: ModuleType) -> str:
+    """Return the file of the module, in words."""
+    return getattr(module, "__file__", None) or "which has no file"
+
+
+def advice(target: Target, holder: Any, wanted: str) -> str:
+    """Return what to type when ``holder`` has no ``wanted``: near names, factories, applications it has."""
+    public = (
+        {name: value for name, value in vars(holder).items() if name[:1] != "_"}
+        if hasattr(holder, "__dict__")
+        else {}
+    )
+    prefix = target.module + ":"
+    if target.name is not None and "." in target.name:
+        prefix += target.name.rpartition(wanted)[0]
+    near = _near(wanted, public)
+    factories = [f"{name}()" for name in _FACTORY_NAMES if callable(public.get(name))]
+    # instances with a __call__ are applications more often than functions and classes are
+    instances = [
+        name
+        for name, value in public.items()
+        if callable(value) and not isinstance(value, (type, FunctionType, BuiltinFunctionType, MethodType))
+    ]
+    choices = list(dict.fromkeys([*(n for n in near if callable(public[n])), *instances[:3], *factories]))
+    if choices:
+        return f"Did you mean {_either(_quoted(prefix + choice) for choice in choices[:4])}?"
+    names = sorted(name for name, value in public.items() if callable(value))[:10]
+    if names:
+        return f"Callable names in it: {', '.join(names)}."
+    return "It holds nothing that can be called: is the application made in another module?"
+
+
+def _quoted(spec: str) -> str:
+    """Return ``spec`` as a shell takes it."""
+    return f"'{spec}'" if "(" in spec else spec
+
+
+# --- the user's own traceback
+
+# A traceback goes through the loader; this file only looks at it.
+_LOADER = os.path.join(os.path.dirname(__file__), "apploader.py")
+_IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
+
+
+def _is_ours(filename: str) -> bool:
+    return filename == _LOADER or filename.startswith(("<frozen importlib", _IMPORTLIB))
+
+
+def _users_frames(error: BaseException) -> list[str]:
+    """Return the files of the traceback's frames that are the user's."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [name for frame, _ in frames if not _is_ours(name := frame.f_code.co_filename)]
+
+
+def _users_traceback(error: BaseException) -> str:
+    """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
+    whole = traceback.TracebackException.from_exception(error, compact=True)
+    _remove_ours(whole)
+    return "".join(whole.format())
+
+
+def _remove_ours(part: traceback.TracebackException) -> None:
+    stack: list[Any] = [part]
+    while stack:
+        one = stack.pop()
+        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame.filename)]
+        stack += [inner for inner in (one.__cause__, one.__context__) if inner is not None]
+        stack += getattr(one, "exceptions", None) or []
