@@ -93,8 +93,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         # What the master runs on binds the functions of os, select and so on when it is imported; a
         # configuration file may replace these by gevent's.
         import wsgiserv.master.master
-        import wsgiserv.workers.sync
-        import wsgiserv.workers.threads  # noqa: F401
+        import wsgiserv.workers.sync  # noqa: F401
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)

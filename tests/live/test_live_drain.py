@@ -216,31 +216,33 @@ def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_
     )
     with contextlib.ExitStack() as stack:
         (leaving,) = open_listeners(shared)
-        stack.enter_context(leaving.sock)
+        closing = stack.enter_context(socket.socket(fileno=os.dup(leaving.fileno())))
         address = leaving.getsockname()
         early = [stack.enter_context(socket.create_connection(address)) for _ in range(8)]
         leaving.turn_away()
         shared.bind = (f"127.0.0.1:{address[1]}",)
-        (staying,) = open_listeners(shared)
-        stack.enter_context(staying.sock)
+        (other,) = open_listeners(shared)
+        staying = stack.enter_context(socket.socket(fileno=os.dup(other.fileno())))
+        other.close()
         late = [stack.enter_context(socket.socket()) for _ in range(8)]
         for client in late:
             client.setblocking(False)
             assert client.connect_ex(address) in (0, errno.EINPROGRESS)
-        accepted = [stack.enter_context(leaving.sock.accept()[0]) for _ in early]
+        accepted = [stack.enter_context(closing.accept()[0]) for _ in early]
         assert [each.getpeername() for each in accepted] == [each.getsockname() for each in early]
         with pytest.raises(BlockingIOError):
-            leaving.sock.accept()
+            closing.accept()
         accepted[0].sendall(b"answered")  # what is open goes on
         assert early[0].recv(100) == b"answered"
         leaving.close()
+        closing.close()
         for client in late:
             client.settimeout(15)
             client.sendall(b"taken")  # waits until it is connected
         names = {client.getsockname() for client in late}
-        staying.sock.settimeout(15)
+        staying.settimeout(15)
         while names:
-            one, name = staying.sock.accept()
+            one, name = staying.accept()
             with one:
                 assert one.recv(100) == b"taken"
             names.discard(name)

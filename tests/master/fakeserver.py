@@ -17,6 +17,7 @@ import atexit
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -54,7 +55,7 @@ def fake_worker(boot: WorkerBoot) -> int:
         boot.slot.begin(0, time.monotonic(), b"192.0.2.1", b"id-1", b"GET /slow\x1b HTTP/1.1")
     watched: list[object] = [boot.lifeline]
     if behaviour == "accept":
-        watched += [listener.sock for listener in boot.listeners]
+        watched += [socket.socket(fileno=os.dup(listener.fileno())) for listener in boot.listeners]
     while not told or behaviour == "stubborn":
         if behaviour != "hang":
             boot.slot.seconds[HEARTBEAT] = time.monotonic()

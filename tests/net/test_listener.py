@@ -82,15 +82,16 @@ def test_it_listens_does_not_block_is_not_inherited_and_hands_on_nodelay(opened:
     assert not listener.sock.getblocking()
     assert not os.get_inheritable(listener.fileno())
     assert listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    with pytest.raises(BlockingIOError):
-        listener.sock.accept()
-    with socket.create_connection(listener.sock.getsockname(), 5) as client:
-        listener.sock.setblocking(True)
-        accepted, _ = listener.sock.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) or sys.platform != "linux"
-            accepted.sendall(b"hello")
-            assert client.recv(10) == b"hello"
+    with socket.socket(fileno=os.dup(listener.fileno())) as same:
+        with pytest.raises(BlockingIOError):
+            same.accept()
+        with socket.create_connection(same.getsockname(), 5) as client:
+            same.setblocking(True)
+            accepted, _ = same.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) or sys.platform != "linux"
+                accepted.sendall(b"hello")
+                assert client.recv(10) == b"hello"
 
 
 def test_no_host_is_all_interfaces(opened: Any) -> None:

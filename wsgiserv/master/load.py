@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import struct
 import sys
+from _socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from os import fstat, sysconf
-from socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.config import sizing

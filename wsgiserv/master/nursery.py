@@ -10,14 +10,14 @@ group. What the master would do to such a worker is done to the zygote, or to th
 
 from __future__ import annotations
 
+import _socket as socket_module
 import json
 import logging
-import socket as socket_module
+from _socket import AF_UNIX, MSG_DONTWAIT, socket, socketpair
 from collections import deque
 from collections.abc import Callable
 from os import WNOHANG, close, kill, pipe, wait4
 from signal import SIGABRT, SIGKILL, Signals
-from socket import AF_UNIX, MSG_DONTWAIT, send_fds, socket, socketpair
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +29,7 @@ from wsgiserv.master.obituary import died_how
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.stacks import LastWords
 from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
+from wsgiserv.net.descriptors import send_fds
 
 __all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
 
@@ -117,7 +118,7 @@ class Zygote:
             message, fds, writer = self._unsent[0]
             if not self.over:
                 try:
-                    send_fds(self._sock, [json.dumps(message).encode()], fds, MSG_DONTWAIT)
+                    send_fds(self._sock, json.dumps(message).encode(), fds, MSG_DONTWAIT)
                 except BlockingIOError:
                     return  # its next answer says that there is room
                 except OSError:

@@ -9,6 +9,7 @@ A handler only queues: the interpreter's own C code writes the number of each si
 
 from __future__ import annotations
 
+from _socket import socketpair
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import (
@@ -32,7 +33,6 @@ from signal import (
     signal,
     valid_signals,
 )
-from socket import socketpair
 from types import FrameType
 
 __all__ = ["MASTER_SIGNALS", "SignalQueue"]

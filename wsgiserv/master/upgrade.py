@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, read, waitpid, write
 from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
-from socket import socket
 from typing import Any
 
 from wsgiserv.master.signalqueue import SignalQueue
@@ -85,7 +85,7 @@ class Predecessor:
         found = []
         for each in self._told["listeners"]:
             sock = socket(fileno=each["fd"])
-            sock.set_inheritable(False)
+            os.set_inheritable(sock.fileno(), False)
             found.append(
                 Listener(sock, each["spec"], secure=secure, inherited=each["inherited"], path=each["path"])
             )

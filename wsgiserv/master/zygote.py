@@ -12,20 +12,20 @@ not know of cannot be, whenever the zygote is killed.
 
 from __future__ import annotations
 
+import _socket as socket_module
 import gc
 import importlib
 import json
 import logging
 import os
-import socket as socket_module
 import sys
 import threading
+from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
-from socket import MSG_DONTWAIT, recv_fds, socket
 from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
@@ -36,6 +36,7 @@ from wsgiserv.logs.error import reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import MASTER_SIGNALS
+from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.record import record, replace
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
@@ -201,7 +202,7 @@ def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
-    data, fds, _, _ = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
+    data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
     message: dict[str, Any] = json.loads(data) if data else {}
     return message, fds
 

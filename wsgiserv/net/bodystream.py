@@ -8,7 +8,7 @@ Used where ``stream_request_body`` says so; all other bodies are here before the
 
 from __future__ import annotations
 
-from socket import MSG_DONTWAIT
+from _socket import MSG_DONTWAIT
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 

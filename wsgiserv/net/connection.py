@@ -21,9 +21,9 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
 from __future__ import annotations
 
 import logging
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from contextlib import suppress
-from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 

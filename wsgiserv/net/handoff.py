@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import _socket
 import json
+from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from _socket import socket as RawSocket
-from array import array
 from contextlib import suppress
 from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from os import close, dup, set_inheritable
-from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from typing import Any, Final, NamedTuple
 
+from wsgiserv.net.descriptors import FD_BYTES, fds_in, send_fds
 from wsgiserv.net.serving import NEVER
 
 __all__ = ["MOST_MOVED_BYTES", "Handed", "Handoff", "Luggage"]
@@ -29,8 +29,7 @@ MOST_MOVED_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 16 * 1024
 # The kernel gives what net.core.wmem_max allows.
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
-_FD_BYTES: Final = array("i").itemsize
-_ANCILLARY_BYTES: Final = CMSG_SPACE(_FD_BYTES)
+_ANCILLARY_BYTES: Final = CMSG_SPACE(FD_BYTES)
 # Absent on some platforms, which lack the one thing or do the other with a second system call.
 _SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
 _MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
@@ -148,7 +147,7 @@ class Handoff:
         }
         message = json.dumps(header).encode("ascii") + b"\n" + luggage.data
         try:
-            self._sender.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, array("i", [fd]))], MSG_DONTWAIT)
+            send_fds(self._sender, message, [fd], MSG_DONTWAIT)
         except OSError as error:
             if error.errno in _FULL:
                 return False
@@ -172,9 +171,7 @@ class Handoff:
                 return None
             if not message:
                 return None
-            fds = array("i")
-            for _, _, data in ancillary:
-                fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+            fds = fds_in(ancillary)
             if not fds:
                 continue  # another thread has taken the last descriptor in between
             sock = RawSocket(fileno=fds[0])

@@ -6,9 +6,9 @@ Must not know: why somebody asks.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
-from socket import AF_INET, AF_INET6
+from _socket import AF_INET, AF_INET6
 from typing import Literal
 
 __all__ = ["describe_process", "tcp_holder", "unix_holder"]
@@ -73,12 +73,12 @@ def _as_in_proc(family: int, host: str) -> str:
     """Return the address as /proc/net/tcp writes it: 32-bit words in the host's byte order, in hexadecimal."""
     if family not in (AF_INET, AF_INET6):
         return ""
-    packed = socket.inet_pton(family, host.partition("%")[0])
+    packed = _socket.inet_pton(family, host.partition("%")[0])
     words = [int.from_bytes(packed[i : i + 4], _BYTE_ORDER) for i in range(0, len(packed), 4)]
     return "".join(f"{word:08X}" for word in words)
 
 
-_BYTE_ORDER: Literal["little", "big"] = "little" if socket.htons(1) != 1 else "big"
+_BYTE_ORDER: Literal["little", "big"] = "little" if _socket.htons(1) != 1 else "big"
 
 
 def _owner(inodes: set[str]) -> str | None:

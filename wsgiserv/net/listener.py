@@ -6,15 +6,13 @@ Must not know: who accepts, TLS contexts, the master.
 
 from __future__ import annotations
 
+import _socket as socket_constants
 import errno
 import os
-import socket as socket_constants
 import stat
 import struct
 import sys
-from collections.abc import Sequence
-from os import fstat, lstat, umask, unlink
-from socket import (
+from _socket import (
     AF_INET,
     AF_INET6,
     AF_UNIX,
@@ -30,6 +28,8 @@ from socket import (
     getaddrinfo,
     socket,
 )
+from collections.abc import Sequence
+from os import fstat, lstat, umask, unlink
 from typing import Any, Final, Protocol
 
 from wsgiserv.config.address import Address, parse_address
@@ -436,7 +436,7 @@ def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
         sock.detach()
         raise ConfigError(f"{origin}: descriptor {fd} {what}. {expected}")
     sock.setblocking(False)
-    sock.set_inheritable(False)
+    os.set_inheritable(fd, False)
     if sock.family != AF_UNIX:
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     return Listener(sock, spec, secure=secure, inherited=True)

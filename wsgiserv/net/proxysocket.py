@@ -6,9 +6,9 @@ Must not know: HTTP, TLS, which peers may speak it.
 
 from __future__ import annotations
 
+from _socket import MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as RawSocket
 from collections.abc import Callable
-from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import TYPE_CHECKING
 
 from wsgiserv.errors import ProtocolError

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import select
-import selectors
+from _socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
 from _socket import socket as RawSocket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
-from socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
 from sys import maxsize
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -67,7 +66,8 @@ _EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
 _POLLIN: Final = select.POLLIN
 _POLLOUT: Final = select.POLLOUT
-_default_selector = selectors.DefaultSelector
+if _epoll is None:
+    import wsgiserv.net.portablepoller  # noqa: F401 - bound at import, too
 
 _EPOLL_BITS: Final = {NONE: 0, READ: _EPOLLIN, WRITE: _EPOLLOUT}
 
@@ -89,49 +89,13 @@ class _Epoll:
         self._epoll.modify(fd, _EPOLL_BITS[interest])
 
 
-class _Selector:
-    _BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
-
-    def __init__(self) -> None:
-        self._selector = _default_selector()
-        self._silent: set[int] = set()
-
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        self._selector.register(fd, self._BITS[interest])
-
-    def modify(self, fd: int, interest: int) -> None:
-        if interest == NONE:
-            self._selector.unregister(fd)
-            self._silent.add(fd)
-        elif fd in self._silent:
-            self._silent.discard(fd)
-            self._selector.register(fd, self._BITS[interest])
-        else:
-            self._selector.modify(fd, self._BITS[interest])
-
-    def unregister(self, fd: int) -> None:
-        if fd in self._silent:
-            self._silent.discard(fd)
-        else:
-            self._selector.unregister(fd)
-
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
-        return [
-            (key.fd, _EPOLLOUT if events == selectors.EVENT_WRITE else _EPOLLIN)
-            for key, events in self._selector.select(timeout_s)
-        ]
-
-    def fileno(self) -> int:
-        # kqueue and devpoll have one; the last resort, poll, has not, and says so with AttributeError.
-        return int(self._selector.fileno())
-
-    def close(self) -> None:
-        self._selector.close()
-
-
 def open_poller(portable: bool = False) -> Poller:
     """Return the platform's best poller; ``portable`` asks for the one over `selectors`, for tests."""
-    return _Selector() if portable or _epoll is None else _Epoll()
+    if not portable and _epoll is not None:
+        return _Epoll()
+    from wsgiserv.net.portablepoller import SelectorPoller
+
+    return SelectorPoller()
 
 
 Admit = Callable[[RawSocket, Any, Listener], Connection]

@@ -7,10 +7,10 @@ Must not know: requests, the states of a connection.
 from __future__ import annotations
 
 import struct
+from _socket import MSG_DONTWAIT, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from contextlib import suppress
 from os import pread
-from socket import MSG_DONTWAIT, SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.net.outbox import FileTruncated, Outbox

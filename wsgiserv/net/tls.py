@@ -9,10 +9,10 @@ Imported only where `certfile` is set. As in `tlscontext`, nothing is taken ``fr
 from __future__ import annotations
 
 import ssl
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from collections.abc import Sequence
 from contextlib import suppress
-from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError

@@ -14,12 +14,12 @@ import os
 import signal
 import sys
 from _socket import socket as RawSocket
+from _socket import socketpair
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from os import getpid, kill
 from select import POLLIN, poll
-from socket import socketpair
 from time import monotonic, time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final

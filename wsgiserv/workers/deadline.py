@@ -12,12 +12,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
+from _socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SO_LINGER, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as RawSocket
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from os import dup2
-from socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SO_LINGER, SOCK_STREAM, SOL_SOCKET
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
