@@ -372,3 +372,36 @@ def test_a_burst_beyond_the_backlog_is_served(start: Start) -> None:
     for thread in threads:
         thread.join()
     assert done == [200] * 60
+
+
+ENDING = """
+import atexit, os
+
+class Application:
+    def __init__(self):
+        self.me = self
+        self.journal = open(f"journal.{os.getpid()}", "w")
+
+    def __call__(self, environ, start_response):
+        self.journal.write("served ")
+        start_response("200 OK", [])
+        return [b"served"]
+
+app = Application()
+atexit.register(lambda: print("atexit", file=open(f"atexit.{os.getpid()}", "w")))
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--request-timeout", "20")], ids=["", "request_timeout"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_ends_like_any_python_program(
+    start: Start, tmp_path: Path, number: int, more: tuple[str, ...]
+) -> None:
+    """atexit runs, and a file is flushed that only a reference cycle of the application holds."""
+    server = start("ending:app", *more, files={"ending.py": ENDING})
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"served"
+    (worker,) = server.workers()
+    assert server.stop(number) == 0
+    assert (tmp_path / f"journal.{worker}").read_text() == "served "
+    assert (tmp_path / f"atexit.{worker}").read_text() == "atexit\n"

@@ -22,7 +22,7 @@ from os import getpid, kill
 from select import POLLIN, poll
 from time import monotonic, time
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
@@ -344,6 +344,16 @@ class Worker(ABC):
         else:
             self.leave_for(f"{path} has changed")
 
+    def let_go(self) -> None:
+        """Let go of the application, at the end of the process.
+
+        The signals' handlers and the helpers' threads hold this worker until the interpreter is gone. What the
+        application has must not: a file in a reference cycle of it would not be flushed.
+        """
+        self.wsgi = self.boot.application = None
+        if self.booted:
+            self.context.app = _gone
+
     # ---- signals ---------------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
@@ -533,6 +543,10 @@ def _queued(number: int, frame: FrameType | None) -> None:
     """The handler of all queued signals: the interpreter has written the number to the wakeup descriptor."""
 
 
+def _gone(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
+    raise RuntimeError("the worker has ended")
+
+
 def worker_main(boot: WorkerBoot) -> int:
     """Be a worker, from just after the fork to the exit status. Called by the master's child.
 
@@ -560,3 +574,4 @@ def worker_main(boot: WorkerBoot) -> int:
     finally:
         call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
         signal.set_wakeup_fd(-1)
+        worker.let_go()
