@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -119,13 +120,24 @@ class Output:
         self._thread.start()
 
     def _collect(self) -> None:
+        fd = self._stream.fileno()
         with self._stream:
-            for line in self._stream:
-                with self._arrived:
-                    self.lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
-                    self._arrived.notify_all()
+            rest = b""
+            while data := os.read(fd, 65536):
+                # What has been written at once, as the lines of one record are, comes at once.
+                while select.select([fd], [], [], 0)[0] and (more := os.read(fd, 65536)):
+                    data += more
+                *lines, rest = (rest + data).split(b"\n")
+                self._add(lines)
+            if rest:
+                self._add([rest])
         with self._arrived:
             self._closed = True
+            self._arrived.notify_all()
+
+    def _add(self, lines: list[bytes]) -> None:
+        with self._arrived:
+            self.lines += [line.decode("utf-8", "backslashreplace") for line in lines]
             self._arrived.notify_all()
 
     @property

@@ -224,16 +224,17 @@ class HeadParser:
         Raises:
             ProtocolError: 400 malformed, 414 too long, 505 a major version that is not 1.
         """
-        line = self.lines.get(raw)
-        if line is not None:
-            return line
+        return self.lines.get(raw) or self.new_line(raw)
+
+    def new_line(self, raw: bytes) -> RequestLine:
+        """Parse a request line that is not in the cache; see `request_line`."""
         if len(raw) > self.limits.line:
             raise ProtocolError(414, "request line longer than limit_request_line")
         match = ORIGIN_LINE.fullmatch(raw.decode("latin-1"))
         authority = None
-        if match is not None and match[1] != "CONNECT":
+        if match is not None:
             method, target, path, query, minor = match.groups("")
-        else:
+        if match is None or method == "CONNECT":
             method, target, path, query, authority, minor = _unusual_line(raw)
         # A minor version above ours is answered as ours (RFC 9110 §2.5).
         http11 = minor != "0"
@@ -275,17 +276,10 @@ class HeadParser:
             ProtocolError: 400 malformed or contradictory, 417 an unknown expectation, 431 too many or
                 too large, 501 an unknown transfer coding.
         """
-        block = self.blocks.get(raw)
-        if block is not None:
-            return block
-        block = self._parse_block(raw)
-        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
-            if len(self.blocks) >= _CACHE_ENTRIES:
-                self.blocks.clear()
-            self.blocks[raw] = block
-        return block
+        return self.blocks.get(raw) or self.new_block(raw)
 
-    def _parse_block(self, raw: bytes) -> HeaderBlock:
+    def new_block(self, raw: bytes) -> HeaderBlock:
+        """Parse a header block that is not in the cache; see `header_block`."""
         fields = FIELD_LINES.findall(raw.decode("latin-1"))
         # Each match ends with the one LF that it has: as many as there are means that nothing was left out.
         if len(raw) > self._safe_size or len(fields) > self._most or len(fields) != raw.count(b"\n"):
@@ -314,6 +308,10 @@ class HeadParser:
         if block.forwarder:
             block.unusual = True
         block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
+        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
+            if len(self.blocks) >= _CACHE_ENTRIES:
+                self.blocks.clear()
+            self.blocks[raw] = block
         return block
 
     def _check_lines(self, raw: bytes) -> None:

@@ -242,9 +242,9 @@ class Connection(ClientSink):
         raw = data[:eol]
         # Kept where a refusal finds it: the log says which request it was.
         self._line = self._block = None
-        self._line = line = context.lines.get(raw) or context.parser.request_line(raw)
+        self._line = line = context.lines.get(raw) or context.parser.new_line(raw)
         raw = data[eol + 2 : end + 2]
-        self._block = block = context.blocks.get(raw) or context.parser.header_block(raw)
+        self._block = block = context.blocks.get(raw) or context.parser.new_block(raw)
         self._blank = False
         rest = data[end + 4 :] if len(data) > end + 4 else b""
         if line.http11:
