@@ -34,6 +34,7 @@ STOPPING = (
 )
 DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
 LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
+LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
 WORDS = 32
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
@@ -45,6 +46,8 @@ CELL_BYTES = _CELL.size
 _STARTED = struct.Struct("=d")
 # A worker that serves gives a sign of life each second.
 _RECENT_S = 2.5
+# A worker with less to do than this could do more, in thousandths of its time.
+_HAS_ROOM = 600
 # Low cells are used first.
 _CELLS_LOOKED_AT = 8
 
@@ -150,6 +153,21 @@ class Slot:
             and not other.words[STOPPING]
             and not other.is_busy()
         )
+
+    def with_room(self, now: float) -> list[int]:
+        """Return how many connections each other worker has that could take more of them. Called by a worker.
+
+        Args:
+            now: ``time.monotonic()`` seconds; a row without a recent sign of life is nobody's.
+        """
+        return [
+            other.words[CONNECTIONS]
+            for other in self.board
+            if other is not self
+            and now - other.seconds[HEARTBEAT] < _RECENT_S
+            and other.words[LISTENING]
+            and other.words[LOAD] < _HAS_ROOM
+        ]
 
     def others_listen(self) -> bool:
         """Whether another worker takes what comes from the listeners as well. Called by a worker."""

@@ -23,11 +23,13 @@ class Client:
     """One client's account.
 
     Attributes:
+        connections: how many it has made.
         served_by: the ``X-Pid`` of its last response.
         lost: what went wrong, one text for each request that got no response.
     """
 
     done: int = 0
+    connections: int = 0
     served_by: int = 0
     lost: list[str] = field(default_factory=list)
     bodies: set[bytes] = field(default_factory=set)
@@ -93,6 +95,7 @@ class Load:
             try:
                 if connection is None:
                     connection = RawClient(self.address)
+                    account.connections += 1
                 response = connection.get(self.target, headers="" if self.keep else "Connection: close\r\n")
             except (OSError, AssertionError) as problem:
                 account.lost.append(repr(problem)[:300])

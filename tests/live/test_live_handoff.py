@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
+from load import Load
 from rawclient import RawClient, Response
 from server import Connect, Server, Start, wait_until
 from test_live_tls import TLSClient, client_context, issue
@@ -29,6 +32,17 @@ def app(environ, start_response):
 FILES = {"pidapp.py": APP}
 # The master takes a worker that leaves without having been asked to by it for a fault.
 UNASKED = r"\[ERROR\] worker \d+ \(age \d+\) exited with status 0"
+BUSY = """
+import os
+import time
+
+def app(environ, start_response):
+    end = time.thread_time() + 0.004
+    while time.thread_time() < end:
+        pass
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0"), ("X-Pid", str(os.getpid()))])
+    return [b""]
+"""
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
@@ -209,3 +223,45 @@ def test_a_sync_worker_told_to_leave_within_a_long_call_hands_over_at_once(
     gate.unlink()
     assert pid_of(busy.read_response()) == leaving
     pid_of(busy.get())
+
+
+# ---- a worker that has all the work ----------------------------------------------------------------------
+
+
+def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start: Start) -> None:
+    """Clients keep their connections: without this the first worker would have them for ever."""
+    with all_with_the_first(start) as (server, load, counts):
+        wait_until(lambda: min(counts()) >= 3, "both have about as many clients", 20)
+        load.wait_for_more(200)
+        assert min(counts()) >= 3
+    assert load.lost == []
+    assert [client.connections for client in load.clients] == [1] * 8
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("worker_class", ["gevent"], indirect=True)
+def test_where_nothing_is_handed_over_connections_stay(start: Start) -> None:
+    with all_with_the_first(start, "--handoff-after", "0") as (server, load, counts):
+        load.wait_for_more(1200)
+        assert counts() == [8, 0]
+    assert load.lost == []
+    assert server.stop() == 0
+
+
+@contextmanager
+def all_with_the_first(start: Start, *args: str) -> Iterator[tuple[Server, Load, Callable[[], list[int]]]]:
+    """Have eight clients keep one of two workers busy; return how many of them each serves, too."""
+    server = start("busy:app", "-w", "1", *args, files={"busy.py": BUSY})
+    server.wait_for_log(r"ready: 1 worker")
+    (first,) = server.workers()
+    with Load(server.address, clients=8, keep=True) as load:
+        load.wait_for_more(16)
+        server.send_signal(signal.SIGTTIN)
+        wait_until(lambda: len(server.workers()) == 2, "the second worker")
+        (second,) = set(server.workers()) - {first}
+
+        def counts() -> list[int]:
+            served = [client.served_by for client in load.clients]
+            return [served.count(first), served.count(second)]
+
+        yield server, load, counts

@@ -246,7 +246,8 @@ class Settings(ProcessSettings):
         doc=(
             "For `sync` with two workers or more. A sync worker runs one call at a time; clients on kept connections "
             "whose next request comes meanwhile are passed to a worker that is free. TLS connections cannot be passed "
-            "on."
+            "on. In all classes 0 also keeps a worker that has been busy without a pause for some seconds from passing "
+            "connections to workers that have little to do."
         ),
     )
     warmup: tuple[str, ...] = setting(

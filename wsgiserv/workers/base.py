@@ -38,7 +38,8 @@ from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, PID, STARTED, STOPPING
+from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
+from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
@@ -100,6 +101,9 @@ class Worker(ABC):
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
+        # When `LOAD` was last measured, and what this process had wanted of the processor by then; seconds.
+        self._load_at = monotonic()
+        self._load_wanted = wanted_cpu_s()
         self._seconds = boot.slot.seconds
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
@@ -472,9 +476,21 @@ class Worker(ABC):
         context.gateway.date_line = date_line(wall)
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
+        context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
         if context.words[DRAINING] and not context.draining:
             context.drain()
         return True
+
+    def _busy_share(self, now: float) -> float:
+        """Return how much of the time since the last call there was something to do: 0.0 to 1.0."""
+        wanted = wanted_cpu_s()
+        share = (wanted - self._load_wanted) / max(now - self._load_at, 0.001)
+        self._load_at, self._load_wanted = now, wanted
+        return min(1.0, max(share, self.occupancy()))
+
+    def occupancy(self) -> float:
+        """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
+        return 0.0
 
     # ---- leaving ---------------------------------------------------------------------------------------
 

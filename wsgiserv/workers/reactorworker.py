@@ -15,7 +15,7 @@ from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
 from wsgiserv.net.reactor import Reactor
 from wsgiserv.net.serving import UNWATCHED, WRITE
-from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, STOPPING
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
 from wsgiserv.workers.base import Worker
 
 __all__ = ["CHANNEL_FULL_S", "CROWDED_TURN_S", "ReactorWorker"]
@@ -28,6 +28,8 @@ _ACCEPT_BATCH_S: Final = 0.002
 CROWDED_TURN_S: Final = 0.05
 # A client that has connected but sent nothing yet may be about to: so long a leaving worker waits for it.
 _FRESH_GRACE_S: Final = 1.0
+# So busy a worker gives connections to siblings that have little to do; thousandths of its time.
+_SATURATED: Final = 900
 # The channel to the siblings holds some hundred connections; when it is full, the rest goes so much later.
 CHANNEL_FULL_S: Final = 0.005
 
@@ -123,6 +125,8 @@ class ReactorWorker(Worker):
             if reactor.accepting:
                 # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
                 self._take_handed()
+            if context.words[LOAD] >= _SATURATED:
+                self.share_out(now)
         if self.wants_place:
             reactor.consider_accepting(now)
 
@@ -177,6 +181,25 @@ class ReactorWorker(Worker):
         else:
             connection.let_go()
         return True
+
+    def share_out(self, now: float) -> None:
+        """Give connections to siblings that have little to do, until all have as many. Called once a second.
+
+        A client keeps its connection, and with it the worker that was quickest when it came: when the others have
+        been replaced since, or were busy then, that worker has them all, however long they stay.
+        """
+        if self.retiring or not self.cfg.handoff_after or not self.may_hand_over():
+            return
+        theirs = self.boot.slot.with_room(now)
+        mine = len(self.reactor.connections)
+        surplus = mine - -(-(mine + sum(theirs)) // (1 + len(theirs)))
+        for connection in self.connections():
+            if surplus <= 0:
+                return
+            if connection.is_movable:
+                if not self.hand_over(connection):
+                    return
+                surplus -= 1
 
     def go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""

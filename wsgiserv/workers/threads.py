@@ -136,6 +136,10 @@ class ThreadsWorker(ReactorWorker):
             self.retiring and (len(self.reactor.connections) <= self._lost or monotonic() > self.leave_by)
         )
 
+    def occupancy(self) -> float:
+        """As of the base: threads that are in a call."""
+        return self.boot.slot.load()[0] / self._most
+
     def load(self) -> None:
         """As of the base; with ``request_timeout`` the calls are watched."""
         super().load()
