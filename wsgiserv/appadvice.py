@@ -6,7 +6,6 @@ Must not know: how an application is loaded. It is imported when that has failed
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
@@ -15,6 +14,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.errors import ApplicationError
+from wsgiserv.imports import is_importing
 
 if TYPE_CHECKING:
     from wsgiserv.apploader import Target
@@ -249,11 +249,10 @@ def _quoted(spec: str) -> str:
 
 # A traceback goes through the loader; this file only looks at it.
 _LOADER = os.path.join(os.path.dirname(__file__), "apploader.py")
-_IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
 
 
 def _is_ours(filename: str) -> bool:
-    return filename == _LOADER or filename.startswith(("<frozen importlib", _IMPORTLIB))
+    return filename == _LOADER or is_importing(filename)
 
 
 def _users_frames(error: BaseException) -> list[str]:

@@ -6,7 +6,6 @@ Must not know: settings, workers, who loads and why. What is said when it fails 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgiserv.callables import takes
 from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.imports import import_fresh
 
 if TYPE_CHECKING:
     import ast
@@ -146,9 +146,8 @@ def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _import(target: Target) -> ModuleType:
-    importlib.invalidate_caches()  # files may have been made since the last try (--reload)
     try:
-        return importlib.import_module(target.module)
+        return import_fresh(target.module)
     except BaseException as error:
         from wsgiserv import appadvice
 

@@ -13,6 +13,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
+from wsgiserv.imports import forget_listings
 
 if TYPE_CHECKING:
     import ast
@@ -81,7 +82,7 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
 def _run_module(location: str, name: str) -> ConfigFile:
     import importlib.util
 
-    importlib.invalidate_caches()
+    forget_listings()
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:

@@ -6,13 +6,13 @@ Must not know: what a class does; who asks, in which process.
 
 from __future__ import annotations
 
-import importlib
 import os
 import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.errors import ConfigError
+from wsgiserv.imports import import_fresh, is_importing
 
 if TYPE_CHECKING:
     from wsgiserv.workers.base import Worker
@@ -30,8 +30,6 @@ _EXPECTED = (
     "Expected sync, threads, gevent, or a subclass of wsgiserv.workers.base.Worker: the class itself in the "
     "configuration file, or its path package.module:Class."
 )
-
-_IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
 
 
 class _Refused(Exception):
@@ -77,12 +75,11 @@ def resolve_worker_class(
 
 def _found(path: str) -> object:
     """Return what is at a dotted path: the longest part of it that is a module, then names in that."""
-    importlib.invalidate_caches()  # files may have been made since the last try
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])
         try:
-            return _attribute(importlib.import_module(name), parts[length:])
+            return _attribute(import_fresh(name), parts[length:])
         except ModuleNotFoundError as error:
             missing = error.name or ""
             is_target = name == missing or name.startswith(missing + ".")
@@ -166,8 +163,9 @@ def _failure(module: str, error: BaseException) -> _Refused:
 def _users_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback from the first frame of the user's on; None when there is none."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(
-        (__file__, _IMPORTLIB, "<frozen importlib")
-    ):
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if filename != __file__ and not is_importing(filename):
+            break
         trace = trace.tb_next
     return trace
