@@ -158,10 +158,12 @@ class _Capture:
         self._flush()
         for fd in (1, 2):
             dup2(self._fd, fd)
-        # stdout would hold what the application prints until 8 KiB are full: it is a log now
-        reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure:
-            reconfigure(line_buffering=True)
+        # stdout would hold what the application prints until 8 KiB are full: it is a log now. And where Python does not
+        # buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
+        for stream in (sys.stdout, sys.stderr):
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure:
+                reconfigure(line_buffering=True, write_through=False)
 
     def detach(self) -> None:
         self._flush()
