@@ -47,7 +47,7 @@ _STARTED = struct.Struct("=d")
 # A worker that serves gives a sign of life each second.
 _RECENT_S = 2.5
 # A worker with less to do than this could do more, in thousandths of its time.
-_HAS_ROOM = 600
+_HAS_ROOM = 500
 # Low cells are used first.
 _CELLS_LOOKED_AT = 8
 

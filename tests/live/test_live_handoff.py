@@ -37,7 +37,7 @@ import os
 import time
 
 def app(environ, start_response):
-    end = time.thread_time() + 0.004
+    end = time.thread_time() + 0.01
     while time.thread_time() < end:
         pass
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0"), ("X-Pid", str(os.getpid()))])
@@ -242,7 +242,7 @@ def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start
 @pytest.mark.parametrize("worker_class", ["gevent"], indirect=True)
 def test_where_nothing_is_handed_over_connections_stay(start: Start) -> None:
     with all_with_the_first(start, "--handoff-after", "0") as (server, load, counts):
-        load.wait_for_more(1200)
+        load.wait_for_more(500)
         assert counts() == [8, 0]
     assert load.lost == []
     assert server.stop() == 0

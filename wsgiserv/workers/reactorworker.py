@@ -29,7 +29,11 @@ CROWDED_TURN_S: Final = 0.05
 # A client that has connected but sent nothing yet may be about to: so long a leaving worker waits for it.
 _FRESH_GRACE_S: Final = 1.0
 # So busy a worker gives connections to siblings that have little to do; thousandths of its time.
-_SATURATED: Final = 900
+_SATURATED: Final = 800
+# What it has given it does not take back for so long: a sibling may need a moment to wake up.
+_GIVEN_S: Final = 0.05
+# After so long the siblings' figures tell what has become of it.
+_SETTLED_S: Final = 3.0
 # The channel to the siblings holds some hundred connections; when it is full, the rest goes so much later.
 CHANNEL_FULL_S: Final = 0.005
 
@@ -39,6 +43,7 @@ class ReactorWorker(Worker):
 
     Attributes:
         run_request: called with each connection whose request is complete.
+        surplus: how many connections go to siblings when their clients next ask something (see `share_out`).
     """
 
     run_request: Callable[[Connection], object]
@@ -46,6 +51,8 @@ class ReactorWorker(Worker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         settings = self.cfg
+        self.surplus = 0
+        self._given_at = -_SETTLED_S
         self.turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
         self.reactor = self.loop = Reactor(
             boot.listeners,
@@ -111,6 +118,8 @@ class ReactorWorker(Worker):
                     reactor.call_back(fd)
             elif connection.interest == WRITE:
                 connection.flush()
+            elif self.surplus and self._give(connection):
+                pass
             elif connection.receive():
                 run(connection)
         if self.handing_over and waiting:
@@ -125,8 +134,7 @@ class ReactorWorker(Worker):
             if reactor.accepting:
                 # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
                 self._take_handed()
-            if context.words[LOAD] >= _SATURATED:
-                self.share_out(now)
+            self.surplus = self.share_out(now) if context.words[LOAD] >= _SATURATED else 0
         if self.wants_place:
             reactor.consider_accepting(now)
 
@@ -182,24 +190,27 @@ class ReactorWorker(Worker):
             connection.let_go()
         return True
 
-    def share_out(self, now: float) -> None:
-        """Give connections to siblings that have little to do, until all have as many. Called once a second.
+    def share_out(self, now: float) -> int:
+        """Return how many connections are to go to siblings that have little to do. Called once a second.
 
         A client keeps its connection, and with it the worker that was quickest when it came: when the others have
         been replaced since, or were busy then, that worker has them all, however long they stay.
         """
         if self.retiring or not self.cfg.handoff_after or not self.may_hand_over():
-            return
+            return 0
+        if now < self._given_at + _SETTLED_S:
+            return self.surplus
         theirs = self.boot.slot.with_room(now)
         mine = len(self.reactor.connections)
-        surplus = mine - -(-(mine + sum(theirs)) // (1 + len(theirs)))
-        for connection in self.connections():
-            if surplus <= 0:
-                return
-            if connection.is_movable:
-                if not self.hand_over(connection):
-                    return
-                surplus -= 1
+        return max(0, mine - -(-(mine + sum(theirs)) // (1 + len(theirs))))
+
+    def _give(self, connection: Connection) -> bool:
+        """Let a sibling answer the request that has just come: nothing of it has been read. False: it cannot go."""
+        if not connection.is_movable or not self.hand_over(connection):
+            return False
+        self.surplus -= 1
+        self._given_at = self.turn_began
+        return True
 
     def go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
@@ -245,6 +256,8 @@ class ReactorWorker(Worker):
         if handoff is None:
             return
         started = monotonic()
+        if started < self._given_at + _GIVEN_S:
+            return
         for _ in range(_ACCEPT_BATCH):
             if self.retiring or not reactor.has_room():
                 return
