@@ -206,7 +206,7 @@ class ReactorWorker(Worker):
 
     def _give(self, connection: Connection) -> bool:
         """Let a sibling answer the request that has just come: nothing of it has been read. False: it cannot go."""
-        if not connection.is_movable or not self.hand_over(connection):
+        if self.retiring or not connection.is_movable or not self.hand_over(connection):
             return False
         self.surplus -= 1
         self._given_at = self.turn_began
