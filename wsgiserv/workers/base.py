@@ -476,7 +476,7 @@ class Worker(ABC):
         context.gateway.date_line = date_line(wall)
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
-        context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
+        context.words[LOAD] = round(1000 * self._busy_share(now))
         if context.words[DRAINING] and not context.draining:
             context.drain()
         return True
