@@ -73,8 +73,10 @@ def test_workers_come_of_a_zygote(begin: Start, write: Callable[[str], object], 
         + "import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
         + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
     )
+    # One write: `print` makes several where nothing buffers, and the workers are forked in the same moment.
     config = (
-        "def post_fork(server, worker):\n    print('hook', worker.age, worker.pid, worker.ppid, flush=True)\n"
+        "import os\ndef post_fork(server, worker):\n"
+        "    os.write(1, b'hook %d %d %d\\n' % (worker.age, worker.pid, worker.ppid))\n"
     )
     server = begin("-w", "2", "--preload", "--log-file", "log", config=config)
 
@@ -85,6 +87,7 @@ def test_workers_come_of_a_zygote(begin: Start, write: Callable[[str], object], 
     [zygote], workers = wait_for(server, "zygote", 1), wait_for(server, "worker", 2)
     assert imports(server) == [zygote]
     assert "has started a thread while it was loaded (T)" in log()
+    wait_until(lambda: server.out.text.count("hook") == 2, "the hooks' lines")
     hooks = sorted(line for line in server.out.lines if line.startswith("hook"))
     assert [line.split()[1::2] for line in hooks] == [["1", str(server.pid)], ["2", str(server.pid)]]
     assert sorted(int(line.split()[2]) for line in hooks) == workers
