@@ -7,6 +7,7 @@ Must not know: sockets, which peers may speak it.
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from wsgiserv.errors import ProtocolError
@@ -87,8 +88,6 @@ def _read_v1(data: bytes) -> ProxyLine | None:
     if match is None:
         raise ProtocolError(400, "malformed PROXY protocol line")
     size = end + 2
-    from ipaddress import IPv4Address, IPv6Address
-
     family, source, destination, source_port, destination_port = match.groups()
     if family is None:
         return ProxyLine(size)
@@ -124,8 +123,6 @@ def _read_v2(data: bytes) -> ProxyLine | None:
         # LOCAL is the proxy itself (a health check), and the family is ignored with it. A client of the proxy
         # on a Unix socket, or of a kind unknown, has no address that we could name.
         return ProxyLine(size)
-    from ipaddress import IPv4Address, IPv6Address
-
     # Behind the addresses are TLVs, which are skipped.
     if family == 0x11:
         source, destination = str(IPv4Address(data[16:20])), str(IPv4Address(data[20:24]))

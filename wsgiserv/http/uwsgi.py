@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import quote_from_bytes
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.head import HeaderBlock, HeadParser, RequestLine
@@ -100,8 +101,6 @@ class UwsgiReader:
         if not target:
             if path is None:
                 raise ProtocolError(400, "a uwsgi request with neither REQUEST_URI nor PATH_INFO")
-            from urllib.parse import quote_from_bytes  # nginx always sends the REQUEST_URI
-
             target = quote_from_bytes((script or b"") + path).encode("ascii") or b"/"
             if query:
                 target += b"?" + query

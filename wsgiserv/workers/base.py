@@ -476,7 +476,7 @@ class Worker(ABC):
         context.gateway.date_line = date_line(wall)
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
-        # Half of it is the past: one second tells little, and a dip is no reason to keep what was to go.
+        # Half of it is the past: one second tells little.
         context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
         if context.words[DRAINING] and not context.draining:
             context.drain()

@@ -30,8 +30,8 @@ CROWDED_TURN_S: Final = 0.05
 _FRESH_GRACE_S: Final = 1.0
 # So busy a worker gives connections to siblings that have little to do; thousandths of its time.
 _SATURATED: Final = 800
-# What it has given it does not take back for so long: a sibling may need a moment to wake up.
-_GIVEN_S: Final = 0.05
+# What it has given it does not take back for so long: on a crowded machine a sibling may need a while to wake up.
+_GIVEN_S: Final = 0.5
 # After so long the siblings' figures tell what has become of it.
 _SETTLED_S: Final = 3.0
 # The channel to the siblings holds some hundred connections; when it is full, the rest goes so much later.
@@ -134,7 +134,7 @@ class ReactorWorker(Worker):
             if reactor.accepting:
                 # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
                 self._take_handed()
-            self.surplus = self.share_out(now) if context.words[LOAD] >= _SATURATED else 0
+            self.surplus = self.share_out(now)
         if self.wants_place:
             reactor.consider_accepting(now)
 
@@ -199,10 +199,15 @@ class ReactorWorker(Worker):
         if self.retiring or not self.cfg.handoff_after or not self.may_hand_over():
             return 0
         if now < self._given_at + _SETTLED_S:
-            return self.surplus
+            return self.surplus  # a moment with less to do is no reason to keep what was to go
+        if self.context.words[LOAD] < _SATURATED:
+            return 0
         theirs = self.boot.slot.with_room(now)
         mine = len(self.reactor.connections)
-        return max(0, mine - -(-(mine + sum(theirs)) // (1 + len(theirs))))
+        surplus = max(0, mine - -(-(mine + sum(theirs)) // (1 + len(theirs))))
+        if surplus:
+            self._given_at = now
+        return surplus
 
     def _give(self, connection: Connection) -> bool:
         """Let a sibling answer the request that has just come: nothing of it has been read. False: it cannot go."""
