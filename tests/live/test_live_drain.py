@@ -177,6 +177,38 @@ def test_int_and_quit_end_a_drain_at_once(start: Start, number: int) -> None:
     assert time.monotonic() - begun < 3.0
 
 
+HOLDING = """
+import os, signal
+def on_starting(server):
+    def hold():
+        if os.path.exists("hold"):
+            os.kill(server.pid, signal.SIGSTOP)
+    os.register_at_fork(after_in_parent=hold)
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_a_successor_drains_from_its_first_response(
+    start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It is told before it lives: here the master is held from then on."""
+    options = ("-w", "1", "--drain-delay", "30", "-c", "conf.py", *preload)
+    server = start("apps:app", *options, files={"conf.py": HOLDING}, expect=(r"was killed by SIGKILL",))
+    victim = int(connect(server.address).get("/").one("X-Pid") or 0)
+    server.send_signal(signal.SIGTERM)
+    server.wait_for_log("draining for 30 s")
+    (tmp_path / "hold").touch()
+    os.kill(victim, signal.SIGKILL)
+    try:
+        response = connect(server.address).get("/")
+        assert is_stopped(server.pid)
+        assert (response.status, response.closes) == (200, True)
+        assert response.one("X-Pid") != str(victim)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert server.stop(signal.SIGINT, 10) == 0
+
+
 @pytest.mark.parametrize("worker_class", ["threads"], indirect=True)
 def test_who_comes_during_the_stop_is_refused_also_with_preload(start: Start, connect: Connect) -> None:
     """The zygote has the sockets, too: nobody is to wait for it, and be reset when it ends.

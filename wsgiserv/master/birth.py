@@ -21,6 +21,7 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.stacks import LastWords
+from wsgiserv.scoreboard import Slot
 
 __all__ = ["ChildBorn", "be_worker", "fork_child", "fork_worker", "set_title"]
 
@@ -57,6 +58,7 @@ def fork_child(signals: SignalQueue) -> int:
 def fork_worker(
     handle: Handle,
     generation: Generation,
+    slot: Slot,
     *,
     signals: SignalQueue,
     lifeline: int,
@@ -65,11 +67,12 @@ def fork_worker(
     log: logging.Logger,
     server: Any,
 ) -> None:
-    """Fork ``handle``'s process and give it its pid, slot, pipe and last words. Raises OSError when the system won't.
+    """Fork ``handle``'s process and give it its pid, pipe and last words. Raises OSError when the system won't.
 
     Args:
         handle: the worker to be; without a process.
         generation: what it serves with.
+        slot: its row of the scoreboard.
         signals: the master's; the child leaves them.
         leave: closes, in the child, what belongs to the master.
         lifeline, master_pid, log, server: see `WorkerBoot`.
@@ -77,7 +80,6 @@ def fork_worker(
     In the child raises ChildBorn.
     """
     reader, writer = pipe()
-    slot = generation.pool.take()
     handle.last_words = last_words = LastWords.make()
     try:
         pid = fork_child(signals)
@@ -86,12 +88,10 @@ def fork_worker(
         close(writer)
         if last_words is not None:
             last_words.close()
-        generation.pool.give_back(slot)
         raise
     if pid:
         close(writer)
         handle.pid = pid
-        handle.slot, handle.pool = slot, generation.pool
         handle.reader = ReadinessReader(reader)
         return
     close(reader)

@@ -227,7 +227,6 @@ class Master:
             now = monotonic()
             if self._drain_until is not None and not self._stop:
                 until = min(until, self._drain_until)
-                self._workforce.drain()
             if not self._stop:
                 until = min(until, self._recycler.look(self._fleet.workers, now), self._follow_load(now))
             until = min(
@@ -434,6 +433,7 @@ class Master:
     def _begin_stop(self, how: Literal["graceful", "fast"], why: str) -> None:
         delay_s = self._server.cfg.drain_delay
         if how == "graceful" and delay_s and self._drain_until is None and not self._stop:
+            self._workforce.drain()
             self._log.info(
                 "%s: draining for %g s: still accepting, responses say Connection: close",
                 why,

@@ -30,6 +30,7 @@ from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.stacks import LastWords
 from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
 from wsgiserv.net.descriptors import send_fds
+from wsgiserv.scoreboard import Slot
 
 __all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
 
@@ -210,29 +211,23 @@ class Nursery:
         """Return the descriptors to poll."""
         return [fd for zygote in self.zygotes if (fd := zygote.fileno()) >= 0]
 
-    def request(self, worker: Handle, generation: Generation, leave: Callable[[], None]) -> None:
+    def request(self, worker: Handle, generation: Generation, slot: Slot, leave: Callable[[], None]) -> None:
         """Ask the generation's zygote for a worker; make that zygote first where there is none.
 
-        ``leave`` closes, in a child, what is the master's. Raises OSError when the system would not; in the
-        zygote `ChildBorn`.
+        ``slot`` is its row of the scoreboard; ``leave`` closes, in a child, what is the master's. Raises OSError
+        when the system would not; in the zygote `ChildBorn`.
         """
-        slot = generation.pool.take()
-        try:
-            zygote = generation.zygote
-            if zygote is not None and not zygote.is_outdated and zygote.boards < generation.pool.boards:
-                self._log.info(
-                    "more workers than ever: the zygote %d is replaced by one that knows their slots",
-                    zygote.pid,
-                )
-                zygote.is_outdated = True
-            if zygote is None or zygote.over or zygote.aborted or zygote.is_outdated:
-                zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
-                self.zygotes.append(zygote)
-            zygote.request(worker, generation.pool.place(slot))
-        except OSError:
-            generation.pool.give_back(slot)
-            raise
-        worker.slot, worker.pool = slot, generation.pool
+        zygote = generation.zygote
+        if zygote is not None and not zygote.is_outdated and zygote.boards < generation.pool.boards:
+            self._log.info(
+                "more workers than ever: the zygote %d is replaced by one that knows their slots",
+                zygote.pid,
+            )
+            zygote.is_outdated = True
+        if zygote is None or zygote.over or zygote.aborted or zygote.is_outdated:
+            zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
+            self.zygotes.append(zygote)
+        zygote.request(worker, generation.pool.place(slot))
 
     def _fork_zygote(self, worker: Handle, generation: Generation, leave: Callable[[], None]) -> Zygote:
         ours, theirs = socketpair(AF_UNIX, _SOCK_SEQPACKET)

@@ -60,6 +60,7 @@ class Workforce:
         self.fleet = Fleet()
         self.stopping = False
         self.followed = False
+        self._draining = False
         self.gone = Totals()
         self.coroner = Coroner(log)
         self._server = server
@@ -106,13 +107,17 @@ class Workforce:
             call_hook(self._log, "pre_fork", settings.pre_fork, server, handle)
         else:
             call_hook_or_stop(self._log, "pre_fork", settings.pre_fork, server, handle)
+        slot = generation.pool.take()
+        # Before it lives: its first response says so already.
+        slot.words[DRAINING] = self._draining
         try:
             if generation.preload is not None:
-                self.nursery.request(handle, generation, leave)
+                self.nursery.request(handle, generation, slot, leave)
             else:
                 fork_worker(
                     handle,
                     generation,
+                    slot,
                     signals=self._signals,
                     lifeline=self._lifeline[0],
                     leave=leave,
@@ -121,10 +126,12 @@ class Workforce:
                     server=server,
                 )
         except OSError as error:
+            generation.pool.give_back(slot)
             reason = f"the system cannot start a process: {error.strerror}"
             self._log.error("cannot fork a worker: %s (see ulimit -u and -n, and the memory)", error.strerror)
             self.fleet.spawn_failed(generation.number, reason, monotonic(), self._jitter())
             return
+        handle.slot, handle.pool = slot, generation.pool
         self.fleet.workers.append(handle)
         if handle.pid:
             self._born(handle)
@@ -356,7 +363,8 @@ class Workforce:
         self._hear_nursery(self.nursery.dismiss())
 
     def drain(self) -> None:
-        """Tell all workers, those that have just begun too, that the server is about to stop."""
+        """Tell all workers, also those still to come, that the server is about to stop."""
+        self._draining = True
         for worker in self.fleet.workers:
             if worker.slot is not None:
                 worker.slot.words[DRAINING] = 1
