@@ -10,6 +10,7 @@ from __future__ import annotations
 import compileall
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ sys.dont_write_bytecode = False
 
 for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
     os.environ.pop(_name, None)
+
+# A shell's script has its background ignore SIGINT, and so would every program that is tested here.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
 

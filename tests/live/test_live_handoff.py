@@ -239,10 +239,19 @@ def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start
     assert server.stop() == 0
 
 
+def wanted_cpu_s(pid: int) -> float:
+    """For how long the process has run, or waited for a processor (proc(5))."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(running) + int(waiting) for running, waiting, _ in found) / 1e9
+
+
 @pytest.mark.parametrize("worker_class", ["gevent"], indirect=True)
 def test_where_nothing_is_handed_over_connections_stay(start: Start) -> None:
     with all_with_the_first(start, "--handoff-after", "0") as (server, load, counts):
-        load.wait_for_more(500)
+        (busy,) = {client.served_by for client in load.clients}
+        until = wanted_cpu_s(busy) + 5
+        wait_until(lambda: wanted_cpu_s(busy) > until, "it has had no pause for 5 s", 20)
+        load.wait_for_more(8)
         assert counts() == [8, 0]
     assert load.lost == []
     assert server.stop() == 0
