@@ -200,6 +200,32 @@ def test_a_change_under_reload_is_picked_up(start: Start, tmp_path: Path) -> Non
     wait_until(lambda: body(server) == b"version two", "the new code")
 
 
+LATE = """
+import os, signal
+from apps import app
+
+NUMBERS = [getattr(signal, "SIG" + name) for name in ("HUP", "TTIN", "TTOU", "USR1", "USR2", "WINCH")]
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid, write=os.write, numbers=NUMBERS):
+        for number in numbers:
+            kill(pid(), number)
+        write(2, b"the last of %d\\n" % pid())
+
+late = Late()
+"""
+
+
+def test_what_asks_for_something_does_no_harm_to_a_process_that_is_as_good_as_gone(start: Start) -> None:
+    """The interpreter gives the signals their default before it lets go of the modules."""
+    server = start("late:app", "-w", "1", files={"late.py": LATE})
+    (worker,) = wait_for_workers(server, 1)
+    server.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker not in server.workers(), "its end")
+    server.wait_for_log(rf"the last of {worker}$")
+    assert server.stop() == 0
+
+
 def test_a_storm_of_signals_does_no_harm(start: Start) -> None:
     server = start("apps:app", "-w", "2", expect=(r"\[WARNING\]",))
     wait_for_workers(server, 2)

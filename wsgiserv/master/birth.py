@@ -19,7 +19,7 @@ from setproctitle import setproctitle
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
-from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.signalqueue import SignalQueue, ignore_requests
 from wsgiserv.master.stacks import LastWords
 from wsgiserv.scoreboard import Slot
 
@@ -127,6 +127,8 @@ def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int
     except Exception:
         boot.log.critical("worker %d ends with an error of the server itself", getpid(), exc_info=True)
         return 1
+    finally:
+        ignore_requests()
 
 
 def set_title(role: str, name: str) -> None:

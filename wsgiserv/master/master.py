@@ -45,7 +45,7 @@ from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
-from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.signalqueue import SignalQueue, ignore_requests
 from wsgiserv.master.startup import Preload, Startup, interruptible
 from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
 from wsgiserv.master.succession import Succession
@@ -195,6 +195,7 @@ class Master:
         self._close_control()
         startup.clean_up()
         self._signals.leave()
+        ignore_requests()
         if self._fatal is not None:
             self._tell(self._fatal)
             raise self._fatal

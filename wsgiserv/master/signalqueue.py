@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from signal import (
     SIG_BLOCK,
     SIG_DFL,
+    SIG_IGN,
     SIG_SETMASK,
     SIGCHLD,
     SIGHUP,
@@ -35,7 +36,7 @@ from signal import (
 )
 from types import FrameType
 
-__all__ = ["MASTER_SIGNALS", "SignalQueue"]
+__all__ = ["MASTER_SIGNALS", "SignalQueue", "ignore_requests"]
 
 MASTER_SIGNALS = (
     SIGCHLD,
@@ -49,6 +50,8 @@ MASTER_SIGNALS = (
     SIGUSR2,
     SIGWINCH,
 )
+
+_REQUESTS = (SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH)
 
 
 class SignalQueue:
@@ -102,6 +105,16 @@ class SignalQueue:
             signal(number, SIG_DFL)
         self._reader.close()
         self._writer.close()
+
+
+def ignore_requests() -> None:
+    """Ignore the signals that only ask for something. Called when the process is about to end.
+
+    The interpreter gives the signals their default before it ends, which is death, or to stop for good; and who asks
+    cannot know yet that nobody is left to answer.
+    """
+    for number in _REQUESTS:
+        signal(number, SIG_IGN)
 
 
 def _queued(number: int, frame: FrameType | None) -> None:
