@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 import wsgiserv
@@ -46,6 +47,11 @@ SHARING = (
     *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi"),
 )
 _SHARING = re.compile(rf"tests/live/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b")
+
+
+# How long an example takes depends on what else runs.
+hypothesis.settings.register_profile("wsgiserv", deadline=None)
+hypothesis.settings.load_profile("wsgiserv")
 
 
 def pytest_configure(config: pytest.Config) -> None:

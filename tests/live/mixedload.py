@@ -6,6 +6,7 @@ Must not know: the proxy, the server's processes.
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -32,9 +33,12 @@ _MIX: list[tuple[int, str, str, bytes, int, bytes | None]] = [
     (4, "GET", "/respond?%7B%22status%22:%22404%20Not%20Found%22%7D", b"", 404, b""),
 ]
 
+_LEAST_REQUESTS = 20
+_LONGEST_S = 15.0
+
 
 def run_mix(address: Any, seconds: float, clients: int = 6, seed: int = 3) -> tuple[Counter[int], list[str]]:
-    """Ask from so many clients for so long; half of them keep their connections.
+    """Ask from so many clients for so long, and 20 times each; half of them keep their connections.
 
     Returns:
         The number of responses by status, and what was wrong, one text for each request.
@@ -42,13 +46,16 @@ def run_mix(address: Any, seconds: float, clients: int = 6, seed: int = 3) -> tu
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
     end = time.monotonic() + seconds
+    latest = end + _LONGEST_S
 
     def ask(number: int) -> None:
         choice = random.Random(seed * 1000 + number)
         keep = number % 2 == 0
         client: RawClient | None = None
         counted: Counter[int] = Counter()
-        while time.monotonic() < end:
+        for each in itertools.count():
+            if time.monotonic() > (end if each >= _LEAST_REQUESTS else latest):
+                break
             _, method, target, body, status, expected = choice.choices(_MIX, [one[0] for one in _MIX])[0]
             try:
                 client = client or RawClient(address)
@@ -73,5 +80,5 @@ def run_mix(address: Any, seconds: float, clients: int = 6, seed: int = 3) -> tu
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds + 30)
+        thread.join(seconds + 2 * _LONGEST_S)
     return statuses, wrong

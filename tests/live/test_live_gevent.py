@@ -226,11 +226,12 @@ def test_places_reports_and_the_end(start_unclassed: Start, connect: Connect) ->
     assert third.get("/about").status == 200
     os.kill(pid, signal.SIGABRT)
     server.wait_for_log(rf"worker {pid} .*exited with status 1")
+    server.wait_for_log(r"^ +gevent\.sleep\(3600\)")  # so long a record comes through a pipe in pieces
     log = server.log.text
     for query in ("61", "62"):
         assert re.search(rf'in flight: "GET /sleep\?{query} HTTP/1\.1" from .* in greenlet \d+:', log)
     assert log.count("time.sleep(float(query))") == 2
-    assert re.search(r"not in a request: [^\n]+:\n[^\n]+\n +gevent\.sleep\(3600\)", log)
+    assert re.search(r"not in a request: [^\n]+:\n[^\n]+\n +gevent\.sleep\(3600\)", log), log
     for client in (first, second, third):
         client.close()
 

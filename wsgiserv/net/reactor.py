@@ -32,7 +32,7 @@ _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 # A worker that lives at its limit says so once in so long, not at each attempt.
 _WARN_AGAIN_S: Final = 60.0
 # A connection must have been idle for so long before it may be closed to make room for a new one.
-_LEAST_IDLE_S: Final = 0.1
+_LEAST_IDLE_S: Final = 0.5
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 

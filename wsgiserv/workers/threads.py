@@ -59,6 +59,9 @@ _PROGRESS_S: Final = 0.25
 _TICK_LATE_S: Final = 0.25
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
 _STUCK_S: Final = 1.0
+# How long all threads together may take to end when the worker does, and when that is to be at once.
+_FAREWELL_S: Final = 1.0
+_FAST_FAREWELL_S: Final = 0.2
 
 
 class _Deposed(BaseException):
@@ -165,8 +168,10 @@ class ThreadsWorker(ReactorWorker):
         self._start_thread()
         try:
             self._look_after()
+            # Who has just answered is to come back from the application, which could not be let go of otherwise.
+            latest = monotonic() + (_FAST_FAREWELL_S if self.leave_now else _FAREWELL_S)
             for lane in list(self._lanes):
-                lane.thread.join(0.0 if self.leave_now or lane.lost else 1.0)
+                lane.thread.join(0.0 if lane.lost else max(0.0, latest - monotonic()))
         finally:
             self.reactor.close()
 
