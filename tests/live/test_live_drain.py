@@ -201,8 +201,8 @@ def test_a_successor_drains_from_its_first_response(
     os.kill(victim, signal.SIGKILL)
     try:
         response = connect(server.address).get("/")
-        assert is_stopped(server.pid)
         assert (response.status, response.closes) == (200, True)
+        wait_until(lambda: is_stopped(server.pid), "the master is held")
         assert response.one("X-Pid") != str(victim)
     finally:
         os.kill(server.pid, signal.SIGCONT)
