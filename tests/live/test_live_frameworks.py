@@ -15,7 +15,7 @@ import pytest
 import requests
 from programs import curl
 from rawclient import RawClient
-from server import ROOT, Server, Start
+from server import ROOT, Server, Start, wait_until
 
 EXAMPLES = ROOT / "examples"
 APPLICATIONS = {
@@ -297,9 +297,11 @@ def test_a_connection_older_than_the_server_is_not_delayed(start: Start) -> None
     server = start("bottle_app:app", "--chdir", str(EXAMPLES), "-w", "1")
     with RawClient(server.address) as client:  # the listener is the test's: this does not wait for the server
         client.get("/")
-        took = []
-        for _ in range(5):
+
+        def took() -> float:
             began = time.monotonic()
             assert client.get("/stream").body.decode() == STREAM
-            took.append(time.monotonic() - began)
-    assert min(took) < 0.03
+            return time.monotonic() - began
+
+        # With Nagle's algorithm none would be; without it a busy machine may delay some.
+        wait_until(lambda: took() < 0.03, "a stream that is not delayed")
