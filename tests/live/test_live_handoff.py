@@ -232,7 +232,8 @@ def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start
     """Clients keep their connections: without this the first worker would have them for ever."""
     with all_with_the_first(start) as (server, load, counts):
         wait_until(lambda: min(counts()) >= 3, "both have about as many clients", 20)
-        load.wait_for_more(200)
+        until = {pid: wanted_cpu_s(pid) + 2 for pid in server.workers()}
+        wait_until(lambda: all(wanted_cpu_s(pid) > at for pid, at in until.items()), "two busy seconds", 20)
         assert min(counts()) >= 3
     assert load.lost == []
     assert [client.connections for client in load.clients] == [1] * 8

@@ -257,6 +257,16 @@ def test_a_boot_that_hangs_is_a_boot_that_failed() -> None:
     assert old.failures[1].rounds == 1
 
 
+def test_nobody_takes_the_place_of_a_canary_that_hangs_before_its_death_is_the_verdict() -> None:
+    """However long that takes: a second one would only hang, too."""
+    rolling = fleet(worker(1), booting(2, generation=2, spawned_at=NOW - 31, abort_at=NOW - 0.5))
+    target = want(1, 1)
+    assert acts(rolling, target) == []
+    assert signals(rolling, target, NOW + 0.5) == [(2, SIGKILL)]
+    assert rolling.died(rolling.workers[1], "was killed by SIGKILL", NOW + 0.6, 1.0)
+    assert isinstance(acts(rolling, target, NOW + 0.6)[0], Abandon)
+
+
 def test_a_worker_that_was_told_to_leave_while_booting_has_not_failed() -> None:
     old = fleet(worker(1), booting(2, quit_at=NOW - 1))
     assert not old.died(old.workers[1], "was killed by SIGQUIT", NOW, 1.0)

@@ -92,6 +92,11 @@ class Handle:
         return self.abort_at is not None
 
     @property
+    def hung(self) -> bool:
+        """Whether it was aborted because it did not become ready: its death will be a boot that failed."""
+        return self.abort_at is not None and self.ready_at is None
+
+    @property
     def told_to_leave(self) -> bool:
         """Whether its death is the master's wish."""
         return not (self.term_at is self.quit_at is self.abort_at is self.kill_at is None)

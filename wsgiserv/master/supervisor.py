@@ -197,15 +197,14 @@ class Fleet:
         """
         self.workers.remove(worker)
         # An abort while booting is the master's, but the boot has failed.
-        hung = worker.abort_at is not None and worker.ready_at is None
-        asked = worker.told_to_leave and not hung
+        asked = worker.told_to_leave and not worker.hung
         if asked or worker.failed is not None or worker.retiring_at is not None:
             return False
         if worker.ready_at is None:
             who = f"worker {worker.pid}" if worker.pid else "the zygote"
             reason = f"{who} {how} while it was booting"
             self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
-            self.failures[worker.generation].hung = hung
+            self.failures[worker.generation].hung = worker.hung
         elif now - worker.ready_at < (EARLY_KILLED_S if by_others else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
@@ -323,7 +322,9 @@ def _demand(fleet: Fleet, target: Target) -> Iterator[tuple[int, int, list[Handl
     if len(target.wanted) > 1 and newest not in fleet.proven:
         current, wanted = target.wanted[-2]
         yield current, wanted, [w for w in active if w.generation != newest]
-        yield newest, min(count, 1), [w for w in active if w.generation == newest]
+        # One that hangs is not dead yet, but no other is tried in its place: its death is the verdict.
+        canaries = [w for w in fleet.workers if w.generation == newest and (w.hung or not w.leaving)]
+        yield newest, min(count, 1), canaries
     else:
         yield newest, count, active
 
