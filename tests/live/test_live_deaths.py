@@ -211,6 +211,6 @@ def test_an_import_that_hangs_tells_where(start: Start) -> None:
     files = {
         "hanging.py": "import time\n\n\ndef connect_to_nowhere():\n    time.sleep(60)\n\n\nconnect_to_nowhere()\n"
     }
-    server = start("hanging:app", "--boot-timeout", "0.5", files=files, expect=TROUBLE)
-    pid = int(server.wait_for_log(r"worker (\d+) gets SIGABRT .* it was not ready after 0.5 s")[1])
+    server = start("hanging:app", "--boot-timeout", "2", files=files, expect=TROUBLE)
+    pid = int(server.wait_for_log(r"worker (\d+) gets SIGABRT .* it was not ready after 2 s")[1])
     Certificates(server).of(pid, "(boot_timeout); it ended at SIGABRT", "in connect_to_nowhere")

@@ -166,7 +166,7 @@ FAULTS = {
         r"boot_timeout",
         r"site_of_rolling\.py.*line 2\b",
         "import time\ntime.sleep(600)\n",
-        "boot_timeout = 0.5\n",
+        "boot_timeout = 2\n",
     ),
     "warm-up": Fault(
         r"/warm .*503", "reload has failed", version("bad", warm="503 Cold"), "warmup = ['/', '/warm']\n"
