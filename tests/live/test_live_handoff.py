@@ -234,6 +234,7 @@ def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start
         wait_until(lambda: min(counts()) >= 3, "both have about as many clients", 20)
         until = {pid: wanted_cpu_s(pid) + 2 for pid in server.workers()}
         wait_until(lambda: all(wanted_cpu_s(pid) > at for pid, at in until.items()), "two busy seconds", 20)
+        load.wait_for_more(8)
         assert min(counts()) >= 3
     assert load.lost == []
     assert [client.connections for client in load.clients] == [1] * 8

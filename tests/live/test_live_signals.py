@@ -202,8 +202,6 @@ def test_a_change_under_reload_is_picked_up(start: Start, tmp_path: Path) -> Non
 
 LATE = """
 import os, signal
-from apps import app
-
 NUMBERS = [getattr(signal, "SIG" + name) for name in ("HUP", "TTIN", "TTOU", "USR1", "USR2", "WINCH")]
 
 class Late:
@@ -218,12 +216,14 @@ late = Late()
 
 def test_what_asks_for_something_does_no_harm_to_a_process_that_is_as_good_as_gone(start: Start) -> None:
     """The interpreter gives the signals their default before it lets go of the modules."""
-    server = start("late:app", "-w", "1", files={"late.py": LATE})
+    files = {"late.py": LATE + "from apps import app\n", "conf.py": "import late_too\n", "late_too.py": LATE}
+    server = start("late:app", "-w", "1", "-c", "conf.py", files=files)
     (worker,) = wait_for_workers(server, 1)
     server.send_signal(signal.SIGHUP)
     wait_until(lambda: worker not in server.workers(), "its end")
     server.wait_for_log(rf"the last of {worker}$")
     assert server.stop() == 0
+    server.wait_for_log(rf"the last of {server.pid}$")
 
 
 def test_a_storm_of_signals_does_no_harm(start: Start) -> None:
