@@ -6,12 +6,11 @@ Must not know: how the master supervises, how a worker serves.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from wsgiserv.ipc import MessageError, MessageReader, MessageWriter
 from wsgiserv.record import record
 
 if TYPE_CHECKING:
@@ -42,8 +41,13 @@ REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
 State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
 
-# A report must fit the pipe (64 KiB on Linux) whole, so that a worker never blocks on a busy master.
-_LONGEST_TEXT = 24_000
+_STATES = frozenset(get_args(State))
+
+# In characters of up to four bytes, or six as a JSON escape: two such texts stay within `LONGEST_MESSAGE_BYTES`.
+_LONGEST_TEXT = 80_000
+# How long a report waits for a master that does not read.
+_WAIT_S = 1.0
+_FAILURE_WAIT_S = 5.0
 
 
 class Report(NamedTuple):
@@ -70,56 +74,73 @@ class ReadinessWriter:
     """The worker's end. Owns the descriptor ``fd`` (close-on-exec)."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._writer = MessageWriter(fd)
 
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
-        """Tell the master. A master that is gone is not an error: the worker learns it from its lifeline."""
+        """Tell the master, from any thread or signal handler.
+
+        A master that is gone is not an error: the worker learns it from its lifeline. While the master does not read
+        (it is stopped) ``failed`` waits for it, since the process is about to exit. Other reports wait `_WAIT_S`, once,
+        and what the pipe does not take goes with a later `flush`.
+        """
         message = {
             "state": state,
             "reason": reason[:_LONGEST_TEXT],
             "traceback": traceback[-_LONGEST_TEXT:],
             "exit_status": exit_status,
         }
-        try:
-            os.write(self._fd, json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass
+        wait_s = _FAILURE_WAIT_S if state == "failed" else 0.0 if self._writer.is_behind else _WAIT_S
+        self._writer.send(message, wait_s)
+
+    def flush(self) -> None:
+        """Send what the pipe has not taken yet. Called at each turn of the worker's loop; never waits."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Close the pipe."""
-        os.close(self._fd)
+        self._writer.close()
 
 
 class ReadinessReader:
     """The master's end: non-blocking, to be polled through `fileno`."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._buffer = b""
-        os.set_blocking(fd, False)
+        self._reader = MessageReader(fd)
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
-        return self._fd
+        return self._reader.fileno()
 
     def read(self) -> tuple[list[Report], bool]:
-        """Return the reports that have arrived, oldest first, and whether the worker's end is closed."""
-        closed = False
-        while True:
-            try:
-                data = os.read(self._fd, 65536)
-            except BlockingIOError:
-                break
-            if not data:
-                closed = True
-                break
-            self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        return [Report(**json.loads(line)) for line in lines], closed
+        """Return the reports that have arrived, oldest first, and whether the worker's end is closed.
+
+        Raises:
+            MessageError: the worker has sent something that is not a report.
+        """
+        messages, closed = self._reader.read()
+        return [_report(message) for message in messages], closed
 
     def close(self) -> None:
         """Close the pipe."""
-        os.close(self._fd)
+        self._reader.close()
+
+
+def _report(message: dict[str, Any]) -> Report:
+    """Return the report in ``message``. Raises MessageError."""
+    try:
+        report = Report(**message)
+        texts = (report.state, report.reason, report.traceback)
+        is_valid = (
+            all(isinstance(text, str) for text in texts)
+            and report.state in _STATES
+            and type(report.exit_status) is int
+            and 0 <= report.exit_status <= 255
+        )
+    except TypeError:  # a field that a report does not have
+        is_valid = False
+    if not is_valid:
+        raise MessageError(f"not a report: {str(message)[:80]}")
+    return report
 
 
 @record(kw_only=True)

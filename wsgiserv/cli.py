@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from wsgiserv import __version__
 from wsgiserv.config.commandline import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.ipc import MessageError
 
 if TYPE_CHECKING:
     from wsgiserv.boot import ReadinessWriter, Report
@@ -286,6 +287,8 @@ def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tupl
         while not (reports or is_closed) and (left_s := end - monotonic()) > 0:
             poller.poll(left_s * 1000)
             reports, is_closed = reader.read()
+    except MessageError as error:
+        return None, f"sent a corrupt message ({error})"
     finally:
         reader.close()
         if not is_closed:

@@ -262,7 +262,7 @@ def test_requests_wait_while_the_line_is_full() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     generation: Any = SimpleNamespace(number=1, pool=SlotPool(cells=1, slots=1))
-    zygote = Zygote(0, ours, generation, logging.getLogger("test"))
+    zygote = Zygote(0, ours, generation, logging.getLogger("test"), lambda pid: True)
     workers = [
         Handle(age=age, generation=1, spawned_at=0.0, timeout=30, graceful_timeout=30) for age in range(1, 41)
     ]

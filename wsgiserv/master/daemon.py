@@ -6,13 +6,13 @@ Must not know: what is being started.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid, write
+from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
@@ -37,7 +37,7 @@ class Foreground:
     def _tell(self, outcome: dict[str, str]) -> None:
         if self._fd >= 0:
             try:
-                write(self._fd, json.dumps(outcome).encode())
+                write_all(self._fd, encode(outcome))
             except OSError:
                 pass  # the process in front was interrupted: nobody waits any more
             self.close()
@@ -73,19 +73,23 @@ def daemonize() -> Foreground:
 
 def _await_outcome(fd: int) -> NoReturn:
     data = b""
-    while piece := read(fd, 65536):
+    while len(data) <= LONGEST_MESSAGE_BYTES and (piece := read(fd, 65536)):
         data += piece
     if not data:
         raise BootError("the server ended while it was starting; the error log may say why.")
-    outcome = json.loads(data)
+    try:
+        outcome = decode(data)
+    except MessageError as error:
+        raise BootError(f"the server's report of its start is corrupt ({error}).") from None
     if not outcome:
         # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
         sys.stdout.flush()
         sys.stderr.flush()
         _exit(0)
-    if outcome["error"] == "ApplicationError":
-        raise ApplicationError(outcome["message"], outcome["traceback"])
-    raise _ERRORS.get(outcome["error"], BootError)(outcome["message"])
+    kind, message = outcome.get("error"), str(outcome.get("message"))
+    if kind == "ApplicationError":
+        raise ApplicationError(message, str(outcome.get("traceback")))
+    raise _ERRORS.get(str(kind), BootError)(message)
 
 
 def silence_standard_streams(*, keep_output: bool) -> None:

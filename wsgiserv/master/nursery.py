@@ -11,17 +11,17 @@ group. What the master would do to such a worker is done to the zygote, or to th
 from __future__ import annotations
 
 import _socket as socket_module
-import json
 import logging
 from _socket import AF_UNIX, MSG_DONTWAIT, socket, socketpair
 from collections import deque
 from collections.abc import Callable
-from os import WNOHANG, close, kill, pipe, wait4
+from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, kill, pipe, wait4, waitid
 from signal import SIGABRT, SIGKILL, Signals
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
 from wsgiserv.boot import EXIT_APPLICATION, ReadinessReader
+from wsgiserv.ipc import MessageError, decode, encode
 from wsgiserv.master.birth import ChildBorn, be_worker, fork_child, set_title
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
@@ -38,6 +38,9 @@ __all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
 _SOCK_SEQPACKET: Final = getattr(socket_module, "SOCK_SEQPACKET", 5)
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
+# What the master reads of one zygote in a turn: one that writes without end delays nobody.
+_MOST_MESSAGES: Final = 64
+_LONGEST_MESSAGE: Final = 4096
 
 
 class Born(NamedTuple):
@@ -73,8 +76,16 @@ class Zygote:
         asked: the workers that it has been asked for and has not answered about, by age.
     """
 
-    def __init__(self, pid: int, sock: socket, generation: Generation, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        pid: int,
+        sock: socket,
+        generation: Generation,
+        log: logging.Logger,
+        is_new_child: Callable[[int], bool],
+    ) -> None:
         self.pid = pid
+        self._is_new_child = is_new_child
         self.generation = generation.number
         self.boards = generation.pool.boards
         self.loaded = False
@@ -119,7 +130,7 @@ class Zygote:
             message, fds, writer = self._unsent[0]
             if not self.over:
                 try:
-                    send_fds(self._sock, json.dumps(message).encode(), fds, MSG_DONTWAIT)
+                    send_fds(self._sock, encode(message), fds, MSG_DONTWAIT)
                 except BlockingIOError:
                     return  # its next answer says that there is room
                 except OSError:
@@ -131,31 +142,60 @@ class Zygote:
     def hear(self) -> list[Born | Withdrawn | Lost]:
         """Return what it has answered. Called at every turn of the master's loop."""
         news: list[Born | Withdrawn | Lost] = []
-        while not self.over:
+        for _ in range(_MOST_MESSAGES):
+            if self.over:
+                break
             try:
-                data = self._sock.recv(4096, MSG_DONTWAIT)
+                data = self._sock.recv(_LONGEST_MESSAGE, MSG_DONTWAIT)
             except OSError:
                 break
             if not data:
                 break
-            message = json.loads(data)
-            if message["state"] == "loaded":
-                self.loaded = True
-                took_s = monotonic() - self._began_at
-                self._log.info("the zygote %d has loaded the application in %.2f s", self.pid, took_s)
-                continue
-            worker = self.asked.pop(message["age"])
-            if message["state"] == "born":
-                worker.pid = message["pid"]
-                news.append(Born(worker))
-            elif message["state"] == "withdrawn":
-                news.append(Withdrawn(worker))
-            else:
-                news.append(Lost(worker, f"cannot fork a worker: {message['error']}"))
+            try:
+                each = self._understand(decode(data))
+            except MessageError as error:
+                self._log.error(
+                    "zygote %d: corrupt message on its socket (%s): the zygote is replaced. The application, or a "
+                    "library of its own, writes to descriptors that it has not opened.",
+                    self.pid,
+                    error,
+                )
+                self.end()
+                break
+            if each is not None:
+                news.append(each)
         self._send()
         if self.is_outdated and not self.asked:
             self.end()
         return news
+
+    def _understand(self, message: dict[str, Any]) -> Born | Withdrawn | Lost | None:
+        """Return what a message says of a worker. Raises MessageError, and has changed nothing then."""
+        state = message.get("state")
+        if state == "loaded":
+            self.loaded = True
+            took_s = monotonic() - self._began_at
+            self._log.info("the zygote %d has loaded the application in %.2f s", self.pid, took_s)
+            return None
+        age = message.get("age")
+        worker = self.asked.get(age) if type(age) is int else None
+        if worker is None:
+            raise MessageError(f"about a worker that was not asked for: {str(message)[:80]}")
+        assert type(age) is int
+        if state == "born":
+            pid = message.get("pid")
+            if type(pid) is not int or not self._is_new_child(pid):
+                raise MessageError(f"not the process of a new worker: {str(message)[:80]}")
+            del self.asked[age]
+            worker.pid = pid
+            return Born(worker)
+        if state == "withdrawn":
+            del self.asked[age]
+            return Withdrawn(worker)
+        if state == "stillborn":
+            del self.asked[age]
+            return Lost(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
+        raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
 
     def signal(self, worker: Handle, signal: Signals, reason: str) -> None:
         """Do to the zygote what a worker that has no process yet is due: SIGABRT, SIGKILL."""
@@ -241,7 +281,7 @@ class Nursery:
             theirs.close()
             self.adopts = True
             self._log.debug("zygote %d forked", pid)
-            return Zygote(pid, ours, generation, self._log)
+            return Zygote(pid, ours, generation, self._log, self._is_new_child)
         ours.close()
         leave()
         boot = ZygoteBoot(
@@ -260,6 +300,16 @@ class Nursery:
             return be_worker(live_as_zygote(boot), worker_main)
 
         raise ChildBorn(live)
+
+    def _is_new_child(self, pid: int) -> bool:
+        """Whether ``pid`` is a child of this process that is no worker yet: it will be sent signals."""
+        if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
+            return False
+        try:
+            waitid(P_PID, pid, WEXITED | WNOHANG | WNOWAIT)
+        except (ChildProcessError, OverflowError):
+            return False
+        return True
 
     def close_in_child(self) -> None:
         """Close the lines to the zygotes."""

@@ -16,10 +16,11 @@ import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, read, waitpid, write
+from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, waitpid
 from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
 from typing import Any
 
+from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.net.listener import Listener
 from wsgiserv.record import record
@@ -107,7 +108,7 @@ class Predecessor:
     def _tell(self, outcome: dict[str, Any]) -> None:
         if self._fd >= 0:
             try:
-                write(self._fd, json.dumps(outcome).encode())
+                write_all(self._fd, encode(outcome))
             except OSError:
                 pass  # it is gone: this one serves alone
             self.close()
@@ -135,8 +136,7 @@ class Successor:
         self.reason = ""
         self.over = False
         self._fd = fd
-        self._heard = b""
-        os.set_blocking(fd, False)
+        self._reader = MessageReader(fd)
 
     def fileno(self) -> int:
         """Return the descriptor to poll while it is not `over`."""
@@ -147,17 +147,17 @@ class Successor:
         if self.over:
             return False
         try:
-            while data := read(self._fd, 65536):
-                self._heard += data
-        except BlockingIOError:
+            messages, closed = self._reader.read()
+        except MessageError as error:
+            messages, closed = [{"reason": f"it has sent a corrupt message ({error})"}], True
+        if not (messages or closed):
             return False
         self.over = True
         self.close()
-        try:
-            outcome = json.loads(self._heard)
-        except ValueError:
-            outcome = {"ready": False, "reason": "it ended without a word; its lines in the log say more"}
-        self.ready, self.reason = outcome["ready"], outcome.get("reason", "")
+        nothing = {"reason": "it ended without a word; its lines in the log say more"}
+        outcome = messages[0] if messages else nothing
+        self.ready = outcome.get("ready") is True
+        self.reason = "" if self.ready else str(outcome.get("reason"))
         return True
 
     def reap(self) -> None:
@@ -246,8 +246,7 @@ def start_successor(
         execve(invocation.argv[0], list(invocation.argv), environ)
     except BaseException as error:
         try:
-            text = json.dumps({"ready": False, "reason": f"it cannot be started: {error}"})
-            write(writer, text.encode())
+            write_all(writer, encode({"ready": False, "reason": f"it cannot be started: {error}"}))
         finally:
             _exit(127)
     raise AssertionError("execve returned")

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 from math import inf
 from os import WNOHANG, close, kill, pipe, urandom, wait4
-from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
+from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.ipc import MessageError
 from wsgiserv.master.birth import fork_worker
 from wsgiserv.master.coroner import Coroner
 from wsgiserv.master.generation import Generation
@@ -169,7 +170,7 @@ class Workforce:
 
     def _lose(self, worker: Handle, how: str) -> None:
         """Note that ``worker`` will not be, though it was wanted."""
-        self._read_reports_of(worker)
+        self._read_reports_of(worker, is_alive=False)
         if worker.sent_because:
             how = f"{how} ({worker.sent_because})"
         self.fleet.died(worker, how, monotonic(), self._jitter())
@@ -261,10 +262,17 @@ class Workforce:
         for worker in list(self.fleet.workers):
             self._read_reports_of(worker)
 
-    def _read_reports_of(self, worker: Handle) -> None:
+    def _read_reports_of(self, worker: Handle, is_alive: bool = True) -> None:
         if worker.reader is None:
             return
-        reports, closed = worker.reader.read()
+        try:
+            reports, closed = worker.reader.read()
+        except MessageError as error:
+            worker.reader.close()
+            worker.reader = None
+            if is_alive:
+                self._replace_corrupt(worker, error)
+            return
         if reports and not worker.pid:
             # A worker says nothing before its zygote has told of it: that can be read now.
             self._hear_nursery(self.nursery.hear())
@@ -290,6 +298,19 @@ class Workforce:
                 self._answer_trace(worker, report.reason)
             elif report.state == "failed":
                 self._report_failure(worker, report, repeated)
+
+    def _replace_corrupt(self, worker: Handle, error: MessageError) -> None:
+        """Have a worker replaced that has sent something else than reports: it is not heard any more."""
+        self._log.error(
+            "worker %d: corrupt message on its readiness pipe (%s): the worker is replaced. The application, or a "
+            "library of its own, writes to descriptors that it has not opened.",
+            worker.pid,
+            error,
+        )
+        if worker.serving:
+            worker.recycle("corrupt message on its readiness pipe", monotonic())
+        elif not worker.leaving:
+            self.send(Send(worker, SIGKILL, "corrupt message on its readiness pipe while it booted"))
 
     def recycle(self, worker: Handle, reason: str) -> None:
         """Have ``worker`` replaced: it serves until its successor is ready."""
@@ -410,7 +431,7 @@ class Workforce:
 
     def _bury(self, worker: Handle, wait_status: int | None, max_rss: int) -> None:
         """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
-        self._read_reports_of(worker)
+        self._read_reports_of(worker, is_alive=False)
         now = monotonic()
         how = died_how(wait_status)
         why = f"{how} ({worker.sent_because})" if worker.sent_because else how

@@ -15,7 +15,6 @@ from __future__ import annotations
 import _socket as socket_module
 import gc
 import importlib
-import json
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ from typing import Any, Final
 
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.ipc import decode, encode
 from wsgiserv.logs.error import reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
@@ -203,8 +203,7 @@ def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
     data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
-    message: dict[str, Any] = json.loads(data) if data else {}
-    return message, fds
+    return decode(data) if data else {}, fds
 
 
 def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
@@ -227,7 +226,7 @@ def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | No
 
 def _tell(sock: socket, message: dict[str, Any]) -> bool:
     try:
-        sock.send(json.dumps(message).encode())
+        sock.send(encode(message))
     except OSError:
         return False
     return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import _socket
 import json
-from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
+from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, MSG_TRUNC, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from _socket import socket as RawSocket
 from contextlib import suppress
 from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
@@ -33,6 +33,8 @@ _ANCILLARY_BYTES: Final = CMSG_SPACE(FD_BYTES)
 # Absent on some platforms, which lack the one thing or do the other with a second system call.
 _SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
 _MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
+# Corrupt messages that are dropped at a time: one that writes without end delays nobody.
+_MOST_CORRUPT: Final = 64
 _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
 
 
@@ -160,11 +162,11 @@ class Handoff:
         Raises:
             OSError: EMFILE or ENFILE, there is no descriptor left for it; it stays in the channel.
         """
-        while True:
+        for _ in range(_MOST_CORRUPT):
             # The kernel drops a descriptor that the receiver has no room for, and the client with it.
             close(dup(self._receiver.fileno()))
             try:
-                message, ancillary, _, _ = self._receiver.recvmsg(
+                message, ancillary, flags, _ = self._receiver.recvmsg(
                     MOST_MOVED_BYTES + _HEADER_BYTES, _ANCILLARY_BYTES, MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
@@ -174,13 +176,20 @@ class Handoff:
             fds = fds_in(ancillary)
             if not fds:
                 continue  # another thread has taken the last descriptor in between
-            sock = RawSocket(fileno=fds[0])
+            try:
+                sock = RawSocket(fileno=fds[0])
+            except OSError:  # not a socket
+                close(fds[0])
+                continue
             if getdefaulttimeout() is not None:
                 sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
             try:
+                if flags & MSG_TRUNC:
+                    raise ValueError("longer than any message")
                 return _read(sock, message)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                sock.close()  # of another version of this program
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+                sock.close()  # of another version of this program, or corrupt
+        return None
 
     def close(self) -> None:
         """Close both ends of this process."""
@@ -203,12 +212,14 @@ def _read(sock: RawSocket, message: bytes) -> Handed:
     if not separator:
         raise ValueError("a message without a header")
     header: dict[str, Any] = json.loads(text)
-    deadline = header["deadline"]
+    deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])
+    if len(data) > MOST_MOVED_BYTES or not all(type(each) is str for each in (listener, *peer.values())):
+        raise ValueError("not a message of a worker")
     return Handed(
         sock,
-        header["listener"],
+        listener,
         Luggage(
-            peer=dict(header["peer"]),
+            peer=peer,
             peer_name=header["name"].encode("latin-1"),
             data=data,
             waiting=bool(header["waiting"]),

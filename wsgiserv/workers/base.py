@@ -480,6 +480,7 @@ class Worker(ABC):
         context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
         if context.words[DRAINING] and not context.draining:
             context.drain()
+        self.boot.ready.flush()
         return True
 
     def _busy_share(self, now: float) -> float:

@@ -30,7 +30,7 @@ _RUN_APP: Final = run_app.__code__
 _OUR_WORKERS: Final = os.path.dirname(__file__)
 _REPORTERS: Final = (__file__, os.path.join(_OUR_WORKERS, "base.py"))
 # The innermost frames of a stack; a recursion without end must not fill the log.
-_MOST_FRAMES: Final = 60
+_MOST_FRAMES: Final = 400
 _MOST_CALLS: Final = 50
 
 
