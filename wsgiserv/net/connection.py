@@ -49,7 +49,7 @@ from wsgiserv.net.serving import (
 )
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import ClientGone, Response
+from wsgiserv.wsgi.gateway import BodyTooLong, ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
 
 if TYPE_CHECKING:
@@ -481,6 +481,8 @@ class Connection(ClientSink):
                 failure.status,
                 request_id,
             )
+        elif isinstance(failure, BodyTooLong):
+            log.error("%s: %s (request %s)", what, failure, request_id)
         elif isinstance(failure, ClientGone):
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
         else:
