@@ -53,7 +53,7 @@ class SyncWorker(ReactorWorker):
                 if deadlines.is_interrupted(ident):
                     raise RequestTimeout
 
-            signal.signal(signal.SIGUSR2, interrupt)
+            self.signals.raise_at(signal.SIGUSR2, interrupt)
             Thread(target=self._watch, args=(deadlines,), name="wsgiserv-deadlines", daemon=True).start()
 
     def _watch(self, deadlines: Deadlines) -> None:

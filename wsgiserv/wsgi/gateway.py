@@ -522,7 +522,9 @@ def run_app(
             close_failure = error
         if close_failure is not None:
             if not isinstance(close_failure, BodyError):  # that is the client's fault, and told as such
-                response._context.log.error("close() of the application's result raised", exc_info=close_failure)
+                response._context.log.error(
+                    "close() of the application's result raised", exc_info=close_failure
+                )
             failure = failure or close_failure
     return failure
 
