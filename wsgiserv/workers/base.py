@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
-from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
@@ -39,6 +39,7 @@ from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, T
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
 from wsgiserv.workers.demand import wanted_cpu_s
+from wsgiserv.workers.helper_threads import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
@@ -389,20 +390,29 @@ class Worker(ABC):
         return self._wakeup.fileno()
 
     def take_signals(self) -> None:
-        """Act on the signals that have come."""
+        """Act on the signals that have come. What one of them raises does not cost the others."""
+        failure: Exception | None = None
         for number in self.signals.take():
-            if number == signal.SIGTERM:
-                # The master knows, unless somebody else has sent it.
-                self.boot.ready.report("retiring", "SIGTERM was sent to it")
-                self.retire("told to stop")
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                # The hook first: this may be any thread, and the process can end as soon as the main one is told.
-                call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-                self.leave_now = True
-            elif number == signal.SIGUSR1:
-                reopen_error_log()
-                if self.context.access is not None:
-                    self.context.access.reopen()
+            try:
+                self._act_on(number)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def _act_on(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            # The master knows, unless somebody else has sent it.
+            self.boot.ready.report("retiring", "SIGTERM was sent to it")
+            self.retire("told to stop")
+        elif number in (signal.SIGINT, signal.SIGQUIT):
+            # The hook first: this may be any thread, and the process can end as soon as the main one is told.
+            call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+            self.leave_now = True
+        elif number == signal.SIGUSR1:
+            reopen_error_log()
+            if self.context.access is not None:
+                self.context.access.reopen()
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``, unless
@@ -519,6 +529,7 @@ class Worker(ABC):
         boot.ready.report("loading")
         boot.slot.words[PID] = self.pid
         boot.slot.seconds[STARTED] = monotonic()
+        refused: BootError | None = None
         try:
             self.load()
             self.signals.look()
@@ -527,12 +538,18 @@ class Worker(ABC):
 
                 warm_up(self.context.app, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
-                self.start_reloader()
+                try:
+                    self.start_reloader()
+                except RuntimeError as error:
+                    raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
             boot.ready.report("failed", str(error), error.traceback, EXIT_APPLICATION)
             return EXIT_APPLICATION
         except ConfigError as error:
             boot.ready.report("failed", str(error), "", EXIT_CONFIG)
+            return EXIT_BOOT
+        except BootError as error:
+            boot.ready.report("failed", str(error), "", EXIT_BOOT)
             return EXIT_BOOT
         self.booted = True
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
@@ -543,9 +560,14 @@ class Worker(ABC):
             return EXIT_BOOT
         try:
             self.serve()
+        except BootError as error:  # before it was ready
+            refused = error
         finally:
             if self.context.access is not None:
                 self.context.access.close()
+        if refused is not None:
+            boot.ready.report("failed", str(refused), "", EXIT_BOOT)
+            return EXIT_BOOT
         return EXIT_OK
 
 
