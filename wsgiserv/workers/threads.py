@@ -38,6 +38,7 @@ __all__ = ["ThreadsWorker"]
 
 # How often the main thread looks whether the leader sits in a call. A call is long after one to two of these.
 _LOOK_S: Final = 0.001
+_LOOKS_PER_SECOND: Final = 1000
 # After so many looks at which nothing had happened it sleeps until it is called.
 _LOOKS_BEFORE_SLEEP: Final = 50
 _SLEEP_S: Final = 1.0
@@ -412,7 +413,7 @@ class ThreadsWorker(ReactorWorker):
     def _look_after(self) -> None:
         """Take the lead from whoever sits in a call, lead while nobody else can, watch the requests' time."""
         seen: tuple[_Lane | None, int] = (None, -1)
-        quiet = leaderless = 0
+        quiet = leaderless = looks = 0
         look_s = self._deadlines.look_s if self._deadlines is not None else _SLEEP_S
         next_look = 0.0
         while not self.is_done:
@@ -433,13 +434,15 @@ class ThreadsWorker(ReactorWorker):
                     self._lead_as_deputy(look_s)
                     leaderless = 0
             seen = now_seen
+            looks += 1
+            if quiet >= _LOOKS_BEFORE_SLEEP or not looks % _LOOKS_PER_SECOND:
+                self.signals.look()  # this is the main thread, which alone can
             if self._deadlines is not None and (now := monotonic()) >= next_look:
                 next_look = now + look_s
                 self._enforce_deadlines(self._deadlines, now)
             if quiet < _LOOKS_BEFORE_SLEEP:
                 self._bell.acquire(timeout=_LOOK_S)
             else:
-                self.signals.look()  # this is the main thread, which alone can
                 self._asleep = True
                 # A call may have begun just before, or the lead been passed on: nobody has seen that it must ring.
                 if leader is self._leader and leader is not None and not leader.token:
