@@ -202,7 +202,8 @@ class SignalHandlers:
             try:
                 theirs(number, frame)
             except BaseException as error:
-                if number not in _LEAVE and not (self._serving and _is_ours(frame)):
+                exits = number in self._numbers and isinstance(error, SystemExit)
+                if not exits and number not in _LEAVE and not (self._serving and _is_ours(frame)):
                     raise
                 failure = error
             if failure is not None:
@@ -212,13 +213,21 @@ class SignalHandlers:
             in_the_end(number, frame)
 
     def _tell(self, number: int, failure: BaseException) -> None:
+        if number in self._numbers and isinstance(failure, SystemExit):
+            if (
+                number not in _LEAVE
+            ):  # else to leave is what it wants; the requests in flight are answered first
+                with suppress(Exception):
+                    text = "the application's handler of %s has called sys.exit(); the worker goes on"
+                    self._log.info(text, _name(number))
+            return
         if number not in _LEAVE:
             advice = (
                 " while no request ran its code; the server goes on. If a timer of the application has sent it "
                 "(alarm, setitimer), cancel that at the end of the request"
             )
-        elif isinstance(failure, (SystemExit, KeyboardInterrupt)):
-            return  # to leave is what it wants; the requests in flight are answered first
+        elif isinstance(failure, KeyboardInterrupt):
+            return
         else:
             advice = "; the worker leaves all the same, and answers the requests in flight"
         with suppress(Exception):
