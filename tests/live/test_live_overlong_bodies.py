@@ -1,4 +1,4 @@
-"""An application that goes on after its Content-Length is left: it costs neither a thread nor a worker (issue 12, 1)."""
+"""An application that goes on after its Content-Length costs neither a thread nor a worker (issue 12, 1)."""
 
 from __future__ import annotations
 

@@ -255,6 +255,7 @@ class GeventWorker(ReactorWorker):
         self._started = 0
         self._is_turning = False
         self._will_turn = False
+        self._has_ended = False
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
@@ -444,6 +445,9 @@ class GeventWorker(ReactorWorker):
             self._done.wait()
             self.end_if_failed()
         finally:
+            # The hub may run on, while hooks and the interpreter's end wait for something: without our turns.
+            self._has_ended = True
+            self.queued.clear()
             if watch is not None:
                 watch.stop()
             for each in self._watchers:
@@ -473,6 +477,8 @@ class GeventWorker(ReactorWorker):
 
     def _turn(self) -> None:
         """One turn of the reactor, in the hub: nothing here waits."""
+        if self._has_ended:
+            return
         if self._is_copy:
             for watcher in self._watchers:
                 watcher.stop()
@@ -510,7 +516,7 @@ class GeventWorker(ReactorWorker):
 
         A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
         """
-        if not (self._is_turning or self._will_turn):
+        if not (self._is_turning or self._will_turn or self._has_ended):
             self._will_turn = True
             self._hub_loop.run_callback(self._turn_now)
 
