@@ -28,12 +28,16 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
     """
     if hook is None:
         return True
+    failure: BaseException | None = None
     try:
         hook(*arguments)
     except (Exception, SystemExit) as error:
-        log.exception("the hook %s raised %s; the server goes on", name, _brief(error))
-        return False
-    return True
+        failure = error
+    if failure is None:
+        return True
+    # Outside of the handler: the log's handlers and filters may be people's code, too.
+    log.error("the hook %s raised %s; the server goes on", name, _brief(failure), exc_info=failure)
+    return False
 
 
 def call_hook_or_stop(
@@ -45,16 +49,23 @@ def call_hook_or_stop(
     """
     if hook is None:
         return
+    failure: BaseException | None = None
     try:
         hook(*arguments)
     except (Exception, SystemExit) as error:
-        log.exception("the hook %s raised %s", name, _brief(error))
-        raise BootError(
-            f"the hook {name} raised {_brief(error)}, so the server does not start. "
-            f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
-        ) from error
+        failure = error
+    if failure is None:
+        return
+    log.error("the hook %s raised %s", name, _brief(failure), exc_info=failure)
+    raise BootError(
+        f"the hook {name} raised {_brief(failure)}, so the server does not start. "
+        f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
+    ) from failure
 
 
 def _brief(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # its own __str__ may fail, too
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

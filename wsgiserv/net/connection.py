@@ -21,7 +21,7 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
 from __future__ import annotations
 
 import logging
-from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from contextlib import suppress
 from time import monotonic
@@ -49,7 +49,7 @@ from wsgiserv.net.serving import (
 )
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import ClientGone, Response
+from wsgiserv.wsgi.gateway import BodyTooLong, ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
 
 if TYPE_CHECKING:
@@ -163,9 +163,11 @@ class Connection(ClientSink):
             self._vanish(error)
             return False
         except ProtocolError as error:  # plain HTTP where TLS is spoken
-            self._refuse(error)
-            return False
+            data, broken = None, error
         if not data:
+            if data is None:
+                self._refuse(broken)
+                return False
             return self._end_of_input()
         state = self.state
         try:
@@ -176,8 +178,11 @@ class Connection(ClientSink):
             if state == DISCARDING:
                 self._discard(data)
         except ProtocolError as error:
-            self._refuse(error)
-        # LINGERING: what a client sends behind its last request is nobody's.
+            broken = error
+        else:
+            # LINGERING: what a client sends behind its last request is nobody's.
+            return False
+        self._refuse(broken)  # outside of the handler: what it logs may run people's filters
         return False
 
     def _leave_alone(self) -> None:
@@ -200,11 +205,14 @@ class Connection(ClientSink):
         self.state = HEAD
         data = bytes(self._buffer)
         self._buffer = None
+        broken: ProtocolError | None = None
         try:
             if self._take_head(data):
                 return True
         except ProtocolError as error:
-            self._refuse(error)
+            broken = error
+        if broken is not None:
+            self._refuse(broken)
             return False
         # While it waited for its turn, `receive` may have stopped watching it.
         if self.state <= BODY and self.interest != READ:
@@ -419,7 +427,9 @@ class Connection(ClientSink):
                     context.distrusted = True
                     self._tell_distrust(block)
         except ProtocolError as error:
-            self._refuse(error)
+            environ, broken = None, error
+        if environ is None:
+            self._refuse(broken)
             return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
         slot = context.slot
@@ -481,6 +491,8 @@ class Connection(ClientSink):
                 failure.status,
                 request_id,
             )
+        elif isinstance(failure, BodyTooLong):
+            log.error("%s: %s (request %s)", what, failure, request_id)
         elif isinstance(failure, ClientGone):
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
         else:
@@ -752,6 +764,23 @@ class Connection(ClientSink):
         with suppress(OSError):
             self.sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
         self.close()
+
+    def abandon(self, is_mine: bool) -> None:
+        """Close after a fault of the server, in whatever state that has left it. Raises nothing.
+
+        Args:
+            is_mine: whether no other thread can be in its call. One that is finds the connection broken, and closes it.
+        """
+        with suppress(Exception):
+            if self.state == READY and not is_mine:
+                self._lost = True
+                self.sock.shutdown(SHUT_RDWR)
+                return
+            self.close()
+        with suppress(Exception):  # close() has failed half-way, or stopped at its own state
+            self.loop.forget(self)
+        with suppress(Exception):
+            self.sock.close()
 
     def close(self) -> None:
         """Close the socket and let go of everything."""

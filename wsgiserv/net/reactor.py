@@ -347,13 +347,17 @@ class Reactor:
                 error.strerror,
                 len(self.connections),
             )
-        self.stop_accepting()
-        self._rest_until = monotonic() + _ACCEPT_REST_S
+        self.rest()
         if error.errno in _EXHAUSTED:
             if not self._crowded:
                 self._crowded = True
                 self._crowd(True)
             self._make_room()  # an idle client gives its descriptor up; that ends the rest
+
+    def rest(self) -> None:
+        """Accept nothing for a moment, since it has failed: a readable listener would be reported again at once."""
+        self.stop_accepting()
+        self._rest_until = monotonic() + _ACCEPT_REST_S
 
     def consider_accepting(self, now: float) -> None:
         """Accept again when there is room. Called once per turn while not accepting, by a worker that stays."""
@@ -380,11 +384,11 @@ class Reactor:
 
     # ---- deadlines -----------------------------------------------------------------------------------------
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, now: float, expire: Callable[[Connection], object] = Connection.expire) -> None:
         """Expire the connections whose deadline is before ``now``. Once a second: no timer per connection."""
         for connection in list(self.connections.values()):  # a copy in one step: threads come and go
             if connection.deadline < now:
-                connection.expire()
+                expire(connection)
 
     def close(self) -> None:
         """Close all connections and the poller; the listeners are the caller's."""

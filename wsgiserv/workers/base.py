@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from _socket import socket as RawSocket
-from _socket import socketpair
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
-from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
@@ -40,10 +39,12 @@ from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, T
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
 from wsgiserv.workers.demand import wanted_cpu_s
+from wsgiserv.workers.helper_threads import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
+from wsgiserv.workers.signal_handlers import SignalHandlers
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -56,6 +57,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ORPHAN_GRACE_S", "Worker", "worker_main"]
 
+_SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGABRT,
+    signal.SIGTTOU,
+    # These mean something to the master; a terminal sends them to the workers as well.
+    signal.SIGHUP,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGTTIN,
+)
 _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 # The master is gone: nobody is left to bound our leave.
 ORPHAN_GRACE_S: Final = 1.0
@@ -110,8 +124,13 @@ class Worker(ABC):
             from random import randint
 
             self.max_requests += randint(0, settings.max_requests_jitter)
-        # A signal handler only queues: the interpreter writes the signal's number into this pair.
-        self._wakeup, self._wakeup_writer = socketpair()
+        self.signals = SignalHandlers(
+            self.log,
+            _SIGNALS,
+            {signal.SIGTERM: self._term, signal.SIGTTOU: self._trace},
+            {signal.SIGABRT: self._abort},
+        )
+        self._wakeup, self._wakeup_writer = self.signals.reader, self.signals.writer
         self._reloader: Any = None
         self._failed_import: ApplicationError | None = None
         # Puts TLS over a client's socket.
@@ -362,28 +381,8 @@ class Worker(ABC):
 
     def install_signals(self) -> None:
         """Queue the signals of the master and of people; the loop reads them from `wakeup_fd`."""
-        self._wakeup.setblocking(False)
-        self._wakeup_writer.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
-        for number in (
-            signal.SIGINT,
-            signal.SIGQUIT,
-            signal.SIGUSR1,
-            # These mean something to the master; a terminal sends them to the workers as well.
-            signal.SIGHUP,
-            signal.SIGUSR2,
-            signal.SIGWINCH,
-            signal.SIGTTIN,
-        ):
-            signal.signal(number, _queued)
-            # A system call of the application goes on when a signal has only been queued.
-            signal.siginterrupt(number, False)
-        signal.signal(signal.SIGTERM, self._term)
-        signal.siginterrupt(signal.SIGTERM, False)
-        signal.signal(signal.SIGABRT, self._abort)
+        self.signals.install()
         catch_crashes(self.boot.last_words)
-        signal.signal(signal.SIGTTOU, self._trace)
-        signal.siginterrupt(signal.SIGTTOU, False)
 
     @property
     def wakeup_fd(self) -> int:
@@ -391,24 +390,29 @@ class Worker(ABC):
         return self._wakeup.fileno()
 
     def take_signals(self) -> None:
-        """Act on the signals that have come."""
-        try:
-            numbers = self._wakeup.recv(256)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            if number == signal.SIGTERM:
-                # The master knows, unless somebody else has sent it.
-                self.boot.ready.report("retiring", "SIGTERM was sent to it")
-                self.retire("told to stop")
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                # The hook first: this may be any thread, and the process can end as soon as the main one is told.
-                call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-                self.leave_now = True
-            elif number == signal.SIGUSR1:
-                reopen_error_log()
-                if self.context.access is not None:
-                    self.context.access.reopen()
+        """Act on the signals that have come. What one of them raises does not cost the others."""
+        failure: Exception | None = None
+        for number in self.signals.take():
+            try:
+                self._act_on(number)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def _act_on(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            # The master knows, unless somebody else has sent it.
+            self.boot.ready.report("retiring", "SIGTERM was sent to it")
+            self.retire("told to stop")
+        elif number in (signal.SIGINT, signal.SIGQUIT):
+            # The hook first: this may be any thread, and the process can end as soon as the main one is told.
+            call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+            self.leave_now = True
+        elif number == signal.SIGUSR1:
+            reopen_error_log()
+            if self.context.access is not None:
+                self.context.access.reopen()
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``, unless
@@ -481,6 +485,7 @@ class Worker(ABC):
         if context.words[DRAINING] and not context.draining:
             context.drain()
         self.boot.ready.flush()
+        self.signals.look()
         return True
 
     def _busy_share(self, now: float) -> float:
@@ -525,40 +530,50 @@ class Worker(ABC):
         boot.ready.report("loading")
         boot.slot.words[PID] = self.pid
         boot.slot.seconds[STARTED] = monotonic()
+        refused: BootError | None = None
         try:
             self.load()
+            self.signals.look()
             if self.cfg.warmup and self._failed_import is None:
                 from wsgiserv.workers.warmup import warm_up
 
                 warm_up(self.context.app, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
-                self.start_reloader()
+                try:
+                    self.start_reloader()
+                except RuntimeError as error:
+                    raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
             boot.ready.report("failed", str(error), error.traceback, EXIT_APPLICATION)
             return EXIT_APPLICATION
         except ConfigError as error:
             boot.ready.report("failed", str(error), "", EXIT_CONFIG)
             return EXIT_BOOT
+        except BootError as error:
+            boot.ready.report("failed", str(error), "", EXIT_BOOT)
+            return EXIT_BOOT
         self.booted = True
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
+        self.signals.serve()
         if self._is_orphan():
             # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
             log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             return EXIT_BOOT
         try:
             self.serve()
+        except BootError as error:  # before it was ready
+            refused = error
         finally:
             if self.context.access is not None:
                 self.context.access.close()
+        if refused is not None:
+            boot.ready.report("failed", str(refused), "", EXIT_BOOT)
+            return EXIT_BOOT
         return EXIT_OK
 
 
 def _address_of(listener: Listener) -> str:
     return listener.url.partition("://")[2] or listener.url
-
-
-def _queued(number: int, frame: FrameType | None) -> None:
-    """The handler of all queued signals: the interpreter has written the number to the wakeup descriptor."""
 
 
 def _gone(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
@@ -575,21 +590,32 @@ def worker_main(boot: WorkerBoot) -> int:
         The status to exit with: 0 stopped as told, 3 or 4 could not boot.
     """
     settings, log = boot.settings, boot.log
+    refused: Exception | None = None
     try:
         prepare_path(settings.chdir, settings.pythonpath)
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
         worker.install_signals()
         worker.prepare()
+        worker.signals.guard()
         worker.load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
         drop_privileges(settings)
     except (ConfigError, OSError) as error:
-        boot.ready.report("failed", str(error), "", EXIT_BOOT)
+        refused = error
+    if refused is not None:
+        boot.ready.report("failed", str(refused), "", EXIT_BOOT)
         return EXIT_BOOT
+    status = EXIT_BOOT
+    failure: BaseException | None = None
     try:
-        return worker.main()
-    finally:
-        call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
-        signal.set_wakeup_fd(-1)
-        worker.let_go()
+        status = worker.main()
+    except BaseException as error:
+        failure = error
+    # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
+    call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
+    worker.signals.disarm()
+    worker.let_go()
+    if failure is not None:
+        raise failure
+    return status

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import register_at_fork
+from sys import getrefcount
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +42,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
 from wsgiserv.workers.earlyimports import find_early_imports, newcomers
+from wsgiserv.workers.helper_threads import cannot_start
 from wsgiserv.workers.hubwatch import HubWatch
 from wsgiserv.workers.inflight import Call, call_in, describe, other_threads, stack_of
 from wsgiserv.workers.reactorworker import CHANNEL_FULL_S, CROWDED_TURN_S, ReactorWorker
@@ -86,6 +88,8 @@ _PATCHES_OF_ALL: Final = (
 )
 _DONE: Final = "_gevent_saved_patch_all_module_settings"
 
+# Of a pooled greenlet, in its dictionary.
+_OWN_ATTRIBUTES: Final = 3
 # More greenlets than these end with their request, after a burst.
 _MOST_IDLE: Final = 256
 
@@ -189,28 +193,46 @@ class _RequestTimeout(gevent.Timeout):
 
 
 class _Pooled(Greenlet):  # type: ignore[type-arg]
-    """A greenlet that serves one request after another, and waits for the next in the pool."""
+    """A greenlet that serves one request after another, and waits for the next in the pool.
 
-    def __init__(self, worker: GeventWorker, connection: Connection, cell: int) -> None:
+    A new greenlet costs 11 µs, another switch to this one 0.5. But each request is to find what it would find in a new
+    one: no context variables, thread-locals, attributes, links or pending timeouts of the last. So one that has been
+    left with anything ends.
+
+    Attributes:
+        connection: whose request is next; None: there is none, so it is to end.
+        cell: its cell of the scoreboard.
+    """
+
+    def __init__(self, worker: GeventWorker, cell: int) -> None:
         super().__init__()
         self._worker = worker
         self.cell = cell
-        self.connection = connection
+        self.connection: Connection | None = None
 
     def _run(self) -> None:
         hub, worker = get_hub(), self._worker
         idle = worker.idle
         try:
             while True:
-                self.connection.run(self.cell)
+                idle.append(self)
+                try:
+                    hub.switch()
+                except BaseException:  # a timeout of the last request, or somebody who has kept this greenlet
+                    if self in idle:
+                        idle.remove(self)
+                        return
+                connection = self.connection
+                if connection is None:
+                    return
+                worker.run_in_current(connection, self.cell)
+                self.connection = connection = None
                 worker.turn_soon()
                 if worker.queued:
-                    self.connection = worker.queued.popleft()
-                    continue
-                if len(idle) >= _MOST_IDLE:
+                    worker.run_queued_soon()
+                # Thread-locals are attributes of the greenlet, and links of it.
+                if len(idle) >= _MOST_IDLE or len(self.__dict__) > _OWN_ATTRIBUTES or self.has_links():
                     return
-                idle.append(self)
-                hub.switch()
         finally:
             worker.ended(self)
 
@@ -227,10 +249,13 @@ class GeventWorker(ReactorWorker):
         # Complete requests beyond worker_connections: clients that were silent when they came are not counted.
         self.queued: deque[Connection] = deque()
         self._pool: set[_Pooled] = set()
+        # How many references there are to a greenlet that has waited in the pool, and that nobody else holds.
+        self._own_references = 0
         self._free_cells: list[int] = []
         self._started = 0
         self._is_turning = False
         self._will_turn = False
+        self._has_ended = False
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
@@ -284,22 +309,54 @@ class GeventWorker(ReactorWorker):
     # ---- greenlets -------------------------------------------------------------------------------------
 
     def _run_in_greenlet(self, connection: Connection) -> None:
-        if self.idle:
-            greenlet = self.idle.pop()
-            greenlet.connection = connection
-            greenlet.switch()
-            return
+        """Run a request in a greenlet that nothing of another request's is left in. In the hub."""
+        idle = self.idle
+        while True:
+            if not idle and not self._add_greenlet():
+                self.queued.append(connection)
+                return
+            greenlet = idle.pop()
+            references = getrefcount(greenlet)
+            if references <= self._own_references:
+                break
+            if not self._own_references:
+                self._own_references = references
+                break
+            greenlet.switch()  # somebody holds it, a timeout of the last request say: it ends
+        greenlet.connection = connection
+        greenlet.gr_context = None
+        greenlet.switch()
+
+    def _add_greenlet(self) -> bool:
+        """Add a greenlet to those that wait for a request; False when there are as many as may be."""
         if len(self._pool) >= self.cfg.worker_connections:
-            self.queued.append(connection)
-            return
+            return False
         if self._free_cells:
             cell = self._free_cells.pop()
         else:
             cell = min(self._started, self.boot.slot.cells - 1)
             self._started += 1
-        greenlet = _Pooled(self, connection, cell)
+        greenlet = _Pooled(self, cell)
         self._pool.add(greenlet)
-        greenlet.start()
+        greenlet.switch()
+        return True
+
+    def run_in_current(self, connection: Connection, cell: int) -> None:
+        """Run a request in the greenlet that calls this."""
+        try:
+            connection.run(cell)
+            return
+        except BaseException as error:
+            failure = error
+        self.lose(connection, failure, is_mine=True)
+
+    def run_queued_soon(self) -> None:
+        """Run requests that have waited for a greenlet, from the hub."""
+        self._hub_loop.run_callback(self._run_queued)
+
+    def _run_queued(self) -> None:
+        while self.queued and (self.idle or len(self._pool) < self.cfg.worker_connections):
+            self._run_in_greenlet(self.queued.popleft())
 
     def ended(self, greenlet: _Pooled) -> None:
         """A greenlet leaves the pool."""
@@ -372,6 +429,7 @@ class GeventWorker(ReactorWorker):
         hub = get_hub()
         self._hub_loop = hub.loop
         self._done = gevent.event.Event()
+        watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         self.start()
         watcher = hub.loop.io(self.reactor.poller.fileno(), _READABLE)
         watcher.start(self._turn)
@@ -382,11 +440,14 @@ class GeventWorker(ReactorWorker):
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
         self._watchers = [watcher, timer, self._crowded_timer, self._full_timer]
         register_at_fork(after_in_child=self._forked)
-        watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         try:
-            self._turn()
+            self.turn_soon()  # not here: greenlets are switched to from the hub
             self._done.wait()
+            self.end_if_failed()
         finally:
+            # The hub may run on, while hooks and the interpreter's end wait for something: without our turns.
+            self._has_ended = True
+            self.queued.clear()
             if watch is not None:
                 watch.stop()
             for each in self._watchers:
@@ -408,23 +469,32 @@ class GeventWorker(ReactorWorker):
             get_original("time", "sleep"),
         )
         sign.start(watch.alive)
-        watch.start()
+        try:
+            watch.start()
+        except RuntimeError as error:
+            raise cannot_start("that watches the hub", error) from error
         return watch
 
     def _turn(self) -> None:
         """One turn of the reactor, in the hub: nothing here waits."""
+        if self._has_ended:
+            return
         if self._is_copy:
             for watcher in self._watchers:
                 watcher.stop()
             return
         self._is_turning = True
+        failure: BaseException | None = None
         try:
             self.turn(0.0)
             if self.retiring:
                 self._hand_over_after_turn()
-        except Exception:  # in the hub nobody else would log it, and the server must go on
-            self.log.exception("the gevent worker's loop failed")
-        self._is_turning = False
+        except BaseException as error:  # in the hub nobody else would log it, and the server must go on
+            failure = error
+        finally:
+            self._is_turning = False
+        if failure is not None:
+            self.survive(failure)
         if self.is_done:
             self._done.set()
         elif self.reactor.waiting:
@@ -446,7 +516,7 @@ class GeventWorker(ReactorWorker):
 
         A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
         """
-        if not (self._is_turning or self._will_turn):
+        if not (self._is_turning or self._will_turn or self._has_ended):
             self._will_turn = True
             self._hub_loop.run_callback(self._turn_now)
 

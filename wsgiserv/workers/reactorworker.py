@@ -7,6 +7,7 @@ Must not know: on which thread or greenlet a request runs; `run_request` decides
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -18,7 +19,7 @@ from wsgiserv.net.serving import UNWATCHED, WRITE
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
 from wsgiserv.workers.base import Worker
 
-__all__ = ["CHANNEL_FULL_S", "CROWDED_TURN_S", "ReactorWorker"]
+__all__ = ["CHANNEL_FULL_S", "CROWDED_TURN_S", "ReactorWorker", "TurnEnded"]
 
 # How many connections one turn takes from a listener, and for how long at most, before the clients that are
 # connected already have their turn again.
@@ -37,6 +38,17 @@ _SETTLED_S: Final = 3.0
 # The channel to the siblings holds some hundred connections; when it is full, the rest goes so much later.
 CHANNEL_FULL_S: Final = 0.005
 
+# A loop that fails so often within so many seconds will not do better: its worker is to be replaced.
+_MOST_FAILURES: Final = 10
+_FAILURES_S: Final = 1.0
+
+
+class TurnEnded(BaseException):
+    """Ends a turn half-way, since the thread has lost the lead or gives it up.
+
+    Not an error, and not an `Exception`: nothing between the call and the leader may catch it.
+    """
+
 
 class ReactorWorker(Worker):
     """Connections are event-driven: a slow client costs memory, never the worker.
@@ -44,6 +56,7 @@ class ReactorWorker(Worker):
     Attributes:
         run_request: called with each connection whose request is complete.
         surplus: how many connections go to siblings when their clients next ask something (see `share_out`).
+        fatal: what has made the loop fail for good.
     """
 
     run_request: Callable[[Connection], object]
@@ -52,6 +65,8 @@ class ReactorWorker(Worker):
         super().__init__(boot)
         settings = self.cfg
         self.surplus = 0
+        self.fatal: BaseException | None = None
+        self._failures: list[float] = []
         self._given_at = -_SETTLED_S
         self.turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
         self.reactor = self.loop = Reactor(
@@ -98,7 +113,7 @@ class ReactorWorker(Worker):
     def turn(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s`` seconds for something to do, and do all that is there to do now."""
         if self.retiring:
-            timeout_s = self.go_on_leaving(timeout_s)
+            timeout_s = self._leave_further(timeout_s)
         reactor, context, run = self.reactor, self.context, self.run_request
         connections, waiting = reactor.connections, reactor.waiting
         if waiting:
@@ -109,41 +124,133 @@ class ReactorWorker(Worker):
         context.now = self.turn_began = now = monotonic()
         if context.words[DRAINING]:
             context.drain()
+        # Each event is on its own: what one raises is logged and costs its connection, and the loop goes on.
         for fd, _ in events:
             connection = connections.get(fd)
-            if connection is None:
-                if reactor.is_listener(fd):
-                    self._accept(fd)
-                else:
-                    reactor.call_back(fd)
-            elif connection.interest == WRITE:
-                connection.flush()
-            elif self.surplus and self._give(connection):
-                pass
-            elif connection.receive():
-                run(connection)
+            try:
+                if connection is None:
+                    if reactor.is_listener(fd):
+                        self._accept(fd)
+                    else:
+                        reactor.call_back(fd)
+                elif connection.interest == WRITE:
+                    connection.flush()
+                elif self.surplus and self._give(connection):
+                    pass
+                elif connection.receive():
+                    run(connection)
+                continue
+            except TurnEnded:
+                raise
+            except BaseException as error:
+                failure = error
+            self.lose(connection, failure)
         if self.handing_over and waiting:
-            self.go_on_leaving(0.0)  # a client that pipelines would never go otherwise
+            self._leave_further(0.0)  # a client that pipelines would never go otherwise
         for _ in range(len(waiting)):
             connection = waiting.popleft()
-            if connection.advance():
-                run(connection)
-        # `now` is from before the work: what clients have sent since then has not been read yet.
-        if self.tick(now):
-            reactor.sweep(now)
-            if reactor.accepting:
-                # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
-                self._take_handed()
-            self.surplus = self.share_out(now)
-        if self.wants_place:
-            reactor.consider_accepting(now)
+            try:
+                if connection.advance():
+                    run(connection)
+                continue
+            except TurnEnded:
+                raise
+            except BaseException as error:
+                failure = error
+            self.lose(connection, failure)
+        try:
+            # `now` is from before the work: what clients have sent since then has not been read yet.
+            if self.tick(now):
+                reactor.sweep(now, self._expire)
+                if reactor.accepting:
+                    # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
+                    self._take_handed()
+                self.surplus = self.share_out(now)
+            if self.wants_place:
+                reactor.consider_accepting(now)
+            return
+        except TurnEnded:
+            raise
+        except BaseException as error:
+            failure = error
+        self.lose(None, failure)
+
+    # ---- faults ----------------------------------------------------------------------------------------
+
+    def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
+        """Log what an event has raised, and close its connection. Raises nothing; outside of any handler.
+
+        Args:
+            connection: the event's; None: something else than a connection has failed.
+            failure: what has been raised.
+            is_mine: see `Connection.abandon`.
+        """
+        if connection is None:
+            self.survive(failure)
+            return
+        self._tell("a fault of the server has cost the connection of %s", connection.name, failure)
+        connection.abandon(is_mine or not self.multithread)
+
+    def survive(self, failure: BaseException) -> None:
+        """Log what the loop itself has raised, and end the worker when that comes again and again."""
+        self._tell("the loop of worker %d has failed, and goes on", self.pid, failure)
+        now = monotonic()
+        self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
+        if len(self._failures) >= _MOST_FAILURES:
+            self.fatal = failure
+            self.leave_now = True
+
+    def _tell(self, text: str, of: object, failure: BaseException) -> None:
+        with suppress(BaseException):  # a filter or a handler of the application's log
+            self.log.error(text, of, exc_info=failure)
+
+    def end_if_failed(self) -> None:
+        """Raise what has made the loop fail for good, if anything has. At the end of `serve`."""
+        if self.fatal is not None:
+            raise self.fatal
+
+    def _expire(self, connection: Connection) -> None:
+        try:
+            connection.expire()
+            return
+        except BaseException as error:
+            failure = error
+        self.lose(connection, failure)
+
+    def _retire(self, connection: Connection) -> None:
+        """Have a connection end, for the worker leaves, and run the request that has come at this very moment."""
+        try:
+            if connection.retire(_FRESH_GRACE_S):
+                self.run_request(connection)
+            return
+        except TurnEnded:
+            raise
+        except BaseException as error:
+            failure = error
+        self.lose(connection, failure)
+
+    def _leave_further(self, timeout_s: float) -> float:
+        try:
+            return self.go_on_leaving(timeout_s)
+        except TurnEnded:
+            raise
+        except BaseException as error:
+            failure = error
+        self.survive(failure)
+        return min(timeout_s, CHANNEL_FULL_S)
+
+    # ---- accepting -------------------------------------------------------------------------------------
 
     def _accept(self, listener_fd: int) -> None:
         """Take connections and serve what they have brought: most bring their first request along."""
         reactor = self.reactor
         started = monotonic()
         for _ in range(_ACCEPT_BATCH):
-            connection = reactor.accept(listener_fd)
+            try:
+                connection = reactor.accept(listener_fd)
+            except Exception as error:
+                failure = error
+                break
             if connection is None:
                 return
             if not self._first(connection) and self.boot.slot.others_listen():
@@ -152,14 +259,25 @@ class ReactorWorker(Worker):
                 return
             if monotonic() - started > _ACCEPT_BATCH_S:
                 return
+        else:
+            return
+        self._tell("accepting has failed in worker %d, and rests for a moment", self.pid, failure)
+        reactor.rest()
 
     def _first(self, connection: Connection) -> bool:
         """Serve what a new connection has brought; False when that was no request yet."""
-        if connection.receive():
-            self.run_request(connection)
-            return True
-        if connection.interest == UNWATCHED:
-            self.reactor.begin(connection)
+        try:
+            if connection.receive():
+                self.run_request(connection)
+                return True
+            if connection.interest == UNWATCHED:
+                self.reactor.begin(connection)
+            return False
+        except TurnEnded:
+            raise
+        except BaseException as error:
+            failure = error
+        self.lose(connection, failure)
         return False
 
     # ---- from and to the siblings --------------------------------------------------------------------
@@ -301,8 +419,8 @@ class ReactorWorker(Worker):
             if handed is None:
                 return
             connection = self._go_on_with(handed)
-            if connection is not None and connection.retire(_FRESH_GRACE_S):
-                self.run_request(connection)
+            if connection is not None:
+                self._retire(connection)
 
     # ---- leaving -------------------------------------------------------------------------------------
 
@@ -324,8 +442,7 @@ class ReactorWorker(Worker):
             self.pass_on_handed()
             return
         for connection in self.connections():
-            if connection.retire(_FRESH_GRACE_S):
-                self.run_request(connection)
+            self._retire(connection)
         late: list[Connection] = []
         for accepted in self._backlog():
             self._last(accepted)
@@ -351,5 +468,4 @@ class ReactorWorker(Worker):
     def _last(self, accepted: Connection) -> None:
         """Serve a connection that has come at the end."""
         self._first(accepted)
-        if accepted.retire(_FRESH_GRACE_S):
-            self.run_request(accepted)
+        self._retire(accepted)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
-from threading import Thread
+from contextvars import copy_context
 from time import monotonic
 from typing import Final
 
 from setproctitle import setthreadtitle
 
 from wsgiserv.net.connection import Connection
+from wsgiserv.workers.helper_threads import start_helper
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 __all__ = ["Relief"]
@@ -47,23 +48,29 @@ class Relief:
         self._bell.acquire()
 
     def start(self) -> None:
-        """Start the helper's thread; after the fork."""
-        Thread(target=self._work, name="wsgiserv-relief", daemon=True).start()
+        """Start the helper's thread; after the fork. Raises BootError."""
+        start_helper(self._work, "wsgiserv-relief")
 
     def runner(self) -> Callable[[Connection], object]:
         """Return what runs a request in the main thread. Plain names of a closure: it costs 0.1 µs a request."""
         push, pop = self._token.append, self._token.pop
-        asleep, ring, wait = self._asleep, self._ring, self._wait
+        asleep, ring, wait, lose = self._asleep, self._ring, self._wait, self._worker.lose
 
         def run(connection: Connection) -> None:
+            failure: BaseException | None = None
             push(None)
             if asleep:
                 ring()
-            connection.run()
+            try:
+                copy_context().run(connection.run)
+            except BaseException as error:
+                failure = error
             try:
                 pop()
             except IndexError:
                 wait()
+            if failure is not None:
+                lose(connection, failure, True)
 
         return run
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 from _thread import get_ident
+from contextvars import copy_context
 from select import POLLIN, poll
-from threading import Event, Thread
+from threading import Event
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.workers.base import ORPHAN_GRACE_S
+from wsgiserv.workers.helper_threads import start_helper
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class SyncWorker(ReactorWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self.run_request = Connection.run
+        self.run_request = self._run
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -53,8 +55,8 @@ class SyncWorker(ReactorWorker):
                 if deadlines.is_interrupted(ident):
                     raise RequestTimeout
 
-            signal.signal(signal.SIGUSR2, interrupt)
-            Thread(target=self._watch, args=(deadlines,), name="wsgiserv-deadlines", daemon=True).start()
+            self.signals.raise_at(signal.SIGUSR2, interrupt)
+            start_helper(self._watch, "wsgiserv-deadlines", deadlines)
 
     def _watch(self, deadlines: Deadlines) -> None:
         """Look at the request's time. An overdue call leaves the application in a state that nobody knows:
@@ -91,10 +93,25 @@ class SyncWorker(ReactorWorker):
             relief = Relief(self, self.cfg.handoff_after)
             self.run_request = relief.runner()
             relief.start()
-        Thread(target=self._end_with_master, name="wsgiserv-lifeline", daemon=True).start()
+        start_helper(self._end_with_master, "wsgiserv-lifeline")
         self.start()
         try:
             while not self.is_done:
-                self.turn(1.0)
+                try:
+                    self.turn(1.0)
+                    continue
+                except BaseException as error:
+                    failure = error
+                self.survive(failure)
+            self.end_if_failed()
         finally:
             self.reactor.close()
+
+    def _run(self, connection: Connection) -> None:
+        """Run a request. What it sets of context variables ends with it; what the import has set is there."""
+        try:
+            copy_context().run(connection.run)
+            return
+        except BaseException as error:
+            failure = error
+        self.lose(connection, failure, is_mine=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
+from contextvars import Context
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +27,9 @@ from setproctitle import setthreadtitle
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.workers.helper_threads import cannot_start
 from wsgiserv.workers.inflight import progress
-from wsgiserv.workers.reactorworker import ReactorWorker
+from wsgiserv.workers.reactorworker import ReactorWorker, TurnEnded
 
 if TYPE_CHECKING:
     from wsgiserv.workers.deadline import Deadlines
@@ -36,6 +38,7 @@ __all__ = ["ThreadsWorker"]
 
 # How often the main thread looks whether the leader sits in a call. A call is long after one to two of these.
 _LOOK_S: Final = 0.001
+_LOOKS_PER_SECOND: Final = 1000
 # After so many looks at which nothing had happened it sleeps until it is called.
 _LOOKS_BEFORE_SLEEP: Final = 50
 _SLEEP_S: Final = 1.0
@@ -57,6 +60,8 @@ _WAITED_S: Final = 0.0001
 _PROGRESS_S: Final = 0.25
 # How late the tick of the second may be before a turn is made for its sake.
 _TICK_LATE_S: Final = 0.25
+# How often it is said that no thread can be started.
+_WARN_AGAIN_S: Final = 60.0
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
 _STUCK_S: Final = 1.0
 # How long all threads together may take to end when the worker does, and when that is to be at once.
@@ -64,11 +69,8 @@ _FAREWELL_S: Final = 1.0
 _FAST_FAREWELL_S: Final = 0.2
 
 
-class _Deposed(BaseException):
-    """Ends the turn of a leader that has lost the lead, or has given it up to run ``connection``.
-
-    Not an error, and not an `Exception`: nothing between the call and the leader may catch it.
-    """
+class _Deposed(TurnEnded):
+    """Ends the turn of a leader that has lost the lead, or has given it up to run ``connection``."""
 
     def __init__(self, connection: Connection | None) -> None:
         super().__init__()
@@ -125,6 +127,7 @@ class ThreadsWorker(ReactorWorker):
         self._deputy_leads = False
         self._deadlines: Deadlines | None = None
         self._progress: dict[str, int] = {}
+        self._warned_of_threads = -_WARN_AGAIN_S
         self.run_request = self._lead_through
 
     @property
@@ -164,20 +167,33 @@ class ThreadsWorker(ReactorWorker):
                 self._wake()  # the leader's poll does not see what another thread has queued
 
         self.reactor.resume = resume_and_wake  # type: ignore[method-assign]
-        self.start()
-        self._start_thread()
+        self._baton.acquire()  # no thread leads before the worker is ready; and it is not without one that can
         try:
-            self._look_after()
+            self._start_thread()
+        except RuntimeError as error:
+            raise cannot_start("wsgiserv-request-1", error) from error
+        self.start()
+        self._baton.release()
+        try:
+            while True:
+                try:
+                    self._look_after()
+                    break
+                except BaseException as error:
+                    failure = error
+                self.survive(failure)
             # Who has just answered is to come back from the application, which could not be let go of otherwise.
             latest = monotonic() + (_FAST_FAREWELL_S if self.leave_now else _FAREWELL_S)
             for lane in list(self._lanes):
                 lane.thread.join(0.0 if lane.lost else max(0.0, latest - monotonic()))
+            self.end_if_failed()
         finally:
             self.reactor.close()
 
     # ---- the threads of requests -----------------------------------------------------------------------
 
     def _start_thread(self) -> None:
+        """Start one more thread. Raises RuntimeError when the system starts none."""
         number = self._free_numbers.popleft()
         lane = _Lane(number, min(number, self.boot.slot.cells) - 1)
         lane.thread = threading.Thread(
@@ -186,49 +202,82 @@ class ThreadsWorker(ReactorWorker):
         self._lanes.append(lane)
         try:
             lane.thread.start()
-        except RuntimeError as error:
+        except BaseException:
             self._lanes.remove(lane)
             self._free_numbers.appendleft(number)
+            raise
+
+    def _start_another(self) -> None:
+        """Start one more thread, if the system does: there are others."""
+        try:
+            self._start_thread()
+            return
+        except RuntimeError as error:
+            failure = error
+        now = monotonic()
+        if (
+            now - self._warned_of_threads > _WARN_AGAIN_S
+        ):  # it is tried again for each request that finds all busy
+            self._warned_of_threads = now
             self.log.error(
-                "cannot start thread %d of %d: %s (see ulimit -u and the memory)", number, self._most, error
+                "cannot start thread %d of %d: %s (see ulimit -u and the memory)",
+                len(self._lanes) + 1,
+                self._most,
+                failure,
             )
 
     def _work(self, lane: _Lane) -> None:
         """Lead, serve, and queue up for the lead again; the life of one thread."""
         setthreadtitle(f"request-{lane.number}")
         lane.ident = get_ident()
-        queue = self._queue
-        while not lane.lost:
-            try:
-                connection = queue.popleft()
-            except IndexError:
-                deposed = self._lead(lane)
-                if deposed is None:
+        try:
+            while not lane.lost:
+                try:
+                    if self._serve_next(lane):
+                        continue
                     break
-                if deposed.connection is None:
-                    self._end_call()
-                    continue
-                connection = deposed.connection
-            elapsed_s = self._run(connection, lane.cell)
-            if elapsed_s < _SHORT_S:
-                self._long_rate -= self._long_rate * _LOWER
-                if self._long_rate < _LEAD_BELOW:
-                    self._passes_first = False
-            elif elapsed_s > _LONG_S:
-                self._long_rate += (1.0 - self._long_rate) * _RAISE
-            self._end_call()
-        self._lanes.remove(lane)
-        self._free_numbers.append(lane.number)
-        if lane.lost:
-            self._lost -= 1
+                except BaseException as error:
+                    failure = error
+                self.survive(failure)
+        finally:
+            self._lanes.remove(lane)
+            self._free_numbers.append(lane.number)
+            if lane.lost:
+                self._lost -= 1
+
+    def _serve_next(self, lane: _Lane) -> bool:
+        """Run a request that waits, or lead until the lead is lost; False when the worker has left."""
+        try:
+            connection = self._queue.popleft()
+        except IndexError:
+            connection = None
+        # Outside of the handler, which the application would find in sys.exc_info().
+        if connection is None:
+            deposed = self._lead(lane)
+            if deposed is None:
+                return False
+            if deposed.connection is None:
+                self._end_call()
+                return True
+            connection = deposed.connection
+        elapsed_s = self._run(connection, lane.cell)
+        if elapsed_s < _SHORT_S:
+            self._long_rate -= self._long_rate * _LOWER
+            if self._long_rate < _LEAD_BELOW:
+                self._passes_first = False
+        elif elapsed_s > _LONG_S:
+            self._long_rate += (1.0 - self._long_rate) * _RAISE
+        self._end_call()
+        return True
 
     def _run(self, connection: Connection, cell: int) -> float:
+        """Run a request in a context of its own, as in a thread that has just been started; return the seconds."""
         try:
-            return connection.run(cell)
-        except BaseException:  # a fault of ours must not cost the thread
-            self.log.exception("the request of %s failed in the server", connection.name)
-            connection.close()
-            return 0.0
+            return Context().run(connection.run, cell)
+        except BaseException as error:  # a fault of ours must not cost the thread
+            failure = error
+        self.lose(connection, failure, is_mine=True)
+        return 0.0
 
     def stop_accepting(self) -> None:
         """As of the base; requests that come in this moment are queued: the lead must not be lost half-way."""
@@ -251,33 +300,43 @@ class ThreadsWorker(ReactorWorker):
         if self._deputy_leads:
             self._wake()
         self._baton.acquire()
-        self._standby.remove(lane)
-        self._leader = lane
-        lane.calls = 0
-        lane.wall_s = 0.0
-        lane.cpu_s = thread_time()
+        deposed: _Deposed | None = None
         try:
-            while True:
-                if self.is_done:
-                    self._leader = None
-                    self._baton.release()
-                    self._ring()
-                    return None
+            self._standby.remove(lane)
+            self._leader = lane
+            lane.calls = 0
+            lane.wall_s = 0.0
+            lane.cpu_s = thread_time()
+            while not self.is_done:
                 if self._queue:
-                    connection = self._queue.popleft()
-                    self._pass_on()
-                    return _Deposed(connection)
+                    return self._give_up_lead(_Deposed(self._queue.popleft()))
                 try:
                     if self._passes_first or self.context.now > self._next_second + _TICK_LATE_S:
                         self._collect()
                     else:
                         self.turn(1.0)
-                except Exception:  # a fault of ours must not cost the thread
-                    self.log.exception("the worker's loop failed")
-        except _Deposed as deposed:
-            if deposed.connection is not None:
-                self._pass_on()
-            return deposed
+                    continue
+                except _Deposed:
+                    raise
+                except BaseException as error:  # a fault of ours must not cost the thread
+                    failure = error
+                self.survive(failure)
+        except _Deposed as error:
+            deposed = error
+        except BaseException:
+            self._give_up_lead(None)
+            raise
+        if deposed is None:
+            self._leader = None
+            self._baton.release()
+            self._ring()
+            return None
+        # Without a connection somebody else has taken the lead.
+        return self._give_up_lead(deposed) if deposed.connection is not None else deposed
+
+    def _give_up_lead(self, deposed: _Deposed | None) -> _Deposed | None:
+        self._pass_on()
+        return deposed
 
     def _collect(self) -> None:
         """Make a turn to its end and only queue what is ready.
@@ -304,10 +363,13 @@ class ThreadsWorker(ReactorWorker):
         try:
             lane.token.pop()
         except IndexError:
-            raise _Deposed(None) from None
-        lane.calls += 1
-        if not lane.calls % _SAMPLE:
-            self._judge(lane)
+            pass
+        else:
+            lane.calls += 1
+            if not lane.calls % _SAMPLE:
+                self._judge(lane)
+            return
+        raise _Deposed(None)
 
     def _judge(self, lane: _Lane) -> None:
         """Have the last calls, each too short to be noticed, mostly waited? Nobody else has run meanwhile."""
@@ -328,7 +390,7 @@ class ThreadsWorker(ReactorWorker):
         self._baton.release()
         if nobody:
             if len(self._lanes) < self._most:
-                self._start_thread()
+                self._start_another()
             elif self._asleep:
                 self._ring()
 
@@ -351,7 +413,7 @@ class ThreadsWorker(ReactorWorker):
     def _look_after(self) -> None:
         """Take the lead from whoever sits in a call, lead while nobody else can, watch the requests' time."""
         seen: tuple[_Lane | None, int] = (None, -1)
-        quiet = leaderless = 0
+        quiet = leaderless = looks = 0
         look_s = self._deadlines.look_s if self._deadlines is not None else _SLEEP_S
         next_look = 0.0
         while not self.is_done:
@@ -372,6 +434,9 @@ class ThreadsWorker(ReactorWorker):
                     self._lead_as_deputy(look_s)
                     leaderless = 0
             seen = now_seen
+            looks += 1
+            if quiet >= _LOOKS_BEFORE_SLEEP or not looks % _LOOKS_PER_SECOND:
+                self.signals.look()  # this is the main thread, which alone can
             if self._deadlines is not None and (now := monotonic()) >= next_look:
                 next_look = now + look_s
                 self._enforce_deadlines(self._deadlines, now)
@@ -407,7 +472,7 @@ class ThreadsWorker(ReactorWorker):
                 # Threads that find the queue filled when their call ends do not come for the lead, which would pass on
                 # to new ones.
                 for _ in range(min(len(self._queue), self._most - len(self._lanes))):
-                    self._start_thread()
+                    self._start_another()
                 now = monotonic()
                 if now >= next_look:
                     next_look = now + _PROGRESS_S
@@ -418,8 +483,10 @@ class ThreadsWorker(ReactorWorker):
                         break
                 try:
                     self.turn(min(look_s, _PROGRESS_S))
-                except Exception:
-                    self.log.exception("the worker's loop failed")
+                    continue
+                except BaseException as error:
+                    failure = error
+                self.survive(failure)
         finally:
             self.stalled_since = None
             self.run_request = self._lead_through

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wsgiserv.http.response import (
     CHUNKED,
@@ -31,6 +31,7 @@ __all__ = [
     "ANSWERED",
     "IN_TIME",
     "OVERDUE",
+    "BodyTooLong",
     "ClientGone",
     "GatewayContext",
     "Response",
@@ -45,6 +46,11 @@ IN_TIME = 0
 OVERDUE = 1
 ANSWERED = 2
 
+# So many empty blocks in a row may follow a response that is complete; more, and the iterable is taken for endless.
+_MOST_EMPTY: Final = 1000
+# An application may write() the body of a response that has none, to HEAD for one: up to here, or its declared length.
+_MOST_UNSENT: Final = 1024 * 1024
+
 # Above this, a body is not copied behind its head but sent from where it is (measured: the copy is
 # cheaper than a second buffer up to about here).
 _COPY_UP_TO = 32 * 1024
@@ -56,6 +62,11 @@ _ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
 
 class ClientGone(Exception):
     """The client has closed the connection: nothing more can be sent. Raised by a `Sink`."""
+
+
+class BodyTooLong(Exception):
+    """The application goes on although its whole response has been sent (PEP 3333, "Handling the Content-Length
+    Header"). The client has what it was promised, and its connection stays."""
 
 
 class Sink(Protocol):
@@ -208,20 +219,44 @@ class Response:
             self.sink.send(hints)
 
     def write(self, data: bytes) -> None:
-        """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable."""
+        """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable.
+
+        Raises BodyTooLong when the block before was too much already: an application that never stops is stopped.
+        """
         if not isinstance(data, bytes):
             raise TypeError(f"the response body must be made of bytes, not {type(data).__name__}")
         if not self.begun:
             self._begin(data)
         elif self._left >= 0:
+            if self._cut and data:
+                raise self._too_long()
             self._send_declared(b"", data)
         elif self._chunked:
             if data:
                 self.sent += len(data)
                 self.sink.send(b"%x\r\n%b\r\n" % (len(data), data))
-        elif data and not self._bodiless:
-            self.sent += len(data)
-            self.sink.send(data)
+        elif not self._bodiless:
+            if data:
+                self.sent += len(data)
+                self.sink.send(data)
+        else:
+            self._count_unsent(data)
+
+    def _count_unsent(self, data: bytes) -> None:
+        """Count what is written behind a response without a body; `_left` counts down from -1 there."""
+        if self._cut and data:
+            raise self._too_long()
+        self._left -= len(data)
+        declared = self.length if self.is_head else None
+        self._cut = -1 - self._left > (_MOST_UNSENT if declared is None else declared)
+
+    def _too_long(self) -> BodyTooLong:
+        length = self.length
+        if length is None:
+            return BodyTooLong("the application goes on with a body that the response does not have")
+        return BodyTooLong(
+            f"the application's body is longer than its Content-Length of {length}; the rest is dropped"
+        )
 
     @property
     def _bodiless(self) -> bool:
@@ -252,6 +287,7 @@ class Response:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows
             self._send_head(self._ending())
+            self._count_unsent(data)
         elif template.length >= 0:
             self._left = template.length
             head = self._head(self._ending())
@@ -280,12 +316,7 @@ class Response:
     def _send_declared(self, head: bytes, data: bytes) -> None:
         """Send a block of a body of declared length; what is too long is cut, so that nothing follows the body."""
         if len(data) > self._left:
-            if not self._cut:
-                self._cut = True
-                self._context.log.error(
-                    "The application's body is longer than its Content-Length of %d; the rest is dropped.",
-                    self.sent + self._left,
-                )
+            self._cut = True
             data = data[: self._left]
         self._left -= len(data)
         self.sent += len(data)
@@ -310,13 +341,13 @@ class Response:
                 self._send_head(content_length(len(body)) + self._ending())
             else:
                 self.write(body)
-                self.finish()
+                self._finish_counted()
             return
         size = len(body)
         if template.length != size:
             if template.length >= 0:
                 self.write(body)
-                self.finish()
+                self._finish_counted()
                 return
             ending = content_length(size) + self._ending()
         elif self.keep_alive and self._http11 and self._context.keep_open:
@@ -332,8 +363,14 @@ class Response:
             self.sink.send_pair(b"".join((template.prefix, date, ending)), body)
 
     def stream(self, result: Iterable[bytes]) -> None:
-        """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333)."""
-        send, size, line = self.sink.send, 0, b""
+        """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
+
+        An iterable that goes on after its Content-Length is left. It is asked once more when all has been sent: code
+        behind its last `yield` is to run, and only so it can be told from one that ends there.
+
+        Raises BodyTooLong, once what the client was promised has been sent.
+        """
+        send, size, line, empty = self.sink.send, 0, b"", 0
         for block in result:
             if self._chunked and type(block) is bytes:  # as `write` would; blocks are often all of one size
                 if block:
@@ -346,9 +383,20 @@ class Response:
             # An empty block sends nothing, the head neither: the application may still change its mind.
             if block or not isinstance(block, bytes):
                 self.write(block)
-                if self._bodiless:
+                if self._cut or self._bodiless:
                     break
+            elif self._left == 0 or self._bodiless or self.length == 0:
+                empty += 1
+                if empty > _MOST_EMPTY:
+                    self._cut = True
+                    break
+        self._finish_counted()
+
+    def _finish_counted(self) -> None:
+        """End the response, and say so when the application wanted more than that. Raises BodyTooLong."""
         self.finish()
+        if self._cut:
+            raise self._too_long()
 
     def file(self, wrapper: FileWrapper) -> bool:
         """Hand a file to the kernel; False when it must be read here instead."""
@@ -442,6 +490,8 @@ def run_app(
         `ClientGone` when the client has left; None when all went well. Nothing the application does, not
         even ``sys.exit()``, leaves this function as an exception.
     """
+    # Nothing of the application's, not even a filter of its log, runs inside of a handler of ours: it would find our
+    # exception in sys.exc_info(), and as the context of its own.
     result: Any = None
     failure: BaseException | None = None
     try:
@@ -460,20 +510,28 @@ def run_app(
             response.stream(result)
     except BaseException as error:  # the boundary to the application: nothing may pass
         failure = error
-        _failed(response, error)
+    if failure is not None:
+        _failed(response, failure)
     if result is not None:
+        close_failure = None
         try:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
         except BaseException as error:
-            if not isinstance(error, BodyError):  # that is the client's fault, and told as such
-                response._context.log.error("close() of the application's result raised", exc_info=error)
-            failure = failure or error
+            close_failure = error
+        if close_failure is not None:
+            if not isinstance(close_failure, BodyError):  # that is the client's fault, and told as such
+                response._context.log.error(
+                    "close() of the application's result raised", exc_info=close_failure
+                )
+            failure = failure or close_failure
     return failure
 
 
 def _failed(response: Response, error: BaseException) -> None:
+    if isinstance(error, BodyTooLong):
+        return  # the client has its whole response
     if isinstance(error, ClientGone):
         response.keep_alive = False
         return
