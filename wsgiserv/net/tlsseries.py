@@ -48,13 +48,13 @@ class ContextSeries:
 
     def __init__(self, settings: TLSSettings, now: float) -> None:
         self._settings = settings
+        self._last = make_context(settings)  # first: it says best what is wrong with a file
+        _issue_no_tickets(self._last)
         self._made_of, size = _read_files(settings)
         self._ahead = max(_LEAST_AHEAD, min(_MOST_AHEAD, _MOST_FILE_BYTES // max(size, 1)))
         # Oldest first; the first one is in use until `_until`.
         self._days = deque(make_contexts(settings, self._ahead))
         self._until = now + RENEW_S
-        self._last = make_context(settings)
-        _issue_no_tickets(self._last)
 
     def fits(self, settings: TLSSettings) -> bool:
         """Whether contexts made of these settings now would be the same, but for their keys."""
