@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 import trustme
+from rawclient import RawClient
 from server import DEADLINE_S, Server, Start, children, is_alive, wait_until
 from test_live_rolling import ctl
 from test_live_tls import CERTIFICATE, TLSClient, client_context, issue
@@ -82,7 +83,7 @@ def reload(server: Server) -> list[int]:
     return old
 
 
-def expect_last_answer(client: TLSClient, pids: list[int]) -> None:
+def expect_last_answer(client: RawClient, pids: list[int]) -> None:
     """The next request is answered by one of ``pids``, with the announcement that it is the last."""
     client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
     response = client.read_response("POST")
@@ -130,6 +131,19 @@ def test_no_workers(begin: Start, connect: Connect) -> None:
     wait_until_leaving(server, old)
     expect_last_answer(kept, old)
     wait_until_gone(old)
+
+
+def test_no_workers_and_plain_connections(start: Start) -> None:
+    """After WINCH nobody is left whom they could be handed to: they cannot be moved, either."""
+    server = start("apps:app", *PATIENT)
+    server.wait_for_log("ready: ")
+    with RawClient(server.address) as kept:
+        kept.get("/")
+        old = server.workers()
+        server.send_signal(signal.SIGWINCH)
+        wait_until_leaving(server, old)
+        expect_last_answer(kept, old)
+        wait_until_gone(old)
 
 
 @pytest.mark.parametrize("way", ["--max-requests", "--max-worker-lifetime", "TERM"])
