@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
     from wsgiserv.net.listener import Listener
+    from wsgiserv.net.tlsseries import ContextSeries
     from wsgiserv.scoreboard import Slot
 
 __all__ = [
@@ -162,6 +163,8 @@ class WorkerBoot:
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
         last_words: the descriptor of a file that the master reads when the worker is dead, None without one.
+        tls_contexts: the TLS contexts that the master has made for all workers; None without TLS, and where each
+            worker makes its own (the hook `ssl_context`).
     """
 
     settings: Settings
@@ -178,3 +181,4 @@ class WorkerBoot:
     application: Callable[..., Any] | None = None
     handoff: Handoff | None = None
     last_words: int | None = None
+    tls_contexts: ContextSeries | None = None

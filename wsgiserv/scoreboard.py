@@ -35,6 +35,7 @@ STOPPING = (
 DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
 LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
 LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
+LINGERING = 15  # written by the worker: 1 while it leaves, and keeps idle connections that no other can take
 WORDS = 32
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one

@@ -1,4 +1,4 @@
-"""Programs that are not Python packages: curl, ab, wrk, nginx, supervisor, systemd's tools.
+"""Programs that are not Python packages: curl, ab, wrk, nginx, haproxy, caddy, supervisor, systemd's tools.
 
 Owns: whether they are there, and what their absence means.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-_PACKAGES = "curl apache2-utils wrk nginx supervisor systemd"
+_PACKAGES = "curl apache2-utils wrk nginx haproxy caddy supervisor systemd"
 
 
 def need(program: str) -> str:

@@ -245,7 +245,7 @@ class Server:
     def address(self) -> Any:
         """What a client connects to; with ``bind='tcp'`` it waits for the startup lines."""
         if self._address is None:
-            match = self.log.wait_for(r"http://([\d.]+):(\d+)")
+            match = self.log.wait_for(r"https?://([\d.]+):(\d+)")
             self._address = (match[1].replace("0.0.0.0", "127.0.0.1"), int(match[2]))
         return self._address
 

@@ -18,6 +18,7 @@ __all__ = ["ProcessSettings"]
 
 _SWITCH = "True or False"
 _FILE = "a path"
+_SECONDS = "a duration of 0 or more in seconds, or text such as '500ms' or '2m'; for example 30"
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -319,6 +320,21 @@ class ProcessSettings(HookSettings):
         accepts="a list of ciphers in OpenSSL's notation",
         help="The ciphers for TLS 1.2, in OpenSSL's notation.",
         show_default="Python's",
+    )
+    tls_linger: float = setting(
+        5.0,
+        section="TLS",
+        flags=("--tls-linger",),
+        metavar="SECONDS",
+        parse=parsers.duration,
+        accepts=_SECONDS,
+        help="How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
+        doc=(
+            "A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer "
+            "workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request "
+            "of each with `Connection: close`, and ends as soon as all are gone. Its successor serves meanwhile. When "
+            "the whole server stops they are closed at once. The same holds for other connections that cannot be moved."
+        ),
     )
 
     # Development and checks

@@ -219,7 +219,7 @@ class Settings(ProcessSettings):
         help="How many workers may be on their way out to be recycled at once.",
         doc=(
             "Recycled is who has reached `max_requests`, `max_worker_lifetime` or `max_worker_memory`. A worker "
-            "serves until its successor is ready."
+            "serves until its successor is ready. One that only keeps idle connections (`tls_linger`) does not count."
         ),
     )
     reload_surge: int = setting(

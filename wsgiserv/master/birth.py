@@ -112,6 +112,7 @@ def fork_worker(
         application=generation.application,
         handoff=server.handoff,
         last_words=last_words.fd if last_words is not None else None,
+        tls_contexts=generation.tls_contexts,
     )
     raise ChildBorn(partial(be_worker, boot))
 

@@ -16,6 +16,7 @@ from wsgiserv.scoreboard import Scoreboard, Slot
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.nursery import Zygote
+    from wsgiserv.net.tlsseries import ContextSeries
 
 __all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of", "room_for"]
 
@@ -34,6 +35,7 @@ class Generation:
         pool: where its workers get their slots.
         began_at: when its start or reload began, ``time.monotonic()`` seconds.
         pid_file: a new pid file that replaces the old one when this generation is in force.
+        tls_contexts: the TLS contexts of its workers; None without TLS, and where each worker makes its own.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Generation:
         application: Callable[..., Any] | None,
         preload: Callable[[], Callable[..., Any]] | None,
         began_at: float,
+        tls_contexts: ContextSeries | None = None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -56,6 +59,7 @@ class Generation:
         self.zygote: Zygote | None = None
         self.began_at = began_at
         self.pid_file: PidFile | None = None
+        self.tls_contexts = tls_contexts
 
 
 class SlotPool:

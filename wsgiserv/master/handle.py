@@ -37,6 +37,7 @@ class Handle:
         retiring_at: when it reported that it leaves by itself.
         recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its successor is ready.
         is_busy: whether a request is in its application; copied from the scoreboard.
+        lingers: whether it leaves, and only waits for idle connections that no other worker can take over.
         failed, failed_at: its report that it cannot boot, and when it came.
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
@@ -61,6 +62,7 @@ class Handle:
     recycle_at: float | None = None
     recycle_reason: str = ""
     is_busy: bool = False
+    lingers: bool = False
     failed: Report | None = None
     failed_at: float = 0.0
     heartbeat: float = 0.0

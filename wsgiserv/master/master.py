@@ -230,6 +230,7 @@ class Master:
                 until = min(until, self._drain_until)
             if not self._stop:
                 until = min(until, self._recycler.look(self._fleet.workers, now), self._follow_load(now))
+                until = min(until, self._rollover.renew_ticket_keys(now))
             until = min(
                 until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
             )

@@ -8,6 +8,7 @@ Must not know: which workers there are, when a generation is ready.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,11 @@ class Rollover:
         """Want no workers at all."""
         self.current.workers = self.newest.workers = 0
 
+    def renew_ticket_keys(self, now: float) -> float:
+        """Drop the TLS contexts whose day is over and make as many new ones; return when to look again."""
+        series = {self.current.tls_contexts, self.newest.tls_contexts}
+        return min((each.renew(now) for each in series if each is not None), default=inf)
+
     # ---- begin, and one of two ends --------------------------------------------------------------------
 
     def begin(self, read: Callable[[], Loaded]) -> None:
@@ -106,6 +112,7 @@ class Rollover:
     def _begin(self, loaded: Loaded) -> None:
         old, settings, startup = self.current, loaded.settings, self._startup
         check_privileges(settings)
+        tls_contexts = startup.tls_contexts(settings, old.tls_contexts)
         pid_file = self._next_pid_file(settings)
         try:
             if startup.inherited:
@@ -145,6 +152,7 @@ class Rollover:
             application,
             preload,
             monotonic(),
+            tls_contexts,
         )
         self._next.workers = scaled(settings, old.workers)
         self._next.pid_file = pid_file

@@ -35,6 +35,7 @@ from wsgiserv.privileges import check_privileges
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
+    from wsgiserv.net.tlsseries import ContextSeries
 
 __all__ = ["Preload", "Startup", "interruptible"]
 
@@ -119,6 +120,7 @@ class Startup:
             SlotPool(cells_of(settings), room_for(settings)),
             *self.preload(settings),
             self.began_at,
+            self.tls_contexts(settings),
         )
         self.server.set_num_workers(settings.workers)
         call_hook(log, "when_ready", settings.when_ready, self.server)
@@ -182,6 +184,26 @@ class Startup:
         else:
             self.log.warning("SIGHUP does not reload preloaded code here: restart the server to load it anew")
         return self._preloaded, None
+
+    def tls_contexts(self, settings: Settings, before: ContextSeries | None = None) -> ContextSeries | None:
+        """Return the TLS contexts that the workers inherit, so that sessions resume in each of them.
+
+        Args:
+            settings: the configuration of the workers.
+            before: those of the generation before, which are kept while certificates and settings are the same.
+
+        Returns:
+            None without TLS, and with the hook `ssl_context`, which each worker calls.
+
+        Raises ConfigError.
+        """
+        if not settings.certfile or settings.ssl_context is not None:
+            return None
+        if before is not None and before.fits(settings):
+            return before
+        from wsgiserv.net.tlsseries import ContextSeries  # with it `ssl`, which no plain server needs
+
+        return ContextSeries(settings, monotonic())
 
     def clean_up(self) -> None:
         """Close the sockets, remove their files and the pid file: only what is still ours. May be called twice."""

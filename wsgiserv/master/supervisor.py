@@ -347,7 +347,8 @@ def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
         ready = [w for w in active if w.ready_at is not None]
         # Those that are to be replaced first, and of these those of another configuration.
         ready.sort(key=lambda w: (w.generation == generation, w.recycle_at is None, w.is_busy, w.age))
-        leaving = sum(w.leaving and w.recycle_at is not None for w in fleet.workers)
+        # One that only lingers is replaced already, and must not hold the next one up.
+        leaving = sum(w.leaving and w.recycle_at is not None and not w.lingers for w in fleet.workers)
         room = max(0, target.unavailable - leaving) if count else len(ready)
         for worker in ready[: max(0, len(ready) - count)]:
             if worker.recycle_at is not None and worker.generation == generation:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from math import inf
 from os import WNOHANG, close, kill, pipe, urandom, wait4
-from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
+from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINCH, Signals
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +28,7 @@ from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
 from wsgiserv.master.supervisor import Fleet, Send
-from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, STOPPING
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -79,6 +79,7 @@ class Workforce:
             if worker.slot is not None:
                 worker.heartbeat = worker.slot.seconds[HEARTBEAT]
                 worker.is_busy = worker.slot.is_busy()
+                worker.lingers = bool(worker.slot.words[LINGERING]) and not worker.is_busy
         self.coroner.look(self.fleet.workers, monotonic())
 
     def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
@@ -378,6 +379,9 @@ class Workforce:
         for worker in self.fleet.workers:
             if worker.slot is not None:
                 worker.slot.words[STOPPING] = FOR_GOOD if for_good else 1
+                if worker.leaving and worker.ready_at is not None:
+                    # It would look within a second. This signal says nothing to a worker, but wakes it.
+                    _kill(worker.pid, SIGWINCH)
 
     def dismiss_zygotes(self) -> None:
         """End the zygotes, before the workers are told to leave: they hold the sockets, too."""

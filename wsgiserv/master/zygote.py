@@ -325,6 +325,7 @@ def _worker_boot(
         application=application,
         handoff=server.handoff,
         last_words=fds[1] if len(fds) > 1 else None,
+        tls_contexts=generation.tls_contexts,
     )
 
 

@@ -534,7 +534,7 @@ class Connection(ClientSink):
             self.state = WAITING
             self.deadline = NEVER
             self.loop.resume(self)
-        elif context.retiring:
+        elif context.retiring and not context.linger_s:
             # The response promised keep-alive, but the worker has begun to leave since.
             self.close()
         else:
@@ -682,10 +682,14 @@ class Connection(ClientSink):
             self._tell_unread()
             self.reset()
         elif state != READY:  # a request that has come in time waits for its thread, not for its client
+            if self.context.retiring and self.is_idle and self.has_input():
+                return  # its next request has come in this moment: it is read in the next turn
             self.close()
 
     def retire(self, grace_s: float) -> bool:
         """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.
+
+        With ``linger_s`` of the context an idle connection stays for so long: its next response announces the end.
 
         Args:
             grace_s: how long a client that has connected, but has not sent its first request yet, may take.
@@ -700,11 +704,18 @@ class Connection(ClientSink):
         if self.receive():
             return True
         if self.is_idle:
-            if self._line is None:
-                self.deadline = min(self.deadline, self.context.now + grace_s)
+            if self._line is None or self.context.linger_s:
+                self.bound_idle_time(grace_s)
             else:
                 self.close()
         return False
+
+    def bound_idle_time(self, grace_s: float) -> None:
+        """Let an idle connection of a worker that leaves end in time; ``grace_s`` is of `retire`."""
+        if self.is_idle:
+            context = self.context
+            most_s = context.linger_s if self._line is not None else max(context.linger_s, grace_s)
+            self.deadline = min(self.deadline, context.now + most_s)
 
     # ---- to another process --------------------------------------------------------------------------
 

@@ -115,6 +115,8 @@ class ServingContext:
     Attributes:
         now: ``time.monotonic()`` of the current loop turn.
         retiring: whether the worker leaves.
+        linger_s: how long a worker that leaves keeps an idle connection that no other worker can take over; 0.0: not
+            at all.
         crowded: whether new clients wait because of `worker_connections`.
         draining: whether the server is about to stop.
         distrusted: whether it has been said that a peer's forwarded headers are removed.
@@ -146,6 +148,7 @@ class ServingContext:
         "keepalive",
         "limits",
         "lines",
+        "linger_s",
         "log",
         "longest_head",
         "now",
@@ -202,6 +205,7 @@ class ServingContext:
         self.words = slot.words
         self.now = monotonic()
         self.retiring = False
+        self.linger_s = 0.0
         self.crowded = False
         self.draining = False
         self.distrusted = False
@@ -214,9 +218,11 @@ class ServingContext:
         self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
         self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
 
-    def retire(self) -> None:
-        """From now on every response says ``Connection: close``."""
+    def retire(self, linger_s: float = 0.0) -> None:
+        """From now on every response says ``Connection: close``; idle connections are kept for ``linger_s``."""
         self.retiring = True
+        self.linger_s = linger_s
+        self.keepalive = min(self.keepalive, linger_s)
         self.gateway.keep_open = False
 
     def crowd(self, crowded: bool) -> None:

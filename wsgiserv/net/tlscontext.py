@@ -1,6 +1,6 @@
 """The TLS context that the settings describe.
 
-Owns: `make_context`, `check_certificates`: the files, what is wrong with them, the hook `ssl_context`.
+Owns: `make_context`, `make_contexts`, `check_certificates`: the files, what is wrong with them, the hook `ssl_context`.
 Must not know: sockets, who serves.
 
 Imported only where `certfile` is set. Nothing is taken ``from ssl``: the gevent worker patches that module
@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from wsgiserv.errors import ConfigError
 
-__all__ = ["TLSSettings", "check_certificates", "make_context", "reason_of"]
+__all__ = ["TLSSettings", "check_certificates", "make_context", "make_contexts", "reason_of"]
+
+
+# Called with the connection, the name that its client asks for, and the context.
+_SNICallback: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
 
 
 class TLSSettings(Protocol):
@@ -41,12 +45,26 @@ class TLSSettings(Protocol):
 def make_context(settings: TLSSettings) -> ssl.SSLContext:
     """Return the context of the settings, or the one that the hook `ssl_context` makes.
 
-    Called once in each worker, before it gives up its privileges: only root need be able to read the key.
-    Raises ConfigError naming the setting, the file and what is wrong with it.
+    Called before privileges are given up: only root need be able to read the key. With the hook it is called in each
+    worker. Raises ConfigError naming the setting, the file and what is wrong with it.
     """
     context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
     context.sslobject_class = _Client
     return context
+
+
+def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
+    """Return contexts of the settings that differ in their ticket keys only. Raises ConfigError.
+
+    Those of `sni_certificates` are shared: the keys are those of the context that the connection began with.
+    """
+    choose = _sni_callback(settings)
+    contexts = []
+    for _ in range(count):
+        context = _default_context(settings, choose)
+        context.sslobject_class = _Client
+        contexts.append(context)
+    return contexts
 
 
 class _Client(ssl.SSLObject):
@@ -91,27 +109,35 @@ def check_certificates(settings: TLSSettings) -> None:
         _default_context(settings)
 
 
-def _default_context(settings: TLSSettings) -> ssl.SSLContext:
+def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) -> ssl.SSLContext:
     if settings.certfile is None:
         raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
     context = _context_with(settings, "certfile", settings.certfile, "keyfile", settings.keyfile)
-    if settings.sni_certificates:
-        named = {
-            name: _context_with(
-                settings, f"sni_certificates[{name!r}]", certfile, f"sni_certificates[{name!r}]", keyfile
-            )
-            for name, (certfile, keyfile) in settings.sni_certificates.items()
-        }
-
-        def choose(client: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-            # RFC 6066 §3: names are compared without regard to case; a wildcard is one label (RFC 9525 §6.3).
-            host = (name or "").lower().rstrip(".")
-            found = named.get(host) or named.get("*." + host.partition(".")[2])
-            if found is not None:
-                client.context = found
-
+    choose = choose or _sni_callback(settings)
+    if choose is not None:
         context.sni_callback = choose
     return context
+
+
+def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
+    """Return what chooses a certificate by the client's name; None where there is but one. Raises ConfigError."""
+    if not settings.sni_certificates:
+        return None
+    named = {
+        name: _context_with(
+            settings, f"sni_certificates[{name!r}]", certfile, f"sni_certificates[{name!r}]", keyfile
+        )
+        for name, (certfile, keyfile) in settings.sni_certificates.items()
+    }
+
+    def choose(client: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        # RFC 6066 §3: names are compared without regard to case; a wildcard is one label (RFC 9525 §6.3).
+        host = (name or "").lower().rstrip(".")
+        found = named.get(host) or named.get("*." + host.partition(".")[2])
+        if found is not None:
+            client.context = found
+
+    return choose
 
 
 def _context_with(

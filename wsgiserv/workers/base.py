@@ -37,7 +37,17 @@ from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
+from wsgiserv.scoreboard import (
+    CONNECTIONS,
+    DRAINING,
+    FOR_GOOD,
+    HEARTBEAT,
+    LINGERING,
+    LOAD,
+    PID,
+    STARTED,
+    STOPPING,
+)
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helper_threads import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -110,6 +120,8 @@ class Worker(ABC):
         self.told_to_leave = False
         self.leave_now = False
         self.leave_by = float("inf")
+        # When SIGTERM came, ``time.monotonic()`` seconds: the master counts `graceful_timeout` from there.
+        self._told_at: float | None = None
         # When all that could run a request last made progress, while none of it is free; else None.
         self.stalled_since: float | None = None
         self.wsgi: Callable[..., Any] | None = None
@@ -135,6 +147,8 @@ class Worker(ABC):
         self._failed_import: ApplicationError | None = None
         # Puts TLS over a client's socket.
         self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
+        # Until when its context is in use, ``time.monotonic()`` seconds.
+        self._secure_until = float("inf")
         # Who may, or must, send a PROXY header first.
         self._proxies: PeerNames | None = None
         # Who may speak uwsgi, where that is spoken.
@@ -161,7 +175,7 @@ class Worker(ABC):
     def stop_handing_over(self) -> None:
         """Nobody is left to take connections: from now on leave as without a channel."""
         self.handing_over = False
-        self.context.retire()
+        self._keep_idle()
         self.stop_accepting()
 
     @abstractmethod
@@ -201,12 +215,28 @@ class Worker(ABC):
         """Called in the new process before anything of the application is imported (monkey patching)."""
 
     def load_certificates(self) -> None:
-        """Make the TLS context, while the key may still be read. Called in the new process. Raises ConfigError."""
-        if self.cfg.certfile:
-            from wsgiserv.net.tls import TLSSocket
-            from wsgiserv.net.tlscontext import make_context
+        """Take the master's TLS context, or make one while the key may still be read. Called in the new process.
 
+        Raises ConfigError.
+        """
+        if not self.cfg.certfile:
+            return
+        from wsgiserv.net.tls import TLSSocket
+        from wsgiserv.net.tlscontext import make_context
+
+        if self.boot.tls_contexts is not None:
+            self._use_context_of(monotonic())
+        else:
             self._secure = partial(TLSSocket, make_context(self.cfg))
+
+    def _use_context_of(self, now: float) -> None:
+        """Use the master's context of this day for new connections; those that are open keep theirs."""
+        from wsgiserv.net.tls import TLSSocket
+
+        contexts = self.boot.tls_contexts
+        assert contexts is not None
+        context, self._secure_until = contexts.current(now)
+        self._secure = partial(TLSSocket, context)
 
     def load(self) -> None:
         """Load the application and make what the connections share. Raises ApplicationError, ConfigError."""
@@ -422,6 +452,8 @@ class Worker(ABC):
         """
         if self.booted:
             self.told_to_leave = True
+            if self._told_at is None:
+                self._told_at = monotonic()
             if not self.may_hand_over():
                 self.context.gateway.keep_open = False
         else:
@@ -450,7 +482,7 @@ class Worker(ABC):
 
     def lifeline_ended(self) -> None:
         """The master is gone: serve what is under way, shortly, and leave."""
-        if not self.retiring or self.handing_over:
+        if not self.retiring or self.handing_over or self.context.linger_s:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
             self.leave_by = monotonic() + ORPHAN_GRACE_S
@@ -486,6 +518,8 @@ class Worker(ABC):
             context.drain()
         self.boot.ready.flush()
         self.signals.look()
+        if now >= self._secure_until:
+            self._use_context_of(now)
         return True
 
     def _busy_share(self, now: float) -> float:
@@ -507,11 +541,23 @@ class Worker(ABC):
             return
         self.log.debug("worker %d retires: %s", self.pid, reason)
         self.retiring = True
+        self.leave_by = (self._told_at or monotonic()) + self.cfg.graceful_timeout
         self.handing_over = self.may_hand_over()
         if not self.handing_over:
-            self.context.retire()
-        self.leave_by = monotonic() + self.cfg.graceful_timeout
+            self._keep_idle()
         self.stop_accepting()
+
+    def _keep_idle(self) -> None:
+        """Announce the end in each response; keep idle connections for `tls_linger`, unless the whole server stops.
+
+        They cannot be moved, and to close them without a word would lose the requests that are on their way.
+        """
+        words = self.boot.slot.words
+        linger_s = min(self.cfg.tls_linger, self.leave_by - monotonic())
+        if words[STOPPING] == FOR_GOOD or linger_s < 0.0:
+            linger_s = 0.0
+        words[LINGERING] = linger_s > 0.0
+        self.context.retire(linger_s)
 
     def _is_orphan(self) -> bool:
         """Whether the master has gone, perhaps long ago: imports may take their time."""

@@ -161,6 +161,9 @@ class ReactorWorker(Worker):
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
+                if self.retiring and not self.handing_over:
+                    for connection in self.connections():  # threads: one may have become idle as the leave began
+                        connection.bound_idle_time(_FRESH_GRACE_S)
                 reactor.sweep(now, self._expire)
                 if reactor.accepting:
                     # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
@@ -338,9 +341,11 @@ class ReactorWorker(Worker):
     def go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
         if not self.handing_over:
+            if self.context.linger_s and self.boot.slot.words[STOPPING] == FOR_GOOD:
+                self.stop_handing_over()
             if not self.reactor.connections:
                 self._take_all_handed()  # the last to leave must not leave somebody there
-            return timeout_s
+            return min(timeout_s, max(0.0, self.leave_by - monotonic()))
         if self.boot.slot.words[STOPPING]:
             self.stop_handing_over()
             return 0.0
