@@ -37,7 +37,7 @@ from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
-from wsgiserv.privileges import drop_privileges
+from wsgiserv.privileges import drop_privileges, set_home
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -582,6 +582,7 @@ def worker_main(boot: WorkerBoot) -> int:
         worker.prepare()
         worker.load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
+        set_home(settings, os.environ)
         drop_privileges(settings)
     except (ConfigError, OSError) as error:
         boot.ready.report("failed", str(error), "", EXIT_BOOT)
