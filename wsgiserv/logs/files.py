@@ -13,7 +13,6 @@ such socket, and where another worker has taken the message away against the rul
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_SEQPACKET, socket, socketpair
@@ -83,7 +82,7 @@ class _LogFiles:
         except OSError:
             pass  # empty
         try:
-            send_fds(writer, json.dumps(list(files)).encode(), list(files.values()), MSG_DONTWAIT)
+            send_fds(writer, b"\0".join(map(os.fsencode, files)), list(files.values()), MSG_DONTWAIT)
         except OSError:
             pass  # the workers open the files themselves
 
@@ -104,12 +103,9 @@ class _LogFiles:
         except OSError:
             return None
         found = None
-        try:
-            paths = json.loads(data)
-            if path in paths:
-                found = fds.pop(paths.index(path))
-        except (ValueError, TypeError, AttributeError, IndexError):
-            pass  # no message of the master's
+        paths, name = data.split(b"\0"), os.fsencode(path)
+        if len(paths) == len(fds) and name in paths:  # else it is no message of the master's
+            found = fds.pop(paths.index(name))
         for fd in fds:
             close(fd)
         return found
