@@ -57,10 +57,7 @@ def root_warning(user_source: str) -> str:
     """
     if os.geteuid() != 0 or user_source != "default":
         return ""
-    return (
-        "the workers run as root, and so does the application: a fault of it is one of the whole host. Set user "
-        "(--user www-data), or say that root is meant (--user root)"
-    )
+    return "the workers run as root. Set user (--user www-data), or say that root is meant (--user root)"
 
 
 def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:

@@ -42,7 +42,7 @@ _TROUBLE = re.compile(
     r"garbage collected without being closed|ResourceWarning"
 )
 # Who runs the tests as root has a warning at the start of each server.
-_AS_ROOT = re.compile(r"the workers run as root, and so does the application")
+_AS_ROOT = re.compile(r"the workers run as root\.")
 # Variables that configure a server must not leak in from whoever runs the tests.
 _OURS = ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS")
 

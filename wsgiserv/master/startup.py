@@ -95,15 +95,15 @@ class Startup:
             if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
                 pid_file.create()
             self.pid_file = pid_file
-        # The workers may not be allowed to open it: they get the descriptor.
-        log_files.begin()
-        open_access_file(settings)
         self.environment.apply(settings.raw_env)
         for notice in self._notices:
             log.warning("%s", notice)
         call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
         self.listeners = self._listeners()
         self.server.listen(self.listeners)
+        # After the sockets that are to be here already: one that is missing must not be this.
+        log_files.begin()
+        open_access_file(settings)  # the workers may not be allowed to: they get the descriptor
         left = self._predecessor.handoff if self._predecessor is not None else None
         self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
         log.info(

@@ -83,10 +83,6 @@ class ExposureSettings(Protocol):
     def forwarded_headers(self) -> tuple[str, ...]: ...
     @property
     def forwarded_allow_ips(self) -> tuple[str, ...]: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def proxy_protocol(self) -> str: ...
 
 
 class Listener:
@@ -431,8 +427,6 @@ def exposure_warning(listener: Listener, settings: ExposureSettings) -> str:
         for name, is_set in (
             ("forwarded_headers", bool(settings.forwarded_headers)),
             ("forwarded_allow_ips = '*'", "*" in settings.forwarded_allow_ips),
-            ("protocol = 'uwsgi'", settings.protocol == "uwsgi"),
-            ("proxy_protocol", settings.proxy_protocol != "off"),
         )
         if is_set
     ]
