@@ -131,14 +131,17 @@ def _serve(
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
+    from wsgiserv.privileges import root_warning
     from wsgiserv.workers.base import worker_main
     from wsgiserv.workers.preload import preload_application
 
     os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
+    # Here, and not among the notices of a configuration, which a reload says again.
+    warning = root_warning(loaded.sources["user"])
     master = Master(
         loaded.settings,
-        notices=loaded.notices,
+        notices=[*loaded.notices, *([warning] if warning else [])],
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),

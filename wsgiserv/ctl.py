@@ -7,10 +7,12 @@ Must not know: the master; only the protocol (docs/control.md) and where the soc
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
@@ -329,21 +331,25 @@ def _pid_in(path: str) -> int:
 
 def _of_pid(pid: int, given: str) -> _Server:
     paths = [f"{directory}/{socket_name(pid)}" for directory in _directories()]
+    refusal = ""
     for path in dict.fromkeys([*paths, *_listening(socket_name(pid))]):
         try:
-            server = _connect(path)
-        except OSError as error:
-            if isinstance(error, PermissionError):
-                raise _Failure(
-                    f"{given}: {path}: {error.strerror}. The server is another user's: type "
-                    f"sudo wsgiservctl --pid {pid} ...",
-                    EXIT_USAGE,
-                ) from None
+            server = _connect_in(*os.path.split(path)) if path in paths else _connect(path)
+        except PermissionError as error:
+            # It may be a directory that is nothing to us: the server can still be in the next.
+            refusal = refusal or f"{path}: {error.strerror}"
+            continue
+        except OSError:
             continue
         # A container's master has another number here than it has given its socket.
         if server.pid in (0, pid) or path.endswith(f"/{socket_name(pid)}"):
             return server
         server.connection.close()
+    if refusal and os.geteuid() != 0:
+        raise _Failure(
+            f"{given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ...",
+            EXIT_USAGE,
+        )
     if not Path("/proc").exists() or Path(f"/proc/{pid}").exists():
         raise _Failure(
             f"{given}: process {pid} has no control socket in {', '.join(_directories()) or 'any directory'}. If it "
@@ -391,13 +397,47 @@ def _state(server: _Server) -> str:
 
 
 def _running() -> Iterator[_Server]:
+    """Connect to each server in the directories. One that does not answer is told of, and ends no search."""
+    silent: _Failure | None = None
+    found = False
     for directory in _directories():
-        for path in sorted(Path(directory).glob("*.sock")):
-            if path.stem.isascii() and path.stem.isdigit():
-                try:
-                    yield _connect(str(path))
-                except OSError:
-                    pass  # left behind by a server that was killed, or another user's
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue  # not ours to read, or gone meanwhile
+        for name in names:
+            stem = name.removesuffix(".sock")
+            if stem == name or not (stem.isascii() and stem.isdigit()):
+                continue
+            try:
+                server = _connect_in(directory, name)
+            except _Failure as failure:
+                silent = failure
+            except OSError:
+                pass  # left behind by a server that was killed, or another user's
+            else:
+                found = True
+                yield server
+    if silent is not None:
+        if not found:
+            raise silent
+        print(f"wsgiservctl: {silent}", file=sys.stderr)
+
+
+def _connect_in(directory: str, name: str) -> _Server:
+    """Connect to a socket in a directory that is searched: to the owner's of the directory, or root's."""
+    path = f"{directory}/{name}"
+    if os.geteuid() == 0:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise PermissionError(errno.EPERM, "it is no socket")
+        owners = {0, os.lstat(directory).st_uid}
+    else:
+        owners = {0, os.geteuid()}
+    server = _connect(path)
+    if _peer(server.connection)[1] not in owners:
+        server.connection.close()
+        raise PermissionError(errno.EPERM, "what listens there is another user's")
+    return server
 
 
 def _directories() -> list[str]:

@@ -54,10 +54,13 @@ class ProtocolError(Exception):
 
     Args:
         status: the HTTP status code that the client gets, 400 to 599.
-        reason: what was wrong, in words for the log and the response's body; never holds raw client bytes.
+        reason: what was wrong, in words for the log and the response's body; never holds raw client bytes, and
+            nothing of this host: no path, no error of the system.
+        detail: what else is for the log alone.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, detail: str = "") -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.detail = detail

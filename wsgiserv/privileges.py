@@ -1,6 +1,6 @@
-"""The user, the groups and the file mode mask that workers run with.
+"""The user, the groups, the home and the file mode mask that workers run with.
 
-Owns: what `user`, `group`, `initgroups` and `umask` do to a process.
+Owns: what `user`, `group`, `initgroups` and `umask` do to a process and its environment.
 Must not know: who starts the process, what it does afterwards.
 """
 
@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Protocol
 
 from wsgiserv.errors import ConfigError
+from wsgiserv.safe_open import Owner, acting_as_user
 
-__all__ = ["PrivilegeSettings", "acting_as", "check_privileges", "drop_privileges"]
+__all__ = [
+    "HomeSettings",
+    "PrivilegeSettings",
+    "acting_as",
+    "check_privileges",
+    "drop_privileges",
+    "owner_of",
+    "root_warning",
+    "set_home",
+]
 
 
 class PrivilegeSettings(Protocol):
@@ -28,6 +38,50 @@ class PrivilegeSettings(Protocol):
     def initgroups(self) -> bool: ...
     @property
     def umask(self) -> int: ...
+
+
+class HomeSettings(Protocol):
+    """The settings that are read by `set_home`."""
+
+    @property
+    def user(self) -> int: ...
+    @property
+    def raw_env(self) -> tuple[str, ...]: ...
+
+
+def root_warning(user_source: str) -> str:
+    """Return the warning for workers that run as root although nobody has said so; empty where none is due.
+
+    Args:
+        user_source: where the setting `user` came from, ``default`` when nothing gave it.
+    """
+    if os.geteuid() != 0 or user_source != "default":
+        return ""
+    return "the workers run as root. Set user (--user www-data), or say that root is meant (--user root)"
+
+
+def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
+    """Have the environment tell of `user`: HOME, USER and LOGNAME, but for those that `raw_env` sets.
+
+    Called before the application is imported, in a worker or zygote. Nothing where the user stays the same.
+    """
+    uid = settings.user
+    if os.geteuid() != 0 or uid == 0:
+        return
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:  # a number without an entry (containers)
+        found: dict[str, str | None] = {"HOME": "/", "USER": None, "LOGNAME": None}
+    else:
+        found = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    set_by_hand = {pair.partition("=")[0] for pair in settings.raw_env}
+    for name, value in found.items():
+        if name in set_by_hand:
+            continue
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = value
 
 
 def check_privileges(settings: PrivilegeSettings) -> None:
@@ -86,16 +140,16 @@ def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
     if os.geteuid() != 0 or settings.user == 0:
         yield
         return
-    groups, gid = os.getgroups(), os.getegid()
-    try:
-        os.setgroups([settings.group])
-        os.setegid(settings.group)
-        os.seteuid(settings.user)
+    with acting_as_user(settings.user, settings.group):
         yield
-    finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
+
+
+def owner_of(settings: PrivilegeSettings) -> Owner:
+    """Return who the workers run as, for files that are made for them."""
+    uid, gid = settings.user, settings.group
+    name = _user_name(uid) if os.geteuid() == 0 and uid != 0 else None
+    groups = () if name is None else os.getgrouplist(name, gid)
+    return Owner(uid, gid, getattr(settings, "umask", 0), groups)
 
 
 def _user_name(uid: int) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import getpid, lstat, mkdir
 
 __all__ = ["DirectoryError", "directories_to_search", "runtime_directory", "socket_name"]
@@ -47,9 +47,15 @@ def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SY
     Raises DirectoryError when none is; its text names each with the reason.
     """
     given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if given:
-        return given
     refused: list[str] = []
+    if given:
+        try:
+            if uid == 0 and os.path.isdir(given):
+                _check(os.path.realpath(given), uid, is_private=False)
+        except DirectoryError as error:
+            refused.append(str(error))  # another user's: root does not work there
+        else:
+            return given
     for path in _own_directories(environ, uid, system, tmp):
         try:
             _make(path, uid, is_private=path.startswith(f"{tmp}/"))
@@ -65,22 +71,47 @@ def directories_to_search(
 ) -> list[str]:
     """Return the directories where a server of this user may have its socket, fit ones only. Called by wsgiservctl.
 
-    The server may have been started with another environment: by systemd, or from another login.
+    The server may have been started with another environment: by systemd, or from another login. Root looks after
+    everybody's servers, as with kill(1): for root these are the directories of all users, each of which only its owner
+    can write to.
     """
     given = [path for path in environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
     own = [*_own_directories(environ, uid, system, tmp), f"/run/user/{uid}/wsgiserv", system]
     found = []
     for path in dict.fromkeys([*given, *own]):
-        is_private = path.startswith(f"{tmp}/")
         try:
-            _check(path, uid, is_private)
+            _check(path, uid, is_private=path.startswith(f"{tmp}/"))
         except DirectoryError:
-            # Whoever is root may look after everybody's servers, as with kill(1): systemd's are in directories
-            # of their users.
-            if uid or is_private or not os.path.isdir(path):
-                continue
+            continue
         found.append(path)
+    if uid == 0:
+        found += [path for path in _of_all_users(given, tmp) if path not in found]
     return found
+
+
+def _of_all_users(given: Sequence[str], tmp: str) -> Iterator[str]:
+    """Yield the directories of other users that are theirs alone, and no links: those could lead astray."""
+    prefix = "wsgiserv-"
+    candidates = [
+        *((path, "") for path in given),
+        *((f"/run/user/{name}/wsgiserv", name) for name in _names_in("/run/user")),
+        *((f"{tmp}/{name}", name.removeprefix(prefix)) for name in _names_in(tmp) if name.startswith(prefix)),
+    ]
+    for path, user in candidates:
+        try:
+            owner = lstat(path).st_uid
+            if not user or user == str(owner):
+                _check(path, owner, is_private=path.startswith(f"{tmp}/"))
+                yield path
+        except (OSError, DirectoryError):
+            continue
+
+
+def _names_in(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
 def _own_directories(environ: Mapping[str, str], uid: int, system: str, tmp: str) -> list[str]:

@@ -197,7 +197,10 @@ def test_addresses_networks_and_a_star(start: Start, allowed: str, believed: boo
 
 def test_a_unix_socket_is_believed(start: Start, tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
-    server = start("apps:app", "-b", f"unix:{path}", "--forwarded-headers", "for,proto", bind="none")
+    server = start(
+        *("apps:app", "-b", f"unix:{path}", "--forwarded-headers", "for,proto", "--socket-mode", "600"),
+        bind="none",
+    )
     server.wait_for_log(r"unix:")
     with RawClient(path) as client:
         response = client.get("/environ", headers="X-Forwarded-For: 6.6.6.6, 203.0.113.9\r\n")

@@ -417,14 +417,6 @@ def test_a_port_in_use_is_one_message_with_its_holder(begin: Start) -> None:
     assert not (server.directory / "pid").exists()
 
 
-def test_a_pid_file_of_a_live_process_is_respected(begin: Start, tmp_path: Path) -> None:
-    (tmp_path / "pid").write_text(f"{os.getpid()}\n")
-    server = begin("-p", "pid")
-    assert server.wait() == 2
-    assert f"Already running on PID {os.getpid()} (pidfile {tmp_path}/pid)" in server.log.text
-    assert (tmp_path / "pid").read_text() == f"{os.getpid()}\n"
-
-
 def test_sockets_of_the_service_manager_go_before_bind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
         port = given.getsockname()[1]

@@ -45,15 +45,6 @@ def test_a_stale_pid_file_is_replaced(tmp_path: Path, text: str) -> None:
     assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_a_live_process_keeps_its_pid_file(tmp_path: Path) -> None:
-    path = tmp_path / "pid"
-    path.write_text(f"{os.getppid()}\n")
-    with pytest.raises(ConfigError, match=rf"Already running on PID {os.getppid()} \(pidfile {path}\)"):
-        PidFile(str(path)).create()
-    assert path.read_text() == f"{os.getppid()}\n"
-    assert [each.name for each in tmp_path.iterdir()] == ["pid"]
-
-
 def test_a_file_that_is_no_pid_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("SECRET_KEY = 1")

@@ -28,6 +28,9 @@ _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
+# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
+_NO_GROUP = 65534
+
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 
 
@@ -267,6 +270,7 @@ class _Loader:
         if not values.get("proc_name") and "default_proc_name" in values:
             values["proc_name"] = values["default_proc_name"]
             sources["proc_name"] = "default_proc_name"
+        self._fill_group()
         settings = Settings(**values)
         return Loaded(
             settings,
@@ -274,6 +278,25 @@ class _Loader:
             self.notices,
             self.file.path if self.file is not None else None,
         )
+
+    def _fill_group(self) -> None:
+        """Give workers of root's that are another user's that user's primary group: root's is not to stay with them."""
+        values, sources = self.values, self.sources
+        uid = values.get("user", 0)
+        if not uid or "group" in values or os.geteuid() != 0:
+            return
+        import pwd
+
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            values["group"], sources["group"] = _NO_GROUP, f"user = {uid} is in no user database"
+            self.notices.append(
+                f"user = {uid} ({sources['user']}) is in no user database: the workers get the group {_NO_GROUP} and "
+                "HOME=/. Set group, and HOME in raw_env, to have others"
+            )
+            return
+        values["group"], sources["group"] = entry.pw_gid, f"the primary group of {entry.pw_name}"
 
     def _size_workers(self) -> None:
         """Replace ``auto`` by what fits the container, and check `workers` against the bounds of scaling."""

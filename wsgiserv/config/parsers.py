@@ -29,6 +29,8 @@ __all__ = [
     "integer",
     "log_level",
     "mapping",
+    "mode",
+    "mode_or_none",
     "networks",
     "path",
     "path_or_off",
@@ -42,7 +44,6 @@ __all__ = [
     "stream_request_body",
     "text",
     "text_or_none",
-    "umask",
     "user",
     "warmup_paths",
     "words",
@@ -367,11 +368,26 @@ def header_values(raw: object) -> dict[str, str]:
     return {text(name).upper().replace("_", "-"): text(value) for name, value in found.items()}
 
 
-def umask(raw: object) -> int:
-    """Read a file mode mask; text that begins with 0 is octal, as in a shell."""
-    if isinstance(raw, str) and re.fullmatch(r"\s*0[0-7]+\s*", raw):
-        raw = int(raw, 8)
+_OCTAL = re.compile(r"(?:0[oO])?([0-7]+)")
+
+
+def mode(raw: object) -> int:
+    """Read a file mode, or a mask of one: text is octal, as of chmod(1) and umask(1); a number is the mode itself."""
+    if isinstance(raw, (str, bytes)):
+        match = _OCTAL.fullmatch(text(raw))
+        if match is None:
+            raise ValueError("text is octal, as of umask(1)")
+        raw = int(match[1], 8)
+    if isinstance(raw, bool):
+        raise TypeError("it is of type bool")
     return integer(0, 0o777)(raw)
+
+
+def mode_or_none(raw: object) -> int | None:
+    """Read a file mode; an empty text means not set."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    return mode(raw)
 
 
 def root_path(raw: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from wsgiserv.config import parsers
 from wsgiserv.config.setting import SECTIONS, Setting, show
 from wsgiserv.config.settings import SETTINGS, Settings
 
@@ -102,7 +103,8 @@ def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
         for name, setting in SETTINGS.items():
             if setting.section == section:
                 value = getattr(settings, name)
-                shown = oct(value) if name == "umask" else show(value)
+                is_mode = setting.parse in (parsers.mode, parsers.mode_or_none) and value is not None
+                shown = oct(value) if is_mode else show(value)
                 lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {sources[name]}")
         lines.append("")
     return "\n".join(lines[:-1])

@@ -112,6 +112,11 @@ class ProcessSettings(HookSettings):
         parse=parsers.user,
         accepts="the name or the number of a user of this host",
         help="Run the workers as this user.",
+        doc=(
+            "Only root can: the master stays root, opens the logs and hands them on. The workers get the user's "
+            "groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root "
+            "warns once at its start; `user = 'root'` says that it is meant."
+        ),
         show_default="the user who starts it",
     )
     group: int = setting(
@@ -122,26 +127,31 @@ class ProcessSettings(HookSettings):
         parse=parsers.group,
         accepts="the name or the number of a group of this host",
         help="Run the workers as this group.",
-        show_default="the group of who starts it",
+        show_default="the primary group of `user`",
     )
     initgroups: bool = setting(
-        False,
+        True,
         section="Process",
         flags=("--initgroups",),
         takes="nothing",
         parse=parsers.boolean,
         accepts=_SWITCH,
         help="Give the workers all the groups that `user` belongs to.",
+        doc="With `--no-initgroups` they are in `group` alone.",
     )
     umask: int = setting(
         0,
         section="Process",
         flags=("-m", "--umask"),
         metavar="MODE",
-        parse=parsers.umask,
-        accepts="a file mode mask from 0 to 0o777; for example 007",
-        help="The file mode mask of the workers and of Unix sockets.",
-        doc="Text that begins with 0 is octal (`--umask 007`).",
+        parse=parsers.mode,
+        accepts="a file mode mask: in text octal, as of umask(1), for example 027; in a Python file 0o027",
+        help="The file mode mask of the workers, of log files and Unix sockets; octal.",
+        doc=(
+            "Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in a "
+            "configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was "
+            "started with, but for Unix sockets, whose mode is 0777 then."
+        ),
     )
     preload_app: bool = setting(
         False,

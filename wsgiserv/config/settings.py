@@ -81,6 +81,21 @@ class Settings(ProcessSettings):
         help="How many connections may wait to be accepted.",
         doc="The kernel caps it (`net.core.somaxconn`).",
     )
+    socket_mode: int | None = setting(
+        None,
+        section="Listening",
+        flags=("--socket-mode",),
+        metavar="MODE",
+        parse=parsers.mode_or_none,
+        accepts="a file mode: in text octal, as of chmod(1), for example 660; in a Python file 0o660",
+        help="The mode of Unix sockets' files; octal.",
+        doc=(
+            "Who may write to the socket may connect, and **is trusted as a proxy**: set `660`, and a `group` that the "
+            "proxy is in. The socket has this mode from the first moment on. Sockets of the service manager, and those "
+            "that are kept over a reload, stay as they are."
+        ),
+        show_default="0777 without the bits of `umask`",
+    )
     reuse_port: bool = setting(
         False,
         section="Listening",
@@ -566,7 +581,13 @@ class Settings(ProcessSettings):
         metavar="LIST",
         parse=parsers.words,
         accepts="header names separated by commas",
-        help="Headers with underscores that a believed proxy may set in the environ.",
+        help="Headers with underscores that a trusted proxy may set.",
+        doc=(
+            "`SCRIPT_NAME` must be a prefix of the request's path, which it is taken off; anything else is 400. Other "
+            "names become `HTTP_...` as any header does, so `PATH_INFO` and `REMOTE_USER` are never set by one. `*` is "
+            "any name. A proxy that lets underscores pass (HAProxy; nginx with `underscores_in_headers`) must remove "
+            "what its clients send under these names; or leave the list empty. See [Behind a proxy](proxies.md)."
+        ),
     )
     header_map: Literal["drop", "refuse", "dangerous"] = setting(
         "drop",

@@ -79,7 +79,7 @@ class HeadLimits:
         field_size: longest header line in bytes, without its CRLF (``limit_request_field_size``).
         header_map: ``drop``, ``refuse`` or ``dangerous``: names with an underscore (``header_map``).
         forwarder_headers: names with an underscore, upper case, that a trusted peer may set
-            (``forwarder_headers``).
+            (``forwarder_headers``); ``*`` is all of them.
         secure_scheme_headers: upper-case field names and the values that mean https
             (``secure_scheme_headers``).
         root_path: the prefix that is ``SCRIPT_NAME`` (``root_path``), without a slash at its end.
@@ -141,7 +141,7 @@ class HeaderBlock:
         secure: what the secure scheme headers say: True https, False not https, None absent; of a
             trusted peer only.
         contradictory: whether two secure scheme headers say different things.
-        forwarder: the CGI keys of ``forwarder_headers``; of a trusted peer only.
+        forwarder: the fields of ``forwarder_headers``, names in upper case; of a trusted peer only.
         claims: the keys of ``environ`` in which a proxy speaks for its client; of a trusted peer only.
         unusual: whether anything here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
         raw: the block's bytes.
@@ -346,9 +346,10 @@ class HeadParser:
 
     def _underscored(self, upper: str) -> _Meaning:
         """A name with an underscore would shadow its dashed twin in the environ (puma CVE-2024-45614)."""
-        if upper in self.limits.forwarder_headers:
-            return upper, _read_forwarder
         key = "HTTP_" + upper.replace("-", "_")
+        allowed = self.limits.forwarder_headers
+        if (upper in allowed or "*" in allowed) and key not in _OBEYED:
+            return upper, _read_forwarder
         if self.limits.header_map == "refuse":
             raise ProtocolError(400, "header field name with an underscore")
         # Even where they are let in, "Transfer_Encoding" frames nothing: a proxy reads no framing in it.

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from wsgiserv.logs.atoms import Atoms, LogFunction
 from wsgiserv.logs.error import access_logger, cannot_open
+from wsgiserv.logs.files import log_files
 from wsgiserv.logs.formats import check_format, compile_format, template_of
 from wsgiserv.logs.jsonlines import json_line
 from wsgiserv.logs.logconfig import ACCESS_NAMES
-from wsgiserv.logs.output import Output, Owner
+from wsgiserv.logs.output import Output
+from wsgiserv.privileges import owner_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["AccessLog", "borrowed_access_log", "open_access_log"]
+__all__ = ["AccessLog", "borrowed_access_log", "open_access_file", "open_access_log"]
 
 # Lines that wait for a disk or a pipe to take them again; beyond this they are counted and dropped.
 _MOST_WAITING_BYTES = 1 << 20
@@ -274,7 +276,7 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     if not path:
         return None
     try:
-        output = Output(path, 1, Owner(settings.user, settings.group))
+        output = Output(path, 1, owner_of(settings))
     except OSError as error:
         raise cannot_open("accesslog", path, error) from error
     access_log = AccessLog(output, settings.access_log_format, error_log)
@@ -289,6 +291,21 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
         # A configuration file has put a filter on it, such as one that drops health checks
         return _LoggerAccessLog(filtered, access_log, settings.access_log_format, error_log)
     return access_log
+
+
+def open_access_file(settings: Settings) -> None:
+    """Open the access log's file for the workers to come. Called by the master, after `open_error_log`.
+
+    Raises ConfigError naming accesslog.
+    """
+    configured = access_logger()
+    path = settings.accesslog
+    if not path or path == "-" or (configured is not None and configured.hasHandlers()):
+        return
+    try:
+        log_files.open(path, owner_of(settings))
+    except OSError as error:
+        raise cannot_open("accesslog", path, error) from error
 
 
 @contextmanager

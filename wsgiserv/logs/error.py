@@ -16,13 +16,17 @@ import os
 import sys
 from _thread import get_ident
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from os import dup2
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_keeping_lines
+from wsgiserv.logs.files import log_files
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
-from wsgiserv.logs.output import Output, Owner
+from wsgiserv.logs.output import Output
+from wsgiserv.privileges import owner_of
+from wsgiserv.safe_open import Owner, is_root, open_file
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -202,7 +206,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
     """
     _fill_standard_streams()
     try:
-        output = Output(settings.errorlog, 2, Owner(settings.user, settings.group))
+        output = Output(settings.errorlog, 2, owner_of(settings))
     except OSError as error:
         raise cannot_open("errorlog", settings.errorlog, error) from error
     old_handler, old_capture = _opened.handler, _opened.capture
@@ -297,10 +301,13 @@ def reopen_error_log() -> None:
             failures.append(f"{handler.output.path}: {error.strerror}")
         finally:
             handler.release()
+        path = handler.output.path
+        failures += log_files.refresh({path: handler.output.fd} if path is not None else {})
     for file_handler in _file_handlers():
         file_handler.acquire()
         try:
             if (old := file_handler.stream) is not None:
+                _open_safely(file_handler)
                 file_handler.stream = file_handler._open()
                 old.close()
         except (OSError, ValueError) as error:
@@ -311,6 +318,17 @@ def reopen_error_log() -> None:
         logging.getLogger(ERROR_NAMES[0]).warning(
             "Cannot reopen a log file, the old one stays in use: %s", failure
         )
+
+
+def _open_safely(handler: logging.FileHandler) -> None:
+    """Have root open the file of a handler of the application's or of logconfig without following others' links."""
+    if is_root() and _opened.handler is not None:
+        opener = partial(_open_for_handler, _opened.handler.output.owner)
+        setattr(handler, "_builtin_open", partial(open, opener=opener))  # noqa: B010 - it has no type
+
+
+def _open_for_handler(owner: Owner, path: str, flags: int) -> int:
+    return open_file(os.path.abspath(path), flags & ~(os.O_CREAT | os.O_EXCL), owner)
 
 
 def _file_handlers() -> Iterator[logging.FileHandler]:

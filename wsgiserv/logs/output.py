@@ -13,20 +13,15 @@ import os
 import stat
 from os import write as write_fd
 from select import poll
-from typing import NamedTuple
 
-__all__ = ["Output", "Owner"]
+from wsgiserv.logs.files import log_files
+from wsgiserv.safe_open import Owner, open_file
+
+__all__ = ["Output"]
 
 # POSIX: a write of up to this many bytes to a pipe is not interleaved with another process's.
 PIPE_BUF = 4096
 _POLLOUT = 4
-
-
-class Owner(NamedTuple):
-    """Who the workers run as."""
-
-    uid: int
-    gid: int
 
 
 class Output:
@@ -35,31 +30,27 @@ class Output:
     Args:
         path: a file, made when it is missing; ``"-"`` takes the standard stream ``standard_fd`` instead.
         standard_fd: 1 or 2.
-        owner: gets the file when we are root, so that a worker without its privileges can reopen it.
+        owner: who the workers run as: gets the file when root makes it.
 
     Raises OSError when the file cannot be opened.
     """
 
-    __slots__ = ("_owner", "fd", "is_pipe", "path")
+    __slots__ = ("fd", "is_pipe", "owner", "path")
 
     def __init__(self, path: str, standard_fd: int, owner: Owner) -> None:
         # Absolute from now on: the working directory may have changed when the file is reopened.
         self.path = None if path == "-" else os.path.abspath(path)
-        self._owner = owner
-        self.fd = standard_fd if self.path is None else self._open()
+        self.owner = owner
+        if self.path is None:
+            self.fd = standard_fd
+        else:
+            handed = log_files.take(self.path)
+            self.fd = self._open() if handed is None else handed
         self.is_pipe = self._is_pipe()
 
     def _open(self) -> int:
         assert self.path is not None
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-        fd = os.open(self.path, flags, 0o666)
-        if os.geteuid() == 0 and self._owner != (0, 0):
-            try:
-                if stat.S_ISREG(os.fstat(fd).st_mode):
-                    os.fchown(fd, *self._owner)
-            except OSError:
-                pass  # a file system without owners: the log itself works
-        return fd
+        return open_file(self.path, os.O_WRONLY | os.O_APPEND, self.owner)
 
     def _is_pipe(self) -> bool:
         try:
@@ -95,14 +86,16 @@ class Output:
         return bool(poller.poll(wait_s * 1000))
 
     def reopen(self) -> None:
-        """Open the file again under its name (after a rotation); a standard stream stays.
+        """Open the file again under its name (after a rotation), or take what the master has opened; a standard stream
+        stays.
 
         The descriptor keeps its number, so a thread that is writing at this moment is not disturbed.
         Raises OSError; the old file stays in use then.
         """
         if self.path is None:
             return
-        fd = self._open()
+        handed = log_files.successor(self.path)
+        fd = self._open() if handed is None else handed
         try:
             os.dup2(fd, self.fd, inheritable=False)
         finally:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from wsgiserv.logs.escape import escape
 from wsgiserv.runtimedir import DirectoryError, runtime_directory, socket_name
+from wsgiserv.safe_open import Place, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -126,17 +127,21 @@ class ControlServer:
         self._log = log
         self._clients: dict[int, _Client] = {}
         self._rests_until = 0.0
-        _make_way(self.path, follows)
         self._listener = RawSocket(AF_UNIX, SOCK_STREAM)
         try:
             self._listener.setblocking(False)
-            # Never open to others, not for a moment: connect(2) needs the right to write (unix(7)).
-            before = umask(0o177)
-            try:
-                self._listener.bind(self.path)
-            finally:
-                umask(before)
-            found = lstat(self.path)
+            with place_of(self.path) as place:
+                _make_way(self.path, place, follows)
+                # bind(2) would follow links on the way there, which another user can still put.
+                is_safe = place.is_pinned or geteuid() != 0
+                path = self.path if is_safe else f"/proc/self/fd/{place.directory}/{place.name}"
+                # Never open to others, not for a moment: connect(2) needs the right to write (unix(7)).
+                before = umask(0o177)
+                try:
+                    self._listener.bind(path)
+                finally:
+                    umask(before)
+                found = place.lstat()
             self._identity = found.st_dev, found.st_ino
             self._listener.listen(MOST_CLIENTS)
         except BaseException:
@@ -201,10 +206,11 @@ class ControlServer:
         if self._listener.fileno() < 0:
             return
         try:
-            # While ours is open the number is not given to another file.
-            found = lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._identity:
-                unlink(self.path)
+            with place_of(self.path) as place:
+                # While ours is open the number is not given to another file.
+                found = place.lstat()
+                if (found.st_dev, found.st_ino) == self._identity:
+                    place.unlink()
         except OSError:
             pass
         self._listener.close()
@@ -383,10 +389,10 @@ def _clear_away(directory: str) -> None:
             pass  # another user's process
 
 
-def _make_way(path: str, follows: int) -> None:
+def _make_way(path: str, place: Place, follows: int) -> None:
     """Remove a socket that nobody serves any more, or that of the master ``follows``."""
     try:
-        found = lstat(path)
+        found = place.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
@@ -395,7 +401,7 @@ def _make_way(path: str, follows: int) -> None:
     if holder is not None and holder != follows:
         raise DirectoryError(f"{path} is in use by a running process (pid {holder})")
     try:
-        unlink(path)
+        place.unlink()
     except FileNotFoundError:
         pass
 

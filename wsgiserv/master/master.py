@@ -37,6 +37,7 @@ from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.logs.files import log_files
 from wsgiserv.master.birth import ChildBorn
 from wsgiserv.master.commands import MasterCommands
 from wsgiserv.master.control import ControlServer, control_server
@@ -345,6 +346,7 @@ class Master:
             if self._predecessor is not None:
                 self._predecessor.close()
             self._succession.close_in_child()
+            log_files.close_in_child()
             if self._control is not None:
                 self._control.close_in_child()
 

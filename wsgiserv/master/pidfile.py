@@ -1,19 +1,53 @@
 """The pid file.
 
-Owns: its creation, the detection of a stale one, its removal.
+Owns: its creation, whose it is, its removal.
 Must not know: what the process does.
+
+The file is its server's for as long as that holds a lock on it (flock(2)), which ends with the process however it ends.
+The number alone says little: in a container the number of a server that is gone is soon another process's. A fork
+would hold the lock on, so each child of this process closes its descriptor. What the file is to hold is written to a
+draft, which is locked before it gets the file's name.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from errno import EMLINK, ENOTSUP, EPERM
-from os import close, fsync, getpid, kill, link, replace, unlink, write
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EAGAIN, EMLINK, ENOSPC, ENOTSUP, EPERM
+from fcntl import LOCK_EX, LOCK_NB, flock
+from os import close, fstat, fsync, getpid, kill, urandom, write
+from time import monotonic, sleep
+from typing import Final
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.net.holder import describe_process
+from wsgiserv.net.holder import describe_process, is_master
+from wsgiserv.safe_open import UntrustedPath, place_of
 
 __all__ = ["PidFile"]
+
+# How long another start may hold a file that names no running server: it is about to put its own there.
+_PATIENCE_S: Final = 1.0
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# The locked descriptors of this process.
+_held: Final[set[int]] = set()
+
+
+def _let_go_in_child() -> None:
+    while _held:
+        with suppress(OSError):
+            close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+class _Taken(Exception):
+    """Another process has the file, or is about to."""
 
 
 class PidFile:
@@ -21,106 +55,242 @@ class PidFile:
 
     Args:
         path: where; a relative one counts from the working directory of now.
+        log: told when a stale file is replaced.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, log: logging.Logger | None = None) -> None:
         self.path = os.path.abspath(path)
+        self._log = log
+        self._fd = -1
+        self._owner_pid = 0
+
+    # ---- the server's ------------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Write the file, whole or not at all. Raises ConfigError when its process is alive or it cannot be written."""
-        pid = getpid()
-        draft = f"{self.path}.{pid}"
-        try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-            try:
-                write(fd, f"{pid}\n".encode())
-                fsync(fd)
-            finally:
-                close(fd)
-            try:
-                self._publish(draft, pid)
-            finally:
-                if os.path.lexists(draft):
-                    unlink(draft)
-        except OSError as error:
-            directory = os.path.dirname(self.path)
-            if not os.path.isdir(directory):
-                advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
-            else:
-                advice = f"Expected a path that user id {os.geteuid()} may write."
-            raise ConfigError(
-                f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}"
-            ) from error
+        """Write the file, whole or not at all. Raises ConfigError: it is a running server's, or cannot be written."""
+        with self._explained(), self._directory() as directory:
+            self._replace(directory, taken_from=None)
 
     def take_over(self, holder: int) -> None:
         """Put this process's id in the place of ``holder``'s, whose server this process goes on with.
 
         Raises ConfigError as `create`, also when somebody else has the file by now.
         """
-        if self._holder() != holder:
-            self.create()
-            return
-        pid = getpid()
-        draft = f"{self.path}.{pid}"
-        try:
-            with open(draft, "w") as file:
-                file.write(f"{pid}\n")
-            replace(draft, self.path)
-        except OSError as error:
-            raise ConfigError(f"pidfile = {self.path!r}: cannot write it: {error.strerror}.") from error
+        with self._explained(), self._directory() as directory:
+            if self._fd not in _held or not self._is_ours(directory):
+                self._replace(directory, taken_from=holder)
 
     def is_held_by(self, pid: int) -> bool:
         """Whether the file names this process."""
-        return self._holder() == pid
+        try:
+            with self._directory() as directory:
+                return _number_in(directory, self._name)[1] == pid
+        except OSError:
+            return False
 
-    def _publish(self, draft: str, pid: int) -> None:
-        # link() fails when the name is taken, so of two servers that start at once only one gets it.
-        for _ in range(10):
-            try:
-                link(draft, self.path)
+    def remove(self) -> None:
+        """Remove the file when it is still ours. Never raises."""
+        if self._owner_pid != getpid() or self._fd not in _held:
+            return
+        try:
+            with self._directory() as directory:
+                if self._is_ours(directory):
+                    os.unlink(self._name, dir_fd=directory)
+        except OSError:
+            pass
+        _held.discard(self._fd)
+        close(self._fd)  # after the file: who waits for the lock finds none
+        self._fd = -1
+
+    # ---- the steps -----------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return os.path.basename(self.path)
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        """Open the file's directory; as root by a way that no other user can change, or else as that user."""
+        with place_of(self.path) as place:
+            yield place.directory
+
+    def _is_ours(self, directory: int) -> bool:
+        return (
+            _is_same(fstat(self._fd), _status(directory, self._name))
+            and _number_in(directory, self._name)[1] == self._owner_pid
+        )
+
+    def _replace(self, directory: int, taken_from: int | None) -> None:
+        pid = getpid()
+        # A name that nobody can have put a link at. Of two servers that start at once each has its own.
+        draft = f"{self._name}.{pid}.{urandom(4).hex()}"
+        fd = os.open(draft, _MAKE, 0o644, dir_fd=directory)
+        try:
+            text = f"{pid}\n".encode()
+            if write(fd, text) != len(text):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            fsync(fd)
+            _lock(fd)
+            end = monotonic() + _PATIENCE_S
+            while True:
+                try:
+                    self._publish(directory, draft, taken_from)
+                    break
+                except _Taken as error:
+                    if monotonic() > end:
+                        raise ConfigError(str(error)) from None
+                    sleep(0.02)
+        except BaseException:
+            close(fd)
+            raise
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=directory)
+        if self._fd in _held:
+            _held.discard(self._fd)
+            close(self._fd)
+        self._fd, self._owner_pid = fd, pid
+        _held.add(fd)
+
+    def _publish(self, directory: int, draft: str, taken_from: int | None) -> None:
+        """Give the draft the file's name, unless that is a running server's. Raises _Taken, ConfigError, OSError."""
+        name = self._name
+        try:
+            # link() fails when the name is taken, so of two servers that start at once only one gets it.
+            os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+            return
+        except FileExistsError:
+            pass
+        except OSError as error:
+            # a file system without hard links (vfat, some mounts of containers)
+            if error.errno not in (EPERM, ENOTSUP, EMLINK):
+                raise
+            if _status(directory, name) is None:
+                os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
                 return
-            except FileExistsError:
-                pass
-            except OSError as error:
-                # a file system without hard links (vfat, some mounts of containers)
-                if error.errno not in (EPERM, ENOTSUP, EMLINK):
-                    raise
-                if not os.path.lexists(self.path):
-                    replace(draft, self.path)
-                    return
-            holder = self._holder()
-            if holder is None and os.path.getsize(self.path):
+        try:
+            fd = os.open(name, _READ, dir_fd=directory)
+        except FileNotFoundError:
+            raise _Taken(self._busy()) from None  # gone just now: once more
+        except OSError:
+            status = _status(directory, name)
+            if status is not None and stat.S_ISLNK(status.st_mode):
+                os.replace(
+                    draft, name, src_dir_fd=directory, dst_dir_fd=directory
+                )  # the link, not what it leads to
+                return
+            raise
+        try:
+            is_empty, holder = _number_in_file(fd)
+            if holder is None and not is_empty:
                 raise ConfigError(
                     f"pidfile = {self.path!r}: the file exists and holds something else than a process id; it is "
                     f"left alone. Choose another path, or remove it by hand (rm {self.path})."
                 )
-            if holder is not None and holder != pid and _is_alive(holder):
-                raise ConfigError(
-                    f"Already running on PID {holder} (pidfile {self.path}): {describe_process(holder)}. Stop it "
-                    f"(kill {holder}), or give this server another pidfile; remove the file if that process is "
-                    "something else."
-                )
-            try:
-                unlink(self.path)  # stale, or from an earlier life with our own number (containers)
-            except FileNotFoundError:
-                pass
-        raise ConfigError(f"pidfile = {self.path!r}: another process keeps writing it. Choose another path.")
+            if taken_from is None or holder != taken_from:
+                self._check_stale(fd, holder)
+            # With the lock of a stale file nobody else is here.
+            if not _is_same(fstat(fd), _status(directory, name)):
+                raise _Taken(self._busy())
+            os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            close(fd)
 
-    def _holder(self) -> int | None:
+    def _check_stale(self, fd: int, holder: int | None) -> None:
+        """Lock a file that is no running server's, or raise _Taken or ConfigError."""
+        is_servers = holder is not None and holder != getpid() and is_master(holder)
+        if not _lock(fd):
+            if is_servers:
+                raise ConfigError(self._running(holder))
+            if holder is None:
+                raise _Taken(self._busy())
+            # A server that cannot be seen from here (another container, hidepid), or one that starts just now.
+            raise _Taken(
+                f"pidfile = {self.path!r}: a running server holds it (its lock; the process id in it is {holder}). "
+                "Stop that server, or give this one another pidfile."
+            )
+        if is_servers:
+            # It holds no lock: an older wsgiserv, or another server that has got the number of one that is gone.
+            raise ConfigError(
+                f"{self._running(holder)} If that server has another pid file, remove this one."
+            )
+        if self._log is not None and holder is not None and holder != getpid():
+            what = (
+                f"which is {describe_process(holder)} now, no wsgiserv"
+                if _is_alive(holder)
+                else "which is gone"
+            )
+            self._log.info(
+                "the pid file %s is stale and is replaced: it names %d, %s", self.path, holder, what
+            )
+
+    def _running(self, holder: int | None) -> str:
+        assert holder is not None
+        return (
+            f"Already running on PID {holder} (pidfile {self.path}): {describe_process(holder)}. Stop it "
+            f"(kill {holder}), or give this server another pidfile."
+        )
+
+    def _busy(self) -> str:
+        return f"pidfile = {self.path!r}: another process keeps writing it. Choose another path."
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an OSError into a ConfigError that says what to do."""
         try:
-            with open(self.path, "rb") as file:
-                text = file.read(64).strip()
-        except OSError:
-            return None
-        return int(text) if text.isdigit() and len(text) < 12 else None
+            yield
+        except UntrustedPath as error:
+            raise ConfigError(
+                f"pidfile = {self.path!r}: {error.strerror}. Choose a directory that is root's, such as /run."
+            ) from error
+        except OSError as error:
+            directory = os.path.dirname(self.path)
+            if not os.path.isdir(directory):
+                advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
+            elif error.errno == ENOSPC:
+                advice = "Make room on that disk, or choose another path."
+            else:
+                advice = f"Expected a path that user id {os.geteuid()} may write."
+            raise ConfigError(
+                f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}"
+            ) from error
 
-    def remove(self) -> None:
-        """Remove the file when it is still ours. Never raises."""
-        if self._holder() == getpid():
-            try:
-                unlink(self.path)
-            except OSError:
-                pass
+
+def _lock(fd: int) -> bool:
+    """Lock the file; False when another process has. A file system that knows no locks has none to respect."""
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+    except OSError as error:
+        return error.errno != EAGAIN
+    return True
+
+
+def _status(directory: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _is_same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    return other is not None and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+def _number_in(directory: int, name: str) -> tuple[bool, int | None]:
+    fd = os.open(name, _READ, dir_fd=directory)
+    try:
+        return _number_in_file(fd)
+    finally:
+        close(fd)
+
+
+def _number_in_file(fd: int) -> tuple[bool, int | None]:
+    """Return whether the file is empty, and the number in it, or None."""
+    if not stat.S_ISREG(fstat(fd).st_mode):
+        return False, None
+    data = os.pread(fd, 64, 0)
+    text = data.strip()
+    return not data, int(text) if text.isdigit() and len(text) < 12 else None
 
 
 def _is_alive(pid: int) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
+from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import open_error_log, reopen_error_log
 from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
@@ -21,7 +22,7 @@ from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.startup import Startup
 from wsgiserv.master.status import LastReload
-from wsgiserv.net.listener import open_listeners
+from wsgiserv.net.listener import exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ class Rollover:
         fresh = [listener for listener in listeners if listener not in old.listeners]
         try:
             open_error_log(settings)
+            try:
+                open_access_file(settings)
+            except BaseException:
+                open_error_log(old.settings)
+                raise
         except BaseException:
             if pid_file is not None:
                 pid_file.remove()
@@ -139,6 +145,9 @@ class Rollover:
             self._log.warning("%s", notice)
         if fresh:
             self._log.info("listening on %s", ", ".join(map(str, listeners)))
+        for listener in fresh:
+            if warning := exposure_warning(listener, settings):
+                self._log.warning("%s", warning)
         startup.listeners = [*startup.listeners, *fresh]
         startup.environment.apply(settings.raw_env)
         application, preload = startup.preload(settings)
@@ -164,7 +173,7 @@ class Rollover:
         held = self._startup.pid_file
         if not settings.pidfile:
             return None
-        pid_file = PidFile(settings.pidfile)
+        pid_file = PidFile(settings.pidfile, self._log)
         if held is not None and held.path == pid_file.path:
             return None
         pid_file.create()

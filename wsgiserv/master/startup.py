@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from wsgiserv import __version__
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.logs.access import open_access_file
+from wsgiserv.logs.files import log_files
 from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
 from wsgiserv.master.hookserver import HookServer
@@ -30,7 +32,7 @@ from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import Predecessor
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class Startup:
         self.server = HookServer(settings, log)
         set_title("master", self.server.proc_name)
         if settings.pidfile:
-            pid_file = PidFile(settings.pidfile)
+            pid_file = PidFile(settings.pidfile, log)
             if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
                 pid_file.create()
             self.pid_file = pid_file
@@ -100,6 +102,9 @@ class Startup:
         call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
         self.listeners = self._listeners()
         self.server.listen(self.listeners)
+        # After the sockets that are to be here already: one that is missing must not be this.
+        log_files.begin()
+        open_access_file(settings)  # the workers may not be allowed to: they get the descriptor
         left = self._predecessor.handoff if self._predecessor is not None else None
         self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
         log.info(
@@ -113,6 +118,9 @@ class Startup:
         handed_over = " (sockets of the service manager; bind is not used)" if self.inherited else ""
         spoken = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
         log.info("listening on %s%s%s", ", ".join(map(str, self.listeners)), spoken, handed_over)
+        for listener in self.listeners:
+            if warning := exposure_warning(listener, settings):
+                log.warning("%s", warning)
         generation = Generation(
             1,
             settings,

@@ -37,6 +37,7 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import MASTER_SIGNALS
 from wsgiserv.net.descriptors import recv_fds
+from wsgiserv.privileges import set_home
 from wsgiserv.record import record, replace
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
@@ -152,6 +153,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
     preload = boot.generation.preload
     assert preload is not None
     try:
+        set_home(boot.generation.settings, os.environ)
         application = preload()
     except ApplicationError as error:
         _refuse(boot, str(error), error.traceback, EXIT_APPLICATION)

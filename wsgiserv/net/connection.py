@@ -569,7 +569,8 @@ class Connection(ClientSink):
         """Answer a broken request and close: not one byte behind it is ever read as a request."""
         context = self.context
         level = logging.DEBUG if quiet else logging.WARNING
-        context.log.log(level, "%s: refused with %d: %s", self.name, error.status, error.reason)
+        reason = f"{error.reason}: {error.detail}" if error.detail else error.reason
+        context.log.log(level, "%s: refused with %d: %s", self.name, error.status, reason)
         self._buffer = None
         if self._body is not None:
             self._body.discard()

@@ -11,7 +11,7 @@ import os
 from _socket import AF_INET, AF_INET6
 from typing import Literal
 
-__all__ = ["describe_process", "tcp_holder", "unix_holder"]
+__all__ = ["describe_process", "is_master", "tcp_holder", "unix_holder"]
 
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, see include/net/tcp_states.h
 _UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags column of /proc/net/unix
@@ -59,6 +59,15 @@ def describe_process(pid: int) -> str:
     if len(words) > _LONGEST_COMMAND:
         words = words[:_LONGEST_COMMAND] + "..."
     return f"pid {pid} ({words})" if words else f"pid {pid}"
+
+
+def is_master(pid: int) -> bool:
+    """Whether the process is the master of a wsgiserv, by its title. False where that cannot be seen."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(64).startswith(b"wsgiserv: master ")
+    except OSError:
+        return False
 
 
 def _rows(table: str) -> list[list[str]]:

@@ -29,14 +29,15 @@ from _socket import (
     socket,
 )
 from collections.abc import Sequence
-from os import fstat, lstat, umask, unlink
+from os import fstat, lstat, umask
 from typing import Any, Final, Protocol
 
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.holder import tcp_holder, unix_holder
+from wsgiserv.safe_open import Place, acting_as_user, is_root, place_of
 
-__all__ = ["Listener", "ListenerSettings", "open_listeners"]
+__all__ = ["ExposureSettings", "Listener", "ListenerSettings", "exposure_warning", "open_listeners"]
 
 _SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
 # socket(7), asm-generic/socket.h; Python has no name for it.
@@ -73,6 +74,15 @@ class ListenerSettings(Protocol):
     def group(self) -> int: ...
     @property
     def certfile(self) -> str | None: ...
+
+
+class ExposureSettings(Protocol):
+    """The settings that are read by `exposure_warning`."""
+
+    @property
+    def forwarded_headers(self) -> tuple[str, ...]: ...
+    @property
+    def forwarded_allow_ips(self) -> tuple[str, ...]: ...
 
 
 class Listener:
@@ -153,7 +163,10 @@ class Listener:
         """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
         if self._inode is not None and _inode(self.path) == self._inode:
             try:
-                unlink(self.path)
+                with place_of(self.path) as place:
+                    status = place.lstat()
+                    if (status.st_dev, status.st_ino) == self._inode:
+                        place.unlink()
             except OSError:
                 pass
         self._inode = None
@@ -310,41 +323,128 @@ def _open_unix(spec: str, written: str, settings: ListenerSettings, secure: bool
             f"bind = {spec!r}: the path of a Unix socket may be {_LONGEST_UNIX_PATH} bytes long, and {path!r} has "
             f"{length}. Choose a shorter one; for example under /run."
         )
-    if not abstract:
-        _make_way(spec, path)
-    sock = socket(AF_UNIX, SOCK_STREAM)
-    bound = False
     try:
-        # The file gets its mode as it is made: no moment in which others may connect.
-        old = umask(settings.umask)
-        try:
-            sock.bind(name)
-        finally:
-            umask(old)
-        bound = not abstract
-        # The workers' user owns it, so that a socket of mode 0600 or 0660 is theirs, as with gunicorn.
-        if bound and os.geteuid() == 0 and (settings.user, settings.group) != (os.geteuid(), os.getegid()):
-            os.chown(path, settings.user, settings.group)
+        if abstract:
+            sock = _bound(name)
+        else:
+            with place_of(path, (settings.group,)) as place:
+                _make_way(spec, path, place)
+                sock = _bind_file(place, path, settings)
+    except OSError as error:
+        raise _unix_error(spec, path, error) from error
+    return _listen(sock, spec, path, settings, secure)
+
+
+def _listen(sock: socket, spec: str, path: str, settings: ListenerSettings, secure: bool) -> Listener:
+    listener = Listener(sock, spec, secure=secure, path="" if path.startswith("@") else path)
+    try:
         sock.listen(settings.backlog)
         sock.setblocking(False)
-        return Listener(sock, spec, secure=secure, path="" if abstract else path)
     except BaseException as error:
+        listener.unlink()
         sock.close()
-        if bound:
-            unlink(path)
         if isinstance(error, OSError):
             raise _unix_error(spec, path, error) from error
         raise
+    return listener
 
 
-def _make_way(spec: str, path: str) -> None:
+def _bound(name: str) -> socket:
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_file(place: Place, path: str, settings: ListenerSettings) -> socket:
+    """Bind a socket to a file of the mode and owner that the settings say. Raises OSError."""
+    mode: int | None = getattr(settings, "socket_mode", None)
+    # The file gets its mode as it is made: no moment in which others may connect.
+    old = umask(settings.umask if mode is None else 0o777 & ~mode)
+    try:
+        sock, maker = _bind_safely(place, path, settings)
+    finally:
+        umask(old)
+    # The workers' user owns it, so that a socket of mode 0600 or 0660 is theirs, as with gunicorn.
+    if os.getuid() == 0 and (settings.user, settings.group) != (os.getuid(), os.getgid()):
+        try:
+            _give(place, path, maker, settings)
+        except BaseException:
+            place.unlink()
+            sock.close()
+            raise
+    return sock
+
+
+def _bind_safely(place: Place, path: str, settings: ListenerSettings) -> tuple[socket, int]:
+    """Bind, and return the socket and the user who has made its file.
+
+    bind(2) takes a path only, and follows links on the way to the file's directory. Where another user could still
+    change that way, root does not go it: the workers' user binds, or root by the directory's descriptor.
+    """
+    uid = os.geteuid()
+    if uid != 0 or place.is_pinned:
+        return _bound(path), uid
+    if settings.user:
+        try:
+            with acting_as_user(settings.user, settings.group):
+                return _bound(path), settings.user
+        except PermissionError:
+            pass  # he may not write there, and root may
+    return _bound(f"/proc/self/fd/{place.directory}/{place.name}"), uid
+
+
+def _give(place: Place, path: str, maker: int, settings: ListenerSettings) -> None:
+    """Give the socket's file to the workers' user: the file that was made, and not what has been put in its place."""
+    if not is_root() and os.geteuid() == 0:  # not Linux
+        os.chown(path, settings.user, settings.group, follow_symlinks=False)
+        return
+    fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+    try:
+        status = fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != maker or status.st_nlink != 1:
+            raise OSError(errno.EBUSY, "another process has replaced the file", path)
+        if (status.st_uid, status.st_gid) == (settings.user, settings.group):
+            return
+        if os.geteuid() != 0:
+            return  # its directory's owner has made it, and cannot give it away: its mode decides
+        os.chown(f"/proc/self/fd/{fd}", settings.user, settings.group)
+    finally:
+        os.close(fd)
+
+
+def exposure_warning(listener: Listener, settings: ExposureSettings) -> str:
+    """Return the warning for a Unix socket where any user of this host is trusted as a proxy; or an empty text."""
+    try:
+        open_to_all = bool(listener.path) and lstat(listener.path).st_mode & 0o002
+    except OSError:
+        return ""
+    believed = [
+        name
+        for name, is_set in (
+            ("forwarded_headers", bool(settings.forwarded_headers)),
+            ("forwarded_allow_ips = '*'", "*" in settings.forwarded_allow_ips),
+        )
+        if is_set
+    ]
+    if not open_to_all or not believed:
+        return ""
+    mode = stat.S_IMODE(lstat(listener.path).st_mode)
+    return (
+        f"{listener}: every user of this host may connect (mode {mode:04o}) and is trusted as a proxy "
+        f"({', '.join(believed)}). Set socket_mode = 0o660 (--socket-mode 660) and a group that the proxy is in"
+    )
+
+
+def _make_way(spec: str, path: str, place: Place) -> None:
     """Remove what a server that is gone has left at ``path``; raise ConfigError for anything else there."""
     try:
-        status = lstat(path)
+        status = place.lstat()
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise _unix_error(spec, path, error) from error
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(
             f"bind = {spec!r}: {path} exists and is not a socket; it is left alone. Choose another path, or "
@@ -370,7 +470,7 @@ def _make_way(spec: str, path: str) -> None:
     finally:
         probe.close()
     try:
-        unlink(path)
+        place.unlink()
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -36,7 +36,7 @@ from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
-from wsgiserv.privileges import drop_privileges
+from wsgiserv.privileges import drop_privileges, set_home
 from wsgiserv.scoreboard import (
     CONNECTIONS,
     DRAINING,
@@ -646,6 +646,7 @@ def worker_main(boot: WorkerBoot) -> int:
         worker.signals.guard()
         worker.load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
+        set_home(settings, os.environ)
         drop_privileges(settings)
     except (ConfigError, OSError) as error:
         refused = error

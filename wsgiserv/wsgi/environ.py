@@ -16,7 +16,7 @@ from wsgiserv import __version__
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.wsgi.filewrapper import FileWrapper
-from wsgiserv.wsgi.forwarded import Forwarding
+from wsgiserv.wsgi.forwarded import Forwarding, mount
 
 __all__ = ["adjust", "base_environ", "refused_environ"]
 
@@ -65,7 +65,8 @@ def adjust(
         forwarding: what is made of a trusted peer's X-Forwarded-* and Forwarded, when they are asked for.
 
     Raises:
-        ProtocolError: 400 when a trusted proxy's scheme headers contradict each other.
+        ProtocolError: 400 when a trusted proxy's headers contradict each other, or its SCRIPT_NAME is no prefix of
+            the path.
     """
     if line.authority is not None:
         environ["HTTP_HOST"] = line.authority  # RFC 9112 §3.2.2: it wins over Host
@@ -80,7 +81,7 @@ def adjust(
         if block.secure:
             environ["wsgi.url_scheme"] = "https"
         for name, value in block.forwarder.items():
-            _forward(environ, name, value)
+            _take_forwarder_header(environ, name, value)
         if forwarding is not None and block.claims:
             forwarding.apply(environ)
     else:
@@ -89,13 +90,20 @@ def adjust(
             environ.pop(key, None)
 
 
-def _forward(environ: dict[str, Any], name: str, value: str) -> None:
-    """Take a forwarder header's word, as gunicorn does for SCRIPT_NAME and PATH_INFO."""
-    environ[name if name in ("SCRIPT_NAME", "PATH_INFO", "REMOTE_USER") else f"HTTP_{name}"] = value
-    if name == "SCRIPT_NAME" and value:
-        path = environ["PATH_INFO"]
-        if path.startswith(value) and path[len(value) : len(value) + 1] in ("", "/"):
-            environ["PATH_INFO"] = path[len(value) :]
+def _take_forwarder_header(environ: dict[str, Any], name: str, value: str) -> None:
+    """Put one of ``forwarder_headers`` into the environ. Raises ProtocolError.
+
+    A client's header gets here through a proxy that lets underscores pass. So no name ever becomes a CGI key: with
+    PATH_INFO the client would choose a path that the proxy's rules have not seen, with REMOTE_USER who it is.
+    SCRIPT_NAME can only move the border between the two parts of the path that is there.
+    """
+    if name == "SCRIPT_NAME":
+        mount(environ, value)
+        return
+    key = f"HTTP_{name.replace('-', '_')}"
+    if key in environ:  # one of the two is the client's, and nobody can say which
+        raise ProtocolError(400, "a forwarder header is there with underscores and with dashes")
+    environ[key] = value
 
 
 def refused_environ(

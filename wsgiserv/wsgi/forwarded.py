@@ -4,8 +4,8 @@ Owns: `Forwarding`, `ACCEPTED`, and the reading of these fields.
 Must not know: sockets; which addresses are proxies' (it asks).
 
 Every proxy appends what it has seen at the right end of a list, so only the right end is known to be true: the
-lists are read from there, and as far as each address is a proxy's itself. Nothing here raises: what cannot be
-read ends the reading, and is left in the environ for the application to see.
+lists are read from there, and as far as each address is a proxy's itself. What cannot be read ends the reading, and
+is left in the environ for the application to see; only `mount` raises.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import HOST
+from wsgiserv.http.percent import decoded
 
-__all__ = ["Forwarding", "read_for", "read_forwarded", "read_node"]
+__all__ = ["Forwarding", "mount", "read_for", "read_forwarded", "read_node"]
 
 # A client can send a list as long as a head may be; proxies in a row are few.
 _MOST_HOPS: Final = 64
@@ -109,6 +111,32 @@ def _set_prefix(environ: dict[str, Any], prefix: str) -> None:
     path: str = environ["PATH_INFO"]
     if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
         environ["PATH_INFO"] = path[len(prefix) :]
+
+
+def mount(environ: dict[str, Any], prefix: str) -> None:
+    """Make ``prefix``, the value of a trusted peer's SCRIPT_NAME header, the SCRIPT_NAME of a request, in place.
+
+    As gunicorn does, but for whole segments only: links of ``/shop`` are never those of ``/shopping``.
+
+    Raises:
+        ProtocolError: 400, it is no path, could be taken for another host, or is no prefix of the request's path.
+    """
+    if not prefix:
+        return
+    # A proxy may write it as it stands in the request's target.
+    for name in dict.fromkeys((prefix, decoded(prefix))):
+        if _PREFIX.fullmatch(name.replace(" ", "")) is None:
+            raise ProtocolError(400, "SCRIPT_NAME is not a path")
+        name = name.rstrip("/")
+        path: str = environ["PATH_INFO"]
+        # `root_path` has been taken off already, where the path had it.
+        for whole in (environ["SCRIPT_NAME"] + path, path):
+            if f"{whole}/".startswith(f"{name}/"):
+                environ["SCRIPT_NAME"], environ["PATH_INFO"] = name, whole[len(name) :]
+                return
+    raise ProtocolError(
+        400, "SCRIPT_NAME is not a prefix of the path; a proxy that takes it off sends X-Forwarded-Prefix"
+    )
 
 
 def read_node(text: str) -> tuple[str, str] | None:

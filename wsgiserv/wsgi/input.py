@@ -67,7 +67,7 @@ class BodyBuffer:
             self._file.write(data)
         except OSError as error:
             self.discard()
-            raise ProtocolError(507, f"the request body cannot be stored: {error.strerror}") from error
+            raise ProtocolError(507, "the request body cannot be stored", str(error.strerror)) from error
         self.length = length
 
     def _fits(self, length: int, more: int) -> bool:
@@ -91,7 +91,7 @@ class BodyBuffer:
             self._file.seek(0)
         except OSError as error:
             self.discard()
-            raise ProtocolError(507, f"the request body cannot be stored: {error.strerror}") from error
+            raise ProtocolError(507, "the request body cannot be stored", str(error.strerror)) from error
         return self._file
 
     def read(self, size: int) -> bytes:
