@@ -35,6 +35,7 @@ STOPPING = (
 DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
 LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
 LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
+LOST_LINES = 31  # lines that neither log has taken
 WORDS = 32
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
@@ -81,6 +82,7 @@ class SlotFigures(NamedTuple):
     connections: int
     in_flight: int
     bytes_sent: int
+    lost_lines: int = 0
 
 
 class Slot:
@@ -187,6 +189,7 @@ class Slot:
             connections=words[CONNECTIONS],
             in_flight=words[IN_FLIGHT],
             bytes_sent=words[BYTES_SENT],
+            lost_lines=words[LOST_LINES],
         )
 
     def in_flight(self) -> list[Cell]:

@@ -4,37 +4,59 @@ Owns: the logger `wsgiserv.error` (and `gunicorn.error`, which applications borr
 handler and line format, `wsgi.errors`, capture_output, reopening after a rotation.
 Must not know: who logs what.
 
-The one rule: a log that cannot be written (full disk, closed terminal) must never become a fault of the
-server. Nothing here raises into a caller; lines that are lost are counted, and the count is written when
-the log can be written again.
+The one rule: a log that cannot be written (full disk, closed terminal, a pipe whose reader sleeps) must never
+become a fault of the server. Nothing here waits or raises into a caller; lines that are lost are counted, and the
+count is written when the log can be written again. The same goes for what people hang into the logging module:
+a filter, handler, formatter or record factory that raises costs at most the record.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import stat
 import sys
+import traceback
 from _thread import get_ident
-from collections.abc import Iterable, Iterator, Sequence
-from os import dup2
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from os import dup2, getpid
+from time import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from wsgiserv.errors import ConfigError
+from wsgiserv.logs.atoms import local_time, numeric_offset
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
-from wsgiserv.logs.output import Output, Owner
+from wsgiserv.logs.lossy import LossyText, LossyWriter
+from wsgiserv.logs.output import Output, Owner, renew_standard_streams
+from wsgiserv.logs.standard import fill_standard_streams
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["ErrorStream", "access_logger", "cannot_open", "open_error_log", "reopen_error_log"]
+__all__ = [
+    "ErrorStream",
+    "access_logger",
+    "cannot_open",
+    "lost_messages",
+    "open_error_log",
+    "reopen_error_log",
+    "say_lost_messages",
+    "warn_reliably",
+]
 
 # gunicorn's, since people's tools read it
 _LINE = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 _DATE = "[%Y-%m-%d %H:%M:%S %z]"
 
-# How long a line waits for a full pipe or terminal in non-blocking mode before it is given up.
-_PATIENCE_S = 0.2
+# Faults of people's filters and handlers that are told, each once.
+_MOST_FAULTS = 32
+
+_Kind = TypeVar("_Kind", bound=logging.Handler)
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 # An application that never ends its line in wsgi.errors gets it written in pieces of this many characters.
 _LONGEST_LINE = 65536
@@ -48,12 +70,22 @@ class _Formatter(logging.Formatter):
         """
         return escape_keeping_lines(super().format(record))
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the time of ``record``, also of a clock that local time has no words for."""
+        try:
+            return super().formatTime(record, datefmt)
+        except Exception:
+            return _stamp()
+
 
 class _Logger(logging.Logger):
-    """A logger that an application cannot switch off by accident.
+    """A logger that an application can neither switch off by accident nor break.
 
     `logging.config.dictConfig` disables every logger it does not name unless it is told otherwise, so a
     Django project's LOGGING would silence the server that runs it.
+
+    What a filter, a handler or a record factory raises would end the request, the worker or the master that has
+    something to say: it is told once, and the record is written without it.
     """
 
     @property
@@ -63,6 +95,45 @@ class _Logger(logging.Logger):
     @disabled.setter
     def disabled(self, value: bool) -> None:
         pass
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Mapping[str, object] | None = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+    ) -> None:
+        try:
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+        except (Exception, SystemExit) as error:
+            try:
+                if exc_info is True:
+                    exc_info = error.__context__
+                _write_plainly(level, msg, args, exc_info)
+                _tell_fault(f"a filter of the logger {self.name}, or the record factory,", error)
+            except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+                if _opened.handler is not None:
+                    writer = _opened.handler.writer
+                    writer.lost += 1
+                    writer.unsaid += 1
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Give ``record`` to all handlers, whatever one of them does."""
+        level = record.levelno
+        found = _handlers(self)
+        if not found and _opened.handler is not None and level >= logging.WARNING:
+            found = [_opened.handler]  # where logging's handler of last resort might wait
+        for handler in found:
+            if level >= handler.level:
+                try:
+                    handler.handle(record)
+                except (Exception, SystemExit) as error:
+                    if handler is _opened.handler:  # a filter has been put on it
+                        handler.emit(record)
+                    _tell_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
 class _HandlerStream:
@@ -90,37 +161,36 @@ class _ErrorLogHandler(logging.Handler):
 
     def __init__(self, output: Output) -> None:
         super().__init__()
-        self.output = output
+        self.writer = LossyWriter(output, _loss)
         self.stream = _HandlerStream(self)
-        self._lost = 0
         self.setFormatter(_Formatter(_LINE, _DATE))
+
+    @property
+    def output(self) -> Output:
+        return self.writer.output
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
         except Exception as error:  # a message and arguments that do not fit, a __str__ that raises
-            text = f"(a log message could not be formatted: {error!r}) {record.msg!r}"
+            text = _plain(
+                record.levelno,
+                f"(a log message could not be formatted: {_repr(error)}) {_repr(record.msg)}",
+                record.exc_info,
+            )
         self.write(text + "\n")
 
     def write(self, text: str) -> None:
         """Write ``text`` as it is. May be called in any thread. Never raises."""
-        data = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write ``data`` as it is. May be called in any thread. Never raises."""
         self.acquire()
         try:
-            if self._lost:
-                data = self._loss().encode() + data
-            done, error = self.output.write(data, _PATIENCE_S)
-            if error is None:
-                self._lost = 0
-            elif done == 0 or not self._lost:
-                self._lost += 1
+            self.writer.write(data)
         finally:
             self.release()
-
-    def _loss(self) -> str:
-        what = f"The error log could not be written for a while: {self._lost} messages are lost."
-        record = logging.LogRecord("wsgiserv.error", logging.WARNING, "", 0, what, None, None)
-        return self.format(record) + "\n"
 
     def close(self) -> None:
         """Leave the destination open.
@@ -131,13 +201,123 @@ class _ErrorLogHandler(logging.Handler):
         super().close()
 
 
+# ---- lines without the logging module, which people can break ------------------------------------------
+
+
+def _stamp() -> str:
+    now = local_time(time())
+    return (
+        f"[{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
+        f" {numeric_offset(now.tm_gmtoff, '')}]"
+    )
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _plain(level: int, message: str, exc_info: ExcInfo | BaseException | None = None) -> str:
+    """Return the lines of a record, without the line end."""
+    line = f"{_stamp()} [{getpid()}] [{_LEVELS.get(level, level)}] {message}"
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if isinstance(error, BaseException):
+        try:
+            line += "\n" + "".join(traceback.format_exception(error)).rstrip("\n")
+        except Exception:
+            line += f"\n{type(error).__name__}"
+    return escape_keeping_lines(line)
+
+
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+def _loss(count: int, log: str = "error log") -> bytes:
+    what = f"The {log} could not be written for a while: {count} messages are lost."
+    return f"{_plain(logging.WARNING, what)}\n".encode()
+
+
+def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
+    handler = _opened.handler
+    if handler is None:
+        return
+    try:
+        message = str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
+    except Exception:
+        message = _repr(msg)
+    handler.write(_plain(level, message, exc_info) + "\n")
+
+
+def _tell_fault(what: str, error: BaseException) -> None:
+    """Say once that ``what`` has raised ``error``. Never raises."""
+    handler = _opened.handler
+    try:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        # Where it comes from, not its text, which may differ each time.
+        fault = (type(error), frame.tb_frame.f_code, frame.tb_lineno) if frame is not None else type(error)
+        if handler is None or fault in _faults or len(_faults) >= _MOST_FAULTS:
+            return
+        _faults.add(fault)
+        text = f"{what} raised {type(error).__name__}; the record is written without it. This is said once."
+        handler.write(_plain(logging.WARNING, text, error) + "\n")
+    except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+        if handler is not None:
+            handler.writer.lost += 1
+            handler.writer.unsaid += 1
+
+
+_faults: set[object] = set()
+
+
+# ---- what the process prints ---------------------------------------------------------------------------
+
+
+class _CapturedStream(io.RawIOBase):
+    """Descriptor 1 or 2 under `sys.stdout` or `sys.stderr` with capture_output: `print` neither waits nor raises."""
+
+    def __init__(self, handler: _ErrorLogHandler, fd: int, name: str) -> None:
+        self._handler = handler
+        self._number = fd
+        self.name = name
+        self.mode = "wb"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        self._handler.write_bytes(whole)
+        return len(whole)
+
+
 class _Capture:
     """Sends descriptors 1 and 2 to the error log's file (capture_output), and back."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, handler: _ErrorLogHandler) -> None:
+        self._handler = handler
         self._saved = [self._duplicate(1), self._duplicate(2)]
+        self._streams = sys.stdout, sys.stderr
+        self._flush()
         self.attach()
+        # Line by line: stdout would hold what the application prints until 8 KiB are full, and it is a log now. And
+        # where Python does not buffer (PYTHONUNBUFFERED) `print` would write word by word, and others in between.
+        sys.stdout, sys.stderr = self._captured = self._stream(1, "<stdout>"), self._stream(2, "<stderr>")
+
+    def _stream(self, fd: int, name: str) -> TextIO:
+        old = sys.stdout if fd == 1 else sys.stderr
+        raw = io.BufferedWriter(_CapturedStream(self._handler, fd, name))
+        encoding = getattr(old, "encoding", None) or "utf-8"
+        return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
 
     @staticmethod
     def _duplicate(fd: int) -> int | None:
@@ -155,18 +335,16 @@ class _Capture:
                 pass
 
     def attach(self) -> None:
-        self._flush()
+        """Send the descriptors to the file that is open now. For children, and for what is not Python."""
         for fd in (1, 2):
-            dup2(self._fd, fd)
-        # stdout would hold what the application prints until 8 KiB are full: it is a log now. And where Python does not
-        # buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
-        for stream in (sys.stdout, sys.stderr):
-            reconfigure = getattr(stream, "reconfigure", None)
-            if reconfigure:
-                reconfigure(line_buffering=True, write_through=False)
+            dup2(self._handler.output.fd, fd)
 
     def detach(self) -> None:
         self._flush()
+        if sys.stdout is self._captured[0]:
+            sys.stdout = self._streams[0]
+        if sys.stderr is self._captured[1]:
+            sys.stderr = self._streams[1]
         for fd, saved in zip((1, 2), self._saved, strict=True):
             if saved is not None:
                 dup2(saved, fd)
@@ -200,7 +378,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
 
     Raises ConfigError naming errorlog, logconfig, logconfig_dict or logconfig_json.
     """
-    _fill_standard_streams()
+    fill_standard_streams()
     try:
         output = Output(settings.errorlog, 2, Owner(settings.user, settings.group))
     except OSError as error:
@@ -246,21 +424,78 @@ def open_error_log(settings: Settings) -> logging.Logger:
     if old_capture:
         old_capture.detach()
     if settings.capture_output and output.path is not None:
-        _opened.capture = _Capture(output.fd)
+        _opened.capture = _Capture(handler)
+    if old_capture or _opened.capture:
+        renew_standard_streams()
     if old_handler:
         old_handler.output.close()
-        old_handler.output = output  # for whoever still holds it: its descriptor may be a socket soon
+        old_handler.writer = handler.writer  # for whoever still holds it: its descriptor may be a socket soon
+    if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
+        _unblock_streams()
     return ours
 
 
-def _fill_standard_streams() -> None:
-    """Open the null device in place of standard streams that are closed.
+def _unblock_streams() -> None:
+    """Give handlers of the logging configuration that write to a standard stream or a pipe a stream that never waits.
 
-    Else the next socket would be descriptor 1 or 2, and whatever is printed would go to a client.
+    ``console`` is one of these. A handler that people have written themselves is theirs.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
+    for found in _all_handlers(logging.StreamHandler):
+        handler: Any = found
+        stream = handler.stream
+        try:
+            mode = os.fstat(stream.fileno()).st_mode
+            if isinstance(stream, LossyText) or stat.S_ISREG(mode):
+                continue
+            if stream in (sys.stdout, sys.__stdout__):
+                handler.stream = LossyText(_console(1))
+            elif stream in (sys.stderr, sys.__stderr__):
+                handler.stream = LossyText(_console(2))
+            elif isinstance(handler, logging.FileHandler):
+                output = Output(handler.baseFilename, 1, Owner(0, 0))
+                handler.stream = LossyText(LossyWriter(output, partial(_loss, log="log")))
+                stream.close()
+        except (AttributeError, OSError, ValueError):  # none yet; in memory; closed
+            continue
+
+
+def _console(fd: int) -> LossyWriter:
+    """Return the way to a standard stream that all handlers share, also after a reload."""
+    if fd not in _consoles:
+        _consoles[fd] = LossyWriter(Output("-", fd, Owner(0, 0)), partial(_loss, log="log"))
+    return _consoles[fd]
+
+
+_consoles: dict[int, LossyWriter] = {}
+
+
+def lost_messages() -> int:
+    """Return how many messages this process has lost."""
+    writers = list(_consoles.values())
+    if _opened.handler is not None:
+        writers.append(_opened.handler.writer)
+    return sum(writer.lost_here() for writer in writers)
+
+
+def say_lost_messages() -> None:
+    """Write how many messages have been lost, if there are any and the log takes lines again. Never raises.
+
+    Called once a second: the next message may be hours away.
+    """
+    handler = _opened.handler
+    if handler is not None and handler.writer.is_behind:
+        handler.acquire()
+        try:
+            handler.writer.recover()
+        finally:
+            handler.release()
+
+
+def warn_reliably(log: logging.Logger, text: str) -> bool:
+    """Log ``text`` as a warning; return False when it has been lost, and must be said again. Never raises."""
+    before = lost_messages()
+    log.warning("%s", text)
+    return lost_messages() == before
 
 
 def cannot_open(setting: str, path: str, error: OSError) -> ConfigError:
@@ -290,17 +525,21 @@ def reopen_error_log() -> None:
     if handler is not None:
         handler.acquire()
         try:
-            handler.output.reopen()
+            handler.writer.reopen()
             if _opened.capture:
                 _opened.capture.attach()
+                renew_standard_streams()
         except OSError as error:
             failures.append(f"{handler.output.path}: {error.strerror}")
         finally:
             handler.release()
-    for file_handler in _file_handlers():
+    for file_handler in _all_handlers(logging.FileHandler):
         file_handler.acquire()
         try:
-            if (old := file_handler.stream) is not None:
+            old: Any = file_handler.stream
+            if isinstance(old, LossyText):
+                old.writer.reopen()
+            elif old is not None:
                 file_handler.stream = file_handler._open()
                 old.close()
         except (OSError, ValueError) as error:
@@ -313,12 +552,13 @@ def reopen_error_log() -> None:
         )
 
 
-def _file_handlers() -> Iterator[logging.FileHandler]:
+def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
+    """Yield each handler of that kind that any logger has."""
     seen = set()
     loggers = list(logging.root.manager.loggerDict.values())
     for logger in [logging.root, *loggers]:
         for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
-            if isinstance(handler, logging.FileHandler) and id(handler) not in seen:
+            if isinstance(handler, kind) and id(handler) not in seen:
                 seen.add(id(handler))
                 yield handler
 
@@ -374,23 +614,24 @@ class ErrorStream:
             if stream is None:
                 without_stream.append(handler)
                 continue
-            handler.acquire()
             try:
-                stream.write(text)
-                stream.flush()
+                handler.acquire()
+                try:
+                    stream.write(text)
+                    stream.flush()
+                finally:
+                    handler.release()
             except Exception:  # a full disk, a stream that was closed: not the application's fault
                 pass
-            finally:
-                handler.release()
         # syslog, mail, a queue: they take records only
         for handler in without_stream:
-            record: Any = self._log.makeRecord(
-                self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
-            )
             try:
+                record: Any = self._log.makeRecord(
+                    self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
+                )
                 handler.handle(record)
-            except Exception:
-                pass
+            except (Exception, SystemExit) as error:
+                _tell_fault(f"the handler {type(handler).__name__} of the logger {self._log.name}", error)
 
 
 def _handlers(log: logging.Logger) -> list[logging.Handler]:

@@ -1,9 +1,15 @@
 """A place that log bytes go to: a file opened for appending, or a standard stream.
 
-Owns: the descriptor, its reopening, whole writes and what may go wrong in them.
+Owns: the descriptor, its reopening, whole writes that never wait for a reader, what may go wrong in them.
 Must not know: what is written, logging.
 
 Nothing here is buffered: a log must not lose lines with a process that is killed.
+
+A write never waits, whatever is at the other end: a pipe whose reader sleeps, a terminal stopped with ^S. What is
+opened here gets O_NONBLOCK. A standard stream is shared with the shell and with whoever else has inherited it, and
+O_NONBLOCK belongs to the open file description, so it would be set for all of them: a pipe or a terminal is opened
+a second time through /proc, which makes a description of our own. Where that is not allowed poll(2) is asked before
+each piece; a pipe that polls writable takes PIPE_BUF bytes.
 """
 
 from __future__ import annotations
@@ -12,14 +18,16 @@ import errno
 import os
 import stat
 from os import write as write_fd
-from select import poll
+from time import monotonic
 from typing import NamedTuple
+from weakref import WeakSet
 
-__all__ = ["Output", "Owner"]
+from wsgiserv.logs.standard import duplicate, is_writable, reopened
+
+__all__ = ["Output", "Owner", "renew_standard_streams"]
 
 # POSIX: a write of up to this many bytes to a pipe is not interleaved with another process's.
 PIPE_BUF = 4096
-_POLLOUT = 4
 
 
 class Owner(NamedTuple):
@@ -37,62 +45,129 @@ class Output:
         standard_fd: 1 or 2.
         owner: gets the file when we are root, so that a worker without its privileges can reopen it.
 
-    Raises OSError when the file cannot be opened.
+    A standard stream is duplicated: an application that closes descriptor 2 must not have the log written to the
+    client whose connection gets that number next.
+
+    Raises OSError when the file cannot be opened. A FIFO without a reader can.
     """
 
-    __slots__ = ("_owner", "fd", "is_pipe", "path")
+    __slots__ = (
+        "__weakref__",
+        "_absent",
+        "_owner",
+        "_polled",
+        "_shared",
+        "_standard_fd",
+        "fd",
+        "is_pipe",
+        "path",
+    )
 
     def __init__(self, path: str, standard_fd: int, owner: Owner) -> None:
         # Absolute from now on: the working directory may have changed when the file is reopened.
         self.path = None if path == "-" else os.path.abspath(path)
         self._owner = owner
-        self.fd = standard_fd if self.path is None else self._open()
-        self.is_pipe = self._is_pipe()
+        self._standard_fd = standard_fd
+        # A FIFO that has no reader, and that we may not hold open ourselves: `fd` is the null device meanwhile.
+        self._absent = False
+        self._shared = False  # whether others share its flags, so that it may block
+        self._polled = False  # whether poll(2) must be asked before each write
+        self.is_pipe = False
+        self.fd = self._duplicate() if self.path is None else self._open()
+        self._look()
+        if self.path is None:
+            _standard_streams.add(self)
 
     def _open(self) -> int:
         assert self.path is not None
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-        fd = os.open(self.path, flags, 0o666)
+        # O_NONBLOCK: without it open(2) of a FIFO waits for a reader, and write(2) for a reader that is behind.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        self._absent = self._shared = False
+        try:
+            fd = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            return self._open_special(error)
         if os.geteuid() == 0 and self._owner != (0, 0):
             try:
                 if stat.S_ISREG(os.fstat(fd).st_mode):
                     os.fchown(fd, *self._owner)
             except OSError:
                 pass  # a file system without owners: the log itself works
+        return _held_open(fd)
+
+    def _open_special(self, error: OSError) -> int:
+        """Open what open(2) has refused as it refuses special files; raise ``error`` when it is none of these."""
+        path = self.path
+        assert path is not None
+        if path in _STANDARD_PATHS:  # a socket, as from systemd; or a pipe of root's
+            self._shared = True
+            return duplicate(_STANDARD_PATHS[path])
+        if error.errno != errno.ENXIO:
+            raise error
+        try:
+            if not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise error
+            # Read as well as written: nobody else has it open for reading yet. See `_held_open`.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except PermissionError:  # it may be written, not read: wait for a reader
+            self._absent = True
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise error
         return fd
 
-    def _is_pipe(self) -> bool:
+    def _duplicate(self) -> int:
+        own = reopened(self._standard_fd)
+        self._shared = own is None
+        return duplicate(self._standard_fd) if own is None else own
+
+    def _look(self) -> None:
+        """Decide how the descriptor is written to. Called when it has changed, so that a write need not ask."""
         try:
-            return stat.S_ISFIFO(os.fstat(self.fd).st_mode)
+            mode = os.fstat(self.fd).st_mode
+            self.is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+            self._polled = self._shared and (self.is_pipe or (stat.S_ISCHR(mode) and os.isatty(self.fd)))
         except OSError:
-            return False  # closed: the first write says so
+            self.is_pipe = self._polled = False  # closed: the first write says so
 
     def write(self, data: bytes, wait_s: float = 0.0) -> tuple[int, OSError | None]:
         """Write ``data``; return how many bytes went out and, when it is not all of them, why. Never raises.
 
         Args:
             data: whole lines.
-            wait_s: how long to wait, each time, for a non-blocking pipe or terminal that is full.
+            wait_s: how long to wait, in all, for a pipe or terminal that is full.
 
         On a pipe the lines go in pieces of at most ``PIPE_BUF`` bytes where they allow it, so that the lines
         of several workers do not mix; on a file it is one write unless the kernel takes less.
         """
-        done, size = 0, len(data)
+        if self._absent and not self._has_come():
+            return 0, OSError(errno.ENXIO, "it is a FIFO that nobody reads")
+        done, size, until = 0, len(data), 0.0
         while done < size:
             end = size
             if self.is_pipe and size - done > PIPE_BUF:
                 end = data.rfind(b"\n", done, done + PIPE_BUF) + 1 or done + PIPE_BUF
             try:
+                if self._polled and not is_writable(self.fd):
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 done += write_fd(self.fd, data[done:end] if done or end < size else data)
             except OSError as error:
-                if not (wait_s and error.errno == errno.EAGAIN and self._wait(wait_s)):
+                if not wait_s or error.errno != errno.EAGAIN:
+                    return done, error
+                until = until or monotonic() + wait_s
+                left_s = until - monotonic()
+                if left_s <= 0.0 or not is_writable(self.fd, left_s):
                     return done, error
         return done, None
 
-    def _wait(self, wait_s: float) -> bool:
-        poller = poll()
-        poller.register(self.fd, _POLLOUT)
-        return bool(poller.poll(wait_s * 1000))
+    def _has_come(self) -> bool:
+        """Whether the FIFO that had no reader has one now."""
+        try:
+            self.reopen()
+        except OSError:
+            return False
+        return not self._absent
 
     def reopen(self) -> None:
         """Open the file again under its name (after a rotation); a standard stream stays.
@@ -100,16 +175,58 @@ class Output:
         The descriptor keeps its number, so a thread that is writing at this moment is not disturbed.
         Raises OSError; the old file stays in use then.
         """
+        if self.path is not None:
+            before = self._absent, self._shared
+            try:
+                self._put(self._open())
+            except OSError:
+                self._absent, self._shared = before
+                raise
+
+    def renew(self) -> None:
+        """Duplicate the standard stream again: it goes elsewhere now. Never raises."""
         if self.path is None:
-            return
-        fd = self._open()
-        try:
-            os.dup2(fd, self.fd, inheritable=False)
-        finally:
-            os.close(fd)
-        self.is_pipe = self._is_pipe()
+            try:
+                self._put(self._duplicate())
+            except OSError:
+                pass  # no descriptor is left: the old one stays in use
+
+    def _put(self, fd: int) -> None:
+        if fd <= 2 or self.fd <= 2:  # a stream that could not be duplicated
+            self.fd = fd
+        else:
+            try:
+                os.dup2(fd, self.fd, inheritable=False)
+            finally:
+                os.close(fd)
+        self._look()
 
     def close(self) -> None:
-        """Close the file; a standard stream stays open."""
-        if self.path is not None:
+        """Close the file; a standard stream itself stays open."""
+        _standard_streams.discard(self)
+        if self.fd > 2:
             os.close(self.fd)
+
+
+_standard_streams: WeakSet[Output] = WeakSet()
+_STANDARD_PATHS = {"/dev/stdout": 1, "/dev/fd/1": 1, "/dev/stderr": 2, "/dev/fd/2": 2}
+
+
+def renew_standard_streams() -> None:
+    """Have all outputs on standard streams follow these. Called where the server itself sends them elsewhere."""
+    for output in list(_standard_streams):
+        output.renew()
+
+
+def _held_open(fd: int) -> int:
+    """Return ``fd`` or, of a FIFO, a descriptor that reads as well as writes. Closes ``fd`` then.
+
+    While we hold its reading end, a reader may leave and come back: up to a pipe's 64 KiB wait for it.
+    """
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    both = reopened(fd, os.O_RDWR)
+    if both is None:
+        return fd
+    os.close(fd)
+    return both

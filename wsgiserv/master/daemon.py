@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid, write
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.logs.standard import flush_standard_streams
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
@@ -55,8 +55,7 @@ def daemonize() -> Foreground:
     Returns in the grandchild only. The process in front stays until it is told the outcome; then it exits
     with status 0, or raises the error that ended the start (as ConfigError, BootError or ApplicationError).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard_streams()
     reader, writer = pipe()
     child = fork()
     if child:
@@ -80,8 +79,7 @@ def _await_outcome(fd: int) -> NoReturn:
     outcome = json.loads(data)
     if not outcome:
         # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_standard_streams()
         _exit(0)
     if outcome["error"] == "ApplicationError":
         raise ApplicationError(outcome["message"], outcome["traceback"])
@@ -94,8 +92,7 @@ def silence_standard_streams(*, keep_output: bool) -> None:
     Args:
         keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard_streams()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0,) if keep_output else (0, 1, 2):
         dup2(null, fd)

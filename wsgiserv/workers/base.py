@@ -31,14 +31,15 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
-from wsgiserv.logs.error import ErrorStream, reopen_error_log
+from wsgiserv.logs.error import ErrorStream, lost_messages, reopen_error_log, say_lost_messages
+from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
+from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, LOST_LINES, PID, STARTED, STOPPING
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["ORPHAN_GRACE_S", "Worker", "worker_main"]
 
 _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
+# How many frames the server's own calls, reports of failures above all, may need on top of an application's.
+_LEAST_RECURSION: Final = 200
 # The master is gone: nobody is left to bound our leave.
 ORPHAN_GRACE_S: Final = 1.0
 
@@ -480,7 +483,17 @@ class Worker(ABC):
         context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
         if context.words[DRAINING] and not context.draining:
             context.drain()
+        self._mend()
         return True
+
+    def _mend(self) -> None:
+        """Once a second: undo what the application has taken from the server, tell what the logs have lost."""
+        if sys.getrecursionlimit() < _LEAST_RECURSION:
+            sys.setrecursionlimit(_LEAST_RECURSION)
+        fill_standard_streams()
+        say_lost_messages()
+        access = self.context.access
+        self.context.words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
 
     def _busy_share(self, now: float) -> float:
         """Return how much of the time since the last call there was something to do: 0.0 to 1.0."""
@@ -592,3 +605,4 @@ def worker_main(boot: WorkerBoot) -> int:
         call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
         signal.set_wakeup_fd(-1)
         worker.let_go()
+        release_standard_streams()
