@@ -35,6 +35,10 @@ _LINE_END = 10
 # After an error other than a full pipe the next attempt is made this much later.
 _RETRY_S = 1.0
 
+# How long a flush waits for a reader that is catching up, and how much later one may wait again.
+_PATIENCE_S = 0.05
+_IMPATIENT_S = 1.0
+
 # How long `close` waits for a reader that is behind.
 _LAST_PATIENCE_S = 1.0
 
@@ -61,6 +65,7 @@ class AccessLog:
         "_lines",
         "_lock",
         "_output",
+        "_patient_at",
         "_retry_at",
         "_unsaid",
         "_waiting",
@@ -82,7 +87,7 @@ class AccessLog:
         self.lost = 0
         self._unsaid = 0  # lost, and not told yet
         self._warned = False
-        self._retry_at = 0.0  # time.monotonic()
+        self._patient_at = self._retry_at = 0.0  # time.monotonic()
         self.log = compile_format(log_format, self._lines.append)
 
     def append(self, line: str) -> None:
@@ -134,6 +139,11 @@ class AccessLog:
             return ""
         if self._waiting:
             done, error = self._output.write(self._waiting, wait_s)
+            if done and error is not None and monotonic() >= self._patient_at:
+                # There is a reader again: it gets the rest as fast as it reads, not once per turn.
+                self._patient_at = monotonic() + _IMPATIENT_S
+                more, error = self._output.write(self._waiting[done:], wait_s or _PATIENCE_S)
+                done += more
             if error is not None:
                 if done:
                     self._is_torn = self._waiting[done - 1] != _LINE_END
@@ -146,6 +156,10 @@ class AccessLog:
     def lost_lines(self) -> int:
         """Return how many lines have been lost so far."""
         return self.lost
+
+    def untold_lines(self) -> int:
+        """Return how many of them the error log has not been told of."""
+        return self._unsaid
 
     def _lose(self, count: int) -> None:
         self.lost += count
@@ -300,6 +314,9 @@ class _LoggerAccessLog(AccessLog):
 
     def lost_lines(self) -> int:
         return self.lost + (self._direct.lost if self._direct is not None else 0)
+
+    def untold_lines(self) -> int:
+        return self._direct.untold_lines() if self._direct is not None else 0
 
     def flush(self) -> None:
         if self._direct is not None:

@@ -19,7 +19,7 @@ import stat
 import sys
 import traceback
 from _thread import get_ident
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import dup2, getpid
 from time import time
@@ -32,7 +32,7 @@ from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.lossy import LossyText, LossyWriter
 from wsgiserv.logs.output import Output, Owner, renew_standard_streams
-from wsgiserv.logs.standard import fill_standard_streams
+from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -41,10 +41,14 @@ __all__ = [
     "ErrorStream",
     "access_logger",
     "cannot_open",
+    "guard_standard_streams",
     "lost_messages",
     "open_error_log",
     "reopen_error_log",
     "say_lost_messages",
+    "take_over_losses",
+    "unguard_standard_streams",
+    "untold_messages",
     "warn_reliably",
 ]
 
@@ -276,13 +280,13 @@ _faults: set[object] = set()
 # ---- what the process prints ---------------------------------------------------------------------------
 
 
-class _CapturedStream(io.RawIOBase):
-    """Descriptor 1 or 2 under `sys.stdout` or `sys.stderr` with capture_output: `print` neither waits nor raises."""
+class _LossyRaw(io.RawIOBase):
+    """Descriptor 1 or 2 under `sys.stdout` or `sys.stderr` where these are ours: `print` neither waits nor raises."""
 
-    def __init__(self, handler: _ErrorLogHandler, fd: int, name: str) -> None:
-        self._handler = handler
+    def __init__(self, write: Callable[[bytes], None], fd: int) -> None:
+        self._write = write
         self._number = fd
-        self.name = name
+        self.name = "<stdout>" if fd == 1 else "<stderr>"
         self.mode = "wb"
 
     def writable(self) -> bool:
@@ -292,12 +296,21 @@ class _CapturedStream(io.RawIOBase):
         return self._number
 
     def isatty(self) -> bool:
-        return False
+        return os.isatty(self._number)
 
     def write(self, data: Any) -> int:
         whole = bytes(data)
-        self._handler.write_bytes(whole)
+        self._write(whole)
         return len(whole)
+
+
+def _lossy_stream(write: Callable[[bytes], None], fd: int) -> TextIO:
+    """Return what takes the place of `sys.stdout` or `sys.stderr`."""
+    # Line by line: stdout would hold what is printed until 8 KiB are full, and it is a log now. And where Python does
+    # not buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
+    encoding = getattr(sys.stdout if fd == 1 else sys.stderr, "encoding", None) or "utf-8"
+    raw = io.BufferedWriter(_LossyRaw(write, fd))
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
 
 
 class _Capture:
@@ -309,15 +322,8 @@ class _Capture:
         self._streams = sys.stdout, sys.stderr
         self._flush()
         self.attach()
-        # Line by line: stdout would hold what the application prints until 8 KiB are full, and it is a log now. And
-        # where Python does not buffer (PYTHONUNBUFFERED) `print` would write word by word, and others in between.
-        sys.stdout, sys.stderr = self._captured = self._stream(1, "<stdout>"), self._stream(2, "<stderr>")
-
-    def _stream(self, fd: int, name: str) -> TextIO:
-        old = sys.stdout if fd == 1 else sys.stderr
-        raw = io.BufferedWriter(_CapturedStream(self._handler, fd, name))
-        encoding = getattr(old, "encoding", None) or "utf-8"
-        return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+        write = handler.write_bytes
+        sys.stdout, sys.stderr = self._captured = _lossy_stream(write, 1), _lossy_stream(write, 2)
 
     @staticmethod
     def _duplicate(fd: int) -> int | None:
@@ -349,6 +355,36 @@ class _Capture:
             if saved is not None:
                 dup2(saved, fd)
                 os.close(saved)
+
+
+def guard_standard_streams() -> None:
+    """Let `print` neither wait nor raise in this process. Called by the master, for its configuration file and hooks.
+
+    The descriptors stay as they are, and so do the streams of regular files.
+    """
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        try:
+            if stream.fileno() != fd or stat.S_ISREG(os.fstat(fd).st_mode):
+                continue
+            if not isinstance(getattr(stream.buffer, "raw", None), _LossyRaw):
+                flush_standard_streams()
+                guard = _lossy_stream(_console(fd).write, fd)
+                setattr(sys, name, guard)
+                _guards[name] = guard, stream
+        except (AttributeError, OSError, ValueError):  # None, closed; in memory
+            continue
+
+
+def unguard_standard_streams() -> None:
+    """Give a child of the master the streams of its own: what the application prints is the application's."""
+    for name, (guard, stream) in _guards.items():
+        if getattr(sys, name) is guard:
+            setattr(sys, name, stream)
+    _guards.clear()
+
+
+_guards: dict[str, tuple[TextIO, TextIO]] = {}
 
 
 class _Opened:
@@ -429,6 +465,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
         renew_standard_streams()
     if old_handler:
         old_handler.output.close()
+        handler.writer.lost, handler.writer.unsaid = old_handler.writer.lost_here(), old_handler.writer.unsaid
         old_handler.writer = handler.writer  # for whoever still holds it: its descriptor may be a socket soon
     if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
         _unblock_streams()
@@ -448,13 +485,15 @@ def _unblock_streams() -> None:
             if isinstance(stream, LossyText) or stat.S_ISREG(mode):
                 continue
             if stream in (sys.stdout, sys.__stdout__):
-                handler.stream = LossyText(_console(1))
+                writer = _console(1)
             elif stream in (sys.stderr, sys.__stderr__):
-                handler.stream = LossyText(_console(2))
-            elif isinstance(handler, logging.FileHandler):
-                output = Output(handler.baseFilename, 1, Owner(0, 0))
-                handler.stream = LossyText(LossyWriter(output, partial(_loss, log="log")))
+                writer = _console(2)
+            elif isinstance(found, logging.FileHandler):
+                writer = LossyWriter(Output(found.baseFilename, 1, Owner(0, 0)), partial(_loss, log="log"))
                 stream.close()
+            else:
+                continue
+            handler.stream = LossyText(writer)
         except (AttributeError, OSError, ValueError):  # none yet; in memory; closed
             continue
 
@@ -475,6 +514,19 @@ def lost_messages() -> int:
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
     return sum(writer.lost_here() for writer in writers)
+
+
+def untold_messages() -> int:
+    """Return how many of them nobody has been told of yet."""
+    handler = _opened.handler
+    return handler.writer.unsaid if lost_messages() and handler is not None else 0
+
+
+def take_over_losses(count: int) -> None:
+    """Tell of ``count`` lines, too, that a process has lost which has ended. Called by the master."""
+    if count and _opened.handler is not None:
+        lost_messages()  # what was lost before the fork is forgotten first
+        _opened.handler.writer.unsaid += count
 
 
 def say_lost_messages() -> None:

@@ -9,14 +9,17 @@ A write never waits, whatever is at the other end: a pipe whose reader sleeps, a
 opened here gets O_NONBLOCK. A standard stream is shared with the shell and with whoever else has inherited it, and
 O_NONBLOCK belongs to the open file description, so it would be set for all of them: a pipe or a terminal is opened
 a second time through /proc, which makes a description of our own. Where that is not allowed poll(2) is asked before
-each piece; a pipe that polls writable takes PIPE_BUF bytes.
+each piece; a pipe that polls writable takes PIPE_BUF bytes. A socket (systemd's journal) has MSG_DONTWAIT.
 """
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import stat
+from _socket import MSG_DONTWAIT, SOCK_STREAM
+from _socket import socket as RawSocket
 from os import write as write_fd
 from time import monotonic
 from typing import NamedTuple
@@ -28,6 +31,7 @@ __all__ = ["Output", "Owner", "renew_standard_streams"]
 
 # POSIX: a write of up to this many bytes to a pipe is not interleaved with another process's.
 PIPE_BUF = 4096
+_STREAM = SOCK_STREAM | getattr(_socket, "SOCK_NONBLOCK", 0)
 
 
 class Owner(NamedTuple):
@@ -54,6 +58,7 @@ class Output:
     __slots__ = (
         "__weakref__",
         "_absent",
+        "_is_socket",
         "_owner",
         "_polled",
         "_shared",
@@ -72,7 +77,7 @@ class Output:
         self._absent = False
         self._shared = False  # whether others share its flags, so that it may block
         self._polled = False  # whether poll(2) must be asked before each write
-        self.is_pipe = False
+        self.is_pipe = self._is_socket = False
         self.fd = self._duplicate() if self.path is None else self._open()
         self._look()
         if self.path is None:
@@ -126,10 +131,11 @@ class Output:
         """Decide how the descriptor is written to. Called when it has changed, so that a write need not ask."""
         try:
             mode = os.fstat(self.fd).st_mode
-            self.is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+            self.is_pipe = stat.S_ISFIFO(mode)
+            self._is_socket = stat.S_ISSOCK(mode)
             self._polled = self._shared and (self.is_pipe or (stat.S_ISCHR(mode) and os.isatty(self.fd)))
         except OSError:
-            self.is_pipe = self._polled = False  # closed: the first write says so
+            self.is_pipe = self._is_socket = self._polled = False  # closed: the first write says so
 
     def write(self, data: bytes, wait_s: float = 0.0) -> tuple[int, OSError | None]:
         """Write ``data``; return how many bytes went out and, when it is not all of them, why. Never raises.
@@ -151,7 +157,10 @@ class Output:
             try:
                 if self._polled and not is_writable(self.fd):
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                done += write_fd(self.fd, data[done:end] if done or end < size else data)
+                if self._is_socket:
+                    done += _send(self.fd, data[done:])
+                else:
+                    done += write_fd(self.fd, data[done:end] if done or end < size else data)
             except OSError as error:
                 if not wait_s or error.errno != errno.EAGAIN:
                     return done, error
@@ -206,6 +215,16 @@ class Output:
         _standard_streams.discard(self)
         if self.fd > 2:
             os.close(self.fd)
+
+
+def _send(fd: int, data: bytes) -> int:
+    """Send what a socket takes now. Raises OSError."""
+    # SOCK_NONBLOCK: or the object would obey socket.setdefaulttimeout(), and set O_NONBLOCK for all who share it.
+    sock = RawSocket(fileno=fd, type=_STREAM)
+    try:
+        return sock.send(data, MSG_DONTWAIT)
+    finally:
+        sock.detach()
 
 
 _standard_streams: WeakSet[Output] = WeakSet()

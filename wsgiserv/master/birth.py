@@ -16,6 +16,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
+from wsgiserv.logs.error import unguard_standard_streams
 from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
@@ -47,6 +48,7 @@ def fork_child(signals: SignalQueue) -> int:
         pid = fork()
         if pid == 0:
             signals.leave()
+            unguard_standard_streams()
     return pid
 
 

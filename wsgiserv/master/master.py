@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
-from wsgiserv.logs.error import lost_messages, reopen_error_log, say_lost_messages
+from wsgiserv.logs.error import guard_standard_streams, lost_messages, reopen_error_log, say_lost_messages
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.master.birth import ChildBorn
@@ -163,6 +163,7 @@ class Master:
                         keep_output=self._settings.capture_output and self._settings.errorlog != "-"
                     )
                     renew_standard_streams()
+                guard_standard_streams()
                 self._signals = SignalQueue()
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet

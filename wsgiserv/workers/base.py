@@ -31,7 +31,13 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
-from wsgiserv.logs.error import ErrorStream, lost_messages, reopen_error_log, say_lost_messages
+from wsgiserv.logs.error import (
+    ErrorStream,
+    lost_messages,
+    reopen_error_log,
+    say_lost_messages,
+    untold_messages,
+)
 from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
@@ -39,7 +45,17 @@ from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
-from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, LOST_LINES, PID, STARTED, STOPPING
+from wsgiserv.scoreboard import (
+    CONNECTIONS,
+    DRAINING,
+    HEARTBEAT,
+    LOAD,
+    LOST_LINES,
+    PID,
+    STARTED,
+    STOPPING,
+    UNTOLD_LINES,
+)
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
@@ -492,8 +508,13 @@ class Worker(ABC):
             sys.setrecursionlimit(_LEAST_RECURSION)
         fill_standard_streams()
         say_lost_messages()
-        access = self.context.access
-        self.context.words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
+        self._note_losses()
+
+    def _note_losses(self) -> None:
+        context = self.context
+        access, words = context.access, context.words
+        words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
+        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
 
     def _busy_share(self, now: float) -> float:
         """Return how much of the time since the last call there was something to do: 0.0 to 1.0."""
@@ -562,6 +583,7 @@ class Worker(ABC):
         finally:
             if self.context.access is not None:
                 self.context.access.close()
+            self._note_losses()
         return EXIT_OK
 
 
