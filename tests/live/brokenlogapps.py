@@ -151,7 +151,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
                 done = b"failed\n"
     elif path == "/warn":
         logging.getLogger("gunicorn.error").warning("warned by the application %s", apps.argument(environ))
-        warnings.warn("a warning on the standard error", stacklevel=1)
+        if sys.stderr is not None and not sys.stderr.closed:
+            warnings.warn("a warning on the standard error", stacklevel=1)
     elif path == "/print":
         print("printed", apps.argument(environ), "x" * 200)
         print("printed", apps.argument(environ), file=sys.stderr)

@@ -365,3 +365,26 @@ class TestFlushing:
     def test_regular_files_are_not_opened_again(self, tmp_path: Path) -> None:
         with open(tmp_path / "file", "w") as file:
             assert reopened(file.fileno()) is None
+
+
+def test_the_first_loss_in_a_child_is_told(pipe: tuple[int, int]) -> None:
+    """The writer is older than the child, as an error log is older than its workers."""
+    reader, fd = pipe
+    with as_stream(2, fd):
+        writer = writer_to(Output("-", 2, NOBODY))
+        writer.write(b"x" * 4095 + b"\n")
+        ready, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            writer.write(b"lost\n")
+            os.write(go, b".")
+            while not writer.recover():
+                time.sleep(0.01)
+            os._exit(0)
+        os.read(ready, 1)
+        os.read(reader, 65536)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert os.read(reader, 65536) == b"1 lost\n"
+        writer.output.close()
+        os.close(ready)
+        os.close(go)

@@ -117,12 +117,35 @@ class _Logger(logging.Logger):
                 if exc_info is True:
                     exc_info = error.__context__
                 _write_plainly(level, msg, args, exc_info)
-                _tell_fault(f"a filter of the logger {self.name}, or the record factory,", error)
+                _tell_fault(f"a filter of the logger {self.name}", error)
             except Exception:  # the stack is all but used up (sys.setrecursionlimit)
                 if _opened.handler is not None:
                     writer = _opened.handler.writer
                     writer.lost += 1
                     writer.unsaid += 1
+
+    def makeRecord(
+        self,
+        name: str,
+        level: int,
+        fn: str,
+        lno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        extra: Mapping[str, object] | None = None,
+        sinfo: str | None = None,
+    ) -> logging.LogRecord:
+        """Make a record by the factory that people may have set; without it when it fails."""
+        try:
+            record = super().makeRecord(name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
+            if isinstance(record, logging.LogRecord):
+                return record
+            raise TypeError(f"the record factory has made {type(record).__name__}")
+        except (Exception, SystemExit) as error:
+            _tell_fault("the record factory", error)
+        return _record(name, level, fn, lno, msg, args, exc_info, func or "", sinfo)
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Give ``record`` to all handlers, whatever one of them does."""
@@ -214,6 +237,33 @@ def _stamp() -> str:
         f"[{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
         f" {numeric_offset(now.tm_gmtoff, '')}]"
     )
+
+
+def _record(
+    name: str,
+    level: int,
+    path: str,
+    line: int,
+    msg: object,
+    args: Any,
+    exc_info: Any,
+    func: str,
+    sinfo: str | None,
+) -> logging.LogRecord:
+    try:
+        return logging.LogRecord(name, level, path, line, msg, args, exc_info, func, sinfo)
+    except Exception:  # it asks time.time() for the time, which people replace
+        found = logging.LogRecord.__new__(logging.LogRecord)
+    now = time()
+    found.name, found.msg, found.args, found.exc_info, found.stack_info = name, msg, args, exc_info, sinfo
+    found.levelno, found.levelname = level, logging.getLevelName(level)
+    found.pathname, found.lineno, found.funcName = path, line, func
+    found.filename = os.path.basename(path)
+    found.module = os.path.splitext(found.filename)[0]
+    found.exc_text = found.thread = found.threadName = found.taskName = None
+    found.created, found.msecs, found.relativeCreated = now, now % 1 * 1000, 0.0
+    found.process, found.processName = getpid(), "MainProcess"
+    return found
 
 
 def _repr(value: object) -> str:

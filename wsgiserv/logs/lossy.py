@@ -60,6 +60,7 @@ class LossyWriter:
             self._patient_at = now + _IMPATIENT_S
         if error is None:
             return
+        self._forget_the_parents()
         self._failed(error)
         if done:
             self._tail = data[done:]
@@ -73,13 +74,13 @@ class LossyWriter:
 
     def lose(self) -> None:
         """Count a line as lost: it is told when others are written."""
+        self._forget_the_parents()
         self.lost += 1
         self.unsaid += 1
 
     def recover(self) -> bool:
         """Write what is left of a line, and how many are lost; return whether new lines can be written."""
-        if getpid() != self._pid:  # the parent's losses are the parent's to tell
-            self.forget()
+        self._forget_the_parents()
         now = monotonic()
         if now < self._retry_at:
             return False
@@ -101,16 +102,17 @@ class LossyWriter:
                 return False
         return True
 
-    def forget(self) -> None:
-        """Begin anew, in a process that has just been forked."""
-        self._pid = getpid()
-        self._tail = b""
-        self.lost = self.unsaid = 0
+    def _forget_the_parents(self) -> None:
+        """In a process that has been forked: what the parent has lost is the parent's to tell."""
+        pid = getpid()
+        if pid != self._pid:
+            self._pid = pid
+            self._tail = b""
+            self.lost = self.unsaid = 0
 
     def lost_here(self) -> int:
         """Return how many lines this process, not its parent, has lost."""
-        if getpid() != self._pid:
-            self.forget()
+        self._forget_the_parents()
         return self.lost
 
     def reopen(self) -> None:
