@@ -332,16 +332,14 @@ def _flush() -> None:
 
 def _check(settings: Settings, application: str) -> int:
     """Load the application in a child, so that what it starts (threads, connections) ends with the check."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     pid = fork()
     if pid == 0:
         status = _EXIT_APPLICATION
         try:
             status = _load_in_child(settings, application)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             _exit(status)
     _, wait_status = waitpid(pid, 0)
     status = os.waitstatus_to_exitcode(wait_status)

@@ -40,6 +40,7 @@ def report(status: Mapping[str, Any]) -> str:
         f"  listening    {escape(', '.join(server['bind']))}",
         f"  workers      {fleet}",
         f"  requests     {requests}",
+        *_lost_lines(server.get("lost_log_lines", 0)),
         *_last_reload(server.get("last_reload")),
     ]
     if workers:
@@ -54,6 +55,14 @@ def server_line(pid: int) -> str:
     except OSError:
         return ""
     return escape(title.replace("\0", " ").strip())[:120]
+
+
+def _lost_lines(count: int) -> list[str]:
+    return (
+        [f"  logs         {count} lines are lost: a file, pipe or terminal did not take them"]
+        if count
+        else []
+    )
 
 
 def _last_reload(last: Mapping[str, Any] | None) -> list[str]:

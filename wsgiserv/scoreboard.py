@@ -36,6 +36,8 @@ DRAINING = 12  # written by the master: 1 while the server goes on accepting, bu
 LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
 LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
 LINGERING = 15  # written by the worker: 1 while it leaves, and keeps idle connections that no other can take
+UNTOLD_LINES = 30  # of LOST_LINES, those that no log tells of yet: they become the master's to tell
+LOST_LINES = 31  # lines that the logs have not taken
 WORDS = 32
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
@@ -82,6 +84,8 @@ class SlotFigures(NamedTuple):
     connections: int
     in_flight: int
     bytes_sent: int
+    lost_lines: int = 0
+    untold_lines: int = 0
 
 
 class Slot:
@@ -188,6 +192,8 @@ class Slot:
             connections=words[CONNECTIONS],
             in_flight=words[IN_FLIGHT],
             bytes_sent=words[BYTES_SENT],
+            lost_lines=words[LOST_LINES],
+            untold_lines=words[UNTOLD_LINES],
         )
 
     def in_flight(self) -> list[Cell]:

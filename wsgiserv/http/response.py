@@ -63,7 +63,10 @@ _LONGEST_HEAD_KEPT: Final = 4096
 def date_line(now: float) -> bytes:
     """Return the Date line for ``now`` (seconds since the epoch), an IMF-fixdate (RFC 9110 §5.6.7)."""
     # email.utils could tell, and takes 5 ms of each start.
-    at = time.gmtime(now)
+    try:
+        at = time.gmtime(now)
+    except (OverflowError, ValueError, OSError):  # a clock far beyond all calendars
+        at = time.gmtime(0)
     return (
         f"Date: {_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
         f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT\r\n"

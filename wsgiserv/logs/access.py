@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.logs.atoms import Atoms, LogFunction
-from wsgiserv.logs.error import access_logger, cannot_open
+from wsgiserv.logs.error import access_logger, cannot_open, warn_reliably
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.formats import check_format, compile_format, template_of
 from wsgiserv.logs.jsonlines import json_line
@@ -32,11 +32,20 @@ __all__ = ["AccessLog", "borrowed_access_log", "open_access_file", "open_access_
 # Lines that wait for a disk or a pipe to take them again; beyond this they are counted and dropped.
 _MOST_WAITING_BYTES = 1 << 20
 
+_LINE_END = 10
+
 # After an error other than a full pipe the next attempt is made this much later.
 _RETRY_S = 1.0
 
+# How long a flush waits for a reader that is catching up, and how much later one may wait again.
+_PATIENCE_S = 0.05
+_IMPATIENT_S = 1.0
+
 # How long `close` waits for a reader that is behind.
 _LAST_PATIENCE_S = 1.0
+
+# No flush takes nearly as long: whoever waits for longer has interrupted the one that holds the lock (SIGABRT).
+_LOCK_S = 1.0
 
 
 class AccessLog:
@@ -46,19 +55,25 @@ class AccessLog:
     lack any key when the request was refused), the status, the response's headers as sent, the body bytes
     that went out, the seconds it took. It may be called in any thread and never raises. Nothing is written
     until `flush`.
+
+    Attributes:
+        lost: how many lines have been lost so far.
     """
 
     __slots__ = (
         "_error_log",
         "_format",
+        "_is_torn",
         "_lines",
         "_lock",
-        "_lost",
         "_output",
+        "_patient_at",
         "_retry_at",
+        "_unsaid",
         "_waiting",
         "_warned",
         "log",
+        "lost",
     )
 
     log: LogFunction
@@ -69,10 +84,12 @@ class AccessLog:
         self._format = log_format
         self._lines: list[bytes] = []
         self._lock = allocate_lock()
-        self._waiting = b""  # lines that could not be written yet
-        self._lost = 0
+        self._waiting = b""  # lines that could not be written yet; the first may have gone out in part
+        self._is_torn = False
+        self.lost = 0
+        self._unsaid = 0  # lost, and not told yet
         self._warned = False
-        self._retry_at = 0.0  # time.monotonic()
+        self._patient_at = self._retry_at = 0.0  # time.monotonic()
         self.log = compile_format(log_format, self._lines.append)
 
     def append(self, line: str) -> None:
@@ -93,10 +110,18 @@ class AccessLog:
 
         Called by the worker once per loop turn. On a full disk or a full pipe the lines wait, up to 1 MiB.
         """
-        if self._lines or self._waiting or self._lost:
-            with self._lock:
+        if self._lines or self._waiting or self._unsaid:
+            if not self._lock.acquire(True, _LOCK_S):
+                return
+            news = ""
+            try:
                 news = self._write(wait_s=0.0)
-            self._tell(news)
+            except Exception:  # the stack is all but used up (sys.setrecursionlimit); the lines wait
+                pass
+            finally:
+                self._lock.release()
+            if news:
+                self._tell(news)
 
     def _write(self, wait_s: float) -> str:
         """Write what there is; return what is to be told in the error log.
@@ -111,19 +136,46 @@ class AccessLog:
             if len(self._waiting) + len(fresh) <= _MOST_WAITING_BYTES or not self._waiting:
                 self._waiting += fresh
             else:
-                self._lost += count
+                self._lose(count)
         if self._retry_at and monotonic() < self._retry_at:
             return ""
         if self._waiting:
             done, error = self._output.write(self._waiting, wait_s)
-            self._waiting = self._waiting[done:]
+            if done and error is not None and monotonic() >= self._patient_at:
+                # There is a reader again: it gets the rest as fast as it reads, not once per turn.
+                self._patient_at = monotonic() + _IMPATIENT_S
+                more, error = self._output.write(self._waiting[done:], wait_s or _PATIENCE_S)
+                done += more
             if error is not None:
+                if done:
+                    self._is_torn = self._waiting[done - 1] != _LINE_END
+                    self._waiting = self._waiting[done:]
                 return self._failed(error)
+            self._waiting = b""
+            self._is_torn = False
         return self._recovered()
 
+    def lost_lines(self) -> int:
+        """Return how many lines have been lost so far."""
+        return self.lost
+
+    def untold_lines(self) -> int:
+        """Return how many of them the error log has not been told of."""
+        return self._unsaid
+
+    def _lose(self, count: int) -> None:
+        self.lost += count
+        self._unsaid += count
+
     def _tell(self, news: str) -> None:
+        """Tell it in the error log; where that loses it (it may be the same pipe) the next flush tells it again."""
         if news:
-            self._error_log.warning("%s", news)
+            # How many are lost is told when lines are written again.
+            told = 0 if self._warned else self._unsaid
+            self._unsaid -= told
+            if not warn_reliably(self._error_log, news):
+                self._unsaid += told
+                self._warned = not self._warned
 
     def _failed(self, error: OSError) -> str:
         if error.errno == errno.EAGAIN:
@@ -140,31 +192,45 @@ class AccessLog:
 
     def _recovered(self) -> str:
         self._retry_at = 0.0
-        if not self._warned and not self._lost:
+        if not self._warned and not self._unsaid:
             return ""
         self._warned = False
-        lost, self._lost = self._lost, 0
-        return f"The access log is written again; {lost} lines are lost."
+        return f"The access log is written again; {self._unsaid} lines are lost."
 
     def reopen(self) -> None:
         """Open the file again under its name, after a rotation (USR1). Never raises."""
         with self._lock:
             news = self._write(wait_s=0.0)  # these lines belong to the old file
+            failure = ""
             try:
                 self._output.reopen()
             except OSError as error:
                 path, reason = self._output.path, error.strerror
-                news = f"Cannot reopen the access log {path}, the old file stays in use: {reason}."
+                failure = f"Cannot reopen the access log {path}, the old file stays in use: {reason}."
+            else:
+                self._begin_with_a_line()
             self._retry_at = 0.0
         self._tell(news)
+        if failure:
+            self._error_log.warning("%s", failure)
 
-    def close(self) -> None:
-        """Write what is buffered, waiting a second for a slow reader, and close the file."""
+    def _begin_with_a_line(self) -> None:
+        """The old file has got the beginning of a line: the new one is not to begin with its end."""
+        if self._is_torn:
+            self._is_torn = False
+            self._waiting = self._waiting[self._waiting.find(b"\n") + 1 :]
+            self._lose(1)
+
+    def close(self, patience_s: float = _LAST_PATIENCE_S) -> None:
+        """Write what is buffered, waiting ``patience_s`` seconds for a slow reader, and close the file."""
         with self._lock:
             self._retry_at = 0.0
-            news = self._write(wait_s=_LAST_PATIENCE_S)
+            news = self._write(wait_s=patience_s)
             self._output.close()
-            self._waiting = b""
+            if self._waiting:
+                self._lose(self._waiting.count(b"\n"))
+                self._waiting = b""
+                news = f"The access log cannot be written: {self._unsaid} lines are lost."
         self._tell(news)
 
 
@@ -200,6 +266,7 @@ class _LoggerAccessLog(AccessLog):
         self._format = log_format
         self._template = template_of(log_format)
         self._warned_of_handler = False
+        self.lost = 0
         self.log = compile_format("json", self._emit) if log_format == "json" else self._log_template
 
     def _log_template(
@@ -212,16 +279,17 @@ class _LoggerAccessLog(AccessLog):
     ) -> None:
         try:
             self._logger.info(self._template, Atoms(environ, status, headers, sent_bytes, duration_s))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._warn(error)
 
     def _emit(self, line: bytes) -> None:
         try:
             self._logger.info("%s", line.decode())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._warn(error)
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, error: BaseException) -> None:
+        self.lost += 1
         if not self._warned_of_handler:
             self._warned_of_handler = True
             self._error_log.warning(
@@ -229,7 +297,11 @@ class _LoggerAccessLog(AccessLog):
             )
 
     def append(self, line: str) -> None:
-        self._logger.info("%s", line)
+        """Log a line that is ready. Never raises."""
+        try:
+            self._logger.info("%s", line)
+        except (Exception, SystemExit) as error:
+            self._warn(error)
 
     def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
         if self._format == "json":
@@ -239,8 +311,14 @@ class _LoggerAccessLog(AccessLog):
             atoms = Atoms(environ, status, (), 0, duration_s)
             atoms["p"] = f"<{pid}>"
             self._logger.info(self._template, atoms)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._warn(error)
+
+    def lost_lines(self) -> int:
+        return self.lost + (self._direct.lost if self._direct is not None else 0)
+
+    def untold_lines(self) -> int:
+        return self._direct.untold_lines() if self._direct is not None else 0
 
     def flush(self) -> None:
         if self._direct is not None:
@@ -250,9 +328,9 @@ class _LoggerAccessLog(AccessLog):
         if self._direct is not None:
             self._direct.reopen()
 
-    def close(self) -> None:
+    def close(self, patience_s: float = _LAST_PATIENCE_S) -> None:
         if self._direct is not None:
-            self._direct.close()
+            self._direct.close(patience_s)
 
 
 def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog | None:
@@ -322,7 +400,7 @@ def borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Iterat
         yield access
     finally:
         if access is not None:
-            access.close()
+            access.close(patience_s=0.0)  # the master waits for nobody
         for logger, handlers, level, propagate in before:
             logger.handlers[:] = handlers
             logger.setLevel(level)

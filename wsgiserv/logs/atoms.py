@@ -11,7 +11,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from os import getpid
-from time import localtime, time
+from time import gmtime, localtime, struct_time, time
 from typing import Any
 
 from wsgiserv.logs.escape import escape_quoted
@@ -24,6 +24,7 @@ __all__ = [
     "clf_time",
     "environ_value",
     "header_key",
+    "local_time",
     "numeric_offset",
 ]
 
@@ -43,9 +44,17 @@ def numeric_offset(seconds: int, colon: str) -> str:
     return f"{sign}{hours:02d}{colon}{minutes:02d}"
 
 
-def clf_time(second: int) -> str:
+def local_time(second: float) -> struct_time:
+    """Return localtime(3) of ``second``; the epoch when the clock tells a time that this has no words for."""
+    try:
+        return localtime(second)
+    except (OverflowError, ValueError, OSError):
+        return gmtime(0)
+
+
+def clf_time(second: float) -> str:
     """Return ``[01/May/2026:12:00:00 +0000]``: local time, in English whatever the locale."""
-    now = localtime(second)
+    now = local_time(second)
     return (
         f"[{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}:{now.tm_hour:02d}:{now.tm_min:02d}"
         f":{now.tm_sec:02d} {numeric_offset(now.tm_gmtoff, '')}]"
@@ -111,7 +120,7 @@ class Atoms(dict[str, Any]):
             h=text(environ.get("REMOTE_ADDR") or None),
             l="-",
             u=text(basic_user(authorization)) if isinstance(authorization, str) else "-",
-            t=clf_time(int(time())),
+            t=clf_time(time()),
             r="-" if line == ["-", "-", "-"] else " ".join(line),
             m=line[0],
             U=text(environ.get("PATH_INFO")),

@@ -4,41 +4,66 @@ Owns: the logger `wsgiserv.error` (and `gunicorn.error`, which applications borr
 handler and line format, `wsgi.errors`, capture_output, reopening after a rotation.
 Must not know: who logs what.
 
-The one rule: a log that cannot be written (full disk, closed terminal) must never become a fault of the
-server. Nothing here raises into a caller; lines that are lost are counted, and the count is written when
-the log can be written again.
+The one rule: a log that cannot be written (full disk, closed terminal, a pipe whose reader sleeps) must never
+become a fault of the server. Nothing here waits or raises into a caller; lines that are lost are counted, and the
+count is written when the log can be written again. The same goes for what people hang into the logging module:
+a filter, handler, formatter or record factory that raises costs at most the record.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import stat
 import sys
+import traceback
 from _thread import get_ident
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from os import dup2
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from os import dup2, getpid
+from time import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from wsgiserv.errors import ConfigError
+from wsgiserv.logs.atoms import local_time, numeric_offset
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
-from wsgiserv.logs.output import Output
+from wsgiserv.logs.lossy import LossyText, LossyWriter
+from wsgiserv.logs.output import Output, renew_standard_streams
+from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
 from wsgiserv.safe_open import Owner, is_root, open_file
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["ErrorStream", "access_logger", "cannot_open", "open_error_log", "reopen_error_log"]
+__all__ = [
+    "ErrorStream",
+    "access_logger",
+    "cannot_open",
+    "guard_standard_streams",
+    "lost_messages",
+    "open_error_log",
+    "reopen_error_log",
+    "say_lost_messages",
+    "take_over_losses",
+    "unguard_standard_streams",
+    "untold_messages",
+    "warn_reliably",
+]
 
 # gunicorn's, since people's tools read it
 _LINE = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 _DATE = "[%Y-%m-%d %H:%M:%S %z]"
 
-# How long a line waits for a full pipe or terminal in non-blocking mode before it is given up.
-_PATIENCE_S = 0.2
+# Faults of people's filters and handlers that are told, each once.
+_MOST_FAULTS = 32
+
+_Kind = TypeVar("_Kind", bound=logging.Handler)
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 # An application that never ends its line in wsgi.errors gets it written in pieces of this many characters.
 _LONGEST_LINE = 65536
@@ -52,12 +77,22 @@ class _Formatter(logging.Formatter):
         """
         return escape_keeping_lines(super().format(record))
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the time of ``record``, also of a clock that local time has no words for."""
+        try:
+            return super().formatTime(record, datefmt)
+        except Exception:
+            return _stamp()
+
 
 class _Logger(logging.Logger):
-    """A logger that an application cannot switch off by accident.
+    """A logger that an application can neither switch off by accident nor break.
 
     `logging.config.dictConfig` disables every logger it does not name unless it is told otherwise, so a
     Django project's LOGGING would silence the server that runs it.
+
+    What a filter, a handler or a record factory raises would end the request, the worker or the master that has
+    something to say: it is told once, and the record is written without it.
     """
 
     @property
@@ -67,6 +102,68 @@ class _Logger(logging.Logger):
     @disabled.setter
     def disabled(self, value: bool) -> None:
         pass
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Mapping[str, object] | None = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+    ) -> None:
+        try:
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+        except (Exception, SystemExit) as error:
+            try:
+                if exc_info is True:
+                    exc_info = error.__context__
+                _write_plainly(level, msg, args, exc_info)
+                _tell_fault(f"a filter of the logger {self.name}", error)
+            except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+                if _opened.handler is not None:
+                    writer = _opened.handler.writer
+                    writer.lost += 1
+                    writer.unsaid += 1
+
+    def makeRecord(
+        self,
+        name: str,
+        level: int,
+        fn: str,
+        lno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        extra: Mapping[str, object] | None = None,
+        sinfo: str | None = None,
+    ) -> logging.LogRecord:
+        """Make a record by the factory that people may have set; without it when it fails."""
+        try:
+            record = super().makeRecord(name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
+            if isinstance(record, logging.LogRecord):
+                return record
+            raise TypeError(f"the record factory has made {type(record).__name__}")
+        except (Exception, SystemExit) as error:
+            _tell_fault("the record factory", error)
+        return _record(name, level, fn, lno, msg, args, exc_info, func or "", sinfo)
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Give ``record`` to all handlers, whatever one of them does."""
+        level = record.levelno
+        found = _handlers(self)
+        if not found and _opened.handler is not None and level >= logging.WARNING:
+            found = [_opened.handler]  # where logging's handler of last resort might wait
+        for handler in found:
+            if level >= handler.level:
+                try:
+                    handler.handle(record)
+                except (Exception, SystemExit) as error:
+                    if handler is _opened.handler:  # a filter has been put on it
+                        handler.emit(record)
+                    _tell_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
 class _HandlerStream:
@@ -94,37 +191,36 @@ class _ErrorLogHandler(logging.Handler):
 
     def __init__(self, output: Output) -> None:
         super().__init__()
-        self.output = output
+        self.writer = LossyWriter(output, _loss)
         self.stream = _HandlerStream(self)
-        self._lost = 0
         self.setFormatter(_Formatter(_LINE, _DATE))
+
+    @property
+    def output(self) -> Output:
+        return self.writer.output
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
         except Exception as error:  # a message and arguments that do not fit, a __str__ that raises
-            text = f"(a log message could not be formatted: {error!r}) {record.msg!r}"
+            text = _plain(
+                record.levelno,
+                f"(a log message could not be formatted: {_repr(error)}) {_repr(record.msg)}",
+                record.exc_info,
+            )
         self.write(text + "\n")
 
     def write(self, text: str) -> None:
         """Write ``text`` as it is. May be called in any thread. Never raises."""
-        data = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write ``data`` as it is. May be called in any thread. Never raises."""
         self.acquire()
         try:
-            if self._lost:
-                data = self._loss().encode() + data
-            done, error = self.output.write(data, _PATIENCE_S)
-            if error is None:
-                self._lost = 0
-            elif done == 0 or not self._lost:
-                self._lost += 1
+            self.writer.write(data)
         finally:
             self.release()
-
-    def _loss(self) -> str:
-        what = f"The error log could not be written for a while: {self._lost} messages are lost."
-        record = logging.LogRecord("wsgiserv.error", logging.WARNING, "", 0, what, None, None)
-        return self.format(record) + "\n"
 
     def close(self) -> None:
         """Leave the destination open.
@@ -135,13 +231,152 @@ class _ErrorLogHandler(logging.Handler):
         super().close()
 
 
+# ---- lines without the logging module, which people can break ------------------------------------------
+
+
+def _stamp() -> str:
+    now = local_time(time())
+    return (
+        f"[{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
+        f" {numeric_offset(now.tm_gmtoff, '')}]"
+    )
+
+
+def _record(
+    name: str,
+    level: int,
+    path: str,
+    line: int,
+    msg: object,
+    args: Any,
+    exc_info: Any,
+    func: str,
+    sinfo: str | None,
+) -> logging.LogRecord:
+    try:
+        return logging.LogRecord(name, level, path, line, msg, args, exc_info, func, sinfo)
+    except Exception:  # it asks time.time() for the time, which people replace
+        found = logging.LogRecord.__new__(logging.LogRecord)
+    now = time()
+    found.name, found.msg, found.args, found.exc_info, found.stack_info = name, msg, args, exc_info, sinfo
+    found.levelno, found.levelname = level, logging.getLevelName(level)
+    found.pathname, found.lineno, found.funcName = path, line, func
+    found.filename = os.path.basename(path)
+    found.module = os.path.splitext(found.filename)[0]
+    found.exc_text = found.thread = found.threadName = found.taskName = None
+    found.created, found.msecs, found.relativeCreated = now, now % 1 * 1000, 0.0
+    found.process, found.processName = getpid(), "MainProcess"
+    return found
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _plain(level: int, message: str, exc_info: ExcInfo | BaseException | None = None) -> str:
+    """Return the lines of a record, without the line end."""
+    line = f"{_stamp()} [{getpid()}] [{_LEVELS.get(level, level)}] {message}"
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if isinstance(error, BaseException):
+        try:
+            line += "\n" + "".join(traceback.format_exception(error)).rstrip("\n")
+        except Exception:
+            line += f"\n{type(error).__name__}"
+    return escape_keeping_lines(line)
+
+
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+def _loss(count: int, log: str = "error log") -> bytes:
+    what = f"The {log} could not be written for a while: {count} messages are lost."
+    return f"{_plain(logging.WARNING, what)}\n".encode()
+
+
+def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
+    handler = _opened.handler
+    if handler is None:
+        return
+    try:
+        message = str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
+    except Exception:
+        message = _repr(msg)
+    handler.write(_plain(level, message, exc_info) + "\n")
+
+
+def _tell_fault(what: str, error: BaseException) -> None:
+    """Say once that ``what`` has raised ``error``. Never raises."""
+    handler = _opened.handler
+    try:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        # Where it comes from, not its text, which may differ each time.
+        fault = (type(error), frame.tb_frame.f_code, frame.tb_lineno) if frame is not None else type(error)
+        if handler is None or fault in _faults or len(_faults) >= _MOST_FAULTS:
+            return
+        _faults.add(fault)
+        text = f"{what} raised {type(error).__name__}; the record is written without it. This is said once."
+        handler.write(_plain(logging.WARNING, text, error) + "\n")
+    except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+        if handler is not None:
+            handler.writer.lost += 1
+            handler.writer.unsaid += 1
+
+
+_faults: set[object] = set()
+
+
+# ---- what the process prints ---------------------------------------------------------------------------
+
+
+class _LossyRaw(io.RawIOBase):
+    """Descriptor 1 or 2 under `sys.stdout` or `sys.stderr` where these are ours: `print` neither waits nor raises."""
+
+    def __init__(self, write: Callable[[bytes], None], fd: int) -> None:
+        self._write = write
+        self._number = fd
+        self.name = "<stdout>" if fd == 1 else "<stderr>"
+        self.mode = "wb"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        self._write(whole)
+        return len(whole)
+
+
+def _lossy_stream(write: Callable[[bytes], None], fd: int) -> TextIO:
+    """Return what takes the place of `sys.stdout` or `sys.stderr`."""
+    # Line by line: stdout would hold what is printed until 8 KiB are full, and it is a log now. And where Python does
+    # not buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
+    encoding = getattr(sys.stdout if fd == 1 else sys.stderr, "encoding", None) or "utf-8"
+    raw = io.BufferedWriter(_LossyRaw(write, fd))
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+
+
 class _Capture:
     """Sends descriptors 1 and 2 to the error log's file (capture_output), and back."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, handler: _ErrorLogHandler) -> None:
+        self._handler = handler
         self._saved = [self._duplicate(1), self._duplicate(2)]
+        self._streams = sys.stdout, sys.stderr
+        self._flush()
         self.attach()
+        write = handler.write_bytes
+        sys.stdout, sys.stderr = self._captured = _lossy_stream(write, 1), _lossy_stream(write, 2)
 
     @staticmethod
     def _duplicate(fd: int) -> int | None:
@@ -159,22 +394,50 @@ class _Capture:
                 pass
 
     def attach(self) -> None:
-        self._flush()
+        """Send the descriptors to the file that is open now. For children, and for what is not Python."""
         for fd in (1, 2):
-            dup2(self._fd, fd)
-        # stdout would hold what the application prints until 8 KiB are full: it is a log now. And where Python does not
-        # buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
-        for stream in (sys.stdout, sys.stderr):
-            reconfigure = getattr(stream, "reconfigure", None)
-            if reconfigure:
-                reconfigure(line_buffering=True, write_through=False)
+            dup2(self._handler.output.fd, fd)
 
     def detach(self) -> None:
         self._flush()
+        if sys.stdout is self._captured[0]:
+            sys.stdout = self._streams[0]
+        if sys.stderr is self._captured[1]:
+            sys.stderr = self._streams[1]
         for fd, saved in zip((1, 2), self._saved, strict=True):
             if saved is not None:
                 dup2(saved, fd)
                 os.close(saved)
+
+
+def guard_standard_streams() -> None:
+    """Let `print` neither wait nor raise in this process. Called by the master, for its configuration file and hooks.
+
+    The descriptors stay as they are, and so do the streams of regular files.
+    """
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        try:
+            if stream.fileno() != fd or stat.S_ISREG(os.fstat(fd).st_mode):
+                continue
+            if not isinstance(getattr(stream.buffer, "raw", None), _LossyRaw):
+                flush_standard_streams()
+                guard = _lossy_stream(_console(fd).write, fd)
+                setattr(sys, name, guard)
+                _guards[name] = guard, stream
+        except (AttributeError, OSError, ValueError):  # None, closed; in memory
+            continue
+
+
+def unguard_standard_streams() -> None:
+    """Give a child of the master the streams of its own: what the application prints is the application's."""
+    for name, (guard, stream) in _guards.items():
+        if getattr(sys, name) is guard:
+            setattr(sys, name, stream)
+    _guards.clear()
+
+
+_guards: dict[str, tuple[TextIO, TextIO]] = {}
 
 
 class _Opened:
@@ -204,7 +467,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
 
     Raises ConfigError naming errorlog, logconfig, logconfig_dict or logconfig_json.
     """
-    _fill_standard_streams()
+    fill_standard_streams()
     try:
         output = Output(settings.errorlog, 2, owner_of(settings))
     except OSError as error:
@@ -250,21 +513,94 @@ def open_error_log(settings: Settings) -> logging.Logger:
     if old_capture:
         old_capture.detach()
     if settings.capture_output and output.path is not None:
-        _opened.capture = _Capture(output.fd)
+        _opened.capture = _Capture(handler)
+    if old_capture or _opened.capture:
+        renew_standard_streams()
     if old_handler:
         old_handler.output.close()
-        old_handler.output = output  # for whoever still holds it: its descriptor may be a socket soon
+        handler.writer.lost, handler.writer.unsaid = old_handler.writer.lost_here(), old_handler.writer.unsaid
+        old_handler.writer = handler.writer  # for whoever still holds it: its descriptor may be a socket soon
+    if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
+        _unblock_streams()
     return ours
 
 
-def _fill_standard_streams() -> None:
-    """Open the null device in place of standard streams that are closed.
+def _unblock_streams() -> None:
+    """Give handlers of the logging configuration that write to a standard stream or a pipe a stream that never waits.
 
-    Else the next socket would be descriptor 1 or 2, and whatever is printed would go to a client.
+    ``console`` is one of these. A handler that people have written themselves is theirs.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
+    for found in _all_handlers(logging.StreamHandler):
+        handler: Any = found
+        stream = handler.stream
+        try:
+            mode = os.fstat(stream.fileno()).st_mode
+            if isinstance(stream, LossyText) or stat.S_ISREG(mode):
+                continue
+            if stream in (sys.stdout, sys.__stdout__):
+                writer = _console(1)
+            elif stream in (sys.stderr, sys.__stderr__):
+                writer = _console(2)
+            elif isinstance(found, logging.FileHandler):
+                writer = LossyWriter(Output(found.baseFilename, 1, Owner(0, 0)), partial(_loss, log="log"))
+                stream.close()
+            else:
+                continue
+            handler.stream = LossyText(writer)
+        except (AttributeError, OSError, ValueError):  # none yet; in memory; closed
+            continue
+
+
+def _console(fd: int) -> LossyWriter:
+    """Return the way to a standard stream that all handlers share, also after a reload."""
+    if fd not in _consoles:
+        _consoles[fd] = LossyWriter(Output("-", fd, Owner(0, 0)), partial(_loss, log="log"))
+    return _consoles[fd]
+
+
+_consoles: dict[int, LossyWriter] = {}
+
+
+def lost_messages() -> int:
+    """Return how many messages this process has lost."""
+    writers = list(_consoles.values())
+    if _opened.handler is not None:
+        writers.append(_opened.handler.writer)
+    return sum(writer.lost_here() for writer in writers)
+
+
+def untold_messages() -> int:
+    """Return how many of them nobody has been told of yet."""
+    handler = _opened.handler
+    return handler.writer.unsaid if lost_messages() and handler is not None else 0
+
+
+def take_over_losses(count: int) -> None:
+    """Tell of ``count`` lines, too, that a process has lost which has ended. Called by the master."""
+    if count and _opened.handler is not None:
+        lost_messages()  # what was lost before the fork is forgotten first
+        _opened.handler.writer.unsaid += count
+
+
+def say_lost_messages() -> None:
+    """Write how many messages have been lost, if there are any and the log takes lines again. Never raises.
+
+    Called once a second: the next message may be hours away.
+    """
+    handler = _opened.handler
+    if handler is not None and handler.writer.is_behind:
+        handler.acquire()
+        try:
+            handler.writer.recover()
+        finally:
+            handler.release()
+
+
+def warn_reliably(log: logging.Logger, text: str) -> bool:
+    """Log ``text`` as a warning; return False when it has been lost, and must be said again. Never raises."""
+    before = lost_messages()
+    log.warning("%s", text)
+    return lost_messages() == before
 
 
 def cannot_open(setting: str, path: str, error: OSError) -> ConfigError:
@@ -294,19 +630,23 @@ def reopen_error_log() -> None:
     if handler is not None:
         handler.acquire()
         try:
-            handler.output.reopen()
+            handler.writer.reopen()
             if _opened.capture:
                 _opened.capture.attach()
+                renew_standard_streams()
         except OSError as error:
             failures.append(f"{handler.output.path}: {error.strerror}")
         finally:
             handler.release()
         path = handler.output.path
         failures += log_files.refresh({path: handler.output.fd} if path is not None else {})
-    for file_handler in _file_handlers():
+    for file_handler in _all_handlers(logging.FileHandler):
         file_handler.acquire()
         try:
-            if (old := file_handler.stream) is not None:
+            old: Any = file_handler.stream
+            if isinstance(old, LossyText):
+                old.writer.reopen()
+            elif old is not None:
                 _open_safely(file_handler)
                 file_handler.stream = file_handler._open()
                 old.close()
@@ -331,12 +671,13 @@ def _open_for_handler(owner: Owner, path: str, flags: int) -> int:
     return open_file(os.path.abspath(path), flags & ~(os.O_CREAT | os.O_EXCL), owner)
 
 
-def _file_handlers() -> Iterator[logging.FileHandler]:
+def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
+    """Yield each handler of that kind that any logger has."""
     seen = set()
     loggers = list(logging.root.manager.loggerDict.values())
     for logger in [logging.root, *loggers]:
         for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
-            if isinstance(handler, logging.FileHandler) and id(handler) not in seen:
+            if isinstance(handler, kind) and id(handler) not in seen:
                 seen.add(id(handler))
                 yield handler
 
@@ -392,23 +733,24 @@ class ErrorStream:
             if stream is None:
                 without_stream.append(handler)
                 continue
-            handler.acquire()
             try:
-                stream.write(text)
-                stream.flush()
+                handler.acquire()
+                try:
+                    stream.write(text)
+                    stream.flush()
+                finally:
+                    handler.release()
             except Exception:  # a full disk, a stream that was closed: not the application's fault
                 pass
-            finally:
-                handler.release()
         # syslog, mail, a queue: they take records only
         for handler in without_stream:
-            record: Any = self._log.makeRecord(
-                self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
-            )
             try:
+                record: Any = self._log.makeRecord(
+                    self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
+                )
                 handler.handle(record)
-            except Exception:
-                pass
+            except (Exception, SystemExit) as error:
+                _tell_fault(f"the handler {type(handler).__name__} of the logger {self._log.name}", error)
 
 
 def _handlers(log: logging.Logger) -> list[logging.Handler]:

@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from os import close, dup2, getpid
 from typing import Final
 
+from wsgiserv.logs.opening import open_log
 from wsgiserv.net.descriptors import recv_fds, send_fds
-from wsgiserv.safe_open import Owner, open_file
+from wsgiserv.safe_open import Owner
 
 __all__ = ["log_files"]
 
@@ -49,8 +50,13 @@ class _LogFiles:
     def open(self, path: str, owner: Owner) -> None:
         """Open a file for the workers to come, or open it again. Raises OSError."""
         path = os.path.abspath(path)
-        fd = open_file(path, os.O_WRONLY | os.O_APPEND, owner)
+        fd, is_absent = open_log(path, owner)
         before = self._files.pop(path, None)
+        if is_absent:  # each worker waits for a reader itself
+            close(fd)
+            if before is not None:
+                close(before[0])
+            return
         if before is not None:
             dup2(fd, before[0], inheritable=False)
             close(fd)
@@ -63,7 +69,7 @@ class _LogFiles:
         failures = []
         for path, (fd, owner) in self._files.items():
             try:
-                fresh = open_file(path, os.O_WRONLY | os.O_APPEND, owner)
+                fresh, _ = open_log(path, owner)
             except OSError as error:
                 failures.append(f"{path}: {error.strerror}")
                 continue

@@ -70,6 +70,8 @@ _VARIABLES = {
     "request_id": 'environ["wsgiserv.request_id"]',
     "fields": "{key.lower(): value for key, value in headers}",
 }
+# In place of a line that cannot be made.
+_NO_LINE = b"-"
 _NUMBERS = frozenset("sBTMD")
 ATOMS = tuple(_FRAGMENTS)
 
@@ -189,8 +191,8 @@ def _source(pieces: list[str | _Piece]) -> str:
         "    stamp = ''",
         "    def log(environ, status, headers, sent_bytes, duration_s):",
         "        nonlocal second, until, stamp",
-        *("        " + line for line in clock if re.search(r"\bstamp\b", code)),
         "        try:",
+        *("            " + line for line in clock if re.search(r"\bstamp\b", code)),
         *("            " + line for line in body),
         "        except Exception:",  # a key that is missing, a value that is not text: Atoms copes
         "            pass",
@@ -213,7 +215,11 @@ def compile_format(template: str, append: Callable[[bytes], None]) -> LogFunctio
     literals = "".join(piece for piece in pieces if isinstance(piece, str))
 
     def careful(*request: Any) -> None:
-        append((template % Atoms(*request)).encode("utf-8", "backslashreplace"))
+        try:
+            line = (template % Atoms(*request)).encode("utf-8", "backslashreplace")
+        except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+            line = _NO_LINE
+        append(line)
 
     namespace: dict[str, Any] = {
         "_clf_time": clf_time,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from os import getpid
-from time import localtime, time
+from time import time
 from typing import Any
 
-from wsgiserv.logs.atoms import LogFunction, basic_user, numeric_offset
+from wsgiserv.logs.atoms import LogFunction, basic_user, local_time, numeric_offset
 
 __all__ = ["compile_json", "json_line"]
 
@@ -29,8 +29,8 @@ _TEXTS = {
 }
 
 
-def _iso_parts(second: int) -> tuple[str, str]:
-    now = localtime(second)
+def _iso_parts(second: float) -> tuple[str, str]:
+    now = local_time(second)
     day = f"{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d}"
     return f"{day}T{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}", numeric_offset(now.tm_gmtoff, ":")
 
@@ -98,12 +98,12 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
         duration_s: float,
     ) -> None:
         nonlocal second, until, moment, offset
-        now = time()
-        if not second <= now < until:
-            second = int(now)
-            until = second + 1
-            moment, offset = _iso_parts(second)
         try:
+            now = time()
+            if not second <= now < until:
+                second = int(now)
+                until = second + 1
+                moment, offset = _iso_parts(second)
             get = environ.get
             quotes = _QUOTES_WHEN_NULL
             host = referer = agent = user = address = "null"
@@ -138,6 +138,10 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
                 return
         except Exception:  # a key that is missing, a value that cannot be encoded
             pass
-        append(json_line(environ, status, headers, sent_bytes, duration_s))
+        try:
+            line = json_line(environ, status, headers, sent_bytes, duration_s)
+        except Exception:  # the stack is all but used up (sys.setrecursionlimit)
+            line = b"{}"
+        append(line)
 
     return log

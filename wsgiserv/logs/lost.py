@@ -7,8 +7,6 @@ Must not know: the scoreboard, why the worker is gone.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -66,7 +64,7 @@ def log_lost_requests(
         requests: the lost ones.
         status: `NO_RESPONSE` or `KILLED`.
     """
-    if not requests or _may_block(settings.accesslog):
+    if not requests:
         return
     try:
         with acting_as(settings), borrowed_access_log(settings, error_log) as access:
@@ -94,11 +92,3 @@ def environ_of(lost: LostRequest) -> dict[str, Any]:
         "wsgiserv.request_id": lost.request_id or None,
     }
     return {key: value for key, value in environ.items() if value is not None}
-
-
-def _may_block(path: str | None) -> bool:
-    """Whether to open the log may wait, for a FIFO's reader: the master cannot."""
-    try:
-        return path is not None and path != "-" and stat.S_ISFIFO(os.stat(path).st_mode)
-    except OSError:
-        return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from os import close, fork, getpid, pipe
@@ -17,6 +16,8 @@ from typing import Any
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
+from wsgiserv.logs.error import unguard_standard_streams
+from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import SignalQueue, ignore_requests
@@ -42,16 +43,12 @@ class ChildBorn(BaseException):
 
 def fork_child(signals: SignalQueue) -> int:
     """fork(2): return 0 in the child, which has left the master's signals. Raises OSError when the system won't."""
-    # Text that waits in a buffer would be written twice.
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, broken, closed
-            pass
+    flush_standard_streams()  # text that waits in a buffer would be written twice
     with signals.held():
         pid = fork()
         if pid == 0:
             signals.leave()
+            unguard_standard_streams()
     return pid
 
 

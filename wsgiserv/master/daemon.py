@@ -7,12 +7,12 @@ Must not know: what is being started.
 from __future__ import annotations
 
 import os
-import sys
 from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
+from wsgiserv.logs.standard import flush_standard_streams
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
@@ -55,8 +55,7 @@ def daemonize() -> Foreground:
     Returns in the grandchild only. The process in front stays until it is told the outcome; then it exits
     with status 0, or raises the error that ended the start (as ConfigError, BootError or ApplicationError).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard_streams()
     reader, writer = pipe()
     child = fork()
     if child:
@@ -83,8 +82,7 @@ def _await_outcome(fd: int) -> NoReturn:
         raise BootError(f"the server's report of its start is corrupt ({error}).") from None
     if not outcome:
         # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_standard_streams()
         _exit(0)
     kind, message = outcome.get("error"), str(outcome.get("message"))
     if kind == "ApplicationError":
@@ -98,8 +96,7 @@ def silence_standard_streams(*, keep_output: bool) -> None:
     Args:
         keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard_streams()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0,) if keep_output else (0, 1, 2):
         dup2(null, fd)

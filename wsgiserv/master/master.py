@@ -36,8 +36,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
-from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.logs.error import guard_standard_streams, lost_messages, reopen_error_log, say_lost_messages
 from wsgiserv.logs.files import log_files
+from wsgiserv.logs.output import renew_standard_streams
+from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.master.birth import ChildBorn
 from wsgiserv.master.commands import MasterCommands
 from wsgiserv.master.control import ControlServer, control_server
@@ -161,6 +163,8 @@ class Master:
                     silence_standard_streams(
                         keep_output=self._settings.capture_output and self._settings.errorlog != "-"
                     )
+                    renew_standard_streams()
+                guard_standard_streams()
                 self._signals = SignalQueue()
                 self._workforce = Workforce(self._server, self._signals, self._log)
                 self._fleet = self._workforce.fleet
@@ -197,6 +201,7 @@ class Master:
         startup.clean_up()
         self._signals.leave()
         ignore_requests()
+        release_standard_streams()
         if self._fatal is not None:
             self._tell(self._fatal)
             raise self._fatal
@@ -236,6 +241,7 @@ class Master:
                 until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
             )
             self._sleep(until)
+            say_lost_messages()
             for signal in self._signals.take():
                 self._answer(signal)
             self._workforce.read_reports()
@@ -561,6 +567,7 @@ class Master:
             wanted=rollover.newest.workers,
             last_reload=rollover.last,
             gone=self._workforce.gone,
+            lost_lines=lost_messages(),
         )
 
     def _status(self) -> dict[str, Any]:

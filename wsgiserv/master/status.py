@@ -44,11 +44,13 @@ class Totals:
 
     requests: int = 0
     errors: int = 0
+    lost_lines: int = 0
 
     def add(self, figures: SlotFigures) -> None:
         """Add those of a worker that has been reaped, before its slot is given back."""
         self.requests += figures.requests
         self.errors += figures.errors
+        self.lost_lines += figures.lost_lines
 
 
 @record(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class ServerFacts:
         wanted: how many workers are wanted.
         last_reload: None before the first.
         gone: the figures of workers that have been reaped.
+        lost_lines: how many lines of the error log the master has lost itself.
     """
 
     pid: int
@@ -76,6 +79,7 @@ class ServerFacts:
     wanted: int
     last_reload: LastReload | None = None
     gone: Totals
+    lost_lines: int = 0
 
 
 def status_of(
@@ -122,6 +126,9 @@ def status_of(
             },
             "requests": server.gone.requests + sum(row["requests"] for row in rows),
             "errors": server.gone.errors + sum(row["errors"] for row in rows),
+            "lost_log_lines": server.lost_lines
+            + server.gone.lost_lines
+            + sum(row["lost_log_lines"] for row in rows),
             "connections": sum(row["connections"] for row in rows),
             "in_flight": sum(len(row["in_flight"]) for row in rows),
         },
@@ -171,6 +178,7 @@ def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[st
         "recycle_reason": worker.recycle_reason,
         "requests": figures.requests if figures else 0,
         "errors": figures.errors if figures else 0,
+        "lost_log_lines": figures.lost_lines if figures else 0,
         "connections": figures.connections if figures else 0,
         "in_flight": [
             {

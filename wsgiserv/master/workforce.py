@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.boot import Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
+from wsgiserv.logs.error import take_over_losses
 from wsgiserv.master.birth import fork_worker
 from wsgiserv.master.coroner import Coroner
 from wsgiserv.master.generation import Generation
@@ -456,7 +457,9 @@ class Workforce:
             done(False, f"worker {worker.pid} {how}")
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
         if worker.pool is not None and worker.slot is not None:
-            self.gone.add(worker.slot.figures())
+            figures = worker.slot.figures()
+            self.gone.add(figures)
+            take_over_losses(figures.untold_lines)
             worker.pool.give_back(worker.slot)
             worker.slot = None
 

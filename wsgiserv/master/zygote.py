@@ -33,6 +33,7 @@ from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, Rea
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.ipc import decode, encode
 from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.signalqueue import MASTER_SIGNALS
@@ -112,7 +113,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
             status = EXIT_OK
     except Exception:
         boot.log.critical("the zygote %d ends with an error of the server itself", getpid(), exc_info=True)
-    _flush()
+    flush_standard_streams()
     # Not as a Python program leaves: what the application has registered for its end is the workers' to do.
     _exit(status)
 
@@ -241,7 +242,7 @@ def _bear(sock: socket, age: int, ready: int) -> bool:
     if any(events & POLLERR for _, events in poller.poll(0)):
         _tell(sock, {"state": "withdrawn", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    _flush()
+    flush_standard_streams()
     try:
         pid_reader, pid_writer = pipe()
         go_reader, go_writer = pipe()
@@ -329,12 +330,3 @@ def _worker_boot(
         last_words=fds[1] if len(fds) > 1 else None,
         tls_contexts=generation.tls_contexts,
     )
-
-
-def _flush() -> None:
-    """Empty the buffers of the standard streams, or a child would write what is in them again."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, broken, closed
-            pass

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from wsgiserv.net.connection import Connection
+from wsgiserv.net.descriptors import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.sending import ClientSink
 from wsgiserv.net.serving import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
@@ -300,6 +301,8 @@ class Reactor:
             # Not accept(): it would make a `socket.socket`, whose Python layer costs more than the system
             # call, and after monkey patching gevent's.
             fd, address = listener.sock._accept()  # type: ignore[attr-defined]
+            if fd <= 2:
+                fd = off_standard(fd)
         except BlockingIOError:
             return None
         except OSError as error:

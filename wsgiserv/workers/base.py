@@ -30,7 +30,14 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
-from wsgiserv.logs.error import ErrorStream, reopen_error_log
+from wsgiserv.logs.error import (
+    ErrorStream,
+    lost_messages,
+    reopen_error_log,
+    say_lost_messages,
+    untold_messages,
+)
+from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
 from wsgiserv.net.listener import Listener
@@ -44,9 +51,11 @@ from wsgiserv.scoreboard import (
     HEARTBEAT,
     LINGERING,
     LOAD,
+    LOST_LINES,
     PID,
     STARTED,
     STOPPING,
+    UNTOLD_LINES,
 )
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helper_threads import cannot_start
@@ -81,6 +90,8 @@ _SIGNALS: Final = (
     signal.SIGTTIN,
 )
 _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
+# How many frames the server's own calls, reports of failures above all, may need on top of an application's.
+_LEAST_RECURSION: Final = 200
 # The master is gone: nobody is left to bound our leave.
 ORPHAN_GRACE_S: Final = 1.0
 
@@ -516,11 +527,26 @@ class Worker(ABC):
         context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2
         if context.words[DRAINING] and not context.draining:
             context.drain()
-        self.boot.ready.flush()
-        self.signals.look()
+        self._mend()
         if now >= self._secure_until:
             self._use_context_of(now)
         return True
+
+    def _mend(self) -> None:
+        """Once a second: undo what the application has taken from the server, tell what the logs have lost."""
+        if sys.getrecursionlimit() < _LEAST_RECURSION:
+            sys.setrecursionlimit(_LEAST_RECURSION)
+        self.boot.ready.flush()
+        self.signals.look()
+        fill_standard_streams()
+        say_lost_messages()
+        self._note_losses()
+
+    def _note_losses(self) -> None:
+        context = self.context
+        access, words = context.access, context.words
+        words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
+        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
 
     def _busy_share(self, now: float) -> float:
         """Return how much of the time since the last call there was something to do: 0.0 to 1.0."""
@@ -612,6 +638,7 @@ class Worker(ABC):
         finally:
             if self.context.access is not None:
                 self.context.access.close()
+            self._note_losses()
         if refused is not None:
             boot.ready.report("failed", str(refused), "", EXIT_BOOT)
             return EXIT_BOOT
@@ -663,6 +690,7 @@ def worker_main(boot: WorkerBoot) -> int:
     call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
     worker.signals.disarm()
     worker.let_go()
+    release_standard_streams()
     if failure is not None:
         raise failure
     return status

@@ -120,7 +120,10 @@ class HubWatch:
         for handler in log.handlers:
             output: Any = getattr(handler, "output", None)
             if isinstance(output, Output) and handler.level <= logging.WARNING:
-                output.write((handler.format(record) + "\n").encode("utf-8", "backslashreplace"), _PATIENCE_S)
+                line = (handler.format(record) + "\n").encode("utf-8", "backslashreplace")
+                done, error = output.write(line, _PATIENCE_S)
+                if error is not None and not done:
+                    handler.writer.lose()  # type: ignore[attr-defined]
         if _others(log):
             self._unsaid.append(record)
 

@@ -1,0 +1,70 @@
+"""Opening a log's file so that no write to it waits.
+
+Owns: `open_log`: the flags, FIFOs, the names of standard streams.
+Must not know: what is written, which process opens.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from wsgiserv.logs.standard import reopened
+from wsgiserv.safe_open import Owner, open_file
+
+__all__ = ["Opened", "open_log"]
+
+
+class Opened(NamedTuple):
+    """A descriptor to write a log to.
+
+    Attributes:
+        fd: the descriptor.
+        is_absent: whether it is the null device, in place of a FIFO that nobody reads and that we may not hold open.
+    """
+
+    fd: int
+    is_absent: bool = False
+
+
+def open_log(path: str, owner: Owner) -> Opened:
+    """Open a file for appending, and make it if it is missing; non-blocking, but for an inherited standard stream.
+
+    Args:
+        path: absolute.
+        owner: see `open_file`.
+
+    Raises OSError when it cannot be opened. A FIFO without a reader can.
+    """
+    # O_NONBLOCK: without it open(2) of a FIFO waits for a reader, and write(2) for a reader that is behind.
+    try:
+        fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK, owner)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not _is_fifo(path):
+            raise
+        return _open_unread(path, owner)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return Opened(fd)
+    # Read as well as written: while we hold its reading end, a reader may leave and come back, and up to a pipe's 64 KiB
+    # wait for it.
+    both = reopened(fd, os.O_RDWR)
+    if both is None:
+        return Opened(fd)
+    os.close(fd)
+    return Opened(both)
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _open_unread(path: str, owner: Owner) -> Opened:
+    try:
+        return Opened(open_file(path, os.O_RDWR | os.O_NONBLOCK, owner))
+    except PermissionError:  # it may be written, not read: wait for a reader
+        return Opened(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), is_absent=True)
