@@ -47,8 +47,8 @@ def open_log(path: str, owner: Owner) -> Opened:
         return _open_unread(path, owner)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return Opened(fd)
-    # Read as well as written: while we hold its reading end, a reader may leave and come back, and up to a pipe's 64 KiB
-    # wait for it.
+    # Read as well as written: while we hold its reading end, a reader may leave and come back, and up to 64 KiB
+    # wait for it in the pipe.
     both = reopened(fd, os.O_RDWR)
     if both is None:
         return Opened(fd)

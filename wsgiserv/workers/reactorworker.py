@@ -162,7 +162,9 @@ class ReactorWorker(Worker):
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
                 if self.retiring and not self.handing_over:
-                    for connection in self.connections():  # threads: one may have become idle as the leave began
+                    for (
+                        connection
+                    ) in self.connections():  # threads: one may have become idle as the leave began
                         connection.bound_idle_time(_FRESH_GRACE_S)
                 reactor.sweep(now, self._expire)
                 if reactor.accepting:
