@@ -68,7 +68,7 @@ class Workforce:
         self._log = log
         self._lifeline = pipe()
         self.nursery = Nursery(signals, log, self._lifeline, server)
-        self._expected: list[tuple[int, int, Done]] = []
+        self._expected: list[tuple[int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
         self._traced: dict[int, list[tuple[float, Done]]] = {}
 
@@ -306,10 +306,9 @@ class Workforce:
         """Return the worker with this process id."""
         return next((worker for worker in self.fleet.workers if worker.pid == pid), None)
 
-    def when_serving(self, count: int, generation: int, done: Done) -> None:
-        """Tell ``done`` when so many workers serve, no more and no fewer."""
-        self._expected.append((count, generation, done))
-        self.tell_who_waits(monotonic())
+    def when_serving(self, count: int, done: Done) -> None:
+        """Tell ``done`` when so many workers serve, no more and no fewer; or when another number is wanted."""
+        self._expected.append((count, done))
 
     def when_gone(self, worker: Handle, done: Done) -> None:
         """Tell ``done`` when the worker has left."""
@@ -324,18 +323,29 @@ class Workforce:
         for _, done in self._traced.pop(worker.age, []):
             done(True, text or "it runs nothing")
 
-    def tell_who_waits(self, now: float) -> float:
-        """Tell who has waited long enough, or for what has come about; return when to look again."""
-        serving = sum(worker.serving for worker in self.fleet.workers)
-        for each in list(self._expected):
-            count, generation, done = each
-            failures = self.fleet.failures.get(generation)
-            if serving == count:
-                self._expected.remove(each)
-                done(True, f"{count} workers serve")
-            elif failures is not None and failures.reason:
-                self._expected.remove(each)
-                done(False, f"{serving} of {count} workers serve: {failures.reason}")
+    def tell_overtaken(self, why: str) -> None:
+        """Tell those who wait for a number of workers that it will not be reached."""
+        expected, self._expected = self._expected, []
+        for _, done in expected:
+            done(False, why)
+
+    def tell_who_waits(self, now: float, newest: int, wanted: int) -> float:
+        """Tell who has waited long enough, or for what has come about, or will not; return when to look again.
+
+        Args:
+            now: the time.
+            newest: the serial number of the newest generation.
+            wanted: how many workers that is to have.
+        """
+        failures = self.fleet.failures.get(newest)
+        trouble = failures.reason if failures is not None else ""
+        if self._expected:
+            self._tell_who_expects(wanted, trouble)
+        if trouble and self._mourned:
+            for worker in self.fleet.workers:
+                if not worker.leaving:
+                    for done in self._mourned.pop(worker.age, []):
+                        done(False, f"worker {worker.pid} stays until a new one is ready: {trouble}")
         for worker in self.fleet.workers:
             waiting = self._traced.get(worker.age, [])
             if waiting and waiting[0][0] <= now:
@@ -347,6 +357,20 @@ class Workforce:
                         f"worker {worker.pid} does not answer: its main thread runs no Python code.\n{lines}",
                     )
         return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
+
+    def _tell_who_expects(self, wanted: int, trouble: str) -> None:
+        serving = sum(worker.serving for worker in self.fleet.workers)
+        expected, self._expected = self._expected, []
+        for each in expected:
+            count, done = each
+            if wanted != count:
+                done(False, f"overtaken: {wanted} workers are wanted now")
+            elif serving == count:
+                done(True, f"{count} workers serve")
+            elif trouble:
+                done(False, f"{serving} of {count} workers serve: {trouble}")
+            else:
+                self._expected.append(each)
 
     def hand_over_no_more(self, *, for_good: bool = False) -> None:
         """Tell all workers, also those that leave already, that nobody is left to take their connections.
