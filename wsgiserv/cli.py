@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    predecessor = None
+    predecessor = _predecessor()
     try:
-        predecessor = _predecessor()
+        if predecessor is not None:
+            _catch_signals()
         return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
     except WsgiservError as error:
         if predecessor is not None:
@@ -73,7 +74,6 @@ def _predecessor() -> Predecessor | None:
     """Return the master that this process is to follow (SIGUSR2), if there is one."""
     if _UPGRADE_VARIABLE not in os.environ:
         return None
-    _catch_signals()
     from wsgiserv.master.upgrade import Predecessor
 
     return Predecessor.from_environ(os.environ)

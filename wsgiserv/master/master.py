@@ -266,11 +266,10 @@ class Master:
                 self._manager.look(now, self._status_line),
             )
             self._sleep(until)
-            for signal in self._signals.take():
-                self._answer(signal)
+            self._answer_signals()
             self._workforce.read_reports()
             self._reap_successors()  # before the workforce waits for orphans of any kind
-            self._workforce.reap()
+            self._workforce.reap(self._answer_signals)
             self._hear_successor()
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
@@ -454,6 +453,10 @@ class Master:
             self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
 
     # ---- signals ---------------------------------------------------------------------------------------
+
+    def _answer_signals(self) -> None:
+        for signal in self._signals.take():
+            self._answer(signal)
 
     def _answer(self, signal: Signals) -> None:
         if signal == SIGCHLD:

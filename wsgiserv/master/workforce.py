@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from os import WNOHANG, close, kill, pipe, urandom, wait4
 from signal import SIGABRT, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, Signals
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import Report
@@ -22,7 +22,7 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.nursery import Born, Lost, Nursery, Withdrawn
-from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, life
+from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, is_told_to_end, life
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
@@ -37,6 +37,8 @@ __all__ = ["Workforce"]
 _BOOT_S: Final = 30.0
 # A worker whose main thread does not answer within this time is in C code.
 _TRACE_S: Final = 2.0
+# So long after a worker has died of a signal to the process group the master has it, too.
+_GROUP_S: Final = 0.002
 
 
 class Workforce:
@@ -400,18 +402,29 @@ class Workforce:
         who = f"worker {worker.pid}" if worker.pid else "the zygote"
         self._log.error("%s cannot boot: %s%s", who, report.reason, traceback)
 
-    def reap(self) -> None:
-        """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's."""
-        for worker in list(self.fleet.workers):
+    def reap(self, answer_signals: Callable[[], object]) -> None:
+        """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's.
+
+        Args:
+            answer_signals: has the master answer the signals that have come.
+        """
+        dead: list[tuple[Handle, int | None, int]] = []
+        for worker in self.fleet.workers:
             if not worker.pid:
                 continue
             try:
                 pid, status, usage = wait4(worker.pid, WNOHANG)
             except ChildProcessError:
-                self._bury(worker, None, 0)  # somebody else in this process has waited for it
+                dead.append((worker, None, 0))  # somebody else in this process has waited for it
             else:
                 if pid:
-                    self._bury(worker, status, usage.ru_maxrss)
+                    dead.append((worker, status, usage.ru_maxrss))
+        if not self.stopping and any(is_told_to_end(each, how) for each, how, _ in dead):
+            # A signal to the whole process group reaches the youngest first, and this process last.
+            sleep(_GROUP_S)
+            answer_signals()
+        for each, how, max_rss in dead:
+            self._bury(each, how, max_rss)
         self._hear_nursery(self.nursery.reap())
         if self._server.pid == 1 or self.nursery.adopts:
             self._reap_orphans()
