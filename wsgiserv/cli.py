@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     predecessor = _predecessor()
     try:
+        if predecessor is not None:
+            _catch_signals()
         return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
     except WsgiservError as error:
         if predecessor is not None:
@@ -61,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             predecessor.failed(f"{error}\n{traceback}".rstrip())
         _tell(error)
         return error.exit_status
-    except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        if predecessor is not None:
+            from wsgiserv.master.upgrade import TOLD_TO_STOP
+
+            predecessor.failed(TOLD_TO_STOP)
+        return _EXIT_OK if _is_stop(interrupt) else _EXIT_INTERRUPTED
 
 
 def _predecessor() -> Predecessor | None:
@@ -72,6 +78,19 @@ def _predecessor() -> Predecessor | None:
     from wsgiserv.master.upgrade import Predecessor
 
     return Predecessor.from_environ(os.environ)
+
+
+def _catch_signals() -> None:
+    """Let signals end the start in an orderly way, from here on until the master catches them."""
+    from wsgiserv.master.start_interrupt import catch_early
+
+    catch_early()
+
+
+def _is_stop(interrupt: KeyboardInterrupt) -> bool:
+    """Whether a starting server was told to stop; else a person has interrupted a command."""
+    module = sys.modules.get("wsgiserv.master.start_interrupt")
+    return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
 
 
 def _run(argv: list[str], predecessor: Predecessor | None) -> int:
@@ -91,6 +110,8 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     environ = dict(os.environ)
     only_asks = any(given.name in ("print_config", "check_config") and given.raw for given in line.given)
     if not only_asks:
+        if predecessor is None:
+            _catch_signals()
         # What the master runs on binds the functions of os, select and so on when it is imported; a
         # configuration file may replace these by gevent's.
         import wsgiserv.master.master

@@ -260,11 +260,13 @@ def test_what_else_is_asked_for_during_an_upgrade(
     new = successors(server, server.pid)
     assert bodies(server) == {b"four"}
 
-    # A stop meanwhile ends the old one, the next one, and all their workers.
+    # A stop meanwhile, which is a second SIGTERM, ends the old one, the next one, and all their workers.
     hold.touch()
     change(tmp_path, version("five"))
     order = Order(new, "upgrade")
     wait_until(lambda: "begin five" in (tmp_path / "imports").read_text(), "the next fleet boots")
+    os.kill(new, signal.SIGTERM)
+    server.wait_for_log("SIGTERM during an upgrade")
     os.kill(new, signal.SIGTERM)
     said = order.answer()
     assert said is None or said["ok"] is False

@@ -44,6 +44,8 @@ Done: TypeAlias = Callable[[bool, str], None]
 
 LONGEST_REQUEST_BYTES: Final = 64 * 1024
 MOST_CLIENTS: Final = 16
+# So many others may wait for the outcome of a command: they cost a descriptor each, and no time.
+MOST_WAITING: Final = 64
 # How long a client may take for its request, and for taking the reply.
 CLIENT_S: Final = 10.0
 # Accepting rests so long when the system has no descriptor or memory; a readable listener would spin meanwhile.
@@ -240,8 +242,12 @@ class ControlServer:
             if uid not in (geteuid(), 0):
                 self._log.warning("control socket: user id %d is refused", uid)
                 self._refuse(client, f"this server belongs to user id {geteuid()}")
-            elif len(self._clients) > MOST_CLIENTS:
+            elif len(self._clients) > MOST_CLIENTS and self._is_full():
                 self._refuse(client, f"{MOST_CLIENTS} others are asking at the same time; try again")
+
+    def _is_full(self) -> bool:
+        waiting = sum(bool(client.command) and not client.is_answered for client in self._clients.values())
+        return waiting > MOST_WAITING or len(self._clients) - waiting > MOST_CLIENTS
 
     def _receive(self, client: _Client) -> None:
         try:

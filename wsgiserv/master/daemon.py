@@ -16,6 +16,7 @@ from wsgiserv.logs.standard import flush_standard_streams
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _ERRORS = {error.__name__: error for error in (ConfigError, BootError, ApplicationError)}
 
 
@@ -60,8 +61,16 @@ def daemonize() -> Foreground:
     child = fork()
     if child:
         close(writer)
-        waitpid(child, 0)
-        _await_outcome(reader)
+        try:
+            waitpid(child, 0)
+            _await_outcome(reader)
+        except KeyboardInterrupt:
+            # The server is another process, and is not told: a terminal's Ctrl-C does not reach it, either.
+            print(
+                "wsgiserv: no longer waiting; the server goes on starting in the background", file=sys.stderr
+            )
+            sys.stderr.flush()
+            _exit(_EXIT_INTERRUPTED)
     close(reader)
     setsid()
     if fork():

@@ -41,15 +41,16 @@ from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.master.birth import ChildBorn
-from wsgiserv.master.commands import MasterCommands
+from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
-from wsgiserv.master.signalqueue import SignalQueue, ignore_requests
-from wsgiserv.master.startup import Preload, Startup, interruptible
+from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.start_interrupt import StartInterrupt
+from wsgiserv.master.startup import Preload, Startup
 from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
 from wsgiserv.master.succession import Succession
 from wsgiserv.master.supervisor import (
@@ -64,7 +65,7 @@ from wsgiserv.master.supervisor import (
     Wait,
     plan,
 )
-from wsgiserv.master.upgrade import Invocation, Predecessor
+from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, Predecessor
 from wsgiserv.master.workforce import Workforce
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Master:
         self._resumed_at = 0.0
         # While it drains: until when the server goes on accepting.
         self._drain_until: float | None = None
+        # SIGTERM has come during an upgrade: this master leaves when that is decided, whichever way.
+        self._leaves = False
+        # Who has asked for an upgrade that has not begun yet.
+        self._upgrades: list[Done] = []
         self._announced = False
         self._foreground: Foreground | None = None
         self._signals: SignalQueue
@@ -152,38 +157,16 @@ class Master:
         startup = self._startup = Startup(
             self._settings, self._notices, self._log, self._predecessor, self._preload_application
         )
+        interrupt = StartInterrupt()
         try:
-            if self._settings.daemon and self._predecessor is None:
-                self._foreground = daemonize()
-            with interruptible():
-                generation = startup.start()
-                self._server = startup.server
-                self._rollover = Rollover(generation, startup)
-                if self._foreground is not None:
-                    silence_standard_streams(
-                        keep_output=self._settings.capture_output and self._settings.errorlog != "-"
-                    )
-                    renew_standard_streams()
-                guard_standard_streams()
-                self._signals = SignalQueue()
-                self._workforce = Workforce(self._server, self._signals, self._log)
-                self._fleet = self._workforce.fleet
-                self._recycler = Recycler(self._workforce.recycle)
-                self._succession = Succession(self._invocation, self._signals, self._log)
-                if not self._control_waits:
-                    self._control = self._open_control()
-        except WsgiservError as error:
-            startup.clean_up()
-            self._tell(error)
-            raise
-        except KeyboardInterrupt:  # INT, TERM or QUIT while starting
+            self._start(startup, interrupt)
+        except KeyboardInterrupt:  # INT, TERM or QUIT
+            interrupt.end()
             startup.clean_up()
             self._log.info("stopped while starting")
             self._tell_foreground(BootError("it was told to stop while it was starting."))
+            self._tell_predecessor_of_stop()
             return EXIT_OK
-        except BaseException:
-            startup.clean_up()
-            raise
 
         try:
             self._loop()
@@ -193,20 +176,60 @@ class Master:
             self._workforce.send_all(SIGQUIT)
             self._workforce.nursery.close()
             self._close_control()
+            self._rollover.close()
             startup.clean_up()
+            self._signals.end(1)
             return 1
         self._workforce.nursery.close()
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         self._close_control()
+        self._rollover.close()
         startup.clean_up()
-        self._signals.leave()
-        ignore_requests()
+        self._signals.end(EXIT_OK if self._fatal is None else self._fatal.exit_status)
         release_standard_streams()
         if self._fatal is not None:
             self._tell(self._fatal)
             raise self._fatal
         self._log.info("stopped (pid %d)", self._server.pid)
         return EXIT_OK
+
+    def _start(self, startup: Startup, interrupt: StartInterrupt) -> None:
+        """Do everything that comes before the loop. Raises WsgiservError, KeyboardInterrupt; then all is taken back."""
+        try:
+            if self._settings.daemon and self._predecessor is None:
+                self._foreground = daemonize()
+            # Before there is a pid file: whoever reads it may send any of the signals.
+            self._signals = SignalQueue()
+            interrupt.arm()
+            generation = startup.start(interrupt)
+            self._server = startup.server
+            self._rollover = Rollover(generation, startup)
+            if self._foreground is not None:
+                silence_standard_streams(
+                    keep_output=self._settings.capture_output and self._settings.errorlog != "-"
+                )
+                renew_standard_streams()
+            guard_standard_streams()
+            self._workforce = Workforce(self._server, self._signals, self._log)
+            self._fleet = self._workforce.fleet
+            self._recycler = Recycler(self._workforce.recycle)
+            self._succession = Succession(self._invocation, self._signals, self._log)
+            if not self._control_waits:
+                with interrupt.held():
+                    self._control = self._open_control()
+            self._signals.arm()
+        except WsgiservError as error:
+            interrupt.end()
+            startup.clean_up()
+            self._tell(error)
+            raise
+        except KeyboardInterrupt:
+            self._close_control()
+            raise
+        except BaseException:
+            interrupt.end()
+            startup.clean_up()
+            raise
 
     def _tell(self, error: WsgiservError) -> None:
         """Log an error that ends the server, where the caller's line on the terminal is not in the log already."""
@@ -219,6 +242,10 @@ class Master:
         if self._foreground is not None:
             self._foreground.failed(error)
 
+    def _tell_predecessor_of_stop(self) -> None:
+        if self._predecessor is not None:
+            self._predecessor.failed(TOLD_TO_STOP)
+
     # ---- the loop --------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -229,33 +256,39 @@ class Master:
                 # they are told: who comes later is refused at once, instead of waiting for nobody and being reset.
                 self._rollover.close_listeners()
             until = self._act()
-            if until is None:
-                return
             now = monotonic()
+            if until is None:
+                until = self._succession.ends_by(now)
+                if until is None:
+                    return
             if self._drain_until is not None and not self._stop:
                 until = min(until, self._drain_until)
             if not self._stop:
                 until = min(until, self._recycler.look(self._fleet.workers, now), self._follow_load(now))
                 until = min(until, self._rollover.renew_ticket_keys(now))
+            newest = self._rollover.newest
             until = min(
-                until, self._workforce.tell_who_waits(now), self._manager.look(now, self._status_line)
+                until,
+                self._workforce.tell_who_waits(now, newest.number, newest.workers),
+                self._manager.look(now, self._status_line),
             )
             self._sleep(until)
             say_lost_messages()
-            for signal in self._signals.take():
-                self._answer(signal)
+            self._answer_signals()
             self._workforce.read_reports()
-            self._workforce.reap()
+            self._reap_successors()  # before the workforce waits for orphans of any kind
+            self._workforce.reap(self._answer_signals)
             self._hear_successor()
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
                 self._stop_now("graceful", "drained")
+            self._begin_upgrade()
             self._begin_reload()
 
     def _follow_load(self, now: float) -> float:
         """Want more workers or fewer as the load is (``workers_min``, ``workers_max``); return when to look again."""
         rollover = self._rollover
-        if rollover.under_way or self._succession.under_way or self._drain_until is not None:
+        if rollover.under_way or self._is_upgrading or self._drain_until is not None:
             return inf
         generation = rollover.current
         if self._scaler is None:
@@ -273,12 +306,27 @@ class Master:
 
     def _begin_reload(self) -> None:
         """Begin the reload that was asked for, when none is under way and nobody is about to take over."""
-        busy = self._rollover.under_way or self._succession.under_way or self._stop
-        if self._rollover.waiting and self._fleet.ever_ready and not busy:
+        busy = self._rollover.under_way or self._is_upgrading or self._is_stopping
+        if self._rollover.waiting and self._is_up and not busy:
             self._manager.reload_begins()
             self._rollover.begin(self._reload_settings)
             if not self._rollover.under_way:
                 self._manager.ready(self._status_line())
+
+    @property
+    def _is_up(self) -> bool:
+        """Whether the start is over: this master serves, and alone, as far as it is the next one of another."""
+        return self._fleet.ever_ready and (self._predecessor is None or self._announced)
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Whether the stop has begun, if only with draining."""
+        return bool(self._stop) or self._drain_until is not None
+
+    @property
+    def _is_upgrading(self) -> bool:
+        """Whether a next master is starting, or about to be started."""
+        return bool(self._upgrades) or self._succession.under_way
 
     def _act(self) -> float | None:
         """Carry out actions until there is nothing left to do now; return the time to wake, None at the end."""
@@ -366,6 +414,7 @@ class Master:
         self._fatal = error
         self._stop = "fast"
         self._workforce.stopping = True
+        self._abandon_what_waits(at_once=True)
 
     def _promote(self) -> None:
         seconds = self._rollover.promote(monotonic())
@@ -414,20 +463,25 @@ class Master:
 
     # ---- signals ---------------------------------------------------------------------------------------
 
+    def _answer_signals(self) -> None:
+        for signal in self._signals.take():
+            self._answer(signal)
+
     def _answer(self, signal: Signals) -> None:
         if signal == SIGCHLD:
             return  # it has woken the loop, which reaps
         self._log.debug("got %s", signal.name)
         if signal == SIGTERM:
-            self._begin_stop("graceful", signal.name)
+            self._terminate()
         elif signal in (SIGINT, SIGQUIT):
+            self._hear_successor()
             self._begin_stop("fast", signal.name)
         elif signal == SIGUSR1:
             self._reopen_logs()
-        elif self._stop:
+        elif self._stop or (signal in (SIGHUP, SIGUSR2) and self._is_stopping):
             self._log.info("%s is ignored: the server is stopping", signal.name)
         elif signal == SIGHUP:
-            if self._rollover.under_way or not self._fleet.ever_ready:
+            if self._rollover.under_way or not self._is_up:
                 self._log.info("SIGHUP: a start or a reload is under way; this one comes after it")
             self._manager.reload_asked()
             self._rollover.waiting.append(_nobody_waits)
@@ -440,9 +494,29 @@ class Master:
         elif signal == SIGUSR2:
             self._upgrade(_nobody_waits)
 
+    def _terminate(self) -> None:
+        """SIGTERM: a graceful stop; during an upgrade the next master goes on, and this one leaves after it.
+
+        A second one means both masters. That the next one serves may have been said and not been heard yet.
+        """
+        if self._leaves:
+            self._hear_successor()
+            self._stop_now("graceful", "SIGTERM, a second time")
+        elif self._is_upgrading and not self._is_stopping:
+            self._leaves = True
+            self._log.info(
+                "SIGTERM during an upgrade: this master leaves when the next one serves, and stops if that fails; "
+                "a second SIGTERM stops both"
+            )
+        else:
+            self._begin_stop("graceful", "SIGTERM")
+
     def _begin_stop(self, how: Literal["graceful", "fast"], why: str) -> None:
         delay_s = self._server.cfg.drain_delay
-        if how == "graceful" and delay_s and self._drain_until is None and not self._stop:
+        # A next master that does not serve yet has nobody who would have to be told.
+        is_alone = self._predecessor is None or self._announced
+        if how == "graceful" and delay_s and is_alone and not self._is_stopping:
+            self._abandon_what_waits(at_once=False)
             self._workforce.drain()
             self._log.info(
                 "%s: draining for %g s: still accepting, responses say Connection: close",
@@ -467,14 +541,49 @@ class Master:
             self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
         self._workforce.stopping = True
+        self._abandon_what_waits(at_once=how == "fast")
         if not self._workforce.followed:
-            self._workforce.hand_over_no_more(for_good=True)
+            # The sockets of a next master that has not taken over are the old one's, too, which may go on.
+            self._workforce.hand_over_no_more(for_good=self._predecessor is None or self._announced)
         self._workforce.dismiss_zygotes()
-        self._succession.cancel()
-        self._manager.stopping()
+        if self._predecessor is None or self._announced:
+            self._manager.stopping()
+        else:
+            self._tell_predecessor_of_stop()
+
+    def _abandon_what_waits(self, *, at_once: bool) -> None:
+        """This master stops: end what is starting in its place, and tell who waits for anything else."""
+        cfg = self._server.cfg
+        self._leaves = False
+        self._succession.cancel(at_once=at_once, longest_s=cfg.graceful_timeout + cfg.drain_delay)
+        successor = self._succession.successor
+        why = (
+            f"overtaken: the next master (pid {successor.pid}) serves, ask that"
+            if successor is not None and successor.ready
+            else "overtaken: the server is stopping"
+        )
+        upgrades, self._upgrades = self._upgrades, []
+        for done in upgrades:
+            done(False, why)
+        self._rollover.tell_overtaken(why, also_waiting=True)
+        self._workforce.tell_overtaken(why)
 
     def _upgrade(self, done: Done) -> None:
-        """Start the next master beside this one."""
+        """Start the next master beside this one, or after the start or reload that is under way."""
+        self._upgrades.append(done)
+        if self._rollover.under_way or not self._is_up:
+            self._log.info("upgrade: a start or a reload is under way; this comes after it")
+
+    def _begin_upgrade(self) -> None:
+        if self._rollover.under_way or not self._is_up or self._is_stopping:
+            return
+        upgrades, self._upgrades = self._upgrades, []
+        for done in upgrades:
+            self._start_successor(done)
+        if self._leaves and not self._succession.under_way:  # it could not be started
+            self._begin_stop("graceful", "SIGTERM")
+
+    def _start_successor(self, done: Done) -> None:
         server, startup = self._server, self._startup
         self._succession.begin(
             done,
@@ -485,12 +594,27 @@ class Master:
         )
 
     def _hear_successor(self) -> None:
-        pid = self._succession.hear()
-        if pid and not self._stop:
-            self._manager.followed_by(pid)
+        successor = self._succession.hear(stops=self._leaves)
+        if successor is None:
+            return
+        if successor.ready:
+            self._manager.followed_by(successor.pid)
             self._startup.leave_to_successor()
             self._workforce.followed = True
             self._stop_now("graceful", "upgraded")
+        elif self._leaves:
+            self._begin_stop("graceful", "SIGTERM")
+
+    def _reap_successors(self) -> None:
+        """Wait for next masters that have ended."""
+        ended = self._succession.reap()
+        successor = self._succession.successor
+        if self._workforce.followed and successor is not None and successor.pid in ended:
+            self._log.error(
+                "the next master (pid %d) has ended; nobody goes on with this server", successor.pid
+            )
+            self._workforce.followed = False
+            self._workforce.hand_over_no_more(for_good=True)
 
     def _reopen_logs(self) -> None:
         reopen_error_log()
@@ -502,9 +626,16 @@ class Master:
         if generation.workers + by < 1:
             self._log.info("SIGTTOU: one worker is the least; SIGWINCH retires it")
             return
+        most = self._most_workers()
+        if by > 0 and generation.workers >= most:
+            self._log.warning("SIGTTIN is ignored: %s are the most that can be asked for", _workers(most))
+            return
         generation.workers += by
         self._log.info("%s: %s wanted", "SIGTTIN" if by > 0 else "SIGTTOU", _workers(generation.workers))
         self._server.set_num_workers(generation.workers)
+
+    def _most_workers(self) -> int:
+        return most_workers(self._rollover.newest.settings)
 
     def _scale(self, count: int) -> None:
         generation = self._rollover.newest
@@ -525,6 +656,7 @@ class Master:
             self._workforce,
             status=self._status,
             scale=self._scale,
+            most_workers=self._most_workers,
             upgrade=self._upgrade,
             stop=lambda now: (
                 self._stop_now("fast", "wsgiservctl stop --now")
@@ -533,6 +665,7 @@ class Master:
             ),
             reopen_logs=self._reopen_logs,
             is_stopping=lambda: bool(self._stop),
+            is_draining=lambda: self._drain_until is not None,
         )
         follows = self._predecessor.pid if self._predecessor is not None else 0
         environ = self._invocation.environ if self._invocation is not None else os.environ
@@ -548,7 +681,7 @@ class Master:
             return "stopping"
         if self._drain_until is not None:
             return "draining"
-        if self._succession.under_way:
+        if self._is_upgrading:
             return "upgrading"
         if self._rollover.under_way or self._rollover.waiting:
             return "reloading"
@@ -584,6 +717,7 @@ class Master:
             return
         self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
         self._workforce.hand_over_no_more()
+        self._rollover.tell_overtaken("overtaken: SIGWINCH has retired the workers", also_waiting=False)
         self._rollover.pause()
         self._server.set_num_workers(0)
 

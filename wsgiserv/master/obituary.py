@@ -18,7 +18,15 @@ from wsgiserv.master.handle import Handle
 from wsgiserv.master.oom import Verdict
 from wsgiserv.master.stacks import CRASHES, Stacks
 
-__all__ = ["calls_for_certificate", "certify", "died_how", "in_flight_lines", "life", "lost_requests"]
+__all__ = [
+    "calls_for_certificate",
+    "certify",
+    "died_how",
+    "in_flight_lines",
+    "is_told_to_end",
+    "life",
+    "lost_requests",
+]
 
 # How a terminal, a service manager or a container's runtime tells a whole process group to end.
 _TOLD: Final = frozenset({SIGTERM, SIGINT, SIGQUIT, SIGHUP})
@@ -43,6 +51,13 @@ def signal_name(wait_status: int) -> str:
         return Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def is_told_to_end(worker: Handle, wait_status: int | None) -> bool:
+    """Whether a worker that the master has not told to leave has ended as if it had been: a signal to all of them."""
+    if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
+        return False
+    return wait_status == EXIT_OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
 
 
 def calls_for_certificate(worker: Handle, wait_status: int | None, unasked: bool) -> bool:

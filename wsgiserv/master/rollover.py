@@ -86,6 +86,26 @@ class Rollover:
         series = {self.current.tls_contexts, self.newest.tls_contexts}
         return min((each.renew(now) for each in series if each is not None), default=inf)
 
+    def tell_overtaken(self, why: str, *, also_waiting: bool) -> None:
+        """Tell those who wait for the reload that is under way that it will not come to its end.
+
+        Args:
+            why: what they are told.
+            also_waiting: whether no reload begins any more, either: tell those who wait for theirs.
+        """
+        watching, self._watching = self._watching, []
+        if also_waiting:
+            watching += self.waiting
+            self.waiting = []
+        for done in watching:
+            done(False, why)
+
+    def close(self) -> None:
+        """Take back what a reload has made that was under way when the server ended."""
+        if self._next is not None and self._next.pid_file is not None:
+            self._next.pid_file.remove()
+            self._next.pid_file = None
+
     # ---- begin, and one of two ends --------------------------------------------------------------------
 
     def begin(self, read: Callable[[], Loaded]) -> None:

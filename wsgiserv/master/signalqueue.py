@@ -5,13 +5,17 @@ Must not know: what a signal means.
 
 A handler only queues: the interpreter's own C code writes the number of each signal into the socket
 (signal.set_wakeup_fd), which the loop polls like everything else. So nothing is ever interrupted half-way.
+The interpreter writes the number of every signal with a handler there, also of those that a configuration file
+catches for itself. A flood of them fills the socket, and a hook can take the wakeup descriptor: the handler notes
+the signal as well.
 """
 
 from __future__ import annotations
 
 from _socket import socketpair
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import _exit
 from signal import (
     SIG_BLOCK,
     SIG_DFL,
@@ -34,9 +38,11 @@ from signal import (
     signal,
     valid_signals,
 )
+from time import monotonic
 from types import FrameType
+from typing import Final
 
-__all__ = ["MASTER_SIGNALS", "SignalQueue", "ignore_requests"]
+__all__ = ["MASTER_SIGNALS", "STOP_SIGNALS", "SignalQueue", "ignore_all", "ignore_requests"]
 
 MASTER_SIGNALS = (
     SIGCHLD,
@@ -51,7 +57,12 @@ MASTER_SIGNALS = (
     SIGWINCH,
 )
 
+STOP_SIGNALS = (SIGINT, SIGQUIT, SIGTERM)
 _REQUESTS = (SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH)
+# Of these each one counts; of the others one is as good as many.
+_COUNTED: Final = frozenset((SIGTERM, SIGTTIN, SIGTTOU))
+# A server that has ended, but whose process stays for longer (a thread of a configuration file), can be stopped.
+_LAST_S: Final = 5.0
 
 
 class SignalQueue:
@@ -61,17 +72,29 @@ class SignalQueue:
         self._reader, self._writer = socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._noted: set[int] = set()
+        self.arm()
+
+    def arm(self) -> None:
+        """Catch the signals. Again at the end of the start, whose code may have had handlers of its own."""
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in MASTER_SIGNALS:
-            signal(number, _queued)
+            signal(number, self._note)
             siginterrupt(number, False)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """The handler of all of them: the interpreter has written the number into the socket, if there was room."""
+        self._noted.add(number)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a signal has come."""
         return self._reader.fileno()
 
     def take(self) -> list[Signals]:
-        """Return the signals that have come, oldest first; children's (SIGCHLD) only once."""
+        """Return the signals that have come, oldest first, but SIGCHLD before all and SIGUSR2 before SIGTERM.
+
+        Of those that only ask for something once, one is returned however many have come.
+        """
         numbers = bytearray()
         while True:
             try:
@@ -81,9 +104,15 @@ class SignalQueue:
             if not data:
                 break
             numbers += data
-        return list(dict.fromkeys(Signals(n) for n in numbers if n == SIGCHLD)) + [
-            Signals(n) for n in numbers if n != SIGCHLD
-        ]
+        # Whatever runs in this process may have taken the descriptor (asyncio does).
+        set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # A call: before it the interpreter runs the handlers of all whose numbers have been read.
+        noted = self._take_noted()
+        return in_order([*numbers, *(noted - set(numbers))])
+
+    def _take_noted(self) -> set[int]:
+        noted, self._noted = self._noted, set()
+        return noted
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -99,12 +128,56 @@ class SignalQueue:
             pthread_sigmask(SIG_SETMASK, before)
 
     def leave(self) -> None:
-        """Give the process back its default signal handlers. Called in the child, under `held`, and at the end."""
+        """Give a child its own signal handlers. Called in the child, under `held`.
+
+        A signal to all processes of the server (``pkill -HUP wsgiserv``) means the master: what asks for something
+        does nothing to the child. The others have their defaults.
+        """
         set_wakeup_fd(-1)
         for number in MASTER_SIGNALS:
-            signal(number, SIG_DFL)
+            signal(number, _ignored if number in _REQUESTS else SIG_DFL)
+        self._close()
+
+    def end(self, status: int) -> None:
+        """Heed no signal any more: the server has ended, and the process is about to, with ``status``.
+
+        TERM, INT and QUIT would change its status. When the process is still there after 5 s they end it.
+        """
+        until = monotonic() + _LAST_S
+
+        def late(number: int, frame: FrameType | None) -> None:
+            if monotonic() > until:
+                _exit(status)
+
+        for number in STOP_SIGNALS:
+            signal(number, late)
+        ignore_requests()
+        set_wakeup_fd(-1)
+        signal(SIGCHLD, SIG_DFL)
+        self._close()
+
+    def _close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+
+def in_order(numbers: Sequence[int]) -> list[Signals]:
+    """Return what is to be answered of the signals that have come, in the order of `SignalQueue.take`.
+
+    When two signals are pending the kernel runs the handler of the higher number first: an upgrade (SIGUSR2), and
+    the wish that this master leaves after it (SIGTERM), come the wrong way round.
+    """
+    found: list[Signals] = []
+    for number in numbers:
+        if number in MASTER_SIGNALS and (number in _COUNTED or number not in found):
+            found.append(Signals(number))
+    if SIGCHLD in found:
+        found.remove(SIGCHLD)
+        found.insert(0, SIGCHLD)
+    if SIGUSR2 in found and SIGTERM in found and found.index(SIGTERM) < found.index(SIGUSR2):
+        found.remove(SIGUSR2)
+        found.insert(found.index(SIGTERM), SIGUSR2)
+    return found
 
 
 def ignore_requests() -> None:
@@ -117,5 +190,12 @@ def ignore_requests() -> None:
         signal(number, SIG_IGN)
 
 
-def _queued(number: int, frame: FrameType | None) -> None:
-    """The handler of all of them: the interpreter has written the number into the socket already."""
+def ignore_all() -> None:
+    """Ignore those that stop, too: the last function that the interpreter calls at its end (atexit)."""
+    ignore_requests()
+    for number in STOP_SIGNALS:
+        signal(number, SIG_IGN)
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    """The handler of what means the master; not SIG_IGN, which programs that a child executes would inherit."""

@@ -10,13 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import getpid
-from signal import SIG_DFL, SIGINT, SIGQUIT, SIGTERM, signal
 from time import monotonic
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
@@ -28,6 +25,7 @@ from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.start_interrupt import StartInterrupt
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import Predecessor
 from wsgiserv.master.zygote import become_subreaper
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.tlsseries import ContextSeries
 
-__all__ = ["Preload", "Startup", "interruptible"]
+__all__ = ["Preload", "Startup"]
 
 # Loads an application with these settings; the last argument says whether this process goes on as the master.
 Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
@@ -85,22 +83,27 @@ class Startup:
         self._left: list[Listener] = []
         self.handoff: Handoff | None = None
 
-    def start(self) -> Generation:
-        """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`."""
+    def start(self, interrupt: StartInterrupt) -> Generation:
+        """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`.
+
+        ``interrupt`` ends it from outside, but not between the making of a file and the note of it.
+        """
         settings, log = self._settings, self.log
         check_privileges(settings)
         self.server = HookServer(settings, log)
         set_title("master", self.server.proc_name)
         if settings.pidfile:
             pid_file = PidFile(settings.pidfile, log)
-            if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
-                pid_file.create()
-            self.pid_file = pid_file
+            with interrupt.held():
+                if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
+                    pid_file.create()
+                self.pid_file = pid_file
         self.environment.apply(settings.raw_env)
         for notice in self._notices:
             log.warning("%s", notice)
         call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
-        self.listeners = self._listeners()
+        with interrupt.held():
+            self.listeners = self._listeners()
         self.server.listen(self.listeners)
         # After the sockets that are to be here already: one that is missing must not be this.
         log_files.begin()
@@ -226,24 +229,6 @@ class Startup:
         if self.pid_file is not None:
             self.pid_file.remove()
             self.pid_file = None
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let INT, TERM and QUIT end a start as KeyboardInterrupt.
-
-    A start runs code of other people (hooks, a preloaded application) that may take long, and there is no
-    loop yet that could read a queue.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in (SIGINT, SIGTERM, SIGQUIT):
-            signal(each, SIG_DFL)  # the second one ends it, whatever the code does about the first
-        raise KeyboardInterrupt
-
-    for number in (SIGINT, SIGTERM, SIGQUIT):
-        signal(number, interrupt)
-    yield
 
 
 def _workers(settings: Settings) -> str:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from math import inf
+from signal import SIGKILL, SIGQUIT, SIGTERM
 from time import monotonic
 from typing import Final
 
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
-from wsgiserv.master.upgrade import Invocation, Successor, start_successor
+from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, Successor, start_successor
 from wsgiserv.net.listener import Listener
 
 __all__ = ["Succession"]
 
 # A next master that neither serves nor gives up (a configuration file that hangs) is ended after so long.
 _PATIENCE_S: Final = 180.0
+# One that was told to end at once has this long for it, and one that was killed.
+_QUIT_S: Final = 3.0
+_KILLED_S: Final = 1.0
 
 
 class Succession:
@@ -33,15 +37,23 @@ class Succession:
 
     Attributes:
         successor: the next master; None while there is none.
+        cancelled: whether it was told to stop, because this master stops: nothing it says counts any more.
     """
 
     def __init__(self, invocation: Invocation | None, signals: SignalQueue, log: logging.Logger) -> None:
         self.successor: Successor | None = None
+        self.cancelled = False
         self._invocation = invocation
         self._signals = signals
         self._log = log
         self._watching: list[Done] = []
         self._until = inf
+        # Those whose processes have not ended, or have not been waited for.
+        self._processes: list[Successor] = []
+        self._cancelled_at_once = False
+        # When a cancelled one is killed; when it has been, until when it is waited for.
+        self._ends_by = inf
+        self._is_killed = False
 
     @property
     def under_way(self) -> bool:
@@ -82,34 +94,49 @@ class Succession:
             self._log.error("upgrade: the next master cannot be started: %s", error.strerror)
             done(False, f"the next master cannot be started: {error.strerror}")
             return
+        self._processes.append(self.successor)
         self._watching.append(done)
         self._until = monotonic() + _PATIENCE_S
         self._log.info("upgrade: the next master is starting (pid %d)", self.successor.pid)
 
-    def hear(self) -> int:
-        """Hear what the next master has to say; return its pid when it serves now, once, else 0."""
+    def hear(self, *, stops: bool) -> Successor | None:
+        """Hear what the next master has to say; return it when it serves now, or has failed: once.
+
+        Args:
+            stops: whether this master leaves in either case, which the log says.
+        """
         successor = self.successor
         if successor is None:
-            return 0
+            return None
         if not successor.listen():
             if self.under_way and monotonic() > self._until:
                 self._log.error("the next master (pid %d) does not come up, and is ended", successor.pid)
-                successor.stop(at_once=True)
+                successor.stop(SIGKILL)
                 self._until = inf
-            return 0
+            return None
+        if self.cancelled:
+            return None
         if successor.ready:
             self._log.info("the next master (pid %d) serves; this one leaves", successor.pid)
             self._settle(True, f"the next master serves (pid {successor.pid})")
-            return successor.pid
-        self._log.error(
-            "the upgrade has failed, this master and its workers stay. The next master (pid %d): %s",
-            successor.pid,
-            successor.reason,
-        )
+            return successor
+        if successor.reason == TOLD_TO_STOP:
+            self._log.info(
+                "upgrade: the next master (pid %d) was told to stop; %s",
+                successor.pid,
+                "this one stops, too" if stops else "this one and its workers go on",
+            )
+        else:
+            self._log.error(
+                "the upgrade has failed, %s. The next master (pid %d): %s",
+                "and this master stops, as it was told" if stops else "this master and its workers stay",
+                successor.pid,
+                successor.reason,
+            )
         successor.stop()
         self.successor = None
         self._settle(False, successor.reason)
-        return 0
+        return successor
 
     def _settle(self, good: bool, reason: str) -> None:
         self._until = inf
@@ -117,10 +144,49 @@ class Succession:
         for done in watching:
             done(good, reason)
 
-    def cancel(self) -> None:
-        """This master stops: what is starting in its place is not to serve on."""
-        if self.successor is not None and self.under_way:
-            self.successor.stop()
+    def cancel(self, *, at_once: bool, longest_s: float) -> None:
+        """This master stops: what is starting in its place is not to serve on. May be called again, to hurry.
+
+        Args:
+            at_once: whether it is to break off what its workers are doing.
+            longest_s: how long it may take to finish that; then it is killed.
+        """
+        successor = self.successor
+        if successor is None or not (self.under_way or self.cancelled):
+            return
+        if self.cancelled and (self._cancelled_at_once or not at_once):
+            return
+        if not self.cancelled:
+            self._log.info("upgrade: the next master (pid %d) is stopped, too", successor.pid)
+        self.cancelled, self._cancelled_at_once = True, at_once
+        self._ends_by = monotonic() + (_QUIT_S if at_once else longest_s + _QUIT_S)
+        successor.stop(SIGQUIT if at_once else SIGTERM)
+        self._settle(False, "the server is stopping")
+
+    def reap(self) -> list[int]:
+        """Wait for the processes that have ended; return their process ids."""
+        ended = [each for each in self._processes if each.reap()]
+        if ended:
+            self._processes = [each for each in self._processes if not each.ended]
+        return [each.pid for each in ended]
+
+    def ends_by(self, now: float) -> float | None:
+        """Return until when this master waits for the end of a next one that was cancelled; None: it does not.
+
+        Whoever waits for this process takes its end for the end of the server; in a container it is.
+        """
+        successor = self.successor
+        if successor is None or not self.cancelled or successor.ended:
+            return None
+        if now < self._ends_by:
+            return self._ends_by
+        if self._is_killed:
+            return None
+        self._log.error("the next master (pid %d) does not stop, and is killed", successor.pid)
+        self._is_killed = True
+        successor.stop(SIGKILL)
+        self._ends_by = now + _KILLED_S
+        return self._ends_by
 
     def close_in_child(self) -> None:
         """Close what a worker must not hold."""

@@ -17,18 +17,25 @@ import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, waitpid
-from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
-from typing import Any
+from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
+from time import monotonic, sleep
+from typing import Any, Final
 
 from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
-from wsgiserv.master.signalqueue import SignalQueue
+from wsgiserv.master.obituary import died_how
+from wsgiserv.master.signalqueue import STOP_SIGNALS, SignalQueue, ignore_requests
 from wsgiserv.net.listener import Listener
 from wsgiserv.record import record
 
-__all__ = ["Invocation", "Predecessor", "Successor", "start_successor"]
+__all__ = ["TOLD_TO_STOP", "Invocation", "Predecessor", "Successor", "start_successor"]
+
+# Why a next master has failed that was told to stop: no fault of its code.
+TOLD_TO_STOP: Final = "it was told to stop"
 
 _VARIABLE = "WSGISERV_UPGRADE"
 _LONGEST_TEXT = 32_000
+# A process that has closed its pipe as it ended can be waited for within this time.
+_ENDED_S: Final = 0.1
 
 
 @record(frozen=True)
@@ -128,6 +135,7 @@ class Successor:
         ready: whether it serves.
         reason: why it has failed; empty while that is not known.
         over: whether one or the other has happened.
+        ended: whether its process has ended.
     """
 
     def __init__(self, pid: int, fd: int) -> None:
@@ -135,6 +143,8 @@ class Successor:
         self.ready = False
         self.reason = ""
         self.over = False
+        self.ended = False
+        self._wait_status: int | None = None
         self._fd = fd
         self._reader = MessageReader(fd)
 
@@ -154,25 +164,42 @@ class Successor:
             return False
         self.over = True
         self.close()
-        nothing = {"reason": "it ended without a word; its lines in the log say more"}
-        outcome = messages[0] if messages else nothing
+        outcome = messages[0] if messages else {"reason": self._last_word()}
         self.ready = outcome.get("ready") is True
         self.reason = "" if self.ready else str(outcome.get("reason"))
         return True
 
-    def reap(self) -> None:
-        """Let go of its process when it has ended. Never waits."""
-        try:
-            waitpid(self.pid, WNOHANG)
-        except ChildProcessError:
-            pass
+    def _last_word(self) -> str:
+        """Return why it has closed its pipe without a word: how its process has ended, where it has."""
+        until = monotonic() + _ENDED_S
+        while not self.reap() and monotonic() < until:
+            sleep(0.001)
+        status = self._wait_status
+        if status is None:
+            return "it ended without a word; its lines in the log say more"
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOP_SIGNALS:
+            return TOLD_TO_STOP  # before it could catch the signal
+        return f"it {died_how(status)} without a word; its lines in the log say more"
 
-    def stop(self, at_once: bool = False) -> None:
-        """End it: this master stops, or has waited long enough."""
-        try:
-            kill(self.pid, SIGKILL if at_once else SIGTERM)
-        except ProcessLookupError:
-            pass
+    def reap(self) -> bool:
+        """Wait for its process if it has ended; return whether it has. Never blocks."""
+        if not self.ended:
+            try:
+                pid, status = waitpid(self.pid, WNOHANG)
+            except ChildProcessError:  # somebody else in this process has waited for it
+                self.ended = True
+            else:
+                if pid:
+                    self.ended, self._wait_status = True, status
+        return self.ended
+
+    def stop(self, signal: Signals = SIGTERM) -> None:
+        """Tell it to end, unless it has."""
+        if not self.ended:
+            try:
+                kill(self.pid, signal)
+            except ProcessLookupError:
+                pass
 
     def close(self) -> None:
         """Close the pipe; also called in each worker."""
@@ -214,6 +241,9 @@ def start_successor(
         close(writer)
         return Successor(pid, reader)
     try:
+        # A signal to all processes of the server (pkill -USR1 wsgiserv) means this master. Ignored, not caught: that
+        # lasts over execve(2), until the next master catches it.
+        ignore_requests()
         pthread_sigmask(SIG_SETMASK, ())
         before_exec()
         told = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from os import WNOHANG, close, kill, pipe, urandom, wait4
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINCH, Signals
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import Report
@@ -24,7 +24,7 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.nursery import Born, Lost, Nursery, Withdrawn
-from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, life
+from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, is_told_to_end, life
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
@@ -39,6 +39,8 @@ __all__ = ["Workforce"]
 _BOOT_S: Final = 30.0
 # A worker whose main thread does not answer within this time is in C code.
 _TRACE_S: Final = 2.0
+# So long after a worker has died of a signal to the process group the master has it, too.
+_GROUP_S: Final = 0.002
 
 
 class Workforce:
@@ -70,7 +72,7 @@ class Workforce:
         self._log = log
         self._lifeline = pipe()
         self.nursery = Nursery(signals, log, self._lifeline, server)
-        self._expected: list[tuple[int, int, Done]] = []
+        self._expected: list[tuple[int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
         self._traced: dict[int, list[tuple[float, Done]]] = {}
 
@@ -329,10 +331,9 @@ class Workforce:
         """Return the worker with this process id."""
         return next((worker for worker in self.fleet.workers if worker.pid == pid), None)
 
-    def when_serving(self, count: int, generation: int, done: Done) -> None:
-        """Tell ``done`` when so many workers serve, no more and no fewer."""
-        self._expected.append((count, generation, done))
-        self.tell_who_waits(monotonic())
+    def when_serving(self, count: int, done: Done) -> None:
+        """Tell ``done`` when so many workers serve, no more and no fewer; or when another number is wanted."""
+        self._expected.append((count, done))
 
     def when_gone(self, worker: Handle, done: Done) -> None:
         """Tell ``done`` when the worker has left."""
@@ -347,18 +348,29 @@ class Workforce:
         for _, done in self._traced.pop(worker.age, []):
             done(True, text or "it runs nothing")
 
-    def tell_who_waits(self, now: float) -> float:
-        """Tell who has waited long enough, or for what has come about; return when to look again."""
-        serving = sum(worker.serving for worker in self.fleet.workers)
-        for each in list(self._expected):
-            count, generation, done = each
-            failures = self.fleet.failures.get(generation)
-            if serving == count:
-                self._expected.remove(each)
-                done(True, f"{count} workers serve")
-            elif failures is not None and failures.reason:
-                self._expected.remove(each)
-                done(False, f"{serving} of {count} workers serve: {failures.reason}")
+    def tell_overtaken(self, why: str) -> None:
+        """Tell those who wait for a number of workers that it will not be reached."""
+        expected, self._expected = self._expected, []
+        for _, done in expected:
+            done(False, why)
+
+    def tell_who_waits(self, now: float, newest: int, wanted: int) -> float:
+        """Tell who has waited long enough, or for what has come about, or will not; return when to look again.
+
+        Args:
+            now: the time.
+            newest: the serial number of the newest generation.
+            wanted: how many workers that is to have.
+        """
+        failures = self.fleet.failures.get(newest)
+        trouble = failures.reason if failures is not None else ""
+        if self._expected:
+            self._tell_who_expects(wanted, trouble)
+        if trouble and self._mourned:
+            for worker in self.fleet.workers:
+                if not worker.leaving:
+                    for done in self._mourned.pop(worker.age, []):
+                        done(False, f"worker {worker.pid} stays until a new one is ready: {trouble}")
         for worker in self.fleet.workers:
             waiting = self._traced.get(worker.age, [])
             if waiting and waiting[0][0] <= now:
@@ -370,6 +382,20 @@ class Workforce:
                         f"worker {worker.pid} does not answer: its main thread runs no Python code.\n{lines}",
                     )
         return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
+
+    def _tell_who_expects(self, wanted: int, trouble: str) -> None:
+        serving = sum(worker.serving for worker in self.fleet.workers)
+        expected, self._expected = self._expected, []
+        for each in expected:
+            count, done = each
+            if wanted != count:
+                done(False, f"overtaken: {wanted} workers are wanted now")
+            elif serving == count:
+                done(True, f"{count} workers serve")
+            elif trouble:
+                done(False, f"{serving} of {count} workers serve: {trouble}")
+            else:
+                self._expected.append(each)
 
     def hand_over_no_more(self, *, for_good: bool = False) -> None:
         """Tell all workers, also those that leave already, that nobody is left to take their connections.
@@ -402,18 +428,29 @@ class Workforce:
         who = f"worker {worker.pid}" if worker.pid else "the zygote"
         self._log.error("%s cannot boot: %s%s", who, report.reason, traceback)
 
-    def reap(self) -> None:
-        """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's."""
-        for worker in list(self.fleet.workers):
+    def reap(self, answer_signals: Callable[[], object]) -> None:
+        """Note the workers that are dead. Waits for our workers only: a hook's own children are the hook's.
+
+        Args:
+            answer_signals: has the master answer the signals that have come.
+        """
+        dead: list[tuple[Handle, int | None, int]] = []
+        for worker in self.fleet.workers:
             if not worker.pid:
                 continue
             try:
                 pid, status, usage = wait4(worker.pid, WNOHANG)
             except ChildProcessError:
-                self._bury(worker, None, 0)  # somebody else in this process has waited for it
+                dead.append((worker, None, 0))  # somebody else in this process has waited for it
             else:
                 if pid:
-                    self._bury(worker, status, usage.ru_maxrss)
+                    dead.append((worker, status, usage.ru_maxrss))
+        if not self.stopping and any(is_told_to_end(each, how) for each, how, _ in dead):
+            # A signal to the whole process group reaches the youngest first, and this process last.
+            sleep(_GROUP_S)
+            answer_signals()
+        for each, how, max_rss in dead:
+            self._bury(each, how, max_rss)
         self._hear_nursery(self.nursery.reap())
         if self._server.pid == 1 or self.nursery.adopts:
             self._reap_orphans()
