@@ -7,6 +7,7 @@ Must not know: what is being started.
 from __future__ import annotations
 
 import os
+import sys
 from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid
 from typing import NoReturn
 
