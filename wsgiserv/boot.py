@@ -87,7 +87,8 @@ class ReadinessWriter:
 
     def close(self) -> None:
         """Close the pipe."""
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # a report after that goes nowhere
+        os.close(fd)
 
 
 class ReadinessReader:
@@ -157,3 +158,16 @@ class WorkerBoot:
     application: Callable[..., Any] | None = None
     handoff: Handoff | None = None
     last_words: int | None = None
+
+    def close_in_child(self) -> None:
+        """Close what a child of the application must not hold, and detach it from the scoreboard. Called there."""
+        self.slot.detach()
+        for listener in self.listeners:
+            listener.close()
+        if self.handoff is not None:
+            self.handoff.close()
+        self.ready.close()
+        os.close(self.lifeline)
+        if self.last_words is not None:
+            fd, self.last_words = self.last_words, None
+            os.close(fd)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from wsgiserv.atfork import leave_if_child
 from wsgiserv.errors import BootError
 
 __all__ = ["call_hook", "call_hook_or_stop"]
@@ -30,9 +31,13 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
         return True
     try:
         hook(*arguments)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        leave_if_child(error)
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         log.exception("the hook %s raised %s; the server goes on", name, _brief(error))
         return False
+    leave_if_child()
     return True
 
 
@@ -47,12 +52,16 @@ def call_hook_or_stop(
         return
     try:
         hook(*arguments)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        leave_if_child(error)
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         log.exception("the hook %s raised %s", name, _brief(error))
         raise BootError(
             f"the hook {name} raised {_brief(error)}, so the server does not start. "
             f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
         ) from error
+    leave_if_child()
 
 
 def _brief(error: BaseException) -> str:

@@ -165,6 +165,12 @@ class AccessLog:
             self._waiting = b""
         self._tell(news)
 
+    def close_in_child(self) -> None:
+        """Drop the lines and close the file. Called in a child of the application: its parent writes them."""
+        self._lines.clear()
+        self._waiting = b""
+        self._output.close()
+
 
 class _LinesToAccessLog(logging.Handler):
     """Takes what the application logs to `gunicorn.access` by itself into our access log."""
@@ -251,6 +257,10 @@ class _LoggerAccessLog(AccessLog):
     def close(self) -> None:
         if self._direct is not None:
             self._direct.close()
+
+    def close_in_child(self) -> None:
+        if self._direct is not None:
+            self._direct.close_in_child()
 
 
 def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog | None:

@@ -112,4 +112,5 @@ class Output:
     def close(self) -> None:
         """Close the file; a standard stream stays open."""
         if self.path is not None:
-            os.close(self.fd)
+            fd, self.fd = self.fd, -1  # the number may soon be another file's
+            os.close(fd)

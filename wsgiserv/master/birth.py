@@ -11,11 +11,12 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
-from os import close, fork, getpid, pipe
+from os import close, getpid, pipe
 from typing import Any
 
 from setproctitle import setproctitle
 
+from wsgiserv.atfork import forget_cleanups, fork
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
@@ -52,6 +53,7 @@ def fork_child(signals: SignalQueue) -> int:
         pid = fork()
         if pid == 0:
             signals.leave()
+            forget_cleanups()  # the caller closes what is the master's; the child adds its own
     return pid
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid, write
+from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid, write
 from typing import NoReturn
 
+from wsgiserv.atfork import fork
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]

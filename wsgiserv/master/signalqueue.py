@@ -36,6 +36,8 @@ from signal import (
 )
 from types import FrameType
 
+from wsgiserv.atfork import add_child_cleanup
+
 __all__ = ["MASTER_SIGNALS", "SignalQueue", "ignore_requests"]
 
 MASTER_SIGNALS = (
@@ -65,6 +67,7 @@ class SignalQueue:
         for number in MASTER_SIGNALS:
             signal(number, _queued)
             siginterrupt(number, False)
+        add_child_cleanup(self._close)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a signal has come."""
@@ -103,6 +106,9 @@ class SignalQueue:
         set_wakeup_fd(-1)
         for number in MASTER_SIGNALS:
             signal(number, SIG_DFL)
+        self._close()
+
+    def _close(self) -> None:
         self._reader.close()
         self._writer.close()
 

@@ -16,10 +16,11 @@ import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, read, waitpid, write
+from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, read, waitpid, write
 from signal import SIG_SETMASK, SIGKILL, SIGTERM, pthread_sigmask
 from typing import Any
 
+from wsgiserv.atfork import fork
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.net.listener import Listener
 from wsgiserv.record import record

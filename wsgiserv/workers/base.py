@@ -25,6 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.hooks import call_hook
@@ -358,6 +359,15 @@ class Worker(ABC):
         if self.booted:
             self.context.app = _gone
 
+    def close_in_child(self) -> None:
+        """Close what a child of the application must not hold; nothing of it is shut down. Called in that child."""
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        context: ServingContext | None = getattr(self, "context", None)  # none while booting
+        if context is not None:
+            context.close_in_child()
+        self._seconds = self.boot.slot.seconds
+
     # ---- signals ---------------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
@@ -574,10 +584,12 @@ def worker_main(boot: WorkerBoot) -> int:
         The status to exit with: 0 stopped as told, 3 or 4 could not boot.
     """
     settings, log = boot.settings, boot.log
+    add_child_cleanup(boot.close_in_child)
     try:
         prepare_path(settings.chdir, settings.pythonpath)
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
+        add_child_cleanup(worker.close_in_child)
         worker.install_signals()
         worker.prepare()
         worker.load_certificates()

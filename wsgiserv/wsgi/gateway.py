@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
+from wsgiserv.atfork import SERVER_PROCESS, leave
 from wsgiserv.http.response import (
     CHUNKED,
     CHUNKED_CLOSE,
@@ -333,8 +334,10 @@ class Response:
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333)."""
-        send, size, line = self.sink.send, 0, b""
+        send, size, line, process = self.sink.send, 0, b"", SERVER_PROCESS
         for block in result:
+            if not process[0]:
+                leave()  # the iterable has forked, and this is the child
             if self._chunked and type(block) is bytes:  # as `write` would; blocks are often all of one size
                 if block:
                     if len(block) != size:
@@ -348,6 +351,8 @@ class Response:
                 self.write(block)
                 if self._bodiless:
                     break
+        if not process[0]:
+            leave()
         self.finish()
 
     def file(self, wrapper: FileWrapper) -> bool:
@@ -446,6 +451,8 @@ def run_app(
     failure: BaseException | None = None
     try:
         result = app(environ, response.start_response)
+        if not SERVER_PROCESS[0]:
+            leave()  # the application has forked, and this is the child
         kind = type(result)
         if kind is list and len(result) == 1:
             response.whole(result[0])
@@ -460,17 +467,27 @@ def run_app(
             response.stream(result)
     except BaseException as error:  # the boundary to the application: nothing may pass
         failure = error
+        if not SERVER_PROCESS[0]:
+            _leave(error)
         _failed(response, error)
     if result is not None:
         try:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
+                if not SERVER_PROCESS[0]:
+                    leave()
         except BaseException as error:
+            if not SERVER_PROCESS[0]:
+                _leave(error)
             if not isinstance(error, BodyError):  # that is the client's fault, and told as such
                 response._context.log.error("close() of the application's result raised", exc_info=error)
             failure = failure or error
     return failure
+
+
+def _leave(error: BaseException) -> NoReturn:
+    leave(error.with_traceback(_users_part(error.__traceback__)))
 
 
 def _failed(response: Response, error: BaseException) -> None:
