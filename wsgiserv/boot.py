@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from wsgiserv.record import record
@@ -88,7 +89,7 @@ class ReadinessWriter:
     def close(self) -> None:
         """Close the pipe."""
         fd, self._fd = self._fd, -1  # a report after that goes nowhere
-        os.close(fd)
+        close(fd)
 
 
 class ReadinessReader:
@@ -120,7 +121,7 @@ class ReadinessReader:
 
     def close(self) -> None:
         """Close the pipe."""
-        os.close(self._fd)
+        close(self._fd)
 
 
 @record(kw_only=True)
@@ -167,7 +168,7 @@ class WorkerBoot:
         if self.handoff is not None:
             self.handoff.close()
         self.ready.close()
-        os.close(self.lifeline)
+        close(self.lifeline)
         if self.last_words is not None:
             fd, self.last_words = self.last_words, None
-            os.close(fd)
+            close(fd)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from os import close  # gevent's waits for its hub
 from os import write as write_fd
 from select import poll
 from typing import NamedTuple
@@ -106,11 +107,11 @@ class Output:
         try:
             os.dup2(fd, self.fd, inheritable=False)
         finally:
-            os.close(fd)
+            close(fd)
         self.is_pipe = self._is_pipe()
 
     def close(self) -> None:
         """Close the file; a standard stream stays open."""
         if self.path is not None:
             fd, self.fd = self.fd, -1  # the number may soon be another file's
-            os.close(fd)
+            close(fd)

@@ -9,10 +9,10 @@ the process has more, and what a helper holds at that moment would be held in th
 
 from __future__ import annotations
 
-import os
 from _thread import allocate_lock, get_native_id, start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
+from os import stat
 from time import monotonic, sleep
 from typing import Final
 
@@ -85,7 +85,7 @@ class HelperThread:
             end = monotonic() + _LONGEST_PAUSE_S
             with suppress(OSError):
                 while monotonic() < end:
-                    os.stat(f"/proc/self/task/{self._native_id}")
+                    stat(f"/proc/self/task/{self._native_id}")
                     sleep(_LOOK_S)
 
     def resume(self) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 from _thread import allocate_lock, get_ident
 from contextlib import suppress
+from os import close, pipe, read, write
 from select import POLLIN, poll
 from time import monotonic
 from types import FrameType
@@ -39,16 +40,16 @@ class SyncWorker(ReactorWorker):
         super().__init__(boot)
         self.run_request = Connection.run
         # A byte in this pipe stops the thread that watches the master.
-        self._pause_reader, self._pause_writer = os.pipe()
+        self._pause_reader, self._pause_writer = pipe()
         self._lifeline_thread = HelperThread(
-            "lifeline", self._end_with_master, lambda: os.write(self._pause_writer, b"!")
+            "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
         )
 
     def close_in_child(self) -> None:
         """As of the base."""
         super().close_in_child()
-        os.close(self._pause_reader)
-        os.close(self._pause_writer)
+        close(self._pause_reader)
+        close(self._pause_writer)
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -109,7 +110,7 @@ class SyncWorker(ReactorWorker):
                 poller.unregister(lifeline)
                 if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
                     os._exit(EXIT_BOOT)
-            os.read(pause, 1)
+            read(pause, 1)
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
