@@ -14,6 +14,7 @@ from keyword import iskeyword
 from types import CodeType, CoroutineType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from wsgiserv.atfork import leave_if_child
 from wsgiserv.callables import takes
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.imports import import_fresh
@@ -191,11 +192,14 @@ def _call(target: Target, factory: Any) -> Any:
             f"Without parentheses: wsgiserv {target.module}:{target.name}"
         )
     try:
-        return factory(*positional, **keywords)
+        application = factory(*positional, **keywords)
     except BaseException as error:
+        leave_if_child(error)
         from wsgiserv import appadvice
 
         raise appadvice.raised(error, doing) from None
+    leave_if_child()
+    return application
 
 
 def _described(value: Any) -> str:

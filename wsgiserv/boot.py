@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from wsgiserv.ipc import MessageError, MessageReader, MessageWriter
@@ -182,3 +183,16 @@ class WorkerBoot:
     handoff: Handoff | None = None
     last_words: int | None = None
     tls_contexts: ContextSeries | None = None
+
+    def close_in_child(self) -> None:
+        """Close what a child of the application must not hold, and detach it from the scoreboard. Called there."""
+        self.slot.detach()
+        for listener in self.listeners:
+            listener.close()
+        if self.handoff is not None:
+            self.handoff.close()
+        self.ready.close()
+        close(self.lifeline)
+        if self.last_words is not None:
+            fd, self.last_words = self.last_words, None
+            close(fd)

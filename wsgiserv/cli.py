@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
-from os import _exit, close, fork, kill, pipe, waitpid
+from os import _exit, close, kill, pipe, waitpid
 from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgiserv import __version__
+from wsgiserv import __version__, atfork
+from wsgiserv.atfork import fork
 from wsgiserv.config.commandline import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.ipc import MessageError
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
+    atfork.arm()
     predecessor = _predecessor()
     try:
         if predecessor is not None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from wsgiserv.atfork import leave_if_child
 from wsgiserv.errors import BootError
 
 __all__ = ["call_hook", "call_hook_or_stop"]
@@ -31,10 +32,13 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
     failure: BaseException | None = None
     try:
         hook(*arguments)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         failure = error
+    leave_if_child(failure)
     if failure is None:
         return True
+    if not isinstance(failure, (Exception, SystemExit)):
+        raise failure
     # Outside of the handler: the log's handlers and filters may be people's code, too.
     log.error("the hook %s raised %s; the server goes on", name, _brief(failure), exc_info=failure)
     return False
@@ -52,10 +56,13 @@ def call_hook_or_stop(
     failure: BaseException | None = None
     try:
         hook(*arguments)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         failure = error
+    leave_if_child(failure)
     if failure is None:
         return
+    if not isinstance(failure, (Exception, SystemExit)):
+        raise failure
     log.error("the hook %s raised %s", name, _brief(failure), exc_info=failure)
     raise BootError(
         f"the hook {name} raised {_brief(failure)}, so the server does not start. "

@@ -12,6 +12,8 @@ import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
 
+from wsgiserv.atfork import leave_if_child
+
 __all__ = ["forget_listings", "import_fresh", "is_importing"]
 
 _IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
@@ -20,7 +22,13 @@ _IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
 def import_fresh(name: str) -> ModuleType:
     """Import a module whose file may have been made since directories were listed. Raises whatever its code raises."""
     forget_listings()
-    return importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except BaseException as error:
+        leave_if_child(error)  # the module has forked
+        raise
+    leave_if_child()
+    return module
 
 
 def forget_listings() -> None:

@@ -133,9 +133,10 @@ class MessageWriter:
         return True
 
     def close(self) -> None:
-        """Close the pipe; what is unsent is lost."""
+        """Close the pipe; what is unsent, or sent after this, is lost."""
+        fd, self._fd = self._fd, -1
         self._unsent.clear()
-        close(self._fd)
+        close(fd)
 
 
 class MessageReader:
@@ -192,4 +193,5 @@ class MessageReader:
 
     def close(self) -> None:
         """Close the pipe."""
-        close(self._fd)
+        fd, self._fd = self._fd, -1
+        close(fd)

@@ -107,6 +107,15 @@ class Slot:
         self.words = row.cast("q")
         self.seconds = row.cast("d")
 
+    def detach(self) -> None:
+        """Go on with a copy that nobody reads. Called in a child of the application: the row is its parent's."""
+        size = WORDS * 8 + self.cells * CELL_BYTES
+        self._memory = memoryview(bytearray(self._memory[self._offset : self._offset + size]))
+        self._offset = 0
+        row = self._memory[: WORDS * 8]
+        self.words = row.cast("q")
+        self.seconds = row.cast("d")
+
     def clear(self) -> None:
         """Zero the whole row. The master calls it before it forks a worker into the slot."""
         size = WORDS * 8 + self.cells * CELL_BYTES

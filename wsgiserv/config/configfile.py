@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wsgiserv.atfork import leave_if_child
 from wsgiserv.errors import ConfigError
 from wsgiserv.imports import forget_listings
 
@@ -120,12 +121,16 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
     sys.modules[module.__name__] = module
     try:
         exec(code(), vars(module))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        leave_if_child(error)  # the file has forked
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         if before is None:
             del sys.modules[module.__name__]
         else:
             sys.modules[module.__name__] = before
         raise _failure(where, error) from None
+    leave_if_child()
 
 
 def _failure(where: str, error: BaseException) -> ConfigError:

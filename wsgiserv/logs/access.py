@@ -233,6 +233,12 @@ class AccessLog:
                 news = f"The access log cannot be written: {self._unsaid} lines are lost."
         self._tell(news)
 
+    def close_in_child(self) -> None:
+        """Drop the lines and close the file. Called in a child of the application: its parent writes them."""
+        self._lines.clear()
+        self._waiting = b""
+        self._output.close()
+
 
 class _LinesToAccessLog(logging.Handler):
     """Takes what the application logs to `gunicorn.access` by itself into our access log."""
@@ -331,6 +337,10 @@ class _LoggerAccessLog(AccessLog):
     def close(self, patience_s: float = _LAST_PATIENCE_S) -> None:
         if self._direct is not None:
             self._direct.close(patience_s)
+
+    def close_in_child(self) -> None:
+        if self._direct is not None:
+            self._direct.close_in_child()
 
 
 def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog | None:

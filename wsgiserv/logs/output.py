@@ -20,6 +20,7 @@ import os
 import stat
 from _socket import MSG_DONTWAIT, SOCK_STREAM
 from _socket import socket as RawSocket
+from os import close  # gevent's waits for its hub
 from os import write as write_fd
 from time import monotonic
 from weakref import WeakSet
@@ -179,7 +180,8 @@ class Output:
         """Close the file; a standard stream itself stays open."""
         _standard_streams.discard(self)
         if self.fd > 2:
-            os.close(self.fd)
+            fd, self.fd = self.fd, -1  # the number may soon be another file's
+            close(fd)
 
 
 def _send(fd: int, data: bytes) -> int:

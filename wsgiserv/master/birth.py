@@ -10,11 +10,12 @@ import gc
 import logging
 from collections.abc import Callable
 from functools import partial
-from os import close, fork, getpid, pipe
+from os import close, getpid, pipe
 from typing import Any
 
 from setproctitle import setproctitle
 
+from wsgiserv.atfork import forget_cleanups, fork
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
 from wsgiserv.logs.error import unguard_standard_streams
 from wsgiserv.logs.standard import flush_standard_streams
@@ -49,6 +50,7 @@ def fork_child(signals: SignalQueue) -> int:
         if pid == 0:
             signals.leave()
             unguard_standard_streams()
+            forget_cleanups()  # the caller closes what is the master's; the child adds its own
     return pid
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from os import _exit, close, dup2, fork, pipe, read, setsid, umask, waitpid
+from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid
 from typing import NoReturn
 
+from wsgiserv.atfork import fork
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
 from wsgiserv.logs.standard import flush_standard_streams

@@ -33,6 +33,7 @@ from signal import (
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
@@ -158,6 +159,7 @@ class Master:
             self._settings, self._notices, self._log, self._predecessor, self._preload_application
         )
         interrupt = StartInterrupt()
+        add_child_cleanup(self._close_in_child)
         try:
             self._start(startup, interrupt)
         except KeyboardInterrupt:  # INT, TERM or QUIT
@@ -395,19 +397,25 @@ class Master:
 
         def close_others() -> None:
             self._rollover.close_foreign(generation)
-            if self._foreground is not None:
-                self._foreground.close()
-            if self._predecessor is not None:
-                self._predecessor.close()
-            self._succession.close_in_child()
-            log_files.close_in_child()
-            if self._control is not None:
-                self._control.close_in_child()
+            self._close_in_child()
 
         try:
             self._workforce.spawn(generation, close_others)
         except BootError as error:
             self._end(error)
+
+    def _close_in_child(self) -> None:
+        """Close the lines to others that are the master's alone: in a worker, or in a child that a hook has forked."""
+        if self._foreground is not None:
+            self._foreground.close()
+        if self._predecessor is not None:
+            self._predecessor.close()
+        log_files.close_in_child()
+        if self._control is not None:
+            self._control.close_in_child()
+        succession = getattr(self, "_succession", None)  # none while the server starts
+        if succession is not None:
+            succession.close_in_child()
 
     def _end(self, error: WsgiservError) -> None:
         """Stop at once, to end with ``error``."""

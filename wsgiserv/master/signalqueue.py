@@ -42,6 +42,8 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
+from wsgiserv.atfork import add_child_cleanup
+
 __all__ = ["MASTER_SIGNALS", "STOP_SIGNALS", "SignalQueue", "ignore_all", "ignore_requests"]
 
 MASTER_SIGNALS = (
@@ -81,6 +83,7 @@ class SignalQueue:
         for number in MASTER_SIGNALS:
             signal(number, self._note)
             siginterrupt(number, False)
+        add_child_cleanup(self._close)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """The handler of all of them: the interpreter has written the number into the socket, if there was room."""

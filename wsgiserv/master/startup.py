@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
@@ -82,6 +83,14 @@ class Startup:
         # The sockets of the old master: their files are its own until this one serves.
         self._left: list[Listener] = []
         self.handoff: Handoff | None = None
+        add_child_cleanup(self._close_in_child)
+
+    def _close_in_child(self) -> None:
+        """Called in a child that a hook or a configuration file has forked."""
+        for listener in (*self._left, *self.listeners):
+            listener.close()
+        if self.handoff is not None:
+            self.handoff.close()
 
     def start(self, interrupt: StartInterrupt) -> Generation:
         """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`.

@@ -16,11 +16,12 @@ import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from os import WNOHANG, _exit, chdir, close, execve, fork, getpid, kill, pipe, waitpid
+from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
 from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, Final
 
+from wsgiserv.atfork import fork
 from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
 from wsgiserv.master.obituary import died_how
 from wsgiserv.master.signalqueue import STOP_SIGNALS, SignalQueue, ignore_requests

@@ -14,6 +14,7 @@ from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINC
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
@@ -75,6 +76,8 @@ class Workforce:
         self._expected: list[tuple[int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
         self._traced: dict[int, list[tuple[float, Done]]] = {}
+        add_child_cleanup(self._leave)
+        add_child_cleanup(lambda: close(self._lifeline[0]))
 
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""

@@ -22,13 +22,14 @@ import threading
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from os import _exit, close, fork, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
+from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
+from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.ipc import decode, encode
@@ -91,6 +92,15 @@ class ZygoteBoot:
     server: Any
     handle: Handle
 
+    def close_in_child(self) -> None:
+        """Close what a child of the application must not hold. Called in that child."""
+        self.sock.close()
+        close(self.lifeline)
+        for listener in self.generation.listeners:
+            listener.close()
+        if self.server.handoff is not None:
+            self.server.handoff.close()
+
 
 def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     """Load the application, then make workers on the master's word. Called in the zygote's process.
@@ -100,6 +110,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     """
     status = EXIT_BOOT
     try:
+        add_child_cleanup(boot.close_in_child)
         _die_with(boot.master_pid)
         _heed_no_signals(boot)
         application = _load(boot)
@@ -289,6 +300,7 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
         _exit(EXIT_OK)
     close(pid_writer)
     close(go_reader)
+    forget_cleanups()  # the zygote's; the worker adds its own
 
 
 def _wait(child: int) -> int:

@@ -21,7 +21,7 @@ The worker's loop calls `receive` when the socket is readable; when that says Tr
 from __future__ import annotations
 
 import logging
-from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR
 from _socket import socket as RawSocket
 from contextlib import suppress
 from time import monotonic
@@ -35,7 +35,8 @@ from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.bodystream import BodyStream
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, Luggage
-from wsgiserv.net.sending import RESET, ClientSink
+from wsgiserv.net.reset import reset
+from wsgiserv.net.sending import ClientSink
 from wsgiserv.net.serving import (
     ALL_STREAMED,
     NEVER,
@@ -773,8 +774,7 @@ class Connection(ClientSink):
 
     def reset(self) -> None:
         """Close with a reset, so that the client does not take what it has for the whole."""
-        with suppress(OSError):
-            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
+        reset(self.sock)
         self.close()
 
     def abandon(self, is_mine: bool) -> None:
@@ -806,4 +806,23 @@ class Connection(ClientSink):
             self._body.discard()
             self._body = None
         self._buffer = None
-        self.sock.close()
+        sock = self.sock
+        try:
+            # close(2) tells the client nothing while a child of the application has the descriptor, too.
+            sock.shutdown(SHUT_RDWR)
+        except OSError:  # it has been reset, or its client has left
+            pass
+        sock.close()
+
+    def close_in_child(self) -> None:
+        """Close the descriptor and nothing else: the parent goes on. Called in a child of the application."""
+        self.state = CLOSED
+        self._lost = True
+        sock = self.sock
+        if isinstance(sock, RawSocket):
+            sock.close()
+        else:
+            sock.close_in_child()
+        if self._outbox is not None:
+            self._outbox.clear()
+            self._outbox = None  # what is still sent fails at the socket

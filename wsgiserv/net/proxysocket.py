@@ -128,3 +128,8 @@ class ProxySocket:
         """Close the socket."""
         self.hand_over = None
         self._inner.close()
+
+    def close_in_child(self) -> None:
+        """Close the descriptor without a word: the parent goes on with the connection. Called in its child."""
+        self.hand_over = None
+        self._raw.close()

@@ -16,8 +16,9 @@ from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from sys import maxsize
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
+from wsgiserv import atfork
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.descriptors import off_standard
 from wsgiserv.net.listener import Listener
@@ -132,7 +133,7 @@ class Reactor:
         poller: Poller | None = None,
     ) -> None:
         self.poller = poller or open_poller()
-        self.poll = self.poller.poll
+        self.poll: Callable[[float], list[tuple[int, int]]] = self.poller.poll
         self.connections: dict[int, Connection] = {}
         self.waiting: deque[Connection] = deque()
         self.accepting = False
@@ -398,3 +399,20 @@ class Reactor:
         for connection in list(self.connections.values()):
             connection.close()
         self.poller.close()
+
+    def close_in_child(self) -> None:
+        """Drop all connections in a child of the application. Their clients see nothing of it.
+
+        The epoll is closed first: it is the parent's, too, and to unregister a descriptor here takes it away there.
+        Whoever comes back to the loop by another way than the gateway leaves at its next turn.
+        """
+        self.poll = _leave
+        self.poller.close()
+        for connection in list(self.connections.values()):
+            connection.close_in_child()
+        self.connections.clear()
+        self.waiting.clear()
+
+
+def _leave(timeout_s: float) -> NoReturn:
+    atfork.leave()

@@ -6,14 +6,13 @@ Must not know: requests, the states of a connection.
 
 from __future__ import annotations
 
-import struct
-from _socket import MSG_DONTWAIT, SO_LINGER, SOL_SOCKET
+from _socket import MSG_DONTWAIT
 from _socket import socket as RawSocket
-from contextlib import suppress
 from os import pread
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.net.outbox import FileTruncated, Outbox
+from wsgiserv.net.reset import reset
 from wsgiserv.net.serving import Loop, ServingContext
 from wsgiserv.wsgi.gateway import ClientGone
 
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
     from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
 
-__all__ = ["RESET", "ClientSink"]
+__all__ = ["ClientSink"]
 
 _READ_BYTES: Final = 65536
-# SO_LINGER with no time: closing resets the connection.
-RESET: Final = struct.pack("ii", 1, 0)
 
 
 class ClientSink:
@@ -144,8 +141,7 @@ class ClientSink:
             if not self.loop.wait_writable(self):
                 self._tell_unread()
                 self._lost = True
-                with suppress(OSError):  # what it has must not look like the whole
-                    self.sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
+                reset(self.sock)  # what it has must not look like the whole
                 raise ClientGone("the client takes no data (send_timeout)")
             try:
                 outbox.flush(self.sock)

@@ -218,6 +218,12 @@ class ServingContext:
         self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
         self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
 
+    def close_in_child(self) -> None:
+        """Drop what a child of the application must not write again. Called in that child, after `Slot.detach`."""
+        self.words = self.slot.words
+        if self.access is not None:
+            self.access.close_in_child()
+
     def retire(self, linger_s: float = 0.0) -> None:
         """From now on every response says ``Connection: close``; idle connections are kept for ``linger_s``."""
         self.retiring = True

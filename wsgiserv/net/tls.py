@@ -263,6 +263,11 @@ class TLSSocket:
         self._say_goodbye()
         self._raw.close()
 
+    def close_in_child(self) -> None:
+        """Close the descriptor without a word: the parent goes on with the connection. Called in its child."""
+        self._state = _SHUT
+        self._raw.close()
+
     def _say_goodbye(self) -> None:
         # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
         if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
@@ -58,7 +59,7 @@ from wsgiserv.scoreboard import (
     UNTOLD_LINES,
 )
 from wsgiserv.workers.demand import wanted_cpu_s
-from wsgiserv.workers.helper_threads import cannot_start
+from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
 from wsgiserv.workers.registry import resolve_worker_class
@@ -418,6 +419,15 @@ class Worker(ABC):
         if self.booted:
             self.context.app = _gone
 
+    def close_in_child(self) -> None:
+        """Close what a child of the application must not hold; nothing of it is shut down. Called in that child."""
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        context: ServingContext | None = getattr(self, "context", None)  # none while booting
+        if context is not None:
+            context.close_in_child()
+        self._seconds = self.boot.slot.seconds
+
     # ---- signals ---------------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
@@ -663,11 +673,13 @@ def worker_main(boot: WorkerBoot) -> int:
         The status to exit with: 0 stopped as told, 3 or 4 could not boot.
     """
     settings, log = boot.settings, boot.log
+    add_child_cleanup(boot.close_in_child)
     refused: Exception | None = None
     try:
         prepare_path(settings.chdir, settings.pythonpath)
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
+        add_child_cleanup(worker.close_in_child)
         worker.install_signals()
         worker.prepare()
         worker.signals.guard()

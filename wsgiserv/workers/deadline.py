@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
-from _socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SO_LINGER, SOCK_STREAM, SOL_SOCKET
+from _socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SOCK_STREAM
 from _socket import socket as RawSocket
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.http.response import refusal
-from wsgiserv.net.sending import RESET
+from wsgiserv.net.reset import reset
 from wsgiserv.workers.inflight import Call, describe
 from wsgiserv.wsgi.gateway import ANSWERED, ClientGone, Response, run_app
 
@@ -234,8 +234,8 @@ def _reset(fd: int) -> None:
     """
     sock = RawSocket(fileno=fd)
     nowhere = None
+    reset(sock)
     try:
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
         nowhere = RawSocket(AF_UNIX, SOCK_STREAM)
         dup2(nowhere.fileno(), fd, inheritable=False)
     except OSError:  # out of descriptors: a plain end, which tells wherever the framing does

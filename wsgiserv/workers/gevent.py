@@ -16,8 +16,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from os import register_at_fork
+from contextlib import contextmanager, suppress
 from sys import getrefcount
 from time import monotonic
 from types import FrameType
@@ -35,17 +34,18 @@ import gevent.subprocess
 import gevent.threading  # type: ignore[import-not-found]
 from gevent import Greenlet
 from gevent.hub import get_hub
-from greenlet import getcurrent
+from greenlet import getcurrent, gettrace, settrace
 from greenlet import greenlet as RawGreenlet
 
+from wsgiserv import atfork
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
 from wsgiserv.workers.earlyimports import find_early_imports, newcomers
-from wsgiserv.workers.helper_threads import cannot_start
+from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.hubwatch import HubWatch
 from wsgiserv.workers.inflight import Call, call_in, describe, other_threads, stack_of
-from wsgiserv.workers.reactorworker import CHANNEL_FULL_S, CROWDED_TURN_S, ReactorWorker
+from wsgiserv.workers.reactorworker import CHANNEL_FULL_S, CROWDED_TURN_S, ReactorWorker, TurnEnded
 from wsgiserv.wsgi.gateway import Response, run_app
 
 if TYPE_CHECKING:
@@ -192,6 +192,10 @@ class _RequestTimeout(gevent.Timeout):
             self.outcome = "the response is cut"
 
 
+class _InChild(TurnEnded):
+    """Ends a turn of the loop in which a request has forked, in the child; the hub goes on there."""
+
+
 class _Pooled(Greenlet):  # type: ignore[type-arg]
     """A greenlet that serves one request after another, and waits for the next in the pool.
 
@@ -326,6 +330,8 @@ class GeventWorker(ReactorWorker):
         greenlet.connection = connection
         greenlet.gr_context = None
         greenlet.switch()
+        if self._is_copy:
+            raise _InChild
 
     def _add_greenlet(self) -> bool:
         """Add a greenlet to those that wait for a request; False when there are as many as may be."""
@@ -355,8 +361,9 @@ class GeventWorker(ReactorWorker):
         self._hub_loop.run_callback(self._run_queued)
 
     def _run_queued(self) -> None:
-        while self.queued and (self.idle or len(self._pool) < self.cfg.worker_connections):
-            self._run_in_greenlet(self.queued.popleft())
+        with suppress(_InChild):
+            while self.queued and (self.idle or len(self._pool) < self.cfg.worker_connections):
+                self._run_in_greenlet(self.queued.popleft())
 
     def ended(self, greenlet: _Pooled) -> None:
         """A greenlet leaves the pool."""
@@ -439,7 +446,6 @@ class GeventWorker(ReactorWorker):
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
         self._watchers = [watcher, timer, self._crowded_timer, self._full_timer]
-        register_at_fork(after_in_child=self._forked)
         try:
             self.turn_soon()  # not here: greenlets are switched to from the hub
             self._done.wait()
@@ -454,9 +460,40 @@ class GeventWorker(ReactorWorker):
                 each.stop()
             self.reactor.close()
 
-    def _forked(self) -> None:
-        """In a child that the application has forked."""
+    def close_in_child(self) -> None:
+        """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
         self._is_copy = True
+        try:
+            # libev's epoll is the parent's until then. gevent's own os.fork() does it later, other ways to fork do not.
+            gevent.reinit()
+            for watcher in self._watchers:
+                watcher.stop()
+            if self._watchers:
+                self._park_others()
+        finally:
+            super().close_in_child()
+
+    def _park_others(self) -> None:
+        """Let the greenlets of the other requests never run on: they are copies of what runs in the parent.
+
+        They cannot be killed: that would run their ``finally``, on connections that the parent uses. So each goes back
+        to the hub when it is switched to, before its own code is. A greenlet of the application that has forked and
+        returns ends the child; ours does so in the gateway.
+        """
+        current = getcurrent()
+        others = {id(each) for each in self._pool if each is not current}
+        before = gettrace()
+
+        def trace(event: Any, switch: Any) -> None:
+            if id(switch[1]) in others:
+                while True:
+                    get_hub().switch()
+            if before is not None:
+                before(event, switch)
+
+        settrace(trace)
+        if isinstance(current, Greenlet) and current not in self._pool:
+            current.link(_leave)
 
     def _watch_the_hub(self) -> HubWatch:
         sign = self._hub_loop.async_()
@@ -489,6 +526,8 @@ class GeventWorker(ReactorWorker):
             self.turn(0.0)
             if self.retiring:
                 self._hand_over_after_turn()
+        except _InChild:
+            return
         except BaseException as error:  # in the hub nobody else would log it, and the server must go on
             failure = error
         finally:
@@ -549,6 +588,10 @@ class GeventWorker(ReactorWorker):
         finally:
             timeout.close()
         return True
+
+
+def _leave(ended: Greenlet[Any, Any]) -> None:
+    atfork.leave(ended.exception)
 
 
 def _early_imports(names: list[str]) -> list[str]:

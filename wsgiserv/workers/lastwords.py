@@ -10,7 +10,7 @@ import faulthandler
 import os
 import sys
 from os import write
-from signal import SIGABRT, getsignal, signal
+from signal import SIG_DFL, SIGABRT, getsignal, signal
 from typing import Final
 
 from wsgiserv.boot import REPORT_MARK
@@ -43,7 +43,14 @@ def catch_crashes(fd: int | None) -> None:
     faulthandler.enable(fd)
     # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
     # whose number is a client's then.
-    os.register_at_fork(after_in_child=lambda: faulthandler.enable(_STANDARD_ERROR))
+    os.register_at_fork(after_in_child=_dump_to_standard_error)
+
+
+def _dump_to_standard_error() -> None:
+    # Anew: a child has the default handler of SIGABRT, and it is to be called after faulthandler's.
+    faulthandler.disable()
+    signal(SIGABRT, SIG_DFL)
+    faulthandler.enable(_STANDARD_ERROR)
 
 
 def say(fd: int | None, report: str) -> bool:

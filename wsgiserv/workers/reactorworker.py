@@ -82,6 +82,11 @@ class ReactorWorker(Worker):
         """Return the open connections."""
         return list(self.reactor.connections.values())
 
+    def close_in_child(self) -> None:
+        """As of the base, and the clients."""
+        self.reactor.close_in_child()
+        super().close_in_child()
+
     def start(self) -> None:
         """Watch the listeners, the signals and the master, and report that the worker is ready."""
         reactor, boot = self.reactor, self.boot

@@ -15,10 +15,8 @@ from contextvars import copy_context
 from time import monotonic
 from typing import Final
 
-from setproctitle import setthreadtitle
-
 from wsgiserv.net.connection import Connection
-from wsgiserv.workers.helper_threads import start_helper
+from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 __all__ = ["Relief"]
@@ -46,10 +44,11 @@ class Relief:
         self._acting = allocate_lock()
         self._bell = allocate_lock()
         self._bell.acquire()
+        self._thread = HelperThread("relief", self._work, self._ring)
 
     def start(self) -> None:
         """Start the helper's thread; after the fork. Raises BootError."""
-        start_helper(self._work, "wsgiserv-relief")
+        self._thread.start()
 
     def runner(self) -> Callable[[Connection], object]:
         """Return what runs a request in the main thread. Plain names of a closure: it costs 0.1 µs a request."""
@@ -89,12 +88,11 @@ class Relief:
     # ---- the helper's thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        setthreadtitle("relief")
         worker, token, asleep = self._worker, self._token, self._asleep
         context, look_s = worker.context, self._after_s / 2
         answered, quiet = -1, 0
         since: float | None = None  # when the call that lasts has been seen first
-        while True:
+        while not self._thread.stopping:
             now = monotonic()
             if context.answered != answered:
                 answered, since, quiet = context.answered, now, 0
@@ -112,7 +110,8 @@ class Relief:
                 self._bell.acquire(timeout=look_s)
             else:
                 asleep.append(None)
-                if not token:  # else a call has begun before anybody could see that it must ring
+                # Else a call has begun, or a fork is about to come, before anybody could see that it must ring.
+                if not (token or self._thread.stopping):
                     self._bell.acquire()
                 asleep.clear()
                 quiet = 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
+from contextlib import suppress
 from contextvars import copy_context
+from os import close, pipe, read, write
 from select import POLLIN, poll
-from threading import Event
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.workers.base import ORPHAN_GRACE_S
-from wsgiserv.workers.helper_threads import start_helper
+from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ class SyncWorker(ReactorWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = self._run
+        # A byte in this pipe stops the thread that watches the master.
+        self._pause_reader, self._pause_writer = pipe()
+        self._lifeline_thread = HelperThread(
+            "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
+        )
+
+    def close_in_child(self) -> None:
+        """As of the base."""
+        super().close_in_child()
+        close(self._pause_reader)
+        close(self._pause_writer)
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -56,33 +68,50 @@ class SyncWorker(ReactorWorker):
                     raise RequestTimeout
 
             self.signals.raise_at(signal.SIGUSR2, interrupt)
-            start_helper(self._watch, "wsgiserv-deadlines", deadlines)
+            self._watch_calls(deadlines)
 
-    def _watch(self, deadlines: Deadlines) -> None:
+    def _watch_calls(self, deadlines: Deadlines) -> None:
         """Look at the request's time. An overdue call leaves the application in a state that nobody knows:
         the worker is replaced, but first serves what else it has."""
-        clock = Event()
+        bell = allocate_lock()
+        bell.acquire()
         replaced = False
-        while not clock.wait(deadlines.look_s):
-            now = monotonic()
-            if deadlines.look(now) and not replaced:
-                replaced = True
-                self.leave_for("a request was overdue (request_timeout)")
-            if deadlines.stuck(now, _STUCK_S):
-                self.log.critical(
-                    "worker %d does not come back from its overdue request, and ends itself", self.pid
-                )
-                if self.context.access is not None:
-                    self.context.access.flush()
-                os._exit(EXIT_BOOT)
+
+        def watch() -> None:
+            nonlocal replaced
+            while not thread.stopping:
+                bell.acquire(timeout=deadlines.look_s)
+                now = monotonic()
+                if deadlines.look(now) and not replaced:
+                    replaced = True
+                    self.leave_for("a request was overdue (request_timeout)")
+                if deadlines.stuck(now, _STUCK_S):
+                    self.log.critical(
+                        "worker %d does not come back from its overdue request, and ends itself", self.pid
+                    )
+                    if self.context.access is not None:
+                        self.context.access.flush()
+                    os._exit(EXIT_BOOT)
+
+        def ring() -> None:
+            with suppress(RuntimeError):  # it has not heard the last one yet
+                bell.release()
+
+        thread = HelperThread("deadlines", watch, ring)
+        thread.start()
 
     def _end_with_master(self) -> None:
         """A call that does not end must not hold the port when the master is gone; the loop sees to all else."""
+        lifeline, pause = self.boot.lifeline, self._pause_reader
         poller = poll()
-        poller.register(self.boot.lifeline, POLLIN)
-        poller.poll()
-        Event().wait(ORPHAN_GRACE_S + _LATE_S)
-        os._exit(EXIT_BOOT)
+        poller.register(pause, POLLIN)
+        while not self._lifeline_thread.stopping:
+            poller.register(lifeline, POLLIN)
+            if any(fd == lifeline for fd, _ in poller.poll()):
+                poller.unregister(lifeline)
+                if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
+                    os._exit(EXIT_BOOT)
+            read(pause, 1)
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
@@ -93,7 +122,7 @@ class SyncWorker(ReactorWorker):
             relief = Relief(self, self.cfg.handoff_after)
             self.run_request = relief.runner()
             relief.start()
-        start_helper(self._end_with_master, "wsgiserv-lifeline")
+        self._lifeline_thread.start()
         self.start()
         try:
             while not self.is_done:

@@ -27,7 +27,7 @@ from setproctitle import setthreadtitle
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.connection import Connection
-from wsgiserv.workers.helper_threads import cannot_start
+from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import progress
 from wsgiserv.workers.reactorworker import ReactorWorker, TurnEnded
 

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wsgiserv.atfork import leave_if_child
 from wsgiserv.errors import ApplicationError
 from wsgiserv.http.percent import decoded
 
@@ -32,7 +33,10 @@ def warm_up(app: Callable[..., Any], paths: Sequence[str], base: dict[str, Any])
     for path in paths:
         try:
             status = _call(app, _environ(path, base))
-        except Exception as error:
+        except BaseException as error:
+            leave_if_child(error)  # the application has forked
+            if not isinstance(error, Exception):
+                raise
             own = sys._getframe().f_code.co_filename
             frames = error.__traceback__
             while frames is not None and frames.tb_frame.f_code.co_filename == own:
@@ -78,9 +82,14 @@ def _call(app: Callable[..., Any], environ: dict[str, Any]) -> str:
     result = app(environ, start_response)
     try:
         for _ in result:
-            pass
+            leave_if_child()
+    except BaseException as error:
+        leave_if_child(error)
+        raise
     finally:
+        leave_if_child()
         close = getattr(result, "close", None)
         if close is not None:
             close()
+    leave_if_child()
     return statuses[-1] if statuses else "no status at all"

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
+from wsgiserv.atfork import SERVER_PROCESS, leave
 from wsgiserv.http.response import (
     CHUNKED,
     CHUNKED_CLOSE,
@@ -370,8 +371,10 @@ class Response:
 
         Raises BodyTooLong, once what the client was promised has been sent.
         """
-        send, size, line, empty = self.sink.send, 0, b"", 0
+        send, size, line, empty, process = self.sink.send, 0, b"", 0, SERVER_PROCESS
         for block in result:
+            if not process[0]:
+                leave()  # the iterable has forked, and this is the child
             if self._chunked and type(block) is bytes:  # as `write` would; blocks are often all of one size
                 if block:
                     if len(block) != size:
@@ -390,6 +393,8 @@ class Response:
                 if empty > _MOST_EMPTY:
                     self._cut = True
                     break
+        if not process[0]:
+            leave()
         self._finish_counted()
 
     def _finish_counted(self) -> None:
@@ -496,6 +501,8 @@ def run_app(
     failure: BaseException | None = None
     try:
         result = app(environ, response.start_response)
+        if not SERVER_PROCESS[0]:
+            leave()  # the application has forked, and this is the child
         kind = type(result)
         if kind is list and len(result) == 1:
             response.whole(result[0])
@@ -511,6 +518,8 @@ def run_app(
     except BaseException as error:  # the boundary to the application: nothing may pass
         failure = error
     if failure is not None:
+        if not SERVER_PROCESS[0]:
+            _leave(failure)
         _failed(response, failure)
     if result is not None:
         close_failure = None
@@ -518,15 +527,23 @@ def run_app(
             close = getattr(result, "close", None)
             if close is not None:
                 close()
+                if not SERVER_PROCESS[0]:
+                    leave()
         except BaseException as error:
             close_failure = error
         if close_failure is not None:
+            if not SERVER_PROCESS[0]:
+                _leave(close_failure)
             if not isinstance(close_failure, BodyError):  # that is the client's fault, and told as such
                 response._context.log.error(
                     "close() of the application's result raised", exc_info=close_failure
                 )
             failure = failure or close_failure
     return failure
+
+
+def _leave(error: BaseException) -> NoReturn:
+    leave(error.with_traceback(_users_part(error.__traceback__)))
 
 
 def _failed(response: Response, error: BaseException) -> None:
