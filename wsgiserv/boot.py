@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from os import read, write
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from wsgiserv.record import record
@@ -81,7 +82,7 @@ class ReadinessWriter:
             "exit_status": exit_status,
         }
         try:
-            os.write(self._fd, json.dumps(message).encode() + b"\n")
+            write(self._fd, json.dumps(message).encode() + b"\n")
         except OSError:
             pass
 
@@ -107,7 +108,7 @@ class ReadinessReader:
         closed = False
         while True:
             try:
-                data = os.read(self._fd, 65536)
+                data = read(self._fd, 65536)
             except BlockingIOError:
                 break
             if not data:

@@ -19,22 +19,29 @@ import select
 import sys
 from _thread import RLock as _RLock
 from _thread import allocate_lock, get_ident, start_new_thread
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 __all__ = [
     "OSThread",
     "RealRLock",
+    "no_real_threads",
+    "note_main_greenlet",
     "patched_by",
     "reset_hubs",
     "select_is_patched",
     "start_thread",
     "thread_names",
+    "throw_into_main",
+    "waiting_main_frame",
 ]
 
 _select = select.select
 # The names of the threads that run now, by their identifiers; this module is imported by the main thread.
 _names: Final[dict[int, str]] = {get_ident(): "MainThread"}
+# One, or none: the greenlet of the main thread that serves.
+_main_greenlet: Final[list[Any]] = []
 
 
 class OSThread:
@@ -85,7 +92,7 @@ def start_thread(function: Callable[..., object], args: tuple[Any, ...] = (), *,
     return thread
 
 
-def thread_names() -> Mapping[int, str]:
+def thread_names() -> dict[int, str]:
     """Return the names of the main thread and of the threads that `start_thread` has started, by identifier."""
     return dict(_names)
 
@@ -127,9 +134,77 @@ def patched_by() -> str:
     return "monkey patching"
 
 
+def no_real_threads(who: str) -> str:
+    """Return why ``worker_class = 'threads'`` cannot serve in this process; empty: it can.
+
+    ``who`` is the subject of the sentence: ``the application``, ``the configuration file``.
+    """
+    call = patched_by()
+    if not call:
+        return ""
+    fitting = "gevent" if call.startswith("gevent") else "sync"
+    return (
+        f"{who} has had the threads of the standard library replaced by greenlets ({call}). "
+        f"Expected worker_class = {fitting!r}, or no such call."
+    )
+
+
 def select_is_patched() -> bool:
     """Return whether `select.select` lets other greenlets run while it waits."""
     return select.select is not _select
+
+
+def note_main_greenlet() -> None:
+    """Note the greenlet in which the main thread runs the worker's loop, where greenlets are in use.
+
+    Called in the main thread, in any greenlet of it.
+    """
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is not None:
+        found = greenlet.getcurrent()
+        while found.parent is not None:
+            found = found.parent
+        _main_greenlet[:] = [found]
+
+
+def waiting_main_frame() -> FrameType | None:
+    """Return the frame in which the noted greenlet waits for others, None while it runs. In any thread."""
+    frame: FrameType | None = _main_greenlet[0].gr_frame if _main_greenlet else None
+    return frame
+
+
+def throw_into_main(error: type[BaseException], is_due: Callable[[], bool]) -> bool:
+    """Raise ``error`` in the main thread's first greenlet if that waits for others. Called by a signal handler.
+
+    Args:
+        error: what is raised.
+        is_due: asked again where it cannot be raised at once.
+
+    Returns:
+        False when the handler itself is to raise: it runs in that greenlet, or in eventlet's hub, which ends by that
+        and passes the error on. (It may be in time.sleep(3), which would go on when the hub is switched to again.)
+    """
+    note_main_greenlet()
+    if waiting_main_frame() is None:
+        return False
+    main, current = _main_greenlet[0], sys.modules["greenlet"].getcurrent()
+    if current is getattr(_eventlet_hub(), "greenlet", None):
+        return False
+    if current.parent is main:  # the hub, which throws in this way after each of its timers
+        main.throw(error)
+        return True
+
+    def throw() -> None:
+        if is_due():
+            main.throw(error)
+
+    # Another greenlet of the application, which the hub would not come back to if it were left here.
+    hub = current.parent
+    if hasattr(hub, "schedule_call_global"):  # eventlet's
+        hub.schedule_call_global(0, throw)
+    elif hasattr(hub, "loop"):  # gevent's
+        hub.loop.run_callback(throw)
+    return True
 
 
 def reset_hubs() -> None:
@@ -140,11 +215,15 @@ def reset_hubs() -> None:
     gevent = sys.modules.get("gevent")
     if gevent is not None and hasattr(gevent, "reinit"):
         gevent.reinit()
-    hubs = sys.modules.get("eventlet.hubs")
-    hub = getattr(getattr(hubs, "_threadlocal", None), "hub", None)
+    hub = _eventlet_hub()
     poll = getattr(hub, "poll", None)
     if poll is None or not hasattr(poll, "fileno"):  # no hub was made, or one without a descriptor
         return
     hub.poll = type(poll)()
     for fd in {fd for by_fd in hub.listeners.values() for fd in by_fd}:
         hub.register(fd)
+
+
+def _eventlet_hub() -> Any:
+    """Return the hub of this thread, None where there is none."""
+    return getattr(getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None), "hub", None)

@@ -23,6 +23,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.output import Output, Owner
+from wsgiserv.unpatched import RealRLock
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -88,12 +89,24 @@ class _HandlerStream:
 class _ErrorLogHandler(logging.Handler):
     """Writes each record at once, whole, to an `Output`."""
 
+    _own_lock: RealRLock
+
     def __init__(self, output: Output) -> None:
+        self._own_lock = RealRLock()
         super().__init__()
         self.output = output
         self.stream = _HandlerStream(self)
         self._lost = 0
         self.setFormatter(_Formatter(_LINE, _DATE))
+
+    @property
+    def lock(self) -> Any:
+        """The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers."""
+        return self._own_lock
+
+    @lock.setter
+    def lock(self, value: object) -> None:
+        pass
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -39,6 +39,7 @@ from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges
 from wsgiserv.scoreboard import CONNECTIONS, DRAINING, HEARTBEAT, LOAD, PID, STARTED, STOPPING
+from wsgiserv.unpatched import reset_hubs
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
@@ -574,6 +575,7 @@ def worker_main(boot: WorkerBoot) -> int:
         The status to exit with: 0 stopped as told, 3 or 4 could not boot.
     """
     settings, log = boot.settings, boot.log
+    reset_hubs()
     try:
         prepare_path(settings.chdir, settings.pythonpath)
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)

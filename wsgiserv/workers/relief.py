@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
-from threading import Thread
 from time import monotonic
 from typing import Final
 
 from setproctitle import setthreadtitle
 
 from wsgiserv.net.connection import Connection
+from wsgiserv.unpatched import start_thread
 from wsgiserv.workers.reactorworker import ReactorWorker
 
 __all__ = ["Relief"]
@@ -48,7 +48,7 @@ class Relief:
 
     def start(self) -> None:
         """Start the helper's thread; after the fork."""
-        Thread(target=self._work, name="wsgiserv-relief", daemon=True).start()
+        start_thread(self._work, name="wsgiserv-relief")
 
     def runner(self) -> Callable[[Connection], object]:
         """Return what runs a request in the main thread. Plain names of a closure: it costs 0.1 µs a request."""

@@ -7,16 +7,17 @@ Must not know: HTTP, the master.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from _thread import get_ident
 from select import POLLIN, poll
-from threading import Event, Thread
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.unpatched import note_main_greenlet, select_is_patched, start_thread, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.reactorworker import ReactorWorker
 
@@ -37,6 +38,7 @@ class SyncWorker(ReactorWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = Connection.run
+        self._shares_thread = False
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -50,18 +52,21 @@ class SyncWorker(ReactorWorker):
 
             def interrupt(number: int, frame: FrameType | None) -> None:
                 # Whoever sends this signal besides: only an overdue call is ended by it.
-                if deadlines.is_interrupted(ident):
+                def is_due() -> bool:
+                    return deadlines.is_interrupted(ident)
+
+                if is_due() and not throw_into_main(RequestTimeout, is_due):
                     raise RequestTimeout
 
             signal.signal(signal.SIGUSR2, interrupt)
-            Thread(target=self._watch, args=(deadlines,), name="wsgiserv-deadlines", daemon=True).start()
+            start_thread(self._watch, (deadlines,), name="wsgiserv-deadlines")
 
     def _watch(self, deadlines: Deadlines) -> None:
         """Look at the request's time. An overdue call leaves the application in a state that nobody knows:
         the worker is replaced, but first serves what else it has."""
-        clock = Event()
         replaced = False
-        while not clock.wait(deadlines.look_s):
+        while True:
+            sleep(deadlines.look_s)
             now = monotonic()
             if deadlines.look(now) and not replaced:
                 replaced = True
@@ -79,7 +84,7 @@ class SyncWorker(ReactorWorker):
         poller = poll()
         poller.register(self.boot.lifeline, POLLIN)
         poller.poll()
-        Event().wait(ORPHAN_GRACE_S + _LATE_S)
+        sleep(ORPHAN_GRACE_S + _LATE_S)
         os._exit(EXIT_BOOT)
 
     def serve(self) -> None:
@@ -91,10 +96,36 @@ class SyncWorker(ReactorWorker):
             relief = Relief(self, self.cfg.handoff_after)
             self.run_request = relief.runner()
             relief.start()
-        Thread(target=self._end_with_master, name="wsgiserv-lifeline", daemon=True).start()
+        start_thread(self._end_with_master, name="wsgiserv-lifeline")
+        self.each_second()
         self.start()
         try:
             while not self.is_done:
                 self.turn(1.0)
         finally:
             self.reactor.close()
+
+    # ---- an application that has patched the standard library ------------------------------------------
+
+    def each_second(self) -> None:
+        """Share the thread with the application's greenlets, once gevent or eventlet has put them in place of threads.
+
+        Looked at each second: a request may do that, too.
+        """
+        if not self._shares_thread and select_is_patched():
+            self._shares_thread = True
+            note_main_greenlet()
+            self.reactor.poll = self._poll_among_greenlets
+
+    def _poll_among_greenlets(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Poll as the reactor does, but wait in the application's event loop, where its background jobs run."""
+        poller = self.reactor.poller
+        events = poller.poll(0.0)
+        if events or not timeout_s:
+            return events
+        try:
+            select.select([poller.fileno()], (), (), timeout_s)  # patched, so looked up now
+        except BaseException:  # what a greenlet raises into this one (sys.exit, a timeout) ends no worker
+            self.log.exception("a greenlet of the application has raised in the worker's loop")
+            return poller.poll(timeout_s)
+        return poller.poll(0.0)
