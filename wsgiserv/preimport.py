@@ -57,6 +57,8 @@ ALWAYS: Final = (
     "linecache",
     "pwd",
     "random",
+    # By os.wait4(), in C.
+    "resource",
     "shlex",
     "sysconfig",
     "tempfile",

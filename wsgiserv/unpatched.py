@@ -17,8 +17,7 @@ from __future__ import annotations
 import _thread
 import select
 import sys
-from _thread import RLock as _RLock
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import LockType
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -26,6 +25,8 @@ from typing import Any, Final
 __all__ = [
     "OSThread",
     "RealRLock",
+    "allocate_lock",
+    "get_ident",
     "no_real_threads",
     "note_main_greenlet",
     "patched_by",
@@ -37,7 +38,18 @@ __all__ = [
     "waiting_main_frame",
 ]
 
-_select = select.select
+
+def _original(module: Any, name: str) -> Any:
+    """Return what was at a place before gevent patched it: this process may be one of ``python -m gevent.monkey``."""
+    monkey = sys.modules.get("gevent.monkey")
+    return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
+
+
+allocate_lock: Callable[[], LockType] = _original(_thread, "allocate_lock")
+get_ident: Callable[[], int] = _original(_thread, "get_ident")
+_RLock = _original(_thread, "RLock")
+_start_new_thread = _original(_thread, "start_new_thread")
+_select = _original(select, "select")
 # The names of the threads that run now, by their identifiers; this module is imported by the main thread.
 _names: Final[dict[int, str]] = {get_ident(): "MainThread"}
 # One, or none: the greenlet of the main thread that serves.
@@ -88,7 +100,7 @@ def start_thread(function: Callable[..., object], args: tuple[Any, ...] = (), *,
     """
     thread = OSThread(name)
     thread._running.acquire()
-    start_new_thread(thread._run, (function, args))
+    _start_new_thread(thread._run, (function, args))
     return thread
 
 
@@ -124,7 +136,7 @@ class RealRLock:
 
 def patched_by() -> str:
     """Return the call that has replaced threads by greenlets, as an application writes it; empty: none has."""
-    if _thread.start_new_thread is start_new_thread:
+    if _thread.start_new_thread is _start_new_thread:
         return ""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):

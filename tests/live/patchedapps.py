@@ -17,6 +17,7 @@ import json, os, socket, sys, threading, time, logging
 from urllib.parse import parse_qs
 
 VERSION = "{version}"
+patched = []
 LOADED_IN = os.getpid()
 ticks = []
 
@@ -46,7 +47,9 @@ def facts():
     )
 
 def app(environ, start_response):
-    {in_view}
+    if not patched:
+        patched.append(None)
+        {in_view}
     query = {{key: value[0] for key, value in parse_qs(environ["QUERY_STRING"]).items()}}
     path, found = environ["PATH_INFO"], {{}}
     if path == "/tick":

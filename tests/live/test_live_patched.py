@@ -171,7 +171,9 @@ def test_a_worker_is_recycled(start_unclassed: Start, library: str) -> None:
 def test_an_overdue_request_is_interrupted_where_it_waits(
     start_unclassed: Start, library: str, place: str
 ) -> None:
-    server = begin(start_unclassed, library, place, "--request-timeout", "1.5")
+    # Where a request patches, that is the most of its time.
+    limit = "5" if place == "view" else "1"
+    server = begin(start_unclassed, library, place, "--request-timeout", limit)
     server.expect("request_timeout", "RequestTimeout", "Traceback")
     server.wait_for_log("ready: 1 worker")
     first = ask(server)["pid"]
@@ -182,7 +184,7 @@ def test_an_overdue_request_is_interrupted_where_it_waits(
     if place != "view":  # where it is not known yet that there are greenlets
         server.log.wait_for(r"time\.sleep")  # the application's frames, though its greenlet waits
     wait_until(lambda: first not in server.workers(), "the worker that was interrupted is replaced")
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < float(limit) + 4.0
     assert ask(server)["pid"] != first
     assert "does not come back" not in server.log.text
 
@@ -288,6 +290,8 @@ def test_threads_serves_when_a_request_patches(
     )
     server.wait_for_log("ready: 1 worker")
     assert ask(server)["version"] == "one"
+    # gevent makes its first hub under the locks of imports, its own by then: not in several threads at once.
+    assert ask(server, "/sleep?s=0.1")["version"] == "one"
     sleepers = [connect(server.address) for _ in range(3)]
     for each in sleepers:
         each.send(b"GET /sleep?s=0.5 HTTP/1.1\r\nHost: x\r\n\r\n")

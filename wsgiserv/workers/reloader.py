@@ -14,13 +14,12 @@ import importlib.util
 import os
 import re
 import sys
-from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import stat
 from time import monotonic
 
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.unpatched import patched_by, start_thread
+from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
 __all__ = ["Reloader"]
 
