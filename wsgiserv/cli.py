@@ -99,7 +99,9 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)
-    loaded = load(argv, environ, directory, _patch_for_gevent)
+    # What the old master has served from may have been removed.
+    known_chdir = (lambda chdir: True) if predecessor is not None else None
+    loaded = load(argv, environ, directory, _patch_for_gevent, known_chdir)
     if loaded.settings.print_config:
         from wsgiserv.config.present import config_text
 
@@ -114,13 +116,15 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         return _check(loaded.settings, application)
 
     def reload_settings() -> Loaded:
-        again = load(argv, environ, directory)
+        again = load(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
         import_for(again.settings)
         _checked_application(again)
+        enter_directory(again.settings.chdir)  # anew: the name may be a link, to another release by now
         _check_certificates(again.settings)
         _check_patched(again, loaded.settings.worker_class)
         return again
 
+    from wsgiserv.apploader import enter_directory
     from wsgiserv.master.upgrade import Invocation
 
     return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
@@ -132,12 +136,13 @@ def _serve(
     invocation: Invocation,
     predecessor: Predecessor | None,
 ) -> int:
+    from wsgiserv.apploader import enter_directory
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.workers.base import worker_main
     from wsgiserv.workers.preload import preload_application
 
-    os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
+    enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
     master = Master(
         loaded.settings,

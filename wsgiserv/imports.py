@@ -1,7 +1,7 @@
 """Importing people's modules.
 
-Owns: `import_fresh`, `forget_listings`, where the server's own imports come from, and which frames of a traceback
-are of an import.
+Owns: `import_fresh`, `forget_listings`, where the server's own imports come from, which frames of a traceback are of
+an import, paths in a working directory that may have been removed.
 Must not know: which module, and what is wanted of it.
 """
 
@@ -13,7 +13,7 @@ import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
 
-__all__ = ["LibraryFirst", "forget_listings", "import_fresh", "is_importing"]
+__all__ = ["LibraryFirst", "absolute", "forget_listings", "import_fresh", "is_importing", "working_directory"]
 
 _IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
 _LIBRARY = os.path.dirname(os.__file__)
@@ -62,6 +62,26 @@ def forget_listings() -> None:
         invalidate = getattr(finder, "invalidate_caches", None)
         if invalidate is not None:
             invalidate()
+
+
+def working_directory() -> str:
+    """Return the working directory; of one that was removed ``path (deleted)``, as the kernel has it. Never raises.
+
+    A release that is replaced may be removed under a running server.
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        pass
+    try:
+        return os.readlink("/proc/self/cwd")
+    except OSError:
+        return f"{os.sep}(deleted)"
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root, as `os.path.abspath` does, which raises in a directory that has been removed."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(working_directory(), path))
 
 
 def is_importing(filename: str) -> bool:

@@ -24,7 +24,7 @@ from time import monotonic, time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
-from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.apploader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.hooks import call_hook
@@ -272,6 +272,7 @@ class Worker(ABC):
         if self.boot.application is not None:
             return self.boot.application
         prepare_path(settings.chdir, settings.pythonpath)
+        leave_names_free()
         assert settings.wsgi_app is not None
         try:
             return load_application(settings.wsgi_app)
@@ -577,7 +578,10 @@ def worker_main(boot: WorkerBoot) -> int:
     settings, log = boot.settings, boot.log
     reset_hubs()
     try:
-        prepare_path(settings.chdir, settings.pythonpath)
+        # A preloaded application has been loaded in the directory that this process has inherited: after a link has
+        # been moved to another release, that one's files are not this code's.
+        if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
+            log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
         worker.install_signals()

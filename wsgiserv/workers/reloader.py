@@ -19,6 +19,7 @@ from os import stat
 from time import monotonic
 
 from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.imports import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
 __all__ = ["Reloader"]
@@ -78,8 +79,8 @@ class Reloader:
         for entry in extra_files:
             self._add(entry)
         if failed_import is not None:
-            self._files += [os.path.abspath(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
-            self._python_below = os.getcwd()
+            self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
+            self._python_below = working_directory()
         self._seen: dict[str, _Signature] = {}
         self._missing: set[str] = set()
         # The lock is the stop signal: the thread waits to acquire it.
@@ -88,7 +89,7 @@ class Reloader:
         self._stopped = False
 
     def _add(self, entry: str) -> None:
-        path = os.path.abspath(entry)
+        path = absolute(entry)
         if os.path.isdir(path):
             self._roots.append(path)
         elif _MAGIC.search(entry) and not os.path.exists(path):
@@ -212,7 +213,7 @@ def _module_files() -> Iterator[str]:
         except Exception:  # sys.modules may hold anything
             continue
         if isinstance(path, str) and path:
-            yield os.path.abspath(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
+            yield absolute(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
 
 
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
