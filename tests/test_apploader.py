@@ -350,5 +350,16 @@ class TestPath:
 
     def test_bad_chdir(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ConfigError, match="chdir = 'gone'"):
-            prepare_path("gone", None)
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match="chdir = 'file'"):
+            prepare_path("file", None)
+
+    def test_a_directory_that_was_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It existed when the server started: the process stays where it is."""
+        release = tmp_path / "release"
+        release.mkdir()
+        monkeypatch.chdir(release)
+        monkeypatch.setattr(sys, "path", [])
+        release.rmdir()
+        assert not prepare_path(str(release), "lib")
+        assert sys.path == [f"{release} (deleted)/lib", str(release)]

@@ -1,11 +1,15 @@
-"""``python -m wsgiserv``.
+"""The entry of ``wsgiserv`` and ``python -m wsgiserv``.
 
-Owns: nothing. Must not know: anything but the command line's entry.
+Owns: where the imports of the command line come from.
+Must not know: anything but the command line's entry.
 """
 
 import sys
 
-from wsgiserv.cli import main
+from wsgiserv.imports import LibraryFirst
+
+with LibraryFirst():
+    from wsgiserv.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

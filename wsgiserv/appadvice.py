@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.errors import ApplicationError
-from wsgiserv.imports import is_importing
+from wsgiserv.imports import absolute, is_importing, working_directory
 
 if TYPE_CHECKING:
     from wsgiserv.apploader import Target
@@ -34,7 +34,7 @@ def path_advice(spec: str, path: str, expression: str) -> str:
         f"{spec!r} is a path. wsgiserv wants the module's name as an import statement has it, and its app: "
     )
     if not os.path.exists(path) and not os.path.exists(bare + ".py"):
-        base = f"{spec!r} is a path, and there is no such file in {os.getcwd()}. Type a module and its app: "
+        base = f"{spec!r} is a path, and there is no such file in {working_directory()}. Type a module and its app: "
     if len(parts) == 1:
         return f"{base}wsgiserv {bare}{suffix}"
     directory, name = os.path.split(bare)
@@ -126,7 +126,7 @@ def _not_found(target: Target, missing: str) -> str:
     if near:
         rest = module[len(top) :]
         return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
-    here = sorted(_modules_in([os.getcwd()]))[:8]
+    here = sorted(_modules_in([working_directory()]))[:8]
     if here:
         return f"{message} Modules in the working directory: {', '.join(here)}."
     return f"{message} There is no Python module in the working directory: is it the right one? (--chdir)"
@@ -143,7 +143,7 @@ def _entries() -> list[str]:
     paths = sysconfig.get_paths()
     standard = {os.path.realpath(paths["stdlib"]), os.path.realpath(paths["platstdlib"])}
     standard |= {os.path.join(path, "lib-dynload") for path in standard}
-    found = dict.fromkeys(os.path.abspath(entry) for entry in sys.path)
+    found = dict.fromkeys(absolute(entry) for entry in sys.path)
     return [e for e in found if os.path.realpath(e) not in standard and not e.endswith(".zip")]
 
 
@@ -153,7 +153,7 @@ def _own_entries() -> list[str]:
 
 
 def _searched() -> str:
-    here = os.getcwd()
+    here = working_directory()
     entries = [f"{here} (the working directory)" if entry == here else entry for entry in _entries()]
     if here not in _entries():
         entries.append(f"but not the working directory {here}, which is not on sys.path")
@@ -195,7 +195,7 @@ def _subdirectory_with(module: str) -> str | None:
 
 def _shadowed(target: Target, module: ModuleType) -> str:
     """Return a warning when another module of the same name was imported instead of the user's file."""
-    theirs = os.path.abspath(target.module.replace(".", os.sep) + ".py")
+    theirs = absolute(target.module.replace(".", os.sep) + ".py")
     imported = getattr(module, "__file__", None)
     if not imported or not os.path.isfile(theirs) or os.path.realpath(imported) == os.path.realpath(theirs):
         return ""

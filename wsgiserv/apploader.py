@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wsgiserv.atfork import leave_if_child
 from wsgiserv.callables import takes
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.imports import import_fresh
+from wsgiserv.imports import absolute, import_fresh, working_directory
 
 if TYPE_CHECKING:
     import ast
 
-__all__ = ["load_application", "prepare_path"]
+__all__ = ["enter_directory", "leave_names_free", "load_application", "prepare_path"]
 
 # inspect.CO_COROUTINE
 _CO_COROUTINE: Final = 0x80
@@ -39,25 +39,46 @@ class Target(NamedTuple):
     call: tuple[list[Any], dict[str, Any]] | None
 
 
-def prepare_path(chdir: str, pythonpath: str | None) -> None:
+def enter_directory(chdir: str) -> bool:
+    """Change to ``chdir``; False when it does not exist any more: then the working directory stays what it is.
+
+    It existed when the server started. Releases are removed under running servers, whose applications may well be
+    elsewhere, or in memory. Raises ConfigError when it may not be entered.
+    """
+    try:
+        os.chdir(chdir)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"chdir = {chdir!r}: cannot change to it: {error.strerror}. Expected a directory that exists "
+            f"(now in {working_directory()})."
+        ) from error
+    return True
+
+
+def prepare_path(chdir: str, pythonpath: str | None) -> bool:
     """Change to ``chdir`` and make it importable, as well as the directories of ``pythonpath``.
 
     ``pythonpath`` is separated by commas. Its entries are searched before the working directory, the last
     one first (gunicorn's order); relative ones start at ``chdir``. What is on sys.path already stays where
     it is.
 
-    Raises ConfigError naming chdir when it is not a directory we may enter.
+    Returns whether ``chdir`` exists; see `enter_directory`. Raises ConfigError when it may not be entered.
     """
-    try:
-        os.chdir(chdir)
-    except OSError as error:
-        raise ConfigError(
-            f"chdir = {chdir!r}: cannot change to it: {error.strerror}. Expected a directory that exists "
-            f"(now in {os.getcwd()})."
-        ) from error
-    for entry in [os.getcwd(), *(pythonpath or "").split(",")]:
-        if entry and os.path.abspath(entry) not in sys.path:
-            sys.path.insert(0, os.path.abspath(entry))
+    exists = enter_directory(chdir)
+    for entry in [working_directory() if exists else chdir, *(pythonpath or "").split(",")]:
+        if entry and absolute(entry) not in sys.path:
+            sys.path.insert(0, absolute(entry))
+    return exists
+
+
+def leave_names_free() -> None:
+    """Take out of `sys.modules` what only the master needs. Called in processes that load an application.
+
+    ``resource`` is imported by os.wait4(), and a good name for a file of an application.
+    """
+    sys.modules.pop("resource", None)
 
 
 def load_application(spec: str) -> Callable[..., Any]:

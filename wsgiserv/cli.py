@@ -21,7 +21,10 @@ from wsgiserv import __version__, atfork
 from wsgiserv.atfork import fork
 from wsgiserv.config.commandline import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.imports import LibraryFirst
 from wsgiserv.ipc import MessageError
+from wsgiserv.preimport import import_for, import_server
+from wsgiserv.unpatched import no_real_threads, patched_by
 
 if TYPE_CHECKING:
     from wsgiserv.boot import ReadinessWriter, Report
@@ -114,20 +117,22 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     if not only_asks:
         if predecessor is None:
             _catch_signals()
-        # What the master runs on binds the functions of os, select and so on when it is imported; a
-        # configuration file may replace these by gevent's.
-        import wsgiserv.master.master
-        import wsgiserv.workers.sync  # noqa: F401
+        # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
+        # file may replace these by gevent's. And its directory is in front of sys.path after that.
+        import_server()
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)
-    loaded = load(argv, environ, directory, _patch_for_gevent)
+    # What the old master has served from may have been removed.
+    known_chdir = (lambda chdir: True) if predecessor is not None else None
+    loaded = load(argv, environ, directory, _patch_for_gevent, known_chdir)
     if loaded.settings.print_config:
         from wsgiserv.config.present import config_text
 
         print(config_text(loaded.settings, loaded.sources))
         _tell_notices(loaded)
         return _EXIT_OK
+    import_for(loaded.settings)
     application = _checked_application(loaded)
     _check_patched(loaded)
     if loaded.settings.check_config:
@@ -135,12 +140,15 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         return _check(loaded.settings, application)
 
     def reload_settings() -> Loaded:
-        again = load(argv, environ, directory)
+        again = load(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
+        import_for(again.settings)
         _checked_application(again)
+        enter_directory(again.settings.chdir)  # anew: the name may be a link, to another release by now
         _check_certificates(again.settings)
         _check_patched(again, loaded.settings.worker_class)
         return again
 
+    from wsgiserv.apploader import enter_directory
     from wsgiserv.master.upgrade import Invocation
 
     return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
@@ -152,13 +160,14 @@ def _serve(
     invocation: Invocation,
     predecessor: Predecessor | None,
 ) -> int:
+    from wsgiserv.apploader import enter_directory
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.privileges import root_warning
     from wsgiserv.workers.base import worker_main
     from wsgiserv.workers.preload import preload_application
 
-    os.chdir(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
+    enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     _check_certificates(loaded.settings)
     # Here, and not among the notices of a configuration, which a reload says again.
     warning = root_warning(loaded.sources["user"])
@@ -189,9 +198,10 @@ def _checked_application(loaded: Loaded) -> str:
 
 def _patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
-    from wsgiserv.workers.gevent import patch_master
+    with LibraryFirst():
+        from wsgiserv.workers.gevent import patch_master
 
-    patch_master()
+        patch_master()
 
 
 def _check_patched(loaded: Loaded, class_before: object = None) -> None:
@@ -200,21 +210,18 @@ def _check_patched(loaded: Loaded, class_before: object = None) -> None:
     ``class_before`` is the `worker_class` that the server was started with, at a reload. Threads that are greenlets
     by then would not run while the worker waits for its sockets.
     """
-    monkey = sys.modules.get("gevent.monkey")  # not imported: without it nothing is patched
     wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
-    if monkey is None or not monkey.is_module_patched("threading"):
+    patched = patched_by()
+    if not patched:
         return
-    if wanted in ("sync", "threads") and class_before not in (None, wanted):
+    if wanted in ("sync", "threads") and class_before == "gevent":
         raise ConfigError(
             f"worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it, so "
             "workers of this class would have greenlets for threads, and gevent's sockets. Start it anew for this "
             "class: SIGUSR2, or stop and start."
         )
     if wanted == "threads":
-        raise ConfigError(
-            f"worker_class = 'threads' ({source}): the configuration file has had the threads of the standard library "
-            "replaced by greenlets (gevent.monkey.patch_all()). Expected worker_class = 'gevent', or no such call."
-        )
+        raise ConfigError(f"worker_class = 'threads' ({source}): {no_real_threads('the configuration file')}")
 
 
 def _check_certificates(settings: Settings) -> None:
@@ -390,6 +397,8 @@ def _load_in_child(settings: Settings, application: str) -> int:
         if settings.worker_class == "gevent":
             _patch_for_gevent()
         load_application(application)
+        if settings.worker_class == "threads" and (reason := no_real_threads("the application")):
+            raise ConfigError(f"worker_class = 'threads': {reason}")
     except WsgiservError as error:
         _tell(error)
         return error.exit_status

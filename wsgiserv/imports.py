@@ -1,6 +1,7 @@
 """Importing people's modules.
 
-Owns: `import_fresh`, `forget_listings`, and which frames of a traceback are of an import.
+Owns: `import_fresh`, `forget_listings`, where the server's own imports come from, which frames of a traceback are of
+an import, paths in a working directory that may have been removed.
 Must not know: which module, and what is wanted of it.
 """
 
@@ -14,9 +15,36 @@ from types import ModuleType
 
 from wsgiserv.atfork import leave_if_child
 
-__all__ = ["forget_listings", "import_fresh", "is_importing"]
+__all__ = ["LibraryFirst", "absolute", "forget_listings", "import_fresh", "is_importing", "working_directory"]
 
 _IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
+_LIBRARY = os.path.dirname(os.__file__)
+
+
+class LibraryFirst:
+    """Have what is imported within a ``with`` come from the standard library, then from installed packages.
+
+    ``python -m`` searches the working directory before both, PYTHONPATH and a configuration file's directory are there,
+    too; an application may have a file ``random.py`` of its own. No directory is left out, so nothing goes missing.
+    """
+
+    def __enter__(self) -> None:
+        self._before = list(sys.path)
+        sys.path.sort(key=_rank)
+
+    def __exit__(self, *_: object) -> None:
+        sys.path[:] = self._before
+
+
+def _rank(directory: str) -> int:
+    name = os.path.basename(directory)
+    if (
+        directory == _LIBRARY
+        or name == "lib-dynload"
+        or (name.startswith("python") and name.endswith(".zip"))
+    ):
+        return 0
+    return 1 if name in ("site-packages", "dist-packages") else 2
 
 
 def import_fresh(name: str) -> ModuleType:
@@ -42,6 +70,26 @@ def forget_listings() -> None:
         invalidate = getattr(finder, "invalidate_caches", None)
         if invalidate is not None:
             invalidate()
+
+
+def working_directory() -> str:
+    """Return the working directory; of one that was removed ``path (deleted)``, as the kernel has it. Never raises.
+
+    A release that is replaced may be removed under a running server.
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        pass
+    try:
+        return os.readlink("/proc/self/cwd")
+    except OSError:
+        return f"{os.sep}(deleted)"
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root, as `os.path.abspath` does, which raises in a directory that has been removed."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(working_directory(), path))
 
 
 def is_importing(filename: str) -> bool:

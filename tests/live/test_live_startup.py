@@ -433,31 +433,20 @@ def app(environ, start_response):
 """
 
 
+# What the server has uses for at odd moments is imported by the master all the same: see wsgiserv/preimport.py.
 LARGE = (
     *(
         "argparse",
-        "ast",
         "asyncio",
-        "ctypes",
         "dataclasses",
         "datetime",
-        "difflib",
         "email",
         "hashlib",
         "http.client",
-    ),
-    *(
         "importlib.metadata",
-        "inspect",
-        "ipaddress",
-        "locale",
-        "random",
-        "shutil",
-        "ssl",
-        "subprocess",
-        "tempfile",
     ),
-    *("unicodedata", "urllib.parse"),
+    *("locale", "socket", "ssl", "subprocess", "urllib.parse", "watchfiles"),
+    *("logging.config", "logging.handlers", "pickle"),
 )
 MODULES = """
 import sys

@@ -19,6 +19,7 @@ from wsgiserv.config.configfile import ConfigFile, find_config_file, line_of, pl
 from wsgiserv.config.foreign import FOREIGN
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
+from wsgiserv.imports import working_directory
 
 __all__ = ["Loaded", "load", "start_directory"]
 
@@ -55,6 +56,7 @@ def load(
     environ: Mapping[str, str],
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
+    known_chdir: Callable[[str], bool] | None = None,
 ) -> Loaded:
     """Make the configuration.
 
@@ -63,13 +65,15 @@ def load(
         environ: the environment.
         directory: where relative paths start: the command's working directory. To load again after a
             ``chdir``, give the same one as the first time.
+        known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
+            may have been removed since.
         before_gevent: called before a configuration file is run, where it is known by then that the workers are to
             be gevent's: what the file imports is to be patched.
 
     Raises:
         ConfigError: naming the setting, the value, where it came from and what is accepted.
     """
-    loader = _Loader(directory or start_directory(environ), before_gevent)
+    loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
     flags = parse(argv).given
     gunicorn_arguments = _arguments_from(environ, _GUNICORN_ARGUMENTS)
     own_arguments = _arguments_from(environ, _OWN_ARGUMENTS)
@@ -91,9 +95,15 @@ def load(
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
-    """Return the working directory; under the name the shell has for it, if that is a symbolic link to it."""
-    directory = os.getcwd()
+    """Return the working directory; under the name the shell has for it, if that is a symbolic link to it.
+
+    Of a directory that has been removed, the name. A release may be removed before the next master is started there.
+    """
     name = environ.get("PWD", "")
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        return name if os.path.isabs(name) else working_directory()
     try:
         if os.path.isabs(name) and os.path.samefile(name, directory):
             return name
@@ -120,8 +130,14 @@ def _arguments_from(environ: Mapping[str, str], variable: str) -> list[Given]:
 class _Loader:
     """The values so far, with their sources; later calls win over earlier ones."""
 
-    def __init__(self, directory: str, before_gevent: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        before_gevent: Callable[[], None] | None = None,
+        known_chdir: Callable[[str], bool] | None = None,
+    ) -> None:
         self.directory = directory
+        self.known_chdir = known_chdir
         self._before_gevent = before_gevent
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
@@ -235,7 +251,9 @@ class _Loader:
         """Check the settings against each other and freeze them."""
         values, sources = self.values, self.sources
         chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
-        if not os.path.isdir(chdir):
+        # The directory of the start may have been removed since then, and one that has been served from, too.
+        is_known = "chdir" not in values or (self.known_chdir is not None and self.known_chdir(chdir))
+        if not is_known and not os.path.isdir(chdir):
             raise ConfigError(
                 f"chdir = {values['chdir']!r} ({sources['chdir']}): {chdir} is not a directory. "
                 "Expected a directory that exists."

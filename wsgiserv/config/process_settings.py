@@ -36,7 +36,8 @@ class ProcessSettings(HookSettings):
         help="Change to this directory before anything else is opened.",
         doc=(
             "Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it "
-            "is importable. The configuration file itself is looked for where the command was typed."
+            "is importable. The configuration file itself is looked for where the command was typed. "
+            "Where the name is a link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2."
         ),
         show_default="where the command is typed",
     )

@@ -36,6 +36,7 @@ from wsgiserv.logs.output import Output, renew_standard_streams
 from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
 from wsgiserv.safe_open import Owner, is_root, open_file
+from wsgiserv.unpatched import RealRLock
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -189,7 +190,10 @@ class _HandlerStream:
 class _ErrorLogHandler(logging.Handler):
     """Writes each record at once, whole, to an `Output`."""
 
+    _own_lock: RealRLock
+
     def __init__(self, output: Output) -> None:
+        self._own_lock = RealRLock()
         super().__init__()
         self.writer = LossyWriter(output, _loss)
         self.stream = _HandlerStream(self)
@@ -198,6 +202,15 @@ class _ErrorLogHandler(logging.Handler):
     @property
     def output(self) -> Output:
         return self.writer.output
+
+    @property
+    def lock(self) -> Any:
+        """The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers."""
+        return self._own_lock
+
+    @lock.setter
+    def lock(self, value: object) -> None:
+        pass
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

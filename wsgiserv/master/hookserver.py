@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.hooks import call_hook
+from wsgiserv.imports import working_directory
 from wsgiserv.master.handle import Handle
 from wsgiserv.net.listener import Listener
 
@@ -50,7 +51,7 @@ class HookServer:
         self.LISTENERS: list[Listener] = []
         self.START_CTX: dict[Any, Any] = {
             "args": [sys.executable, *sys.argv],
-            "cwd": os.getcwd(),
+            "cwd": working_directory(),
             0: sys.executable,
         }
         self._num_workers: int | None = None

@@ -273,7 +273,12 @@ def start_successor(
         environ[_VARIABLE] = json.dumps(told)
         if "WATCHDOG_PID" in environ:
             environ["WATCHDOG_PID"] = str(getpid())
-        chdir(invocation.directory)
+        try:
+            chdir(invocation.directory)
+        except (
+            FileNotFoundError
+        ):  # removed, as releases are: the next master is in this one's, and knows its name
+            environ["PWD"] = invocation.directory
         execve(invocation.argv[0], list(invocation.argv), environ)
     except BaseException as error:
         try:

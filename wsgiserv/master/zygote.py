@@ -194,7 +194,8 @@ def _threads_left_behind() -> Sequence[str]:
     except (OSError, ValueError):
         return ()
     native.discard(getpid())
-    return [each.name for each in threading.enumerate() if each.native_id in native]
+    # gevent's and eventlet's stand-ins for the main thread have no native_id.
+    return [each.name for each in threading.enumerate() if getattr(each, "native_id", None) in native]
 
 
 def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:

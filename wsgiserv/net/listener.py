@@ -34,6 +34,7 @@ from typing import Any, Final, Protocol
 
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.errors import ConfigError
+from wsgiserv.imports import absolute
 from wsgiserv.net.holder import tcp_holder, unix_holder
 from wsgiserv.safe_open import Place, acting_as_user, is_root, place_of
 
@@ -315,7 +316,7 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
 def _open_unix(spec: str, written: str, settings: ListenerSettings, secure: bool) -> Listener:
     abstract = written.startswith("@")
     # Absolute, since the file is removed at the end, when the working directory may be another one.
-    path = written if abstract else os.path.abspath(written)
+    path = written if abstract else absolute(written)
     name = "\0" + written[1:] if abstract else path
     length = len(os.fsencode(name))
     if length > _LONGEST_UNIX_PATH:

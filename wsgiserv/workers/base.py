@@ -23,7 +23,7 @@ from time import monotonic, time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
-from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.apploader import leave_names_free, load_application, prepare_path
 from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
@@ -58,6 +58,7 @@ from wsgiserv.scoreboard import (
     STOPPING,
     UNTOLD_LINES,
 )
+from wsgiserv.unpatched import reset_hubs
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -332,6 +333,7 @@ class Worker(ABC):
         if self.boot.application is not None:
             return self.boot.application
         prepare_path(settings.chdir, settings.pythonpath)
+        leave_names_free()
         assert settings.wsgi_app is not None
         try:
             return load_application(settings.wsgi_app)
@@ -674,9 +676,13 @@ def worker_main(boot: WorkerBoot) -> int:
     """
     settings, log = boot.settings, boot.log
     add_child_cleanup(boot.close_in_child)
+    reset_hubs()
     refused: Exception | None = None
     try:
-        prepare_path(settings.chdir, settings.pythonpath)
+        # A preloaded application has been loaded in the directory that this process has inherited: after a link has
+        # been moved to another release, that one's files are not this code's.
+        if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
+            log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)

@@ -9,7 +9,7 @@ the process has more, and what a helper holds at that moment would be held in th
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_native_id, start_new_thread
+from _thread import get_native_id
 from collections.abc import Callable
 from contextlib import suppress
 from os import stat
@@ -20,6 +20,7 @@ from setproctitle import setthreadtitle
 
 from wsgiserv.atfork import add_helper
 from wsgiserv.errors import BootError
+from wsgiserv.unpatched import allocate_lock, start_thread
 
 __all__ = ["HelperThread", "cannot_start"]
 
@@ -62,7 +63,7 @@ class HelperThread:
     def _start(self) -> None:
         self._running.acquire()
         try:
-            start_new_thread(self._run, ())
+            start_thread(self._run, name=f"wsgiserv-{self._title}")
         except RuntimeError:
             self._running.release()
             raise

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.connection import Connection
+from wsgiserv.unpatched import thread_names, waiting_main_frame
 from wsgiserv.wsgi.gateway import run_app
 
 __all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report", "stack_of", "thread_calls"]
@@ -96,8 +97,13 @@ def stack_of(frame: FrameType | None) -> str:
 
 def _named_threads() -> Iterable[tuple[str, FrameType]]:
     # Not threading.enumerate(): it takes a lock that the culprit may hold.
-    names = {thread.ident: thread.name for thread in list(threading._active.values())}  # type: ignore[attr-defined]
+    active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+    # Ours last: where threads are patched, `threading` knows the main thread by its greenlet's identifier.
+    names = {ident: thread.name for ident, thread in list(active.items())} | thread_names()
     own = get_ident()
+    waiting = waiting_main_frame()
+    if waiting is not None:
+        yield "MainThread, in a greenlet that waits", waiting
     for ident, frame in sys._current_frames().items():
         # Our own innermost frame is this generator's, which has nothing behind it once it is suspended.
         yield names.get(ident, f"thread {ident}"), sys._getframe(1) if ident == own else frame

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.apploader import leave_names_free, load_application, prepare_path
 from wsgiserv.workers.registry import resolve_worker_class
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def preload_application(settings: Settings, log: logging.Logger, in_master: bool
         in_master: whether this process goes on as the master; else it is a zygote.
     """
     prepare_path(settings.chdir, settings.pythonpath)
+    if not in_master:
+        leave_names_free()
     resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
     assert settings.wsgi_app is not None
     return load_application(settings.wsgi_app)

@@ -78,6 +78,9 @@ class ReactorWorker(Worker):
             lambda crowded: self.context.crowd(crowded),
         )
 
+    def each_second(self) -> None:
+        """Called once a second, at the end of a turn; for classes that have something to look at."""
+
     def connections(self) -> list[Connection]:
         """Return the open connections."""
         return list(self.reactor.connections.values())
@@ -176,6 +179,7 @@ class ReactorWorker(Worker):
                     # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
                     self._take_handed()
                 self.surplus = self.share_out(now)
+                self.each_second()
             if self.wants_place:
                 reactor.consider_accepting(now)
             return

@@ -6,13 +6,12 @@ Must not know: what a class does; who asks, in which process.
 
 from __future__ import annotations
 
-import os
 import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import import_fresh, is_importing
+from wsgiserv.imports import import_fresh, is_importing, working_directory
 
 if TYPE_CHECKING:
     from wsgiserv.workers.base import Worker
@@ -90,8 +89,8 @@ def _found(path: str) -> object:
         except (Exception, SystemExit) as error:
             raise _failure(name, error) from None
     raise _Refused(
-        f"there is no module {parts[0]!r} in {os.getcwd()}, nor elsewhere on sys.path (--chdir and --pythonpath "
-        "add directories)."
+        f"there is no module {parts[0]!r} in {working_directory()}, nor elsewhere on sys.path (--chdir and "
+        "--pythonpath add directories)."
     )
 
 

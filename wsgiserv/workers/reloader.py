@@ -9,7 +9,6 @@ them: the clock, or the kernel's notice through the watchfiles package.
 
 from __future__ import annotations
 
-import _thread
 import glob
 import importlib.util
 import os
@@ -18,9 +17,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import stat
 from time import monotonic
-from typing import Any
 
 from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.imports import absolute, working_directory
+from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
 __all__ = ["Reloader"]
 
@@ -43,7 +43,7 @@ class Reloader:
         extra_files: beside the files of all loaded modules: files (the configuration file, say), directories
             (everything below them) and glob patterns (``**`` included). What appears in them later counts.
         engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. A process that
-            gevent has patched polls with any of them.
+            gevent or eventlet has patched polls with any of them.
         interval_s: seconds between two looks.
         failed_import: when the application could not be imported, the reason. The files in its traceback
             and every ``*.py`` below the working directory are watched then, since the broken module is
@@ -70,7 +70,7 @@ class Reloader:
         self._interval_s = interval_s
         # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
         # a hub that never runs there; looking at the clock needs no lock.
-        usable = installed and engine != "poll" and "gevent.monkey" not in sys.modules
+        usable = installed and engine != "poll" and not patched_by()
         self._run = self._run_watchfiles if usable else self._run_poll
         self._files: list[str] = []
         self._patterns: list[str] = []
@@ -79,17 +79,17 @@ class Reloader:
         for entry in extra_files:
             self._add(entry)
         if failed_import is not None:
-            self._files += [os.path.abspath(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
-            self._python_below = os.getcwd()
+            self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
+            self._python_below = working_directory()
         self._seen: dict[str, _Signature] = {}
         self._missing: set[str] = set()
         # The lock is the stop signal: the thread waits to acquire it.
-        self._stop = _native("allocate_lock")()
+        self._stop = allocate_lock()
         self._stop.acquire()
         self._stopped = False
 
     def _add(self, entry: str) -> None:
-        path = os.path.abspath(entry)
+        path = absolute(entry)
         if os.path.isdir(path):
             self._roots.append(path)
         elif _MAGIC.search(entry) and not os.path.exists(path):
@@ -100,7 +100,7 @@ class Reloader:
     def start(self) -> None:
         """Note how the files are now, and start to watch. Daemonic: it does not keep the process alive."""
         self._look()
-        _native("start_new_thread")(self._run, ())
+        start_thread(self._run, name="wsgiserv-reloader")
 
     def stop(self) -> None:
         """Stop watching; returns at once. `on_change` may be running for the last time."""
@@ -196,15 +196,6 @@ class Reloader:
         return {directory for directory in found if os.path.isdir(directory)}
 
 
-def _native(name: str) -> Any:
-    """Return a function of `_thread`, unpatched.
-
-    The watching goes on beside an application that never yields, so it is no greenlet.
-    """
-    monkey = sys.modules.get("gevent.monkey")  # not imported: a process without gevent stays so
-    return monkey.get_original("_thread", name) if monkey else getattr(_thread, name)
-
-
 def _signature(path: str) -> _Signature:
     try:
         status = stat(path)
@@ -222,7 +213,7 @@ def _module_files() -> Iterator[str]:
         except Exception:  # sys.modules may hold anything
             continue
         if isinstance(path, str) and path:
-            yield os.path.abspath(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
+            yield absolute(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
 
 
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:

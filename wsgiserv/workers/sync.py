@@ -7,6 +7,7 @@ Must not know: HTTP, the master.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from _thread import allocate_lock, get_ident
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
@@ -40,6 +42,7 @@ class SyncWorker(ReactorWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = self._run
+        self._shares_thread = False
         # A byte in this pipe stops the thread that watches the master.
         self._pause_reader, self._pause_writer = pipe()
         self._lifeline_thread = HelperThread(
@@ -64,7 +67,10 @@ class SyncWorker(ReactorWorker):
 
             def interrupt(number: int, frame: FrameType | None) -> None:
                 # Whoever sends this signal besides: only an overdue call is ended by it.
-                if deadlines.is_interrupted(ident):
+                def is_due() -> bool:
+                    return deadlines.is_interrupted(ident)
+
+                if is_due() and not throw_into_main(RequestTimeout, is_due):
                     raise RequestTimeout
 
             self.signals.raise_at(signal.SIGUSR2, interrupt)
@@ -123,6 +129,7 @@ class SyncWorker(ReactorWorker):
             self.run_request = relief.runner()
             relief.start()
         self._lifeline_thread.start()
+        self.each_second()
         self.start()
         try:
             while not self.is_done:
@@ -144,3 +151,28 @@ class SyncWorker(ReactorWorker):
         except BaseException as error:
             failure = error
         self.lose(connection, failure, is_mine=True)
+
+    # ---- an application that has patched the standard library ------------------------------------------
+
+    def each_second(self) -> None:
+        """Share the thread with the application's greenlets, once gevent or eventlet has put them in place of threads.
+
+        Looked at each second: a request may do that, too.
+        """
+        if not self._shares_thread and select_is_patched():
+            self._shares_thread = True
+            note_main_greenlet()
+            self.reactor.poll = self._poll_among_greenlets
+
+    def _poll_among_greenlets(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Poll as the reactor does, but wait in the application's event loop, where its background jobs run."""
+        poller = self.reactor.poller
+        events = poller.poll(0.0)
+        if events or not timeout_s:
+            return events
+        try:
+            select.select([poller.fileno()], (), (), timeout_s)  # patched, so looked up now
+        except BaseException:  # what a greenlet raises into this one (sys.exit, a timeout) ends no worker
+            self.log.exception("a greenlet of the application has raised in the worker's loop")
+            return poller.poll(timeout_s)
+        return poller.poll(0.0)

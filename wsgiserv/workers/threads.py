@@ -16,17 +16,23 @@ queues what is ready for the first thread that is free.
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Final
 
 from setproctitle import setthreadtitle
 
-from wsgiserv.boot import WorkerBoot
+from wsgiserv.boot import EXIT_OK, WorkerBoot
+from wsgiserv.errors import ConfigError
 from wsgiserv.net.connection import Connection
+from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import progress
 from wsgiserv.workers.reactorworker import ReactorWorker, TurnEnded
@@ -102,7 +108,7 @@ class _Lane:
         self.cpu_s = 0.0
         self.lost = False
         self.ident = 0
-        self.thread: threading.Thread
+        self.thread: threading.Thread | OSThread
 
 
 class ThreadsWorker(ReactorWorker):
@@ -147,8 +153,10 @@ class ThreadsWorker(ReactorWorker):
         return self.boot.slot.load()[0] / self._most
 
     def load(self) -> None:
-        """As of the base; with ``request_timeout`` the calls are watched."""
+        """As of the base; with ``request_timeout`` the calls are watched. Raises ConfigError without real threads."""
         super().load()
+        if reason := no_real_threads("the application"):
+            raise ConfigError(f"worker_class = 'threads': {reason}")
         if self.cfg.request_timeout:
             from wsgiserv.workers.deadline import Deadlines, interrupt_thread
 
@@ -190,18 +198,38 @@ class ThreadsWorker(ReactorWorker):
         finally:
             self.reactor.close()
 
+    def let_go(self) -> None:
+        """As of the base; where a request has patched the threads, this is the end of the process.
+
+        The patch has given the `threading` module another idea of the main thread, for which the interpreter would
+        wait without end.
+        """
+        super().let_go()
+        if patched_by():
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(AttributeError, OSError, ValueError):  # None, broken, closed
+                    stream.flush()
+            os._exit(EXIT_OK)
+
     # ---- the threads of requests -----------------------------------------------------------------------
 
     def _start_thread(self) -> None:
         """Start one more thread. Raises RuntimeError when the system starts none."""
         number = self._free_numbers.popleft()
         lane = _Lane(number, min(number, self.boot.slot.cells) - 1)
-        lane.thread = threading.Thread(
-            target=self._work, args=(lane,), name=f"wsgiserv-request-{number}", daemon=True
-        )
+        name = f"wsgiserv-request-{number}"
         self._lanes.append(lane)
         try:
-            lane.thread.start()
+            if patched_by():
+                # By a request: a Thread would be a greenlet now, and wait for the thread that starts it.
+                lane.thread = start_thread(self._work, (lane,), name=name)
+            else:
+                # Python's own, since the application runs there: threading.current_thread() is to know it.
+                lane.thread = thread = threading.Thread(
+                    target=self._work, args=(lane,), name=name, daemon=True
+                )
+                thread.start()
         except BaseException:
             self._lanes.remove(lane)
             self._free_numbers.appendleft(number)
