@@ -70,10 +70,19 @@ class _Guard:
 
     # ---- the Sink of the response ----------------------------------------------------------------------
 
+    @property
+    def streams(self) -> bool:
+        return self.connection.streams
+
+    @streams.setter
+    def streams(self, streams: bool) -> None:
+        self.connection.streams = streams
+
     def send(self, data: bytes) -> None:
         with self.lock:
             self._check()
-            self.connection.send(data)
+            self.connection.send(data, wait=False)
+        self.connection.wait_for_client()  # without the lock: the request's time goes on
 
     def send_pair(self, head: bytes, body: bytes) -> None:
         with self.lock:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from _thread import get_ident
+from _socket import MSG_PEEK
+from _thread import allocate_lock, get_ident
 from select import POLLIN, poll
 from threading import Event, Thread
 from time import monotonic
@@ -17,10 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.scoreboard import HEARTBEAT
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.reactorworker import ReactorWorker
+from wsgiserv.workers.stream_drain import StreamDrain
+from wsgiserv.wsgi.gateway import ClientGone
 
 if TYPE_CHECKING:
+    from wsgiserv.net.sending import ClientSink
     from wsgiserv.workers.deadline import Deadlines
 
 __all__ = ["SyncWorker"]
@@ -29,14 +34,22 @@ __all__ = ["SyncWorker"]
 _STUCK_S: Final = 5.0
 # How much later than the others a worker that sits in a call ends when the master is gone.
 _LATE_S: Final = 0.5
+# How often an application that waits for its client gives a sign of life.
+_BEAT_S: Final = 0.25
+_LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
 class SyncWorker(ReactorWorker):
     """Runs the application in the loop's own thread."""
 
+    # A producer that waits would stop all others.
+    least_stream_buffer = 64 * 1024 * 1024
+
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = Connection.run
+        self._stream_drain = StreamDrain(self)
+        self._told_at: float | None = None
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -92,9 +105,41 @@ class SyncWorker(ReactorWorker):
             self.run_request = relief.runner()
             relief.start()
         Thread(target=self._end_with_master, name="wsgiserv-lifeline", daemon=True).start()
+        self.reactor.watch = self._stream_drain.watcher()  # type: ignore[assignment, method-assign]
+        self.reactor.wait_writable = self._wait_writable  # type: ignore[method-assign]
         self.start()
         try:
             while not self.is_done:
                 self.turn(1.0)
         finally:
             self.reactor.close()
+
+    # ---- waiting in a request --------------------------------------------------------------------------
+
+    def _wait_writable(self, connection: ClientSink) -> bool:
+        """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
+        bell = allocate_lock()
+        bell.acquire()
+        if not connection.call_when_sent(bell.release):
+            return True
+        while not bell.acquire(timeout=_BEAT_S):
+            now = monotonic()
+            self._seconds[HEARTBEAT] = now
+            if self._has_no_time(now):
+                raise ClientGone("the worker leaves")
+            if connection.has_stopped(now, self.cfg.send_timeout):
+                return False
+            if not self._stream_drain.is_started:
+                return True  # whoever waits sends by itself
+        return True
+
+    def _has_no_time(self, now: float) -> bool:
+        """Whether the worker is to leave at once: the loop, which takes the signals, does not turn now."""
+        try:
+            pending = self._wakeup.recv(256, MSG_PEEK)
+        except BlockingIOError:
+            pending = b""
+        if self.told_to_leave and self._told_at is None:
+            self._told_at = now
+        is_late = self._told_at is not None and now > self._told_at + self.cfg.graceful_timeout
+        return is_late or not _LEAVE_AT_ONCE.isdisjoint(pending)
