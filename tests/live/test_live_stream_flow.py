@@ -400,8 +400,8 @@ def test_siblings_take_the_clients_of_a_worker_that_waits(start: Start, connect:
     server.wait_for_log("closed")
 
 
-@pytest.mark.parametrize("worker_class", ["threads"], indirect=True)
 def test_a_request_that_waits_for_its_client_ends_at_request_timeout(start: Start, connect: Connect) -> None:
+    """The time that the client takes is the request's time, too."""
     server = start("flowapps:app", "--request-timeout", "1.5", expect=("request_timeout",))
     client = connect(server.address)
     start_flood(server, client)

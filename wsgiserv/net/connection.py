@@ -205,9 +205,9 @@ class Connection(ClientSink):
         state = self.state
         if state <= LINGERING:
             return READ
-        if state == FLUSHING or self.has_output:
+        if state == FLUSHING or (state == READY and self.has_output):
             return WRITE
-        return NONE if wish == WRITE else wish
+        return NONE if wish == WRITE or state == CLOSED else wish
 
     def advance(self) -> bool:
         """Go on with bytes that came behind the last request; like `receive` without reading."""

@@ -174,6 +174,8 @@ class Reactor:
                 return
             interest = connection.due_interest(interest)
             known = connection.interest != UNWATCHED
+            if not known and interest == NONE:
+                return
             connection.interest = interest
             try:
                 if known:

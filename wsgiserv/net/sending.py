@@ -233,6 +233,13 @@ class ClientSink:
             self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
             self._cut_off(outbox, TimeoutError("the client takes no data (send_timeout)"))
 
+    def cut_off(self, error: OSError) -> None:
+        """Send nothing more of what is queued, and wake a producer that waits for its client. From any thread."""
+        outbox = self._outbox
+        if outbox is not None:
+            with outbox.lock:
+                self._cut_off(outbox, error)
+
     def _cut_off(self, outbox: Outbox, error: OSError) -> None:
         """Send nothing more; the client's connection is reset when it closes. With the lock held."""
         self._lost = True

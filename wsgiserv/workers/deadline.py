@@ -125,6 +125,7 @@ class _Guard:
             if self.sent or connection.is_read_by_application:
                 response.time_out()
                 response.aborted = True
+                connection.cut_off(TimeoutError("the request was overdue"))
                 _reset(connection.fd)
                 return True
             response.time_out(answered=True)
