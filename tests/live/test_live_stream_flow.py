@@ -296,7 +296,8 @@ def test_frames_come_again_at_once_after_a_pause(start: Start, connect: Connect)
     resumed = time.monotonic()
     age()
     assert time.monotonic() - resumed < 1.0
-    wait_until(lambda: age() < 0.5, "frames are new again", 5.0)
+    while age() > 0.5:  # until frames are new again
+        assert time.monotonic() - resumed < 10.0
     client.reset()
 
 

@@ -287,6 +287,7 @@ class Outbox:
         """Drop everything and close what the queue holds open. Call it without the lock."""
         with self.lock:
             self._drop()
+            self.error = None  # it has a traceback, and that has this queue
 
     def _drop(self) -> None:
         for item in self._items:

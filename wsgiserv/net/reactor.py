@@ -223,14 +223,15 @@ class Reactor:
             self._rest_until = 0.0  # its descriptor is free in a moment
 
     def wait_writable(self, connection: ClientSink) -> bool:
-        """Block while the loop sends what is queued, until the client has taken enough; False at ``send_timeout``."""
+        """Block while the loop sends what is queued, until the client has taken enough; False at ``send_timeout``.
+
+        True also when a moment has passed: the producer then sends what it can by itself, should nobody else do so.
+        """
         bell = allocate_lock()
         bell.acquire()
-        if connection.call_when_sent(bell.release):
-            while not bell.acquire(timeout=_WAIT_S):
-                if connection.has_stopped(monotonic(), self._send_timeout_s):
-                    return False
-        return True
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_WAIT_S):
+            return True
+        return not connection.has_stopped(monotonic(), self._send_timeout_s)
 
     def wait_readable(self, connection: ClientSink) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""

@@ -460,11 +460,9 @@ class GeventWorker(ReactorWorker):
     def _wait_writable(self, connection: ClientSink) -> bool:
         """Let the greenlet that produces a response wait while the reactor sends on what is queued."""
         taken = gevent.event.Event()
-        if connection.call_when_sent(taken.set):
-            while not taken.wait(_LOOK_S):
-                if connection.has_stopped(monotonic(), self.cfg.send_timeout):
-                    return False
-        return True
+        if not connection.call_when_sent(taken.set) or taken.wait(_LOOK_S):
+            return True
+        return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
 
     def _wait_readable(self, connection: ClientSink) -> bool:
         """Let the greenlet that reads a streamed body wait for its client."""

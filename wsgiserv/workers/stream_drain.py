@@ -63,11 +63,6 @@ class StreamDrain:
 
         return watch_and_tell
 
-    @property
-    def is_started(self) -> bool:
-        """Whether there is a thread; without one, whoever waits for a client has to send by itself."""
-        return self._is_started
-
     def _add(self, connection: Connection) -> None:
         self._queued[connection] = None
         if not self._is_started:

@@ -120,18 +120,12 @@ class SyncWorker(ReactorWorker):
         """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
         bell = allocate_lock()
         bell.acquire()
-        if not connection.call_when_sent(bell.release):
+        self._seconds[HEARTBEAT] = now = monotonic()
+        if self._has_no_time(now):
+            raise ClientGone("the worker leaves")
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_BEAT_S):
             return True
-        while not bell.acquire(timeout=_BEAT_S):
-            now = monotonic()
-            self._seconds[HEARTBEAT] = now
-            if self._has_no_time(now):
-                raise ClientGone("the worker leaves")
-            if connection.has_stopped(now, self.cfg.send_timeout):
-                return False
-            if not self._stream_drain.is_started:
-                return True  # whoever waits sends by itself
-        return True
+        return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
 
     def _has_no_time(self, now: float) -> bool:
         """Whether the worker is to leave at once: the loop, which takes the signals, does not turn now."""
