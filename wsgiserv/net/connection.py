@@ -595,7 +595,9 @@ class Connection(ClientSink):
             environ = refused_environ(self._line, self._block, self.peer)
             context.access.log(environ, error.status, [], 0, 0.0)
         try:
-            self.send(refusal(error.status, error.reason, self._line is not None and self._line.is_head))
+            self.send(
+                refusal(error.status, error.reason, self._line is not None and self._line.is_head), wait=False
+            )
         except ClientGone:
             self.close()
             return
@@ -770,10 +772,10 @@ class Connection(ClientSink):
             if due > now:
                 self.deadline = due  # some of it has been taken, by whichever thread
                 return False
-            self._give_up(outbox)
-            if self.state == READY:
-                self.loop.ignore(self)
-            return True
+        self._give_up(outbox)
+        if self.state == READY:
+            self.loop.ignore(self)
+        return True
 
     def retire(self, grace_s: float) -> bool:
         """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.
@@ -863,7 +865,7 @@ class Connection(ClientSink):
         self.state = CLOSED
         self.loop.forget(self)
         if self._outbox is not None:
-            self._outbox.clear()
+            self._drop_queue(self._outbox)
         if self._body is not None:
             self._body.discard()
             self._body = None

@@ -158,18 +158,18 @@ class ClientSink:
         raise NotImplementedError
 
     def _send_queued(self, outbox: Outbox) -> int:
-        """Send what the socket takes of the queue; return how many bytes. With the lock held. Raises ClientGone.
-
-        The connection is broken, or what it was to get: the latter is our side's fault and is said.
-        """
-        known = outbox.error is not None
+        """Send what the socket takes of the queue; return how many bytes. With the lock held. Raises ClientGone."""
         try:
             return outbox.flush(self.sock)
         except OSError as error:
             self._lost = True
-            if isinstance(error, FileTruncated) and not known:
-                self.context.log.error("%s: %s; the connection is closed", self.name, error)
             raise ClientGone from error
+
+    def _drop_queue(self, outbox: Outbox) -> None:
+        """The connection closes. What it was to get may have been at fault, and that is our side's: it is said."""
+        if isinstance(outbox.error, FileTruncated):
+            self.context.log.error("%s: %s; the connection is closed", self.name, outbox.error)
+        outbox.clear()
 
     def _queue(self, data: bytes | memoryview, is_full: bool = True) -> None:
         """Queue ``data`` behind what waits already, after sending what the socket takes now. Raises ClientGone.
@@ -219,8 +219,7 @@ class ClientSink:
                     self._cut_off(outbox, TimeoutError("the worker has no time left"))
                 raise
             if not goes_on:
-                with outbox.lock:
-                    self._give_up(outbox)
+                self._give_up(outbox)
                 raise ClientGone("the client takes no data (send_timeout)")
             with outbox.lock:
                 self._send_queued(outbox)
@@ -228,10 +227,13 @@ class ClientSink:
             raise ClientGone from outbox.error
 
     def _give_up(self, outbox: Outbox) -> None:
-        """The client has taken nothing for ``send_timeout``. With the lock held."""
-        if outbox.error is None:
+        """The client has taken nothing for ``send_timeout``."""
+        with outbox.lock:
+            is_known = outbox.error is not None
+            if not is_known:
+                self._cut_off(outbox, TimeoutError("the client takes no data (send_timeout)"))
+        if not is_known:  # without the lock: in gevent a log handler may let others run
             self.context.log.warning("%s: takes no data within send_timeout; reset", self.name)
-            self._cut_off(outbox, TimeoutError("the client takes no data (send_timeout)"))
 
     def cut_off(self, error: OSError) -> None:
         """Send nothing more of what is queued, and wake a producer that waits for its client. From any thread."""

@@ -130,7 +130,7 @@ class _Guard:
                 return True
             response.time_out(answered=True)
             with suppress(ClientGone, OSError):
-                connection.send(refusal(504, "the request took too long", response.is_head))
+                connection.send(refusal(504, "the request took too long", response.is_head), wait=False)
                 if not connection.has_output:
                     connection.sock.shutdown(SHUT_WR)
             return True
