@@ -464,6 +464,22 @@ class Settings(ProcessSettings):
         help="Bodies up to this size are kept in memory, larger ones in a file.",
         show_default="1 MiB",
     )
+    stream_buffer: int = setting(
+        1 << 20,
+        section="Limits",
+        flags=("--stream-buffer",),
+        metavar="BYTES",
+        parse=parsers.size(),
+        accepts=_BYTES,
+        help="How far a response of unknown length may run ahead of its client.",
+        show_default="1 MiB",
+        doc=(
+            "Then the application waits in `threads` and `gevent` until the client has taken some of it. In `sync`, "
+            "where that would stop all other clients of the worker, it goes on, into a file, until 64 MiB wait. A "
+            "response with a `Content-Length`, or of one block, and a file never wait: they leave the application at "
+            "once. See [streaming responses](streaming-responses.md)."
+        ),
+    )
     spool_dir: str | None = setting(
         None,
         section="Limits",

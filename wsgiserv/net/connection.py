@@ -4,15 +4,15 @@ Owns: `Connection`: bytes in, requests out, responses back, keep-alive, refusals
 Must not know: who waits for the socket, on which thread or greenlet the application runs.
 
 The worker's loop calls `receive` when the socket is readable; when that says True a request is complete and
-`run` may be called, at once or on another thread. `flush` is called when the socket is writable again,
-`expire` when `deadline` has passed. What the connection wants next it tells its `Loop`.
+`run` may be called, at once or on another thread. `flush` is called when the socket is writable again, also while the
+application runs; `expire` when `deadline` has passed. What the connection wants next it tells its `Loop`.
 
     state     readable               run           writable       deadline
     HEAD      head or part of it     -             -              408 or silent close
     BODY      body or part of it     -             -              408
     DISCARDING discard, to its end   -             -              close
     LINGERING discard                -             -              close
-    READY     -                      application   -              -
+    READY     -                      application   send           reset when output waits
     WAITING   -                      -             -              -          (its next bytes are here: `advance`)
     FLUSHING  -                      -             send           reset
     CLOSED    -                      -             -              -
@@ -35,6 +35,7 @@ from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.bodystream import BodyStream
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, Luggage
+from wsgiserv.net.outbox import Outbox
 from wsgiserv.net.reset import reset
 from wsgiserv.net.sending import ClientSink
 from wsgiserv.net.serving import (
@@ -74,6 +75,8 @@ _RECV_BYTES: Final = 65536
 _LINGER_S: Final = 5.0
 # The same where nothing unread is here, but the client may have sent more before it could know: a round trip, or so.
 _BRIEF_LINGER_S: Final = 1.0
+# While others wait for a place, how long a body may come as slowly as it likes.
+_BODY_GRACE_S: Final = 1.0
 
 
 class Connection(ClientSink):
@@ -91,6 +94,7 @@ class Connection(ClientSink):
     Attributes:
         deadline: ``time.monotonic()`` after which `expire` is to be called.
         interest: what the loop watches for now; kept by the loop.
+        since: when it came, or when the unfinished head of a later request did; ``time.monotonic()`` seconds.
     """
 
     __slots__ = (  # noqa: RUF023 - grouped by lifetime
@@ -101,6 +105,7 @@ class Connection(ClientSink):
         "deadline",
         "interest",
         "peer",
+        "since",
         "state",
         "trusted",
         # the request
@@ -132,6 +137,7 @@ class Connection(ClientSink):
         self.trusted = trusted
         self.state = HEAD
         self.deadline = context.now + context.header_timeout
+        self.since = context.now
         self.interest = UNWATCHED
         # Bytes that are not consumed yet: of an unfinished head, or behind a request (pipelined).
         self._buffer: bytearray | None = None
@@ -199,6 +205,16 @@ class Connection(ClientSink):
         elif self.state == FLUSHING:
             self.loop.watch(self, WRITE)
 
+    def due_interest(self, wish: int) -> int:
+        """Return what is to be watched for now, by the state. Called by the loop under its lock: the wish of a thread
+        that another one has overtaken must not undo what that one has asked for."""
+        state = self.state
+        if state <= LINGERING:
+            return READ
+        if state == FLUSHING or (state == READY and self.has_output):
+            return WRITE
+        return NONE if wish == WRITE or state == CLOSED else wish
+
     def advance(self) -> bool:
         """Go on with bytes that came behind the last request; like `receive` without reading."""
         if self.state != WAITING or self._buffer is None:
@@ -242,6 +258,8 @@ class Connection(ClientSink):
         if end < 0:
             if buffer is None:
                 self.deadline = self.context.now + self.context.header_timeout
+                if self._line is not None:
+                    self.since = self.context.now
                 self._line = self._block = None  # a refusal from here on is not of the request before
             self._buffer = bytearray(data)
             self._check_partial(self._buffer, seen)
@@ -370,9 +388,9 @@ class Connection(ClientSink):
     def _begin_stream(self, body: BodyBuffer, expects_continue: bool) -> bool:
         """Let the application read the rest of the body itself (``stream_request_body``)."""
         self._stream = BodyStream(self, body, self._decoder, self._left, expects_continue)
+        self.state = READY
         if self.interest == READ:
             self.loop.watch(self, NONE)  # nobody else is to read now
-        self.state = READY
         return True
 
     def _await_body(self, now: float, body: BodyBuffer) -> None:
@@ -511,18 +529,29 @@ class Connection(ClientSink):
 
     def _settle(self, response: Response) -> None:
         """After the response: keep, flush or close."""
+        if self._outbox is not None and self._leave_rest(self._outbox, response):
+            return
         if self._lost:
             self.close()
         elif response.aborted:
             self.reset()
-        elif self._outbox:
-            self._close_after = not response.keep_alive
-            self.state = FLUSHING
-            self._start_flushing()
         elif response.keep_alive:
             self._next_request()
         else:
             self._finish()
+
+    def _leave_rest(self, outbox: Outbox, response: Response) -> bool:
+        """Leave what is queued to the loop; False when there is nothing, or nobody to send it to.
+
+        Under the lock: the loop may be sending the last of it at this moment.
+        """
+        with outbox.lock:
+            if self._lost or response.aborted or not outbox.has_items:
+                return False
+            self._close_after = not response.keep_alive
+            self.state = FLUSHING
+            self._start_flushing()
+            return True
 
     def _next_request(self) -> None:
         context = self.context
@@ -580,7 +609,9 @@ class Connection(ClientSink):
             environ = refused_environ(self._line, self._block, self.peer)
             context.access.log(environ, error.status, [], 0, 0.0)
         try:
-            self.send(refusal(error.status, error.reason, self._line is not None and self._line.is_head))
+            self.send(
+                refusal(error.status, error.reason, self._line is not None and self._line.is_head), wait=False
+            )
         except ClientGone:
             self.close()
             return
@@ -608,19 +639,59 @@ class Connection(ClientSink):
 
     def _start_flushing(self) -> None:
         self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
-        self.loop.watch(self, WRITE)
+        if self.interest != WRITE:
+            self.loop.watch(self, WRITE)
+
+    def _start_draining(self) -> None:
+        if self.state == READY:
+            self.deadline = monotonic() + (self.context.timeouts.send or NEVER)
+            self.loop.watch(self, WRITE)
+
+    def drain(self) -> int:
+        """Send what is queued, as far as the socket takes it, whatever the application does; return how many bytes.
+
+        From any thread, at any time. What comes after the response is left to `flush`. Raises ClientGone when the
+        response has been made and the connection is broken.
+        """
+        outbox = self._outbox
+        if outbox is None:
+            return 0
+        with outbox.lock:
+            state = self.state
+            if not outbox.has_items:
+                if state == READY:
+                    self.loop.watch(self, NONE)  # the application's thread has sent it itself
+                return 0
+            if state == FLUSHING:
+                return self._send_queued(outbox)
+            if state != READY:
+                return 0
+            try:
+                sent = self._send_queued(outbox)
+            except ClientGone:
+                # The application learns of it when it sends its next block. A poller would tell of it for ever.
+                self.loop.ignore(self)
+                return 0
+            if not outbox:
+                # With something queued until now its thread has not left the response: the deadline is still ours.
+                self.deadline = NEVER
+                self.loop.watch(self, NONE)
+            return sent
 
     def flush(self) -> None:
-        """Send what is queued, as far as the socket takes it. Called when it is writable."""
+        """Send what is queued, as far as the socket takes it, and go on behind it. Called when it is writable."""
+        try:
+            sent = self.drain()
+        except ClientGone as error:
+            self._vanish(error.__cause__)
+            return
+        if self.state != FLUSHING:
+            return
         outbox = self._outbox
         assert outbox is not None
-        try:
-            sent = outbox.flush(self.sock)
-        except OSError as error:
-            self._fail_sending(error)
-            self._vanish(error)
-            return
-        if outbox:
+        if outbox.error is not None:  # a helper has met it
+            self._vanish(outbox.error)
+        elif outbox.has_items:
             if sent:
                 self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
         elif self._close_after:
@@ -657,6 +728,18 @@ class Connection(ClientSink):
         """Whether the client has not sent a byte yet."""
         return self._line is None and self.is_idle
 
+    def unfinished_since(self, now: float) -> float:
+        """Return when the request began of which a part is still missing, in seconds; `NEVER` when that cannot be told
+        from an honest client's: a body that is not slower than ``body_min_rate``."""
+        state = self.state
+        if state == HEAD and (self._buffer is not None or self._line is None):
+            return self.since
+        if state == BODY and self._body is not None:
+            began = self._body_began
+            earned = self.context.timeouts.body_rate * (now - began - _BODY_GRACE_S)
+            return began if self._body.length < earned else NEVER
+        return NEVER
+
     def idle_for(self, now: float) -> float:
         """Return for how many seconds a connection that has been used waits for its next request, or to be closed by
         its client; else 0."""
@@ -681,12 +764,34 @@ class Connection(ClientSink):
         elif state == HEAD and self._buffer is not None:
             self._refuse(ProtocolError(408, "the request head did not come within header_timeout"))
         elif state == FLUSHING:
-            self._tell_unread()
-            self.reset()
-        elif state != READY:  # a request that has come in time waits for its thread, not for its client
+            if self.expire_output(self.context.now):
+                self.close()
+        elif state == READY:  # a request that has come in time waits for its thread, not for its client
+            self.expire_output(self.context.now)
+        else:
             if self.context.retiring and self.is_idle and self.has_input():
                 return  # its next request has come in this moment: it is read in the next turn
             self.close()
+
+    def expire_output(self, now: float) -> bool:
+        """Whether the client has taken nothing of what is queued for ``send_timeout``: then nothing more is sent.
+
+        From any thread. While the application runs, it is told when it sends its next block.
+        """
+        outbox = self._outbox
+        if outbox is None:
+            return False
+        with outbox.lock:
+            if not outbox.has_items:
+                return outbox.error is not None
+            due = outbox.moved_at + (self.context.timeouts.send or NEVER)
+            if due > now:
+                self.deadline = due  # some of it has been taken, by whichever thread
+                return False
+        self._give_up(outbox)
+        if self.state == READY:
+            self.loop.ignore(self)
+        return True
 
     def retire(self, grace_s: float) -> bool:
         """The worker leaves: close if nothing is under way; what is under way ends with ``Connection: close``.
@@ -765,7 +870,7 @@ class Connection(ClientSink):
             # Stands for the request that the other process has answered: a connection that has been used.
             self._line = self.context.parser.request_line(b"GET / HTTP/1.1")
 
-    def _vanish(self, error: OSError | None) -> None:
+    def _vanish(self, error: BaseException | None) -> None:
         if self.state == READY:
             self._lost = True
             return
@@ -801,7 +906,7 @@ class Connection(ClientSink):
         self.state = CLOSED
         self.loop.forget(self)
         if self._outbox is not None:
-            self._outbox.clear()
+            self._drop_queue(self._outbox)
         if self._body is not None:
             self._body.discard()
             self._body = None
@@ -824,5 +929,5 @@ class Connection(ClientSink):
         else:
             sock.close_in_child()
         if self._outbox is not None:
-            self._outbox.clear()
+            self._outbox.drop_in_child()
             self._outbox = None  # what is still sent fails at the socket

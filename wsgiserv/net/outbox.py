@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import os
 from _socket import socket as RawSocket
+from _thread import allocate_lock
 from collections import deque
+from collections.abc import Callable
+from time import monotonic
 from typing import IO, TYPE_CHECKING, Final
 
 from wsgiserv.wsgi.memory import MemoryBudget
@@ -28,10 +31,15 @@ MEMORY_BYTES: Final = 1024 * 1024
 WORKER_MEMORY_BYTES: Final = 64 * 1024 * 1024
 # A producer that never ends must not fill the disk: above this, `add` says that the queue is full.
 _MOST_SPOOLED: Final = 1024 * 1024 * 1024
+# A spool file of which so much has been sent gets no more: a stream that never ends would keep all it has sent on disk.
+_MOST_SENT_OF_SPOOL: Final = 32 * 1024 * 1024
 # One pass of the loop sends at most this much to one client, so that a fast one cannot hold it.
 _MOST_PER_FLUSH: Final = 1024 * 1024
 # What goes through TLS has to pass through memory, a piece at a time.
 _TLS_PIECE_BYTES: Final = 64 * 1024
+# Smaller pieces are joined, up to so many bytes: each of its own costs a system call, and 200 bytes beside its data.
+_SMALL_BYTES: Final = 4096
+_JOINED_BYTES: Final = 64 * 1024
 
 
 class FileTruncated(OSError):
@@ -42,110 +50,193 @@ class FileTruncated(OSError):
 
 
 class _FileRange:
-    __slots__ = ("count", "fd", "offset", "owned")
+    __slots__ = ("count", "fd", "offset", "spool")
 
-    def __init__(self, fd: int, offset: int, count: int, owned: bool) -> None:
+    def __init__(self, fd: int, offset: int, count: int, spool: IO[bytes] | None = None) -> None:
         self.fd = fd
         self.offset = offset
         self.count = count
-        self.owned = owned  # the descriptor is closed with the range
+        self.spool = (
+            spool  # the spool file that this is the last part of; else the descriptor is the range's own
+        )
+
+    def close(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
+        else:
+            os.close(self.fd)
 
 
 class Outbox:
-    """The queue of one connection. False when it is empty.
+    """The queue of one connection. False when there is nothing in it and its client can be sent to.
+
+    The application's thread fills it while the worker's loop, or a helper, empties it: `add`, `add_file`, `flush` and
+    `fail` are called with `lock` held. What is in it may be looked at without.
 
     Args:
         spool_dir: the directory of the spool file; None is the system's.
         shared: the memory of the worker's outboxes together.
+
+    Attributes:
+        lock: held by the thread that fills, sends or drops; never while anything is awaited.
+        low: a producer that waits goes on when no more bytes than these wait.
+        size: bytes that wait, without those of queued files.
+        error: why nothing can be sent any more. What was queued then is dropped.
+        moved_at: when the client last took something, or began to be waited for; ``time.monotonic()`` seconds.
+        waits: how often a producer has looked whether its client has taken enough: a waiting producer's progress.
     """
 
-    __slots__ = ("_items", "_memory", "_shared", "_spool", "_spool_dir", "_spool_end", "_taken")
+    __slots__ = (
+        "_items",
+        "_memory",
+        "_sent_of_first",
+        "_shared",
+        "_spool_dir",
+        "_taken",
+        "_wake",
+        "error",
+        "lock",
+        "low",
+        "moved_at",
+        "size",
+        "waits",
+    )
 
     def __init__(self, spool_dir: str | None, shared: MemoryBudget) -> None:
         self._shared = shared
-        self._taken = 0  # of the shared memory; given back when the queue is empty
-        self._items: deque[memoryview | _FileRange] = deque()
+        self._taken = 0  # of the shared memory
+        self._items: deque[memoryview | bytearray | _FileRange] = deque()
+        self._sent_of_first = 0  # bytes of the first item, when it is in memory
         self._memory = 0
-        self._spool: IO[bytes] | None = None
-        self._spool_end = 0
         self._spool_dir = spool_dir
+        self._wake: Callable[[], object] | None = None
+        self.low = 0
+        self.lock = allocate_lock()
+        self.size = 0
+        self.error: OSError | None = None
+        self.moved_at = 0.0
+        self.waits = 0
 
     def __bool__(self) -> bool:
+        return bool(self._items) or self.error is not None
+
+    @property
+    def has_items(self) -> bool:
+        """Whether something waits to be sent."""
         return bool(self._items)
 
-    def add(self, data: bytes | memoryview) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether neither the memory that may be used nor the disk takes more: the producer should wait."""
+        return self._memory > self._taken
+
+    def add(self, data: bytes | memoryview, overshoot: bool = False) -> bool:
         """Queue ``data`` behind all else; False when the producer should wait before it makes more.
 
         The data is taken in either case.
+
+        Args:
+            data: the bytes.
+            overshoot: whether a last block may exceed the connection's memory: its producer waits then, and a file for
+                the one block would be made each time.
         """
         view = memoryview(data)
         size = len(view)
-        last = self._items[-1] if self._items else None
-        spooling = isinstance(last, _FileRange) and not last.owned
-        if not spooling and self._memory + size <= MEMORY_BYTES and self._shared.take(size):
+        items = self._items
+        last = items[-1] if items else None
+        if last is None:
+            self.moved_at = monotonic()
+        self.size += size
+        spooled = last if type(last) is _FileRange and last.spool is not None else None
+        memory = self._memory if overshoot and size <= MEMORY_BYTES else self._memory + size
+        if spooled is None and memory <= MEMORY_BYTES and self._shared.take(size):
             self._taken += size
-            if size < memoryview(view.obj).nbytes:
-                view = memoryview(bytes(view))  # a view of the tail would keep the whole response in memory
-        elif self._spool_end + size <= _MOST_SPOOLED and self._write_spool(view, last if spooling else None):
+        elif self.size <= _MOST_SPOOLED and self._write_spool(view, spooled):
             return True
-        self._items.append(view)
         self._memory += size
-        return self._memory <= self._taken
+        if size >= _SMALL_BYTES:
+            # A view of the tail would keep the whole response in memory.
+            items.append(view if size == memoryview(view.obj).nbytes else memoryview(bytes(view)))
+        elif type(last) is bytearray and len(last) < _JOINED_BYTES:
+            last += view
+        else:
+            items.append(bytearray(view))
+        return not self.is_full
 
-    def _write_spool(self, view: memoryview, last: memoryview | _FileRange | None) -> bool:
+    def _write_spool(self, view: memoryview, last: _FileRange | None) -> bool:
         """Append to the spool file; False when the disk does not take it."""
+        target = None
         try:
-            if self._spool is None:
+            if last is not None and last.spool is not None and last.offset <= _MOST_SENT_OF_SPOOL:
+                target = last
+                start = last.offset + last.count
+            else:
                 import tempfile
 
-                self._spool = tempfile.TemporaryFile(  # noqa: SIM115 - lives until the queue is empty
+                spool = tempfile.TemporaryFile(  # noqa: SIM115 - lives until it has been sent
                     prefix="wsgiserv-response-", dir=self._spool_dir, buffering=0
                 )
-            fd = self._spool.fileno()
-            start = self._spool_end
+                target = _FileRange(spool.fileno(), 0, 0, spool)
+                start = 0
             written = 0
             while written < len(view):
-                written += os.pwrite(fd, view[written:], start + written)
+                written += os.pwrite(target.fd, view[written:], start + written)
         except OSError:
+            if target is not None and target is not last:
+                target.close()
             return False  # the caller keeps it in memory and the producer waits
-        self._spool_end += len(view)
-        if isinstance(last, _FileRange):
-            last.count += len(view)
-        else:
-            self._items.append(_FileRange(fd, start, len(view), owned=False))
+        target.count += len(view)
+        if target is not last:
+            self._items.append(target)
         return True
 
     def add_file(self, fd: int, offset: int, count: int) -> None:
         """Queue a range of a file; the descriptor is duplicated, the caller keeps its own. Raises OSError."""
-        self._items.append(_FileRange(os.dup(fd), offset, count, owned=True))
+        if not self._items:
+            self.moved_at = monotonic()
+        self._items.append(_FileRange(os.dup(fd), offset, count))
 
     def flush(self, sock: RawSocket | TLSSocket | ProxySocket) -> int:
         """Send what the socket takes now and return how many bytes that was.
 
         Raises:
-            OSError: the connection is broken.
+            OSError: the connection is broken, now or since an earlier call; what was queued is dropped.
             FileTruncated: a file is shorter than its range.
         """
+        if self.error is not None:
+            raise self.error
         total = 0
         items = self._items
-        while items and total < _MOST_PER_FLUSH:
-            item = items[0]
-            try:
-                if isinstance(item, _FileRange):
-                    sent = self._send_range(sock, item)
-                else:
-                    sent = sock.send(item)
-                    self._memory -= sent
-                    if sent < len(item):
-                        items[0] = item[sent:]
-                    else:
-                        items.popleft()
-            except BlockingIOError:
-                break
-            total += sent
-        if not items:
-            self._let_go()
+        try:
+            while items and total < _MOST_PER_FLUSH:
+                item = items[0]
+                total += (
+                    self._send_range(sock, item) if isinstance(item, _FileRange) else self._send(sock, item)
+                )
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.fail(error)
+            raise
+        if total:
+            self.moved_at = monotonic()
+            self._give_back()
         return total
+
+    def _send(self, sock: RawSocket | TLSSocket | ProxySocket, item: memoryview | bytearray) -> int:
+        with memoryview(item)[
+            self._sent_of_first :
+        ] as rest:  # released at once: more may be joined to a bytearray
+            sent = sock.send(rest)
+            whole = sent == len(rest)
+        self._memory -= sent
+        self.size -= sent
+        if whole:
+            self._items.popleft()
+            self._sent_of_first = 0
+        else:
+            self._sent_of_first += sent
+        return sent
 
     def _send_range(self, sock: RawSocket | TLSSocket | ProxySocket, item: _FileRange) -> int:
         if isinstance(sock, RawSocket):
@@ -158,27 +249,57 @@ class Outbox:
             raise FileTruncated
         item.offset += sent
         item.count -= sent
+        if item.spool is not None:
+            self.size -= sent
         if item.count == 0:
             self._items.popleft()
-            if item.owned:
-                os.close(item.fd)
+            item.close()
         return sent
 
-    def _let_go(self) -> None:
-        """The queue is empty: neither memory nor the spool file is needed any longer."""
-        if self._taken:
-            self._shared.give_back(self._taken)
-            self._taken = 0
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
-            self._spool_end = 0
+    def _give_back(self) -> None:
+        """Return the memory of what has been sent, and wake a producer whose client has taken enough."""
+        unused = self._taken - self._memory
+        if unused > 0:
+            self._taken -= unused
+            self._shared.give_back(unused)
+        wake = self._wake
+        if wake is not None and self.size <= self.low:
+            self._wake = None
+            wake()
+
+    def call_when_sent(self, wake: Callable[[], object]) -> bool:
+        """Call ``wake`` once, in any thread, when no more than `low` bytes wait, or all has been dropped.
+
+        Returns False when that is so already: ``wake`` is not called then. Call it without the lock.
+        """
+        with self.lock:
+            if self.size <= self.low or self.error is not None:
+                return False
+            self._wake = wake
+            return True
+
+    def fail(self, error: OSError) -> None:
+        """Send nothing any more: drop what is queued, and remember why."""
+        self.error = error.with_traceback(None)
+        self._drop()
 
     def clear(self) -> None:
-        """Drop everything and close what the queue holds open."""
+        """Drop everything and close what the queue holds open. Call it without the lock."""
+        with self.lock:
+            self._drop()
+            self.error = None  # it has a traceback, and that has this queue
+
+    def drop_in_child(self) -> None:
+        """Drop everything in a child of the application, where no other thread is left to give the lock back."""
+        self._wake = None
+        self.lock = allocate_lock()
+        self.clear()
+
+    def _drop(self) -> None:
         for item in self._items:
-            if isinstance(item, _FileRange) and item.owned:
-                os.close(item.fd)
+            if type(item) is _FileRange:
+                item.close()
         self._items.clear()
-        self._memory = 0
-        self._let_go()
+        self._sent_of_first = 0
+        self._memory = self.size = 0
+        self._give_back()

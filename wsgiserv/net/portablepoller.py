@@ -35,8 +35,9 @@ class SelectorPoller:
 
     def modify(self, fd: int, interest: int) -> None:
         if interest == NONE:
-            self._selector.unregister(fd)
-            self._silent.add(fd)
+            if fd not in self._silent:
+                self._selector.unregister(fd)
+                self._silent.add(fd)
         elif fd in self._silent:
             self._silent.discard(fd)
             self._selector.register(fd, self._BITS[interest])

@@ -10,10 +10,12 @@ import logging
 import select
 from _socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
 from _socket import socket as RawSocket
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
+from operator import itemgetter
 from sys import maxsize
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
@@ -35,6 +37,10 @@ _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 _WARN_AGAIN_S: Final = 60.0
 # A connection must have been idle for so long before it may be closed to make room for a new one.
 _LEAST_IDLE_S: Final = 0.5
+# At so many of them it is looked whether more of their request has come, before none of them is closed.
+_MOST_TRIES: Final = 8
+# How often a producer that waits for its client looks how long that has taken nothing.
+_WAIT_S: Final = 0.25
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 
@@ -67,7 +73,6 @@ _EPOLLOUT: Final = getattr(select, "EPOLLOUT", 4)
 _EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
 _POLLIN: Final = select.POLLIN
-_POLLOUT: Final = select.POLLOUT
 if _epoll is None:
     import wsgiserv.net.portablepoller  # noqa: F401 - bound at import, too
 
@@ -151,6 +156,8 @@ class Reactor:
         self._most = most
         self._log = log
         self._send_timeout_s = send_timeout_s
+        # Held while it is decided what is watched for, and the poller is told.
+        self._lock = allocate_lock()
         self._rest_until = 0.0
         self._warned_of_exhaustion = -_WARN_AGAIN_S
 
@@ -159,56 +166,74 @@ class Reactor:
     def watch(self, connection: Connection, interest: int) -> None:
         """Wake `connection` for `interest`; a connection is registered at its first wish only.
 
-        The wish is noted before the poller is told. Two threads may be here for one connection, and the system
-        call lets the other one in: noted after it, an old wish could hide that a newer one is not watched for.
+        Several threads may be here for one connection, and one of them may come late: when another has closed the
+        connection, and its descriptor is a new client's. So who owns the descriptor, and what its state asks for, is
+        looked at under the lock.
         """
-        known = connection.interest != UNWATCHED
-        connection.interest = interest
-        try:
-            if known:
-                self.poller.modify(connection.fd, interest)
-            else:
-                self.poller.register(connection.fd, interest)
-        except FileNotFoundError:  # another thread has just come to `ignore` it
-            self.poller.register(connection.fd, interest)
-        except FileExistsError:  # or to `watch` it
-            self.poller.modify(connection.fd, interest)
-        except (OSError, KeyError):
-            if self.connections.get(connection.fd) is connection:
-                raise
-            # It was closed, since its client has left.
+        fd = connection.fd
+        with self._lock:
+            if self.connections.get(fd) is not connection:
+                return
+            interest = connection.due_interest(interest)
+            known = connection.interest != UNWATCHED
+            if not known and interest == NONE:
+                return
+            connection.interest = interest
+            try:
+                if known:
+                    self.poller.modify(fd, interest)
+                else:
+                    self.poller.register(fd, interest)
+            except (FileNotFoundError, FileExistsError, KeyError):
+                # `request_timeout` has put another socket in its place: the poller has forgotten the one before.
+                if known:
+                    self.poller.register(fd, interest)
+                else:
+                    self.poller.modify(fd, interest)
 
     def ignore(self, connection: Connection) -> None:
         """Watch a connection no longer until its next wish: epoll tells of a reset even those who ask for nothing."""
+        with self._lock:
+            if (
+                self.connections.get(connection.fd) is connection
+                and connection.interest != UNWATCHED
+                and connection.due_interest(NONE) == NONE
+            ):
+                self._unregister(connection)
+
+    def _unregister(self, connection: Connection) -> None:
         connection.interest = UNWATCHED
-        with suppress(OSError, KeyError):  # closed at this moment by its own thread
+        with suppress(OSError, KeyError):  # another socket has been put in its place
             self.poller.unregister(connection.fd)
 
     def begin(self, connection: Connection) -> None:
         """Watch a connection that has brought no whole request along; nothing for one that is closed again."""
-        if connection.fd in self.connections:
-            self.watch(connection, READ)
+        self.watch(connection, READ)
 
     def resume(self, connection: Connection) -> None:
         """Queue a connection whose next bytes are here: one request per turn each, so none starves the others."""
         self.waiting.append(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Drop a connection that is about to close its socket."""
-        self.connections.pop(connection.fd, None)
-        if connection.interest != UNWATCHED:
-            connection.interest = UNWATCHED
-            with suppress(OSError, KeyError):  # ignored at this moment by the leading thread
-                self.poller.unregister(connection.fd)
+        """Drop a connection that is about to close its socket. A second time, nothing: the number may be another's."""
+        with self._lock:
+            if self.connections.get(connection.fd) is connection:
+                del self.connections[connection.fd]
+                if connection.interest != UNWATCHED:
+                    self._unregister(connection)
         if self._rest_until:
             self._rest_until = 0.0  # its descriptor is free in a moment
 
     def wait_writable(self, connection: ClientSink) -> bool:
-        """Block until the client takes data; False at ``send_timeout``. Only when memory and spool are full."""
-        # poll(2) wants no descriptor of its own: there may be none left.
-        poller = _poll()
-        poller.register(connection.fd, _POLLOUT)
-        return bool(poller.poll(self._send_timeout_s * 1000 or None))
+        """Block while the loop sends what is queued, until the client has taken enough; False at ``send_timeout``.
+
+        True also when a moment has passed: the producer then sends what it can by itself, should nobody else do so.
+        """
+        bell = allocate_lock()
+        bell.acquire()
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_WAIT_S):
+            return True
+        return not connection.has_stopped(monotonic(), self._send_timeout_s)
 
     def wait_readable(self, connection: ClientSink) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""
@@ -319,23 +344,46 @@ class Reactor:
         self.connections[fd] = connection
         return connection
 
-    def _make_room(self) -> bool:
-        """Whether one more connection can be taken; closes one that has long been idle where that helps.
+    def _make_room(self, for_descriptor: bool = False) -> bool:
+        """Whether one more connection can be taken; closes one that waits long for its client where that helps.
 
         A client between two quick requests is never cut off: while others wait, its next response says
-        ``Connection: close``.
+        ``Connection: close``. One that has not completed its first request gives way like one that is idle: a flood of
+        heads that never end must not shut all others out until ``header_timeout``.
+
+        Args:
+            for_descriptor: whether a descriptor is wanted, however many connections there are.
         """
         silent, longest, chosen = 0, _LEAST_IDLE_S, None
+        unfinished: list[tuple[float, Connection]] = []
         now = monotonic()
         for connection in list(self.connections.values()):
             if connection.is_silent:
                 silent += 1
             elif (idle := connection.idle_for(now)) > longest:
                 longest, chosen = idle, connection
+            since = connection.unfinished_since(now)
+            if now - since > _LEAST_IDLE_S:
+                unfinished.append((since, connection))
         if chosen is not None and not chosen.has_input():
             chosen.close()
+            for_descriptor = False
         total = len(self.connections)
-        return total - silent < self._most and total < 2 * self._most
+        has_place = total - silent < self._most and total < 2 * self._most
+        if has_place and not for_descriptor:
+            return True
+        # Those who have sent nothing do not count, so that one of them makes no place unless there are too many of all.
+        wants_any = for_descriptor or total - silent < self._most
+        tries = 0
+        for _, connection in sorted(unfinished, key=itemgetter(0)):
+            if tries >= _MOST_TRIES:
+                break
+            if wants_any or not connection.is_silent:
+                tries += 1
+                if not connection.has_input():
+                    connection.close()
+                    return True
+        return has_place
 
     def refused(self, error: OSError) -> None:
         """Rest from accepting: the system has no descriptor or memory for a connection, or fails otherwise."""
@@ -356,7 +404,7 @@ class Reactor:
             if not self._crowded:
                 self._crowded = True
                 self._crowd(True)
-            self._make_room()  # an idle client gives its descriptor up; that ends the rest
+            self._make_room(for_descriptor=True)  # an idle client gives its descriptor up; that ends the rest
 
     def rest(self) -> None:
         """Accept nothing for a moment, since it has failed: a readable listener would be reported again at once."""
@@ -383,8 +431,9 @@ class Reactor:
         else:
             # With threads, one may have watched a connection that another closed: the number may be the
             # application's by now, and would wake every poll.
-            with suppress(OSError, KeyError):
-                self.poller.unregister(fd)
+            with self._lock, suppress(OSError, KeyError):
+                if fd not in self.connections:
+                    self.poller.unregister(fd)
 
     # ---- deadlines -----------------------------------------------------------------------------------------
 

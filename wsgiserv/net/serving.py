@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.net.outbox import WORKER_MEMORY_BYTES
+from wsgiserv.net.outbox import MEMORY_BYTES, WORKER_MEMORY_BYTES
 from wsgiserv.record import record
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
@@ -64,7 +64,10 @@ class Loop(Protocol):
     """What a connection asks of whoever waits for its socket."""
 
     def watch(self, connection: Connection, interest: int) -> None:
-        """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone."""
+        """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone.
+
+        Called with WRITE while the application runs, too, when something of its response has been queued.
+        """
 
     def ignore(self, connection: Connection) -> None:
         """Not even tell that the client has left, until the next `watch`."""
@@ -76,7 +79,10 @@ class Loop(Protocol):
         """The connection is about to close its socket."""
 
     def wait_writable(self, connection: ClientSink) -> bool:
-        """Let the producer of a response wait until the socket takes more; False at the send timeout."""
+        """Let the producer of a response wait until its client has taken more; False at the send timeout.
+
+        Raises ClientGone when the worker has no time left to wait.
+        """
 
     def wait_readable(self, connection: ClientSink) -> bool:
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
@@ -110,6 +116,7 @@ class ServingContext:
         access: the access log, None when it is off.
         gateway: what the responses share.
         slot: the worker's row of the scoreboard.
+        stream_buffer: how many bytes a response of unknown length may run ahead of its client; then its producer waits.
         forwarding: what is made of trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
 
     Attributes:
@@ -160,6 +167,7 @@ class ServingContext:
         "serial",
         "slot",
         "spool_dir",
+        "stream_buffer",
         "streaming",
         "timeouts",
         "words",
@@ -180,10 +188,12 @@ class ServingContext:
         slot: Slot,
         forwarding: Forwarding | None = None,
         streaming: int = NEVER_STREAMED,
+        stream_buffer: int = MEMORY_BYTES,
     ) -> None:
         self.app = app
         self.call: Callable[..., BaseException | None] = run_app
         self.streaming = streaming
+        self.stream_buffer = stream_buffer
         self.limits = limits
         self.longest_head = limits.head
         self.parser = HeadParser(limits)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ssl
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
+from _thread import allocate_lock
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -51,8 +52,9 @@ class TLSSocket:
             SSL_CLIENT_S_DN, SSL_CLIENT_I_DN, SSL_CLIENT_M_SERIAL, SSL_CLIENT_V_START, SSL_CLIENT_V_END and
             SSL_CLIENT_CERT (Apache's names, mod_ssl).
 
-    Used by one thread at a time. OpenSSL sees memory only, so whatever it has deciphered is returned at once,
-    and a poller that watches the raw socket misses nothing.
+    One thread may read a streamed body while another sends what is queued, and OpenSSL's object is one thread's at a
+    time: each call holds a lock. OpenSSL sees memory only, so whatever it has deciphered is returned at once, and a
+    poller that watches the raw socket misses nothing.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class TLSSocket:
         "_context",
         "_environ",
         "_incoming",
+        "_lock",
         "_object",
         "_outgoing",
         "_raw",
@@ -73,6 +76,7 @@ class TLSSocket:
 
     def __init__(self, context: ssl.SSLContext, raw: RawSocket, environ: dict[str, str]) -> None:
         self._context = context
+        self._lock = allocate_lock()
         self._raw = raw
         self._environ = environ
         self._state = _FRESH
@@ -93,6 +97,10 @@ class TLSSocket:
             ProtocolError: the client speaks plain HTTP; what is sent from now on goes out plainly.
             ConnectionError: TLS failed; the client has been told, as far as it listens.
         """
+        with self._lock:
+            return self._recv(size, flags)
+
+    def _recv(self, size: int, flags: int) -> bytes:
         state = self._state
         if state >= _PLAIN or flags & MSG_PEEK:
             # Behind our own end only the client's end is of interest: nothing is deciphered any more.
@@ -177,6 +185,10 @@ class TLSSocket:
             BlockingIOError: the raw socket takes nothing.
             OSError: the connection is broken.
         """
+        with self._lock:
+            return self._send(data, flags)
+
+    def _send(self, data: bytes | memoryview, flags: int) -> int:
         state = self._state
         if state == _PLAIN:
             return self._raw.send(data, flags | MSG_DONTWAIT)
@@ -269,6 +281,10 @@ class TLSSocket:
         self._raw.close()
 
     def _say_goodbye(self) -> None:
+        with self._lock:
+            self._unwrap()
+
+    def _unwrap(self) -> None:
         # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
         if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
             with suppress(ssl.SSLError):
@@ -281,7 +297,8 @@ class TLSSocket:
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Set an option of the raw socket. SO_LINGER announces a reset: no goodbye must go before that."""
         if level == SOL_SOCKET and name == SO_LINGER:
-            self._state = _SHUT
+            with self._lock:
+                self._state = _SHUT
         self._raw.setsockopt(level, name, value)
 
     def setblocking(self, blocking: bool) -> None:

@@ -115,6 +115,8 @@ class Worker(ABC):
     multithread: ClassVar[bool] = False
     # What stream_request_body = "auto" means here.
     streams: ClassVar[int] = NEVER_STREAMED
+    # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
+    least_stream_buffer: ClassVar[int] = 0
 
     def __init__(self, boot: WorkerBoot) -> None:
         settings = boot.settings
@@ -301,6 +303,7 @@ class Worker(ABC):
                 else None
             ),
             streaming=_STREAMING.get(settings.stream_request_body, self.streams),
+            stream_buffer=max(settings.stream_buffer, self.least_stream_buffer),
         )
         if settings.protocol == "uwsgi":
             from wsgiserv.http.uwsgi import UwsgiReader

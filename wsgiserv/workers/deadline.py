@@ -70,10 +70,19 @@ class _Guard:
 
     # ---- the Sink of the response ----------------------------------------------------------------------
 
+    @property
+    def streams(self) -> bool:
+        return self.connection.streams
+
+    @streams.setter
+    def streams(self, streams: bool) -> None:
+        self.connection.streams = streams
+
     def send(self, data: bytes) -> None:
         with self.lock:
             self._check()
-            self.connection.send(data)
+            self.connection.send(data, wait=False)
+        self.connection.wait_for_client()  # without the lock: the request's time goes on
 
     def send_pair(self, head: bytes, body: bytes) -> None:
         with self.lock:
@@ -116,11 +125,12 @@ class _Guard:
             if self.sent or connection.is_read_by_application:
                 response.time_out()
                 response.aborted = True
+                connection.cut_off(TimeoutError("the request was overdue"))
                 _reset(connection.fd)
                 return True
             response.time_out(answered=True)
             with suppress(ClientGone, OSError):
-                connection.send(refusal(504, "the request took too long", response.is_head))
+                connection.send(refusal(504, "the request took too long", response.is_head), wait=False)
                 if not connection.has_output:
                     connection.sock.shutdown(SHUT_WR)
             return True

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["GeventWorker", "is_patched", "patch_master"]
 
 _READABLE: Final = 1  # libev's EV_READ
-_WRITABLE: Final = 2
+# How often a greenlet that waits for its client looks how long that has taken nothing.
+_LOOK_S: Final = 0.25
 _MOST_GREENLETS_SHOWN: Final = 50
 
 # What is patched in workers only. In a master, subprocess by gevent would take SIGCHLD, and reap the workers.
@@ -566,8 +567,11 @@ class GeventWorker(ReactorWorker):
     # ---- waiting in a request --------------------------------------------------------------------------
 
     def _wait_writable(self, connection: ClientSink) -> bool:
-        """Let the greenlet that produces a response wait for its client."""
-        return self._wait(connection.fd, _WRITABLE, self.cfg.send_timeout)
+        """Let the greenlet that produces a response wait while the reactor sends on what is queued."""
+        taken = gevent.event.Event()
+        if not connection.call_when_sent(taken.set) or taken.wait(_LOOK_S):
+            return True
+        return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
 
     def _wait_readable(self, connection: ClientSink) -> bool:
         """Let the greenlet that reads a streamed body wait for its client."""

@@ -133,14 +133,20 @@ def _waits_in_our_code(frame: FrameType) -> bool:
 
 
 def progress() -> dict[str, int]:
-    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far."""
+    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far.
+
+    To wait for a slow client is progress, too: `send_timeout` bounds that.
+    """
     found = {}
     for _, frame in _named_threads():
         at: FrameType | None = frame
         while at is not None and at.f_code is not _RUN:
             at = at.f_back
         if at is not None and (response := at.f_locals.get("response")) is not None:
-            found[at.f_locals["request_id"]] = response.sent + at.f_locals["self"].received_by_application
+            connection = at.f_locals["self"]
+            found[at.f_locals["request_id"]] = (
+                response.sent + connection.received_by_application + connection.waits
+            )
     return found
 
 

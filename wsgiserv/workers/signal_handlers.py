@@ -177,6 +177,10 @@ class SignalHandlers:
             numbers.append(self._noted.popleft())
         return numbers
 
+    def has_noted(self, numbers: frozenset[int]) -> bool:
+        """Whether one of these signals has come and has not been taken yet."""
+        return not numbers.isdisjoint(tuple(self._noted))
+
     def wake(self) -> None:
         """Make `reader` readable. In any thread, and in a handler."""
         try:

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
+from wsgiserv.scoreboard import HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
+from wsgiserv.workers.stream_drain import StreamDrain
+from wsgiserv.wsgi.gateway import ClientGone
 
 if TYPE_CHECKING:
+    from wsgiserv.net.sending import ClientSink
     from wsgiserv.workers.deadline import Deadlines
 
 __all__ = ["SyncWorker"]
@@ -34,15 +38,22 @@ __all__ = ["SyncWorker"]
 _STUCK_S: Final = 5.0
 # How much later than the others a worker that sits in a call ends when the master is gone.
 _LATE_S: Final = 0.5
+# How often an application that waits for its client gives a sign of life.
+_BEAT_S: Final = 0.25
+_LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
 class SyncWorker(ReactorWorker):
     """Runs the application in the loop's own thread."""
 
+    # A producer that waits would stop all others.
+    least_stream_buffer = 64 * 1024 * 1024
+
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self.run_request = self._run
         self._shares_thread = False
+        self._stream_drain = StreamDrain(self)
         # A byte in this pipe stops the thread that watches the master.
         self._pause_reader, self._pause_writer = pipe()
         self._lifeline_thread = HelperThread(
@@ -130,6 +141,8 @@ class SyncWorker(ReactorWorker):
             relief.start()
         self._lifeline_thread.start()
         self.each_second()
+        self.reactor.watch = self._stream_drain.watcher()  # type: ignore[assignment, method-assign]
+        self.reactor.wait_writable = self._wait_writable  # type: ignore[method-assign]
         self.start()
         try:
             while not self.is_done:
@@ -176,3 +189,21 @@ class SyncWorker(ReactorWorker):
             self.log.exception("a greenlet of the application has raised in the worker's loop")
             return poller.poll(timeout_s)
         return poller.poll(0.0)
+
+    # ---- waiting in a request --------------------------------------------------------------------------
+
+    def _wait_writable(self, connection: ClientSink) -> bool:
+        """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
+        bell = allocate_lock()
+        bell.acquire()
+        self._seconds[HEARTBEAT] = now = monotonic()
+        if self._has_no_time(now):
+            raise ClientGone("the worker leaves")
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_BEAT_S):
+            return True
+        return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
+
+    def _has_no_time(self, now: float) -> bool:
+        """Whether the worker is to leave at once: the loop, which takes the signals, does not turn now."""
+        is_late = self._told_at is not None and now > self._told_at + self.cfg.graceful_timeout
+        return is_late or self.signals.has_noted(_LEAVE_AT_ONCE)

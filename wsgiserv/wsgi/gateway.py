@@ -71,7 +71,13 @@ class BodyTooLong(Exception):
 
 
 class Sink(Protocol):
-    """What a response is written to: a connection."""
+    """What a response is written to: a connection.
+
+    Attributes:
+        streams: whether what follows are blocks of a body of unknown length, whose producer may have to wait.
+    """
+
+    streams: bool
 
     def send(self, data: bytes) -> None:
         """Send or queue ``data``, in order. Raises `ClientGone`."""
@@ -298,14 +304,14 @@ class Response:
             self._chunked = True
             self.keep_alive = self.keep_alive and self._context.keep_open
             head = self._head(CHUNKED if self.keep_alive else CHUNKED_CLOSE)
-            self.begun = True
+            self.begun = self.sink.streams = True
             self.sent += len(data)
             self.sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
         else:
             # HTTP/1.0 has no chunks: the close ends the body.
             self.keep_alive = False
             head = self._head(self._ending())
-            self.begun = True
+            self.begun = self.sink.streams = True
             self.sent += len(data)
             self.sink.send(head + data)
 
@@ -442,6 +448,7 @@ class Response:
         if self._left < 0:
             self._left = 0  # before it is sent: whoever is interrupted behind it has nothing to cut
             if self._chunked:
+                self.sink.streams = False
                 self.sink.send(LAST_CHUNK)
         elif self._left > 0:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
