@@ -16,6 +16,7 @@ docs/custom-workers.md explains the base classes.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import ClassVar
 
 from wsgiserv.workers.reactorworker import ReactorWorker
@@ -74,7 +75,7 @@ class BulkheadWorker(ReactorWorker):
         """Call the application and send its response. In a thread of a pool."""
         cell = self.cells.pop()
         try:
-            connection.run(cell)
+            Context().run(connection.run, cell)  # what it sets of context variables ends with it
         except Exception:  # a fault of the server: an exception of the application has been answered with 500
             self.log.exception("the request of %s failed in the server", connection.name)
             connection.close()

@@ -147,6 +147,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     elif path == "/alarm-late":
         signal.signal(signal.SIGALRM, late)
         signal.setitimer(signal.ITIMER_REAL, 0.5)  # late enough for a crowded machine to have answered
+    elif path == "/alarm-default":
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
     elif path == "/alarm":
         signal.signal(signal.SIGALRM, late)
         signal.setitimer(signal.ITIMER_REAL, 0.05)

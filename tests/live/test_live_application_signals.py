@@ -134,6 +134,18 @@ def test_a_timer_that_goes_off_after_its_request_costs_nobody(start: Start, in_m
     assert server.workers() == [worker]
 
 
+def test_a_timer_without_a_handler_is_told_as_the_applications(start: Start) -> None:
+    """Its default is death: nobody but the application has set it."""
+    server = start("signalapps:app", "-w", "1", expect=(r"\[ERROR\]|\[WARNING\]|\[CRITICAL\]",))
+    with RawClient(server.address) as client:
+        assert client.get("/alarm-default").text == "done"
+    server.wait_for_log(
+        "SIGALRM.*a timer of the application|a timer of the application .* has sent it SIGALRM"
+    )
+    with RawClient(server.address) as client:
+        assert client.get("/do").text == "done"
+
+
 def test_a_timer_interrupts_its_own_request(start: Start, worker_class: str) -> None:
     if worker_class != "sync":
         pytest.skip("only there does the handler run in the code that waits for it")

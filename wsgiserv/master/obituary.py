@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import WIFSIGNALED, WTERMSIG, waitstatus_to_exitcode
-from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSYS, SIGTERM, Signals
+from signal import (
+    SIGALRM,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGPROF,
+    SIGQUIT,
+    SIGSYS,
+    SIGTERM,
+    SIGVTALRM,
+    Signals,
+)
 from typing import Final
 
 from wsgiserv.boot import EXIT_BOOT, EXIT_OK
@@ -30,6 +41,8 @@ __all__ = [
 
 # How a terminal, a service manager or a container's runtime tells a whole process group to end.
 _TOLD: Final = frozenset({SIGTERM, SIGINT, SIGQUIT, SIGHUP})
+# What setitimer(2) and alarm(2) send; the server uses neither.
+_TIMERS: Final = frozenset({SIGALRM, SIGVTALRM, SIGPROF})
 # What abort(3) and our handler of SIGABRT end with.
 _ABORTED: Final = 1
 
@@ -162,6 +175,11 @@ def _cause(
             what = "abort() in C code, where a check has failed; or somebody has typed kill -ABRT"
         where = "" if stacks.dump_of(number) else "; no stack is left, unless faulthandler was on already"
         return "crash", what + where
+    if number in _TIMERS:
+        return "application", (
+            f"a timer of the application (alarm, setitimer) has sent it {signal_name(wait_status)}, which had no "
+            "handler"
+        )
     return "somebody", f"somebody has sent it {signal_name(wait_status)}, not this server"
 
 

@@ -888,16 +888,18 @@ class Connection(ClientSink):
         Args:
             is_mine: whether no other thread can be in its call. One that is finds the connection broken, and closes it.
         """
-        with suppress(Exception):
-            if self.state == READY and not is_mine:
-                self._lost = True
+        if self.state == READY and not is_mine:
+            self._lost = True
+            with suppress(OSError):
                 self.sock.shutdown(SHUT_RDWR)
-                return
-            self.close()
-        with suppress(Exception):  # close() has failed half-way, or stopped at its own state
-            self.loop.forget(self)
+            return
         with suppress(Exception):
-            self.sock.close()
+            self.close()
+        if self.sock.fileno() >= 0:  # close() has failed half-way; else the number may be another's by now
+            with suppress(Exception):
+                self.loop.forget(self)
+            with suppress(Exception):
+                self.sock.close()
 
     def close(self) -> None:
         """Close the socket and let go of everything."""
