@@ -164,6 +164,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
     """Return the application; None when it cannot be loaded, and those who wait for a worker have been told."""
     preload = boot.generation.preload
     assert preload is not None
+    gc.freeze()  # as in a worker: what is inherited is not searched, by eventlet for one, which replaces locks
     try:
         set_home(boot.generation.settings, os.environ)
         application = preload()
