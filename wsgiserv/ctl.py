@@ -133,14 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     waits(
         add("reload", "read configuration and code again, and replace the workers"),
-        "the new workers serve; 1 if they cannot",
+        "the new workers serve; 1 if they cannot, or the server stops",
     )
     scale = add("scale", "change the number of workers, until the next reload")
     scale.add_argument("count", type=_positive, metavar="N")
-    waits(scale, "so many serve")
+    waits(scale, "so many serve; 1 if another number is wanted meanwhile")
     retire = add("retire", "replace one worker")
     retire.add_argument("worker", type=_positive, metavar="PID")
-    waits(retire, "it has left")
+    waits(retire, "it has left; 1 if its successor cannot boot")
     waits(
         add("upgrade", "start the next master with new code; this one leaves when that serves"),
         "the next master serves; 1 if it cannot",

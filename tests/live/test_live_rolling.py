@@ -71,6 +71,10 @@ class Order:
         """Whether the answer is there."""
         return bool(select.select([self._socket], (), (), 0)[0])
 
+    def hang_up(self) -> None:
+        """Leave without the answer."""
+        self._socket.close()
+
     def answer(self) -> Any:
         """Wait for the answer and return it; None if the master has hung up without one."""
         with self._socket, self._socket.makefile() as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from _thread import allocate_lock, start_new_thread  # bound before anything may replace them by greenlets
 from os import write
 from signal import SIG_DFL, SIGABRT, getsignal, signal
 from typing import Final
@@ -40,7 +41,7 @@ def catch_crashes(fd: int | None) -> None:
         return
     if fd is None:
         return
-    faulthandler.enable(fd)
+    _enable(fd)
     # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
     # whose number is a client's then.
     os.register_at_fork(after_in_child=_dump_to_standard_error)
@@ -51,6 +52,29 @@ def _dump_to_standard_error() -> None:
     faulthandler.disable()
     signal(SIGABRT, SIG_DFL)
     faulthandler.enable(_STANDARD_ERROR)
+
+
+def _enable(fd: int) -> None:
+    """Switch faulthandler on from a thread that ends at once.
+
+    It gives the thread that calls it a stack for signals of some 10 KiB. Python's own handlers run on that, one above
+    the other where several signals are pending, each with the processor's registers (3 KiB with AVX-512): three
+    signals at once run over it, into the heap. Without such a stack the main thread's handlers run on its own.
+    """
+    is_done = allocate_lock()
+    is_done.acquire()
+
+    def enable() -> None:
+        try:
+            faulthandler.enable(fd)
+        finally:
+            is_done.release()
+
+    try:
+        start_new_thread(enable, ())
+    except RuntimeError:  # no thread can be had
+        enable()
+    is_done.acquire()
 
 
 def say(fd: int | None, report: str) -> bool:
