@@ -23,7 +23,10 @@ from typing import Final
 from wsgiserv.net.descriptors import recv_fds, send_fds
 from wsgiserv.safe_open import Owner, open_file
 
-__all__ = ["log_files"]
+__all__ = ["LOG_FLAGS", "log_files"]
+
+# A FIFO without a reader, or a full one, must not stop the master.
+LOG_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
 
 _MSG_CMSG_CLOEXEC: Final = 0x40000000  # linux/socket.h
 _LONGEST_MESSAGE: Final = 65536
@@ -49,7 +52,7 @@ class _LogFiles:
     def open(self, path: str, owner: Owner) -> None:
         """Open a file for the workers to come, or open it again. Raises OSError."""
         path = os.path.abspath(path)
-        fd = open_file(path, os.O_WRONLY | os.O_APPEND, owner)
+        fd = open_file(path, LOG_FLAGS, owner)
         before = self._files.pop(path, None)
         if before is not None:
             dup2(fd, before[0], inheritable=False)
@@ -63,7 +66,7 @@ class _LogFiles:
         failures = []
         for path, (fd, owner) in self._files.items():
             try:
-                fresh = open_file(path, os.O_WRONLY | os.O_APPEND, owner)
+                fresh = open_file(path, LOG_FLAGS, owner)
             except OSError as error:
                 failures.append(f"{path}: {error.strerror}")
                 continue

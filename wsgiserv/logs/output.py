@@ -14,7 +14,7 @@ import stat
 from os import write as write_fd
 from select import poll
 
-from wsgiserv.logs.files import log_files
+from wsgiserv.logs.files import LOG_FLAGS, log_files
 from wsgiserv.safe_open import Owner, open_file
 
 __all__ = ["Output"]
@@ -50,7 +50,7 @@ class Output:
 
     def _open(self) -> int:
         assert self.path is not None
-        return open_file(self.path, os.O_WRONLY | os.O_APPEND, self.owner)
+        return open_file(self.path, LOG_FLAGS, self.owner)
 
     def _is_pipe(self) -> bool:
         try:
