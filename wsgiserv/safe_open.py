@@ -275,7 +275,7 @@ def open_file(path: str, flags: int, owner: Owner) -> int:
 
     Args:
         path: absolute.
-        flags: of open(2), without O_CREAT and O_EXCL.
+        flags: of open(2), without O_CREAT and O_EXCL. With O_NONBLOCK a FIFO is opened also when nobody reads it.
         owner: who the workers run as.
 
     Raises:
@@ -301,7 +301,7 @@ def _open_as_root(path: str, flags: int, owner: Owner) -> int:
         return _open_as(dict.fromkeys((owner.uid, error.owner)), path, flags, owner, error)
     try:
         if place.is_magic:
-            return os.open(place.name, flags, dir_fd=place.directory)
+            return _open_or_make(place.name, flags, 0, place.directory)[0]
         if place.is_trusted:
             return _open_in(place, flags, owner)
         if owner.uid:
@@ -347,6 +347,12 @@ def _open_or_make(path: str, flags: int, umask: int, directory: int | None = Non
             return os.open(path, flags, dir_fd=directory), False
         except FileNotFoundError:
             pass
+        except OSError as error:
+            # fifo(7): with O_NONBLOCK there is no opening for writing alone before there is a reader. With O_RDWR there
+            # is, and what is written waits in the pipe. (A socket has no opening at all.)
+            if error.errno != ENXIO or not flags & os.O_NONBLOCK:
+                raise
+            return os.open(path, flags & ~os.O_WRONLY | os.O_RDWR, dir_fd=directory), False
         try:
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
         except FileExistsError:

@@ -37,7 +37,9 @@ def site(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Iterat
     asked = ("--forwarded-headers", "for,proto", "-w", "2")
     expect = (r"\[ERROR\]|Traceback",)  # the mix has a crash in it
     if request.param == "unix":
-        server = start("apps:app", *asked, "-b", "unix:a.sock", bind="none", expect=expect)
+        server = start(
+            "apps:app", *asked, "-b", "unix:a.sock", "--socket-mode", "600", bind="none", expect=expect
+        )
         address: Any = f"{tmp_path}/a.sock"
         upstream = f"unix:{address}"
     else:
@@ -142,7 +144,16 @@ def test_the_example(start: Start, tmp_path: Path) -> None:
         "access",
         "--access-logformat",
     )
-    server = start("apps:app", *asked, "%(h)s %({x-request-id}i)s %(r)s", "-b", "unix:a.sock", bind="none")
+    server = start(
+        "apps:app",
+        *asked,
+        "%(h)s %({x-request-id}i)s %(r)s",
+        "-b",
+        "unix:a.sock",
+        "--socket-mode",
+        "600",
+        bind="none",
+    )
     (tmp_path / "static").mkdir()
     (tmp_path / "static" / "style.css").write_text("p {}\n")
     server.wait_for_log("ready")

@@ -285,6 +285,18 @@ def test_a_socket_as_standard_output(place: Path) -> None:
             process.stderr.close()
 
 
+def test_a_fifo_that_nobody_reads_yet(begin: Begin, place: Path) -> None:
+    os.mkfifo(place / "access.fifo", 0o600)
+    server = begin(*AS_NOBODY, "--access-logfile", "access.fifo")
+    ask(server, "/before")
+    with (place / "access.fifo").open("rb", buffering=0) as reader:
+        assert b"GET /before" in reader.read(4096)
+        server.send_signal(signal.SIGUSR1)
+        server.wait_for_log("the logs are reopened")
+        ask(server, "/after")
+        assert b"GET /after" in reader.read(4096)
+
+
 def test_a_link_in_the_workers_directory_is_not_followed_at_the_start(
     begin: Begin, theirs: Path, secret: Path
 ) -> None:
