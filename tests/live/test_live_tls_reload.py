@@ -427,7 +427,9 @@ def test_a_reload_is_not_held_up(begin: Start, connect: Connect) -> None:
     for client in kept[1:]:
         expect_last_answer(client, old)
     wait_until_gone(old)
-    assert '"retiring": 0' in ctl(server.pid, "status", "--json").out
+    wait_until(
+        lambda: '"retiring": 0' in ctl(server.pid, "status", "--json").out, "the master has reaped them"
+    )
 
 
 def test_recycling_is_not_held_up(begin: Start, connect: Connect) -> None:
