@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from rawclient import RawClient
-from server import DEADLINE_S, Server, Start, wait_until
+from server import DEADLINE_S, Server, Start, is_alive, wait_until
 
 from wsgiserv.ctl import main
 
@@ -344,3 +344,18 @@ def test_status_tells_the_loss(
     wait_until(lambda: json.loads(status("--json"))["server"]["lost_log_lines"] >= 7, "the count")
     assert re.search(r"logs +\d+ lines are lost", status())
     stop(server)
+
+
+def test_a_daemon_lets_go_of_its_standard_error(start_unclassed: Start, tmp_path: Path) -> None:
+    """Else whoever has started it through a pipe, ssh for one, would wait for its end."""
+    pidfile = tmp_path / "pid"
+    server = start_unclassed("apps:app", "-D", "-p", str(pidfile), "-b", "127.0.0.1:0", bind="none")
+    assert server.wait() == 0
+    pid = int(wait_until(lambda: pidfile.exists() and pidfile.read_text().strip(), "the pid file"))
+    try:
+        server.watch_session(os.getsid(pid))
+        for stream in (server.log, server.out):
+            wait_until(lambda stream=stream: not stream._thread.is_alive(), "the stream's end")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_alive(pid), "the daemon's end")
