@@ -24,10 +24,8 @@ from wsgiserv.logs.opening import open_log
 from wsgiserv.net.descriptors import recv_fds, send_fds
 from wsgiserv.safe_open import Owner
 
-__all__ = ["LOG_FLAGS", "log_files"]
+__all__ = ["log_files"]
 
-# A FIFO without a reader, or a full one, must not stop the master.
-LOG_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
 
 _MSG_CMSG_CLOEXEC: Final = 0x40000000  # linux/socket.h
 _LONGEST_MESSAGE: Final = 65536
