@@ -6,7 +6,6 @@ Must not know: what is written, which process opens.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import NamedTuple
@@ -41,10 +40,11 @@ def open_log(path: str, owner: Owner) -> Opened:
     # O_NONBLOCK: without it open(2) of a FIFO waits for a reader, and write(2) for a reader that is behind.
     try:
         fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK, owner)
-    except OSError as error:
-        if error.errno != errno.ENXIO or not _is_fifo(path):
+    except PermissionError:
+        if not (_is_fifo(path) and os.access(path, os.W_OK, effective_ids=True)):
             raise
-        return _open_unread(path, owner)
+        # Without a reader it can only be opened for reading, too, which is not allowed here: wait for a reader.
+        return Opened(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), is_absent=True)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return Opened(fd)
     # Read as well as written: while we hold its reading end, a reader may leave and come back, and up to 64 KiB
@@ -61,10 +61,3 @@ def _is_fifo(path: str) -> bool:
         return stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _open_unread(path: str, owner: Owner) -> Opened:
-    try:
-        return Opened(open_file(path, os.O_RDWR | os.O_NONBLOCK, owner))
-    except PermissionError:  # it may be written, not read: wait for a reader
-        return Opened(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), is_absent=True)
