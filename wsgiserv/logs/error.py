@@ -32,7 +32,7 @@ from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.lossy import LossyText, LossyWriter
-from wsgiserv.logs.output import Output, renew_standard_streams
+from wsgiserv.logs.output import Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
 from wsgiserv.safe_open import Owner, is_root, open_file
@@ -45,6 +45,7 @@ __all__ = [
     "ErrorStream",
     "access_logger",
     "cannot_open",
+    "close_logs_in_child",
     "guard_standard_streams",
     "lost_messages",
     "open_error_log",
@@ -572,6 +573,12 @@ def _console(fd: int) -> LossyWriter:
 
 
 _consoles: dict[int, LossyWriter] = {}
+
+
+def close_logs_in_child() -> None:
+    """Close what a child of the application must not hold of the logs; the error log can still be written to there."""
+    close_duplicates()
+    log_files.close()
 
 
 def lost_messages() -> int:

@@ -100,6 +100,15 @@ class _LogFiles:
         if self._mailbox is not None:
             self._mailbox[1].close()
 
+    def close(self) -> None:
+        """Close everything. Called in a child of the application, which opens its logs itself."""
+        mailbox, self._mailbox = self._mailbox, None
+        files, self._files = self._files, {}
+        for sock in mailbox or ():
+            sock.close()
+        for fd, _ in files.values():
+            close(fd)
+
     def successor(self, path: str) -> int | None:
         """Return the file that the master has opened last under this path; None where it has not, or in the master."""
         if self._mailbox is None or self._master == getpid():

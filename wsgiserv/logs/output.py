@@ -30,7 +30,7 @@ from wsgiserv.logs.opening import open_log
 from wsgiserv.logs.standard import duplicate, is_writable, reopened
 from wsgiserv.safe_open import Owner
 
-__all__ = ["Output", "renew_standard_streams"]
+__all__ = ["Output", "close_duplicates", "renew_standard_streams"]
 
 # POSIX: a write of up to this many bytes to a pipe is not interleaved with another process's.
 PIPE_BUF = 4096
@@ -166,6 +166,15 @@ class Output:
             except OSError:
                 pass  # no descriptor is left: the old one stays in use
 
+    def use_standard_stream(self) -> None:
+        """Write to the standard stream itself from now on. In a child of the application, which may send its own
+        elsewhere: a duplicate would keep the server's pipe or terminal open."""
+        if self.path is None and self.fd > 2:
+            fd, self.fd = self.fd, self._standard_fd
+            close(fd)
+            self._shared = True
+            self._look()
+
     def _put(self, fd: int) -> None:
         if fd <= 2 or self.fd <= 2:  # a stream that could not be duplicated
             self.fd = fd
@@ -201,3 +210,9 @@ def renew_standard_streams() -> None:
     """Have all outputs on standard streams follow these. Called where the server itself sends them elsewhere."""
     for output in list(_standard_streams):
         output.renew()
+
+
+def close_duplicates() -> None:
+    """Close all duplicates of standard streams. Called in a child of the application."""
+    for output in list(_standard_streams):
+        output.use_standard_stream()

@@ -37,7 +37,13 @@ from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
-from wsgiserv.logs.error import guard_standard_streams, lost_messages, reopen_error_log, say_lost_messages
+from wsgiserv.logs.error import (
+    close_logs_in_child,
+    guard_standard_streams,
+    lost_messages,
+    reopen_error_log,
+    say_lost_messages,
+)
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.standard import release_standard_streams
@@ -160,6 +166,7 @@ class Master:
         )
         interrupt = StartInterrupt()
         add_child_cleanup(self._close_in_child)
+        add_child_cleanup(close_logs_in_child)
         try:
             self._start(startup, interrupt)
         except KeyboardInterrupt:  # INT, TERM or QUIT

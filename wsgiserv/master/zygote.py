@@ -33,7 +33,7 @@ from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.ipc import decode, encode
-from wsgiserv.logs.error import reopen_error_log
+from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
@@ -111,6 +111,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     status = EXIT_BOOT
     try:
         add_child_cleanup(boot.close_in_child)
+        add_child_cleanup(close_logs_in_child)
         _die_with(boot.master_pid)
         _heed_no_signals(boot)
         application = _load(boot)

@@ -33,6 +33,7 @@ from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import (
     ErrorStream,
+    close_logs_in_child,
     lost_messages,
     reopen_error_log,
     say_lost_messages,
@@ -679,6 +680,7 @@ def worker_main(boot: WorkerBoot) -> int:
     """
     settings, log = boot.settings, boot.log
     add_child_cleanup(boot.close_in_child)
+    add_child_cleanup(close_logs_in_child)
     reset_hubs()
     refused: Exception | None = None
     try:
