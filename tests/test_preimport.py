@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import wsgiserv
-from wsgiserv.imports import LibraryFirst
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import OPTIONAL
 
 PACKAGE = Path(wsgiserv.__file__).parent

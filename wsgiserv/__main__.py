@@ -6,7 +6,7 @@ Must not know: anything but the command line's entry.
 
 import sys
 
-from wsgiserv.imports import LibraryFirst
+from wsgiserv.library_first import LibraryFirst
 
 with LibraryFirst():
     from wsgiserv.cli import main

@@ -244,9 +244,11 @@ def _reset_handlers() -> None:
             # In a worker the application's handler is called by the server's.
             behind = getattr(getattr(handler, "__self__", None), "application_handler", None)
             theirs = behind(number) if behind is not None else SIG_DFL
-            if theirs == SIG_DFL and number == SIGINT:
-                theirs = default_int_handler
-            with suppress(OSError, ValueError, TypeError):
+            if not callable(theirs):
+                theirs = int(theirs)  # `_signal` knows no members of `signal.Handlers`
+                if theirs == SIG_DFL and number == SIGINT:
+                    theirs = default_int_handler
+            with suppress(OSError, ValueError):
                 signal(number, theirs)
 
 

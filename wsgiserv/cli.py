@@ -21,8 +21,8 @@ from wsgiserv import __version__, atfork
 from wsgiserv.atfork import fork
 from wsgiserv.config.commandline import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
-from wsgiserv.imports import LibraryFirst
 from wsgiserv.ipc import MessageError
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
 from wsgiserv.unpatched import no_real_threads, patched_by
 

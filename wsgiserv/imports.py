@@ -1,7 +1,7 @@
 """Importing people's modules.
 
-Owns: `import_fresh`, `forget_listings`, where the server's own imports come from, which frames of a traceback are of
-an import, paths in a working directory that may have been removed.
+Owns: `import_fresh`, `forget_listings`, which frames of a traceback are of an import, paths in a working directory that
+may have been removed.
 Must not know: which module, and what is wanted of it.
 """
 
@@ -15,36 +15,9 @@ from types import ModuleType
 
 from wsgiserv.atfork import leave_if_child
 
-__all__ = ["LibraryFirst", "absolute", "forget_listings", "import_fresh", "is_importing", "working_directory"]
+__all__ = ["absolute", "forget_listings", "import_fresh", "is_importing", "working_directory"]
 
 _IMPORTLIB = os.path.dirname(importlib.__file__) + os.sep
-_LIBRARY = os.path.dirname(os.__file__)
-
-
-class LibraryFirst:
-    """Have what is imported within a ``with`` come from the standard library, then from installed packages.
-
-    ``python -m`` searches the working directory before both, PYTHONPATH and a configuration file's directory are there,
-    too; an application may have a file ``random.py`` of its own. No directory is left out, so nothing goes missing.
-    """
-
-    def __enter__(self) -> None:
-        self._before = list(sys.path)
-        sys.path.sort(key=_rank)
-
-    def __exit__(self, *_: object) -> None:
-        sys.path[:] = self._before
-
-
-def _rank(directory: str) -> int:
-    name = os.path.basename(directory)
-    if (
-        directory == _LIBRARY
-        or name == "lib-dynload"
-        or (name.startswith("python") and name.endswith(".zip"))
-    ):
-        return 0
-    return 1 if name in ("site-packages", "dist-packages") else 2
 
 
 def import_fresh(name: str) -> ModuleType:
