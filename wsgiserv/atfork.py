@@ -124,8 +124,6 @@ def add_helper(helper: Helper) -> None:
 
 def fork() -> int:
     """fork(2) for a process of the server: the handlers leave it alone. Raises OSError."""
-    if not _State.armed:
-        return _os_fork()
     _State.own = get_ident()
     try:
         pid = _os_fork()
@@ -217,6 +215,14 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
+    try:
+        _disarm()
+    except KeyboardInterrupt:  # SIGINT came meanwhile; what is raised here would be lost
+        signal(SIGINT, SIG_DFL)
+        kill(getpid(), SIGINT)
+
+
+def _disarm() -> None:
     mask = _State.masks.pop(get_ident(), None)
     if mask is None:
         return

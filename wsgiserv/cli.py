@@ -87,7 +87,8 @@ def _predecessor() -> Predecessor | None:
 
 def _catch_signals() -> None:
     """Let signals end the start in an orderly way, from here on until the master catches them."""
-    from wsgiserv.master.start_interrupt import catch_early
+    with LibraryFirst():
+        from wsgiserv.master.start_interrupt import catch_early
 
     catch_early()
 
