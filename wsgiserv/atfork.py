@@ -10,9 +10,13 @@ it returns to the server's code, it ends there, as an interpreter would: by retu
 
 from __future__ import annotations
 
+# Their handlers of the same kind are to run before ours: a SIGINT that comes to a child in theirs would be lost.
+import logging  # noqa: F401
 import mmap
 import os
+import random  # noqa: F401
 import sys
+import threading  # noqa: F401
 from _signal import (  # type: ignore[import-not-found] # `signal` makes an enum member of each number
     SIG_BLOCK,
     SIG_DFL,

@@ -14,6 +14,7 @@ from os import write
 from signal import SIG_DFL, SIGABRT, getsignal, signal
 from typing import Final
 
+from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.boot import REPORT_MARK
 
 __all__ = ["catch_crashes", "say"]
@@ -44,7 +45,7 @@ def catch_crashes(fd: int | None) -> None:
     _enable(fd)
     # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
     # whose number is a client's then.
-    os.register_at_fork(after_in_child=_dump_to_standard_error)
+    add_child_cleanup(_dump_to_standard_error)
 
 
 def _dump_to_standard_error() -> None:
