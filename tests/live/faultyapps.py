@@ -1,4 +1,4 @@
-"""An application that plants faults in the server that runs it: what a bug of ours, or of a plug-in of its log, would do.
+"""An application that plants faults in the server that runs it: what a bug of ours, or a plug-in of its log, would do.
 
 Owns: `app`, and the faults, which a request or a connection calls by a mark in its bytes.
 """
