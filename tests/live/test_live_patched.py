@@ -48,7 +48,7 @@ def begin(start: Start, library: str, place: str, *args: str, **rest: Any) -> Se
     rest.setdefault("worker_class", "sync")
     return start(
         "patched:app",
-        *("-c", "gun.py", "--boot-timeout", "10", *options, *args),
+        *("-c", "gun.py", *options, *args),
         files={"patched.py": module, "gun.py": file},
         expect=EXPECT,
         **rest,
@@ -172,7 +172,7 @@ def test_an_overdue_request_is_interrupted_where_it_waits(
     start_unclassed: Start, library: str, place: str
 ) -> None:
     # Where a request patches, that is the most of its time.
-    limit = "5" if place == "view" else "1"
+    limit = "8" if place == "view" else "1"
     server = begin(start_unclassed, library, place, "--request-timeout", limit)
     server.expect("request_timeout", "RequestTimeout", "Traceback")
     server.wait_for_log("ready: 1 worker")
