@@ -94,7 +94,7 @@ class _State:
 
 
 def arm() -> None:
-    """Make this process one of the server's. Called at the start of a master, before any code of a user runs."""
+    """Make this process one of the server's. Called before a master runs any code of a user; may be called again."""
     _State.armed = True
     SERVER_PROCESS[0] = 1
 
@@ -124,8 +124,6 @@ def add_helper(helper: Helper) -> None:
 
 def fork() -> int:
     """fork(2) for a process of the server: the handlers leave it alone. Raises OSError."""
-    if not _State.armed:
-        return _os_fork()
     _State.own = get_ident()
     try:
         pid = _os_fork()
