@@ -98,7 +98,7 @@ class _State:
 
 
 def arm() -> None:
-    """Make this process one of the server's. Called at the start of a master, before any code of a user runs."""
+    """Make this process one of the server's. Called before a master runs any code of a user; may be called again."""
     _State.armed = True
     SERVER_PROCESS[0] = 1
 

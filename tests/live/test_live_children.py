@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from errno import ECONNREFUSED, ENOENT
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from server import DEADLINE_S, HERE, Connect, Server, Start, is_alive, wait_until
 
 PRELOAD = ["", "--preload"]
@@ -191,6 +193,35 @@ def test_a_cut_response_is_reset_while_a_child_holds_the_descriptor(start_held: 
     assert client.sock.recv(4096)
     with pytest.raises(ConnectionResetError):
         client.sock.recv(4096)
+
+
+def test_a_tls_client_sees_the_end_while_a_child_holds_its_descriptor(start: Start, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "all.pem")
+    server = start("childapps:app", "--certfile", "all.pem", "--keyfile", "all.pem", "--threads", "2")
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    child = 0
+    try:
+        with context.wrap_socket(
+            socket.create_connection(server.address, DEADLINE_S), server_hostname="127.0.0.1"
+        ) as client:
+            client.sendall(b"GET /stay-from-c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while data := client.recv(4096):
+                answer += data
+            child = int(answer.rpartition(b"\r\n\r\n")[2])
+            assert is_alive(child)
+            # close_notify, and the end of TCP behind it
+            client.setblocking(True)
+            client.settimeout(DEADLINE_S)
+            raw = socket.socket(fileno=client.detach())
+            with raw:
+                raw.settimeout(DEADLINE_S)
+                assert raw.recv(100) == b""
+    finally:
+        if child:
+            end_child(child)
 
 
 @pytest.mark.parametrize("preload", PRELOAD, ids=["loaded", "preloaded"])

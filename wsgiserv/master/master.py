@@ -33,7 +33,7 @@ from signal import (
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
-from wsgiserv.atfork import add_child_cleanup
+from wsgiserv.atfork import add_child_cleanup, arm
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
@@ -152,6 +152,7 @@ class Master:
         exits with its ``exit_status``. In a forked worker (and in the process in front of a daemon) raises
         SystemExit, so that the process leaves as any Python program does.
         """
+        arm()  # without the command, in a program of its own, nobody has
         try:
             return self._run()
         except ChildBorn as born:
