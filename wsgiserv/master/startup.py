@@ -28,7 +28,7 @@ from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import Predecessor
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.net.listener import Listener, check_descriptors, open_listeners
 from wsgiserv.privileges import check_privileges
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Startup:
         # The sockets of the old master: their files are its own until this one serves.
         self._left: list[Listener] = []
         self.handoff: Handoff | None = None
+
+    def check_descriptors(self) -> None:
+        """Raise ConfigError for a socket that should be handed over and is not there. Called before any is opened."""
+        if self._predecessor is None:
+            check_descriptors(self._settings.bind, self._inherited_fds)
 
     def start(self, interrupt: StartInterrupt) -> Generation:
         """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`.

@@ -36,7 +36,7 @@ from wsgiserv.config.address import Address, parse_address
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.holder import tcp_holder, unix_holder
 
-__all__ = ["Listener", "ListenerSettings", "open_listeners"]
+__all__ = ["Listener", "ListenerSettings", "check_descriptors", "open_listeners"]
 
 _SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
 # socket(7), asm-generic/socket.h; Python has no name for it.
@@ -406,6 +406,35 @@ def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
 
 
 # ---- taken over ----------------------------------------------------------------------------------------
+
+
+def check_descriptors(specs: Sequence[str], inherited: Sequence[int]) -> None:
+    """Raise ConfigError for a descriptor that is to be taken over and is not open.
+
+    Called before the master opens anything for itself: that would get the number, and be taken for it.
+
+    Args:
+        specs: `bind`.
+        inherited: see `open_listeners`.
+    """
+    for fd in inherited:
+        _check_open(fd, "LISTEN_FDS")
+    if inherited:
+        return
+    for spec in specs:
+        if spec.startswith("fd://") and spec[5:].isdecimal():
+            _check_open(int(spec[5:]), f"bind = {spec!r}")
+
+
+def _check_open(fd: int, origin: str) -> None:
+    try:
+        fstat(fd)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{origin}: descriptor {fd} is not open. Expected a stream socket that listens, opened by the parent "
+            "process (systemd, circus, a test)."
+            f"{' Have ListenStream= and Accept=no in the socket unit.' if origin == 'LISTEN_FDS' else ''}"
+        ) from error
 
 
 def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
