@@ -208,6 +208,7 @@ class Master:
         try:
             if self._settings.daemon and self._predecessor is None:
                 self._foreground = daemonize()
+            startup.check_descriptors()
             # Before there is a pid file: whoever reads it may send any of the signals.
             self._signals = SignalQueue()
             interrupt.arm()

@@ -31,7 +31,7 @@ from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import Predecessor
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
+from wsgiserv.net.listener import Listener, check_descriptors, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ class Startup:
             listener.close()
         if self.handoff is not None:
             self.handoff.close()
+
+    def check_descriptors(self) -> None:
+        """Raise ConfigError for a socket that should be handed over and is not there. Called before any is opened."""
+        if self._predecessor is None:
+            check_descriptors(self._settings.bind, self._inherited_fds)
 
     def start(self, interrupt: StartInterrupt) -> Generation:
         """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`.

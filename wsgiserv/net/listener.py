@@ -38,7 +38,14 @@ from wsgiserv.imports import absolute
 from wsgiserv.net.holder import tcp_holder, unix_holder
 from wsgiserv.safe_open import Place, acting_as_user, is_root, place_of
 
-__all__ = ["ExposureSettings", "Listener", "ListenerSettings", "exposure_warning", "open_listeners"]
+__all__ = [
+    "ExposureSettings",
+    "Listener",
+    "ListenerSettings",
+    "check_descriptors",
+    "exposure_warning",
+    "open_listeners",
+]
 
 _SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
 # socket(7), asm-generic/socket.h; Python has no name for it.
@@ -507,6 +514,35 @@ def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:
 
 
 # ---- taken over ----------------------------------------------------------------------------------------
+
+
+def check_descriptors(specs: Sequence[str], inherited: Sequence[int]) -> None:
+    """Raise ConfigError for a descriptor that is to be taken over and is not open.
+
+    Called before the master opens anything for itself: that would get the number, and be taken for it.
+
+    Args:
+        specs: `bind`.
+        inherited: see `open_listeners`.
+    """
+    for fd in inherited:
+        _check_open(fd, "LISTEN_FDS")
+    if inherited:
+        return
+    for spec in specs:
+        if spec.startswith("fd://") and spec[5:].isdecimal():
+            _check_open(int(spec[5:]), f"bind = {spec!r}")
+
+
+def _check_open(fd: int, origin: str) -> None:
+    try:
+        fstat(fd)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{origin}: descriptor {fd} is not open. Expected a stream socket that listens, opened by the parent "
+            "process (systemd, circus, a test)."
+            f"{' Have ListenStream= and Accept=no in the socket unit.' if origin == 'LISTEN_FDS' else ''}"
+        ) from error
 
 
 def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
