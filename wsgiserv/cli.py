@@ -174,7 +174,8 @@ def _serve(
     warning = root_warning(loaded.sources["user"])
     master = Master(
         loaded.settings,
-        notices=[*loaded.notices, *([warning] if warning else [])],
+        notices=loaded.notices,
+        warnings=[warning] if warning else [],
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),

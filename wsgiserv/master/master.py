@@ -94,6 +94,7 @@ class Master:
     Args:
         settings: the configuration.
         notices: lines for the log at start.
+        warnings: more of these, about how the server was started: a reload does not repeat them.
         reload_settings: reads the configuration again (SIGHUP); raises ConfigError.
         worker_main: runs a worker in the child, returns its exit status.
         log: the error log.
@@ -113,12 +114,13 @@ class Master:
         invocation: Invocation | None = None,
         predecessor: Predecessor | None = None,
         preload_application: Preload | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._invocation = invocation
         self._predecessor = predecessor
         self._preload_application = preload_application
-        self._notices = notices
+        self._notices = [*notices, *warnings]
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
