@@ -459,6 +459,7 @@ class Resuming:
 
     def wrap(self, raw: socket.socket) -> ssl.SSLSocket:
         """Offer the session of the connection before."""
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.context.wrap_socket(raw, server_hostname=self.name, session=self.session)
 
     def ask(self, target: str = "/", keep: bool = False) -> tuple[bool, str, bytes]:
@@ -486,7 +487,7 @@ class Resuming:
             with ExitStack() as stack:
                 raws = [
                     stack.enter_context(socket.create_connection(self.server.address, DEADLINE_S))
-                    for _ in range(2 * count)
+                    for _ in range(4 * count)
                 ]
                 for raw in raws:
                     client = TLSClient.__new__(TLSClient)
@@ -498,7 +499,7 @@ class Resuming:
                 self.session = client.sock.session
             return len(seen) == count
 
-        wait_until(ask, f"{count} workers answer")
+        wait_until(ask, f"{count} workers answer", 2 * DEADLINE_S)
         return seen
 
 
@@ -506,22 +507,22 @@ class Resuming:
 def test_sessions_resume_in_all_workers_and_over_reloads(
     begin: Start, ca: trustme.CA, version: ssl.TLSVersion, preload: tuple[str, ...]
 ) -> None:
-    server = begin("-w", "3", *PATIENT, *preload)
+    server = begin("-w", "2", *PATIENT, *preload)
     context = client_context(ca)
     context.minimum_version = context.maximum_version = version
     client = Resuming(server, context)
     assert not client.ask()[0]
-    first = client.workers_that_resume(3)
+    first = client.workers_that_resume(2)
     for _ in range(2):
         old = reload(server)
         wait_until_gone(old)
-        assert client.workers_that_resume(3).isdisjoint(first)
+        assert client.workers_that_resume(2).isdisjoint(first)
     # and in one that takes a killed one's place
-    victim = client.workers_that_resume(3).pop()
+    victim = client.workers_that_resume(2).pop()
     server.expect("SIGKILL", r"worker \d+")
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: not is_alive(victim), "it is dead")
-    assert victim not in client.workers_that_resume(3)
+    assert victim not in client.workers_that_resume(2)
 
 
 def test_a_new_certificate_ends_sessions(begin: Start, ca: trustme.CA, tmp_path: Path) -> None:
