@@ -199,10 +199,16 @@ def _executor() -> object:
 
 def _stay() -> object:
     """Fork a child that stays, in this process's session."""
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        # An interrupt during Python's own handlers at a fork is lost, by Python.
+        os.write(writer, b"!")
         time.sleep(120)
         os._exit(0)
+    os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
     return pid
 
 
