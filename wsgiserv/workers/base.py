@@ -25,7 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import load_application, prepare_path
-from wsgiserv.atfork import add_child_cleanup
+from wsgiserv.atfork import add_child_cleanup, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.hooks import call_hook
@@ -549,6 +549,7 @@ class Worker(ABC):
             boot.ready.report("failed", str(error), "", EXIT_CONFIG)
             return EXIT_BOOT
         self.booted = True
+        unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
         if self._is_orphan():
             # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
@@ -591,6 +592,7 @@ def worker_main(boot: WorkerBoot) -> int:
         worker: Worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)
         worker.install_signals()
+        unblock_last()
         worker.prepare()
         worker.load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
