@@ -32,6 +32,7 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes an enum
 from _thread import get_ident
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from os import _exit, getpid, kill
 from os import fork as _os_fork
 from typing import Final, NoReturn, Protocol
@@ -46,6 +47,7 @@ __all__ = [
     "fork",
     "leave",
     "leave_if_child",
+    "unblock_last",
 ]
 
 # linux/mman.h; since Linux 4.14.
@@ -84,6 +86,8 @@ class _State:
 
     Attributes:
         armed: whether this process is one of the server's.
+        last: the number of the handler that unblocks the signals in a child, see `unblock_last`.
+        mask_of_child: in a child, the mask that this handler is to set.
         own: the thread in which the server itself is forking.
         masks: the signal masks of the threads that are forking.
         cleanups: what a child runs, oldest first.
@@ -91,6 +95,8 @@ class _State:
     """
 
     armed = False
+    last = 0
+    mask_of_child: set[int] | None = None
     own: int | None = None
     masks: Final[dict[int, set[int]]] = {}
     cleanups: Final[list[Callable[[], object]]] = []
@@ -101,6 +107,17 @@ def arm() -> None:
     """Make this process one of the server's. Called before a master runs any code of a user; may be called again."""
     _State.armed = True
     SERVER_PROCESS[0] = 1
+    unblock_last()
+
+
+def unblock_last() -> None:
+    """Unblock the signals of a child after all handlers that are registered now. Called when imports have been made.
+
+    An exception that a signal raises, such as KeyboardInterrupt, is dropped in an at-fork handler of anybody. Handlers
+    cannot be taken out; of ours only the newest acts.
+    """
+    _State.last += 1
+    os.register_at_fork(after_in_child=partial(_unblock_in_child, _State.last))
 
 
 def add_child_cleanup(cleanup: Callable[[], object]) -> None:
@@ -242,7 +259,19 @@ def _disarm() -> None:
                 cleanup()
         forget_cleanups()
     finally:
+        _State.mask_of_child = mask
+
+
+def _unblock_in_child(number: int) -> None:
+    mask = _State.mask_of_child
+    if mask is None or number != _State.last:
+        return
+    _State.mask_of_child = None
+    try:
         pthread_sigmask(SIG_SETMASK, mask)
+    except BaseException as error:
+        # What has come since the fork, such as INT, is raised here, and Python drops what an at-fork handler raises.
+        leave(error)
 
 
 def _reset_handlers() -> None:

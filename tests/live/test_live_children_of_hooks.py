@@ -35,10 +35,10 @@ def fork(where, how):
                 print(where, wait(pid), file=file)
         return
     if how == "stay":
-        with open("held.draft", "w") as file:
+        with open("draft-" + where, "w") as file:
             handlers = [int(n) for n in signal.valid_signals() if callable(signal.getsignal(n))]
             json.dump([sorted(own & set(shared_descriptors().values())), handlers], file)
-        os.rename("held.draft", "held-" + where)
+        os.rename("draft-" + where, "held-" + where)
         time.sleep(120)
         os._exit(0)
     if how == "raise":

@@ -29,7 +29,7 @@ from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork
+from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.ipc import decode, encode
@@ -114,6 +114,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         add_child_cleanup(close_logs_in_child)
         _die_with(boot.master_pid)
         _heed_no_signals(boot)
+        unblock_last()
         application = _load(boot)
         _heed_no_signals(boot)  # again: the application may have its own handlers, for its workers
         if application is None:

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import leave_names_free, load_application, prepare_path
-from wsgiserv.atfork import add_child_cleanup
+from wsgiserv.atfork import add_child_cleanup, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
@@ -641,6 +641,7 @@ class Worker(ABC):
             boot.ready.report("failed", str(error), "", EXIT_BOOT)
             return EXIT_BOOT
         self.booted = True
+        unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
         self.signals.serve()
         if self._is_orphan():
@@ -692,6 +693,7 @@ def worker_main(boot: WorkerBoot) -> int:
         worker: Worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)
         worker.install_signals()
+        unblock_last()
         worker.prepare()
         worker.signals.guard()
         worker.load_certificates()
