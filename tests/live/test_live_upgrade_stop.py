@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -107,6 +108,12 @@ def hold_upgrade(server: Server, master: int = 0) -> int:
     return int(found)
 
 
+def terminate(master: int) -> None:
+    """Tell it to leave, if it has not left already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(master, signal.SIGTERM)
+
+
 def is_gone(server: Server) -> None:
     """All has ended, well, and nothing is left."""
     assert server.wait() == 0
@@ -131,7 +138,7 @@ def test_the_next_master_lives_whenever_the_old_one_is_told_to_stop(
         for delay_s in (0.0, 0.02, 0.06, 0.1, 0.14, 0.18):
             os.kill(master, signal.SIGUSR2)
             pause.wait(delay_s)
-            os.kill(master, signal.SIGTERM)
+            terminate(master)
             master = followed(server, master)
             assert is_alive(master)
             traffic.wait_for_more(5)
@@ -155,7 +162,7 @@ def test_sigterm_as_soon_as_the_pid_file_changes(
             for _ in range(5_000_000):  # without a pause: the window is a millisecond
                 if pidfile.read_bytes() != before:
                     break
-            os.kill(master, signal.SIGTERM)
+            terminate(master)
             master = followed(server, master)
             traffic.wait_for_more(5)
             assert is_alive(master)

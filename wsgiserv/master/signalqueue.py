@@ -75,6 +75,8 @@ class SignalQueue:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._noted: set[int] = set()
+        # Noted before the last `take`, and their numbers have not been read from the socket.
+        self._unread: set[int] = set()
         self.arm()
 
     def arm(self) -> None:
@@ -111,7 +113,11 @@ class SignalQueue:
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         # A call: before it the interpreter runs the handlers of all whose numbers have been read.
         noted = self._take_noted()
-        return in_order([*numbers, *(noted - set(numbers))])
+        # The number is written before the signal is noted. One that has come since the socket was read is there the
+        # next time, and must not count twice; one that is not there then, either, was lost.
+        lost = self._unread.difference(numbers)
+        self._unread = noted.difference(numbers)
+        return in_order([*numbers, *lost])
 
     def _take_noted(self) -> set[int]:
         noted, self._noted = self._noted, set()
