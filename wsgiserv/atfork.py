@@ -10,13 +10,9 @@ it returns to the server's code, it ends there, as an interpreter would: by retu
 
 from __future__ import annotations
 
-# Their handlers of the same kind are to run before ours: a SIGINT that comes to a child in theirs would be lost.
-import logging  # noqa: F401
 import mmap
 import os
-import random  # noqa: F401
 import sys
-import threading  # noqa: F401
 from _signal import (  # type: ignore[import-not-found] # `signal` makes an enum member of each number
     SIG_BLOCK,
     SIG_DFL,
@@ -236,14 +232,6 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    try:
-        _disarm()
-    except KeyboardInterrupt:  # SIGINT came meanwhile; what is raised here would be lost
-        signal(SIGINT, SIG_DFL)
-        kill(getpid(), SIGINT)
-
-
-def _disarm() -> None:
     mask = _State.masks.pop(get_ident(), None)
     if mask is None:
         return
