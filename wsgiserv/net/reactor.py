@@ -105,6 +105,12 @@ def open_poller(portable: bool = False) -> Poller:
     return SelectorPoller()
 
 
+def _is_readable(fd: int) -> bool:
+    poller = _poll()
+    poller.register(fd, _POLLIN)
+    return bool(poller.poll(0))
+
+
 Admit = Callable[[RawSocket, Any, Listener], Connection]
 
 
@@ -319,8 +325,8 @@ class Reactor:
 
     def accept(self, listener_fd: int) -> Connection | None:
         """Take one connection; None when there is none, or none can be taken now."""
-        # Asked here first: a call less for each connection.
-        if len(self.connections) >= self._most and not self.has_room():
+        # Asked here first: a call less for each connection. Nobody gives way where nobody waits.
+        if len(self.connections) >= self._most and not (_is_readable(listener_fd) and self.has_room()):
             return None
         listener, family, kind = self._listeners[listener_fd]
         try:
