@@ -56,6 +56,8 @@ NOT_GEVENT = ("/pool", "/executor")
 # A worker's memory after its first requests is not yet what it comes to.
 MEMORY_MARGIN_KIB = 4096
 MEMORY_SHARE = 1.10
+# How old a worker must be before its figures are compared.
+SETTLED_S = 15.0
 
 
 class Sample(NamedTuple):
@@ -76,6 +78,15 @@ def sample(pid: int) -> Sample | None:
         return None
     found = re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
     return Sample(fds, threads, int(found[1]) if found else 0)
+
+
+def age_s(pid: int) -> float | None:
+    """Return how long ``pid`` has been there; None when it has gone."""
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -287,7 +298,8 @@ class Soak:
                 masters.append(found)
             if now > seconds * 0.85:
                 for pid in self.workers():
-                    if found := sample(pid):
+                    # A new one has not got its own memory yet.
+                    if (age_s(pid) or 0.0) > SETTLED_S and (found := sample(pid)):
                         quiet.setdefault(pid, []).append(found)
         return masters, quiet
 
@@ -324,7 +336,7 @@ class Soak:
         if status:
             problems.append(f"the server has ended with status {status}")
         session = self.process.pid
-        for _ in range(50):
+        for _ in range(100):  # children of the application that a killed worker could not end last 5 s
             left = [int(p) for p in os.listdir("/proc") if p.isdigit() and _session(p) == session]
             if not left:
                 break

@@ -118,7 +118,7 @@ def executor(name: str, environ: dict[str, Any]) -> Iterable[bytes]:
 
 def terminate(name: str, environ: dict[str, Any]) -> Iterable[bytes]:
     """A process that is ended by SIGTERM."""
-    process = FORK.Process(target=time.sleep, args=(60,))
+    process = FORK.Process(target=time.sleep, args=(5,))
     process.start()
     process.terminate()
     process.join()
