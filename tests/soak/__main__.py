@@ -65,7 +65,7 @@ class Sample(NamedTuple):
 
     fds: int
     threads: int
-    pss_kib: int
+    rss_kib: int
 
 
 def sample(pid: int) -> Sample | None:
@@ -76,7 +76,7 @@ def sample(pid: int) -> Sample | None:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return None
-    found = re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
+    found = re.search(r"^Rss:\s+(\d+)", rollup, re.MULTILINE)
     return Sample(fds, threads, int(found[1]) if found else 0)
 
 
@@ -311,7 +311,7 @@ class Soak:
             before = statistics.median(getattr(each, name) for each in samples[:third])
             after = statistics.median(getattr(each, name) for each in samples[-third:])
             print(f"  {who:14} {name:8} {before:10,.0f} -> {after:10,.0f}")
-            most = before * MEMORY_SHARE + MEMORY_MARGIN_KIB if name == "pss_kib" else before + CLIENTS
+            most = before * MEMORY_SHARE + MEMORY_MARGIN_KIB if name == "rss_kib" else before + CLIENTS
             if after > most:
                 found.append(f"{who}: {name} has grown from {before:g} to {after:g}")
         return found
@@ -336,7 +336,7 @@ class Soak:
         if status:
             problems.append(f"the server has ended with status {status}")
         session = self.process.pid
-        for _ in range(100):  # children of the application that a killed worker could not end last 5 s
+        for _ in range(200):  # children of the application that a killed worker could not end last 15 s
             left = [int(p) for p in os.listdir("/proc") if p.isdigit() and _session(p) == session]
             if not left:
                 break

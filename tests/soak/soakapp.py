@@ -11,6 +11,7 @@ import contextvars
 import hashlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from typing import Any
 FORK = multiprocessing.get_context("fork")
 IS_GEVENT = "gevent.monkey" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("socket")
 LEAKED: contextvars.ContextVar[str] = contextvars.ContextVar("LEAKED", default="")
+
+# A pool's processes do not see that their worker has been killed.
+_LONGEST_S = 15
 
 View = Callable[[str, dict[str, Any]], Iterable[bytes]]
 
@@ -104,14 +108,14 @@ def _square(number: int) -> int:
 
 def pool(name: str, environ: dict[str, Any]) -> Iterable[bytes]:
     """A pool of processes, ended by ``terminate()`` at the end of its ``with`` block."""
-    with FORK.Pool(2) as workers:
+    with FORK.Pool(2, signal.alarm, (_LONGEST_S,)) as workers:
         total = sum(workers.map(_square, range(10)))
     return [f"{name} {total}\n".encode()]
 
 
 def executor(name: str, environ: dict[str, Any]) -> Iterable[bytes]:
     """The same by concurrent.futures."""
-    with ProcessPoolExecutor(2, mp_context=FORK) as workers:
+    with ProcessPoolExecutor(2, FORK, signal.alarm, (_LONGEST_S,)) as workers:
         total = sum(workers.map(_square, range(10)))
     return [f"{name} {total}\n".encode()]
 
