@@ -108,7 +108,8 @@ def test_multiprocessing(forking: Server, connect: Connect, worker_class: str) -
 
 def test_handlers_of_a_child(forking: Server, connect: Connect) -> None:
     numbers, wakeup, blocked = connect(forking.address).get("/handlers").json()
-    assert (numbers, wakeup, blocked) == ([signal.SIGINT], -1, 0)
+    assert numbers in ([signal.SIGINT], [])  # Python's own; none in gevent
+    assert (wakeup, blocked) == (-1, 0)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def test_a_refusal_is_one_warning_line_with_the_peer(start: Start) -> None:
         assert client.read_response().status == 400
     server.wait_for_log(r"\[WARNING\].*127\.0\.0\.1")
     assert server.stop() == 0
-    warnings = [line for line in server.log.text.splitlines() if "[WARNING]" in line and "as root" not in line]
+    warnings = [
+        line for line in server.log.text.splitlines() if "[WARNING]" in line and "as root" not in line
+    ]
     assert len(warnings) == 1, warnings
 
 

@@ -112,7 +112,8 @@ class Supervised:
         return [
             line
             for line in self.log.splitlines()
-            if re.search(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback", line) and "the workers run as root" not in line
+            if re.search(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback", line)
+            and "the workers run as root" not in line
         ]
 
     def refuses(self) -> bool:

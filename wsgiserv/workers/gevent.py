@@ -17,6 +17,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from signal import SIG_DFL, SIGINT, default_int_handler, getsignal
+from signal import signal as set_handler
 from sys import getrefcount
 from time import monotonic
 from types import FrameType
@@ -464,6 +466,10 @@ class GeventWorker(ReactorWorker):
     def close_in_child(self) -> None:
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
         self._is_copy = True
+        if getsignal(SIGINT) is default_int_handler:
+            set_handler(
+                SIGINT, SIG_DFL
+            )  # KeyboardInterrupt would be raised in the hub, which may only print it
         try:
             # libev's epoll is the parent's until then. gevent's own os.fork() does it later, other ways to fork do not.
             gevent.reinit()
