@@ -5,8 +5,6 @@ Must not know: which modules are imported. It imports nothing that a file of an 
 interpreter has `os` and `sys` from its start.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -29,14 +29,12 @@ ALWAYS: Final = (
     "wsgiserv.appadvice",
     "wsgiserv.config.load",
     "wsgiserv.config.sizing",
-    "wsgiserv.http.uwsgi",
     "wsgiserv.logs.error",
     "wsgiserv.logs.formats",
     "wsgiserv.master.load",
     "wsgiserv.master.master",
     "wsgiserv.master.upgrade",
     "wsgiserv.net.portablepoller",
-    "wsgiserv.net.uwsgiconnection",
     "wsgiserv.workers.base",
     "wsgiserv.workers.deadline",
     "wsgiserv.workers.preload",
@@ -70,6 +68,7 @@ ALWAYS: Final = (
 OPTIONAL: Final = {
     "tls": ("wsgiserv.net.tls", "wsgiserv.net.tlscontext", "wsgiserv.net.tlsseries", "ssl"),
     "proxy_protocol": ("wsgiserv.net.proxysocket",),
+    "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgiconnection"),
     "gevent": (
         "wsgiserv.workers.gevent",
         # What gevent itself imports when it patches, and in its first second.
@@ -100,6 +99,7 @@ def import_for(settings: Settings) -> None:
     wanted = {
         "tls": settings.certfile,
         "proxy_protocol": settings.proxy_protocol != "off",
+        "uwsgi": settings.protocol == "uwsgi",
         "gevent": settings.worker_class == "gevent",
         "reload": settings.reload,
         # A process that gevent has patched polls; see `wsgiserv.workers.reloader`.
