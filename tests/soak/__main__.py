@@ -232,9 +232,7 @@ class Soak:
         pid = self.process.pid
         while time.monotonic() < until and not self.stop.is_set():
             self.stop.wait(self.chance.uniform(0.5, 4.0))
-            what = self.chance.choices(
-                ["kill", "reload", "add", "remove", "logs", "child"], [4, 3, 1, 1, 2, 1]
-            )[0]
+            what = self.chance.choices(["kill", "reload", "add", "remove", "logs"], [4, 3, 1, 1, 2])[0]
             self.did[what] += 1
             if what == "kill" and (workers := self.workers()):
                 with self.lock:

@@ -6,7 +6,6 @@ Must not know: who asks.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import hashlib
 import multiprocessing
@@ -165,7 +164,5 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     headers = [("X-Soak-Id", name), ("Content-Type", "text/plain")]
     if isinstance(found, list):
         headers.append(("Content-Length", str(sum(map(len, found)))))
-    with contextlib.suppress(KeyError):
-        del environ["soak.unused"]
     start_response("200 OK", headers)
     return found
