@@ -291,3 +291,25 @@ def test_garbage_of_a_zygote_replaces_the_zygote(start: Start, connect: Connect,
     server.wait_for_log("ready: 2 workers")
     assert ask(connect, server, "/") in children(server.pid)
     assert server.stop() == 0
+
+
+def test_a_worker_that_is_told_of_behind_garbage_is_known(start: Start, connect: Connect) -> None:
+    """The master reads both at once: what the zygote has let go is never left to itself."""
+    stop = 'open("done", "w").close()\n    import signal; os.kill(os.getppid(), signal.SIGSTOP)'
+    server = start(
+        "site0:app",
+        *("-w", "2", "--preload"),
+        files={
+            "site0.py": ZYGOTE.replace("GARBAGE", repr(b"garbage")).replace('open("done", "w").close()', stop)
+        },
+        expect=("corrupt message on its socket", "descriptors that it has not opened", "zygote", "SIGKILL"),
+    )
+    try:
+        wait_until(lambda: len(children(server.pid)) >= 2, "the zygote has let a worker go")
+    finally:
+        server.send_signal(signal.SIGCONT)
+    server.wait_for_log(r"zygote \d+: corrupt message on its socket")
+    server.wait_for_log("ready: 2 workers")
+    wait_until(lambda: len(children(server.pid)) == 3, "there are two workers, and a zygote")
+    assert ask(connect, server, "/") in children(server.pid)
+    assert server.stop() == 0

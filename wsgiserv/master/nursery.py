@@ -38,8 +38,8 @@ __all__ = ["Born", "Lost", "Nursery", "Withdrawn", "Zygote"]
 _SOCK_SEQPACKET: Final = getattr(socket_module, "SOCK_SEQPACKET", 5)
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
-# What the master reads of one zygote in a turn: one that writes without end delays nobody.
-_MOST_MESSAGES: Final = 64
+# What the master reads of one zygote in a turn: one that writes without end delays nobody. A socket holds some 280.
+_MOST_MESSAGES: Final = 512
 _LONGEST_MESSAGE: Final = 4096
 
 
@@ -142,9 +142,10 @@ class Zygote:
     def hear(self) -> list[Born | Withdrawn | Lost]:
         """Return what it has answered. Called at every turn of the master's loop."""
         news: list[Born | Withdrawn | Lost] = []
+        if self.over:
+            return news
+        is_corrupt = False
         for _ in range(_MOST_MESSAGES):
-            if self.over:
-                break
             try:
                 data = self._sock.recv(_LONGEST_MESSAGE, MSG_DONTWAIT)
             except OSError:
@@ -154,16 +155,21 @@ class Zygote:
             try:
                 each = self._understand(decode(data))
             except MessageError as error:
-                self._log.error(
-                    "zygote %d: corrupt message on its socket (%s): the zygote is replaced. The application, or a "
-                    "library of its own, writes to descriptors that it has not opened.",
-                    self.pid,
-                    error,
-                )
-                self.end()
-                break
+                if not is_corrupt:
+                    is_corrupt = True
+                    # At once, then on: behind the garbage may be word of a worker that has been let go.
+                    _kill(self.pid, SIGKILL)
+                    self._log.error(
+                        "zygote %d: corrupt message on its socket (%s): the zygote is replaced. The application, or "
+                        "a library of its own, writes to descriptors that it has not opened.",
+                        self.pid,
+                        error,
+                    )
+                continue
             if each is not None:
                 news.append(each)
+        if is_corrupt:
+            self.end()
         self._send()
         if self.is_outdated and not self.asked:
             self.end()
