@@ -65,6 +65,8 @@ if "settle" in FAULTS:
     plant(Connection, "_settle", marked(b"leave", Exits))
 if "flush" in FAULTS:
     plant(Connection, "flush", marked(b"big"))
+if "drain" in FAULTS:
+    plant(Connection, "drain", marked(b"big"))
 if "expire" in FAULTS:
     plant(Connection, "expire", marked(b"kept"))
 if "receive" in FAULTS:
@@ -79,11 +81,21 @@ if "tick" in FAULTS:
     plant(Reactor, "sweep", lambda reactor: Planted("planted") if next(ticks) else None)
 
 
+def slow_body(size: int) -> Iterable[bytes]:
+    """Yield all but the last byte at once, and that a second later."""
+    yield b"x" * size
+    time.sleep(1)
+    yield b"x"
+
+
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer; ``/big`` with more than a socket takes; ``/sleep`` after a while."""
     if environ["PATH_INFO"] == "/sleep":
         print("sleeping", file=environ["wsgi.errors"])
         time.sleep(0.3)
+    if environ["PATH_INFO"] == "/big/slow":
+        start_response("200 OK", [("Content-Length", "20000001")])
+        return slow_body(20_000_000)
     body = b"x" * 20_000_000 if environ["PATH_INFO"] == "/big" else b"done"
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]

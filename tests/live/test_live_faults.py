@@ -85,13 +85,31 @@ def test_a_fault_at_an_event_costs_its_connection(start: Start, fault: str, targ
         assert other.get("/").text == "done"
         workers = server.workers()
         client.request(target)
-        if fault != "flush":
+        if fault == "flush":
+            # Read on when the call has ended: the helper of sync sends meanwhile, and could send everything.
+            client.sock.recv(1)
+            assert other.get("/").text == "done"
+        else:
             assert client.read_response().text == "done"
         if fault == "receive":
             client.request("/")
         ended(client)
         wait_until(lambda: faults_said(server) == 1, "it is said once")
         assert_unhurt(server, workers, *([] if fault == "expire" else [other]))
+
+
+def test_a_fault_while_the_queue_drains_costs_its_connection(start: Start) -> None:
+    """In sync a helper thread sends while the application sleeps; in the others the loop does."""
+    server = begin(start, "drain")
+    with RawClient(server.address) as client:
+        with RawClient(server.address) as other:
+            assert other.get("/").text == "done"
+        workers = server.workers()
+        client.request("/big/slow")
+        ended(client)
+        wait_until(lambda: faults_said(server) == 1, "it is said once")
+        assert_unhurt(server, workers)
+    assert faults_said(server) == 1
 
 
 @pytest.mark.parametrize("fault", ["accept", "tick"])

@@ -892,6 +892,7 @@ class Connection(ClientSink):
             self._lost = True
             with suppress(OSError):
                 self.sock.shutdown(SHUT_RDWR)
+            self.abandon_sending()
             return
         with suppress(Exception):
             self.close()
@@ -900,6 +901,16 @@ class Connection(ClientSink):
                 self.loop.forget(self)
             with suppress(Exception):
                 self.sock.close()
+
+    def abandon_sending(self) -> None:
+        """Drop the queued output after a fault of the server in a helper thread. Raises nothing.
+
+        The loop closes the connection: at once, or when the application's call ends.
+        """
+        with suppress(Exception):
+            self.cut_off(OSError("a fault of the server"))
+            if self.state == READY:
+                self.loop.ignore(self)  # the poller would report the broken socket again and again
 
     def close(self) -> None:
         """Close the socket and let go of everything."""

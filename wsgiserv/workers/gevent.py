@@ -92,7 +92,8 @@ _PATCHES_OF_ALL: Final = (
 _DONE: Final = "_gevent_saved_patch_all_module_settings"
 
 # Of a pooled greenlet, in its dictionary.
-_OWN_ATTRIBUTES: Final = 3
+_OWN_ATTRIBUTES: Final = 2
+_switch: Final = RawGreenlet.switch
 # More greenlets than these end with their request, after a burst.
 _MOST_IDLE: Final = 256
 
@@ -206,8 +207,9 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
     one: no context variables, thread-locals, attributes, links or pending timeouts of the last. So one that has been
     left with anything ends.
 
+    It is switched to with the connection whose request is next; with anything else it ends.
+
     Attributes:
-        connection: whose request is next; None: there is none, so it is to end.
         cell: its cell of the scoreboard.
     """
 
@@ -215,30 +217,38 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
         super().__init__()
         self._worker = worker
         self.cell = cell
-        self.connection: Connection | None = None
 
     def _run(self) -> None:
-        hub, worker = get_hub(), self._worker
+        worker, cell = self._worker, self.cell
         idle = worker.idle
+        # Bound once: an attribute of a greenlet costs three times that of another object.
+        wait = _switch.__get__(get_hub())  # as its own switch(), which asks each for a `switch_out` first
+        has_links, attributes = self.has_links, self.__dict__
         try:
             while True:
                 idle.append(self)
                 try:
-                    hub.switch()
+                    connection = wait()
                 except BaseException:  # a timeout of the last request, or somebody who has kept this greenlet
+                    connection = None
+                if type(connection) is not Connection:
                     if self in idle:
                         idle.remove(self)
-                        return
-                connection = self.connection
-                if connection is None:
                     return
-                worker.run_in_current(connection, self.cell)
-                self.connection = connection = None
-                worker.turn_soon()
+                try:
+                    connection.run(cell)
+                    failure = None
+                except BaseException as error:
+                    failure = error
+                if failure is not None:
+                    worker.lose(connection, failure, is_mine=True)
+                connection = failure = None
+                if not worker.is_turning:
+                    worker.turn_soon()
                 if worker.queued:
                     worker.run_queued_soon()
                 # Thread-locals are attributes of the greenlet, and links of it.
-                if len(idle) >= _MOST_IDLE or len(self.__dict__) > _OWN_ATTRIBUTES or self.has_links():
+                if len(idle) >= _MOST_IDLE or len(attributes) > _OWN_ATTRIBUTES or has_links():
                     return
         finally:
             worker.ended(self)
@@ -260,7 +270,7 @@ class GeventWorker(ReactorWorker):
         self._own_references = 0
         self._free_cells: list[int] = []
         self._started = 0
-        self._is_turning = False
+        self.is_turning = False
         self._will_turn = False
         self._has_ended = False
         self._hub_loop: Any = None
@@ -330,9 +340,8 @@ class GeventWorker(ReactorWorker):
                 self._own_references = references
                 break
             greenlet.switch()  # somebody holds it, a timeout of the last request say: it ends
-        greenlet.connection = connection
         greenlet.gr_context = None
-        greenlet.switch()
+        _switch(greenlet, connection)
         if self._is_copy:
             raise _InChild
 
@@ -349,15 +358,6 @@ class GeventWorker(ReactorWorker):
         self._pool.add(greenlet)
         greenlet.switch()
         return True
-
-    def run_in_current(self, connection: Connection, cell: int) -> None:
-        """Run a request in the greenlet that calls this."""
-        try:
-            connection.run(cell)
-            return
-        except BaseException as error:
-            failure = error
-        self.lose(connection, failure, is_mine=True)
 
     def run_queued_soon(self) -> None:
         """Run requests that have waited for a greenlet, from the hub."""
@@ -527,7 +527,7 @@ class GeventWorker(ReactorWorker):
             for watcher in self._watchers:
                 watcher.stop()
             return
-        self._is_turning = True
+        self.is_turning = True
         failure: BaseException | None = None
         try:
             self.turn(0.0)
@@ -538,7 +538,7 @@ class GeventWorker(ReactorWorker):
         except BaseException as error:  # in the hub nobody else would log it, and the server must go on
             failure = error
         finally:
-            self._is_turning = False
+            self.is_turning = False
         if failure is not None:
             self.survive(failure)
         if self.is_done:
@@ -562,7 +562,7 @@ class GeventWorker(ReactorWorker):
 
         A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
         """
-        if not (self._is_turning or self._will_turn or self._has_ended):
+        if not (self.is_turning or self._will_turn or self._has_ended):
             self._will_turn = True
             self._hub_loop.run_callback(self._turn_now)
 

@@ -202,8 +202,12 @@ class ReactorWorker(Worker):
         if connection is None:
             self.survive(failure)
             return
-        self._tell("a fault of the server has cost the connection of %s", connection.name, failure)
+        self.tell_fault(connection, failure)
         connection.abandon(is_mine or not self.multithread)
+
+    def tell_fault(self, connection: Connection, failure: BaseException) -> None:
+        """Log a fault of the server that ends a connection. Raises nothing."""
+        self._tell("a fault of the server has cost the connection of %s", connection.name, failure)
 
     def survive(self, failure: BaseException) -> None:
         """Log what the loop itself has raised, and end the worker when that comes again and again."""

@@ -11,7 +11,6 @@ thread looks only now and then whether an application has begun to hold it up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from select import POLLOUT, poll
 from time import monotonic
 from typing import Final
@@ -129,8 +128,18 @@ class StreamDrain:
         for fd in by_fd:
             poller.register(fd, POLLOUT)
         for fd, _ in poller.poll(_POLL_MS):
-            with suppress(ClientGone):  # its loop will come to know
-                by_fd[fd].drain()
+            connection = by_fd[fd]
+            failure = None
+            try:
+                connection.drain()
+            except ClientGone:
+                pass  # the loop finds the same error
+            except Exception as error:
+                failure = error
+            if failure is not None:
+                self._queued.pop(connection, None)
+                self._worker.tell_fault(connection, failure)
+                connection.abandon_sending()
         now = monotonic()
         for connection in by_fd.values():
             if connection.deadline < now:

@@ -23,6 +23,7 @@ from wsgiserv.net.connection import Connection
 from wsgiserv.scoreboard import HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
+from wsgiserv.workers.fresh_context import fresh_contexts
 from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
 from wsgiserv.workers.stream_drain import StreamDrain
@@ -51,7 +52,7 @@ class SyncWorker(ReactorWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self.run_request = self._run
+        self.run_request = Connection.run
         self._shares_thread = False
         self._stream_drain = StreamDrain(self)
         # A byte in this pipe stops the thread that watches the master.
@@ -139,6 +140,8 @@ class SyncWorker(ReactorWorker):
             relief = Relief(self, self.cfg.handoff_after)
             self.run_request = relief.runner()
             relief.start()
+        else:
+            self.run_request = fresh_contexts(copy_context())
         self._lifeline_thread.start()
         self.each_second()
         self.reactor.watch = self._stream_drain.watcher()  # type: ignore[assignment, method-assign]
@@ -155,15 +158,6 @@ class SyncWorker(ReactorWorker):
             self.end_if_failed()
         finally:
             self.reactor.close()
-
-    def _run(self, connection: Connection) -> None:
-        """Run a request. What it sets of context variables ends with it; what the import has set is there."""
-        try:
-            copy_context().run(connection.run)
-            return
-        except BaseException as error:
-            failure = error
-        self.lose(connection, failure, is_mine=True)
 
     # ---- an application that has patched the standard library ------------------------------------------
 

@@ -33,6 +33,7 @@ from wsgiserv.boot import EXIT_OK, WorkerBoot
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.connection import Connection
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
+from wsgiserv.workers.fresh_context import fresh_contexts
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import progress
 from wsgiserv.workers.reactorworker import ReactorWorker, TurnEnded
@@ -135,6 +136,7 @@ class ThreadsWorker(ReactorWorker):
         self._progress: dict[str, int] = {}
         self._warned_of_threads = -_WARN_AGAIN_S
         self.run_request = self._lead_through
+        self._run_fresh = fresh_contexts(Context())
 
     @property
     def _most(self) -> int:
@@ -301,7 +303,7 @@ class ThreadsWorker(ReactorWorker):
     def _run(self, connection: Connection, cell: int) -> float:
         """Run a request in a context of its own, as in a thread that has just been started; return the seconds."""
         try:
-            return Context().run(connection.run, cell)
+            return self._run_fresh(connection, cell)
         except BaseException as error:  # a fault of ours must not cost the thread
             failure = error
         self.lose(connection, failure, is_mine=True)
@@ -387,17 +389,24 @@ class ThreadsWorker(ReactorWorker):
         lane.token.append(None)
         if self._asleep:
             self._ring()
-        lane.wall_s += self._run(connection, lane.cell)
+        failure = None
+        try:  # not by `_run`: the interpreter cannot cache a method of a class with so many attributes
+            lane.wall_s += self._run_fresh(connection, lane.cell)
+        except BaseException as error:
+            failure = error
         try:
             lane.token.pop()
         except IndexError:
-            pass
+            is_deposed = True
         else:
+            is_deposed = False
             lane.calls += 1
             if not lane.calls % _SAMPLE:
                 self._judge(lane)
-            return
-        raise _Deposed(None)
+        if failure is not None:
+            self.lose(connection, failure, is_mine=True)
+        if is_deposed:
+            raise _Deposed(None)
 
     def _judge(self, lane: _Lane) -> None:
         """Have the last calls, each too short to be noticed, mostly waited? Nobody else has run meanwhile."""
