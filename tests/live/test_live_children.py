@@ -67,6 +67,33 @@ def test_a_child_that_comes_back_ends(forking: Server, connect: Connect, how: st
         client.expect_nothing_more()
 
 
+QUICK = """\
+import os, time
+
+def slow_parent():
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        pass
+
+os.register_at_fork(after_in_parent=slow_parent)
+
+def app(environ, start_response):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % status]
+"""
+
+
+def test_a_first_child_that_exits_at_once_is_waited_for(start: Start, connect: Connect) -> None:
+    """It exits before its parent is back from os.fork()."""
+    server = start("quick:app", "-w", "1", files={"quick.py": QUICK})
+    client = connect(server.address)
+    assert [client.get("/").text for _ in range(2)] == ["7", "7"]
+
+
 def test_what_a_child_says_is_written_once(forking: Server, connect: Connect) -> None:
     client = connect(forking.address)
     before = len(forking.log.lines)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import logging
+import os
 import sys
 import warnings
 from collections import deque
@@ -319,9 +320,20 @@ class GeventWorker(ReactorWorker):
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` each call has a timer."""
+        os.register_at_fork(before=self._hear_of_children)
         super().load()
         if self.cfg.request_timeout:
             self.context.call = self._call_with_deadline
+
+    def _hear_of_children(self) -> None:
+        """Install libev's SIGCHLD handler before a fork of the application.
+
+        gevent installs it after the first fork. libev would never learn of a child that exits before that, and
+        os.waitpid() would wait without end.
+        """
+        is_main = gevent.monkey.get_original("_thread", "get_ident")() == self._thread
+        if is_main and not self._is_copy and gevent.monkey.is_object_patched("os", "fork"):
+            get_hub().loop.install_sigchld()
 
     # ---- greenlets -------------------------------------------------------------------------------------
 
