@@ -287,12 +287,13 @@ def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_
             names.discard(name)
 
 
+HOOK = """
+def post_worker_init(worker):
+    import deaf
+    deaf.listeners = worker.boot.listeners
+"""
 DEAF = """
 import os
-
-def post_worker_init(worker):
-    global listeners
-    listeners = worker.boot.listeners
 
 def app(environ, start_response):
     for listener in listeners:
@@ -307,9 +308,9 @@ def app(environ, start_response):
 @pytest.mark.skipif(os.geteuid() != 0, reason="a normal user's servers are normal users' anyway")
 def test_the_last_worker_of_a_normal_user_keeps_newcomers_out(start: Start, connect: Connect) -> None:
     """Current kernels refuse it the filter (EPERM). Clients that have connected are answered."""
-    server = start(
-        "deaf:app", "-c", "deaf.py", "-u", "65534", "-g", "65534", bind="tcp", files={"deaf.py": DEAF}
-    )
+    # Preloaded: the user may not read this directory.
+    args = ("-c", "gun.py", "--preload", "-u", "65534", "-g", "65534")
+    server = start("deaf:app", *args, bind="tcp", files={"deaf.py": DEAF, "gun.py": HOOK})
     first, early = connect(server.address), connect(server.address)
     assert first.get("/").body == b"65534"
     with socket.socket() as late:
