@@ -11,7 +11,8 @@ from server import Connect, Start, run
 
 # What Python's warnings look like in the standard error; the server's own begin with the time.
 WARNED = re.compile(r"^(?!\[).*\w+Warning\b|Exception ignored", re.MULTILINE)
-STRICT = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}
+DEV = {"PYTHONDEVMODE": "1"}
+STRICT = {**DEV, "PYTHONWARNINGS": "error"}
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
@@ -20,7 +21,7 @@ def test_no_warning_from_start_to_end(
 ) -> None:
     """Workers answer, are replaced by a reload and told to stop; sockets of both kinds, and logs, are open."""
     args = ("-w", "2", "--threads", "4", "-b", f"unix:{tmp_path}/s", "--access-logfile", "access", *preload)
-    server = start("apps:app", *args, env=STRICT)
+    server = start("apps:app", *args, env=DEV)
     server.wait_for_log("ready:")
     for _ in range(4):
         assert connect(server.address).get("/").status == 200
