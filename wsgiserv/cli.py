@@ -91,6 +91,17 @@ def _catch_signals() -> None:
         from wsgiserv.master.start_interrupt import catch_early
 
     catch_early()
+    _hear_signals()
+
+
+def _hear_signals() -> None:
+    """Undo what a parent may have left behind: blocked signals, and children that nobody can wait for.
+
+    Both survive execve(2). Some supervisors, and parents in Java and PHP, block signals; PHP ignores SIGCHLD.
+    """
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _is_stop(interrupt: KeyboardInterrupt) -> bool:
@@ -121,6 +132,8 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
+    else:
+        _hear_signals()
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)

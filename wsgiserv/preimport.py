@@ -69,20 +69,7 @@ OPTIONAL: Final = {
     "tls": ("wsgiserv.net.tls", "wsgiserv.net.tlscontext", "wsgiserv.net.tlsseries", "ssl"),
     "proxy_protocol": ("wsgiserv.net.proxysocket",),
     "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgiconnection"),
-    "gevent": (
-        "wsgiserv.workers.gevent",
-        # What gevent itself imports when it patches, and in its first second.
-        *("gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.local", "gevent.lock", "gevent.os"),
-        *(
-            "gevent.queue",
-            "gevent.resolver.thread",
-            "gevent.signal",
-            "gevent.ssl",
-            "gevent.thread",
-            "gevent.threadpool",
-        ),
-        *("gevent.time", "gevent.timeout"),
-    ),
+    "gevent": ("wsgiserv.workers.gevent",),
     "reload": ("wsgiserv.workers.debugpage",),
     "watchfiles": ("watchfiles",),
     "logconfig": ("logging.config", "logging.handlers", "configparser"),

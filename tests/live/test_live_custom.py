@@ -198,3 +198,27 @@ def test_the_example(start: Start, tmp_path: Path) -> None:
         names = {client.read_response().body for client in waiting}
     assert names <= {b"pool /reports_0", b"pool /reports_1"}
     assert server.wait() == 0
+
+
+CLEARS = """
+import sys
+from apps import app
+sys.path.clear()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
+@pytest.mark.parametrize("name", ["sync.SyncWorker", "threads.ThreadsWorker", "gevent.GeventWorker"])
+def test_an_application_that_empties_the_search_path(
+    start: Start, name: str, options: tuple[str, ...]
+) -> None:
+    """A worker imports nothing after the application, also where its class was unknown to the master."""
+    module, base = name.split(".")
+    files = {
+        "own.py": f"from wsgiserv.workers.{module} import {base}\nclass Mine({base}): pass\n",
+        "clears.py": CLEARS,
+        "pprint.py": "1 / 0\n",  # an application's file, named like what gevent imports for its hub
+    }
+    server = start("clears:app", "-k", "own:Mine", *options, files=files, worker_class=None)
+    body(server)
+    assert server.stop() == 0

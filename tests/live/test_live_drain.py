@@ -241,22 +241,29 @@ def test_who_comes_during_the_stop_is_refused_also_with_preload(start: Start, co
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot")
-def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_port() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("may_filter", [True, False])
+def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_port(
+    host: str, may_filter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who has connected is still there to be accepted; who comes now is neither taken nor refused."""
+    if not may_filter:  # as for a normal user on a current kernel
+        monkeypatch.setattr("wsgiserv.net.listener._SO_ATTACH_FILTER", 0x7FFF)
     shared = SimpleNamespace(
-        bind=("127.0.0.1:0",), backlog=64, reuse_port=True, umask=0, user=0, group=0, certfile=None
+        bind=(f"{host}:0",), backlog=64, reuse_port=True, umask=0, user=0, group=0, certfile=None
     )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.ExitStack() as stack:
         (leaving,) = open_listeners(shared)
         closing = stack.enter_context(socket.socket(fileno=os.dup(leaving.fileno())))
-        address = leaving.getsockname()
+        address = leaving.getsockname()[:2]
         early = [stack.enter_context(socket.create_connection(address)) for _ in range(8)]
         leaving.turn_away()
-        shared.bind = (f"127.0.0.1:{address[1]}",)
+        shared.bind = (f"{host}:{address[1]}",)
         (other,) = open_listeners(shared)
         staying = stack.enter_context(socket.socket(fileno=os.dup(other.fileno())))
         other.close()
-        late = [stack.enter_context(socket.socket()) for _ in range(8)]
+        late = [stack.enter_context(socket.socket(family)) for _ in range(8)]
         for client in late:
             client.setblocking(False)
             assert client.connect_ex(address) in (0, errno.EINPROGRESS)
@@ -278,6 +285,40 @@ def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_
             with one:
                 assert one.recv(100) == b"taken"
             names.discard(name)
+
+
+HOOK = """
+def post_worker_init(worker):
+    import deaf
+    deaf.listeners = worker.boot.listeners
+"""
+DEAF = """
+import os
+
+def app(environ, start_response):
+    for listener in listeners:
+        listener.turn_away()
+    body = str(os.geteuid()).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot")
+@pytest.mark.skipif(os.geteuid() != 0, reason="a normal user's servers are normal users' anyway")
+def test_the_last_worker_of_a_normal_user_keeps_newcomers_out(start: Start, connect: Connect) -> None:
+    """Current kernels refuse it the filter (EPERM). Clients that have connected are answered."""
+    # Preloaded: the user may not read this directory.
+    args = ("-c", "gun.py", "--preload", "-u", "65534", "-g", "65534")
+    server = start("deaf:app", *args, bind="tcp", files={"deaf.py": DEAF, "gun.py": HOOK})
+    first, early = connect(server.address), connect(server.address)
+    assert first.get("/").body == b"65534"
+    with socket.socket() as late:
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.connect(server.address)
+    assert early.get("/").body == b"65534"
+    assert server.stop() == 0
 
 
 @pytest.fixture(params=["tcp", "unix"])

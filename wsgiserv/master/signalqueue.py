@@ -85,6 +85,9 @@ class SignalQueue:
         for number in MASTER_SIGNALS:
             signal(number, self._note)
             siginterrupt(number, False)
+        # Also what was blocked by the parent, which execve(2) keeps, or by a configuration file. After the handlers: a
+        # signal that has waited is delivered here.
+        pthread_sigmask(SIG_SETMASK, ())
         add_child_cleanup(self._close)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

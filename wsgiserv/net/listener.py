@@ -17,6 +17,8 @@ from _socket import (
     AF_INET6,
     AF_UNIX,
     AI_PASSIVE,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
     SO_ACCEPTCONN,
     SO_REUSEADDR,
@@ -29,6 +31,7 @@ from _socket import (
     socket,
 )
 from collections.abc import Sequence
+from contextlib import suppress
 from os import fstat, lstat, umask
 from typing import Any, Final, Protocol
 
@@ -60,6 +63,11 @@ _NO_SYN: Final = b"".join(
         (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1: pass
     )
 )
+# ip(7) and linux/in6.h; Python has no names for them. Linux looks at them for TCP, also at a listening socket.
+_IP_MINTTL: Final = 21
+_IPV6_MINHOPCOUNT: Final = 73
+# More than a packet has that comes from Linux (64) or Windows (128).
+_MOST_HOPS: Final = 255
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_UNIX_PATH = 107
@@ -105,6 +113,7 @@ class Listener:
             better; never empty. A Unix socket has no port: ``localhost`` and the scheme's default.
         inherited: whether the socket was handed to this process, instead of bound by it.
         path: the absolute path of a Unix socket that a server of ours has bound, or empty.
+        adjusts: whether each accepted socket needs `adjust`.
     """
 
     def __init__(
@@ -116,6 +125,8 @@ class Listener:
         self.inherited = inherited
         self.is_unix = sock.family == AF_UNIX
         self.path = path
+        self._drops_by_ttl = False
+        self.adjusts = inherited and not self.is_unix
         self._inode = _inode(path) if path else None
         name: Any = sock.getsockname()
         scheme = "https" if secure else "http"
@@ -147,14 +158,24 @@ class Listener:
         """Close this process's descriptor. The socket listens on while another process holds it."""
         self.sock.close()
 
-    def turn_away(self) -> None:
-        """Let nobody in any more, while the backlog can still be taken.
+    def adjust(self, accepted: socket) -> None:
+        """Give a socket what it may not have from its listener, and take away what it must not have."""
+        if self.inherited:
+            accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # a connection may be older than this server
+        if self._drops_by_ttl:
+            self._set_least_ttl(accepted, 0)
 
-        Closing a listener resets who has connected since the last accept(2), however short that is. With this nobody
-        need be: a SYN that is dropped is sent again a second later, and is refused then, or is another server's: one
-        that shares the port (``reuse_port``), or follows on it. Called by the last worker of a server that stops.
-        Never raises; nothing where the system cannot do it. A socket that is not our own would stay deaf for whoever
-        has it next, and is left alone.
+    def turn_away(self) -> None:
+        """Drop the SYN of each new client, while the backlog can still be accepted. Never raises.
+
+        Closing a listener resets the clients that have connected since the last accept(2), however short that is. A
+        SYN that is dropped is sent again a second later. By then it is refused, or it reaches another server: one that
+        shares the port (``reuse_port``) or follows on it. The last worker of a server that stops calls this. Inherited
+        sockets are left alone: their next owner could not undo it. Other systems than Linux have nothing like it.
+
+        A filter does it. Linux refuses filters on TCP sockets (EPERM) to a process without CAP_NET_ADMIN where the
+        kernel is recent or hardened; there a least TTL (RFC 5082) does it, which needs no privilege. That drops a SYN
+        from any system that begins with a TTL below 255: Linux, Windows, the BSDs and macOS.
         """
         if sys.platform != "linux" or self.is_unix or self.inherited:
             return
@@ -165,7 +186,16 @@ class Listener:
             header = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
             self.sock.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, header)
         except (ImportError, OSError):
-            pass
+            # What is accepted from now on has it from the listener, and would hear nothing either.
+            self._drops_by_ttl = self.adjusts = True
+            self._set_least_ttl(self.sock, _MOST_HOPS)
+
+    def _set_least_ttl(self, sock: socket, least: int) -> None:
+        with suppress(OSError):
+            if sock.family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, _IPV6_MINHOPCOUNT, least)
+            # For IPv4 clients of an IPv6 socket, too.
+            sock.setsockopt(IPPROTO_IP, _IP_MINTTL, least)
 
     def unlink(self) -> None:
         """Remove the Unix socket's file when it is still the one that this process made. Never raises."""

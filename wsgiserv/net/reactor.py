@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import select
-from _socket import IPPROTO_TCP, TCP_NODELAY, getdefaulttimeout
+from _socket import getdefaulttimeout
 from _socket import socket as RawSocket
 from _thread import allocate_lock
 from collections import deque
@@ -341,9 +341,8 @@ class Reactor:
             self.refused(error)
             return None
         sock = RawSocket(family, kind, 0, fd)
-        if listener.inherited and not listener.is_unix:
-            # A connection that is older than this server did not get it from the listener.
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        if listener.adjusts:
+            listener.adjust(sock)
         if getdefaulttimeout() is not None:
             sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
         connection = self._admit(sock, address, listener)

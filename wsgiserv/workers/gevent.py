@@ -18,6 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from signal import SIG_DFL, SIGINT, default_int_handler, getsignal
 from signal import signal as set_handler
 from sys import getrefcount
@@ -42,6 +43,7 @@ from greenlet import greenlet as RawGreenlet
 
 from wsgiserv import atfork
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
 from wsgiserv.workers.earlyimports import find_early_imports, newcomers
@@ -53,6 +55,17 @@ from wsgiserv.wsgi.gateway import Response, run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.sending import ClientSink
+
+# What gevent imports when it patches, makes its hub, and looks up its first name. Here, since an application may empty
+# sys.path, or have files of these names.
+with LibraryFirst():
+    for _name in (
+        *("pprint", "gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.local", "gevent.lock"),
+        *("gevent.os", "gevent.resolver.thread", "gevent.signal", "gevent.ssl", "gevent.thread"),
+        *("gevent.threadpool", "gevent.time", "gevent.timeout"),
+    ):
+        with suppress(ImportError):  # another gevent, another platform
+            import_module(_name)
 
 __all__ = ["GeventWorker", "is_patched", "patch_master"]
 

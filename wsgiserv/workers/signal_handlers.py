@@ -24,6 +24,7 @@ from os import getpid, kill
 from signal import (
     SIG_DFL,
     SIG_IGN,
+    SIG_UNBLOCK,
     SIGABRT,
     SIGCHLD,
     SIGINT,
@@ -31,6 +32,7 @@ from signal import (
     SIGTERM,
     Signals,
     getsignal,
+    pthread_sigmask,
     set_wakeup_fd,
     siginterrupt,
 )
@@ -100,6 +102,7 @@ class SignalHandlers:
             set_handler(number, self._handle)
             # A system call of the application goes on when a signal has only been queued.
             siginterrupt(number, number == SIGABRT)
+        pthread_sigmask(SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
 
     def raise_at(self, number: int, handler: Handler) -> None:
         """Call ``handler``, which may raise, at this signal, also within a system call."""
@@ -139,8 +142,10 @@ class SignalHandlers:
         set_wakeup_fd(-1)
 
     def look(self) -> None:
-        """Take back the wakeup descriptor, and handlers that were set past ``signal.signal``; after the import of the
-        application, and once a second. Does nothing outside of the main thread."""
+        """Take back the wakeup descriptor, the handlers set past ``signal.signal``, and unblock the server's signals.
+
+        Called after the import of the application and once a second. Does nothing outside of the main thread.
+        """
         if not self._installed or get_ident() != self._main or getpid() != self._pid:
             return
         with suppress(OSError, ValueError):
@@ -152,6 +157,7 @@ class SignalHandlers:
                     self._applications[number] = found
                 set_handler(number, self._handle)
                 siginterrupt(number, number in self._in_the_end)
+        pthread_sigmask(SIG_UNBLOCK, self._numbers)
         if not self._serving:
             self._take_over_others()
 

@@ -1,0 +1,41 @@
+"""The server is clean under Python's development mode, and with warnings as errors (issue 13)."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from server import Connect, Start, run
+
+# What Python's warnings look like in the standard error; the server's own begin with the time.
+WARNED = re.compile(r"^(?!\[).*\w+Warning\b|Exception ignored", re.MULTILINE)
+DEV = {"PYTHONDEVMODE": "1"}
+STRICT = {**DEV, "PYTHONWARNINGS": "error"}
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_no_warning_from_start_to_end(
+    start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Workers answer, are replaced by a reload and told to stop; sockets of both kinds, and logs, are open."""
+    args = ("-w", "2", "--threads", "4", "-b", f"unix:{tmp_path}/s", "--access-logfile", "access", *preload)
+    server = start("apps:app", *args, env=DEV)
+    server.wait_for_log("ready:")
+    for _ in range(4):
+        assert connect(server.address).get("/").status == 200
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log("reloaded:")
+    assert connect(server.address).get("/").status == 200
+    assert server.stop() == 0
+    assert not WARNED.search(server.log.text), server.log.text
+
+
+@pytest.mark.parametrize("args", [(), ("--preload",), ("--check-config",)], ids=["", "preload", "check"])
+def test_no_warning_after_a_failed_import(worker_class: str, args: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    done = run(["-k", worker_class, "-b", "127.0.0.1:0", *args, "broken:app"], tmp_path, STRICT)
+    assert done.returncode == 4, done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert not WARNED.search(done.stderr), done.stderr
