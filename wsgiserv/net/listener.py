@@ -33,7 +33,7 @@ from os import fstat, lstat, umask
 from typing import Any, Final, Protocol
 
 from wsgiserv.config.address import Address, parse_address
-from wsgiserv.errors import ConfigError
+from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.imports import absolute
 from wsgiserv.net.holder import tcp_holder, unix_holder
 from wsgiserv.safe_open import Place, acting_as_user, is_root, place_of
@@ -283,7 +283,9 @@ def _resolve(spec: str, address: Address) -> tuple[int, Any]:
         )
     except (gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, gaierror) else "not a host's name"
-        raise ConfigError(
+        # A resolver that is not up yet answers like one that does not know the name: EAI_AGAIN or EAI_NONAME.
+        kind = UnavailableError if isinstance(error, gaierror) else ConfigError
+        raise kind(
             f"bind = {spec!r}: the host {address.host!r} cannot be resolved: {reason}. "
             "Expected an address of this host; for example 127.0.0.1, or 0.0.0.0 for all interfaces."
         ) from error
@@ -303,8 +305,9 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
         if holder is None:
             advice += f" 'ss -ltnp sport = :{port}', as root, shows who it is."
         return ConfigError(f"bind = {spec!r}: the address {where} is in use: {by}. {advice}")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        # Also before the interface is up, and while an IPv6 address is tentative (RFC 4862 5.4).
+        return UnavailableError(
             f"bind = {spec!r}: {host} is not an address of this host. 'ip address' lists those that are; "
             "0.0.0.0 means all of them."
         )
