@@ -24,7 +24,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EACCES, ELOOP, EMLINK, ENOTDIR, ENXIO, EPERM
+from errno import EACCES, ELOOP, EMLINK, ENOTDIR, ENXIO, EPERM, EROFS
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "UntrustedPath",
     "acting_as_owner",
     "acting_as_user",
+    "check_directory",
     "find",
     "is_root",
     "open_file",
@@ -218,6 +219,15 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         yield place
     finally:
         place.close()
+
+
+def check_directory(place: Place, path: str) -> None:
+    """Raise OSError when this process could not make a file in the directory of ``place``. Makes none."""
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=place.directory, effective_ids=True):
+        return
+    is_read_only = bool(os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY)
+    error = EROFS if is_read_only else EACCES
+    raise OSError(error, os.strerror(error), path)
 
 
 def _components(path: str) -> list[str]:
