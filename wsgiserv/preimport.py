@@ -35,6 +35,7 @@ ALWAYS: Final = (
     "wsgiserv.master.master",
     "wsgiserv.master.upgrade",
     "wsgiserv.net.portablepoller",
+    "wsgiserv.places",
     "wsgiserv.workers.base",
     "wsgiserv.workers.deadline",
     "wsgiserv.workers.preload",

@@ -217,6 +217,9 @@ def open_listeners(
     if inherited:
         return [_inherit(fd, f"fd://{fd}", secure, "LISTEN_FDS") for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
+    for spec in settings.bind:
+        if spec in kept:
+            _check_kept(kept[spec], settings.bind)
     listeners: list[Listener] = []
     opened: list[Listener] = []
     try:
@@ -232,7 +235,6 @@ def open_listeners(
                     raise _own_conflict(spec, holder.spec) from None
                 opened.append(listener)
             elif not listener.inherited:
-                _check_kept(listener, settings.bind)
                 listener.sock.listen(
                     settings.backlog
                 )  # the backlog may have changed; listen(2) is repeatable
@@ -361,7 +363,7 @@ def _check_unix(spec: str, path: str, settings: ListenerSettings) -> None:
         return
     with place_of(path, (settings.group,)) as place:
         _is_stale(spec, path, place)
-        check_directory(place, path)
+        check_directory(place.directory, path)
 
 
 def _address(spec: str) -> Address:
