@@ -149,6 +149,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         enter_directory(again.settings.chdir)  # anew: the name may be a link, to another release by now
         check_places(again.settings)
         _check_certificates(again.settings)
+        again.notices.extend(_certificate_warnings(again.settings))
         _check_patched(again, loaded.settings.worker_class)
         return again
 
@@ -181,7 +182,7 @@ def _serve(
     master = Master(
         loaded.settings,
         notices=loaded.notices,
-        warnings=[warning] if warning else [],
+        warnings=[*_certificate_warnings(loaded.settings), *([warning] if warning else [])],
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
@@ -238,6 +239,15 @@ def _check_certificates(settings: Settings) -> None:
         from wsgiserv.net.tlscontext import check_certificates
 
         check_certificates(settings)
+
+
+def _certificate_warnings(settings: Settings) -> list[str]:
+    """Return a line for each certificate that is expired, or soon will be."""
+    if not settings.certfile:
+        return []
+    from wsgiserv.net.certificate_dates import date_warnings
+
+    return date_warnings(settings)
 
 
 def _check_parts(loaded: Loaded) -> None:
@@ -448,6 +458,8 @@ def _check_in_child(loaded: Loaded, report_to: int) -> int:
     from wsgiserv.config_check import examine
 
     found = examine(loaded.settings, loaded.config_path)
+    for warning in found.warnings:
+        print(f"wsgiserv: warning: {warning}", file=sys.stderr)
     for note in found.notes:
         print(f"wsgiserv: note: {note}", file=sys.stderr)
     for error in found.errors:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.apploader import enter_directory
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.imports import absolute
 from wsgiserv.logs.access import access_log_path
@@ -44,11 +45,13 @@ class Findings(NamedTuple):
 
     Attributes:
         errors: what would stop the start, in the order of a start.
-        notes: what would not, and may surprise.
+        warnings: what would not, and should be mended.
+        notes: what may surprise.
         facts: what was found good: for each subject what is said of it, or an empty text.
     """
 
     errors: list[WsgiservError]
+    warnings: list[str]
     notes: list[str]
     facts: dict[str, str]
 
@@ -60,9 +63,9 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
         settings: the configuration.
         config_path: the configuration file.
     """
-    found = Findings([], [], dict.fromkeys(_SUBJECTS, ""))
+    found = Findings([], [], [], dict.fromkeys(_SUBJECTS, ""))
     _try(found, lambda: enter_directory(settings.chdir))
-    _try(found, lambda: _check_certificates(settings))
+    _try(found, lambda: _check_certificates(found, settings))
     log = _check_error_log(found, settings)
     _try(found, lambda: check_privileges(settings))
     if settings.pidfile:
@@ -95,11 +98,13 @@ def _note_server(found: Findings, sentence: str) -> None:
         found.notes.append(f"{sentence} Only a reload of that server can take this configuration")
 
 
-def _check_certificates(settings: Settings) -> None:
-    if not settings.certfile:
+def _check_certificates(found: Findings, settings: Settings) -> None:
+    if not speaks_tls(settings):
         return
+    from wsgiserv.net.certificate_dates import date_warnings
     from wsgiserv.net.tlscontext import make_context
 
+    found.warnings.extend(date_warnings(settings))
     make_context(settings)  # with the hook, which only workers call
 
 
@@ -219,7 +224,7 @@ def _warm_up(
     base = base_environ(
         server_name=first.server_name,
         server_port=first.server_port,
-        url_scheme="https" if settings.certfile else "http",
+        url_scheme="https" if speaks_tls(settings) else "http",
         errors=ErrorStream(log),
         multithread=resolve_worker_class(settings.worker_class, settings.threads).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,

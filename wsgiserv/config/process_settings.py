@@ -91,9 +91,9 @@ class ProcessSettings(HookSettings):
             "By default `PID.sock`, after the master, in the first of these directories that can be had: "
             "`$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for "
             "root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and "
-            "root are answered. Where there cannot be one, the server runs without it and says so in the log. A path that "
-            "is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes effect at "
-            "a restart or an upgrade."
+            "root are answered. Where there cannot be one, the server runs without it and says so in the log. A path "
+            "that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes "
+            "effect at a restart or an upgrade."
         ),
         show_default="in the runtime directory",
     )

@@ -36,6 +36,7 @@ from os import fstat, lstat, umask
 from typing import Any, Final, NamedTuple, Protocol
 
 from wsgiserv.config.address import Address, parse_address
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.imports import absolute
 from wsgiserv.net.holder import tcp_holder, unix_holder
@@ -213,7 +214,7 @@ def open_listeners(
     Raises ConfigError naming the address, the reason and, where it can be seen, the process that is in the
     way. Then everything that was opened here is closed again and ``keep`` is untouched.
     """
-    secure = bool(settings.certfile)
+    secure = speaks_tls(settings)
     if inherited:
         return [_inherit(fd, f"fd://{fd}", secure, "LISTEN_FDS") for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
@@ -280,7 +281,7 @@ def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[Con
     good: list[Checked] = []
     errors: list[ConfigError] = []
     bound: list[tuple[str, _Bound]] = []
-    secure = bool(settings.certfile)
+    secure = speaks_tls(settings)
     for spec in dict.fromkeys(settings.bind):
         try:
             good.append(_check(spec, settings, secure, bound))

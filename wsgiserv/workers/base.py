@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 from wsgiserv.apploader import leave_names_free, load_application, prepare_path
 from wsgiserv.atfork import add_child_cleanup, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
@@ -235,7 +236,7 @@ class Worker(ABC):
 
         Raises ConfigError.
         """
-        if not self.cfg.certfile:
+        if not speaks_tls(self.cfg):
             return
         from wsgiserv.net.tls import TLSSocket
         from wsgiserv.net.tlscontext import make_context
@@ -319,7 +320,7 @@ class Worker(ABC):
             listener: base_environ(
                 server_name=listener.server_name,
                 server_port=listener.server_port,
-                url_scheme="https" if settings.certfile else "http",
+                url_scheme="https" if speaks_tls(settings) else "http",
                 errors=errors,
                 multithread=self.multithread,
                 multiprocess=(settings.workers_max or settings.workers) > 1,
@@ -703,7 +704,8 @@ def worker_main(boot: WorkerBoot) -> int:
     except (ConfigError, OSError) as error:
         refused = error
     if refused is not None:
-        boot.ready.report("failed", str(refused), "", EXIT_BOOT)
+        reason = EXIT_CONFIG if isinstance(refused, ConfigError) else EXIT_BOOT
+        boot.ready.report("failed", str(refused), "", reason)
         return EXIT_BOOT
     status = EXIT_BOOT
     failure: BaseException | None = None
