@@ -279,6 +279,7 @@ GOOD_APPS = {
     + "\ndef make(name, *, debug):\n    assert (name, debug) == ('x', True)\n    return app\n",
     "app:holder.inner": HELLO + "\nclass holder:\n    inner = staticmethod(app)\n",
     "pkg.sub:app": HELLO,
+    "2024-site:app": HELLO,
 }
 
 
@@ -287,7 +288,7 @@ def test_ways_to_name_the_application(start: Start, name: str) -> None:
     files = (
         {"pkg/__init__.py": "", "pkg/sub.py": HELLO}
         if name.startswith("pkg")
-        else {"app.py": GOOD_APPS[name]}
+        else {f"{name.partition(':')[0]}.py": GOOD_APPS[name]}
     )
     server = start(name, files=files)
     with RawClient(server.address) as client:
