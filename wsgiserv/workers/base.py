@@ -98,6 +98,10 @@ _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 _LEAST_RECURSION: Final = 200
 # The master is gone: nobody is left to bound our leave.
 ORPHAN_GRACE_S: Final = 1.0
+_TURN_S: Final = 1.0
+_LEAST_TURN_S: Final = 0.05
+# How late a heartbeat may be before a turn is made for its sake; less than the master's HEARTBEAT_SLACK_S.
+_TICK_LATE_S: Final = 0.25
 
 
 class Worker(ABC):
@@ -144,6 +148,11 @@ class Worker(ABC):
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
+        # The longest sleep of the loop. It bounds how far apart heartbeats are, which a short `timeout` needs closer.
+        timeout_s = boot.settings.timeout
+        self.turn_s = min(_TURN_S, max(timeout_s / 4, _LEAST_TURN_S)) if timeout_s else _TURN_S
+        # When a turn must be made to its end, in time for the next heartbeat.
+        self.tick_due = 0.0
         # When `LOAD` was last measured, and what this process had wanted of the processor by then; seconds.
         self._load_at = monotonic()
         self._load_wanted = wanted_cpu_s()
@@ -528,6 +537,7 @@ class Worker(ABC):
             now: ``time.monotonic()``.
         """
         self._seconds[HEARTBEAT] = now if self.stalled_since is None else self.stalled_since
+        self.tick_due = now + self.turn_s + _TICK_LATE_S
         context = self.context
         if context.access is not None:
             context.access.flush()
