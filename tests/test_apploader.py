@@ -100,7 +100,6 @@ class TestStrings:
         ("spec", "says"),
         [
             (":app", "names no module"),
-            ("my-app:app", "cannot be the name of a Python module"),
             ("mod:app[0]", "neither a name nor the call"),
             ("mod:", "is not a name in a module"),
             ("mod:a b", "is not a name in a module"),
@@ -363,3 +362,134 @@ class TestPath:
         release.rmdir()
         assert not prepare_path(str(release), "lib")
         assert sys.path == [f"{release} (deleted)/lib", str(release)]
+
+
+class TestNamesThatNoImportStatementTakes:
+    @pytest.mark.parametrize(
+        ("path", "spec"),
+        [
+            ("my-app.py", "my-app:app"),
+            ("my-site/wsgi.py", "my-site.wsgi:app"),
+            ("2024_site.py", "2024_site:app"),
+            ("1/web-app.py", "1.web-app"),
+            ("class.py", "class:app"),
+        ],
+    )
+    def test_they_load(self, write: Write, path: str, spec: str) -> None:
+        write(path)
+        assert load_application(spec)({}, lambda *_: None) == [b"hello"]
+
+    def test_one_that_is_missing_is_looked_for(self, write: Write) -> None:
+        write("my-app.py")
+        assert "Did you mean wsgiserv my-app:app?" in str(failure("my-ap:app"))
+
+    @pytest.mark.parametrize("spec", ["a..b:app", ".a:app", "a.:app", " a:app", "a\n:app"])
+    def test_what_importlib_does_not_take(self, write: Write, spec: str) -> None:
+        assert "cannot be the name of a Python module" in str(failure(spec))
+
+
+class TestMissingSubmodules:
+    """Of a package that is there: to install it would not help."""
+
+    @pytest.mark.parametrize(
+        "statement",
+        ["import own_pkg.modles", "from own_pkg.modles import User", "import own_pkg.modles.deep"],
+    )
+    def test_in_ones_own_package(self, write: Write, tmp_path: Path, statement: str) -> None:
+        write("own_pkg/__init__.py", "")
+        write("own_pkg/models.py", "")
+        write("web_a.py", f"{statement}\n")
+        error = failure("web_a:app")
+        assert f"There is no 'modles' in the package 'own_pkg' ({tmp_path / 'own_pkg'})" in str(error)
+        assert "Did you mean own_pkg.models?" in str(error)
+        assert "pip install" not in str(error)
+        assert statement in error.traceback
+
+    def test_in_the_package_that_is_being_imported(self, write: Write) -> None:
+        """When it fails the package itself is gone from sys.modules."""
+        write("own_b/__init__.py", "from .views import app\n")
+        write("own_b/forms.py", "")
+        error = failure("own_b:app")
+        assert "There is no 'views' in the package 'own_b'" in str(error)
+        assert "Modules in it: forms." in str(error)
+        assert "pip install" not in str(error)
+
+    def test_in_ones_own_module(self, write: Write, tmp_path: Path) -> None:
+        write("own_c.py", "")
+        write("web_c.py", "import own_c.part\n")
+        error = str(failure("web_c:app"))
+        assert f"'own_c' ({tmp_path / 'own_c.py'}) is a module, not a package" in error
+        assert "pip install" not in error
+
+    def test_in_an_installed_package(self, write: Write) -> None:
+        write("web_d.py", "import pytest.no_such_part\n")
+        error = str(failure("web_d:app"))
+        assert "There is no 'no_such_part' in the package 'pytest'" in error
+        assert "Another version of that package may have it" in error
+
+    def test_near_one_of_ones_own(self, write: Write) -> None:
+        write("own_helpers.py", "")
+        write("web_e.py", "import own_helper\n")
+        assert "Did you mean your own 'own_helpers'?" in str(failure("web_e:app"))
+
+    def test_in_a_directory_below(self, write: Write) -> None:
+        write("src/own_lib.py", "")
+        write("web_f.py", "import own_lib\n")
+        assert "--pythonpath src" in str(failure("web_f:app"))
+
+
+class TestOnesOwnFileInPlaceOfAPackage:
+    """Called as the package that it uses."""
+
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in [
+            name for name in sys.modules if name.partition(".")[0] in ("flask", "bottle", "colorsys")
+        ]:
+            monkeypatch.delitem(sys.modules, name)
+
+    @pytest.mark.parametrize(
+        ("files", "spec"),
+        [
+            ({"flask.py": "from flask import Flask\napp = Flask(__name__)\n"}, "flask:app"),
+            ({"flask.py": "import flask\napp = flask.Flask(__name__)\n"}, "flask:app"),
+            ({"flask.py": "", "web_g.py": "from flask import Flask\n"}, "web_g:app"),
+            ({"flask.py": "", "web_g.py": "import flask\napp = flask.Flask('a')\n"}, "web_g:app"),
+            ({"flask.py": "", "web_g.py": "import flask.views\n"}, "web_g:app"),
+            ({"flask/__init__.py": "", "web_g.py": "from flask import Flask\n"}, "web_g:app"),
+            ({"flask/__init__.py": "", "web_g.py": "import flask.views\n"}, "web_g:app"),
+            (
+                {"flask.py": "", "web_g.py": "def make():\n    import flask\n    return flask.Flask('a')\n"},
+                "web_g:make()",
+            ),
+            (
+                {
+                    "flask.py": "",
+                    "web_g.py": "try:\n    from flask import Flask\nexcept ImportError:\n    1 / 0\n",
+                },
+                "web_g:app",
+            ),
+        ],
+    )
+    def test_a_package(self, write: Write, tmp_path: Path, files: dict[str, str], spec: str) -> None:
+        for name, text in files.items():
+            write(name, text)
+        error = str(failure(spec))
+        assert (
+            f"Your own {tmp_path / next(iter(files))} is imported in place of the package 'flask' (" in error
+        )
+        assert "rename yours" in error
+        assert "pip install" not in error
+
+    def test_the_standard_library(self, write: Write, tmp_path: Path) -> None:
+        write("colorsys.py", "")
+        write("web_h.py", "import colorsys\ncolorsys.rgb_to_hsv(1, 1, 1)\n")
+        error = str(failure("web_h:app"))
+        assert f"Your own {tmp_path / 'colorsys.py'} is imported in place of" in error
+
+    def test_an_ordinary_mistake_is_nothing_of_this(self, write: Write) -> None:
+        write("own_i.py", "")
+        write("web_i.py", "from own_i import nothing\n")
+        write("web_j.py", "import json\njson.lods('1')\n")
+        for spec in ("web_i:app", "web_j:app"):
+            assert "in place of" not in str(failure(spec))

@@ -15,8 +15,8 @@ from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import OPTIONAL
 
 PACKAGE = Path(wsgiserv.__file__).parent
-# The other program; and what only answers on the terminal, before anything of a user has been run.
-ANSWERS = ("wsgiserv.config.present",)
+# The other program; and what only answers on the terminal, before anything of a user has been run, or in a child.
+ANSWERS = ("wsgiserv.config.present", "wsgiserv.config_check")
 
 
 def late_imports(path: Path) -> list[tuple[str, int]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,11 @@ def _what_happened(error: BaseException, doing: str) -> str:
 
 def raised(error: BaseException, doing: str) -> ApplicationError:
     """Return what to raise instead of what the application's code has raised."""
-    return ApplicationError(_what_happened(error, doing), _users_traceback(error))
+    text = _what_happened(error, doing)
+    hint = _hidden_by_own(error)
+    if hint:
+        text = f"{text.removesuffix('.')}. {hint}"
+    return ApplicationError(text, _users_traceback(error))
 
 
 def import_failed(target: Target, error: BaseException) -> ApplicationError:
@@ -95,12 +100,113 @@ def no_attribute(
 
 def _missing_dependency(target: Target, error: ModuleNotFoundError) -> str:
     message = f"Importing {target.module!r} failed, since it imports {error.name!r}, which was not found."
-    if error.name:
-        message += (
-            f" Install it into the environment of {sys.executable} (python -m pip install ...), or, if it is "
-            f"yours, add its directory with --pythonpath. Searched: {_searched()}."
-        )
-    return message
+    if not error.name:
+        return message
+    hint = _hidden_by_own(error) or _missing_in_package(error.name) or _misspelt_own(error.name)
+    if hint:
+        return f"{message} {hint}"
+    return (
+        f"{message} Install it into the environment of {sys.executable} (python -m pip install ...), or, if it is "
+        f"yours, add its directory with --pythonpath. Searched: {_searched()}."
+    )
+
+
+def _missing_in_package(name: str) -> str:
+    """Return what is said of a missing ``package.module`` whose package is there; else an empty text.
+
+    Looks for the package on the disk: one whose import has failed is not in `sys.modules` any more.
+    """
+    holder: ModuleSpec | None = None
+    parts = name.split(".")
+    for number, part in enumerate(parts, 1):
+        path = None if holder is None else holder.submodule_search_locations
+        if holder is not None and path is None:
+            return (
+                f"{holder.name!r} ({holder.origin}) is a module, not a package: there is nothing within it to import. "
+                f"Make it a directory {holder.name.rpartition('.')[2]}/ with an __init__.py and a {part}.py."
+            )
+        spec = _spec(".".join(parts[:number]), path)
+        if spec is None:
+            break
+        holder = spec
+    if holder is None or holder.name == name:
+        return ""
+    directories = [absolute(directory) for directory in holder.submodule_search_locations or ()]
+    missing = parts[holder.name.count(".") + 1]
+    message = f"There is no {missing!r} in the package {holder.name!r} ({', '.join(directories)})."
+    names = sorted(set(_modules_in(directories)) - {"__init__", "__main__"})
+    near = _near(missing, names)
+    if near:
+        return f"{message} Did you mean {' or '.join(f'{holder.name}.{each}' for each in near)}?"
+    if any(map(_is_own, directories)):
+        return f"{message} Modules in it: {', '.join(names[:8]) or 'none'}."
+    return f"{message} Another version of that package may have it (python -m pip install --upgrade ...)."
+
+
+def _misspelt_own(name: str) -> str:
+    """Return the advice for a module that is nearly one of the user's own, or is in a directory below."""
+    top = name.partition(".")[0]
+    directory = _subdirectory_with(top)
+    if directory:
+        return f"It is in the directory {directory}: wsgiserv --pythonpath {directory} ..., or --chdir {directory}."
+    near = _near(top, _modules_in(_own_entries()))
+    return f"Did you mean your own {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _hidden_by_own(error: BaseException) -> str:
+    """Return what is said of a file of the user's that was imported in place of a package; else an empty text."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        for name in _names_looked_in(one):
+            hint = _hides(name)
+            if hint:
+                return hint
+        one = one.__cause__ or one.__context__
+    return ""
+
+
+def _names_looked_in(error: BaseException) -> Iterator[str]:
+    """Yield the top-level names of modules in which the failed import, or attribute, was looked for."""
+    if isinstance(error, ImportError) and error.name:
+        yield error.name.partition(".")[0]
+    if isinstance(error, AttributeError) and type(error.obj) is ModuleType:
+        yield error.obj.__name__.partition(".")[0]
+
+
+def _hides(name: str) -> str:
+    specs = [spec for entry in dict.fromkeys(sys.path) if (spec := _spec(name, [entry])) is not None]
+    origins = list(dict.fromkeys(os.path.realpath(spec.origin) for spec in specs if spec.origin))
+    if not origins or not _is_own(origins[0]):
+        return ""
+    ours = specs[0].origin
+    if len(origins) > 1:
+        what = f"the {'package' if origins[1].endswith('__init__.py') else 'module'} {name!r} ({origins[1]})"
+    elif name in sys.stdlib_module_names:
+        what = f"the standard library's {name!r}"
+    else:
+        return ""
+    return f"Your own {ours} is imported in place of {what}: rename yours."
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file or directory is the user's: neither an installed package's nor the standard library's."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    theirs = {os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    place = os.path.realpath(path) + os.sep
+    is_installed = f"{os.sep}site-packages{os.sep}" in place or f"{os.sep}dist-packages{os.sep}" in place
+    return not is_installed and not any(place.startswith(each) for each in theirs)
+
+
+def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """Find a module without importing it, or its package; None: it is not there, or cannot be looked for."""
+    try:
+        return PathFinder.find_spec(name, path)
+    except Exception:  # an entry of sys.path whose finder fails
+        return None
 
 
 def _not_found(target: Target, missing: str) -> str:
@@ -169,7 +275,7 @@ def _modules_in(directories: Iterable[str]) -> Iterator[str]:
             continue
         for entry in entries:
             name, extension = os.path.splitext(entry.name)
-            if not name.isidentifier() or name in ("setup", "conftest"):
+            if not name.replace("-", "_").isidentifier() or name in ("setup", "conftest"):
                 continue
             if extension == ".py" or (not extension and _is_package(entry.path)):
                 yield name

@@ -115,7 +115,8 @@ def _parse(spec: str) -> Target:
         raise ApplicationError(appadvice.path_advice(spec, module, expression))
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {expected}")
-    if not all(part.isidentifier() for part in module.split(".")):
+    # Any name that importlib takes, `my-app` and `2024_site` too: only an import statement needs identifiers.
+    if not all(part and part == part.strip() and part.isprintable() for part in module.split(".")):
         raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {expected}")
     if not colon:
         return Target(spec, module, None, None)

@@ -45,6 +45,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
 _LONGEST_IMPORT_S = 30.0
+# What a pipe takes at once, whatever its size is (PIPE_BUF of pipe(7)).
+_LONGEST_FACTS = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,9 +127,9 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     # A snapshot, and the directory of the first start, so that a reload finds what the start has found:
     # raw_env and chdir change both for this process later.
     environ = dict(os.environ)
-    only_asks = any(given.name in ("print_config", "check_config") and given.raw for given in line.given)
-    if not only_asks:
-        if predecessor is None:
+    asked = {given.name for given in line.given if given.raw}
+    if "print_config" not in asked:
+        if "check_config" not in asked and predecessor is None:
             _catch_signals()
         # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
@@ -151,19 +153,22 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     _check_patched(loaded)
     if loaded.settings.check_config:
         _tell_notices(loaded)
-        return _check(loaded.settings, application)
+        return _check(loaded, application)
 
     def reload_settings() -> Loaded:
         again = load(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
         import_for(again.settings)
         _checked_application(again)
         enter_directory(again.settings.chdir)  # anew: the name may be a link, to another release by now
+        check_places(again.settings)
         _check_certificates(again.settings)
+        again.notices.extend(_certificate_warnings(again.settings))
         _check_patched(again, loaded.settings.worker_class)
         return again
 
     from wsgiserv.apploader import enter_directory
     from wsgiserv.master.upgrade import Invocation
+    from wsgiserv.places import check_places
 
     return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
 
@@ -177,18 +182,20 @@ def _serve(
     from wsgiserv.apploader import enter_directory
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
+    from wsgiserv.places import check_places
     from wsgiserv.privileges import root_warning
     from wsgiserv.workers.base import worker_main
     from wsgiserv.workers.preload import preload_application
 
     enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
+    check_places(loaded.settings)
     _check_certificates(loaded.settings)
     # Here, and not among the notices of a configuration, which a reload says again.
     warning = root_warning(loaded.sources["user"])
     master = Master(
         loaded.settings,
         notices=loaded.notices,
-        warnings=[warning] if warning else [],
+        warnings=[*_certificate_warnings(loaded.settings), *([warning] if warning else [])],
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
@@ -245,6 +252,15 @@ def _check_certificates(settings: Settings) -> None:
         from wsgiserv.net.tlscontext import check_certificates
 
         check_certificates(settings)
+
+
+def _certificate_warnings(settings: Settings) -> list[str]:
+    """Return a line for each certificate that is expired, or soon will be."""
+    if not settings.certfile:
+        return []
+    from wsgiserv.net.certificate_dates import date_warnings
+
+    return date_warnings(settings)
 
 
 def _check_parts(loaded: Loaded) -> None:
@@ -375,52 +391,96 @@ def _flush() -> None:
             pass
 
 
-def _check(settings: Settings, application: str) -> int:
-    """Load the application in a child, so that what it starts (threads, connections) ends with the check."""
+def _check(loaded: Loaded, application: str) -> int:
+    """Check in a child, so that what the application starts (threads, connections) ends with the check.
+
+    Returns the status that a start would end with, for the first thing that would stop it.
+    """
+    from wsgiserv.master.workforce import boot_timeout_of
+
     _flush()
+    read_end, write_end = pipe()
     pid = fork()
     if pid == 0:
+        close(read_end)
         status = _EXIT_APPLICATION
         try:
-            status = _load_in_child(settings, application)
+            status = _check_in_child(loaded, write_end)
+        except (
+            BaseException
+        ) as error:  # whatever the application did: this process ends here, and must say why
+            if not isinstance(error, KeyboardInterrupt):
+                sys.excepthook(*sys.exc_info())
         finally:
             _flush()
             _exit(status)
+    close(write_end)
+    longest_s = boot_timeout_of(loaded.settings)
+    ended = _wait_for(pid, longest_s)
     _, wait_status = waitpid(pid, 0)
+    os.set_blocking(read_end, False)
+    try:
+        # What the application has started may hold the other end: not until its end.
+        report = os.read(read_end, _LONGEST_FACTS)
+    except BlockingIOError:
+        report = b""
+    close(read_end)
     status = os.waitstatus_to_exitcode(wait_status)
-    if status < 0:
+    module = application.partition(":")[0]
+    if not ended:
+        _tell(
+            BootError(
+                f"the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). Load it alone "
+                f"to see why: python -X faulthandler -c 'import {module}'"
+            )
+        )
+        return BootError.exit_status
+    if not report:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} (os._exit?)"
         print(
-            f"wsgiserv: error: the process that loaded the application {application!r} was killed by signal "
-            f"{-status}. Load it alone to see why: python -X faulthandler -c 'import "
-            f"{application.partition(':')[0]}'",
+            f"wsgiserv: error: the process that loaded the application {application!r} {how}. Load it alone to see "
+            f"why: python -X faulthandler -c 'import {module}'",
             file=sys.stderr,
         )
         return _EXIT_APPLICATION
     if status == _EXIT_OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
+        print(report.decode("utf-8", "replace"), end="")
     return status
 
 
-def _load_in_child(settings: Settings, application: str) -> int:
-    from wsgiserv.apploader import load_application, prepare_path
-
+def _wait_for(pid: int, longest_s: float) -> bool:
+    """Wait for the end of a child; kill it when it takes too long (0: never), and return False."""
+    if not longest_s or not hasattr(os, "pidfd_open"):
+        return True
     try:
-        os.chdir(settings.chdir)
-        _check_certificates(settings)
-        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
-        prepare_path(settings.chdir, settings.pythonpath)
-        if settings.worker_class == "gevent":
-            _patch_for_gevent()
-        load_application(application)
-        if settings.worker_class == "threads" and (reason := no_real_threads("the application")):
-            raise ConfigError(f"worker_class = 'threads': {reason}")
-    except WsgiservError as error:
+        fd = os.pidfd_open(pid)
+    except OSError:  # a kernel without it
+        return True
+    poller = poll()
+    poller.register(fd, POLLIN)
+    ended = bool(poller.poll(longest_s * 1000))
+    close(fd)
+    if not ended:
+        kill(pid, signal.SIGKILL)
+    return ended
+
+
+def _check_in_child(loaded: Loaded, report_to: int) -> int:
+    """Check everything, say what is wrong, and report what is good; return the exit status."""
+    from wsgiserv.config_check import examine
+
+    found = examine(loaded.settings, loaded.config_path)
+    for warning in found.warnings:
+        print(f"wsgiserv: warning: {warning}", file=sys.stderr)
+    for note in found.notes:
+        print(f"wsgiserv: note: {note}", file=sys.stderr)
+    for error in found.errors:
         _tell(error)
-        return error.exit_status
-    except BaseException:  # whatever the application did: this process ends here, and must say why
-        sys.excepthook(*sys.exc_info())
-        return _EXIT_APPLICATION
-    return _EXIT_OK
+    _flush()
+    facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
+    os.write(report_to, facts.encode("utf-8", "backslashreplace")[:_LONGEST_FACTS])
+    return found.errors[0].exit_status if found.errors else _EXIT_OK
 
 
 def _tell_notices(loaded: Loaded) -> None:

@@ -6,7 +6,14 @@ Must not know: anything else of wsgiserv (this is the lowest floor).
 
 from __future__ import annotations
 
-__all__ = ["ApplicationError", "BootError", "ConfigError", "ProtocolError", "WsgiservError"]
+__all__ = [
+    "ApplicationError",
+    "BootError",
+    "ConfigError",
+    "ProtocolError",
+    "UnavailableError",
+    "WsgiservError",
+]
 
 
 class WsgiservError(Exception):
@@ -25,6 +32,16 @@ class ConfigError(WsgiservError):
     """
 
     exit_status = 2
+
+
+class UnavailableError(ConfigError):
+    """The configuration names something that is not there, and that can come by itself (exit status 1).
+
+    An address before its interface is up, a name before the resolver answers: the same start can succeed later, so a
+    service manager is to try again.
+    """
+
+    exit_status = 1
 
 
 class BootError(WsgiservError):

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.library_first import LibraryFirst
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ ALWAYS: Final = (
     "wsgiserv.master.master",
     "wsgiserv.master.upgrade",
     "wsgiserv.net.portablepoller",
+    "wsgiserv.places",
     "wsgiserv.workers.base",
     "wsgiserv.workers.deadline",
     "wsgiserv.workers.preload",
@@ -66,7 +68,15 @@ ALWAYS: Final = (
 )
 # Large, or rarely used: with a setting of this name, or of this value.
 OPTIONAL: Final = {
-    "tls": ("wsgiserv.net.tls", "wsgiserv.net.tlscontext", "wsgiserv.net.tlsseries", "ssl"),
+    "tls": (
+        *(
+            "wsgiserv.net.certificate_dates",
+            "wsgiserv.net.tls",
+            "wsgiserv.net.tlscontext",
+            "wsgiserv.net.tlsseries",
+        ),
+        *("_ssl", "ssl"),
+    ),
     "proxy_protocol": ("wsgiserv.net.proxysocket",),
     "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgiconnection"),
     "gevent": ("wsgiserv.workers.gevent",),
@@ -84,7 +94,7 @@ def import_server() -> None:
 def import_for(settings: Settings) -> None:
     """Import what workers, and the master, may need with these settings. At the start, and at each reload."""
     wanted = {
-        "tls": settings.certfile,
+        "tls": speaks_tls(settings),
         "proxy_protocol": settings.proxy_protocol != "off",
         "uwsgi": settings.protocol == "uwsgi",
         "gevent": settings.worker_class == "gevent",

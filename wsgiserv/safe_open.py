@@ -24,7 +24,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EACCES, ELOOP, EMLINK, ENOTDIR, ENXIO, EPERM
+from errno import EACCES, EINVAL, EISDIR, ELOOP, EMLINK, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "UntrustedPath",
     "acting_as_owner",
     "acting_as_user",
+    "check_directory",
     "find",
     "is_root",
     "open_file",
@@ -218,6 +219,30 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         yield place
     finally:
         place.close()
+
+
+def check_directory(directory: int, path: str) -> None:
+    """Raise OSError, as the making of a file would, when this process could not make one in the directory.
+
+    Tries it, and leaves none: access(2) knows nothing of full disks, quotas and file systems without files.
+
+    Args:
+        directory: a descriptor of it.
+        path: for the error.
+    """
+    try:
+        try:
+            fd = os.open(".", os.O_WRONLY | getattr(os, "O_TMPFILE", os.O_DIRECTORY), 0o600, dir_fd=directory)
+        except OSError as error:
+            # EISDIR and EOPNOTSUPP: a system, or a file system, without O_TMPFILE (open(2)).
+            if error.errno not in (EISDIR, EOPNOTSUPP, EINVAL, ENOENT):
+                raise
+            name = f".wsgiserv-{os.urandom(8).hex()}"
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+            os.unlink(name, dir_fd=directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+    os.close(fd)
 
 
 def _components(path: str) -> list[str]:

@@ -13,7 +13,7 @@ from server import Start, wait_until
 @pytest.mark.parametrize("stream", ["off", "auto", "on"])
 def test_a_507_names_no_directory(start: Start, tmp_path: Path, stream: str) -> None:
     """Neither where a spool directory is configured, nor where none of the system's can be used."""
-    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "spool").mkdir(parents=True)
     server = start(
         "apps:app",
         *("--body-buffer-size", "1000", "--spool-dir", str(tmp_path / "hidden" / "spool")),
@@ -21,6 +21,8 @@ def test_a_507_names_no_directory(start: Start, tmp_path: Path, stream: str) -> 
         expect=(r"refused with 507", "request body", r"\[ERROR\]|Traceback"),
     )
     with RawClient(server.address) as client:
+        assert client.get("/").status == 200
+        (tmp_path / "hidden" / "spool").rmdir()  # after the start, which would refuse it
         response = client.get("/echo", body=b"x" * 100_000, method="POST")
     assert b"hidden" not in response.body
     assert str(os.getuid()).encode() not in response.body or os.getuid() == 0

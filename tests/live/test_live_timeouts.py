@@ -138,3 +138,30 @@ def test_a_request_that_came_in_time_is_not_timed_out_while_it_waits(start: Star
     for client in clients:
         client.request("/sleep?s=1.2")
     assert [client.read_response().status for client in clients] == [200] * 4
+
+
+# The worker's own
+
+
+def test_a_timeout_below_a_second_kills_no_healthy_worker(start_unclassed: Start) -> None:
+    """Neither one that idles, whose loop sleeps, nor one whose thread leads from request to request."""
+    servers = [
+        start_unclassed("apps:app", "-t", "0.45", *args, worker_class=name)
+        for name, args in (
+            ("sync", ()),
+            ("threads", ()),
+            ("gevent", ()),
+            ("threads", ()),
+            ("sync", ("--preload",)),
+        )
+    ]
+    for server in servers:
+        server.wait_for_log("ready")
+    before = [server.workers() for server in servers]
+    with RawClient(servers[3].address) as client:
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            assert client.get("/").status == 200
+    assert [server.workers() for server in servers] == before
+    for server in servers:
+        assert "silent" not in server.log.text

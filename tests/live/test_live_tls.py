@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -399,3 +401,90 @@ def test_key_that_only_root_can_read(start: Start, ca: trustme.CA, connect: Conn
         assert connect(server).get("/").status == 200
         assert os.stat(f"/proc/{server.workers()[0]}").st_uid == 65534
         assert server.stop() == 0
+
+
+# Certificates out of date, keys of others, the hook alone
+
+
+@pytest.mark.parametrize("worker_class", ["sync"])  # the master's work
+def test_dates_of_certificates_at_start_check_and_reload(
+    start: Start, ca: trustme.CA, tmp_path: Path
+) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    issue(ca, tmp_path)
+    day = datetime.timedelta(days=1)
+    for name, days in (("soon", 3), ("old", -3)):
+        cert = ca.issue_cert("localhost", not_before=now - 9 * day, not_after=now + days * day)
+        cert.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / f"{name}.pem"))
+    (tmp_path / "conf.py").write_text("certfile = 'soon.pem'\n")
+    soon, old = (
+        r"\[WARNING\].*soon.pem.* expires on ",
+        r"\[WARNING\].*old.pem.* expired on .* ago: clients refuse it",
+    )
+    server = start("apps:app", "-c", "conf.py", expect=(soon, old))
+    server.wait_for_log(soon)
+    server.wait_for_log("ready")
+    (tmp_path / "conf.py").write_text("certfile = 'old.pem'\n")
+    done = run(["--check-config", "-c", "conf.py", "-b", "127.0.0.1:0", "apps:app"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^wsgiserv: warning: .*old.pem.* expired on ", done.stderr, re.MULTILINE)
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log(old)
+    server.wait_for_log("reloaded")
+    after = len(server.log.lines)
+    (tmp_path / "conf.py").write_text("certfile = 'server.pem'\nkeyfile = 'server.key'\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log("reloaded", after=after)
+    assert not re.search("expire", "\n".join(server.log.lines[after:]))
+
+
+@pytest.mark.parametrize("kind", ["same algorithm", "EC certificate, RSA key", "RSA certificate, EC key"])
+def test_a_key_of_another_certificate(ca: trustme.CA, tmp_path: Path, kind: str) -> None:
+    kinds = {"EC": trustme.KeyType.ECDSA, "RSA": trustme.KeyType.RSA}
+    words = kind.replace(",", "").split() if "," in kind else ["EC", "certificate", "EC", "key"]
+    ours, other = (ca.issue_cert("localhost", key_type=kinds[words[n]]) for n in (0, 2))
+    (tmp_path / "c.pem").write_bytes(ours.cert_chain_pems[0].bytes())
+    other.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    files = ["--certfile", "c.pem", "--keyfile", "k.pem"]
+    ours.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "good.pem"))
+    named = ["--certfile", "good.pem", "--sni-certificate", "shop.example=c.pem,k.pem"]
+    for args in (files, ["--check-config", *files], named):
+        done = run([*args, "-b", "127.0.0.1:0", "apps:app"], tmp_path)
+        assert done.returncode == 2
+        assert re.search(
+            r"'k.pem': the private key does not belong to the first certificate in c.pem", done.stderr
+        )
+
+
+HOOK_ALONE = """
+import ssl
+
+def ssl_context(config, default_ssl_context_factory):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("server.pem", "server.key")
+    return context
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_the_hook_alone_turns_tls_on(
+    start: Start, ca: trustme.CA, tmp_path: Path, preload: tuple[str, ...]
+) -> None:
+    issue(ca, tmp_path)
+    (tmp_path / "conf.py").write_text(HOOK_ALONE)
+    server = start("apps:app", "-c", "conf.py", *preload)
+    server.wait_for_log("listening on https://")
+    with TLSClient(server, client_context(ca)) as client:
+        assert client.get("/environ").json()["environ"]["wsgi.url_scheme"] == "https"
+    if not preload:
+        done = run(["--check-config", "-c", "conf.py", "-b", "127.0.0.1:0", "apps:app"], tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "https://127.0.0.1:0" in done.stdout
+
+
+def test_a_hook_that_wants_a_certificate_and_has_none(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text("def ssl_context(config, default):\n    return default()\n")
+    for args in ([], ["--check-config"]):
+        done = run([*args, "-c", "conf.py", "-b", "127.0.0.1:0", "apps:app"], tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "certfile is not set" in done.stderr

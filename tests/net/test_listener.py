@@ -344,3 +344,67 @@ def test_a_failure_keeps_what_there_was(opened: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         opened("127.0.0.1:0", f"unix:{tmp_path}/no/s", keep=before)
     assert before[0].fileno() >= 0
+
+
+# All IPv4 and all IPv6 addresses on one port
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a port that is free on all addresses of both kinds."""
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as probe:
+        return int(probe.getsockname()[1])
+
+
+def reaches(port: int, *hosts: str) -> list[bool]:
+    found = []
+    for host in hosts:
+        try:
+            socket.create_connection((host, port), 5).close()
+            found.append(True)
+        except ConnectionRefusedError:
+            found.append(False)
+    return found
+
+
+@pytest.mark.parametrize("ipv4", ["0.0.0.0", "", "0", "tcp://0.0.0.0"])
+def test_all_addresses_of_both_kinds_on_one_port(opened: Any, port: int, ipv4: str) -> None:
+    for specs in ([f"{ipv4}:{port}", f"[::]:{port}"], [f"[::]:{port}", f"{ipv4}:{port}"]):
+        listeners = opened(*specs)
+        assert reaches(port, "127.0.0.1", "::1") == [True, True]
+        for listener in listeners:
+            listener.close()
+
+
+def test_all_ipv6_addresses_alone_stay_as_the_host_has_them(opened: Any, port: int) -> None:
+    with open("/proc/sys/net/ipv6/bindv6only") as file:
+        alone = file.read().strip() == "1"
+    for others in ([], ["0.0.0.0:0"], ["127.0.0.1:0"]):
+        listeners = opened(*others, f"[::]:{port}")
+        assert reaches(port, "127.0.0.1", "::1") == [not alone, True]
+        for listener in listeners:
+            listener.close()
+
+
+def test_an_open_socket_cannot_give_up_ipv4_or_get_it(opened: Any, port: int) -> None:
+    """At a reload: it would serve other addresses than the configuration says."""
+    both = [f"0.0.0.0:{port}", f"[::]:{port}"]
+    alone = opened(both[1])
+    with pytest.raises(ConfigError, match=r"open with the IPv4 addresses.*Stop the server and start it anew"):
+        opened(*both, keep=alone)
+    alone[0].close()
+    shared = opened(*both)
+    assert opened(*both, keep=shared) == shared
+    with pytest.raises(ConfigError, match=r"open without the IPv4 addresses"):
+        opened(both[1], keep=shared)
+
+
+@pytest.mark.parametrize("specs", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "[::]"), ("[::]", "127.0.0.1")])
+def test_two_of_ones_own_in_each_others_way(port: int, specs: tuple[str, str]) -> None:
+    with open("/proc/sys/net/ipv6/bindv6only") as file:
+        if "[::]" in specs and file.read().strip() == "1":
+            pytest.skip("[::] leaves IPv4 to others here")
+    first, second = (f"{spec}:{port}" for spec in specs)
+    assert f"bind = {second!r}: bind = {first!r} has that address already" in refusal(first, second)

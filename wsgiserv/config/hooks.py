@@ -75,7 +75,7 @@ class HookSettings:
         "config",
         "default_ssl_context_factory",
         doc=(
-            "Returns an `ssl.SSLContext`; `default_ssl_context_factory()` makes the one that the other "
-            "settings describe, to be adjusted."
+            "Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`; `default_ssl_context_factory()` makes "
+            "the one that the other settings describe, to be adjusted; it needs `certfile`."
         ),
     )

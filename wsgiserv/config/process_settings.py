@@ -91,7 +91,8 @@ class ProcessSettings(HookSettings):
             "By default `PID.sock`, after the master, in the first of these directories that can be had: "
             "`$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for "
             "root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and "
-            "root are answered. Where there cannot be one, the server runs without it and says so in the log. Takes "
+            "root are answered. Where there cannot be one, the server runs without it and says so in the log. A path "
+            "that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes "
             "effect at a restart or an upgrade."
         ),
         show_default="in the runtime directory",
@@ -387,7 +388,14 @@ class ProcessSettings(HookSettings):
         parse=parsers.boolean,
         accepts=_SWITCH,
         help="Check the configuration and load the application, then exit.",
-        doc="Exits with 0, 2 (configuration) or 4 (application), which is loaded in a child process.",
+        doc=(
+            "Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the "
+            "application, `warmup`), prints each problem on a line, and exits with the status that the start would end "
+            "with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are "
+            "not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem: "
+            "that server can be reloaded. When all is good it prints what it has found: the configuration file, the "
+            "application, the worker class, the addresses."
+        ),
     )
     print_config: bool = setting(
         False,

@@ -486,9 +486,10 @@ class Settings(ProcessSettings):
         flags=("--spool-dir",),
         metavar="DIR",
         parse=parsers.path,
-        accepts="a directory",
+        accepts="a directory that exists",
         aliases=("tmp_upload_dir",),
         help="Where large request bodies are kept while they arrive.",
+        doc="The workers must be able to make files there, or the start ends with status 2.",
         show_default="the system's temporary directory",
     )
 

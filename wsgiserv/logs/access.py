@@ -381,14 +381,22 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     return access_log
 
 
+def access_log_path(settings: Settings) -> str | None:
+    """Return the access log's file; None where it has none of ours. To be called after `open_error_log`."""
+    configured = access_logger()
+    path = settings.accesslog
+    if not path or path == "-" or (configured is not None and configured.hasHandlers()):
+        return None
+    return path
+
+
 def open_access_file(settings: Settings) -> None:
     """Open the access log's file for the workers to come. Called by the master, after `open_error_log`.
 
     Raises ConfigError naming accesslog.
     """
-    configured = access_logger()
-    path = settings.accesslog
-    if not path or path == "-" or (configured is not None and configured.hasHandlers()):
+    path = access_log_path(settings)
+    if path is None:
         return
     try:
         log_files.open(path, owner_of(settings))

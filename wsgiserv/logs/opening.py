@@ -11,9 +11,9 @@ import stat
 from typing import NamedTuple
 
 from wsgiserv.logs.standard import reopened
-from wsgiserv.safe_open import Owner, open_file
+from wsgiserv.safe_open import Owner, check_directory, open_file, place_of
 
-__all__ = ["Opened", "open_log"]
+__all__ = ["Opened", "check_log", "open_log"]
 
 
 class Opened(NamedTuple):
@@ -54,6 +54,19 @@ def open_log(path: str, owner: Owner) -> Opened:
         return Opened(fd)
     os.close(fd)
     return Opened(both)
+
+
+def check_log(path: str, owner: Owner) -> None:
+    """Raise OSError when `open_log` could not open the file. Makes none."""
+    if os.path.exists(path):
+        os.close(open_log(path, owner).fd)
+        return
+    target = os.path.realpath(path)  # a link to nothing: its file would be made
+    try:
+        with place_of(target) as place:
+            check_directory(place.directory, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _is_fifo(path: str) -> bool:

@@ -12,14 +12,14 @@ from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.atfork import fork
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, UnavailableError, WsgiservError
 from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
 from wsgiserv.logs.standard import flush_standard_streams
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-_ERRORS = {error.__name__: error for error in (ConfigError, BootError, ApplicationError)}
+_ERRORS = {error.__name__: error for error in (ConfigError, UnavailableError, BootError, ApplicationError)}
 
 
 class Foreground:

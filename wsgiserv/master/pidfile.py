@@ -24,7 +24,7 @@ from typing import Final
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.holder import describe_process, is_master
-from wsgiserv.safe_open import UntrustedPath, place_of
+from wsgiserv.safe_open import UntrustedPath, check_directory, place_of
 
 __all__ = ["PidFile"]
 
@@ -70,6 +70,21 @@ class PidFile:
         """Write the file, whole or not at all. Raises ConfigError: it is a running server's, or cannot be written."""
         with self._explained(), self._directory() as directory:
             self._replace(directory, taken_from=None)
+
+    def check(self) -> str:
+        """Return the sentence about the running server that has the file; empty when it could be created.
+
+        Makes nothing. Raises ConfigError: it cannot be written.
+        """
+        with self._explained(), self._directory() as directory:
+            check_directory(directory, self.path)
+            status = _status(directory, self._name)
+            if status is None or stat.S_ISLNK(status.st_mode):
+                return ""  # a link is replaced
+            is_empty, holder = _number_in(directory, self._name)
+            if holder is None and not is_empty:
+                raise ConfigError(self._foreign())
+            return self._running(holder) if holder is not None and is_master(holder) else ""
 
     def take_over(self, holder: int) -> None:
         """Put this process's id in the place of ``holder``'s, whose server this process goes on with.
@@ -183,10 +198,7 @@ class PidFile:
         try:
             is_empty, holder = _number_in_file(fd)
             if holder is None and not is_empty:
-                raise ConfigError(
-                    f"pidfile = {self.path!r}: the file exists and holds something else than a process id; it is "
-                    f"left alone. Choose another path, or remove it by hand (rm {self.path})."
-                )
+                raise ConfigError(self._foreign())
             if taken_from is None or holder != taken_from:
                 self._check_stale(fd, holder)
             # With the lock of a stale file nobody else is here.
@@ -229,6 +241,12 @@ class PidFile:
         return (
             f"Already running on PID {holder} (pidfile {self.path}): {describe_process(holder)}. Stop it "
             f"(kill {holder}), or give this server another pidfile."
+        )
+
+    def _foreign(self) -> str:
+        return (
+            f"pidfile = {self.path!r}: the file exists and holds something else than a process id; it is left alone. "
+            f"Choose another path, or remove it by hand (rm {self.path})."
         )
 
     def _busy(self) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
 from wsgiserv.atfork import add_child_cleanup
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
@@ -155,7 +156,7 @@ class Startup:
         settings, predecessor = self._settings, self._predecessor
         if predecessor is None:
             return open_listeners(settings, self._inherited_fds)
-        left = self._left = predecessor.listeners(bool(settings.certfile))
+        left = self._left = predecessor.listeners(speaks_tls(settings))
         listeners = left if predecessor.activated else open_listeners(settings, keep=left)
         for listener in left:
             if listener not in listeners:
@@ -222,7 +223,7 @@ class Startup:
 
         Raises ConfigError.
         """
-        if not settings.certfile or settings.ssl_context is not None:
+        if not speaks_tls(settings) or settings.ssl_context is not None:
             return None
         if before is not None and before.fits(settings):
             return before

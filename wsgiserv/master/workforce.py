@@ -101,7 +101,7 @@ class Workforce:
             spawned_at=monotonic(),
             timeout=settings.timeout,
             graceful_timeout=settings.graceful_timeout,
-            boot_timeout=_boot_timeout(settings),
+            boot_timeout=boot_timeout_of(settings),
             cfg=settings,
             log=self._log,
             ppid=server.pid,
@@ -504,7 +504,7 @@ class Workforce:
             worker.slot = None
 
 
-def _boot_timeout(settings: Settings) -> float:
+def boot_timeout_of(settings: Settings) -> float:
     """Return how long a worker may boot, in seconds; 0.0 is for ever."""
     if settings.boot_timeout is not None:
         return settings.boot_timeout

@@ -20,6 +20,7 @@ from _socket import (
     IPPROTO_IP,
     IPPROTO_IPV6,
     IPPROTO_TCP,
+    IPV6_V6ONLY,
     SO_ACCEPTCONN,
     SO_REUSEADDR,
     SO_TYPE,
@@ -28,24 +29,28 @@ from _socket import (
     TCP_NODELAY,
     gaierror,
     getaddrinfo,
+    inet_aton,
     socket,
 )
 from collections.abc import Sequence
 from contextlib import suppress
 from os import fstat, lstat, umask
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from wsgiserv.config.address import Address, parse_address
-from wsgiserv.errors import ConfigError
+from wsgiserv.config.tls import speaks_tls
+from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.imports import absolute
 from wsgiserv.net.holder import tcp_holder, unix_holder
-from wsgiserv.safe_open import Place, acting_as_user, is_root, place_of
+from wsgiserv.safe_open import Place, acting_as_user, check_directory, is_root, place_of
 
 __all__ = [
+    "Checked",
     "ExposureSettings",
     "Listener",
     "ListenerSettings",
     "check_descriptors",
+    "check_listeners",
     "exposure_warning",
     "open_listeners",
 ]
@@ -99,6 +104,16 @@ class ExposureSettings(Protocol):
     def forwarded_headers(self) -> tuple[str, ...]: ...
     @property
     def forwarded_allow_ips(self) -> tuple[str, ...]: ...
+
+
+class _InUse(ConfigError):
+    """Somebody listens at the address.
+
+    Attributes:
+        address: the TCP address; None for a Unix socket.
+    """
+
+    address: _Bound | None = None
 
 
 class Listener:
@@ -228,17 +243,26 @@ def open_listeners(
     Raises ConfigError naming the address, the reason and, where it can be seen, the process that is in the
     way. Then everything that was opened here is closed again and ``keep`` is untouched.
     """
-    secure = bool(settings.certfile)
+    secure = speaks_tls(settings)
     if inherited:
         return [_inherit(fd, f"fd://{fd}", secure, "LISTEN_FDS") for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
+    for spec in settings.bind:
+        if spec in kept:
+            _check_kept(kept[spec], settings.bind)
     listeners: list[Listener] = []
     opened: list[Listener] = []
     try:
         for spec in dict.fromkeys(settings.bind):
             listener = kept.get(spec)
             if listener is None:
-                listener = _open(spec, settings, secure)
+                try:
+                    listener = _open(spec, settings, secure)
+                except _InUse as error:
+                    holder = _holder_among(listeners, error.address)
+                    if holder is None:
+                        raise
+                    raise _own_conflict(spec, holder.spec) from None
                 opened.append(listener)
             elif not listener.inherited:
                 listener.sock.listen(
@@ -254,11 +278,133 @@ def open_listeners(
     return listeners
 
 
-def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
+def _holder_among(listeners: Sequence[Listener], address: _Bound | None) -> Listener | None:
+    """Return the listener of this process that is in the way of the address."""
+    if address is None:
+        return None
+    for listener in listeners:
+        if not listener.is_unix and address.overlaps(_Bound.of(listener.sock)):
+            return listener
+    return None
+
+
+class Checked(NamedTuple):
+    """One bind that could be opened.
+
+    Attributes:
+        url, server_name, server_port: as of a `Listener`.
+        in_use: the sentence about the process that has the address now; empty when it is free.
+    """
+
+    url: str
+    server_name: str
+    server_port: str
+    in_use: str = ""
+
+
+def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[ConfigError]]:
+    """Try each of `bind` without listening, and leave no file; return what is good, and what is wrong.
+
+    An address that is in use counts as good: the server that is to be reloaded with this configuration has it.
+    """
+    good: list[Checked] = []
+    errors: list[ConfigError] = []
+    bound: list[tuple[str, _Bound]] = []
+    secure = speaks_tls(settings)
+    for spec in dict.fromkeys(settings.bind):
+        try:
+            good.append(_check(spec, settings, secure, bound))
+        except ConfigError as error:
+            errors.append(error)
+    return good, errors
+
+
+def _check(spec: str, settings: ListenerSettings, secure: bool, bound: list[tuple[str, _Bound]]) -> Checked:
+    address = _address(spec)
+    scheme = "https" if secure else "http"
+    if address.kind == "fd":
+        _check_open(address.fd, f"bind = {spec!r}")
+        listener = _inherit(os.dup(address.fd), spec, secure, f"bind = {spec!r}")
+        try:
+            return Checked(listener.url, listener.server_name, listener.server_port)
+        finally:
+            listener.close()
+    if address.kind == "unix":
+        path = _socket_path(spec, address.path)
+        default_port = "443" if secure else "80"
+        try:
+            _check_unix(spec, path, settings)
+        except _InUse as error:
+            return Checked(f"unix:{path}", "localhost", default_port, str(error))
+        except OSError as error:
+            raise _unix_error(spec, path, error) from error
+        return Checked(f"unix:{path}", "localhost", default_port)
+    family, sockaddr = _resolve(spec, address)
+    host, port = sockaddr[0], sockaddr[1]
+    shown = f"[{host}]" if family == AF_INET6 else host
+    in_use = ""
     try:
-        address = parse_address(spec)
+        sock = _bound_tcp(spec, family, sockaddr, settings)
+    except _InUse as error:
+        in_use = str(error)
+    else:
+        # Sockets that do not listen may share an address (SO_REUSEADDR), so this is not found by binding them.
+        ours = _Bound.of(sock)
+        sock.close()
+        for other, theirs in bound:
+            if port and not settings.reuse_port and ours.overlaps(theirs):
+                raise _own_conflict(spec, other)
+        bound.append((spec, ours))
+    return Checked(f"{scheme}://{shown}:{port}", host, str(port), in_use)
+
+
+class _Bound(NamedTuple):
+    """The address of a TCP socket, and whether it leaves IPv4 addresses to others."""
+
+    family: int
+    host: str
+    port: int
+    is_v6only: bool
+
+    @classmethod
+    def of(cls, sock: socket) -> _Bound:
+        host, port = sock.getsockname()[:2]
+        is_v6only = sock.family == AF_INET6 and bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
+        return cls(sock.family, host, port, is_v6only)
+
+    def overlaps(self, other: _Bound) -> bool:
+        if self.port != other.port:
+            return False
+        if self.family == other.family:
+            return self.host == other.host or bool({self.host, other.host} & {"0.0.0.0", "::"})
+        return any(each.host == "::" and not each.is_v6only for each in (self, other))
+
+
+def _own_conflict(spec: str, other: str) -> ConfigError:
+    return ConfigError(
+        f"bind = {spec!r}: bind = {other!r} has that address already: one of them includes the other. Leave one out."
+    )
+
+
+def _check_unix(spec: str, path: str, settings: ListenerSettings) -> None:
+    """Raise ConfigError or OSError when a socket could not be made there; _InUse when a server listens."""
+    if path.startswith("@"):
+        _bound("\0" + path[1:]).close()
+        return
+    with place_of(path, (settings.group,)) as place:
+        _is_stale(spec, path, place)
+        check_directory(place.directory, path)
+
+
+def _address(spec: str) -> Address:
+    try:
+        return parse_address(spec)
     except ValueError as error:
         raise ConfigError(f"bind = {spec!r}: {error}.") from None
+
+
+def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
+    address = _address(spec)
     if address.kind == "fd":
         return _inherit(address.fd, spec, secure, f"bind = {spec!r}")
     if address.kind == "unix":
@@ -271,19 +417,10 @@ def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
 
 def _open_tcp(spec: str, address: Address, settings: ListenerSettings, secure: bool) -> Listener:
     family, sockaddr = _resolve(spec, address)
+    sock = _bound_tcp(spec, family, sockaddr, settings)
     try:
-        sock = socket(family, SOCK_STREAM)
-    except OSError as error:  # EAFNOSUPPORT: a kernel without IPv6
-        raise ConfigError(f"bind = {spec!r}: this host cannot do it: {error.strerror}.") from error
-    try:
-        # A restart must not wait for the connections of the last run to leave TIME_WAIT.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        if settings.reuse_port:
-            _share_port(sock, spec)
         # Linux hands it on to every accepted socket, which saves a system call for each connection.
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        # IPV6_V6ONLY stays as the host has it (net.ipv6.bindv6only), as with gunicorn.
-        sock.bind(sockaddr)
         sock.listen(settings.backlog)  # EADDRINUSE may also come from here, when two share SO_REUSEADDR
         sock.setblocking(False)
         return Listener(sock, spec, secure=secure)
@@ -293,6 +430,65 @@ def _open_tcp(spec: str, address: Address, settings: ListenerSettings, secure: b
     except BaseException:
         sock.close()
         raise
+
+
+def _bound_tcp(spec: str, family: int, sockaddr: Any, settings: ListenerSettings) -> socket:
+    """Return a socket that is bound and does not listen. Raises ConfigError; _InUse when the address is taken."""
+    try:
+        sock = socket(family, SOCK_STREAM)
+    except OSError as error:  # EAFNOSUPPORT: a kernel without IPv6
+        raise ConfigError(f"bind = {spec!r}: this host cannot do it: {error.strerror}.") from error
+    try:
+        # A restart must not wait for the connections of the last run to leave TIME_WAIT.
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            _share_port(sock, spec)
+        if family == AF_INET6 and _shares_with_ipv4(sockaddr, settings.bind):
+            # Else [::] is all IPv4 addresses, too, and one of the two could not be bound.
+            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        # Otherwise it stays as the host has it (net.ipv6.bindv6only), as with gunicorn.
+        sock.bind(sockaddr)
+        return sock
+    except OSError as error:
+        sock.close()
+        raise _tcp_error(spec, family, sockaddr, error) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _shares_with_ipv4(sockaddr: Any, specs: Sequence[str]) -> bool:
+    """Whether `bind` names all IPv4 addresses beside all IPv6 ones, on the same port."""
+    return sockaddr[0] == "::" and sockaddr[1] != 0 and sockaddr[1] in map(_ipv4_wildcard_port, specs)
+
+
+def _ipv4_wildcard_port(spec: str) -> int:
+    """Return the port of a bind that means all IPv4 addresses (``0.0.0.0``, ``0``, or no host); else -1."""
+    address = _address(spec)
+    if address.kind != "tcp":
+        return -1
+    try:
+        is_wildcard = not address.host or inet_aton(address.host) == bytes(4)
+    except (OSError, UnicodeError):
+        return -1
+    return address.port if is_wildcard else -1
+
+
+def _check_kept(listener: Listener, specs: Sequence[str]) -> None:
+    """Raise ConfigError when an open socket has IPv4 addresses that it is not to have any more, or the reverse."""
+    sock = listener.sock
+    if listener.inherited or sock.family != AF_INET6 or sock.getsockname()[0] != "::":
+        return
+    is_alone = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
+    fresh = socket(AF_INET6, SOCK_STREAM)
+    is_usual = bool(fresh.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
+    fresh.close()
+    if is_alone != (is_usual or _shares_with_ipv4(sock.getsockname(), specs)):
+        raise ConfigError(
+            f"bind = {listener.spec!r}: its socket is open {'without' if is_alone else 'with'} the IPv4 addresses, "
+            "and that cannot be changed while it is open. Stop the server and start it anew to add or remove "
+            f"0.0.0.0:{sock.getsockname()[1]}."
+        )
 
 
 def _share_port(sock: socket, spec: str) -> None:
@@ -313,7 +509,9 @@ def _resolve(spec: str, address: Address) -> tuple[int, Any]:
         )
     except (gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, gaierror) else "not a host's name"
-        raise ConfigError(
+        # A resolver that is not up yet answers like one that does not know the name: EAI_AGAIN or EAI_NONAME.
+        kind = UnavailableError if isinstance(error, gaierror) else ConfigError
+        raise kind(
             f"bind = {spec!r}: the host {address.host!r} cannot be resolved: {reason}. "
             "Expected an address of this host; for example 127.0.0.1, or 0.0.0.0 for all interfaces."
         ) from error
@@ -332,9 +530,12 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
         advice = f"Stop it, or choose another port (-b {spec.rpartition(':')[0]}:{port % 65535 + 1})."
         if holder is None:
             advice += f" 'ss -ltnp sport = :{port}', as root, shows who it is."
-        return ConfigError(f"bind = {spec!r}: the address {where} is in use: {by}. {advice}")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(
+        in_use = _InUse(f"bind = {spec!r}: the address {where} is in use: {by}. {advice}")
+        in_use.address = _Bound(family, host, port, is_v6only=False)
+        return in_use
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        # Also before the interface is up, and while an IPv6 address is tentative (RFC 4862 5.4).
+        return UnavailableError(
             f"bind = {spec!r}: {host} is not an address of this host. 'ip address' lists those that are; "
             "0.0.0.0 means all of them."
         )
@@ -351,19 +552,10 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
 
 
 def _open_unix(spec: str, written: str, settings: ListenerSettings, secure: bool) -> Listener:
-    abstract = written.startswith("@")
-    # Absolute, since the file is removed at the end, when the working directory may be another one.
-    path = written if abstract else absolute(written)
-    name = "\0" + written[1:] if abstract else path
-    length = len(os.fsencode(name))
-    if length > _LONGEST_UNIX_PATH:
-        raise ConfigError(
-            f"bind = {spec!r}: the path of a Unix socket may be {_LONGEST_UNIX_PATH} bytes long, and {path!r} has "
-            f"{length}. Choose a shorter one; for example under /run."
-        )
+    path = _socket_path(spec, written)
     try:
-        if abstract:
-            sock = _bound(name)
+        if path.startswith("@"):
+            sock = _bound("\0" + path[1:])
         else:
             with place_of(path, (settings.group,)) as place:
                 _make_way(spec, path, place)
@@ -371,6 +563,19 @@ def _open_unix(spec: str, written: str, settings: ListenerSettings, secure: bool
     except OSError as error:
         raise _unix_error(spec, path, error) from error
     return _listen(sock, spec, path, settings, secure)
+
+
+def _socket_path(spec: str, written: str) -> str:
+    """Return the absolute path, or the abstract name with its ``@``. Raises ConfigError: it is too long."""
+    # Absolute, since the file is removed at the end, when the working directory may be another one.
+    path = written if written.startswith("@") else absolute(written)
+    length = len(os.fsencode(path))
+    if length > _LONGEST_UNIX_PATH:
+        raise ConfigError(
+            f"bind = {spec!r}: the path of a Unix socket may be {_LONGEST_UNIX_PATH} bytes long, and {path!r} has "
+            f"{length}. Choose a shorter one; for example under /run."
+        )
+    return path
 
 
 def _listen(sock: socket, spec: str, path: str, settings: ListenerSettings, secure: bool) -> Listener:
@@ -479,34 +684,8 @@ def exposure_warning(listener: Listener, settings: ExposureSettings) -> str:
 
 def _make_way(spec: str, path: str, place: Place) -> None:
     """Remove what a server that is gone has left at ``path``; raise ConfigError for anything else there."""
-    try:
-        status = place.lstat()
-    except FileNotFoundError:
+    if not _is_stale(spec, path, place):
         return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise ConfigError(
-            f"bind = {spec!r}: {path} exists and is not a socket; it is left alone. Choose another path, or "
-            f"remove it by hand (rm {path})."
-        )
-    probe = socket(AF_UNIX, SOCK_STREAM)
-    try:
-        probe.setblocking(False)  # a live server with a full backlog answers EAGAIN instead of nothing
-        probe.connect(path)
-    except ConnectionRefusedError:
-        pass  # nobody listens: stale
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EPROTOTYPE, errno.EINPROGRESS):
-            raise _unix_in_use(spec, path) from None
-        raise ConfigError(
-            f"bind = {spec!r}: there is a socket at {path}, and whether a server listens there cannot be "
-            f"found out: {error.strerror}. Start it as the socket's owner, or choose another path."
-        ) from error
-    else:
-        raise _unix_in_use(spec, path)
-    finally:
-        probe.close()
     try:
         place.unlink()
     except FileNotFoundError:
@@ -518,12 +697,42 @@ def _make_way(spec: str, path: str, place: Place) -> None:
         ) from error
 
 
+def _is_stale(spec: str, path: str, place: Place) -> bool:
+    """Whether a server that is gone has left a socket there; False: nothing is there. Raises ConfigError, _InUse."""
+    try:
+        status = place.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(
+            f"bind = {spec!r}: {path} exists and is not a socket; it is left alone. Choose another path, or "
+            f"remove it by hand (rm {path})."
+        )
+    probe = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        probe.setblocking(False)  # a live server with a full backlog answers EAGAIN instead of nothing
+        probe.connect(path)
+    except ConnectionRefusedError:
+        return True  # nobody listens
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EPROTOTYPE, errno.EINPROGRESS):
+            raise _unix_in_use(spec, path) from None
+        raise ConfigError(
+            f"bind = {spec!r}: there is a socket at {path}, and whether a server listens there cannot be "
+            f"found out: {error.strerror}. Start it as the socket's owner, or choose another path."
+        ) from error
+    else:
+        raise _unix_in_use(spec, path)
+    finally:
+        probe.close()
+
+
 def _unix_in_use(spec: str, path: str) -> ConfigError:
     holder = unix_holder(path)
     by = f"{holder} listens there" if holder else "another server listens there"
-    return ConfigError(
-        f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path."
-    )
+    return _InUse(f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path.")
 
 
 def _unix_error(spec: str, path: str, error: OSError) -> ConfigError:

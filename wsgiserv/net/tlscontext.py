@@ -111,7 +111,10 @@ def check_certificates(settings: TLSSettings) -> None:
 
 def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) -> ssl.SSLContext:
     if settings.certfile is None:
-        raise ConfigError("certfile is not set. Expected the path of a certificate in PEM: --certfile FILE.")
+        raise ConfigError(
+            "certfile is not set, and default_ssl_context_factory() makes its context of that. Expected the path of a "
+            "certificate in PEM (--certfile FILE), or a hook ssl_context that loads one itself."
+        )
     context = _context_with(settings, "certfile", settings.certfile, "keyfile", settings.keyfile)
     choose = choose or _sni_callback(settings)
     if choose is not None:
@@ -178,10 +181,13 @@ def _load_own_certificate(
     try:
         context.load_cert_chain(certfile, keyfile, no_passphrase)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        # "No certificate assigned": OpenSSL has a slot for each algorithm, and a key of another algorithm than the
+        # certificate's finds its slot without a certificate.
+        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+            kinds = "" if error.reason == "KEY_VALUES_MISMATCH" else " (they are of different algorithms)"
             raise ConfigError(
                 f"{key_setting} = {key_path!r}: the private key does not belong to the first certificate in "
-                f"{certfile}. The server's own certificate comes first, then its chain."
+                f"{certfile}{kinds}. The server's own certificate comes first, then its chain."
             ) from None
         raise ConfigError(
             f"{cert_setting} = {certfile!r}, {key_setting} = {key_path!r}: OpenSSL cannot use them: "

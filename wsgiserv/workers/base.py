@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 from wsgiserv.apploader import leave_names_free, load_application, prepare_path
 from wsgiserv.atfork import add_child_cleanup, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
+from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeadLimits
@@ -97,6 +98,10 @@ _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 _LEAST_RECURSION: Final = 200
 # The master is gone: nobody is left to bound our leave.
 ORPHAN_GRACE_S: Final = 1.0
+_TURN_S: Final = 1.0
+_LEAST_TURN_S: Final = 0.05
+# How late a heartbeat may be before a turn is made for its sake; less than the master's HEARTBEAT_SLACK_S.
+_TICK_LATE_S: Final = 0.25
 
 
 class Worker(ABC):
@@ -143,6 +148,11 @@ class Worker(ABC):
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
+        # The longest sleep of the loop. It bounds how far apart heartbeats are, which a short `timeout` needs closer.
+        timeout_s = boot.settings.timeout
+        self.turn_s = min(_TURN_S, max(timeout_s / 4, _LEAST_TURN_S)) if timeout_s else _TURN_S
+        # When a turn must be made to its end, in time for the next heartbeat.
+        self.tick_due = 0.0
         # When `LOAD` was last measured, and what this process had wanted of the processor by then; seconds.
         self._load_at = monotonic()
         self._load_wanted = wanted_cpu_s()
@@ -235,7 +245,7 @@ class Worker(ABC):
 
         Raises ConfigError.
         """
-        if not self.cfg.certfile:
+        if not speaks_tls(self.cfg):
             return
         from wsgiserv.net.tls import TLSSocket
         from wsgiserv.net.tlscontext import make_context
@@ -319,7 +329,7 @@ class Worker(ABC):
             listener: base_environ(
                 server_name=listener.server_name,
                 server_port=listener.server_port,
-                url_scheme="https" if settings.certfile else "http",
+                url_scheme="https" if speaks_tls(settings) else "http",
                 errors=errors,
                 multithread=self.multithread,
                 multiprocess=(settings.workers_max or settings.workers) > 1,
@@ -527,6 +537,7 @@ class Worker(ABC):
             now: ``time.monotonic()``.
         """
         self._seconds[HEARTBEAT] = now if self.stalled_since is None else self.stalled_since
+        self.tick_due = now + self.turn_s + _TICK_LATE_S
         context = self.context
         if context.access is not None:
             context.access.flush()
@@ -703,7 +714,8 @@ def worker_main(boot: WorkerBoot) -> int:
     except (ConfigError, OSError) as error:
         refused = error
     if refused is not None:
-        boot.ready.report("failed", str(refused), "", EXIT_BOOT)
+        reason = EXIT_CONFIG if isinstance(refused, ConfigError) else EXIT_BOOT
+        boot.ready.report("failed", str(refused), "", reason)
         return EXIT_BOOT
     status = EXIT_BOOT
     failure: BaseException | None = None

@@ -468,7 +468,7 @@ class GeventWorker(ReactorWorker):
         self.start()
         watcher = hub.loop.io(self.reactor.poller.fileno(), _READABLE)
         watcher.start(self._turn)
-        timer = hub.loop.timer(1.0, repeat=1.0)
+        timer = hub.loop.timer(self.turn_s, repeat=self.turn_s)
         timer.start(self._turn)
         # Repeating: libev's one-shot timer, started again, fires at once and would spin.
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)

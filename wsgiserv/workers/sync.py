@@ -150,7 +150,7 @@ class SyncWorker(ReactorWorker):
         try:
             while not self.is_done:
                 try:
-                    self.turn(1.0)
+                    self.turn(self.turn_s)
                     continue
                 except BaseException as error:
                     failure = error
@@ -193,7 +193,7 @@ class SyncWorker(ReactorWorker):
         self._seconds[HEARTBEAT] = now = monotonic()
         if self._has_no_time(now):
             raise ClientGone("the worker leaves")
-        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_BEAT_S):
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=min(_BEAT_S, self.turn_s)):
             return True
         return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
 

@@ -65,8 +65,6 @@ _SAMPLE: Final = 32
 _WAITED_S: Final = 0.0001
 # How often the deputy looks whether the running requests make progress: often enough for a `timeout` of a second.
 _PROGRESS_S: Final = 0.25
-# How late the tick of the second may be before a turn is made for its sake.
-_TICK_LATE_S: Final = 0.25
 # How often it is said that no thread can be started.
 _WARN_AGAIN_S: Final = 60.0
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
@@ -341,10 +339,10 @@ class ThreadsWorker(ReactorWorker):
                 if self._queue:
                     return self._give_up_lead(_Deposed(self._queue.popleft()))
                 try:
-                    if self._passes_first or self.context.now > self._next_second + _TICK_LATE_S:
+                    if self._passes_first or self.context.now > self.tick_due:
                         self._collect()
                     else:
-                        self.turn(1.0)
+                        self.turn(self.turn_s)
                     continue
                 except _Deposed:
                     raise
@@ -376,7 +374,7 @@ class ThreadsWorker(ReactorWorker):
         """
         self.run_request = self._queue.append
         try:
-            self.turn(1.0)
+            self.turn(self.turn_s)
         finally:
             self.run_request = self._lead_through
 
@@ -519,7 +517,7 @@ class ThreadsWorker(ReactorWorker):
                     if len(self._lanes) < self._most:
                         break
                 try:
-                    self.turn(min(look_s, _PROGRESS_S))
+                    self.turn(min(look_s, _PROGRESS_S, self.turn_s))
                     continue
                 except BaseException as error:
                     failure = error

@@ -1,0 +1,237 @@
+"""What ``--check-config`` looks at: everything that could stop a start, without starting, listening or leaving a file.
+
+Owns: the steps of the check, in the order of a start, and what is said of the good ones.
+Must not know: the command line; which process this is (a child of the command, which ends with the check).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wsgiserv.apploader import enter_directory
+from wsgiserv.config.tls import speaks_tls
+from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
+from wsgiserv.imports import absolute
+from wsgiserv.logs.access import access_log_path
+from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
+from wsgiserv.logs.opening import check_log
+from wsgiserv.master.pidfile import PidFile
+from wsgiserv.net.listener import Checked, check_listeners
+from wsgiserv.places import check_control_socket, check_spool_dir
+from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
+from wsgiserv.record import replace
+from wsgiserv.unpatched import no_real_threads
+from wsgiserv.workers.preload import preload_application
+from wsgiserv.workers.registry import class_name, resolve_worker_class
+from wsgiserv.workers.warmup import warm_up
+from wsgiserv.wsgi.environ import base_environ
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Findings", "examine"]
+
+
+_SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
+
+
+class Findings(NamedTuple):
+    """The outcome of a check.
+
+    Attributes:
+        errors: what would stop the start, in the order of a start.
+        warnings: what would not, and should be mended.
+        notes: what may surprise.
+        facts: what was found good: for each subject what is said of it, or an empty text.
+    """
+
+    errors: list[WsgiservError]
+    warnings: list[str]
+    notes: list[str]
+    facts: dict[str, str]
+
+
+def examine(settings: Settings, config_path: str | None) -> Findings:
+    """Check the configuration and load the application. Changes this process for good, and may not return.
+
+    Args:
+        settings: the configuration.
+        config_path: the configuration file.
+    """
+    found = Findings([], [], [], dict.fromkeys(_SUBJECTS, ""))
+    _try(found, lambda: enter_directory(settings.chdir))
+    _try(found, lambda: _check_certificates(found, settings))
+    log = _check_error_log(found, settings)
+    _try(found, lambda: check_privileges(settings))
+    if settings.pidfile:
+        pid_file = PidFile(settings.pidfile)
+        _try(found, lambda: _note_server(found, pid_file.check()))
+    os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+    listeners = _check_addresses(found, settings)
+    _try(found, lambda: _check_access_log(settings))
+    _try(found, lambda: check_spool_dir(settings))
+    _try(found, lambda: check_control_socket(settings))
+    found.facts["configuration file"] = config_path or settings.config or "none"
+    can_be_switched = not any(isinstance(error, ConfigError) for error in found.errors)
+    application = _load(found, settings, log, can_be_switched)
+    if application is not None:
+        _warm_up(found, settings, log, application, listeners)
+    return found
+
+
+def _try(found: Findings, step: Callable[[], object]) -> bool:
+    try:
+        step()
+    except WsgiservError as error:
+        found.errors.append(error)
+        return False
+    return True
+
+
+def _note_server(found: Findings, sentence: str) -> None:
+    if sentence:
+        found.notes.append(f"{sentence} Only a reload of that server can take this configuration")
+
+
+def _check_certificates(found: Findings, settings: Settings) -> None:
+    if not speaks_tls(settings):
+        return
+    from wsgiserv.net.certificate_dates import date_warnings
+    from wsgiserv.net.tlscontext import make_context
+
+    found.warnings.extend(date_warnings(settings))
+    make_context(settings)  # with the hook, which only workers call
+
+
+# ---- logs --------------------------------------------------------------------------------------------------
+
+
+def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
+    """Check `errorlog` and the logging configuration; return a logger for the rest of the check."""
+    if settings.errorlog != "-":
+        _try(found, lambda: _check_log("errorlog", settings.errorlog, settings))
+    try:
+        return _apply_logconfig(settings)
+    except ConfigError as error:
+        found.errors.append(error)
+        return open_error_log(
+            replace(settings, errorlog="-", logconfig=None, logconfig_dict={}, logconfig_json=None)
+        )
+
+
+def _check_log(setting: str, path: str, settings: Settings) -> None:
+    try:
+        check_log(absolute(path), owner_of(settings))
+    except OSError as error:
+        raise cannot_open(setting, path, error) from error
+
+
+def _apply_logconfig(settings: Settings) -> logging.Logger:
+    """Apply the logging configuration. Its files are not made, emptied or rotated: a server may write to them."""
+    original = logging.FileHandler._open
+
+    def open_nothing(handler: logging.FileHandler) -> Any:
+        check_log(absolute(handler.baseFilename), owner_of(settings))
+        handlers.append(handler)
+        return tempfile.TemporaryFile("w")  # a regular file, as it would be
+
+    handlers: list[logging.FileHandler] = []
+    logging.FileHandler._open = open_nothing  # type: ignore[method-assign, assignment]
+    try:
+        return open_error_log(replace(settings, errorlog="-"))
+    finally:
+        logging.FileHandler._open = original  # type: ignore[method-assign]
+        for handler in handlers:
+            handler.emit = lambda record: None  # type: ignore[method-assign]
+
+
+def _check_access_log(settings: Settings) -> None:
+    path = access_log_path(settings)
+    if path is not None:
+        _check_log("accesslog", path, settings)
+
+
+# ---- addresses -----------------------------------------------------------------------------------------------
+
+
+def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
+    good, errors = check_listeners(settings)
+    found.errors.extend(errors)
+    for checked in good:
+        if checked.in_use:
+            found.notes.append(
+                f"A start would fail, a reload of the server there would not: {checked.in_use}"
+            )
+    if good and not errors:
+        found.facts["addresses"] = ", ".join(checked.url for checked in good)
+    return good
+
+
+# ---- the application -----------------------------------------------------------------------------------------
+
+
+def _load(
+    found: Findings, settings: Settings, log: logging.Logger, can_be_switched: bool
+) -> Callable[..., Any] | None:
+    """Load the application as the process that will: a worker as `user`, or the zygote before it is."""
+    switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
+    try:
+        application = preload_application(settings, log, False)
+        if class_name(settings.worker_class, settings.threads) == "threads":
+            reason = no_real_threads("the application")
+            if reason:
+                raise ConfigError(f"worker_class = 'threads': {reason}")
+    except WsgiservError as error:
+        found.errors.append(error)
+        return None
+    if settings.preload_app and can_be_switched:
+        switched = _try(found, lambda: _become_worker(settings))
+    kind = settings.worker_class if isinstance(settings.worker_class, str) else settings.worker_class.__name__
+    workers = f"{settings.workers} worker{'s' * (settings.workers != 1)}"
+    found.facts["application"] = _described(settings, application)
+    found.facts["worker class"] = f"{kind}, {workers}"
+    return application if switched else None
+
+
+def _become_worker(settings: Settings) -> None:
+    set_home(settings, os.environ)
+    drop_privileges(settings)
+
+
+def _described(settings: Settings, application: object) -> str:
+    spec = settings.wsgi_app or ""
+    module = sys.modules.get(spec.partition(":")[0])
+    place = getattr(module, "__file__", None) or "no file"
+    kind = type(application).__name__
+    return f"{spec}, {'an' if kind[0] in 'AEIOaeio' else 'a'} {kind} from {place}"
+
+
+def _warm_up(
+    found: Findings,
+    settings: Settings,
+    log: logging.Logger,
+    application: Callable[..., Any],
+    listeners: list[Checked],
+) -> None:
+    if not settings.warmup or not listeners:
+        return
+    first = listeners[0]
+    base = base_environ(
+        server_name=first.server_name,
+        server_port=first.server_port,
+        url_scheme="https" if speaks_tls(settings) else "http",
+        errors=ErrorStream(log),
+        multithread=resolve_worker_class(settings.worker_class, settings.threads).multithread,
+        multiprocess=(settings.workers_max or settings.workers) > 1,
+    )
+    try:
+        warm_up(application, settings.warmup, base)
+    except ApplicationError as error:
+        found.errors.append(error)
+    else:
+        found.facts["warm-up requests"] = ", ".join(settings.warmup)

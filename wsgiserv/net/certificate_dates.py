@@ -1,0 +1,155 @@
+"""Warnings about certificates that are not valid now, or not for long.
+
+Owns: reading the dates of the certificates that the TLS settings name.
+Must not know: contexts, who is warned.
+
+Imported only where TLS is on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol
+
+__all__ = ["DateSettings", "date_warnings"]
+
+# Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
+_SOON_S: Final = 14 * 86400.0
+_DAY_S: Final = 86400.0
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
+    re.DOTALL,
+)
+
+
+class DateSettings(Protocol):
+    """The settings that are read here."""
+
+    @property
+    def certfile(self) -> str | None: ...
+    @property
+    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
+    @property
+    def ca_certs(self) -> str | None: ...
+
+
+class _Dates(NamedTuple):
+    """The validity of a certificate, as times of `time.time`, and a name for it."""
+
+    name: str
+    begins: float
+    ends: float
+
+
+def date_warnings(settings: DateSettings, now: float | None = None) -> list[str]:
+    """Return a line for each certificate of the settings that is expired, not yet valid, or expires within 14 days.
+
+    Args:
+        settings: the TLS settings; files that cannot be read are left to those who load them.
+        now: seconds since the epoch; None is the present.
+    """
+    now = time.time() if now is None else now
+    found: list[str] = []
+    if settings.certfile:
+        found += _of_chain(f"certfile = {settings.certfile!r}", settings.certfile, now)
+    for host, (certfile, _) in settings.sni_certificates.items():
+        found += _of_chain(f"sni_certificates[{host!r}] = {certfile!r}", certfile, now)
+    if settings.ca_certs:
+        where, refused = f"ca_certs = {settings.ca_certs!r}", "certificates of its clients are refused"
+        for dates in _read(settings.ca_certs):
+            found += _judge(f"{where}: the authority {dates.name}", dates, now, refused)
+    return found
+
+
+def _of_chain(where: str, path: str, now: float) -> list[str]:
+    found = []
+    for number, dates in enumerate(_read(path), 1):
+        which = "the certificate" if number == 1 else f"certificate {number} of the chain,"
+        found += _judge(f"{where}: {which} {dates.name}", dates, now, "clients refuse it")
+    return found
+
+
+def _judge(what: str, dates: _Dates, now: float, refused: str) -> list[str]:
+    renew = "Renew it, then reload the server (kill -HUP)"
+    if now >= dates.ends:
+        return [f"{what} expired on {_date(dates.ends)}, {_days(now - dates.ends)} ago: {refused}. {renew}"]
+    if now < dates.begins:
+        until = f"is not valid before {_date(dates.begins)}, in {_days(dates.begins - now)}"
+        return [f"{what} {until}: {refused} until then. Check the clock of this host, and the certificate"]
+    if dates.ends - now <= _SOON_S:
+        return [f"{what} expires on {_date(dates.ends)}, in {_days(dates.ends - now)}. {renew}"]
+    return []
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def _days(seconds: float) -> str:
+    for unit, length_s in (("day", _DAY_S), ("hour", 3600.0), ("minute", 60.0)):
+        count = int(seconds // length_s)
+        if count:
+            return f"{count} {unit}{'s' * (count != 1)}"
+    return "less than a minute"
+
+
+def _read(path: str) -> Iterator[_Dates]:
+    """Yield the dates of the certificates of a PEM file, in its order."""
+    try:
+        with open(path, "rb") as file:
+            blocks = _BLOCK.findall(file.read())
+    except OSError:
+        return
+    for block in blocks:
+        try:
+            found = _decoded(block)
+            begins, ends = map(ssl.cert_time_to_seconds, (found["notBefore"], found["notAfter"]))
+        except (OSError, ValueError, KeyError, ssl.SSLError):
+            continue  # what OpenSSL cannot read is refused when it is loaded
+        yield _Dates(_name(found), begins, ends)
+
+
+def _decoded(block: bytes) -> dict[str, Any]:
+    """Return a certificate as `ssl.SSLSocket.getpeercert` does. Raises OSError, ValueError, SSLError."""
+    # Python has no public call that gives the dates of a certificate which is not a peer's:
+    # SSLContext.get_ca_certs() lists authorities alone, and no server's own certificate. This one, which CPython's
+    # tests use, has been there since 2.6; without it there are no warnings.
+    import _ssl
+
+    decode = getattr(_ssl, "_test_decode_cert", None)
+    if decode is None:
+        raise ValueError("this Python does not decode certificates")
+    with _file_of(block) as path:
+        found: dict[str, Any] = decode(path)
+    return found
+
+
+@contextmanager
+def _file_of(block: bytes) -> Iterator[str]:
+    """Give the path of a file with these bytes: the decoder reads the first certificate of a file, and only files."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("certificate")
+        try:
+            os.write(fd, block)
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(block)
+        file.flush()
+        yield file.name
+
+
+def _name(found: Mapping[str, Any]) -> str:
+    """Return what a person calls the certificate: its first host name, else its common name or organization."""
+    names = [value for _, value in found.get("subjectAltName", ())]
+    subject = {key: value for part in found.get("subject", ()) for key, value in part}
+    names += [subject[key] for key in ("commonName", "organizationName") if key in subject]
+    return repr(names[0]) if names else f"with the serial number {found.get('serialNumber', '?')}"
