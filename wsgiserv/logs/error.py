@@ -80,6 +80,13 @@ class _Formatter(logging.Formatter):
         """
         return escape_keeping_lines(super().format(record))
 
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback, also of an exception that raises when it is asked for its text or notes."""
+        try:
+            return super().formatException(ei)
+        except Exception:
+            return _traceback(ei[1])
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time of ``record``, also of a clock that local time has no words for."""
         try:
@@ -116,6 +123,9 @@ class _Logger(logging.Logger):
         stack_info: bool = False,
         stacklevel: int = 1,
     ) -> None:
+        # logging would ask isinstance(), and so for its __class__, which may raise.
+        if issubclass(type(exc_info), BaseException):
+            exc_info = type(exc_info), exc_info, exc_info.__traceback__
         try:
             super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
         except (Exception, SystemExit) as error:
@@ -293,12 +303,22 @@ def _plain(level: int, message: str, exc_info: ExcInfo | BaseException | None = 
     """Return the lines of a record, without the line end."""
     line = f"{_stamp()} [{getpid()}] [{_LEVELS.get(level, level)}] {message}"
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
-    if isinstance(error, BaseException):
-        try:
-            line += "\n" + "".join(traceback.format_exception(error)).rstrip("\n")
-        except Exception:
-            line += f"\n{type(error).__name__}"
+    if error is not None and issubclass(type(error), BaseException):
+        line += f"\n{_traceback(error)}"
     return escape_keeping_lines(line)
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback of an exception; of one that raises when it is looked at the frames and the type alone."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip("\n")
+    except Exception:
+        pass
+    try:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"Traceback (most recent call last):\n{frames}{type(error).__name__}"
+    except Exception:
+        return type(error).__name__
 
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
@@ -698,7 +718,7 @@ def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
     loggers = list(logging.root.manager.loggerDict.values())
     for logger in [logging.root, *loggers]:
         for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
-            if isinstance(handler, kind) and id(handler) not in seen:
+            if issubclass(type(handler), kind) and id(handler) not in seen:
                 seen.add(id(handler))
                 yield handler
 
