@@ -7,11 +7,14 @@ several processes, and the tests that share a server meet in one of them.
 
 from __future__ import annotations
 
+import atexit
 import compileall
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +34,28 @@ sys.path.insert(0, str(TESTS / "live"))
 # each process of -n. Git ignores what is written.
 sys.dont_write_bytecode = False
 
+# The longest temporary directory below which the path of every test's Unix socket is within 107 bytes (unix(7)).
+_LONGEST_TEMPORARY = 16
+
+
+def _shorten_temporary_directory() -> None:
+    """Take a directory with a short path in place of a TMPDIR that is too long for Unix sockets.
+
+    The environment of pytest-xdist's processes has the short one already.
+    """
+    given = os.path.realpath(tempfile.gettempdir())
+    if len(os.fsencode(given)) <= _LONGEST_TEMPORARY or _SHARED_OUT in os.environ:
+        return
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        try:
+            short = tempfile.mkdtemp(prefix="wt", dir=place)
+        except OSError:
+            continue
+        atexit.register(shutil.rmtree, short, ignore_errors=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = short
+        return
+
+
 for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
     os.environ.pop(_name, None)
 
@@ -39,6 +64,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
+_shorten_temporary_directory()
 
 # Files of tests/live most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
 # A file that is not here works as well; its shared servers are then started in each process of pytest-xdist.

@@ -493,3 +493,49 @@ class TestOnesOwnFileInPlaceOfAPackage:
         write("web_j.py", "import json\njson.lods('1')\n")
         for spec in ("web_i:app", "web_j:app"):
             assert "in place of" not in str(failure(spec))
+
+
+class TestOddObjects:
+    """Objects are looked at by their type: their attributes may raise anything."""
+
+    @pytest.mark.parametrize("name", ["odd", "exits", "interrupts", "Instance", "make()"])
+    def test_they_are_loaded(self, name: str) -> None:
+        assert callable(load_application(f"oddapps:{name}"))
+
+    def test_what_asking_for_an_attribute_raises_is_told_with_its_traceback(self) -> None:
+        error = failure("oddapps:nested.app")
+        assert "Unbound: working outside of application context" in str(error)
+        assert "oddapps.py" in error.traceback
+
+    @pytest.mark.parametrize("raised", ["SystemExit(3)", "KeyboardInterrupt", "OddError"])
+    def test_whatever_it_is(self, write: Write, raised: str) -> None:
+        write(
+            "mod_ow.py",
+            f"from oddapps import OddError\nclass A:\n    @property\n    def app(self): raise {raised}\na = A()\n",
+        )
+        error = failure("mod_ow:a.app")
+        assert "mod_ow.py" in error.traceback
+        assert raised.partition("(")[0] in error.traceback
+
+    def test_they_may_stand_beside_a_name_that_is_missing(self, write: Write) -> None:
+        write("mod_ob.py", "from oddapps import odd, exits\ndef serve(e, s): pass\n")
+        assert "There is no 'ap' in the module 'mod_ob'" in str(failure("mod_ob:ap"))
+        assert "neither" in str(failure("mod_ob"))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "class A:\n    @staticmethod\n    async def __call__(scope, receive, send): pass\napp = A()\n",
+            "class A:\n    async def m(self, s, r): pass\nimport functools as f\napp = f.partial(f.partial(A().m))\n",
+        ],
+    )
+    def test_async_ones_are_still_found(self, write: Write, text: str) -> None:
+        write("mod_oa.py", text)
+        assert "ASGI" in str(failure("mod_oa:app"))
+
+    @pytest.mark.skipif(
+        sys.version_info < (3, 12), reason="inspect.markcoroutinefunction() is of Python 3.12"
+    )
+    def test_so_are_marked_ones(self, write: Write) -> None:
+        write("mod_om.py", "import inspect\n@inspect.markcoroutinefunction\ndef app(s, r, x): pass\n")
+        assert "ASGI" in str(failure("mod_om:app"))

@@ -14,13 +14,23 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv.callables import is_a, own_attribute
 from wsgiserv.errors import ApplicationError
 from wsgiserv.imports import absolute, is_importing, working_directory
 
 if TYPE_CHECKING:
     from wsgiserv.apploader import Target
 
-__all__ = ["advice", "import_failed", "no_attribute", "nothing_in", "path_advice", "place", "raised"]
+__all__ = [
+    "advice",
+    "import_failed",
+    "in_words",
+    "no_attribute",
+    "nothing_in",
+    "path_advice",
+    "place",
+    "raised",
+]
 
 # What people commonly call them
 _FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
@@ -46,19 +56,23 @@ def path_advice(spec: str, path: str, expression: str) -> str:
 
 
 def _what_happened(error: BaseException, doing: str) -> str:
-    if isinstance(error, SystemExit):
+    if is_a(error, SystemExit):
         return (
             f"The application ended the process while {doing}: sys.exit({error.code!r}). Put what must run "
             'only as a program under: if __name__ == "__main__":'
         )
-    if isinstance(error, SyntaxError):
+    if is_a(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
         return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
+    return f"The application raised an exception while {doing}: {in_words(error)}"
+
+
+def in_words(error: BaseException) -> str:
+    """Return the type and the text of an exception; of one with an odd ``__str__`` the type alone."""
     try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # a __str__ that raises
-        text = type(error).__name__
-    return f"The application raised an exception while {doing}: {text}"
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
 
 
 def raised(error: BaseException, doing: str) -> ApplicationError:
@@ -72,7 +86,7 @@ def raised(error: BaseException, doing: str) -> ApplicationError:
 
 def import_failed(target: Target, error: BaseException) -> ApplicationError:
     """Return what to raise when the target's module could not be imported."""
-    if not isinstance(error, ModuleNotFoundError):
+    if not is_a(error, ModuleNotFoundError):
         return raised(error, f"importing {target.module!r}")
     missing, module = error.name, target.module
     is_target = missing is not None and (module == missing or module.startswith(missing + "."))
@@ -321,11 +335,8 @@ def place(module: ModuleType) -> str:
 
 def advice(target: Target, holder: Any, wanted: str) -> str:
     """Return what to type when ``holder`` has no ``wanted``: near names, factories, applications it has."""
-    public = (
-        {name: value for name, value in vars(holder).items() if name[:1] != "_"}
-        if hasattr(holder, "__dict__")
-        else {}
-    )
+    names = own_attribute(holder, "__dict__") or {}
+    public = {name: value for name, value in names.items() if name[:1] != "_"}
     prefix = target.module + ":"
     if target.name is not None and "." in target.name:
         prefix += target.name.rpartition(wanted)[0]
@@ -335,14 +346,14 @@ def advice(target: Target, holder: Any, wanted: str) -> str:
     instances = [
         name
         for name, value in public.items()
-        if callable(value) and not isinstance(value, (type, FunctionType, BuiltinFunctionType, MethodType))
+        if callable(value) and not is_a(value, (type, FunctionType, BuiltinFunctionType, MethodType))
     ]
     choices = list(dict.fromkeys([*(n for n in near if callable(public[n])), *instances[:3], *factories]))
     if choices:
         return f"Did you mean {_either(_quoted(prefix + choice) for choice in choices[:4])}?"
-    names = sorted(name for name, value in public.items() if callable(value))[:10]
-    if names:
-        return f"Callable names in it: {', '.join(names)}."
+    called = sorted(name for name, value in public.items() if callable(value))[:10]
+    if called:
+        return f"Callable names in it: {', '.join(called)}."
     return "It holds nothing that can be called: is the application made in another module?"
 
 
@@ -369,9 +380,14 @@ def _users_frames(error: BaseException) -> list[str]:
 
 def _users_traceback(error: BaseException) -> str:
     """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
-    whole = traceback.TracebackException.from_exception(error, compact=True)
-    _remove_ours(whole)
-    return "".join(whole.format())
+    try:
+        whole = traceback.TracebackException.from_exception(error, compact=True)
+        _remove_ours(whole)
+        return "".join(whole.format())
+    except BaseException:  # it asks the exception for its notes and causes, and that may raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+        head = "Traceback (most recent call last):\n"
+        return f"{head}{''.join(traceback.format_list(frames))}{in_words(error)}\n"
 
 
 def _remove_ours(part: traceback.TracebackException) -> None:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from keyword import iskeyword
-from types import CodeType, CoroutineType, FunctionType, ModuleType
+from types import CodeType, CoroutineType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgiserv.atfork import leave_if_child
-from wsgiserv.callables import takes
+from wsgiserv.callables import is_a, own_attribute, own_call, takes
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.imports import absolute, import_fresh, working_directory
 
@@ -96,7 +96,15 @@ def load_application(spec: str) -> Callable[..., Any]:
     application = _find(target, module)
     if target.call is not None:
         application = _call(target, application)
-    _check(target, application)
+    try:
+        _check(target, application)
+    except ApplicationError:
+        raise
+    except BaseException as error:  # an object of theirs is odd in a way that nobody has thought of
+        leave_if_child(error)
+        from wsgiserv import appadvice
+
+        raise appadvice.raised(error, f"looking at {target.spec!r}") from None
     found: Callable[..., Any] = application
     return found
 
@@ -197,7 +205,7 @@ def _find(target: Target, module: ModuleType) -> Any:
             from wsgiserv import appadvice
 
             holder = f"module {path!r} ({appadvice.place(module)})" if found is module else f"object {path!r}"
-            if isinstance(error, AttributeError):
+            if is_a(error, AttributeError):
                 raise appadvice.no_attribute(target, module, found, holder, name, error) from None
             raise appadvice.raised(error, f"getting {name!r} of {path!r}") from None
         path += f".{name}"
@@ -231,12 +239,14 @@ def _described(value: Any) -> str:
 def _check(target: Target, application: Any) -> None:
     """Raise ApplicationError when ``application`` cannot be one in the sense of PEP 3333."""
     what = f"{target.spec!r} is {_described(application)}"
-    if isinstance(application, ModuleType):
+    # By its type: isinstance() asks __class__, which a proxy looks up in the object that it stands for.
+    kind = type(application)
+    if issubclass(kind, ModuleType):
         inner = target._replace(module=f"{target.module}.{target.name or 'app'}", name=None)
         from wsgiserv import appadvice
 
         raise ApplicationError(f"{what}, not an application. {appadvice.advice(inner, application, 'app')}")
-    if isinstance(application, CoroutineType):
+    if kind is CoroutineType:
         application.close()  # or Python warns that it was never awaited
         raise ApplicationError(
             f"{what}: the factory is an async function. wsgiserv needs one that returns the application."
@@ -247,17 +257,13 @@ def _check(target: Target, application: Any) -> None:
             f"{what}{after}, which cannot be called. Expected a WSGI application: a callable that takes "
             "environ and start_response, such as Flask(...), or get_wsgi_application() of Django."
         )
-    # type(): a class that is the application itself is called through its metaclass
-    if any(map(_is_async, (application, type(application).__call__))):
+    # own_call(): a class that is the application itself is called through its metaclass
+    if any(map(_is_async, (application, own_call(application)))):
         raise ApplicationError(
             f"{what}, an ASGI application (async). wsgiserv serves WSGI applications: run this one with an "
             "ASGI server, or wrap it: a2wsgi.ASGIMiddleware(app)."
         )
-    if (
-        target.call is None
-        and isinstance(application, FunctionType)
-        and not takes(application, 2, follow_wrapped=False)
-    ):
+    if target.call is None and kind is FunctionType and not takes(application, 2, follow_wrapped=False):
         raise ApplicationError(
             f"{target.spec!r} is a function that does not take the two arguments of a WSGI application, "
             "environ and start_response. If it makes the application, call it: "
@@ -267,9 +273,11 @@ def _check(target: Target, application: Any) -> None:
 
 def _is_async(function: Any) -> bool:
     # The rule without `inspect`, which is 1 MB in every worker.
-    while isinstance(function, partial):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    is_coroutine = isinstance(code, CodeType) and code.co_flags & _CO_COROUTINE
-    return bool(is_coroutine) or hasattr(function, "_is_coroutine_mark")
+    while issubclass(type(function), partial):
+        function = own_attribute(function, "func")
+    if type(function) in (MethodType, staticmethod, classmethod):
+        function = function.__func__
+    code = own_attribute(function, "__code__")
+    is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
+    # inspect.markcoroutinefunction(), Python 3.12
+    return bool(is_coroutine) or own_attribute(function, "_is_coroutine_marker") is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wsgiserv.atfork import leave_if_child
+from wsgiserv.callables import is_a
 from wsgiserv.errors import BootError
 
 __all__ = ["call_hook", "call_hook_or_stop"]
@@ -37,7 +38,7 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
     leave_if_child(failure)
     if failure is None:
         return True
-    if not isinstance(failure, (Exception, SystemExit)):
+    if not is_a(failure, (Exception, SystemExit)):
         raise failure
     # Outside of the handler: the log's handlers and filters may be people's code, too.
     log.error("the hook %s raised %s; the server goes on", name, _brief(failure), exc_info=failure)
@@ -61,7 +62,7 @@ def call_hook_or_stop(
     leave_if_child(failure)
     if failure is None:
         return
-    if not isinstance(failure, (Exception, SystemExit)):
+    if not is_a(failure, (Exception, SystemExit)):
         raise failure
     log.error("the hook %s raised %s", name, _brief(failure), exc_info=failure)
     raise BootError(
@@ -73,6 +74,6 @@ def call_hook_or_stop(
 def _brief(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # its own __str__ may fail, too
+    except BaseException:  # its own __str__ may fail, too
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -551,19 +552,45 @@ PORTS = {"plain": 5000, "gevent": 8800}
 
 @pytest.fixture
 def field_directories(tmp_path: Path) -> Iterator[None]:
-    """The log directories that the files name; one test at a time, since the files name fixed paths."""
+    """The log directories that the files name; one test at a time, since the files name fixed paths.
+
+    Locked is the directory itself, which needs no file, so that a run of another user waits, too.
+    """
     (tmp_path / "log").mkdir()
     var = Path("/var/log/gunicorn")
-    with open("/tmp/wsgiserv-tests.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone_in("/tmp"):
         made = not var.exists()
         try:
             var.mkdir(exist_ok=True)
         except PermissionError:
             pytest.skip("/var/log/gunicorn is not there and cannot be made")
+        if not os.access(var, os.W_OK):
+            pytest.skip("/var/log/gunicorn is another user's")
+        pidfile = Path("/tmp/gunicorn.pid")
+        if os.path.lexists(pidfile) and pidfile.lstat().st_uid != os.geteuid():
+            pytest.skip(f"{pidfile} is another user's")
         yield
         if made:
             shutil.rmtree(var)
+
+
+@contextlib.contextmanager
+def alone_in(directory: str) -> Iterator[None]:
+    """Hold the lock of a directory, which every user can take (flock(2))."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+    def lock() -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        wait_until(lock, f"the lock of {directory}", 4 * DEADLINE_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def own_network() -> list[str]:

@@ -436,6 +436,55 @@ class TestErrorStream:
         ErrorStream(log).write("to syslog\n")
         assert got == ["to syslog"]
 
+    def test_it_is_a_text_stream_that_stays_open(self, path: Path) -> None:
+        stream = ErrorStream(open_error_log(Settings(errorlog=str(path))))
+        assert isinstance(stream, io.TextIOBase)
+        facts = stream.closed, stream.writable(), stream.readable(), stream.seekable(), stream.isatty()
+        assert facts == (False, True, False, False, False)
+        assert (stream.encoding, stream.mode, stream.newlines) == ("utf-8", "w", None)
+        for refused in (stream.read, stream.readline, stream.tell, stream.detach, stream.__next__):
+            with pytest.raises(io.UnsupportedOperation):
+                refused()
+        with stream as same:
+            same.write("begun")
+        assert path.read_text() == "begun"
+        stream.close()
+        assert not stream.closed
+        stream.write(" and ended\n")
+        assert path.read_text() == "begun and ended\n"
+        del same, stream
+        logging.getLogger("wsgiserv.error").error("the log is open")
+        assert "the log is open" in path.read_text()
+
+    def test_its_buffer_takes_bytes(self, path: Path) -> None:
+        stream = ErrorStream(open_error_log(Settings(errorlog=str(path))))
+        with io.TextIOWrapper(stream.buffer, "utf-8") as wrapper:
+            wrapper.write("\u20ac ")
+        stream.buffer.write(b"\xff\n")
+        assert path.read_text() == "\u20ac \\xff\n"
+        assert not stream.buffer.closed
+        with pytest.raises(TypeError):
+            stream.buffer.write("text")  # type: ignore[arg-type]
+
+    def test_its_descriptor_is_the_logs_also_after_a_rotation(self, path: Path) -> None:
+        log = open_error_log(Settings(errorlog=str(path)))
+        stream = ErrorStream(log)
+        descriptor = stream.fileno()
+        path.rename(path.with_suffix(".1"))
+        reopen_error_log()
+        assert stream.fileno() == descriptor == log.handlers[0].stream.fileno()  # type: ignore[attr-defined]
+        os.write(descriptor, b"from C\n")
+        assert path.read_text() == "from C\n"
+
+    def test_a_standard_stream_is_itself(self) -> None:
+        assert ErrorStream(open_error_log(Settings(errorlog="-"))).fileno() == 2
+
+    def test_a_log_without_a_descriptor_says_so(self) -> None:
+        log = open_error_log(Settings(errorlog="/dev/null"))
+        log.handlers[:] = [logging.NullHandler(), logging.StreamHandler(io.StringIO())]
+        with pytest.raises(io.UnsupportedOperation):
+            ErrorStream(log).fileno()
+
     def test_a_broken_handler_is_not_the_applications_fault(self) -> None:
         log = open_error_log(Settings(errorlog="/dev/null"))
         closed = io.StringIO()

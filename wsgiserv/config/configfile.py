@@ -13,6 +13,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.atfork import leave_if_child
+from wsgiserv.callables import is_a
 from wsgiserv.errors import ConfigError
 from wsgiserv.imports import forget_listings
 
@@ -123,7 +124,7 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
         exec(code(), vars(module))
     except BaseException as error:
         leave_if_child(error)  # the file has forked
-        if not isinstance(error, (Exception, SystemExit)):
+        if not is_a(error, (Exception, SystemExit)):
             raise
         if before is None:
             del sys.modules[module.__name__]
@@ -134,20 +135,30 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
 
 
 def _failure(where: str, error: BaseException) -> ConfigError:
-    from traceback import format_exception
+    from traceback import format_exception, format_tb
 
     trace = error.__traceback__
     while trace is not None and _is_ours(trace):
         trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.lineno is not None:
+    if is_a(error, SyntaxError) and error.lineno is not None:
         place, what = f"{error.filename or where}, line {error.lineno}", error.msg
     else:
         line = _last_line_in(where, trace)
         place = f"{where}, line {line}" if line else where
-        what = str(error)
+        what = _text(error)
     name = type(error).__name__
-    text = "".join(format_exception(type(error), error, trace)).rstrip()
+    try:
+        text = "".join(format_exception(type(error), error, trace)).rstrip()
+    except Exception:  # it raises when it is asked for its notes
+        text = "".join(format_tb(trace)) + name
     return ConfigError(f"the configuration {place} cannot be run: {name}: {what}\n{text}")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own __str__ may fail, too
+        return ""
 
 
 def _is_ours(trace: TracebackType) -> bool:

@@ -34,7 +34,11 @@ class Foreign(NamedTuple):
 
     def is_default(self, raw: object) -> bool:
         """Tell whether the value is gunicorn's own default, so that ignoring it changes nothing."""
-        if raw is None or raw in ([], ()):
+        if raw is None:
+            return True
+        if not issubclass(type(raw), (str, bytes, int, float, list, tuple, dict)):
+            return False  # an object of theirs, whose == may do anything
+        if raw in ([], ()):
             return True
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in self.defaults)
 

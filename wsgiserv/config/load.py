@@ -150,9 +150,11 @@ class _Loader:
         setting = SETTINGS[name]
         try:
             value = setting.parse(raw)
-        except (ValueError, TypeError, OverflowError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # also what the attributes of an odd object raise
             reason = "" if _says_nothing(error) else f": {error}"
-            shown = repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
+            shown = _shown(raw)
             place = source
             if self.file is not None and source == self.file.location:
                 place = self._place(name)
@@ -222,13 +224,13 @@ class _Loader:
             if not SETTINGS[known].in_file:
                 return
             # A module imported under a setting's name ("import threads") is the user's own.
-            if raw is not None and not isinstance(raw, ModuleType):
+            if raw is not None and not issubclass(type(raw), ModuleType):
                 self.take(known, raw, self.file.location)
         elif name in FOREIGN:
             foreign = FOREIGN[name]
             if callable(raw) and not foreign.function and foreign.name != "logger_class":
                 return
-            if not isinstance(raw, ModuleType) and not foreign.is_default(raw):
+            if not issubclass(type(raw), ModuleType) and not foreign.is_default(raw):
                 self.notices.append(f"{name} ({self._place(name)}) is ignored: {foreign.instead}")
         elif _may_be_mistyped(name, raw):
             from difflib import get_close_matches
@@ -381,6 +383,13 @@ def _says_nothing(error: Exception) -> bool:
     return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
 
 
+def _shown(raw: object) -> str:
+    try:
+        return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
+    except Exception:  # of an odd object
+        return f"<{type(raw).__qualname__}>"
+
+
 def _first(value: object) -> object:
     return value[0] if isinstance(value, tuple) else value
 
@@ -389,5 +398,5 @@ def _may_be_mistyped(name: str, raw: object) -> bool:
     return (
         name.islower()
         and not name.startswith("_")
-        and isinstance(raw, (str, bytes, int, float, list, tuple, dict, set, type(None)))
+        and issubclass(type(raw), (str, bytes, int, float, list, tuple, dict, set, type(None)))
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from wsgiserv.callables import takes
@@ -458,16 +459,18 @@ def post_request_hook(raw: object) -> Callable[..., Any]:
 def _with_first_arguments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
     from functools import wraps
 
-    @wraps(function)
     def call(*arguments: Any) -> Any:
         return function(*arguments[:count])
 
+    with suppress(Exception):  # of an object whose attributes raise
+        wraps(function)(call)
     return call
 
 
 def _callable(raw: object) -> Callable[..., Any]:
     found = raw
-    if isinstance(raw, str):
+    if issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
+        raw = text(raw)
         from importlib import import_module
 
         module, _, name = raw.strip().rpartition(".")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from wsgiserv.callables import own_attribute
 from wsgiserv.record import field, fields
 
 __all__ = ["SECTIONS", "Setting", "declared", "setting", "show"]
@@ -138,15 +139,15 @@ def declared(settings_class: type[Any]) -> dict[str, Setting]:
 
 def show(value: object) -> str:
     """Return a setting's value as a person would write it in a configuration file, on one line."""
+    if callable(value) and not issubclass(type(value), type):  # by its type: a proxy's __class__ may raise
+        name = own_attribute(value, "__qualname__") or type(value).__qualname__
+        return f"<function {name} of {own_attribute(value, '__module__') or '?'}>"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, tuple):
         return show_list(value)
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if callable(value):
-        name = getattr(value, "__qualname__", type(value).__qualname__)
-        return f"<function {name} of {getattr(value, '__module__', '?')}>"
     return repr(value)
 
 

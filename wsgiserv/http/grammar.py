@@ -3,8 +3,10 @@
 Owns: which bytes are allowed where.
 Must not know: what a field means, limits, states.
 
-All repetition is possessive (``*+``, Python 3.11): a pattern either matches in one pass or fails in one
-pass, so no input can make it backtrack (waitress CVE-2020-5236).
+Repetition of a character class is possessive (``*+``, Python 3.11): a pattern either matches in one pass or fails in
+one pass, so no input can make it backtrack (waitress CVE-2020-5236). Repetition of a group is not: before Python 3.11.5
+a possessive one keeps what a failed repetition has consumed (gh-106052), and "3;" would be a chunk line. Each
+alternative of such a group begins with another character, so there is one way to match.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]++) HTTP/([0
 ORIGIN_LINE = re.compile(
     r"("
     + _TOKEN.decode()
-    + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?+) HTTP/1\.([0-9])"
+    + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?) HTTP/1\.([0-9])"
 )
 
 # RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon
@@ -67,17 +69,17 @@ DIGITS = re.compile(rb"[0-9]++")
 # name has one, and it is what two Host fields look like when somebody has joined them.
 HOST = re.compile(
     rb"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[0-9A-Za-z\-._~!$&'()*+,;=:]++)\]"
-    rb"|(?:[0-9A-Za-z\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})*+)"
+    rb"|(?:[0-9A-Za-z\-._~!$&'()*+;=]++|%[0-9A-Fa-f]{2})*)"
     rb"(?::[0-9]*+)?"
 )
 
 # RFC 9112 §7.1: chunk-size [ chunk-ext ];
 # chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
 # 16 hexadecimal digits are 2**64 - 1: more can only be an attack.
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,16})"
-    rb"(?:[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+)*+"
+    rb"(?:[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*"
 )
 
 # What an application may send. RFC 9112 §4: status-code SP [ reason-phrase ]. Native strings, latin-1.

@@ -25,7 +25,7 @@ LONGEST_BYTES: Final = 16384
 
 # Ports and IPv4 numbers without leading zeros (§2.1), so that nobody reads one as octal.
 _V1_ENDS: Final = rb"([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
-_V1: Final = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?+|(TCP4|TCP6) " + _V1_ENDS + rb")")
+_V1: Final = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?|(TCP4|TCP6) " + _V1_ENDS + rb")")
 
 # §2.2: the family and the transport: the size of the addresses, or 0 where they are of no use to us.
 _V2_FAMILIES: Final = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}

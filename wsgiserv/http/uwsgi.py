@@ -22,7 +22,7 @@ __all__ = ["UwsgiReader", "Variables", "read_variables"]
 _PREFIX_BYTES: Final = 4
 _KEY: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*+")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
-_PROTOCOL: Final = re.compile(rb"HTTP/[0-9](?:\.[0-9])?+")
+_PROTOCOL: Final = re.compile(rb"HTTP/[0-9](?:\.[0-9])?")
 # Read here, or the server's own affair; UWSGI_* tell uWSGI itself what to load.
 _CONSUMED: Final = frozenset(
     {

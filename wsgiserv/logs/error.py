@@ -19,7 +19,8 @@ import stat
 import sys
 import traceback
 from _thread import get_ident
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import dup2, getpid
 from time import time
@@ -31,7 +32,7 @@ from wsgiserv.logs.atoms import local_time, numeric_offset
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.logconfig import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
-from wsgiserv.logs.lossy import LossyText, LossyWriter
+from wsgiserv.logs.lossy import LogText, LossyText, LossyWriter
 from wsgiserv.logs.output import Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
@@ -79,6 +80,13 @@ class _Formatter(logging.Formatter):
         """
         return escape_keeping_lines(super().format(record))
 
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback, also of an exception that raises when it is asked for its text or notes."""
+        try:
+            return super().formatException(ei)
+        except Exception:
+            return _traceback(ei[1])
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time of ``record``, also of a clock that local time has no words for."""
         try:
@@ -115,6 +123,9 @@ class _Logger(logging.Logger):
         stack_info: bool = False,
         stacklevel: int = 1,
     ) -> None:
+        # logging would ask isinstance(), and so for its __class__, which may raise.
+        if issubclass(type(exc_info), BaseException):
+            exc_info = type(exc_info), exc_info, exc_info.__traceback__
         try:
             super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
         except (Exception, SystemExit) as error:
@@ -168,21 +179,19 @@ class _Logger(logging.Logger):
                     _tell_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
-class _HandlerStream:
+class _HandlerStream(LogText):
     """A handler's destination as the text stream that people expect in ``handler.stream``."""
 
     def __init__(self, handler: _ErrorLogHandler) -> None:
+        super().__init__()
         self._handler = handler
 
     def write(self, text: str) -> int:
         self._handler.write(text)
         return len(text)
 
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
     def fileno(self) -> int:
-        return self._handler.output.fd
+        return self._handler.output.fileno()
 
     def isatty(self) -> bool:
         return os.isatty(self._handler.output.fd)
@@ -294,12 +303,22 @@ def _plain(level: int, message: str, exc_info: ExcInfo | BaseException | None = 
     """Return the lines of a record, without the line end."""
     line = f"{_stamp()} [{getpid()}] [{_LEVELS.get(level, level)}] {message}"
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
-    if isinstance(error, BaseException):
-        try:
-            line += "\n" + "".join(traceback.format_exception(error)).rstrip("\n")
-        except Exception:
-            line += f"\n{type(error).__name__}"
+    if error is not None and issubclass(type(error), BaseException):
+        line += f"\n{_traceback(error)}"
     return escape_keeping_lines(line)
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback of an exception; of one that raises when it is looked at the frames and the type alone."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip("\n")
+    except Exception:
+        pass
+    try:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"Traceback (most recent call last):\n{frames}{type(error).__name__}"
+    except Exception:
+        return type(error).__name__
 
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
@@ -377,7 +396,9 @@ def _lossy_stream(write: Callable[[bytes], None], fd: int) -> TextIO:
     # not buffer (PYTHONUNBUFFERED) `print` would write word by word, and other processes in between.
     encoding = getattr(sys.stdout if fd == 1 else sys.stderr, "encoding", None) or "utf-8"
     raw = io.BufferedWriter(_LossyRaw(write, fd))
-    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+    stream: Any = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+    stream.mode = "w"  # as the interpreter does it
+    return cast("TextIO", stream)
 
 
 class _Capture:
@@ -697,12 +718,40 @@ def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
     loggers = list(logging.root.manager.loggerDict.values())
     for logger in [logging.root, *loggers]:
         for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
-            if isinstance(handler, kind) and id(handler) not in seen:
+            if issubclass(type(handler), kind) and id(handler) not in seen:
                 seen.add(id(handler))
                 yield handler
 
 
-class ErrorStream:
+class _ErrorBytes(io.BufferedIOBase):
+    """The ``buffer`` of a text stream: what is written there is decoded, and written to the stream."""
+
+    def __init__(self, stream: ErrorStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        self._stream.write(whole.decode("utf-8", "backslashreplace"))
+        return len(whole)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self.flush()
+
+    def __del__(self) -> None:
+        """Do nothing, where `io.IOBase` calls `close`."""
+
+
+class ErrorStream(LogText):
     """``wsgi.errors``: a text stream into the error log, without its line format (PEP 3333).
 
     One object serves a whole worker. Each thread's text is put together to whole lines, so that the two
@@ -710,10 +759,10 @@ class ErrorStream:
     `write` raises TypeError for anything but str; no other error reaches the application.
     """
 
-    encoding = "utf-8"
-    errors = "backslashreplace"
+    name = "<wsgi.errors>"
 
     def __init__(self, log: logging.Logger) -> None:
+        super().__init__()
         self._log = log
         # Each thread touches its own key only, so there is no lock, which a handler that switches
         # greenlets could be caught in.
@@ -732,15 +781,31 @@ class ErrorStream:
             self._emit(whole[:end])
         return len(text)
 
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Write each of ``lines``; they bring their own line ends."""
-        for line in lines:
-            self.write(line)
-
     def flush(self) -> None:
         """Write what this thread has begun."""
         if begun := self._unfinished.pop(get_ident(), ""):
             self._emit(begun)
+
+    def close(self) -> None:
+        """Write what this thread has begun; the stream stays open."""
+        self.flush()
+
+    @property
+    def buffer(self) -> io.BufferedIOBase:
+        """The same log, for bytes in UTF-8."""
+        return _ErrorBytes(self)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the log's file or standard stream: for child processes and `faulthandler`.
+
+        Raises io.UnsupportedOperation where the log has none (syslog, mail).
+        """
+        for handler in _handlers(self._log):
+            with suppress(AttributeError, OSError, ValueError):
+                fd = cast("Any", handler).stream.fileno()
+                if isinstance(fd, int):
+                    return fd
+        raise io.UnsupportedOperation("fileno")
 
     def isatty(self) -> bool:
         """Return False: the log is not a terminal, whatever it is written to."""

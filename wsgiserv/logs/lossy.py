@@ -7,13 +7,14 @@ Must not know: what a line looks like, logging.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from io import TextIOBase
 from os import getpid
 from time import monotonic
 
 from wsgiserv.logs.output import Output
 
-__all__ = ["LossyText", "LossyWriter"]
+__all__ = ["LogText", "LossyText", "LossyWriter"]
 
 # How long a line waits for a full pipe or terminal before it is lost; and how much later the next may wait. A reader
 # that is alive but behind gets what it has no room for; one that sleeps holds nobody up.
@@ -130,13 +131,41 @@ class LossyWriter:
             self._retry_at = monotonic() + _RETRY_S
 
 
-class LossyText:
-    """A `LossyWriter` as a text stream, for a `logging.StreamHandler`."""
+class LogText(TextIOBase):
+    """A text stream into a log, with what libraries expect of one: `isinstance`, ``with``, ``closed``, ``writable``.
+
+    A subclass has `write`. `close` leaves the log open, so ``closed`` is always False.
+    """
 
     encoding = "utf-8"
     errors = "backslashreplace"
+    name = "<log>"
+    mode = "w"
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        """Write each of ``lines``, which have their own line ends."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def close(self) -> None:
+        """Do nothing: the server uses the log to its end."""
+
+    def __del__(self) -> None:
+        """Do nothing, where `io.IOBase` calls `close`."""
+
+
+class LossyText(LogText):
+    """A `LossyWriter` as a text stream, for a `logging.StreamHandler`."""
 
     def __init__(self, writer: LossyWriter) -> None:
+        super().__init__()
         self.writer = writer
 
     def write(self, text: str) -> int:
@@ -144,17 +173,14 @@ class LossyText:
         self.writer.write(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
     def close(self) -> None:
         """Close a file; the standard streams stay open, for others."""
         if self.writer.output.path is not None:
             self.writer.output.close()
 
     def fileno(self) -> int:
-        """Return the descriptor."""
-        return self.writer.output.fd
+        """Return the descriptor. Raises io.UnsupportedOperation when the file is closed."""
+        return self.writer.output.fileno()
 
     def isatty(self) -> bool:
         """Return False: whoever asks is about to colour a log."""

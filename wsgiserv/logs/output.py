@@ -20,6 +20,8 @@ import os
 import stat
 from _socket import MSG_DONTWAIT, SOCK_STREAM
 from _socket import socket as RawSocket
+from contextlib import suppress
+from io import UnsupportedOperation
 from os import close  # gevent's waits for its hub
 from os import write as write_fd
 from time import monotonic
@@ -165,6 +167,20 @@ class Output:
                 self._put(self._duplicate())
             except OSError:
                 pass  # no descriptor is left: the old one stays in use
+
+    def fileno(self) -> int:
+        """Return the descriptor for other programs and for C code; its number stays after `reopen`.
+
+        The standard stream itself, which may block as they expect, while it is still the same file. Raises
+        io.UnsupportedOperation when the file is closed.
+        """
+        if self.fd < 0:
+            raise UnsupportedOperation("fileno")
+        if self.path is None:
+            with suppress(OSError):
+                if os.path.sameopenfile(self.fd, self._standard_fd):
+                    return self._standard_fd
+        return self.fd
 
     def use_standard_stream(self) -> None:
         """Write to the standard stream itself from now on. In a child of the application, which may send its own

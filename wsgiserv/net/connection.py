@@ -27,6 +27,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgiserv.callables import is_a
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.grammar import STRAY
@@ -500,7 +501,7 @@ class Connection(ClientSink):
         log = self.context.log
         what = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
-        if isinstance(failure, BodyError):
+        if is_a(failure, BodyError):
             log.log(
                 logging.DEBUG if failure.gone else logging.WARNING,
                 "%s: %s: %s (%d, request %s)",
@@ -510,9 +511,9 @@ class Connection(ClientSink):
                 failure.status,
                 request_id,
             )
-        elif isinstance(failure, BodyTooLong):
+        elif is_a(failure, BodyTooLong):
             log.error("%s: %s (request %s)", what, failure, request_id)
-        elif isinstance(failure, ClientGone):
+        elif is_a(failure, ClientGone):
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
         else:
             log.error("Error handling request %s (request %s)", what, request_id, exc_info=failure)

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.apploader import leave_names_free, load_application, prepare_path
-from wsgiserv.atfork import add_child_cleanup, unblock_last
+from wsgiserv.atfork import add_child_cleanup, leave_if_child, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
@@ -650,6 +650,14 @@ class Worker(ABC):
             return EXIT_BOOT
         except BootError as error:
             boot.ready.report("failed", str(error), "", EXIT_BOOT)
+            return EXIT_BOOT
+        except BaseException as error:
+            # Else the master knows the exit status only, which would be the application's os._exit().
+            leave_if_child(error)
+            from wsgiserv import appadvice
+
+            log.error("worker %d cannot boot", self.pid, exc_info=error)
+            boot.ready.report("failed", f"booting raised {appadvice.in_words(error)}", "", EXIT_BOOT)
             return EXIT_BOOT
         self.booted = True
         unblock_last()

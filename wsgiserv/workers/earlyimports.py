@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["REPLACED", "find_early_imports", "newcomers"]
 
@@ -73,11 +73,11 @@ def find_early_imports(
         if package in sys.stdlib_module_names or package in _KNOWING:
             continue
         module = sys.modules.get(name)
-        if not isinstance(module, ModuleType):
+        if not issubclass(type(module), ModuleType):  # sys.modules may hold anything
             continue
-        kept = _kept(vars(module), originals)
+        kept = _kept(object.__getattribute__(module, "__dict__"), originals)
         if name == "__config__":  # see wsgiserv.config.configfile
-            package = f"the configuration file {module.__file__}"
+            package = f"the configuration file {getattr(module, '__file__', '')}"
         if kept:
             known = packages.setdefault(package, [])
             known += [part for part in kept if part not in known]
@@ -90,8 +90,8 @@ def _kept(namespace: dict[str, Any], originals: Mapping[int, str]) -> list[str]:
         part = originals.get(id(value))
         if part is not None:
             found[part] = None
-        elif isinstance(value, type):
-            for base in value.__mro__[1:]:
+        elif issubclass(type(value), type):  # not isinstance(): __class__ of a proxy may raise
+            for base in type.__getattribute__(cast("type", value), "__mro__")[1:]:
                 if id(base) in originals:
                     found[f"a subclass of {originals[id(base)]}"] = None
                     break

@@ -416,7 +416,8 @@ class GeventWorker(ReactorWorker):
         stacks = other_threads()
         gc.unfreeze()  # the main greenlet, and what was spawned before this process, are frozen (see `birth`)
         for each in gc.get_objects():
-            if isinstance(each, RawGreenlet) and each not in self._pool and each.gr_frame is not None:
+            # Not isinstance(): each proxy of the application would be asked for its __class__.
+            if issubclass(type(each), RawGreenlet) and each not in self._pool and each.gr_frame is not None:
                 name = getattr(each, "name", "")
                 stacks.append(f"{name or type(each).__name__}:\n{stack_of(each.gr_frame)}")
                 if len(stacks) >= _MOST_GREENLETS_SHOWN:

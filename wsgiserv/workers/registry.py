@@ -10,6 +10,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv.callables import is_a, own_attribute
 from wsgiserv.errors import ConfigError
 from wsgiserv.imports import import_fresh, is_importing, working_directory
 
@@ -101,7 +102,7 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
         try:
             found = getattr(found, name)
         except Exception as error:
-            if not isinstance(error, AttributeError):
+            if not is_a(error, AttributeError):
                 raise _failure(path, error) from None
             kind = "module" if found is module else "object"
             place = f" ({module.__file__})" if found is module and getattr(module, "__file__", None) else ""
@@ -120,10 +121,9 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
 def _is_usable(value: object, module: ModuleType) -> bool:
     from wsgiserv.workers.base import Worker
 
-    is_own = getattr(value, "__module__", None) == module.__name__
     return (
-        is_own
-        and isinstance(value, type)
+        is_a(value, type)  # not isinstance(): __class__ of a proxy may raise
+        and own_attribute(value, "__module__") == module.__name__
         and issubclass(value, Worker)
         and not getattr(value, "__abstractmethods__", ())
     )
@@ -147,7 +147,7 @@ def _accepted(found: object) -> type[Worker]:
 def _failure(module: str, error: BaseException) -> _Refused:
     trace = _users_frames(error)
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    if isinstance(error, SyntaxError):
+    if is_a(error, SyntaxError):
         return _Refused(
             f"there is a syntax error in {error.filename}, line {error.lineno}: {error.msg}.", text
         )

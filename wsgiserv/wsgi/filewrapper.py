@@ -41,15 +41,17 @@ class FileWrapper:
         of the descriptor, since a buffered reader has read ahead. And only an object whose `read` gives the
         file's own bytes: those of gzip, bz2 and lzma have a `fileno`, too, and it is that of the compressed file.
         """
-        if not _reads_its_file(self.filelike):
-            return None
         try:
+            if not _reads_its_file(self.filelike):
+                return None
             fd = self.filelike.fileno()
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
             offset = self.filelike.tell()
-        except (AttributeError, OSError, ValueError):
+        except (
+            Exception
+        ):  # none of these, or an object whose attributes raise: `read` is all that it must have
             return None
         if type(fd) is not int or type(offset) is not int:
             return None

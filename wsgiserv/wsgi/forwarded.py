@@ -30,7 +30,7 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 
 # RFC 7239 §4: forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] ).
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
+_QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 # Values in use break the grammar by bare colons and brackets (for=1.2.3.4:5, for=[::1]); these confuse nobody.
 _PAIR: Final = re.compile(rf"({_TOKEN})=({_QUOTED}|[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)")
 _ESCAPED: Final = re.compile(r"\\(.)")

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from wsgiserv.atfork import SERVER_PROCESS, leave
+from wsgiserv.callables import is_a
 from wsgiserv.http.response import (
     CHUNKED,
     CHUNKED_CLOSE,
@@ -230,8 +231,8 @@ class Response:
 
         Raises BodyTooLong when the block before was too much already: an application that never stops is stopped.
         """
-        if not isinstance(data, bytes):
-            raise TypeError(f"the response body must be made of bytes, not {type(data).__name__}")
+        if type(data) is not bytes:
+            data = _plain(data)
         if not self.begun:
             self._begin(data)
         elif self._left >= 0:
@@ -390,7 +391,9 @@ class Response:
                     send(b"".join((line, block, b"\r\n")))
                 continue
             # An empty block sends nothing, the head neither: the application may still change its mind.
-            if block or not isinstance(block, bytes):
+            if type(block) is not bytes:
+                block = _plain(block)
+            if block:
                 self.write(block)
                 if self._cut or self._bodiless:
                     break
@@ -481,7 +484,7 @@ class Response:
             status = _ERROR_STATUS
             if self.overdue:
                 status = _TIMEOUT_STATUS
-            elif isinstance(error, BodyError):
+            elif is_a(error, BodyError):
                 status = f"{error.status} {HTTPStatus(error.status).phrase}"
             self.start_response(status, list(_ERROR_HEADERS))
             self.whole(status.encode() + b"\n")
@@ -541,7 +544,7 @@ def run_app(
         if close_failure is not None:
             if not SERVER_PROCESS[0]:
                 _leave(close_failure)
-            if not isinstance(close_failure, BodyError):  # that is the client's fault, and told as such
+            if not is_a(close_failure, BodyError):  # that is the client's fault, and told as such
                 response._context.log.error(
                     "close() of the application's result raised", exc_info=close_failure
                 )
@@ -549,14 +552,21 @@ def run_app(
     return failure
 
 
+def _plain(block: object) -> bytes:
+    """Return the content of an object of a subclass of bytes, whatever that has as ``__len__`` or ``__bytes__``."""
+    if not issubclass(type(block), bytes):
+        raise TypeError(f"the response body must be made of bytes, not {type(block).__name__}")
+    return b"".join((b"", cast("bytes", block)))
+
+
 def _leave(error: BaseException) -> NoReturn:
     leave(error.with_traceback(_users_part(error.__traceback__)))
 
 
 def _failed(response: Response, error: BaseException) -> None:
-    if isinstance(error, BodyTooLong):
+    if is_a(error, BodyTooLong):
         return  # the client has its whole response
-    if isinstance(error, ClientGone):
+    if is_a(error, ClientGone):
         response.keep_alive = False
         return
     error.__traceback__ = _users_part(error.__traceback__)
