@@ -21,6 +21,7 @@ from wsgiserv.atfork import add_child_cleanup
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
+from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
 from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
@@ -122,6 +123,7 @@ class Startup:
         # After the sockets that are to be here already: one that is missing must not be this.
         log_files.begin()
         open_access_file(settings)  # the workers may not be allowed to: they get the descriptor
+        share_log_files()
         left = self._predecessor.handoff if self._predecessor is not None else None
         self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
         log.info(
