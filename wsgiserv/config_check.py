@@ -10,12 +10,16 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
+from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.apploader import enter_directory
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
+from wsgiserv.http.head import HeadParser
+from wsgiserv.http.response import date_line
 from wsgiserv.imports import absolute
 from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
@@ -24,17 +28,31 @@ from wsgiserv.master.pidfile import PidFile
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
-from wsgiserv.record import replace
+from wsgiserv.record import record, replace
 from wsgiserv.unpatched import no_real_threads
+from wsgiserv.workers.limits import head_limits
 from wsgiserv.workers.preload import preload_application
 from wsgiserv.workers.registry import class_name, resolve_worker_class
 from wsgiserv.workers.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
+from wsgiserv.wsgi.gateway import GatewayContext
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
 __all__ = ["Findings", "examine"]
+
+
+@record(kw_only=True)
+class _WarmupContext:
+    """See `WarmupContext`."""
+
+    app: Callable[..., Any]
+    gateway: GatewayContext
+    id_prefix: str
+    log: logging.Logger
+    parser: HeadParser
+    serial: Iterator[int]
 
 
 _SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
@@ -229,8 +247,16 @@ def _warm_up(
         multithread=resolve_worker_class(settings.worker_class, settings.threads).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,
     )
+    context = _WarmupContext(
+        app=application,
+        gateway=GatewayContext(log, date_line(time()), settings.sendfile),
+        id_prefix=f"check-{os.getpid()}-",
+        log=log,
+        parser=HeadParser(head_limits(settings)),
+        serial=count(1),
+    )
     try:
-        warm_up(application, settings.warmup, base)
+        warm_up(context, settings.warmup, base)
     except ApplicationError as error:
         found.errors.append(error)
     else:

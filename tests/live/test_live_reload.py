@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,69 @@ def test_the_page_cannot_carry_a_script(start: Start) -> None:
     assert response.status == 500
     as_text = (response.one("Content-Type") or "").startswith("text/plain")
     assert as_text or b"<script>alert" not in response.body
+
+
+# Its import begins, tells so in the log, and goes on when there is a file `go_on`.
+SLOW = """
+import logging, os, time
+import part
+failure = None
+if os.path.exists("fail"):
+    try:
+        import missing
+    except ImportError as error:
+        failure = error
+logging.getLogger("gunicorn.error").info("importing")
+while not os.path.exists("go_on"):
+    time.sleep(0.02)
+if failure:
+    raise failure
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [part.TEXT]
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("--reload-engine", "poll")], ids=["", "poll"])
+@pytest.mark.parametrize(
+    "changed", ["module", "same size", "configuration", "extra file", "what was missing"]
+)
+def test_a_change_while_a_worker_imports(
+    start: Start, tmp_path: Path, args: tuple[str, ...], changed: str
+) -> None:
+    """What has been read is old by then, and nothing else would tell."""
+    files = {"app.py": SLOW, "part.py": "TEXT = b'one'\n", "conf.py": "", "page.html": "x"}
+    if changed == "what was missing":
+        files["fail"] = ""
+    server = start(
+        "app:app",
+        *("--reload", *args, "--reload-extra-file", "page.html", "-c", "conf.py"),
+        files=files,
+        expect=TROUBLE,
+    )
+    server.wait_for_log("importing$")
+    after = len(server.log.lines)
+    if changed == "module":
+        (tmp_path / "part.py").write_text("TEXT = b'another'\n")
+    elif changed == "same size":  # and put in place with its old times, as rsync does with -t
+        new = tmp_path / "new"
+        new.write_text("TEXT = b'two'\n")
+        os.utime(new, ns=(1, 10**18))
+        new.rename(tmp_path / "part.py")
+    elif changed == "configuration":
+        (tmp_path / "conf.py").write_text("workers = 2\n")
+    elif changed == "extra file":
+        (tmp_path / "page.html").write_text("longer")
+    else:
+        (tmp_path / "missing.py").write_text("TEXT = b''\n")
+    (tmp_path / "go_on").touch()
+    server.wait_for_log("has changed: reloading", after=after)
+    if changed == "configuration":
+        server.wait_for_log("reloaded: 2 workers")
+        return
+    wanted = {"module": b"another", "same size": b"two"}.get(changed, b"one")
+    wait_until(lambda: answer(server) == (200, wanted), "the new text")
+    # Once: what has been read is new now.
+    changes = [line for line in server.log.lines if "has changed: reloading" in line]
+    assert len(changes) == 1, changes

@@ -385,6 +385,129 @@ def test_the_workers_umask_and_the_sockets_are_octal(begin: Begin, place: Path) 
     assert stat.S_IMODE((place / "s").stat().st_mode) == 0o750
 
 
+# ---- logs of the logging module ---------------------------------------------------------------------------
+
+LOGGING = """
+import logging.config
+def handler(kind, name, **rest):
+    return {"class": "logging." + kind, "formatter": "line", "filename": "logs/" + name, **rest}
+logconfig_dict = {
+    "formatters": {"line": {"format": "[%(process)d] [%(levelname)s] %(message)s"}},
+    "handlers": {
+        "plain": handler("FileHandler", "plain.log"),
+        "errors": handler("handlers.WatchedFileHandler", "watched.log"),
+        "size": handler("handlers.RotatingFileHandler", "size.log", maxBytes=10**6, backupCount=1),
+        "time": handler("handlers.TimedRotatingFileHandler", "time.log", when="D"),
+        "access": handler("FileHandler", "access.log", mode="w", encoding="utf-8"),
+    },
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["errors"], "propagate": False},
+        "gunicorn.access": {"level": "INFO", "handlers": ["access"], "propagate": False},
+        "site": {"level": "INFO", "handlers": ["plain", "size", "time", "errors"], "propagate": False},
+    },
+}
+"""
+LOGGING_APP = """
+import logging
+
+def app(environ, start_response):
+    logging.getLogger("site").info("view %s", environ["PATH_INFO"])
+    start_response("200 OK", [])
+    return [b"x"]
+"""
+LOG_NAMES = ("plain.log", "watched.log", "size.log", "time.log", "access.log")
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+@pytest.mark.parametrize("created", ["root's", "the server's"])
+def test_files_of_logconfig_are_rotated(
+    begin: Begin, place: Path, worker_class: str, preload: tuple[str, ...], created: str
+) -> None:
+    """Between the renaming and USR1 the old file is written to, and no record fails."""
+    if created != "root's" and (preload or worker_class != "sync"):
+        pytest.skip("who makes the files is the same process")
+    logs = place / "logs"
+    logs.mkdir()
+    (place / "conf.py").write_text(LOGGING)
+    (place / "site_of_logs.py").write_text(LOGGING_APP)
+
+    def create() -> None:
+        for name in LOG_NAMES if created == "root's" else ():
+            (logs / name).touch()
+            (logs / name).chmod(0o640)
+
+    create()
+    server = begin(*AS_NOBODY, *preload, "-c", "conf.py", app="site_of_logs:app", worker_class=worker_class)
+    address = address_in(logs / "watched.log")
+
+    def written(suffix: str) -> bool:
+        return all((log := logs / name).exists() and suffix in log.read_text() for name in LOG_NAMES)
+
+    def ask_for(path: str) -> bool:
+        with RawClient(address) as client:
+            assert client.get(path).status == 200
+        return written(path)
+
+    wait_until(lambda: ask_for("/first"), "the lines are in all files")
+    owner = 0 if created == "root's" else NOBODY.pw_uid
+    for round_ in ("1", "2"):
+        for name in LOG_NAMES:
+            assert (logs / name).stat().st_uid == owner, name
+            (logs / name).rename(logs / f"{name}.{round_}")
+        create()
+        ask_for(f"/between{round_}")
+        server.send_signal(signal.SIGUSR1)
+        wait_until(
+            lambda: (log := logs / "watched.log").exists() and "reopened" in log.read_text(),
+            "the master writes to the new file",
+        )
+        wait_until(lambda n=round_: ask_for(f"/after{n}"), "the lines are in all new files")
+    # A worker that comes later writes there, too.
+    (victim,) = [pid for pid in server.workers() if pid_of_view(logs / "plain.log") == pid]
+    os.kill(victim, signal.SIGTERM)
+    wait_until(lambda: victim not in server.workers(), "the worker has left")
+    wait_until(lambda: ask_for("/late"), "the lines of a new worker")
+    assert "annot" not in "".join(path.read_text() for path in logs.iterdir())
+    assert server.log.text == ""
+    if created == "root's":
+        assert not [
+            path for path in logs.iterdir() if (path.stat().st_uid, path.stat().st_mode & 0o777) != (0, 0o640)
+        ]
+
+
+def pid_of_view(log: Path) -> int:
+    return int(log.read_text().split()[0].strip("[]"))
+
+
+def test_a_link_in_the_way_of_a_logconfigs_file_is_not_followed(
+    begin: Begin, place: Path, theirs: Path, secret: Path
+) -> None:
+    (theirs / "plain.log").symlink_to(secret)
+    (place / "conf.py").write_text(
+        LOGGING.replace('"logs/" + name', '"theirs/" + name').replace('"console"', '"plain"')
+    )
+    server = begin(*AS_NOBODY, "-c", "conf.py")
+    assert server.wait() == 2
+    assert "root does not follow it" in server.log.text
+
+
+def test_a_fifo_of_logconfig_is_opened_again(begin: Begin, place: Path) -> None:
+    os.mkfifo(place / "log.fifo", 0o600)
+    (place / "conf.py").write_text(
+        'logconfig_dict = {"handlers": {"fifo": {"class": "logging.FileHandler", "filename": "log.fifo"}},'
+        ' "loggers": {"gunicorn.access": {"level": "INFO", "handlers": ["fifo"], "propagate": False}}}\n'
+    )
+    with open(os.open(place / "log.fifo", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
+        os.set_blocking(reader.fileno(), True)
+        server = begin(*AS_NOBODY, "-c", "conf.py")
+        ask(server, "/before")
+        assert b"GET /before" in reader.read(4096)
+        server.send_signal(signal.SIGUSR1)
+        server.wait_for_log("the logs are reopened")
+        ask(server, "/after")
+        assert b"GET /after" in reader.read(4096)
+
+
 # ---- pid file ----------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,15 @@ from wsgiserv.imports import forget_listings
 if TYPE_CHECKING:
     import ast
 
-__all__ = ["FOUND_BY_ITSELF", "ConfigFile", "find_config_file", "line_of", "plain_value", "read_config_file"]
+__all__ = [
+    "FOUND_BY_ITSELF",
+    "ConfigFile",
+    "find_config_file",
+    "last_read",
+    "line_of",
+    "plain_value",
+    "read_config_file",
+]
 
 FOUND_BY_ITSELF = ("wsgiserv.conf.py", "gunicorn.conf.py")
 
@@ -28,6 +36,10 @@ FOUND_BY_ITSELF = ("wsgiserv.conf.py", "gunicorn.conf.py")
 _MODULE = "__config__"
 
 _OUR_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+# The configuration's source by its absolute path, and how that file was when it was read last: (modification time in
+# ns, size). Empty without one. What `reload` compares with.
+last_read: dict[str, tuple[int, int]] = {}
 
 
 class ConfigFile(NamedTuple):
@@ -69,6 +81,7 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
     path = os.path.join(directory, location.removeprefix("file:"))
     try:
         with open(path, "rb") as file:
+            _note(path, os.fstat(file.fileno()))
             source = file.read()
     except OSError as error:
         raise ConfigError(
@@ -79,6 +92,11 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
     module.__file__ = path
     _run(module, path, lambda: compile(source, path, "exec", dont_inherit=True))
     return ConfigFile(location, path, vars(module))
+
+
+def _note(path: str, status: os.stat_result) -> None:
+    last_read.clear()
+    last_read[os.path.abspath(path)] = status.st_mtime_ns, status.st_size
 
 
 def _run_module(location: str, name: str) -> ConfigFile:
@@ -106,6 +124,8 @@ def _run_module(location: str, name: str) -> ConfigFile:
 
     def code() -> CodeType:
         # Not from the bytecode cache, which takes a file changed within the same second for the old one.
+        if path is not None and os.path.exists(path):
+            _note(path, os.stat(path))
         get_source: Any = getattr(loader, "get_source", None)
         source = get_source(name) if get_source else None
         if source is None or path is None:

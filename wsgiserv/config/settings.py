@@ -275,9 +275,11 @@ class Settings(ProcessSettings):
         accepts="paths that begin with '/', such as '/' or '/search?q=a'",
         help="Call the application with this path before a worker is ready.",
         doc=(
-            "In each worker, one GET after the other. An exception or a status of 500 and above means that the worker "
-            "cannot boot: at the start the server ends with status 4, at a reload the old workers stay. The environ "
-            "has `wsgiserv.warmup` set to True."
+            "In each worker, one GET after the other, as a client of this machine would send it to the first address: "
+            "`root_path` is taken off. An exception or a status of 500 and above means that the worker cannot boot: at "
+            "the start the server ends with status 4, at a reload the old workers stay. A status of 400 to 499 is a "
+            "warning in the log. The environ has `wsgiserv.warmup` set to True. The hooks around requests are not "
+            "called, and there is no line in the access log."
         ),
     )
 

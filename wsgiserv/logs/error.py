@@ -20,12 +20,12 @@ import sys
 import traceback
 from _thread import get_ident
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from os import dup2, getpid
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.atoms import local_time, numeric_offset
@@ -52,6 +52,7 @@ __all__ = [
     "open_error_log",
     "reopen_error_log",
     "say_lost_messages",
+    "share_log_files",
     "take_over_losses",
     "unguard_standard_streams",
     "untold_messages",
@@ -65,6 +66,7 @@ _DATE = "[%Y-%m-%d %H:%M:%S %z]"
 # Faults of people's filters and handlers that are told, each once.
 _MOST_FAULTS = 32
 
+_open: Any = open
 _Kind = TypeVar("_Kind", bound=logging.Handler)
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -524,7 +526,8 @@ def open_error_log(settings: Settings) -> logging.Logger:
         logger.setLevel(level if isinstance(level, int) else logging.INFO)
         logger.propagate = False
     try:
-        named = apply_logconfig(settings)
+        with _handlers_open_safely(output.owner):
+            named = apply_logconfig(settings)
     except ConfigError:
         for logger, handlers, old_level, propagate in before:
             logger.handlers[:] = handlers
@@ -668,6 +671,9 @@ def reopen_error_log() -> None:
     """
     handler = _opened.handler
     failures: list[str] = []
+    in_master = log_files.is_masters
+    if in_master:  # first of all, for what is opened here goes to the workers
+        failures += _reopen_handlers()
     if handler is not None:
         handler.acquire()
         try:
@@ -679,37 +685,102 @@ def reopen_error_log() -> None:
             failures.append(f"{handler.output.path}: {error.strerror}")
         finally:
             handler.release()
-        path = handler.output.path
-        failures += log_files.refresh({path: handler.output.fd} if path is not None else {})
-    for file_handler in _all_handlers(logging.FileHandler):
-        file_handler.acquire()
-        try:
-            old: Any = file_handler.stream
-            if isinstance(old, LossyText):
-                old.writer.reopen()
-            elif old is not None:
-                _open_safely(file_handler)
-                file_handler.stream = file_handler._open()
-                old.close()
-        except (OSError, ValueError) as error:
-            failures.append(f"{file_handler.baseFilename}: {error}")
-        finally:
-            file_handler.release()
+        failures += log_files.refresh(_open_files())
+    if not in_master:
+        failures += _reopen_handlers()
     for failure in failures:
         logging.getLogger(ERROR_NAMES[0]).warning(
             "Cannot reopen a log file, the old one stays in use: %s", failure
         )
 
 
-def _open_safely(handler: logging.FileHandler) -> None:
-    """Have root open the file of a handler of the application's or of logconfig without following others' links."""
-    if is_root() and _opened.handler is not None:
-        opener = partial(_open_for_handler, _opened.handler.output.owner)
-        setattr(handler, "_builtin_open", partial(open, opener=opener))  # noqa: B010 - it has no type
+def share_log_files() -> None:
+    """Put the files of the logs where workers find those that they may not open. Called by the master at its start."""
+    log_files.post(_open_files())
 
 
-def _open_for_handler(owner: Owner, path: str, flags: int) -> int:
-    return open_file(os.path.abspath(path), flags & ~(os.O_CREAT | os.O_EXCL), owner)
+def _open_files() -> dict[str, int]:
+    """Return the descriptors of this process's log files by their absolute paths."""
+    found: dict[str, int] = {}
+    for handler in _all_handlers(logging.FileHandler):
+        stream: Any = handler.stream
+        try:
+            found[os.path.abspath(handler.baseFilename)] = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # none yet; closed; in memory
+            continue
+    if _opened.handler is not None and _opened.handler.output.path is not None:
+        found[_opened.handler.output.path] = _opened.handler.output.fd
+    return found
+
+
+def _reopen_handlers() -> list[str]:
+    """Open the files of all file handlers again; return what could not be opened. Never raises."""
+    failures: list[str] = []
+    for handler in _all_handlers(logging.FileHandler):
+        handler.acquire()
+        try:
+            old: Any = handler.stream
+            if isinstance(old, LossyText):
+                old.writer.reopen()
+            elif old is not None:
+                owner = _opened.handler.output.owner if _opened.handler is not None else Owner(0, 0)
+                setattr(handler, "_builtin_open", partial(_open_again, owner))  # noqa: B010 - it has no type
+                try:
+                    handler.stream = handler._open()
+                finally:
+                    setattr(handler, "_builtin_open", partial(_open_for_handler, owner))  # noqa: B010
+                remember = getattr(handler, "_statstream", None)
+                if (
+                    remember is not None
+                ):  # WatchedFileHandler: or it would open the file itself at the next record
+                    remember()
+                old.close()
+        except (OSError, ValueError) as error:
+            failures.append(f"{handler.baseFilename}: {error}")
+        finally:
+            handler.release()
+    return failures
+
+
+@contextmanager
+def _handlers_open_safely(owner: Owner) -> Iterator[None]:
+    """Have root open the files of the handlers that are made meanwhile, and give new ones to the workers' user."""
+    if not is_root():
+        yield
+        return
+    # What `FileHandler.__init__` takes its `_builtin_open` from: the module's, or the builtin.
+    setattr(logging, "open", partial(_open_for_handler, owner))  # noqa: B010
+    try:
+        yield
+    finally:
+        delattr(logging, "open")
+
+
+def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+    """`open`, for handlers of logconfig or of the application. A file that this user may not open, while the master
+    can, stays the one that the master has opened last."""
+    return cast("IO[Any]", _open(file, *args, opener=partial(_open_or_take, owner), **kwargs))
+
+
+def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+    """The same, but take what the master has opened, if it has."""
+    fd = log_files.successor(os.path.abspath(file))
+    if fd is None:
+        return _open_for_handler(owner, file, *args, **kwargs)
+    return cast("IO[Any]", _open(file, *args, opener=lambda path, flags: fd, **kwargs))
+
+
+def _open_or_take(owner: Owner, path: str, flags: int) -> int:
+    path = os.path.abspath(path)
+    if is_root():  # without following others' links
+        return open_file(path, flags & ~(os.O_CREAT | os.O_EXCL), owner)
+    try:
+        return os.open(path, flags, 0o666)
+    except PermissionError:
+        fd = log_files.successor(path)
+        if fd is None:
+            raise
+        return fd
 
 
 def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:

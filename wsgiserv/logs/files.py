@@ -29,7 +29,8 @@ __all__ = ["log_files"]
 
 _MSG_CMSG_CLOEXEC: Final = 0x40000000  # linux/socket.h
 _LONGEST_MESSAGE: Final = 65536
-_MOST_FILES: Final = 8
+_MOST_FILES: Final = 128  # in a message; the kernel takes 253 (SCM_MAX_FD)
+_MOST_ACCESS_LOGS: Final = 4
 
 
 class _LogFiles:
@@ -63,8 +64,15 @@ class _LogFiles:
             close(fd)
             fd = before[0]
         self._files[path] = fd, owner
-        while len(self._files) > _MOST_FILES // 2:  # of configurations that no worker is forked with any more
+        while (
+            len(self._files) > _MOST_ACCESS_LOGS
+        ):  # of configurations that no worker is forked with any more
             close(self._files.pop(next(iter(self._files)))[0])
+
+    @property
+    def is_masters(self) -> bool:
+        """Whether this process is the master."""
+        return self._master == getpid()
 
     def _reopen(self, also: Mapping[str, int]) -> list[str]:
         failures = []
@@ -76,10 +84,11 @@ class _LogFiles:
                 continue
             dup2(fresh, fd, inheritable=False)
             close(fresh)
-        self._post({**also, **{path: fd for path, (fd, _) in self._files.items()}})
+        self.post({**also, **{path: fd for path, (fd, _) in self._files.items()}})
         return failures
 
-    def _post(self, files: Mapping[str, int]) -> None:
+    def post(self, files: Mapping[str, int]) -> None:
+        """Leave these descriptors, by the absolute paths of their files, for the children, instead of the last ones."""
         if self._mailbox is None:
             return
         reader, writer = self._mailbox
@@ -88,8 +97,10 @@ class _LogFiles:
                 pass  # what the last USR1 has left
         except OSError:
             pass  # empty
+        names = list(files)[-_MOST_FILES:]
         try:
-            send_fds(writer, b"\0".join(map(os.fsencode, files)), list(files.values()), MSG_DONTWAIT)
+            data = b"\0".join(map(os.fsencode, names))
+            send_fds(writer, data, [files[name] for name in names], MSG_DONTWAIT)
         except OSError:
             pass  # the workers open the files themselves
 

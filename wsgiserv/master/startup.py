@@ -22,6 +22,7 @@ from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
+from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
 from wsgiserv.master.birth import set_title
 from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
@@ -123,6 +124,7 @@ class Startup:
         # After the sockets that are to be here already: one that is missing must not be this.
         log_files.begin()
         open_access_file(settings)  # the workers may not be allowed to: they get the descriptor
+        share_log_files()
         left = self._predecessor.handoff if self._predecessor is not None else None
         self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
         log.info(

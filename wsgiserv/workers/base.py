@@ -15,7 +15,7 @@ import signal
 import sys
 from _socket import socket as RawSocket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from os import getpid, kill
 from select import POLLIN, poll
@@ -29,7 +29,6 @@ from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, Wor
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, BootError, ConfigError
 from wsgiserv.hooks import call_hook
-from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import (
@@ -65,6 +64,7 @@ from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
 from wsgiserv.workers.lastwords import catch_crashes, say
+from wsgiserv.workers.limits import head_limits
 from wsgiserv.workers.registry import resolve_worker_class
 from wsgiserv.workers.requesthooks import request_hooks
 from wsgiserv.workers.signal_handlers import SignalHandlers
@@ -165,11 +165,20 @@ class Worker(ABC):
         self.signals = SignalHandlers(
             self.log,
             _SIGNALS,
-            {signal.SIGTERM: self._term, signal.SIGTTOU: self._trace},
+            {
+                signal.SIGTERM: self._term,
+                signal.SIGINT: self._interrupt_boot,
+                signal.SIGQUIT: self._interrupt_boot,
+                signal.SIGTTOU: self._trace,
+            },
             {signal.SIGABRT: self._abort},
         )
         self._wakeup, self._wakeup_writer = self.signals.reader, self.signals.writer
         self._reloader: Any = None
+        # The files that the master has read.
+        self._masters_files: Collection[str] = ()
+        # Whether worker_exit has been called, or is being called.
+        self._exit_hook_called = False
         self._failed_import: ApplicationError | None = None
         # Puts TLS over a client's socket.
         self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
@@ -267,6 +276,8 @@ class Worker(ABC):
     def load(self) -> None:
         """Load the application and make what the connections share. Raises ApplicationError, ConfigError."""
         settings, boot = self.cfg, self.boot
+        if settings.reload:
+            self._make_reloader()
         self.wsgi = self._application()
         self._peers = PeerNames(settings.forwarded_allow_ips)
         if settings.proxy_protocol != "off":
@@ -283,17 +294,7 @@ class Worker(ABC):
                 if settings.readiness_path
                 else self.wsgi
             ),
-            limits=HeadLimits(
-                line=settings.limit_request_line,
-                fields=settings.limit_request_fields,
-                field_size=settings.limit_request_field_size,
-                header_map=settings.header_map,
-                forwarder_headers=frozenset(name.upper() for name in settings.forwarder_headers),
-                secure_scheme_headers=tuple(
-                    (name.upper(), value) for name, value in settings.secure_scheme_headers.items()
-                ),
-                root_path=settings.root_path,
-            ),
+            limits=head_limits(settings),
             timeouts=Timeouts(
                 header=settings.header_timeout,
                 body=settings.body_timeout,
@@ -404,23 +405,28 @@ class Worker(ABC):
 
     loop: Any  # the `Loop` of the connections
 
-    def start_reloader(self) -> None:
-        """Watch the code for changes (``reload``)."""
-        from wsgiserv.workers.reloader import Reloader
+    def _make_reloader(self) -> None:
+        """Note how the files are, before the application is imported (``reload``). Raises ConfigError."""
+        from wsgiserv.config.configfile import last_read
+        from wsgiserv.workers.reloader import Reloader, note_imports
 
-        settings = self.cfg
-        files = [*settings.reload_extra_files]
-        if settings.config is not None and not settings.config.startswith("python:"):
-            files.append(settings.config)
+        settings, noted = self.cfg, dict(last_read)
+        self._masters_files = noted.keys()
+        note_imports()
         self._reloader = Reloader(
-            self._changed, files, settings.reload_engine, failed_import=self._failed_import
+            self._changed, [*settings.reload_extra_files, *noted], settings.reload_engine, noted=noted
         )
+
+    def start_reloader(self) -> None:
+        """Watch the code for changes (``reload``). Raises RuntimeError when there is no thread to be had."""
+        if self._failed_import is not None:
+            self._reloader.watch_broken(self._failed_import)
         self._reloader.start()
 
     def _changed(self, path: str) -> None:
         """Called by the reloader's thread."""
         self.log.info("%s has changed: reloading", path)
-        if path == self.cfg.config:
+        if path in self._masters_files:
             kill(self.ppid, signal.SIGHUP)
         else:
             self.leave_for(f"{path} has changed")
@@ -485,7 +491,7 @@ class Worker(ABC):
         """SIGTERM is queued like the others; but the response in the making is to say ``Connection: close``, unless
         the connection goes to another worker.
 
-        While the worker boots there is nothing to finish, and an import may take its time: it leaves here.
+        While the worker boots there is nothing to finish, and an import may take its time: it exits here.
         """
         if self.booted:
             self.told_to_leave = True
@@ -494,7 +500,33 @@ class Worker(ABC):
             if not self.may_hand_over():
                 self.context.gateway.keep_open = False
         else:
+            self._exit_while_booting()
+
+    def _interrupt_boot(self, number: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGQUIT are queued, and acted on in the loop. While the worker boots there is no loop yet."""
+        if not self.booted:
+            self._exit_while_booting("worker_int", self.cfg.worker_int)
+
+    def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
+        """Exit in a signal handler, with the hooks that a worker which has booted would call.
+
+        An exception would not do: an application may catch it around an import. Does nothing when the worker has
+        failed to boot, and is about to exit anyway.
+        """
+        if self._exit_hook_called:
+            return
+        try:
+            call_hook(self.log, name, hook, self)
+            self.call_exit_hook()
+        finally:
+            release_standard_streams()
             os._exit(EXIT_OK)
+
+    def call_exit_hook(self) -> None:
+        """Call ``worker_exit``, once in this process."""
+        if not self._exit_hook_called:
+            self._exit_hook_called = True
+            call_hook(self.log, "worker_exit", self.cfg.worker_exit, self.boot.server, self)
 
     def _trace(self, number: int, frame: FrameType | None) -> None:
         """SIGTTOU: tell the master what runs now, and where (``wsgiservctl trace``). Nothing is disturbed by it."""
@@ -512,6 +544,7 @@ class Worker(ABC):
         else:
             self.log.critical("worker %d is aborted\n%s", self.pid, text)
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
+        self.call_exit_hook()
         context: ServingContext | None = getattr(self, "context", None)  # none while booting
         if context is not None and context.access is not None:
             context.access.flush()
@@ -636,7 +669,7 @@ class Worker(ABC):
             if self.cfg.warmup and self._failed_import is None:
                 from wsgiserv.workers.warmup import warm_up
 
-                warm_up(self.context.app, self.cfg.warmup, next(iter(self._bases.values())))
+                warm_up(self.context, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
                 try:
                     self.start_reloader()
@@ -702,14 +735,17 @@ def worker_main(boot: WorkerBoot) -> int:
     add_child_cleanup(boot.close_in_child)
     add_child_cleanup(close_logs_in_child)
     reset_hubs()
-    refused: Exception | None = None
+    worker: Worker | None = None
+    refused: ConfigError | OSError | None = None
+    failure: BaseException | None = None
+    status = EXIT_BOOT
     try:
         # A preloaded application has been loaded in the directory that this process has inherited: after a link has
         # been moved to another release, that one's files are not this code's.
         if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
             log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
-        worker: Worker = worker_type(boot)
+        worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)
         worker.install_signals()
         unblock_last()
@@ -721,21 +757,22 @@ def worker_main(boot: WorkerBoot) -> int:
         drop_privileges(settings)
     except (ConfigError, OSError) as error:
         refused = error
+    except BaseException as error:
+        failure = error
     if refused is not None:
         reason = EXIT_CONFIG if isinstance(refused, ConfigError) else EXIT_BOOT
         boot.ready.report("failed", str(refused), "", reason)
-        return EXIT_BOOT
-    status = EXIT_BOOT
-    failure: BaseException | None = None
-    try:
-        status = worker.main()
-    except BaseException as error:
-        failure = error
-    # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
-    call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
-    worker.signals.disarm()
-    worker.let_go()
-    release_standard_streams()
+    elif worker is not None and failure is None:
+        try:
+            status = worker.main()
+        except BaseException as error:
+            failure = error
+    if worker is not None:
+        # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
+        worker.call_exit_hook()
+        worker.signals.disarm()
+        worker.let_go()
+        release_standard_streams()
     if failure is not None:
         raise failure
     return status

@@ -3,6 +3,10 @@
 Owns: which files count, how a change is recognised, the watching thread.
 Must not know: what is done about a change.
 
+A file counts as changed when it differs from what the process has read. An import may take seconds, and a file may be
+saved meanwhile. So `note_imports` has the import system note each source file before it reads it, and the chosen files
+are noted when the `Reloader` is made, before the application is imported.
+
 Both engines decide in the same way, by comparing modification time and size; they differ in what wakes
 them: the clock, or the kernel's notice through the watchfiles package.
 """
@@ -14,15 +18,16 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from os import stat
-from time import monotonic
+from time import monotonic, time_ns
 
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.imports import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
-__all__ = ["Reloader"]
+__all__ = ["Reloader", "note_imports"]
 
 # A saved file is (modification time in ns, size); None is a file that is not there.
 _Signature = tuple[int, int] | None
@@ -32,6 +37,26 @@ _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 
 # Not the application's code, often many thousand files.
 _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
+
+
+# How each source file was when the import system read it last, by absolute path.
+_noted: dict[str, _Signature] = {}
+
+
+def note_imports() -> None:
+    """From now on note how each source file is just before it is imported. May be called again."""
+    real = SourceFileLoader.path_stats
+    if getattr(real, "notes", False):
+        return
+
+    def path_stats(self: SourceFileLoader, path: str) -> Mapping[str, object]:
+        # The loader asks for this before it reads the source, or the bytecode in its place.
+        where = absolute(path)
+        _noted[where] = _signature(where)
+        return real(self, path)
+
+    path_stats.notes = True  # type: ignore[attr-defined]
+    SourceFileLoader.path_stats = path_stats  # type: ignore[method-assign]
 
 
 class Reloader:
@@ -47,7 +72,10 @@ class Reloader:
         interval_s: seconds between two looks.
         failed_import: when the application could not be imported, the reason. The files in its traceback
             and every ``*.py`` below the working directory are watched then, since the broken module is
-            not among the loaded ones.
+            not among the loaded ones. See also `watch_broken`.
+        noted: how some of ``extra_files`` were when they were read, (modification time in ns, size) by path.
+
+    Make it before the application is imported: a chosen file that differs later from how it is now has changed.
 
     Raises ConfigError for the engine watchfiles when it is not installed.
     """
@@ -59,6 +87,7 @@ class Reloader:
         engine: str,
         interval_s: float = 1.0,
         failed_import: ApplicationError | None = None,
+        noted: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         installed = importlib.util.find_spec("watchfiles") is not None
         if engine == "watchfiles" and not installed:
@@ -68,21 +97,20 @@ class Reloader:
             )
         self._on_change = on_change
         self._interval_s = interval_s
-        # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
-        # a hub that never runs there; looking at the clock needs no lock.
-        usable = installed and engine != "poll" and not patched_by()
-        self._run = self._run_watchfiles if usable else self._run_poll
+        self._may_use_watchfiles = installed and engine != "poll"
+        self._made_at_ns = time_ns()
         self._files: list[str] = []
         self._patterns: list[str] = []
         self._roots: list[str] = []
         self._python_below: str | None = None
         for entry in extra_files:
             self._add(entry)
-        if failed_import is not None:
-            self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
-            self._python_below = working_directory()
-        self._seen: dict[str, _Signature] = {}
+        self._seen: dict[str, _Signature] = {
+            path: (noted or {}).get(path) or _signature(path) for path in self._chosen_files()
+        }
         self._missing: set[str] = set()
+        if failed_import is not None:
+            self.watch_broken(failed_import)
         # The lock is the stop signal: the thread waits to acquire it.
         self._stop = allocate_lock()
         self._stop.acquire()
@@ -97,10 +125,32 @@ class Reloader:
         else:
             self._files.append(path)
 
+    def watch_broken(self, failed_import: ApplicationError) -> None:
+        """Watch what may mend the import that has failed: the files in its traceback, and all Python files here."""
+        self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
+        self._python_below = working_directory()
+        for path in self._chosen_files():
+            if path not in self._seen:
+                self._seen[path] = self._as_read(path)
+
+    def _as_read(self, path: str) -> _Signature:
+        """Return how a file was when this process read it, or may have looked for it."""
+        if path in _noted:
+            return _noted[path]
+        try:
+            status = stat(path)
+        except (OSError, ValueError):
+            return None
+        # Nothing that copies a file can set the time of its last change of status.
+        return None if status.st_ctime_ns > self._made_at_ns else (status.st_mtime_ns, status.st_size)
+
     def start(self) -> None:
-        """Note how the files are now, and start to watch. Daemonic: it does not keep the process alive."""
-        self._look()
-        start_thread(self._run, name="wsgiserv-reloader")
+        """Start to watch. Daemonic: it does not keep the process alive. What has changed by now is told soon."""
+        self._note_modules()
+        # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
+        # a hub that never runs there; looking at the clock needs no lock.
+        usable = self._may_use_watchfiles and not patched_by()
+        start_thread(self._run_watchfiles if usable else self._run_poll, name="wsgiserv-reloader")
 
     def stop(self) -> None:
         """Stop watching; returns at once. `on_change` may be running for the last time."""
@@ -117,14 +167,9 @@ class Reloader:
     def _look(self) -> str | None:
         """Compare all files with the last look; return one that has changed since, or None."""
         changed = None
-        first = not self._seen
-        for path in _module_files():
-            # A module that has been imported since the last look is not a change
-            if path not in self._seen:
-                self._seen[path] = _signature(path)
+        self._note_modules()
         for path in self._chosen_files():
-            if path not in self._seen:
-                self._seen[path] = _signature(path) if first else None
+            self._seen.setdefault(path, None)
         for path, before in self._seen.items():
             now = _signature(path)
             if now == before:
@@ -136,6 +181,12 @@ class Reloader:
                 self._seen[path] = now
                 changed = path
         return changed
+
+    def _note_modules(self) -> None:
+        """Note the modules that have been imported since the last look, as they were when they were read."""
+        for path in _module_files():
+            if path not in self._seen:
+                self._seen[path] = _noted[path] if path in _noted else _signature(path)
 
     def _chosen_files(self) -> Iterator[str]:
         yield from self._files
