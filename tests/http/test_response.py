@@ -92,7 +92,6 @@ def test_content_length_is_read_and_never_sent_twice_or_with_204() -> None:
         ("200 OK", [("Connection", "close\r\nX: y")]),
         ("200 OK", [("Connection ", "close")]),
         ("200 OK", [("a", " b\r\n ")]),
-        ("200 OK", (("a", "b\n") for _ in range(1))),
         ("200 OK", [("Content-Length", "x")]),
         ("200 OK", [("Content-Length", "-1")]),
         ("200 OK", [("Content-Length", "1_0")]),
@@ -158,7 +157,7 @@ def test_fields_that_connection_names_are_not_sent() -> None:
     assert templates.get("200 OK", [("X-Hop", "1")]).fields == (("X-Hop", "1"),)
 
 
-Pair = namedtuple("Pair", "name value")  # noqa: PYI024
+Pair = namedtuple("Pair", "name value")
 
 
 class Headers(list[Any]):
@@ -193,7 +192,7 @@ def test_headers_may_come_in_any_iterable_of_pairs(shape: str) -> None:
         assert template.fields == tuple(PAIRS)
 
 
-class Mime(str, enum.Enum):
+class Mime(str, enum.Enum):  # noqa: UP042 - StrEnum is the harmless one
     CSV = "text/csv"
 
 
@@ -287,7 +286,9 @@ def test_blanks_around_a_value_are_not_sent(value: str) -> None:
     templates = HeadTemplates()
     for _ in range(2):
         template = templates.get("200 OK", [("X-A", value), ("Content-Length", f" {len(value)}\t")])
-        assert template.prefix.endswith(f"\r\nX-A: {value.strip()}\r\nContent-Length: {len(value)}\r\n".encode())
+        assert template.prefix.endswith(
+            f"\r\nX-A: {value.strip()}\r\nContent-Length: {len(value)}\r\n".encode()
+        )
         assert template.fields[0] == ("X-A", value.strip())
         assert template.length == len(value)
 

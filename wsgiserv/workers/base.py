@@ -535,7 +535,11 @@ class Worker(ABC):
             self.boot.ready.report("recycle", f"{context.answered} requests answered (max_requests)")
         if now < self._next_second:
             return False
-        self._next_second = now + 1.0 - time() % 1.0
+        wall = time()
+        gateway = context.gateway
+        gateway.date_line = date_line(wall)
+        gateway.date_until = wall // 1.0 + 1.0
+        self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.
         context.words[LOAD] = (context.words[LOAD] + round(1000 * self._busy_share(now))) // 2

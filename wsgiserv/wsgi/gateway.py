@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from math import inf
 from time import time
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol
@@ -99,7 +100,8 @@ class GatewayContext:
 
     Attributes:
         templates: the response heads seen so far.
-        second, next_second: when the Date line that is kept is right; ``time.time()``.
+        date_line: the Date header line; the worker's loop renews it every second, and `date` in a call that is longer.
+        date_until: when it gets too old, ``time.time()``; infinite until the loop has renewed it.
         keep_open: whether connections stay open after their responses; looked at when a head is made, so
             that a response says ``close`` even if the worker was told to leave during the call.
         log: the error log.
@@ -109,10 +111,9 @@ class GatewayContext:
     __slots__ = (
         "_warned_headers",
         "date_line",
+        "date_until",
         "keep_open",
         "log",
-        "next_second",
-        "second",
         "sendfile",
         "templates",
     )
@@ -120,7 +121,7 @@ class GatewayContext:
     def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
         self.templates = HeadTemplates()
         self.date_line = date_line
-        self.second = self.next_second = 0.0
+        self.date_until = inf
         self.keep_open = True
         self.log = log
         self.sendfile = sendfile
@@ -129,10 +130,9 @@ class GatewayContext:
     def date(self) -> bytes:
         """Return the Date line of now: of the response, however long its call has taken."""
         now = time()
-        if not self.second <= now < self.next_second:  # the clock may have been set back, too
-            second = now // 1.0
+        if now >= self.date_until:
             self.date_line = date_line(now)
-            self.second, self.next_second = second, second + 1.0
+            self.date_until = now // 1.0 + 1.0
         return self.date_line
 
     def warn_dropped(self, names: Iterable[str], request_line: bytes) -> None:
@@ -437,7 +437,7 @@ class Response:
         self.sent = size
         if template.has_date:
             date = b""
-        elif context.second <= time() < context.next_second:
+        elif time() < context.date_until:
             date = context.date_line
         else:
             date = context.date()
