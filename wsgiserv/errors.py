@@ -74,10 +74,12 @@ class ProtocolError(Exception):
         reason: what was wrong, in words for the log and the response's body; never holds raw client bytes, and
             nothing of this host: no path, no error of the system.
         detail: what else is for the log alone.
+        repeats: whether a client of that kind comes again and again, and the log is told now and then only.
     """
 
-    def __init__(self, status: int, reason: str, detail: str = "") -> None:
+    def __init__(self, status: int, reason: str, detail: str = "", repeats: bool = False) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
         self.detail = detail
+        self.repeats = repeats

@@ -9,7 +9,7 @@ import os
 import re
 import time
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from gunicorn.config import Config
@@ -21,7 +21,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs import jsonlines
 from wsgiserv.logs.atoms import Atoms
 from wsgiserv.logs.escape import escape, escape_keeping_lines, escape_quoted
-from wsgiserv.logs.formats import ATOMS, COMBINED, check_format, compile_format
+from wsgiserv.logs.formats import ATOMS, COMBINED, atoms_for, check_format, compile_format, template_of
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",
@@ -272,6 +272,113 @@ class TestHostileClients:
         assert text.isascii()
         assert text.isprintable()
         assert text.count('"') == 6
+
+
+OWN = (
+    '{"h":"%(h)s","u":"%(u)s","t":"%(t)s","r":"%(r)s","s":%(s)s,"d":%(s)d,"b":%(b)s,"f":"%(f)s","a":"%(a)s","U":"%(U)s",'
+    '"q":"%(q)s","cut":"%(a).3s","wide":"%(a)-9s","header":"%({X-Own}i)s","out":"%({X-Out}o)s","x":"%({x}e)s","D":%(D)s,'
+    '"L":%(L)s,"p":"%(p)s","percent":"%%","i":"%(i)s"}'
+)
+
+
+class TestOwnJson:
+    """A template that begins with a brace: people's own JSON."""
+
+    ENVIRON: ClassVar = {**ENVIRON, "HTTP_X_OWN": "own", "x": "value"}
+
+    def test_usual_values(self) -> None:
+        fields = json.loads(line(OWN, self.ENVIRON, headers=[("X-Out", "out")]))
+        assert (fields["h"], fields["u"], fields["s"], fields["d"], fields["b"]) == (
+            "192.0.2.7",
+            "alice",
+            200,
+            200,
+            1234,
+        )
+        assert (fields["r"], fields["a"]) == ("GET /things/7?x=1&y=2 HTTP/1.1", "curl/8.5.0")
+        assert (fields["cut"], fields["wide"]) == ("cur", "curl/8.5.0")
+        assert (fields["header"], fields["out"], fields["x"], fields["percent"]) == (
+            "own",
+            "out",
+            "value",
+            "%",
+        )
+
+    def test_quotes_and_backslashes_are_escaped_as_json_has_it(self) -> None:
+        environ = {**self.ENVIRON, "HTTP_USER_AGENT": 'a"b\\c\td\x00\x7f'}
+        text = line('{"a":"%(a)s"}', environ)
+        assert text == r'{"a":"a\u0022b\u005cc\u0009d\u0000\u007f"}'
+        assert line(r'  \n{"a":"%(a)s"}'.replace(r"\n", "\n"), environ).strip() == text
+        assert line('"%(a)s"', environ) == r'"a\x22b\x5cc\x09d\x00\x7f"'
+
+    def test_octets_are_read_as_utf_8(self) -> None:
+        environ = {**self.ENVIRON, "PATH_INFO": "/caf\xc3\xa9\xf0\x9f\x98\x80", "HTTP_REFERER": "\xff"}
+        fields = json.loads(line(OWN, environ))
+        assert (fields["U"], fields["f"]) == ("/caf\xe9\U0001f600", r"\xff")
+
+    def test_what_cuts_a_value_cuts_no_escape(self) -> None:
+        for size in range(12):
+            text = line(
+                f'{{"a":"%(a).{size}s","r":"%(a).{size}r"}}', {**ENVIRON, "HTTP_USER_AGENT": 'a"\\\xc3\xa9"b'}
+            )
+            fields = json.loads(text)
+            assert fields["a"] == 'a"\\\xe9"b'[:size]
+
+    @pytest.mark.parametrize("octet", range(256))
+    def test_every_octet(self, octet: int) -> None:
+        value = f"a{chr(octet)}b"
+        user = "Basic " + base64.b64encode(value.encode("latin-1") + b":x").decode()
+        environ = dict.fromkeys(self.ENVIRON, value) | {"HTTP_AUTHORIZATION": user}
+        text = line(OWN, environ, headers=[("X-Out", value)])
+        fields = json.loads(text)
+        assert text.isascii()
+        assert text.isprintable()
+        assert len(fields) == 21
+        if chr(octet) != ":":
+            assert fields["u"] == fields["a"] == fields["out"]
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*ENVIRON, "HTTP_X_OWN", "x"]), st.text(st.characters(max_codepoint=255))
+        )
+    )
+    def test_any_client_makes_one_valid_object(self, values: dict[str, str]) -> None:
+        fields = json.loads(line(OWN, {**self.ENVIRON, **values}))
+        assert fields["s"] == fields["d"] == 200
+        assert len(fields) == 21
+
+    def test_whatever_an_application_puts_there(self) -> None:
+        class Bad:
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        for value in (Bad(), 5, None, "\u20ac\ud800", ['"']):
+            json.loads(line(OWN, {**self.ENVIRON, "x": value, "HTTP_USER_AGENT": value}))
+        assert json.loads(line(OWN, {}, 400, [], 0, 0.0))["s"] == 400
+
+    def test_the_atoms_of_loggers_are_made_so_too(self) -> None:
+        environ = {**self.ENVIRON, "HTTP_USER_AGENT": 'a"' * 5}
+        atoms = atoms_for(OWN)(environ, 200, HEADERS, 1234, 3.0)
+        assert json.loads(template_of(OWN) % atoms)["a"] == 'a"' * 5
+        assert type(atoms_for(COMBINED)(environ, 200, HEADERS, 1234, 3.0)) is Atoms
+
+
+def test_the_status_is_text_among_the_atoms_and_a_number_where_a_template_wants_one() -> None:
+    for template in ("common", OWN, "%(s)s"):
+        atoms = atoms_for(template)(ENVIRON, 200, HEADERS, 1234, 3.0)
+        assert type(atoms["s"]) is str
+        assert atoms["s"] == "200"
+    careful = {**ENVIRON, "HTTP_USER_AGENT": '"'}
+    for template, expected in (
+        ("%(s)s", "200"),
+        ("%(s)5d", "  200"),
+        ("%(s)x", "c8"),
+        ("%(s)-5s|", "200  |"),
+        ("%(s).1f", "200.0"),
+    ):
+        for environ in (ENVIRON, careful):
+            assert line(template + " %(a)s", environ).startswith(expected + " ")
+        assert template_of(template) % atoms_for(template)(ENVIRON, 200, HEADERS, 0, 0.0) == expected
 
 
 class TestJson:

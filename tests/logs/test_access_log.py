@@ -304,7 +304,7 @@ class TestThroughLogging:
         log = opened(errors, "combined", logconfig_dict=config)
         note(log, 201)
         args: Any = records[0].args
-        assert (args["s"], args["m"], args["i"], args["{x}i"], args["U"]) == (201, "GET", "id-1", "-", "/")
+        assert (args["s"], args["m"], args["i"], args["{x}i"], args["U"]) == ("201", "GET", "id-1", "-", "/")
 
     def test_a_handler_that_raises_is_told_once(self, errors: Path) -> None:
         class Broken(logging.Handler):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -329,6 +331,188 @@ def test_early_hints_go_before_the_response_to_1_1_only() -> None:
     old = Wire()
     Response(old, context, False, False, True).early_hints([("Link", "x")])
     assert old.data == b""
-    for bad in [("Link", "a\r\nX: y")], [("Content-Length", "1")], [("Connection", "close")]:
-        with pytest.raises(ValueError, match=r"Link|Length|Connection"):
+    for bad in [("Link", "a\r\nX: y")], [(b"Link", b"a\n")], [(b"Li nk", b"a")], [("Content-Length", "1")]:
+        with pytest.raises(ValueError, match=r"Link|Length|Li nk"):
             Response(old, context, True, False, True).early_hints(bad)
+    for wrong in [("Link", 1)], [("Link", bytearray(b"a"))], {"Link": "a"}, [b"ab"], None:
+        with pytest.raises(TypeError, match="header"):
+            Response(old, context, True, False, True).early_hints(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Link", b" </\xe9.css> ")],
+        [["Link", b"</\xe9.css>"]],
+        ((b"Link", "</\xe9.css>"),),
+        {b"Link": b"</\xe9.css>"}.items(),
+        [("Connection", "x-hop"), (b"X-Hop", b"1"), (b"Link", b"</\xe9.css>"), (b"keep-alive", "5")],
+    ],
+)
+def test_early_hints_may_be_bytes_in_any_iterable(headers: Any, caplog: pytest.LogCaptureFixture) -> None:
+    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    Response(wire, context, True, False, True).early_hints(headers)
+    assert wire.data == b"HTTP/1.1 103 Early Hints\r\nLink: </\xe9.css>\r\n\r\n"
+    assert len(caplog.records) == (3 if len(headers) == 4 else 0)
+
+
+def answer(context: GatewayContext, headers: Any, request_line: bytes = b"") -> tuple[Wire, Response]:
+    wire = Wire()
+    response = Response(wire, context, True, False, True)
+    response.request_line = request_line
+    assert run_app(answering([b"x"], headers), {}, response) is None
+    return wire, response
+
+
+def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture) -> None:
+    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    for _ in range(3):
+        wire, response = answer(context, [("Connection", "keep-alive")], b"GET /events?key=secret HTTP/1.1")
+        assert response.keep_alive
+        assert b"onnection" not in wire.head
+        answer(context, [("connection", "keep-alive"), ("Keep-Alive", "timeout=5")], b"POST /b HTTP/1.1")
+        answer(context, [("X-A", "1")], b"GET /fine HTTP/1.1")
+    messages = [record.getMessage() for record in caplog.records]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert messages[0].startswith("GET /events: response header Connection dropped")
+    assert messages[1].startswith("POST /b: response header Keep-Alive dropped")
+    assert "secret" not in caplog.text
+    for number in range(500):  # an application that makes names up does not fill the memory, nor the log
+        answer(context, [("Connection", f"X-{number}"), (f"X-{number}", "1")])
+    assert len(caplog.records) < 100
+
+
+def test_connection_close_closes_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    for headers in [("Connection", "close")], [("Connection", "Close"), ("Content-Length", "1")]:
+        wire, response = answer(context, headers)
+        assert not response.keep_alive
+        assert wire.head.count(b"\r\nConnection: close") == 1
+        assert response.headers == tuple(headers[1:])
+    assert answer(context, [])[1].keep_alive
+    assert not caplog.records
+
+
+def test_the_date_is_that_of_the_head_however_long_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_000_000.5]
+    monkeypatch.setattr("wsgiserv.wsgi.gateway.time", lambda: clock[0])
+    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context.date_until = 1.0
+
+    def slow(result: Any) -> Callable[..., Any]:
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            start_response("200 OK", [])
+            clock[0] += 4
+            return result
+
+        return app
+
+    for result in [b"x"], [b"x", b"y"], iter([b"x"]), [], (b"x",), [b"x" * 100_000]:
+        clock[0] += 0.25
+        wire = Wire()
+        run_app(slow(result), {}, Response(wire, context, True, False, True))
+        assert date_line(clock[0]) in wire.head + b"\r\n"
+
+
+def test_a_status_is_sent_as_its_own_content() -> None:
+    class Status(str, enum.Enum):  # noqa: UP042 - StrEnum is the harmless one
+        TEAPOT = "418 I'm a teapot"
+
+    wire, response, _ = call(answering([b"x"], status=Status.TEAPOT))
+    assert wire.head.startswith(b"HTTP/1.1 418 I'm a teapot\r\n")
+    assert (type(response.status), response.status, response.code) == (str, "418 I'm a teapot", 418)
+
+
+# ---- FileWrapper -----------------------------------------------------------------------------------------
+
+
+def test_a_file_wrapper_has_the_position_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    with path.open("rb") as file:
+        wrapper = FileWrapper(file, 4)
+        assert wrapper.seekable()
+        assert wrapper.tell() == 0
+        blocks = iter(wrapper)
+        assert blocks is wrapper
+        assert next(blocks) == b"0123"
+        assert wrapper.seek(2) == 2
+        assert list(blocks) == [b"2345", b"6789"]
+        wrapper.seek(-3, 2)
+        assert wrapper.tell() == file.tell() == 7
+        wire, _, failure = call(answering(wrapper))
+        assert (wire.body, failure) == (b"789", None)
+
+
+def test_a_file_wrapper_of_what_cannot_seek_says_so() -> None:
+    class Stream:
+        def read(self, size: int) -> bytes:
+            return b""
+
+    class Seeking(Stream):
+        def seek(self, position: int) -> None: ...
+
+        def tell(self) -> int:
+            return 0
+
+    class Denying(Seeking):
+        def seekable(self) -> bool:
+            return False
+
+    assert not FileWrapper(Stream()).seekable()
+    assert not hasattr(FileWrapper(Stream()), "seek")
+    assert not hasattr(FileWrapper(Stream()), "tell")
+    assert FileWrapper(Seeking()).seekable()
+    assert not FileWrapper(Denying()).seekable()
+    reader, writer = os.pipe()
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert not FileWrapper(pipe).seekable()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/self/status",
+        "/proc/cpuinfo",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/proc/self/environ",
+    ],
+)
+def test_a_file_that_does_not_know_its_size_is_read(path: str, method: str) -> None:
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        pytest.skip(f"no {path} here")
+    with open(path, "rb") as file:
+        wire, response, failure = call(answering(FileWrapper(file)), is_head=method == "HEAD")
+    assert failure is None
+    assert response.keep_alive
+    assert b"Content-Length" not in wire.head
+    if method == "GET":
+        assert b"Transfer-Encoding: chunked" in wire.head
+        assert wire.body.endswith(b"\r\n0\r\n\r\n")
+        size, _, rest = wire.body.partition(b"\r\n")
+        assert rest[:5] == content[:5]
+        if len(content) <= 65536 and not path.endswith("status"):  # that counts its own reads
+            assert abs(int(size, 16) - len(content)) < 64
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_file_without_blocks_is_handed_to_the_kernel_where_its_size_is_true(
+    tmp_path: Path, size: int, is_sparse: bool
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        if is_sparse:
+            file.truncate(size)
+        else:
+            file.write(bytes(size))
+    for offset in {0, size // 2, size}:
+        with path.open("rb") as file:
+            file.seek(offset)
+            extent = FileWrapper(file).extent()
+            assert extent is not None
+            assert extent[1:] == (offset, size - offset)

@@ -7,6 +7,7 @@ Must not know: sockets, WSGI, when to send.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
@@ -36,7 +37,7 @@ KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKED_CLOSE: Final = CLOSE + CHUNKED
 
-# RFC 9110 §7.6.1 and PEP 3333 "Other HTTP Features": these speak about this connection, which is not
+# RFC 9110 §7.6.1 and PEP 3333 "Other HTTP Features": these are about this connection, which is not
 # the application's. wsgiref and RFC 2616 §13.5.1 list the same names.
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -82,16 +83,45 @@ class HeadTemplate:
         length: the declared Content-Length in bytes, or -1.
         bodiless: whether the status allows no body (RFC 9110 §6.4.1: 1xx, 204, 304).
         has_date: whether the application set Date itself.
+        status: the status as sent.
+        fields: the application's headers as sent.
+        hop_by_hop: the names of the headers that are not sent, because they are about the connection.
+        closes: whether one of them was ``Connection: close``.
     """
 
-    __slots__ = ("bodiless", "code", "has_date", "length", "prefix")
+    __slots__ = (
+        "bodiless",
+        "closes",
+        "code",
+        "fields",
+        "has_date",
+        "hop_by_hop",
+        "length",
+        "prefix",
+        "status",
+    )
 
-    def __init__(self, prefix: bytes, code: int, length: int, bodiless: bool, has_date: bool) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        code: int,
+        length: int,
+        bodiless: bool,
+        has_date: bool,
+        status: str,
+        fields: tuple[tuple[str, str], ...],
+        hop_by_hop: tuple[str, ...],
+        closes: bool,
+    ) -> None:
         self.prefix = prefix
         self.code = code
         self.length = length
         self.bodiless = bodiless
         self.has_date = has_date
+        self.status = status
+        self.fields = fields
+        self.hop_by_hop = hop_by_hop
+        self.closes = closes
 
 
 class HeadTemplates:
@@ -101,111 +131,189 @@ class HeadTemplates:
         self._kept: dict[tuple[object, ...], HeadTemplate] = {}
         self._lines: dict[tuple[str, str], bytes] = {}
 
-    def get(self, status: str, headers: list[tuple[str, str]]) -> HeadTemplate:
+    def get(self, status: str, headers: Iterable[tuple[str, str]]) -> HeadTemplate:
         """Return the template for what an application passed to ``start_response``.
 
         Raises:
             TypeError, ValueError: the status or a header must not reach the wire; says which and why.
         """
-        try:
-            key = (status, *headers)
-            template = self._kept.get(key)
-        except TypeError:  # something unhashable or not iterable: make() names it
-            return self._make(status, headers)
-        if template is None:
-            template = self._make(status, headers)
-            if len(template.prefix) <= _LONGEST_HEAD_KEPT:
-                if len(self._kept) >= _CACHE_ENTRIES:
-                    self._kept.clear()
-                self._kept[key] = template
-        return template
+        # A subclass of str may compare and hash as it likes, and would find another list's template: only the
+        # built-in types are looked up as they are. Lists of such tuples are the usual case.
+        if type(headers) is list and type(status) is str:
+            is_plain = True
+            try:
+                for header in headers:
+                    if type(header) is tuple:
+                        name, value = header
+                        if type(name) is str and type(value) is str:
+                            continue
+                    is_plain = False
+                    break
+            except (TypeError, ValueError):  # no pairs: said below
+                is_plain = False
+            if is_plain:
+                return self._kept.get((status, *headers)) or self._make(status, headers)
+        status = _own_text(status, "the status must be a str such as '200 OK'")
+        pairs = _pairs(headers)
+        return self._kept.get((status, *pairs)) or self._make(status, pairs)
 
     def _make(self, status: str, headers: list[tuple[str, str]]) -> HeadTemplate:
+        """Check and serialise ``headers``, built-in tuples of built-in strings, and keep the result."""
         code = _status_code(status)
-        if not isinstance(headers, (list, tuple)):
-            raise TypeError(
-                f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}"
-            )
         bodiless = code < 200 or code == 204 or code == 304
         length = -1
         has_date = has_server = False
-        known = self._lines
-        parts = []
+        names, closes = _connection_options(headers)
+        known = self._lines if names is _HOP_BY_HOP else {}
+        parts: list[bytes] = []
+        fields: list[tuple[str, str]] = []
+        dropped: dict[str, str] = {}
         for header in headers:
-            try:
-                line = known.get(header)
-            except TypeError:
-                line = None
+            line = known.get(header)
             if line is None:
-                name, value = _checked(header)
-                line = f"{name}: {value}\r\n".encode("latin-1")
+                name, value = header
+                sent = (name, _checked(name, value))
+                line = f"{name}: {sent[1]}\r\n".encode("latin-1")
                 lower = name.lower()
+                if lower in names:
+                    dropped.setdefault(lower, name)
+                    continue
                 if lower == "content-length":
-                    if length >= 0 and length != int(value):
+                    declared = int(sent[1])
+                    if length >= 0 and length != declared:
                         raise ValueError("the application set two different Content-Length headers")
-                    first, length = length < 0, int(value)
+                    first, length = length < 0, declared
                     # RFC 9110 §8.6: never in a 1xx or 204; and never twice.
                     if first and not (code < 200 or code == 204):
                         parts.append(line)
+                        fields.append(sent)
                     continue
                 if lower == "date":
                     has_date = True
                 elif lower == "server":
                     has_server = True
-                elif len(line) <= 256:
+                elif len(line) <= 256 and sent == header:
                     if len(known) >= _CACHE_ENTRIES:
                         known.clear()
-                    known[name, value] = line
+                    known[header] = line
+                header = sent
             parts.append(line)
+            fields.append(header)
         reason = "" if len(status) > 3 else " "  # RFC 9112 §4: the space stays where the phrase is empty
         head = f"HTTP/1.1 {status}{reason}\r\n".encode("latin-1")
         prefix = b"".join((head, b"" if has_server else SERVER, *parts))
-        return HeadTemplate(prefix, code, length, bodiless, has_date)
+        template = HeadTemplate(
+            prefix, code, length, bodiless, has_date, status, tuple(fields), tuple(dropped.values()), closes
+        )
+        if len(prefix) <= _LONGEST_HEAD_KEPT:
+            if len(self._kept) >= _CACHE_ENTRIES:
+                self._kept.clear()
+            self._kept[status, *headers] = template
+        return template
 
 
-def _status_code(status: object) -> int:
-    if not isinstance(status, str):
-        raise TypeError(f"the status must be a str such as '200 OK', not {type(status).__name__}")
+def _status_code(status: str) -> int:
     match = STATUS.fullmatch(status)
     if match is None:
         raise ValueError(f"malformed status {status!r}; expected such as '200 OK'")
     return int(match.group(1))
 
 
-def _checked(header: object) -> tuple[str, str]:
-    if not isinstance(header, tuple) or len(header) != 2:
-        raise TypeError(f"a response header must be a tuple (name, value), not {header!r}")
-    name, value = header
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"a response header's name and value must be str, not {header!r}")
+def _own_text(text: object, rule: str) -> str:
+    """Return a string's own characters, as a built-in `str`. Raises TypeError with the ``rule``.
+
+    A subclass may say something else in `__str__` and `__format__`, as ``class Mime(str, Enum)`` does: those are not
+    asked. Nor is `__class__`, with which a proxy pretends to be a string.
+    """
+    if type(text) is str:
+        return text
+    if issubclass(type(text), str):
+        return str.__str__(text)
+    raise TypeError(f"{rule}, not {type(text).__name__}")
+
+
+def _pairs(headers: object, accepts_bytes: bool = False) -> list[tuple[str, str]]:
+    """Return headers, in whatever iterable of pairs they come, as built-in tuples of built-in strings.
+
+    Raises:
+        TypeError: they are no iterable of pairs of strings.
+    """
+    if isinstance(headers, (str, bytes, dict)) or not hasattr(type(headers), "__iter__"):
+        hint = " (headers.items() is accepted)" if isinstance(headers, dict) else ""
+        raise TypeError(
+            f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}{hint}"
+        )
+    pairs = []
+    rule = "a response header's name and value must be str"
+    for header in headers:  # type: ignore[attr-defined]
+        if isinstance(header, (str, bytes, bytearray, dict, set, frozenset)):
+            raise TypeError(f"a response header must be a tuple (name, value), not {header!r}")
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            raise TypeError(f"a response header must be a tuple (name, value), not {header!r}") from None
+        if accepts_bytes:
+            name, value = _decoded(name), _decoded(value)
+        try:
+            pairs.append((_own_text(name, rule), _own_text(value, rule)))
+        except TypeError as error:
+            raise TypeError(f"{error}: {header!r}") from None
+    return pairs
+
+
+def _decoded(text: object) -> object:
+    return bytes.decode(text, "latin-1") if isinstance(text, bytes) else text
+
+
+def _connection_options(headers: list[tuple[str, str]]) -> tuple[frozenset[str], bool]:
+    """Return the lower-case names of headers that are about the connection, and whether it is to be closed.
+
+    RFC 9110 §7.6.1: a field that Connection names is one of them.
+    """
+    names, closes = _HOP_BY_HOP, False
+    for name, value in headers:
+        if name.lower() == "connection":
+            options = {option.strip(" \t").lower() for option in value.split(",")}
+            closes = closes or "close" in options
+            names = names | options
+    return names, closes
+
+
+def _checked(name: str, value: str) -> str:
+    """Return the value as sent, without the blanks around it (RFC 9110 §5.5). Raises ValueError."""
     if RESPONSE_NAME.fullmatch(name) is None:
         raise ValueError(f"malformed response header name {name!r}")
     if RESPONSE_VALUE.fullmatch(value) is None:
         # A CR or LF here would let the value write headers of its own (gunicorn CVE-2018-1000164).
         raise ValueError(f"response header {name} has a control character or is not latin-1: {value!r}")
-    lower = name.lower()
-    if lower in _HOP_BY_HOP:
-        raise ValueError(f"the application set {name}, a hop-by-hop header, which is the server's (PEP 3333)")
-    if lower == "content-length":
-        value = value.strip(" \t")
-        if DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19:
-            raise ValueError(f"malformed Content-Length {value!r}")
-    return name, value
+    value = value.strip(" \t")
+    if name.lower() == "content-length" and (
+        DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19
+    ):
+        raise ValueError(f"malformed Content-Length {value!r}")
+    return value
 
 
-def early_hints(headers: list[tuple[str, str]]) -> bytes:
-    """Return an interim response 103 with ``headers`` (RFC 8297 §2).
+def early_hints(headers: Iterable[tuple[str | bytes, str | bytes]]) -> tuple[bytes, tuple[str, ...]]:
+    """Return an interim response 103 with ``headers`` (RFC 8297 §2), and the names of those that are not sent.
 
     Raises:
         TypeError, ValueError: a header must not reach the wire.
     """
+    pairs = _pairs(headers, accepts_bytes=True)
+    names, _ = _connection_options(pairs)
     lines = []
-    for header in headers:
-        name, value = _checked(header)
-        if name.lower() == "content-length":
+    dropped: dict[str, str] = {}
+    for name, value in pairs:
+        value = _checked(name, value)
+        lower = name.lower()
+        if lower in names:
+            dropped.setdefault(lower, name)
+            continue
+        if lower == "content-length":
             raise ValueError("an interim response has no body, and no Content-Length")
         lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-    return b"".join((b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n"))
+    return b"".join((b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n")), tuple(dropped.values())
 
 
 def content_length(length: int) -> bytes:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.logs.atoms import Atoms, LogFunction
+from wsgiserv.logs.atoms import LogFunction
 from wsgiserv.logs.error import access_logger, cannot_open, warn_reliably
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.formats import check_format, compile_format, template_of
+from wsgiserv.logs.formats import atoms_for, check_format, compile_format, template_of
 from wsgiserv.logs.jsonlines import json_line
 from wsgiserv.logs.logconfig import ACCESS_NAMES
 from wsgiserv.logs.output import Output
@@ -101,7 +101,7 @@ class AccessLog:
         if self._format == "json":
             self._lines.append(json_line(environ, status, (), 0, duration_s, pid))
         else:
-            atoms = Atoms(environ, status, (), 0, duration_s)
+            atoms = atoms_for(self._format)(environ, status, (), 0, duration_s)
             atoms["p"] = f"<{pid}>"
             self.append(template_of(self._format) % atoms)
 
@@ -261,7 +261,7 @@ class _LoggerAccessLog(AccessLog):
     and JSON formatters keep working. The price is several times that of the direct way.
     """
 
-    __slots__ = ("_direct", "_logger", "_template", "_warned_of_handler")
+    __slots__ = ("_atoms", "_direct", "_logger", "_template", "_warned_of_handler")
 
     def __init__(
         self, logger: logging.Logger, direct: AccessLog | None, log_format: str, error_log: logging.Logger
@@ -271,6 +271,7 @@ class _LoggerAccessLog(AccessLog):
         self._error_log = error_log
         self._format = log_format
         self._template = template_of(log_format)
+        self._atoms = atoms_for(log_format)
         self._warned_of_handler = False
         self.lost = 0
         self.log = compile_format("json", self._emit) if log_format == "json" else self._log_template
@@ -284,7 +285,7 @@ class _LoggerAccessLog(AccessLog):
         duration_s: float,
     ) -> None:
         try:
-            self._logger.info(self._template, Atoms(environ, status, headers, sent_bytes, duration_s))
+            self._logger.info(self._template, self._atoms(environ, status, headers, sent_bytes, duration_s))
         except (Exception, SystemExit) as error:
             self._warn(error)
 
@@ -314,7 +315,7 @@ class _LoggerAccessLog(AccessLog):
             self._emit(json_line(environ, status, (), 0, duration_s, pid))
             return
         try:
-            atoms = Atoms(environ, status, (), 0, duration_s)
+            atoms = self._atoms(environ, status, (), 0, duration_s)
             atoms["p"] = f"<{pid}>"
             self._logger.info(self._template, atoms)
         except (Exception, SystemExit) as error:

@@ -18,6 +18,7 @@ from wsgiserv.logs.escape import escape_quoted
 
 __all__ = [
     "BRACED",
+    "LAID_OUT",
     "Atoms",
     "LogFunction",
     "basic_user",
@@ -30,6 +31,9 @@ __all__ = [
 
 # log(environ, status, headers, sent_bytes, duration_s)
 LogFunction = Callable[[dict[str, Any], int, Sequence[tuple[str, str]], int, float], None]
+
+# An atom that is laid out before it is escaped: `a%.20s`. `template_of` makes such names.
+LAID_OUT = re.compile(r"(?P<name>.+)%(?P<layout>[#0\- +]*\d*(?:\.\d+)?[a-zA-Z])")
 
 # The atoms in braces: `{host}i`.
 BRACED = re.compile(r"\{(?P<key>[^{}]+)\}(?P<kind>[ioe])")
@@ -113,6 +117,7 @@ class Atoms(dict[str, Any]):
     ) -> None:
         self._environ = environ
         self._headers = headers
+        self._status = status
         text, micros = self._text, _micros(duration_s)
         line = [text(environ.get(key)) for key in ("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL")]
         authorization = environ.get("HTTP_AUTHORIZATION")
@@ -126,7 +131,7 @@ class Atoms(dict[str, Any]):
             U=text(environ.get("PATH_INFO")),
             q=text(environ.get("QUERY_STRING")),
             H=line[2],
-            s=status,
+            s=str(status),
             B=sent_bytes,
             b=str(sent_bytes),
             f=text(environ.get("HTTP_REFERER")),
@@ -148,10 +153,14 @@ class Atoms(dict[str, Any]):
         except Exception:  # an object of the application in its environ, whose __str__ may do anything
             return "-"
 
+    def _laid_out(self, name: str, layout: str) -> str:
+        return f"%{layout}" % (self._status if name == "s" else self[name],)
+
     def __missing__(self, name: str) -> str:
         braced = BRACED.fullmatch(name)
         if not braced:
-            return "-"
+            laid_out = LAID_OUT.fullmatch(name)
+            return self._laid_out(laid_out["name"], laid_out["layout"]) if laid_out else "-"
         key, kind = braced["key"], braced["kind"]
         if kind == "i":
             value = self._environ.get(header_key(key))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["escape", "escape_keeping_lines", "escape_quoted"]
+__all__ = ["escape", "escape_json", "escape_keeping_lines", "escape_quoted"]
 
 # C0, DEL and C1 drive terminals; NEL (in C1), U+2028 and U+2029 end a line for many readers; a lone surrogate
 # cannot be encoded as UTF-8 at all.
@@ -33,6 +33,14 @@ def _octets(match: re.Match[str]) -> str:
     if point < 0x100:
         return f"\\x{point:02x}"
     return "".join(f"\\x{octet:02x}" for octet in match[0].encode("utf-8", "surrogatepass"))
+
+
+def _units(match: re.Match[str]) -> str:
+    point = ord(match[0])
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    high, low = divmod(point - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 def escape(text: str) -> str:
@@ -57,3 +65,11 @@ def escape_quoted(text: str) -> str:
     written is what was on the wire. Never raises.
     """
     return _UNQUOTABLE.sub(_octets, text)
+
+
+def escape_json(text: str) -> str:
+    r"""Return ``text`` as it may stand between the quotes of a JSON string, in ASCII.
+
+    ``"``, the backslash and everything outside printable ASCII become ``\uNNNN`` (RFC 8259 §7). Never raises.
+    """
+    return _UNQUOTABLE.sub(_units, text)

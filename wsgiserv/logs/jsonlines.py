@@ -1,6 +1,6 @@
-"""The access log format `json`: one JSON object per line, with typed fields.
+"""The access log format `json`: one JSON object per line, with typed fields; and atoms for people's own JSON.
 
-Owns: the names, types and order of the fields (docs/logging.md lists them), and the timestamp.
+Owns: the names, types and order of the fields (docs/logging.md lists them), the timestamp, the escapes.
 Must not know: where lines go.
 """
 
@@ -12,9 +12,10 @@ from os import getpid
 from time import time
 from typing import Any
 
-from wsgiserv.logs.atoms import LogFunction, basic_user, local_time, numeric_offset
+from wsgiserv.logs.atoms import Atoms, LogFunction, basic_user, local_time, numeric_offset
+from wsgiserv.logs.escape import escape_json
 
-__all__ = ["compile_json", "json_line"]
+__all__ = ["JSONAtoms", "compile_json", "json_line"]
 
 # The fields that are text from the environ: field -> key.
 _TEXTS = {
@@ -46,6 +47,21 @@ def _readable(value: Any) -> str | None:
         return text  # a value of the application that is not a native string of PEP 3333
     except Exception:  # an object of the application whose __str__ may do anything
         return None
+
+
+class JSONAtoms(Atoms):
+    """The atoms for a template that makes JSON: every text is escaped as the inside of a JSON string."""
+
+    @staticmethod
+    def _text(value: Any) -> str:
+        text = _readable(value)
+        return "-" if text is None else escape_json(text)
+
+    def _laid_out(self, name: str, layout: str) -> str:
+        if name == "s":
+            return super()._laid_out(name, layout)
+        # Cut first, escaped then: a cut escape would be no JSON.
+        return escape_json(f"%{layout}" % (json.loads(f'"{self[name]}"'),))
 
 
 def json_line(

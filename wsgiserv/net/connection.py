@@ -71,6 +71,8 @@ FLUSHING: Final = 6
 CLOSED: Final = 7
 
 _RECV_BYTES: Final = 65536
+# RFC 8446 §5.1: the type of a TLS record that begins a handshake; the version that follows begins with 3.
+_TLS_HANDSHAKE: Final = 0x16
 # How long a closing connection goes on discarding what the client still sends, so that the refusal is not
 # lost to a reset (RFC 9112 §9.6).
 _LINGER_S: Final = 5.0
@@ -187,11 +189,29 @@ class Connection(ClientSink):
                 self._discard(data)
         except ProtocolError as error:
             broken = error
+            if data[0] == _TLS_HANDSHAKE and state == HEAD:
+                broken = self._judge_tls(data, error)
         else:
             # LINGERING: what a client sends behind its last request is nobody's.
             return False
         self._refuse(broken)  # outside of the handler: what it logs may run people's filters
         return False
+
+    def _judge_tls(self, data: bytes, error: ProtocolError) -> ProtocolError:
+        """Return the error to answer with: a TLS handshake, where HTTP was expected, is told as such."""
+        buffer = self._buffer
+        if (
+            data[1:2] not in (b"", b"\x03")
+            or (buffer is not None and buffer[0] != _TLS_HANDSHAKE)
+            or self.base["wsgi.url_scheme"] == "https"
+        ):
+            return error
+        return ProtocolError(
+            400,
+            "HTTPS was sent to an HTTP port; use http:// in the URL",
+            "a TLS handshake came; set certfile and keyfile to serve HTTPS here",
+            repeats=True,
+        )
 
     def _leave_alone(self) -> None:
         """What the client sends now waits in the kernel for its turn; a level-triggered poller would spin on it."""
@@ -452,6 +472,7 @@ class Connection(ClientSink):
             self._refuse(broken)
             return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
+        response.request_line = line.raw
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = NEVER
@@ -601,7 +622,11 @@ class Connection(ClientSink):
         context = self.context
         level = logging.DEBUG if quiet else logging.WARNING
         reason = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        context.log.log(level, "%s: refused with %d: %s", self.name, error.status, reason)
+        untold = context.repeated_refusal(error.reason) if error.repeats else 0
+        if untold > 0:
+            reason = f"{reason} ({untold} more since this was logged last)"
+        if untold >= 0:
+            context.log.log(level, "%s: refused with %d: %s", self.name, error.status, reason)
         self._buffer = None
         if self._body is not None:
             self._body.discard()

@@ -53,6 +53,9 @@ NEVER_STREAMED: Final = 0
 LARGE_STREAMED: Final = 1
 ALL_STREAMED: Final = 2
 
+# A refusal that repeats (health checks of the wrong scheme) is logged once in so many seconds.
+_REPEATED_REFUSAL_S: Final = 10.0
+
 # What a connection wants to be woken for; at first its loop does not know it.
 UNWATCHED: Final = -1
 NONE: Final = 0
@@ -136,6 +139,7 @@ class ServingContext:
     """
 
     __slots__ = (
+        "_refusals",
         "access",
         "answered",
         "app",
@@ -219,6 +223,7 @@ class ServingContext:
         self.crowded = False
         self.draining = False
         self.distrusted = False
+        self._refusals: dict[str, tuple[float, int]] = {}
         gateway.keep_open = self.keepalive > 0
         self.answered = 0
         self.counter = itertools.count(1)
@@ -227,6 +232,16 @@ class ServingContext:
         self.serial = itertools.count(1)
         self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
         self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+
+    def repeated_refusal(self, reason: str) -> int:
+        """Return how many refusals for this reason have not been logged, -1 where this one is not to be either."""
+        now = monotonic()
+        logged_at, count = self._refusals.get(reason, (-_REPEATED_REFUSAL_S, 0))
+        if now - logged_at < _REPEATED_REFUSAL_S:
+            self._refusals[reason] = (logged_at, count + 1)
+            return -1
+        self._refusals[reason] = (now, 0)
+        return count
 
     def close_in_child(self) -> None:
         """Drop what a child of the application must not write again. Called in that child, after `Slot.detach`."""

@@ -134,7 +134,9 @@ class TLSSocket:
     def _begin(self, data: bytes) -> None:
         if data[0] in _HTTP_STARTS:
             self._state = _PLAIN
-            raise ProtocolError(400, "plain HTTP was sent to an HTTPS port; use https:// in the URL")
+            raise ProtocolError(
+                400, "plain HTTP was sent to an HTTPS port; use https:// in the URL", repeats=True
+            )
         self._state = _HANDSHAKE
         # Not before the first byte: a client that connects and stays silent costs no TLS state.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -580,7 +580,9 @@ class Worker(ABC):
         if now < self._next_second:
             return False
         wall = time()
-        context.gateway.date_line = date_line(wall)
+        gateway = context.gateway
+        gateway.date_line = date_line(wall)
+        gateway.date_until = wall // 1.0 + 1.0
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.

@@ -29,12 +29,18 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class WarmupContext(Protocol):
     """The parts of a `ServingContext` that a warm-up request uses."""
 
-    app: Callable[..., Any]
-    gateway: GatewayContext
-    id_prefix: str
-    log: logging.Logger
-    parser: HeadParser
-    serial: Iterator[int]
+    @property
+    def app(self) -> Callable[..., Any]: ...
+    @property
+    def gateway(self) -> GatewayContext: ...
+    @property
+    def id_prefix(self) -> str: ...
+    @property
+    def log(self) -> logging.Logger: ...
+    @property
+    def parser(self) -> HeadParser: ...
+    @property
+    def serial(self) -> Iterator[int]: ...
 
 
 class _Nowhere:

@@ -10,6 +10,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from math import inf
+from time import time
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, cast
 
@@ -24,6 +26,7 @@ from wsgiserv.http.response import (
     HeadTemplate,
     HeadTemplates,
     content_length,
+    date_line,
     early_hints,
 )
 from wsgiserv.wsgi.filewrapper import FileWrapper
@@ -56,6 +59,9 @@ _MOST_UNSENT: Final = 1024 * 1024
 # Above this, a body is not copied behind its head but sent from where it is (measured: the copy is
 # cheaper than a second buffer up to about here).
 _COPY_UP_TO = 32 * 1024
+
+# So many names of dropped headers are remembered, and told, by a worker.
+_MOST_WARNED_HEADERS: Final = 64
 
 _ERROR_STATUS = "500 Internal Server Error"
 _TIMEOUT_STATUS = "504 Gateway Timeout"
@@ -95,21 +101,65 @@ class GatewayContext:
 
     Attributes:
         templates: the response heads seen so far.
-        date_line: the Date header line; the worker's loop renews it every second.
+        date_line: the Date header line; the worker's loop renews it every second, and `date` in a call that is longer.
+        date_until: when it gets too old, ``time.time()``; infinite until the loop has renewed it.
         keep_open: whether connections stay open after their responses; looked at when a head is made, so
             that a response says ``close`` even if the worker was told to leave during the call.
         log: the error log.
         sendfile: whether ``wsgi.file_wrapper`` may hand files to the kernel.
     """
 
-    __slots__ = ("date_line", "keep_open", "log", "sendfile", "templates")
+    __slots__ = (
+        "_warned_headers",
+        "date_line",
+        "date_until",
+        "keep_open",
+        "log",
+        "sendfile",
+        "templates",
+    )
 
     def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
         self.templates = HeadTemplates()
         self.date_line = date_line
+        self.date_until = inf
         self.keep_open = True
         self.log = log
         self.sendfile = sendfile
+        self._warned_headers: dict[str, object] = {}
+
+    def date(self) -> bytes:
+        """Return the Date line of now: of the response, however long its call has taken."""
+        now = time()
+        if now >= self.date_until:
+            self.date_line = date_line(now)
+            self.date_until = now // 1.0 + 1.0
+        return self.date_line
+
+    def warn_dropped(self, names: Iterable[str], request_line: bytes) -> None:
+        """Say that headers of an application are not sent: once per worker and name.
+
+        Args:
+            names: the headers' names.
+            request_line: of the request that was answered so; empty when there is none.
+        """
+        warned = self._warned_headers
+        fresh = []
+        for name in names:
+            mark = object()
+            # setdefault: two threads may be here at once. An application may make up names without end.
+            if len(warned) < _MOST_WARNED_HEADERS and warned.setdefault(name.lower(), mark) is mark:
+                fresh.append(name)
+        if fresh:
+            method, _, target = request_line.decode("ascii", "backslashreplace").partition(" ")
+            path = target.partition(" ")[0].partition("?")[0]
+            for name in fresh:
+                self.log.warning(
+                    "%s: response header %s dropped: it is about the connection, which is the server's (PEP 3333); "
+                    "remove it from the application (said once per worker and header)",
+                    f"{method} {path}" if path else "The application",
+                    name,
+                )
 
 
 class Response:
@@ -129,9 +179,9 @@ class Response:
         sent: body bytes sent, without framing.
         aborted: it ended early, and the client could mistake what it got for the whole.
         before_stream: called once before the head of a response that comes in pieces; may raise BodyError.
-        headers: as the application passed them to ``start_response``.
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (504 has been sent in its stead).
         sink: where its bytes go.
+        request_line: of the request; empty when there is none. For the log.
     """
 
     __slots__ = (
@@ -144,14 +194,13 @@ class Response:
         "aborted",
         "before_stream",
         "begun",
-        "headers",
         "is_head",
         "keep_alive",
         "may_keep_alive",
         "overdue",
+        "request_line",
         "sent",
         "sink",
-        "status",
     )
 
     def __init__(
@@ -171,8 +220,17 @@ class Response:
         self.aborted = False
         self.before_stream: Callable[[], None] | None = None
         self.overdue = IN_TIME
-        self.headers: list[tuple[str, str]] = []
-        self.status = ""
+        self.request_line = b""
+
+    @property
+    def status(self) -> str:
+        """The status as sent, such as ``200 OK``; empty before there is one."""
+        return self._template.status if self._template is not None else ""
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The application's headers as sent."""
+        return self._template.fields if self._template is not None else ()
 
     @property
     def code(self) -> int:
@@ -195,9 +253,11 @@ class Response:
         return template.length if template is not None and template.length >= 0 else None
 
     def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+        self, status: str, headers: Iterable[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
         """The callable of PEP 3333, "The start_response() Callable".
+
+        Headers about the connection are not sent, as with gunicorn; ``Connection: close`` closes it.
 
         Raises:
             AssertionError: called a second time without ``exc_info``.
@@ -211,18 +271,30 @@ class Response:
                 exc_info = None  # no cycle through the traceback's frames
         elif self._template is not None:
             raise AssertionError("start_response() was called a second time without exc_info")
-        self._template = self._context.templates.get(status, headers)
-        self.status = status
-        self.headers = headers
+        self._template = template = self._context.templates.get(status, headers)
+        if template.hop_by_hop:
+            self._drop(template)
         return self.write
 
-    def early_hints(self, headers: list[tuple[str, str]]) -> None:
+    def _drop(self, template: HeadTemplate) -> None:
+        """Do what a header about the connection asks, where it can be done; say so where not."""
+        names = template.hop_by_hop
+        if template.closes:
+            self.keep_alive = self.may_keep_alive = False
+            names = tuple(name for name in names if name.lower() != "connection")
+        self._context.warn_dropped(names, self.request_line)
+
+    def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
         """``environ["wsgi.early_hints"]``: send a 103 before the response (RFC 8297), any number of times.
+
+        Names and values may be bytes, as with gunicorn.
 
         Nothing is sent to HTTP/1.0 clients, which do not know interim responses (RFC 9110 §15.2), nor once the
         response has begun. Raises TypeError or ValueError for headers that must not reach the wire.
         """
-        hints = early_hints(headers)
+        hints, dropped = early_hints(headers)
+        if dropped:
+            self._context.warn_dropped(dropped, self.request_line)
         if self._http11 and not self.begun:
             self.sink.send(hints)
 
@@ -274,7 +346,7 @@ class Response:
         template = self._template
         if template is None:
             raise AssertionError("the application did not call start_response()")
-        return b"".join((template.prefix, b"" if template.has_date else self._context.date_line, ending))
+        return b"".join((template.prefix, b"" if template.has_date else self._context.date(), ending))
 
     def _ending(self) -> bytes:
         """Return the Connection line and the empty line of a head without any further framing."""
@@ -351,20 +423,25 @@ class Response:
                 self.write(body)
                 self._finish_counted()
             return
-        size = len(body)
+        size, context = len(body), self._context
         if template.length != size:
             if template.length >= 0:
                 self.write(body)
                 self._finish_counted()
                 return
             ending = content_length(size) + self._ending()
-        elif self.keep_alive and self._http11 and self._context.keep_open:
+        elif self.keep_alive and self._http11 and context.keep_open:
             ending = b"\r\n"
         else:
             ending = self._ending()
         self.begun = True
         self.sent = size
-        date = b"" if template.has_date else self._context.date_line
+        if template.has_date:
+            date = b""
+        elif time() < context.date_until:
+            date = context.date_line
+        else:
+            date = context.date()
         if size <= _COPY_UP_TO:
             self.sink.send(b"".join((template.prefix, date, ending, body)))
         else:
