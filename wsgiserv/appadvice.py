@@ -78,7 +78,10 @@ def in_words(error: BaseException) -> str:
 def raised(error: BaseException, doing: str) -> ApplicationError:
     """Return what to raise instead of what the application's code has raised."""
     text = _what_happened(error, doing)
-    hint = _hidden_by_own(error)
+    try:
+        hint = _hidden_by_own(error)
+    except BaseException:  # its attributes may raise
+        hint = ""
     if hint:
         text = f"{text.removesuffix('.')}. {hint}"
     return ApplicationError(text, _users_traceback(error))
