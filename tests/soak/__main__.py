@@ -146,14 +146,14 @@ class Soak:
             self.serial += 1
             return f"request-{self.serial:08d}"
 
-    def note(self, view: str, failed: str = "", wrong: str = "", began: float = 0.0) -> None:
-        """Count a request. One that fails is expected when a worker was killed since it was sent."""
+    def note(self, view: str, failed: str = "", wrong: str = "", used: float = 0.0) -> None:
+        """Count a request. A failure is expected when a worker was killed since its connection was last used."""
         with self.lock:
             self.asked[view] += 1
             if wrong:
                 self.wrong.append(wrong)
             elif failed:
-                expected = self.last_kill >= began - 0.5
+                expected = self.last_kill >= used - 0.5
                 self.failed[f"{'killed' if expected else 'UNEXPECTED'}: {failed}"] += 1
 
     def client(self, seed: int) -> None:
@@ -164,20 +164,23 @@ class Soak:
         ]
         weights = [WEIGHTS[view] for view in views]
         connection: http.client.HTTPConnection | None = None
+        used = 0.0
         while not self.stop.is_set():
             view = chance.choices(views, weights)[0]
             if connection is None:
                 connection = http.client.HTTPConnection(*self.address, timeout=60)
             fresh = connection.sock is None
-            began = time.monotonic()
+            if fresh:
+                used = time.monotonic()
             try:
                 closes = self.ask(connection, view, self.name())
+                used = time.monotonic()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 connection = None
                 # A kept connection that a killed worker had: HTTP clients ask again. A new one is another matter.
                 kind = "" if fresh else " (kept connection)"
-                self.note(view, failed=f"{view} {type(error).__name__}{kind}", began=began)
+                self.note(view, failed=f"{view} {type(error).__name__}{kind}", used=used)
                 continue
             if closes or chance.random() < 0.02:
                 connection.close()
