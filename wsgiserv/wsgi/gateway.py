@@ -302,8 +302,10 @@ class Response:
 
         Raises BodyTooLong when the block before was too much already: an application that never stops is stopped.
         """
-        if not isinstance(data, bytes):
-            raise TypeError(f"the response body must be made of bytes, not {type(data).__name__}")
+        if type(data) is not bytes:
+            if not issubclass(type(data), bytes):
+                raise TypeError(f"the response body must be made of bytes, not {type(data).__name__}")
+            data = bytes(memoryview(data))  # a subclass may tell another length than it has
         if not self.begun:
             self._begin(data)
         elif self._left >= 0:
