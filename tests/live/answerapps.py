@@ -60,6 +60,12 @@ def whole(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [b"whole\n"]
 
 
+def switch(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """As a WebSocket library answers."""
+    start_response("101 Switching Protocols", [("Connection", "Upgrade"), ("Upgrade", "websocket")])
+    return []
+
+
 def replaced(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """An error page, of a framework that starts its response with one of these headers."""
     start_response("200 OK", [TYPE, ("Connection", "keep-alive")])
@@ -112,7 +118,7 @@ def slow(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 def hints(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     send = environ["wsgi.early_hints"]
-    send([(b"Link", b" </a.css>; rel=preload "), ("X-Text", b"b"), ("Connection", "x-hop"), (b"X-Hop", b"1")])
+    send([(b"Link", b" </a.css>; rel=preload "), ("X-Text", b"b")])
     send({"Link": "</b.css>"}.items())
     start_response("200 OK", [TYPE])
     return [b"x"]
@@ -147,7 +153,7 @@ def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 ROUTES = {
     "/" + view.__name__: view
-    for view in (hop, whole, replaced, shape, text, blanks, slow, hints, wrapped, ranged, bytes_read)
+    for view in (hop, whole, switch, replaced, shape, text, blanks, slow, hints, wrapped, ranged, bytes_read)
 }
 
 
