@@ -290,6 +290,25 @@ class TestThroughLogging:
         note(log, 200)
         assert json.loads(target.read_text().removeprefix("custom "))["user_agent"] == 'a"b'
 
+    def test_an_own_json_format_stays_json_on_every_way(self, tmp_path: Path, errors: Path) -> None:
+        template = '{"agent":"%(a)s","cut":"%(a).2s","status":%(s)s,"code":%(s)4d,"pid":"%(p)s"}'
+        target, direct = tmp_path / "custom", tmp_path / "direct"
+        through = opened(errors, template, logconfig_dict=self.dictionary("gunicorn.access", target))
+        note(through, 200)
+        through.log_for(7, ENVIRON, 502, 1.0)
+        logging.getLogger("gunicorn.access").handlers.clear()
+        log = opened(errors, template, accesslog=str(direct))
+        note(log, 200)
+        log.log_for(7, ENVIRON, 502, 1.0)
+        log.close()
+        for path in target, direct:
+            lines = path.read_text().splitlines()
+            for line, status in zip(lines, (200, 502), strict=True):
+                fields = json.loads(line.removeprefix("custom "))
+                assert (fields["agent"], fields["cut"]) == ('a"b', 'a"')
+                assert fields["status"] == fields["code"] == status
+            assert json.loads(lines[1].removeprefix("custom "))["pid"] == "<7>"
+
     def test_formatters_find_the_atoms_in_args(self, errors: Path) -> None:
         records: list[logging.LogRecord] = []
 

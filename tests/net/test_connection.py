@@ -348,3 +348,51 @@ def test_http_1_0_keeps_alive_only_when_asked_and_says_so(peers: Callable[..., P
     plain.feed(b"GET /a HTTP/1.0\r\n\r\n")
     assert b"\r\nConnection: close\r\n" in plain.got()
     assert plain.loop.forgotten
+
+
+# The type and version of a TLS record, and what browsers send first, in short.
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 shop.example"
+
+
+def test_tls_where_http_was_expected_is_logged_once_in_ten_seconds(
+    peers: Callable[..., Peer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("wsgiserv.net.serving.monotonic", lambda: clock[0])
+    context = peers(echo).context
+    for number in range(25):  # one a second
+        peer = peers(echo)
+        peer.connection.context = context
+        peer.feed(HELLO)
+        assert peer.got().startswith(b"HTTP/1.1 400 ")
+        clock[0] = 1001.0 + number
+    messages = [record.getMessage() for record in caplog.records]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    assert all("HTTPS was sent to an HTTP port" in message for message in messages)
+    assert "more" not in messages[0]
+    assert all(message.endswith(" (9 more since this was logged last)") for message in messages[1:])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_tls"),
+    [
+        ([HELLO[:1]], True),
+        ([HELLO[:2]], True),
+        ([HELLO[:1], HELLO[1:]], True),
+        ([HELLO + b"\r\n\r\n"], True),
+        ([b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", HELLO], True),
+        ([b"GET / HTTP/1.1\r\n", HELLO], False),
+        ([b"\x16\x01"], False),
+        ([b"\x17\x03\x03"], False),
+        ([b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 24\r\n\r\n", HELLO], None),
+    ],
+)
+def test_what_is_taken_for_tls(
+    peers: Callable[..., Peer], caplog: pytest.LogCaptureFixture, pieces: list[bytes], is_tls: bool | None
+) -> None:
+    peer = peers(echo)
+    peer.feed(*pieces)
+    if is_tls is None:
+        assert not caplog.records
+    else:
+        assert [("HTTPS was sent" in record.getMessage()) for record in caplog.records] == [is_tls]

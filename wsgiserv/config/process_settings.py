@@ -232,7 +232,8 @@ class ProcessSettings(HookSettings):
         parse=parsers.text,
         accepts="'common', 'combined', 'json', or a format such as '%(h)s %(t)s \"%(r)s\" %(s)s %(b)s'",
         help="'common', 'combined', 'json', or a format of atoms such as %(h)s.",
-        doc="The atoms are gunicorn's. `combined` is the format that gunicorn has by default.",
+        doc="The atoms are gunicorn's. `combined` is the format that gunicorn has by default. "
+        "In a format that begins with `{` the values are escaped as JSON.",
     )
     logconfig: str | None = setting(
         None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wsgiserv.errors import ProtocolError
 from wsgiserv.http.uwsgi import UwsgiReader, read_variables
 from wsgiserv.net.connection import Connection
 
@@ -50,6 +51,9 @@ class UwsgiConnection(Connection):
         self._block = block = reader.block(variables)
         self._keep_alive = False
         return self._expect_body(line, block, data[size:])
+
+    def _judge_tls(self, data: bytes, error: ProtocolError) -> ProtocolError:
+        return error  # it says already what this port speaks
 
 
 class BarredConnection(Connection):
