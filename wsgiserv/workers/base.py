@@ -60,6 +60,7 @@ from wsgiserv.scoreboard import (
     UNTOLD_LINES,
 )
 from wsgiserv.unpatched import reset_hubs
+from wsgiserv.wording import counted
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -532,7 +533,9 @@ class Worker(ABC):
             context.access.flush()
         if context.answered >= self.max_requests and not self.retiring:
             self.max_requests = sys.maxsize  # asked once; it serves until its successor is ready
-            self.boot.ready.report("recycle", f"{context.answered} requests answered (max_requests)")
+            self.boot.ready.report(
+                "recycle", f"{counted(context.answered, 'request')} answered (max_requests)"
+            )
         if now < self._next_second:
             return False
         wall = time()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
-from wsgiserv.scoreboard import HEARTBEAT
+from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.helperthread import HelperThread
@@ -158,6 +158,9 @@ class SyncWorker(ReactorWorker):
 
     def _run(self, connection: Connection) -> None:
         """Run a request. What it sets of context variables ends with it; what the import has set is there."""
+        self.context.words[CONNECTIONS] = len(
+            self.reactor.connections
+        )  # the call may last, and nothing counts then
         try:
             copy_context().run(connection.run)
             return

@@ -33,6 +33,7 @@ from wsgiserv.boot import EXIT_OK, WorkerBoot
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.connection import Connection
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
+from wsgiserv.wording import counted
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import progress
 from wsgiserv.workers.reactorworker import ReactorWorker, TurnEnded
@@ -546,5 +547,5 @@ class ThreadsWorker(ReactorWorker):
                     )
                     if self._lost == self.cfg.threads:
                         self.leave_for(
-                            f"{self._lost} threads are stuck in overdue requests (request_timeout)"
+                            f"{counted(self._lost, 'thread', 'is', 'are')} stuck in overdue requests (request_timeout)"
                         )
