@@ -109,16 +109,18 @@ class Worker(ABC):
     Attributes:
         age, pid, ppid, cfg, log, sockets, booted, alive, aborted, nr, timeout: as in gunicorn's workers, for hooks.
         context: what its connections share; made by `load`.
-        told_to_leave: whether SIGTERM has come, which the loop may not have seen yet.
-        handing_over: whether it leaves by handing its connections over; then they go on as if nothing were.
-        accepting: whether it takes new connections.
+        retiring, leave_now: whether it leaves gracefully, or at once.
+        leave_by: until when it may take, ``time.monotonic()`` seconds.
+
+    Public names are the ones that docs/custom-workers.md lists, and a test holds that. A method or an attribute of a
+    subclass with any other name, without an underscore, replaces nothing here.
     """
 
     multithread: ClassVar[bool] = False
     # What stream_request_body = "auto" means here.
     streams: ClassVar[int] = NEVER_STREAMED
     # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
-    least_stream_buffer: ClassVar[int] = 0
+    _least_stream_buffer: ClassVar[int] = 0
 
     def __init__(self, boot: WorkerBoot) -> None:
         settings = boot.settings
@@ -133,14 +135,16 @@ class Worker(ABC):
         self.booted = False
         self.aborted = False
         self.retiring = False
-        self.handing_over = False
-        self.told_to_leave = False
+        # Whether it leaves by handing its connections over; then they go on as if nothing were.
+        self._handing_over = False
+        # Whether SIGTERM has come, which the loop may not have seen yet.
+        self._told_to_leave = False
         self.leave_now = False
         self.leave_by = float("inf")
         # When SIGTERM came, ``time.monotonic()`` seconds: the master counts `graceful_timeout` from there.
         self._told_at: float | None = None
         # When all that could run a request last made progress, while none of it is free; else None.
-        self.stalled_since: float | None = None
+        self._stalled_since: float | None = None
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
@@ -153,13 +157,13 @@ class Worker(ABC):
             from random import randint
 
             self.max_requests += randint(0, settings.max_requests_jitter)
-        self.signals = SignalHandlers(
+        self._signals = SignalHandlers(
             self.log,
             _SIGNALS,
             {signal.SIGTERM: self._term, signal.SIGTTOU: self._trace},
             {signal.SIGABRT: self._abort},
         )
-        self._wakeup, self._wakeup_writer = self.signals.reader, self.signals.writer
+        self._wakeup, self._wakeup_writer = self._signals.reader, self._signals.writer
         self._reloader: Any = None
         self._failed_import: ApplicationError | None = None
         # Puts TLS over a client's socket.
@@ -189,9 +193,9 @@ class Worker(ABC):
         """Whether connections can go to another worker of this server. From any thread, at any time."""
         return False
 
-    def stop_handing_over(self) -> None:
+    def _stop_handing_over(self) -> None:
         """Nobody is left to take connections: from now on leave as without a channel."""
-        self.handing_over = False
+        self._handing_over = False
         self._keep_idle()
         self.stop_accepting()
 
@@ -231,7 +235,7 @@ class Worker(ABC):
     def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
         """Called in the new process before anything of the application is imported (monkey patching)."""
 
-    def load_certificates(self) -> None:
+    def _load_certificates(self) -> None:
         """Take the master's TLS context, or make one while the key may still be read. Called in the new process.
 
         Raises ConfigError.
@@ -305,7 +309,7 @@ class Worker(ABC):
                 else None
             ),
             streaming=_STREAMING.get(settings.stream_request_body, self.streams),
-            stream_buffer=max(settings.stream_buffer, self.least_stream_buffer),
+            stream_buffer=max(settings.stream_buffer, self._least_stream_buffer),
         )
         if settings.protocol == "uwsgi":
             from wsgiserv.http.uwsgi import UwsgiReader
@@ -331,7 +335,7 @@ class Worker(ABC):
         self._bases_by_address = {
             _address_of(listener): self._bases[listener] for listener in reversed(boot.listeners)
         }
-        self.addresses = {id(base): address for address, base in self._bases_by_address.items()}
+        self._addresses = {id(base): address for address, base in self._bases_by_address.items()}
 
     def _application(self) -> Callable[..., Any]:
         settings = self.cfg
@@ -352,7 +356,7 @@ class Worker(ABC):
             self.log.error("%s%s", error, f"\n{error.traceback}" if error.traceback else "")
             return broken_application(error)
 
-    def admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
+    def _admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Make a connection of an accepted socket; the class gives its loop in `loop`."""
         peer, name, trusted = self._peers.of(address)
         make, base = self._connection, self._bases[listener]
@@ -367,7 +371,7 @@ class Worker(ABC):
         proxied.hand_over = partial(setattr, connection, "sock")
         return connection
 
-    def adopt(self, handed: Handed) -> Connection | None:
+    def _adopt(self, handed: Handed) -> Connection | None:
         """Make a connection of what a sibling has handed over, to go on where that has left off.
 
         Returns:
@@ -395,7 +399,7 @@ class Worker(ABC):
 
     loop: Any  # the `Loop` of the connections
 
-    def start_reloader(self) -> None:
+    def _start_reloader(self) -> None:
         """Watch the code for changes (``reload``)."""
         from wsgiserv.workers.reloader import Reloader
 
@@ -416,7 +420,7 @@ class Worker(ABC):
         else:
             self.leave_for(f"{path} has changed")
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Let go of the application, at the end of the process.
 
         The signals' handlers and the helpers' threads hold this worker until the interpreter is gone. What the
@@ -437,9 +441,9 @@ class Worker(ABC):
 
     # ---- signals ---------------------------------------------------------------------------------------
 
-    def install_signals(self) -> None:
+    def _install_signals(self) -> None:
         """Queue the signals of the master and of people; the loop reads them from `wakeup_fd`."""
-        self.signals.install()
+        self._signals.install()
         catch_crashes(self.boot.last_words)
 
     @property
@@ -450,7 +454,7 @@ class Worker(ABC):
     def take_signals(self) -> None:
         """Act on the signals that have come. What one of them raises does not cost the others."""
         failure: Exception | None = None
-        for number in self.signals.take():
+        for number in self._signals.take():
             try:
                 self._act_on(number)
             except Exception as error:
@@ -479,7 +483,7 @@ class Worker(ABC):
         While the worker boots there is nothing to finish, and an import may take its time: it leaves here.
         """
         if self.booted:
-            self.told_to_leave = True
+            self._told_to_leave = True
             if self._told_at is None:
                 self._told_at = monotonic()
             if not self.may_hand_over():
@@ -510,11 +514,11 @@ class Worker(ABC):
 
     def lifeline_ended(self) -> None:
         """The master is gone: serve what is under way, shortly, and leave."""
-        if not self.retiring or self.handing_over or self.context.linger_s:
+        if not self.retiring or self._handing_over or self.context.linger_s:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
             self.leave_by = monotonic() + ORPHAN_GRACE_S
-            self.stop_handing_over()
+            self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
                     connection.close()
@@ -527,7 +531,7 @@ class Worker(ABC):
         Args:
             now: ``time.monotonic()``.
         """
-        self._seconds[HEARTBEAT] = now if self.stalled_since is None else self.stalled_since
+        self._seconds[HEARTBEAT] = now if self._stalled_since is None else self._stalled_since
         context = self.context
         if context.access is not None:
             context.access.flush()
@@ -556,7 +560,7 @@ class Worker(ABC):
         if sys.getrecursionlimit() < _LEAST_RECURSION:
             sys.setrecursionlimit(_LEAST_RECURSION)
         self.boot.ready.flush()
-        self.signals.look()
+        self._signals.look()
         fill_standard_streams()
         say_lost_messages()
         self._note_losses()
@@ -572,9 +576,9 @@ class Worker(ABC):
         wanted = wanted_cpu_s()
         share = (wanted - self._load_wanted) / max(now - self._load_at, 0.001)
         self._load_at, self._load_wanted = now, wanted
-        return min(1.0, max(share, self.occupancy()))
+        return min(1.0, max(share, self._occupancy()))
 
-    def occupancy(self) -> float:
+    def _occupancy(self) -> float:
         """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
         return 0.0
 
@@ -587,8 +591,8 @@ class Worker(ABC):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         self.retiring = True
         self.leave_by = (self._told_at or monotonic()) + self.cfg.graceful_timeout
-        self.handing_over = self.may_hand_over()
-        if not self.handing_over:
+        self._handing_over = self.may_hand_over()
+        if not self._handing_over:
             self._keep_idle()
         self.stop_accepting()
 
@@ -615,7 +619,7 @@ class Worker(ABC):
         self.boot.ready.report("retiring", reason)
         kill(self.pid, signal.SIGTERM)
 
-    def main(self) -> int:
+    def _main(self) -> int:
         """Boot and serve; return the exit status."""
         boot, log = self.boot, self.log
         boot.ready.report("loading")
@@ -624,14 +628,14 @@ class Worker(ABC):
         refused: BootError | None = None
         try:
             self.load()
-            self.signals.look()
+            self._signals.look()
             if self.cfg.warmup and self._failed_import is None:
                 from wsgiserv.workers.warmup import warm_up
 
                 warm_up(self.context.app, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
                 try:
-                    self.start_reloader()
+                    self._start_reloader()
                 except RuntimeError as error:
                     raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
@@ -646,7 +650,7 @@ class Worker(ABC):
         self.booted = True
         unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
-        self.signals.serve()
+        self._signals.serve()
         if self._is_orphan():
             # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
             log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
@@ -695,11 +699,11 @@ def worker_main(boot: WorkerBoot) -> int:
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker: Worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)
-        worker.install_signals()
+        worker._install_signals()
         unblock_last()
         worker.prepare()
-        worker.signals.guard()
-        worker.load_certificates()
+        worker._signals.guard()
+        worker._load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
         set_home(settings, os.environ)
         drop_privileges(settings)
@@ -711,13 +715,13 @@ def worker_main(boot: WorkerBoot) -> int:
     status = EXIT_BOOT
     failure: BaseException | None = None
     try:
-        status = worker.main()
+        status = worker._main()
     except BaseException as error:
         failure = error
     # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
     call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
-    worker.signals.disarm()
-    worker.let_go()
+    worker._signals.disarm()
+    worker._let_go()
     release_standard_streams()
     if failure is not None:
         raise failure

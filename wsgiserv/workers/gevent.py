@@ -232,7 +232,7 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
 
     def _run(self) -> None:
         hub, worker = get_hub(), self._worker
-        idle = worker.idle
+        idle = worker._idle
         try:
             while True:
                 idle.append(self)
@@ -245,16 +245,16 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
                 connection = self.connection
                 if connection is None:
                     return
-                worker.run_in_current(connection, self.cell)
+                worker._run_in_current(connection, self.cell)
                 self.connection = connection = None
-                worker.turn_soon()
-                if worker.queued:
-                    worker.run_queued_soon()
+                worker._turn_soon()
+                if worker._queued:
+                    worker._run_queued_soon()
                 # Thread-locals are attributes of the greenlet, and links of it.
                 if len(idle) >= _MOST_IDLE or len(self.__dict__) > _OWN_ATTRIBUTES or self.has_links():
                     return
         finally:
-            worker.ended(self)
+            worker._ended(self)
 
 
 class GeventWorker(ReactorWorker):
@@ -265,9 +265,9 @@ class GeventWorker(ReactorWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self.idle: list[_Pooled] = []
+        self._idle: list[_Pooled] = []
         # Complete requests beyond worker_connections: clients that were silent when they came are not counted.
-        self.queued: deque[Connection] = deque()
+        self._queued: deque[Connection] = deque()
         self._pool: set[_Pooled] = set()
         # How many references there are to a greenlet that has waited in the pool, and that nobody else holds.
         self._own_references = 0
@@ -330,10 +330,10 @@ class GeventWorker(ReactorWorker):
 
     def _run_in_greenlet(self, connection: Connection) -> None:
         """Run a request in a greenlet that nothing of another request's is left in. In the hub."""
-        idle = self.idle
+        idle = self._idle
         while True:
             if not idle and not self._add_greenlet():
-                self.queued.append(connection)
+                self._queued.append(connection)
                 return
             greenlet = idle.pop()
             references = getrefcount(greenlet)
@@ -363,7 +363,7 @@ class GeventWorker(ReactorWorker):
         greenlet.switch()
         return True
 
-    def run_in_current(self, connection: Connection, cell: int) -> None:
+    def _run_in_current(self, connection: Connection, cell: int) -> None:
         """Run a request in the greenlet that calls this."""
         try:
             connection.run(cell)
@@ -372,16 +372,16 @@ class GeventWorker(ReactorWorker):
             failure = error
         self.lose(connection, failure, is_mine=True)
 
-    def run_queued_soon(self) -> None:
+    def _run_queued_soon(self) -> None:
         """Run requests that have waited for a greenlet, from the hub."""
         self._hub_loop.run_callback(self._run_queued)
 
     def _run_queued(self) -> None:
         with suppress(_InChild):
-            while self.queued and (self.idle or len(self._pool) < self.cfg.worker_connections):
-                self._run_in_greenlet(self.queued.popleft())
+            while self._queued and (self._idle or len(self._pool) < self.cfg.worker_connections):
+                self._run_in_greenlet(self._queued.popleft())
 
-    def ended(self, greenlet: _Pooled) -> None:
+    def _ended(self, greenlet: _Pooled) -> None:
         """A greenlet leaves the pool."""
         self._pool.discard(greenlet)
         if greenlet.cell < self.boot.slot.cells - 1:  # the last one is shared when there are too few
@@ -463,13 +463,13 @@ class GeventWorker(ReactorWorker):
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
         self._watchers = [watcher, timer, self._crowded_timer, self._full_timer]
         try:
-            self.turn_soon()  # not here: greenlets are switched to from the hub
+            self._turn_soon()  # not here: greenlets are switched to from the hub
             self._done.wait()
             self.end_if_failed()
         finally:
             # The hub may run on, while hooks and the interpreter's end wait for something: without our turns.
             self._has_ended = True
-            self.queued.clear()
+            self._queued.clear()
             if watch is not None:
                 watch.stop()
             for each in self._watchers:
@@ -557,20 +557,20 @@ class GeventWorker(ReactorWorker):
         if self.is_done:
             self._done.set()
         elif self.reactor.waiting:
-            self.turn_soon()
-        elif self.wants_place:
+            self._turn_soon()
+        elif self._wants_place:
             self._crowded_timer.again(self._turn)
         elif self._crowded_timer.active:
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
         """What the turn has made movable leaves now: nothing may wake the hub for the next one."""
-        if 0.0 < self.go_on_leaving(1.0) < 1.0:
+        if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
         elif self._full_timer.active:
             self._full_timer.stop()
 
-    def turn_soon(self) -> None:
+    def _turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
 
         A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.

@@ -47,7 +47,7 @@ class SyncWorker(ReactorWorker):
     """Runs the application in the loop's own thread."""
 
     # A producer that waits would stop all others.
-    least_stream_buffer = 64 * 1024 * 1024
+    _least_stream_buffer = 64 * 1024 * 1024
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -84,7 +84,7 @@ class SyncWorker(ReactorWorker):
                 if is_due() and not throw_into_main(RequestTimeout, is_due):
                     raise RequestTimeout
 
-            self.signals.raise_at(signal.SIGUSR2, interrupt)
+            self._signals.raise_at(signal.SIGUSR2, interrupt)
             self._watch_calls(deadlines)
 
     def _watch_calls(self, deadlines: Deadlines) -> None:
@@ -209,4 +209,4 @@ class SyncWorker(ReactorWorker):
     def _has_no_time(self, now: float) -> bool:
         """Whether the worker is to leave at once: the loop, which takes the signals, does not turn now."""
         is_late = self._told_at is not None and now > self._told_at + self.cfg.graceful_timeout
-        return is_late or self.signals.has_noted(_LEAVE_AT_ONCE)
+        return is_late or self._signals.has_noted(_LEAVE_AT_ONCE)

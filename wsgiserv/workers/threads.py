@@ -149,7 +149,7 @@ class ThreadsWorker(ReactorWorker):
             self.retiring and (len(self.reactor.connections) <= self._lost or monotonic() > self.leave_by)
         )
 
-    def occupancy(self) -> float:
+    def _occupancy(self) -> float:
         """As of the base: threads that are in a call."""
         return self.boot.slot.load()[0] / self._most
 
@@ -199,13 +199,13 @@ class ThreadsWorker(ReactorWorker):
         finally:
             self.reactor.close()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """As of the base; where a request has patched the threads, this is the end of the process.
 
         The patch has given the `threading` module another idea of the main thread, for which the interpreter would
         wait without end.
         """
-        super().let_go()
+        super()._let_go()
         if patched_by():
             atexit._run_exitfuncs()
             for stream in (sys.stdout, sys.stderr):
@@ -465,7 +465,7 @@ class ThreadsWorker(ReactorWorker):
             seen = now_seen
             looks += 1
             if quiet >= _LOOKS_BEFORE_SLEEP or not looks % _LOOKS_PER_SECOND:
-                self.signals.look()  # this is the main thread, which alone can
+                self._signals.look()  # this is the main thread, which alone can
             if self._deadlines is not None and (now := monotonic()) >= next_look:
                 next_look = now + look_s
                 self._enforce_deadlines(self._deadlines, now)
@@ -505,7 +505,7 @@ class ThreadsWorker(ReactorWorker):
                 now = monotonic()
                 if now >= next_look:
                     next_look = now + _PROGRESS_S
-                    self.stalled_since = self._last_progress(now)
+                    self._stalled_since = self._last_progress(now)
                 if self._deadlines is not None:
                     self._enforce_deadlines(self._deadlines, now)
                     if len(self._lanes) < self._most:
@@ -517,7 +517,7 @@ class ThreadsWorker(ReactorWorker):
                     failure = error
                 self.survive(failure)
         finally:
-            self.stalled_since = None
+            self._stalled_since = None
             self.run_request = self._lead_through
             self._deputy_leads = False
             self._pass_on()
@@ -529,9 +529,9 @@ class ThreadsWorker(ReactorWorker):
         """
         sent = progress()
         before, self._progress = self._progress, sent
-        if self.stalled_since is None or sent != before:
+        if self._stalled_since is None or sent != before:
             return now
-        return self.stalled_since
+        return self._stalled_since
 
     def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
         """Start a thread in the place of each that does not come back; leave when these are too many."""
