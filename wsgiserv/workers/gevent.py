@@ -45,7 +45,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
-from wsgiserv.workers.earlyimports import find_early_imports, newcomers
+from wsgiserv.workers.earlyimports import OLDER_THAN_SERVER, find_early_imports, newcomers, seniors
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.hubwatch import HubWatch
 from wsgiserv.workers.inflight import Call, call_in, describe, other_threads, stack_of
@@ -618,15 +618,17 @@ def _leave(ended: Greenlet[Any, Any]) -> None:
 
 
 def _early_imports(names: list[str]) -> list[str]:
-    """Return a line for each of the modules ``names``, all imported before, that has kept unpatched parts."""
+    """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
+    older = find_early_imports(seniors(), _original, OLDER_THAN_SERVER)
     if _before_patching is None:
-        return find_early_imports(names, _original)
+        return [*older, *find_early_imports(names, _original)]
     later = [name for name in names if name not in _before_patching]
 
     def original(module: str, name: str) -> object:
         return _original(module, name) if module in _OF_WORKERS else None
 
     return [
+        *older,
         *find_early_imports(_before_patching, _original),
         *find_early_imports(later, original, _CALL_IT_THERE),
     ]
