@@ -39,3 +39,44 @@ def test_no_warning_after_a_failed_import(worker_class: str, args: tuple[str, ..
     assert done.returncode == 4, done.stderr
     assert "ZeroDivisionError" in done.stderr
     assert not WARNED.search(done.stderr), done.stderr
+
+
+COUNTS = """
+import atexit, gc, os
+from _socket import socket
+
+OWNER = os.getpid()
+
+def count():
+    gc.unfreeze()
+    open_ones = [each for each in gc.get_objects() if isinstance(each, socket) and each.fileno() >= 0]
+    with open("counted", "a") as file:
+        print(len(open_ones), open_ones, file=file)
+
+atexit.register(count)
+{rest}
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_a_worker_that_ends_leaves_no_socket_open(
+    start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Else it is up to the order of the interpreter's end whether it warns of them. Gevent's own are its own affair."""
+    files = {"counts.py": COUNTS.format(rest="from apps import app")}
+    server = start("counts:app", "-b", f"unix:{tmp_path}/s", "--threads", "3", *preload, files=files)
+    server.wait_for_log("ready:")
+    assert connect(server.address).get("/").status == 200
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log("reloaded:")
+    assert server.stop() == 0
+    lines = (tmp_path / "counted").read_text().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("0 ") for line in lines), lines
+
+
+def test_nor_one_that_cannot_load_its_application(worker_class: str, tmp_path: Path) -> None:
+    (tmp_path / "counts.py").write_text(COUNTS.format(rest="1 / 0"))
+    assert run(["-k", worker_class, "-b", "127.0.0.1:0", "counts:app"], tmp_path).returncode == 4
+    lines = (tmp_path / "counted").read_text().splitlines()
+    assert all(line.startswith("0 ") for line in lines), lines

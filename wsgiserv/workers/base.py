@@ -430,6 +430,15 @@ class Worker(ABC):
         if self.booted:
             self.context.app = _gone
 
+    def _close_sockets(self) -> None:
+        """Close what is still open, at the end of the process: Python would warn of each, in some order of its end."""
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        for listener in self.boot.listeners:
+            listener.close()
+        if self.boot.handoff is not None:
+            self.boot.handoff.close()
+
     def close_in_child(self) -> None:
         """Close what a child of the application must not hold; nothing of it is shut down. Called in that child."""
         self._wakeup.close()
@@ -721,6 +730,7 @@ def worker_main(boot: WorkerBoot) -> int:
     # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
     call_hook(log, "worker_exit", settings.worker_exit, boot.server, worker)
     worker._signals.disarm()
+    worker._close_sockets()
     worker._let_go()
     release_standard_streams()
     if failure is not None:

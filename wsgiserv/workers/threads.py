@@ -427,8 +427,8 @@ class ThreadsWorker(ReactorWorker):
         """Let the leader look again."""
         try:
             self._wakeup_writer.send(b"\0")
-        except BlockingIOError:
-            pass  # it is about to wake already
+        except OSError:
+            pass  # it is about to wake already, or the worker has ended
 
     def _ring(self) -> None:
         self._asleep = False
