@@ -39,6 +39,7 @@ from wsgiserv.logs.error import (
     say_lost_messages,
     untold_messages,
 )
+from wsgiserv.logs.files import log_files
 from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
@@ -438,6 +439,7 @@ class Worker(ABC):
             listener.close()
         if self.boot.handoff is not None:
             self.boot.handoff.close()
+        log_files.close()
 
     def close_in_child(self) -> None:
         """Close what a child of the application must not hold; nothing of it is shut down. Called in that child."""
