@@ -66,12 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
     except WsgiservError as error:
         if predecessor is not None:
+            _ignore_signals()
             traceback = error.traceback if isinstance(error, ApplicationError) else ""
             predecessor.failed(f"{error}\n{traceback}".rstrip())
         _tell(error)
         return error.exit_status
     except KeyboardInterrupt as interrupt:
         if predecessor is not None:
+            _ignore_signals()
             from wsgiserv.master.upgrade import TOLD_TO_STOP
 
             predecessor.failed(TOLD_TO_STOP)
@@ -94,6 +96,13 @@ def _catch_signals() -> None:
 
     catch_early()
     _hear_signals()
+
+
+def _ignore_signals() -> None:
+    """Ignore what a master sends to the next one that has failed: the answer to its report may come before it ends."""
+    from wsgiserv.master.signalqueue import ignore_all
+
+    ignore_all()
 
 
 def _hear_signals() -> None:

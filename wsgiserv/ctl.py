@@ -24,6 +24,7 @@ from wsgiserv import __version__
 from wsgiserv.ctlreport import report, server_line
 from wsgiserv.logs.escape import escape, escape_keeping_lines
 from wsgiserv.runtimedir import directories_to_search, socket_name
+from wsgiserv.wording import counted
 
 __all__ = ["main"]
 
@@ -219,7 +220,11 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
         "reload": "reloaded" if request["wait"] else begun,
         "upgrade": "upgraded" if request["wait"] else begun,
         "stop": "stopped" if request["wait"] else "the server stops",
-        "scale": f"{request.get('count')} workers {'serve' if request['wait'] else 'are wanted'}",
+        "scale": counted(
+            request.get("count", 0),
+            "worker",
+            *(("serves", "serve") if request["wait"] else ("is wanted", "are wanted")),
+        ),
         "retire": f"worker {request.get('pid')} {'has been' if request['wait'] else 'is to be'} replaced",
         "reopen_logs": "the logs are reopened",
     }[command]

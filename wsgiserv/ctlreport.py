@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsgiserv.logs.escape import escape
+from wsgiserv.wording import counted
 
 __all__ = ["report", "server_line"]
 
@@ -32,7 +33,7 @@ def report(status: Mapping[str, Any]) -> str:
     )
     requests = (
         f"{server['requests']} answered, {server['errors']} of them with 5xx; "
-        f"{server['in_flight']} in flight, {server['connections']} connections"
+        f"{server['in_flight']} in flight, {counted(server['connections'], 'connection')}"
     )
     lines = [
         first,
@@ -59,7 +60,9 @@ def server_line(pid: int) -> str:
 
 def _lost_lines(count: int) -> list[str]:
     return (
-        [f"  logs         {count} lines are lost: a file, pipe or terminal did not take them"]
+        [
+            f"  logs         {counted(count, 'line', 'is', 'are')} lost: a file, pipe or terminal did not take them"
+        ]
         if count
         else []
     )

@@ -262,7 +262,7 @@ def test_scale_and_retire(alone: Server, ctl: Ctl) -> None:
         assert len(alone.workers()) == 4
         assert figures(ctl, alone)["server"]["workers"]["serving"] == 4
         load.wait_for_more(20)
-        assert ctl(alone, "scale", "1", "--wait") == (0, "1 workers serve\n", "")
+        assert ctl(alone, "scale", "1", "--wait") == (0, "1 worker serves\n", "")
         wait_until(lambda: len(alone.workers()) == 1, "the others have left")
         load.wait_for_more(20)
         (first,) = alone.workers()

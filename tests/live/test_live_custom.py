@@ -222,3 +222,45 @@ def test_an_application_that_empties_the_search_path(
     server = start("clears:app", "-k", "own:Mine", *options, files=files, worker_class=None)
     body(server)
     assert server.stop() == 0
+
+
+# Names that people give, some of them once the server's own.
+COLLIDES = """
+from wsgiserv.workers.{module} import {base}
+
+class Mine({base}):
+    idle = queued = signals = addresses = surplus = fatal = told_to_leave = handing_over = stalled_since = None
+
+    def __init__(self, boot):
+        super().__init__(boot)
+        self.idle = self.queued = self.state = self.queue = self.name = self.main_thread = self.accepting = None
+
+def own(name):
+    def method(*args, **rest):
+        raise SystemExit(name)
+    return method
+
+for name in (
+    "accept admit adopt main hand_over let_go install_signals load_certificates start_reloader "
+    "stop_handing_over occupancy go_on_leaving pass_on_handed share_out wants_place ended run_in_current "
+    "run_queued_soon turn_soon run stop close init_process "
+    "handle handle_request notify log_request is_parent_alive application peers wake ring lead judge work"
+).split():
+    setattr(Mine, name, own(name))
+"""
+
+
+@pytest.mark.parametrize("name", ["sync.SyncWorker", "threads.ThreadsWorker", "gevent.GeventWorker"])
+def test_names_of_ones_own_replace_nothing(start: Start, name: str) -> None:
+    """Accepting, a reload with a connection that is handed over, and the stop go on as ever."""
+    module, base = name.split(".")
+    files = {"own.py": COLLIDES.format(module=module, base=base)}
+    server = start("apps:app", "-k", "own:Mine", "-w", "2", files=files, worker_class=None)
+    server.wait_for_log("ready:")
+    with RawClient(server.address) as client:
+        assert client.get("/").status == 200
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_log("reloaded:")
+        wait_until(lambda: len(server.workers()) == 2, "the old ones have left")
+        assert client.get("/").status == 200
+    assert server.stop() == 0

@@ -9,8 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from rawclient import Response
-from server import Connect, Server, Start, wait_until
+from server import Connect, Server, Start, environment, wait_until
 
 APP = """\
 import json, logging, os, sys, time
@@ -301,3 +302,49 @@ def test_a_master_that_is_patched(start_unclassed: Start, connect: Connect, tmp_
     wait_until(lambda: again["worker"] not in server.workers(), "the old worker has left")
     assert connect(server.address).get("/about").json()["patched"]
     assert server.stop(signal.SIGINT) == 0
+
+
+TRACER = "from ssl import PROTOCOL_TLS_CLIENT, SSLContext\nfrom time import sleep\n"
+TRACED = """
+import tracer
+
+def app(environ, start_response):
+    context = tracer.SSLContext(tracer.PROTOCOL_TLS_CLIENT)
+    try:
+        context.options |= 0
+    except RecursionError:
+        result = b"recursion"
+    else:
+        result = b"fine"
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [result]
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",), ("-c", "gun.py")], ids=["", "preload", "config"])
+def test_what_is_older_than_the_server_is_told(
+    start_unclassed: Start, connect: Connect, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """A sitecustomize, as a launcher's, has imported it: a warning once, with what comes of it."""
+    path = f"{environment({})['PYTHONPATH']}:{tmp_path}"
+    server = start_unclassed(
+        "traced:app",
+        *("-w", "2", *options),
+        worker_class="gevent",
+        files={
+            "sitecustomize.py": "import tracer\n",
+            "tracer.py": TRACER,
+            "traced.py": TRACED,
+            "gun.py": "",
+        },
+        env={"PYTHONPATH": path},
+        expect=("'tracer' was imported",),
+    )
+    server.wait_for_log("ready:")
+    line = server.wait_for_log(r"the module 'tracer' was imported before gevent could patch.*")[0]
+    assert "ssl.SSLContext" in line
+    assert "time.sleep" in line
+    assert "RecursionError" in line
+    assert "sitecustomize" in line
+    assert connect(server.address).get("/").body == b"recursion"
+    assert server.log.text.count("'tracer' was imported") == 1

@@ -168,7 +168,7 @@ class TestBrokenDevices:
             log.error("lost, and nobody waits long for it")
             assert os.read(reader, 65536) == b"x" * 4096
             log.error("back")
-            assert b"1 messages are lost" in os.read(reader, 65536)
+            assert b"1 message is lost" in os.read(reader, 65536)
         finally:
             os.dup2(saved, 2)
             for fd in (reader, writer, saved):

@@ -52,6 +52,8 @@ def test_what_keeps_an_original_is_told(found: object) -> None:
     (line,) = found({"lib": {}, "lib.a": {"C": Context}, "lib.b": {"Popen": subprocess.Popen}})  # type: ignore[operator]
     assert "'lib'" in line
     assert "a subclass of ssl.SSLContext, subprocess.Popen" in line
+    assert "RecursionError" in line
+    assert "RecursionError" not in found({"one": {"sleep": time.sleep}})[0]  # type: ignore[operator]
     both = found({"one": {"sleep": time.sleep}, "other": {"Lock": threading.Lock}})  # type: ignore[operator]
     assert len(both) == 2
 

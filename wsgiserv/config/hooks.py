@@ -60,7 +60,9 @@ class HookSettings:
         help="Called in the worker after each request.",
         doc="Called as `(worker, req, environ, resp)`; a function of 2 or 3 arguments gets the first ones.",
     )
-    child_exit: Hook = _hook("Called in the master when a worker has exited.", "server", "worker")
+    child_exit: Hook = _hook(
+        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server", "worker"
+    )
     worker_exit: Hook = _hook("Called in the worker just before it exits.", "server", "worker")
     nworkers_changed: Hook = _hook(
         "Called in the master when the number of workers has changed.",

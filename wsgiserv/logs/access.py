@@ -23,6 +23,7 @@ from wsgiserv.logs.jsonlines import json_line
 from wsgiserv.logs.logconfig import ACCESS_NAMES
 from wsgiserv.logs.output import Output
 from wsgiserv.privileges import owner_of
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -195,7 +196,7 @@ class AccessLog:
         if not self._warned and not self._unsaid:
             return ""
         self._warned = False
-        return f"The access log is written again; {self._unsaid} lines are lost."
+        return f"The access log is written again; {counted(self._unsaid, 'line', 'is', 'are')} lost."
 
     def reopen(self) -> None:
         """Open the file again under its name, after a rotation (USR1). Never raises."""
@@ -230,7 +231,7 @@ class AccessLog:
             if self._waiting:
                 self._lose(self._waiting.count(b"\n"))
                 self._waiting = b""
-                news = f"The access log cannot be written: {self._unsaid} lines are lost."
+                news = f"The access log cannot be written: {counted(self._unsaid, 'line', 'is', 'are')} lost."
         self._tell(news)
 
     def close_in_child(self) -> None:

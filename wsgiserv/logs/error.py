@@ -38,6 +38,7 @@ from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
 from wsgiserv.safe_open import Owner, is_root, open_file
 from wsgiserv.unpatched import RealRLock
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -327,7 +328,7 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
 def _loss(count: int, log: str = "error log") -> bytes:
-    what = f"The {log} could not be written for a while: {count} messages are lost."
+    what = f"The {log} could not be written for a while: {counted(count, 'message', 'is', 'are')} lost."
     return f"{_plain(logging.WARNING, what)}\n".encode()
 
 

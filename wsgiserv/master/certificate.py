@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from wsgiserv.logs.escape import escape
 from wsgiserv.logs.lost import LostRequest
 from wsgiserv.record import record
+from wsgiserv.wording import counted
 
 __all__ = ["Cause", "Certificate", "requests_in_words"]
 
@@ -106,7 +107,7 @@ class Certificate:
 
     def text(self) -> str:
         """Return it for the error log: a line that says it all, and below it, indented, what there is to know."""
-        requests = f"{self.requests} request{'' if self.requests == 1 else 's'}"
+        requests = counted(self.requests, "request")
         errors = f" ({self.errors} with 5xx)" if self.errors else ""
         booting = "" if self.was_ready else ", while it was booting"
         lines = [

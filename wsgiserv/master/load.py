@@ -32,6 +32,7 @@ from wsgiserv.master.autoscale import (
 from wsgiserv.master.recycling import memory_of
 from wsgiserv.record import replace
 from wsgiserv.scoreboard import REQUESTS
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -356,7 +357,7 @@ def _may_retire(workers: Sequence[Handle], serving: Sequence[Handle], capacity: 
 
 
 def _workers(count: int) -> str:
-    return f"{count} worker" if count == 1 else f"{count} workers"
+    return counted(count, "worker")
 
 
 def _cpus() -> float:

@@ -74,6 +74,7 @@ from wsgiserv.master.supervisor import (
 )
 from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, Predecessor
 from wsgiserv.master.workforce import Workforce
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
@@ -135,6 +136,9 @@ class Master:
         self._upgrades: list[Done] = []
         self._announced = False
         self._foreground: Foreground | None = None
+        # Whether this is a daemon whose standard streams are the null device. Before that an error log on the standard
+        # error and the process in front share a terminal.
+        self._is_silent = False
         self._signals: SignalQueue
         self._workforce: Workforce
         self._fleet: Fleet
@@ -222,6 +226,7 @@ class Master:
                     keep_output=self._settings.capture_output and self._settings.errorlog != "-"
                 )
                 renew_standard_streams()
+                self._is_silent = True
             guard_standard_streams()
             self._workforce = Workforce(self._server, self._signals, self._log)
             self._fleet = self._workforce.fleet
@@ -246,14 +251,17 @@ class Master:
 
     def _tell(self, error: WsgiservError) -> None:
         """Log an error that ends the server, where the caller's line on the terminal is not in the log already."""
-        if self._settings.errorlog != "-" or self._foreground is not None:
+        if self._settings.errorlog != "-" or self._is_silent:
             traceback = error.traceback if isinstance(error, ApplicationError) else ""
             self._log.critical("%s%s", error, f"\n{traceback.rstrip()}" if traceback else "")
         self._tell_foreground(error)
 
     def _tell_foreground(self, error: WsgiservError) -> None:
-        if self._foreground is not None:
-            self._foreground.failed(error)
+        if self._foreground is None:
+            return
+        self._foreground.failed(error)
+        if not self._is_silent:
+            silence_standard_streams(keep_output=False)  # the process in front says it, on the same terminal
 
     def _tell_predecessor_of_stop(self) -> None:
         if self._predecessor is not None:
@@ -746,7 +754,7 @@ def _nobody_waits(good: bool, reason: str) -> None:
 
 
 def _workers(count: int) -> str:
-    return f"{count} worker" if count == 1 else f"{count} workers"
+    return counted(count, "worker")
 
 
 def _has_terminal() -> bool:

@@ -21,6 +21,7 @@ from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
 from wsgiserv.boot import EXIT_APPLICATION, ReadinessReader
+from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import MessageError, decode, encode
 from wsgiserv.master.birth import ChildBorn, be_worker, fork_child, set_title
 from wsgiserv.master.generation import Generation
@@ -68,6 +69,7 @@ class Zygote:
     Attributes:
         pid: its process id.
         generation: the serial number of its generation.
+        began_at: when it was forked, ``time.monotonic()`` seconds.
         boards: how many boards of slots it knows.
         loaded: whether it has loaded the application.
         over: whether it has died, or has been ended.
@@ -92,7 +94,7 @@ class Zygote:
         self.over = False
         self.is_outdated = False
         self.asked: dict[int, Handle] = {}
-        self._began_at = monotonic()
+        self.began_at = monotonic()
         self._log = log
         self.aborted = False
         self._sock = sock
@@ -180,7 +182,7 @@ class Zygote:
         state = message.get("state")
         if state == "loaded":
             self.loaded = True
-            took_s = monotonic() - self._began_at
+            took_s = monotonic() - self.began_at
             self._log.info("the zygote %d has loaded the application in %.2f s", self.pid, took_s)
             return None
         age = message.get("age")
@@ -359,9 +361,28 @@ class Nursery:
         )
         zygote.over = True
         zygote.close()
+        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, self._as_worker(zygote))
         lost = [Lost(worker, how) for worker in zygote.asked.values()]
         zygote.asked.clear()
         return [*news, *lost]
+
+    def _as_worker(self, zygote: Zygote) -> Handle:
+        """Return what `child_exit` gets: a worker of age 0 that has the zygote's process id.
+
+        What the application's import has noted under that id (a file of Prometheus gauges) is to be removed, too.
+        """
+        settings = self._server.cfg
+        return Handle(
+            age=0,
+            generation=zygote.generation,
+            spawned_at=zygote.began_at,
+            timeout=settings.timeout,
+            graceful_timeout=settings.graceful_timeout,
+            pid=zygote.pid,
+            cfg=settings,
+            log=self._log,
+            ppid=self._server.pid,
+        )
 
     def reopen_logs(self) -> None:
         """Have all zygotes reopen their logs."""

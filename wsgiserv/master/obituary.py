@@ -28,6 +28,7 @@ from wsgiserv.master.certificate import Cause, Certificate, requests_in_words
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.oom import Verdict
 from wsgiserv.master.stacks import CRASHES, Stacks
+from wsgiserv.wording import counted
 
 __all__ = [
     "calls_for_certificate",
@@ -224,7 +225,7 @@ def life(worker: Handle, now: float) -> str:
     """Return how long the worker has lived and what it has done: ``after 12.3 s and 345 requests``."""
     age_s = now - worker.spawned_at
     requests = worker.slot.figures().requests if worker.slot is not None else 0
-    return f"after {age_s:.1f} s and {requests} request{'' if requests == 1 else 's'}"
+    return f"after {age_s:.1f} s and {counted(requests, 'request')}"
 
 
 def lost_requests(worker: Handle, now: float) -> tuple[LostRequest, ...]:

@@ -24,6 +24,7 @@ from wsgiserv.master.startup import Startup
 from wsgiserv.master.status import LastReload
 from wsgiserv.net.listener import exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.load import Loaded
@@ -213,7 +214,7 @@ class Rollover:
         startup.pid_file = new.pid_file or startup.pid_file
         new.pid_file = None
         took_s = now - new.began_at
-        self._settle(True, f"{new.workers} workers in {took_s:.2f} s")
+        self._settle(True, f"{counted(new.workers, 'worker')} in {took_s:.2f} s")
         return took_s
 
     def abandon(self, reason: str) -> None:

@@ -35,6 +35,7 @@ from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener, check_descriptors, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -251,4 +252,4 @@ class Startup:
 def _workers(settings: Settings) -> str:
     kind = settings.worker_class
     name = kind if isinstance(kind, str) else kind.__name__
-    return f"{settings.workers} {name} worker{'' if settings.workers == 1 else 's'}"
+    return counted(settings.workers, f"{name} worker")

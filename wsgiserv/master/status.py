@@ -16,6 +16,7 @@ from wsgiserv import __version__
 from wsgiserv.master.handle import Handle
 from wsgiserv.record import record
 from wsgiserv.scoreboard import SlotFigures
+from wsgiserv.wording import counted
 
 __all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "rss_of", "status_line", "status_of"]
 
@@ -145,9 +146,9 @@ def status_line(server: ServerFacts, workers: Iterable[Handle]) -> str:
     serving = sum(worker.serving for worker in handles)
     parts = [
         server.state,
-        f"{serving} of {server.wanted} workers serve",
-        f"{requests} requests, {errors} with errors",
-        f"{sum(slot.connections for slot in slots)} connections",
+        f"{serving} of {counted(server.wanted, 'worker', 'serves', 'serve')}",
+        f"{counted(requests, 'request')}, {errors} with errors",
+        counted(sum(slot.connections for slot in slots), "connection"),
     ]
     if server.last_reload is not None and not server.last_reload.ok:
         lines = server.last_reload.reason.splitlines() or [""]

@@ -31,6 +31,7 @@ from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
 from wsgiserv.master.supervisor import Fleet, Send
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -378,12 +379,9 @@ class Workforce:
             waiting = self._traced.get(worker.age, [])
             if waiting and waiting[0][0] <= now:
                 del self._traced[worker.age]
-                lines = "\n".join(in_flight_lines(worker, now))
+                lines = "\n".join([_why_silent(worker.pid), *in_flight_lines(worker, now)])
                 for _, done in waiting:
-                    done(
-                        True,
-                        f"worker {worker.pid} does not answer: its main thread runs no Python code.\n{lines}",
-                    )
+                    done(True, lines)
         return min((waiting[0][0] for waiting in self._traced.values()), default=inf)
 
     def _tell_who_expects(self, wanted: int, trouble: str) -> None:
@@ -392,11 +390,11 @@ class Workforce:
         for each in expected:
             count, done = each
             if wanted != count:
-                done(False, f"overtaken: {wanted} workers are wanted now")
+                done(False, f"overtaken: {counted(wanted, 'worker', 'is', 'are')} wanted now")
             elif serving == count:
-                done(True, f"{count} workers serve")
+                done(True, counted(count, "worker", "serves", "serve"))
             elif trouble:
-                done(False, f"{serving} of {count} workers serve: {trouble}")
+                done(False, f"{serving} of {counted(count, 'worker', 'serves', 'serve')}: {trouble}")
             else:
                 self._expected.append(each)
 
@@ -510,6 +508,22 @@ def boot_timeout_of(settings: Settings) -> float:
         return settings.boot_timeout
     # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
     return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
+
+
+def _why_silent(pid: int) -> str:
+    """Return why a worker does not answer, as far as its state in proc(5) tells."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        state = b""
+    if state == b"T":
+        return f"worker {pid} is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on."
+    if state == b"t":
+        return f"worker {pid} is stopped by a debugger or tracer."
+    if state == b"D":
+        return f"worker {pid} does not answer: it waits in the kernel (state D), for a disk or a network file system."
+    return f"worker {pid} does not answer: its main thread runs no Python code."
 
 
 def _kill(pid: int, signal: Signals) -> None:

@@ -26,6 +26,7 @@ from wsgiserv.net.descriptors import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.sending import ClientSink
 from wsgiserv.net.serving import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.wording import counted
 
 __all__ = ["Poller", "Reactor", "open_poller"]
 
@@ -399,10 +400,10 @@ class Reactor:
         elif (now := monotonic()) - self._warned_of_exhaustion >= _WARN_AGAIN_S:
             self._warned_of_exhaustion = now
             self._log.warning(
-                "out of descriptors (%s) with %d connections open; accepting pauses until some are free. "
+                "out of descriptors (%s) with %s open; accepting pauses until some are free. "
                 "Raise the limit (ulimit -n, LimitNOFILE=) or lower worker_connections.",
                 error.strerror,
-                len(self.connections),
+                counted(len(self.connections), "connection"),
             )
         self.rest()
         if error.errno in _EXHAUSTED:

@@ -39,6 +39,7 @@ from wsgiserv.logs.error import (
     say_lost_messages,
     untold_messages,
 )
+from wsgiserv.logs.files import log_files
 from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.handoff import Handed
@@ -60,6 +61,7 @@ from wsgiserv.scoreboard import (
     UNTOLD_LINES,
 )
 from wsgiserv.unpatched import reset_hubs
+from wsgiserv.wording import counted
 from wsgiserv.workers.demand import wanted_cpu_s
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import Call, other_threads, report, thread_calls
@@ -113,16 +115,18 @@ class Worker(ABC):
     Attributes:
         age, pid, ppid, cfg, log, sockets, booted, alive, aborted, nr, timeout: as in gunicorn's workers, for hooks.
         context: what its connections share; made by `load`.
-        told_to_leave: whether SIGTERM has come, which the loop may not have seen yet.
-        handing_over: whether it leaves by handing its connections over; then they go on as if nothing were.
-        accepting: whether it takes new connections.
+        retiring, leave_now: whether it leaves gracefully, or at once.
+        leave_by: until when it may take, ``time.monotonic()`` seconds.
+
+    Public names are the ones that docs/custom-workers.md lists, and a test holds that. A method or an attribute of a
+    subclass with any other name, without an underscore, replaces nothing here.
     """
 
     multithread: ClassVar[bool] = False
     # What stream_request_body = "auto" means here.
     streams: ClassVar[int] = NEVER_STREAMED
     # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
-    least_stream_buffer: ClassVar[int] = 0
+    _least_stream_buffer: ClassVar[int] = 0
 
     def __init__(self, boot: WorkerBoot) -> None:
         settings = boot.settings
@@ -137,22 +141,24 @@ class Worker(ABC):
         self.booted = False
         self.aborted = False
         self.retiring = False
-        self.handing_over = False
-        self.told_to_leave = False
+        # Whether it leaves by handing its connections over; then they go on as if nothing were.
+        self._handing_over = False
+        # Whether SIGTERM has come, which the loop may not have seen yet.
+        self._told_to_leave = False
         self.leave_now = False
         self.leave_by = float("inf")
         # When SIGTERM came, ``time.monotonic()`` seconds: the master counts `graceful_timeout` from there.
         self._told_at: float | None = None
         # When all that could run a request last made progress, while none of it is free; else None.
-        self.stalled_since: float | None = None
+        self._stalled_since: float | None = None
         self.wsgi: Callable[..., Any] | None = None
         self.context: ServingContext
         self._next_second = 0.0
         # The longest sleep of the loop. It bounds how far apart heartbeats are, which a short `timeout` needs closer.
         timeout_s = boot.settings.timeout
-        self.turn_s = min(_TURN_S, max(timeout_s / 4, _LEAST_TURN_S)) if timeout_s else _TURN_S
+        self._turn_s = min(_TURN_S, max(timeout_s / 4, _LEAST_TURN_S)) if timeout_s else _TURN_S
         # When a turn must be made to its end, in time for the next heartbeat.
-        self.tick_due = 0.0
+        self._tick_due = 0.0
         # When `LOAD` was last measured, and what this process had wanted of the processor by then; seconds.
         self._load_at = monotonic()
         self._load_wanted = wanted_cpu_s()
@@ -162,7 +168,7 @@ class Worker(ABC):
             from random import randint
 
             self.max_requests += randint(0, settings.max_requests_jitter)
-        self.signals = SignalHandlers(
+        self._signals = SignalHandlers(
             self.log,
             _SIGNALS,
             {
@@ -173,7 +179,7 @@ class Worker(ABC):
             },
             {signal.SIGABRT: self._abort},
         )
-        self._wakeup, self._wakeup_writer = self.signals.reader, self.signals.writer
+        self._wakeup, self._wakeup_writer = self._signals.reader, self._signals.writer
         self._reloader: Any = None
         # The files that the master has read.
         self._masters_files: Collection[str] = ()
@@ -207,9 +213,9 @@ class Worker(ABC):
         """Whether connections can go to another worker of this server. From any thread, at any time."""
         return False
 
-    def stop_handing_over(self) -> None:
+    def _stop_handing_over(self) -> None:
         """Nobody is left to take connections: from now on leave as without a channel."""
-        self.handing_over = False
+        self._handing_over = False
         self._keep_idle()
         self.stop_accepting()
 
@@ -249,7 +255,7 @@ class Worker(ABC):
     def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
         """Called in the new process before anything of the application is imported (monkey patching)."""
 
-    def load_certificates(self) -> None:
+    def _load_certificates(self) -> None:
         """Take the master's TLS context, or make one while the key may still be read. Called in the new process.
 
         Raises ConfigError.
@@ -315,7 +321,7 @@ class Worker(ABC):
                 else None
             ),
             streaming=_STREAMING.get(settings.stream_request_body, self.streams),
-            stream_buffer=max(settings.stream_buffer, self.least_stream_buffer),
+            stream_buffer=max(settings.stream_buffer, self._least_stream_buffer),
         )
         if settings.protocol == "uwsgi":
             from wsgiserv.http.uwsgi import UwsgiReader
@@ -341,7 +347,7 @@ class Worker(ABC):
         self._bases_by_address = {
             _address_of(listener): self._bases[listener] for listener in reversed(boot.listeners)
         }
-        self.addresses = {id(base): address for address, base in self._bases_by_address.items()}
+        self._addresses = {id(base): address for address, base in self._bases_by_address.items()}
 
     def _application(self) -> Callable[..., Any]:
         settings = self.cfg
@@ -362,7 +368,7 @@ class Worker(ABC):
             self.log.error("%s%s", error, f"\n{error.traceback}" if error.traceback else "")
             return broken_application(error)
 
-    def admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
+    def _admit(self, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Make a connection of an accepted socket; the class gives its loop in `loop`."""
         peer, name, trusted = self._peers.of(address)
         make, base = self._connection, self._bases[listener]
@@ -377,7 +383,7 @@ class Worker(ABC):
         proxied.hand_over = partial(setattr, connection, "sock")
         return connection
 
-    def adopt(self, handed: Handed) -> Connection | None:
+    def _adopt(self, handed: Handed) -> Connection | None:
         """Make a connection of what a sibling has handed over, to go on where that has left off.
 
         Returns:
@@ -417,7 +423,7 @@ class Worker(ABC):
             self._changed, [*settings.reload_extra_files, *noted], settings.reload_engine, noted=noted
         )
 
-    def start_reloader(self) -> None:
+    def _start_reloader(self) -> None:
         """Watch the code for changes (``reload``). Raises RuntimeError when there is no thread to be had."""
         if self._failed_import is not None:
             self._reloader.watch_broken(self._failed_import)
@@ -431,7 +437,7 @@ class Worker(ABC):
         else:
             self.leave_for(f"{path} has changed")
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Let go of the application, at the end of the process.
 
         The signals' handlers and the helpers' threads hold this worker until the interpreter is gone. What the
@@ -440,6 +446,16 @@ class Worker(ABC):
         self.wsgi = self.boot.application = None
         if self.booted:
             self.context.app = _gone
+
+    def _close_sockets(self) -> None:
+        """Close what is still open, at the end of the process: Python would warn of each, in some order of its end."""
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        for listener in self.boot.listeners:
+            listener.close()
+        if self.boot.handoff is not None:
+            self.boot.handoff.close()
+        log_files.close()
 
     def close_in_child(self) -> None:
         """Close what a child of the application must not hold; nothing of it is shut down. Called in that child."""
@@ -452,9 +468,9 @@ class Worker(ABC):
 
     # ---- signals ---------------------------------------------------------------------------------------
 
-    def install_signals(self) -> None:
+    def _install_signals(self) -> None:
         """Queue the signals of the master and of people; the loop reads them from `wakeup_fd`."""
-        self.signals.install()
+        self._signals.install()
         catch_crashes(self.boot.last_words)
 
     @property
@@ -465,7 +481,7 @@ class Worker(ABC):
     def take_signals(self) -> None:
         """Act on the signals that have come. What one of them raises does not cost the others."""
         failure: Exception | None = None
-        for number in self.signals.take():
+        for number in self._signals.take():
             try:
                 self._act_on(number)
             except Exception as error:
@@ -494,7 +510,7 @@ class Worker(ABC):
         While the worker boots there is nothing to finish, and an import may take its time: it exits here.
         """
         if self.booted:
-            self.told_to_leave = True
+            self._told_to_leave = True
             if self._told_at is None:
                 self._told_at = monotonic()
             if not self.may_hand_over():
@@ -517,12 +533,12 @@ class Worker(ABC):
             return
         try:
             call_hook(self.log, name, hook, self)
-            self.call_exit_hook()
+            self._call_exit_hook()
         finally:
             release_standard_streams()
             os._exit(EXIT_OK)
 
-    def call_exit_hook(self) -> None:
+    def _call_exit_hook(self) -> None:
         """Call ``worker_exit``, once in this process."""
         if not self._exit_hook_called:
             self._exit_hook_called = True
@@ -544,7 +560,7 @@ class Worker(ABC):
         else:
             self.log.critical("worker %d is aborted\n%s", self.pid, text)
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
-        self.call_exit_hook()
+        self._call_exit_hook()
         context: ServingContext | None = getattr(self, "context", None)  # none while booting
         if context is not None and context.access is not None:
             context.access.flush()
@@ -552,11 +568,11 @@ class Worker(ABC):
 
     def lifeline_ended(self) -> None:
         """The master is gone: serve what is under way, shortly, and leave."""
-        if not self.retiring or self.handing_over or self.context.linger_s:
+        if not self.retiring or self._handing_over or self.context.linger_s:
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
             self.leave_by = monotonic() + ORPHAN_GRACE_S
-            self.stop_handing_over()
+            self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
                     connection.close()
@@ -569,14 +585,16 @@ class Worker(ABC):
         Args:
             now: ``time.monotonic()``.
         """
-        self._seconds[HEARTBEAT] = now if self.stalled_since is None else self.stalled_since
-        self.tick_due = now + self.turn_s + _TICK_LATE_S
+        self._seconds[HEARTBEAT] = now if self._stalled_since is None else self._stalled_since
+        self._tick_due = now + self._turn_s + _TICK_LATE_S
         context = self.context
         if context.access is not None:
             context.access.flush()
         if context.answered >= self.max_requests and not self.retiring:
             self.max_requests = sys.maxsize  # asked once; it serves until its successor is ready
-            self.boot.ready.report("recycle", f"{context.answered} requests answered (max_requests)")
+            self.boot.ready.report(
+                "recycle", f"{counted(context.answered, 'request')} answered (max_requests)"
+            )
         if now < self._next_second:
             return False
         wall = time()
@@ -599,7 +617,7 @@ class Worker(ABC):
         if sys.getrecursionlimit() < _LEAST_RECURSION:
             sys.setrecursionlimit(_LEAST_RECURSION)
         self.boot.ready.flush()
-        self.signals.look()
+        self._signals.look()
         fill_standard_streams()
         say_lost_messages()
         self._note_losses()
@@ -615,9 +633,9 @@ class Worker(ABC):
         wanted = wanted_cpu_s()
         share = (wanted - self._load_wanted) / max(now - self._load_at, 0.001)
         self._load_at, self._load_wanted = now, wanted
-        return min(1.0, max(share, self.occupancy()))
+        return min(1.0, max(share, self._occupancy()))
 
-    def occupancy(self) -> float:
+    def _occupancy(self) -> float:
         """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
         return 0.0
 
@@ -630,8 +648,8 @@ class Worker(ABC):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         self.retiring = True
         self.leave_by = (self._told_at or monotonic()) + self.cfg.graceful_timeout
-        self.handing_over = self.may_hand_over()
-        if not self.handing_over:
+        self._handing_over = self.may_hand_over()
+        if not self._handing_over:
             self._keep_idle()
         self.stop_accepting()
 
@@ -658,7 +676,7 @@ class Worker(ABC):
         self.boot.ready.report("retiring", reason)
         kill(self.pid, signal.SIGTERM)
 
-    def main(self) -> int:
+    def _main(self) -> int:
         """Boot and serve; return the exit status."""
         boot, log = self.boot, self.log
         boot.ready.report("loading")
@@ -667,14 +685,14 @@ class Worker(ABC):
         refused: BootError | None = None
         try:
             self.load()
-            self.signals.look()
+            self._signals.look()
             if self.cfg.warmup and self._failed_import is None:
                 from wsgiserv.workers.warmup import warm_up
 
                 warm_up(self.context, self.cfg.warmup, next(iter(self._bases.values())))
             if self.cfg.reload:
                 try:
-                    self.start_reloader()
+                    self._start_reloader()
                 except RuntimeError as error:
                     raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
@@ -697,7 +715,7 @@ class Worker(ABC):
         self.booted = True
         unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
-        self.signals.serve()
+        self._signals.serve()
         if self._is_orphan():
             # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
             log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
@@ -749,11 +767,11 @@ def worker_main(boot: WorkerBoot) -> int:
         worker_type = resolve_worker_class(settings.worker_class, settings.threads)
         worker = worker_type(boot)
         add_child_cleanup(worker.close_in_child)
-        worker.install_signals()
+        worker._install_signals()
         unblock_last()
         worker.prepare()
-        worker.signals.guard()
-        worker.load_certificates()
+        worker._signals.guard()
+        worker._load_certificates()
         call_hook(log, "post_fork", settings.post_fork, boot.server, worker)
         set_home(settings, os.environ)
         drop_privileges(settings)
@@ -766,14 +784,15 @@ def worker_main(boot: WorkerBoot) -> int:
         boot.ready.report("failed", str(refused), "", reason)
     elif worker is not None and failure is None:
         try:
-            status = worker.main()
+            status = worker._main()
         except BaseException as error:
             failure = error
     if worker is not None:
         # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
-        worker.call_exit_hook()
-        worker.signals.disarm()
-        worker.let_go()
+        worker._call_exit_hook()
+        worker._signals.disarm()
+        worker._close_sockets()
+        worker._let_go()
         release_standard_streams()
     if failure is not None:
         raise failure

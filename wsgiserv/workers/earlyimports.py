@@ -11,9 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final, cast
 
-__all__ = ["REPLACED", "find_early_imports", "newcomers"]
+__all__ = ["OLDER_THAN_SERVER", "REPLACED", "find_early_imports", "newcomers", "seniors"]
 
 _ADVICE: Final = "Import it in the application, or give -k gevent on the command line"
+
+OLDER_THAN_SERVER: Final = (
+    "It is older than the server, which can only patch after it (sitecustomize, a .pth file, a launcher such as "
+    "ddtrace-run): have the application import it"
+)
+# Where the original class is kept, its properties call themselves through the name in `ssl`, which is gevent's then.
+_RECURSES: Final = "ssl.SSLContext"
 
 # What a module must not have kept. Left out of what gevent replaces is what finds the patched parts by itself when it
 # is called, since it looks them up in its own module: subprocess.run, socket.create_connection, threading.Thread, ...
@@ -44,9 +51,15 @@ _MOST_NAMES: Final = 6
 
 
 def newcomers() -> list[str]:
-    """Return the names of the modules that came after this server: what was here before is the interpreter's."""
+    """Return the names of the modules that were imported after this server."""
     names = list(sys.modules)
     return names[names.index("wsgiserv") :] if "wsgiserv" in names else names
+
+
+def seniors() -> list[str]:
+    """Return the names of the modules that were imported before this server: by the interpreter, or by a launcher."""
+    names = list(sys.modules)
+    return names[: names.index("wsgiserv")] if "wsgiserv" in names else []
 
 
 def find_early_imports(
@@ -104,7 +117,12 @@ def _line(package: str, kept: list[str]) -> str:
         who = f"{package} was run"
     else:
         who = f"the module {package!r} was imported"
+    recursion = (
+        ", and to set options, verify_mode or minimum_version of such an SSLContext ends in a RecursionError"
+        if any(part.endswith(_RECURSES) for part in kept)
+        else ""
+    )
     return (
         f"{who} before gevent could patch the standard library and keeps its own {what}: calls through them block "
-        "all requests of a worker"
+        f"all requests of a worker{recursion}"
     )

@@ -46,7 +46,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.net.connection import Connection
 from wsgiserv.net.serving import LARGE_STREAMED, RATE_GRACE_S
-from wsgiserv.workers.earlyimports import find_early_imports, newcomers
+from wsgiserv.workers.earlyimports import OLDER_THAN_SERVER, find_early_imports, newcomers, seniors
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.hubwatch import HubWatch
 from wsgiserv.workers.inflight import Call, call_in, describe, other_threads, stack_of
@@ -234,7 +234,7 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
 
     def _run(self) -> None:
         worker, cell = self._worker, self.cell
-        idle = worker.idle
+        idle = worker._idle
         # Bound once: an attribute of a greenlet costs three times that of another object.
         wait = _switch.__get__(get_hub())  # as its own switch(), which asks each for a `switch_out` first
         has_links, attributes = self.has_links, self.__dict__
@@ -257,15 +257,15 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
                 if failure is not None:
                     worker.lose(connection, failure, is_mine=True)
                 connection = failure = None
-                if not worker.is_turning:
-                    worker.turn_soon()
-                if worker.queued:
-                    worker.run_queued_soon()
+                if not worker._is_turning:
+                    worker._turn_soon()
+                if worker._queued:
+                    worker._run_queued_soon()
                 # Thread-locals are attributes of the greenlet, and links of it.
                 if len(idle) >= _MOST_IDLE or len(attributes) > _OWN_ATTRIBUTES or has_links():
                     return
         finally:
-            worker.ended(self)
+            worker._ended(self)
 
 
 class GeventWorker(ReactorWorker):
@@ -276,15 +276,15 @@ class GeventWorker(ReactorWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self.idle: list[_Pooled] = []
+        self._idle: list[_Pooled] = []
         # Complete requests beyond worker_connections: clients that were silent when they came are not counted.
-        self.queued: deque[Connection] = deque()
+        self._queued: deque[Connection] = deque()
         self._pool: set[_Pooled] = set()
         # How many references there are to a greenlet that has waited in the pool, and that nobody else holds.
         self._own_references = 0
         self._free_cells: list[int] = []
         self._started = 0
-        self.is_turning = False
+        self._is_turning = False
         self._will_turn = False
         self._has_ended = False
         self._hub_loop: Any = None
@@ -352,10 +352,10 @@ class GeventWorker(ReactorWorker):
 
     def _run_in_greenlet(self, connection: Connection) -> None:
         """Run a request in a greenlet that nothing of another request's is left in. In the hub."""
-        idle = self.idle
+        idle = self._idle
         while True:
             if not idle and not self._add_greenlet():
-                self.queued.append(connection)
+                self._queued.append(connection)
                 return
             greenlet = idle.pop()
             references = getrefcount(greenlet)
@@ -384,16 +384,16 @@ class GeventWorker(ReactorWorker):
         greenlet.switch()
         return True
 
-    def run_queued_soon(self) -> None:
+    def _run_queued_soon(self) -> None:
         """Run requests that have waited for a greenlet, from the hub."""
         self._hub_loop.run_callback(self._run_queued)
 
     def _run_queued(self) -> None:
         with suppress(_InChild):
-            while self.queued and (self.idle or len(self._pool) < self.cfg.worker_connections):
-                self._run_in_greenlet(self.queued.popleft())
+            while self._queued and (self._idle or len(self._pool) < self.cfg.worker_connections):
+                self._run_in_greenlet(self._queued.popleft())
 
-    def ended(self, greenlet: _Pooled) -> None:
+    def _ended(self, greenlet: _Pooled) -> None:
         """A greenlet leaves the pool."""
         self._pool.discard(greenlet)
         if greenlet.cell < self.boot.slot.cells - 1:  # the last one is shared when there are too few
@@ -469,20 +469,20 @@ class GeventWorker(ReactorWorker):
         self.start()
         watcher = hub.loop.io(self.reactor.poller.fileno(), _READABLE)
         watcher.start(self._turn)
-        timer = hub.loop.timer(self.turn_s, repeat=self.turn_s)
+        timer = hub.loop.timer(self._turn_s, repeat=self._turn_s)
         timer.start(self._turn)
         # Repeating: libev's one-shot timer, started again, fires at once and would spin.
         self._crowded_timer = hub.loop.timer(CROWDED_TURN_S, repeat=CROWDED_TURN_S)
         self._full_timer = hub.loop.timer(CHANNEL_FULL_S, repeat=CHANNEL_FULL_S)
         self._watchers = [watcher, timer, self._crowded_timer, self._full_timer]
         try:
-            self.turn_soon()  # not here: greenlets are switched to from the hub
+            self._turn_soon()  # not here: greenlets are switched to from the hub
             self._done.wait()
             self.end_if_failed()
         finally:
             # The hub may run on, while hooks and the interpreter's end wait for something: without our turns.
             self._has_ended = True
-            self.queued.clear()
+            self._queued.clear()
             if watch is not None:
                 watch.stop()
             for each in self._watchers:
@@ -553,7 +553,7 @@ class GeventWorker(ReactorWorker):
             for watcher in self._watchers:
                 watcher.stop()
             return
-        self.is_turning = True
+        self._is_turning = True
         failure: BaseException | None = None
         try:
             self.turn(0.0)
@@ -564,31 +564,31 @@ class GeventWorker(ReactorWorker):
         except BaseException as error:  # in the hub nobody else would log it, and the server must go on
             failure = error
         finally:
-            self.is_turning = False
+            self._is_turning = False
         if failure is not None:
             self.survive(failure)
         if self.is_done:
             self._done.set()
         elif self.reactor.waiting:
-            self.turn_soon()
-        elif self.wants_place:
+            self._turn_soon()
+        elif self._wants_place:
             self._crowded_timer.again(self._turn)
         elif self._crowded_timer.active:
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
         """What the turn has made movable leaves now: nothing may wake the hub for the next one."""
-        if 0.0 < self.go_on_leaving(1.0) < 1.0:
+        if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
         elif self._full_timer.active:
             self._full_timer.stop()
 
-    def turn_soon(self) -> None:
+    def _turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
 
         A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
         """
-        if not (self.is_turning or self._will_turn or self._has_ended):
+        if not (self._is_turning or self._will_turn or self._has_ended):
             self._will_turn = True
             self._hub_loop.run_callback(self._turn_now)
 
@@ -631,15 +631,17 @@ def _leave(ended: Greenlet[Any, Any]) -> None:
 
 
 def _early_imports(names: list[str]) -> list[str]:
-    """Return a line for each of the modules ``names``, all imported before, that has kept unpatched parts."""
+    """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
+    older = find_early_imports(seniors(), _original, OLDER_THAN_SERVER)
     if _before_patching is None:
-        return find_early_imports(names, _original)
+        return [*older, *find_early_imports(names, _original)]
     later = [name for name in names if name not in _before_patching]
 
     def original(module: str, name: str) -> object:
         return _original(module, name) if module in _OF_WORKERS else None
 
     return [
+        *older,
         *find_early_imports(_before_patching, _original),
         *find_early_imports(later, original, _CALL_IT_THERE),
     ]

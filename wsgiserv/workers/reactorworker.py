@@ -55,8 +55,6 @@ class ReactorWorker(Worker):
 
     Attributes:
         run_request: called with each connection whose request is complete.
-        surplus: how many connections go to siblings when their clients next ask something (see `share_out`).
-        fatal: what has made the loop fail for good.
     """
 
     run_request: Callable[[Connection], object]
@@ -64,14 +62,16 @@ class ReactorWorker(Worker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         settings = self.cfg
-        self.surplus = 0
-        self.fatal: BaseException | None = None
+        # How many connections go to siblings when their clients next ask something (see `_share_out`).
+        self._surplus = 0
+        # What has made the loop fail for good.
+        self._fatal: BaseException | None = None
         self._failures: list[float] = []
         self._given_at = -_SETTLED_S
-        self.turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
+        self._turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
         self.reactor = self.loop = Reactor(
             boot.listeners,
-            self.admit,
+            self._admit,
             settings.worker_connections,
             self.log,
             settings.send_timeout,
@@ -114,7 +114,7 @@ class ReactorWorker(Worker):
         )
 
     @property
-    def wants_place(self) -> bool:
+    def _wants_place(self) -> bool:
         """Whether clients may wait for descriptors or a place (``worker_connections``) to become free."""
         return not (self.reactor.accepting or self.retiring)
 
@@ -126,10 +126,10 @@ class ReactorWorker(Worker):
         connections, waiting = reactor.connections, reactor.waiting
         if waiting:
             timeout_s = 0.0
-        elif self.wants_place:
+        elif self._wants_place:
             timeout_s = min(timeout_s, CROWDED_TURN_S)
         events = reactor.poll(timeout_s)
-        context.now = self.turn_began = now = monotonic()
+        context.now = self._turn_began = now = monotonic()
         if context.words[DRAINING]:
             context.drain()
         # Each event is on its own: what one raises is logged and costs its connection, and the loop goes on.
@@ -143,7 +143,7 @@ class ReactorWorker(Worker):
                         reactor.call_back(fd)
                 elif connection.interest == WRITE:
                     connection.flush()
-                elif self.surplus and self._give(connection):
+                elif self._surplus and self._give(connection):
                     pass
                 elif connection.receive():
                     run(connection)
@@ -153,7 +153,7 @@ class ReactorWorker(Worker):
             except BaseException as error:
                 failure = error
             self.lose(connection, failure)
-        if self.handing_over and waiting:
+        if self._handing_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
         for _ in range(len(waiting)):
             connection = waiting.popleft()
@@ -169,7 +169,7 @@ class ReactorWorker(Worker):
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
-                if self.retiring and not self.handing_over:
+                if self.retiring and not self._handing_over:
                     for (
                         connection
                     ) in self.connections():  # threads: one may have become idle as the leave began
@@ -178,9 +178,9 @@ class ReactorWorker(Worker):
                 if reactor.accepting:
                     # Whoever was woken for it may have been killed, or be busy since: the kernel wakes one only.
                     self._take_handed()
-                self.surplus = self.share_out(now)
+                self._surplus = self._share_out(now)
                 self.each_second()
-            if self.wants_place:
+            if self._wants_place:
                 reactor.consider_accepting(now)
             return
         except TurnEnded:
@@ -202,10 +202,10 @@ class ReactorWorker(Worker):
         if connection is None:
             self.survive(failure)
             return
-        self.tell_fault(connection, failure)
+        self._tell_fault(connection, failure)
         connection.abandon(is_mine or not self.multithread)
 
-    def tell_fault(self, connection: Connection, failure: BaseException) -> None:
+    def _tell_fault(self, connection: Connection, failure: BaseException) -> None:
         """Log a fault of the server that ends a connection. Raises nothing."""
         self._tell("a fault of the server has cost the connection of %s", connection.name, failure)
 
@@ -215,7 +215,7 @@ class ReactorWorker(Worker):
         now = monotonic()
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
-            self.fatal = failure
+            self._fatal = failure
             self.leave_now = True
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
@@ -224,8 +224,8 @@ class ReactorWorker(Worker):
 
     def end_if_failed(self) -> None:
         """Raise what has made the loop fail for good, if anything has. At the end of `serve`."""
-        if self.fatal is not None:
-            raise self.fatal
+        if self._fatal is not None:
+            raise self._fatal
 
     def _expire(self, connection: Connection) -> None:
         try:
@@ -249,7 +249,7 @@ class ReactorWorker(Worker):
 
     def _leave_further(self, timeout_s: float) -> float:
         try:
-            return self.go_on_leaving(timeout_s)
+            return self._go_on_leaving(timeout_s)
         except TurnEnded:
             raise
         except BaseException as error:
@@ -311,11 +311,11 @@ class ReactorWorker(Worker):
             and not boot.slot.words[STOPPING]
         )
 
-    def hand_over(self, connection: Connection) -> bool:
+    def _hand_over(self, connection: Connection) -> bool:
         """Give a movable connection to whichever sibling is free; False when the channel takes nothing now."""
         handoff = self.boot.handoff
         assert handoff is not None
-        address = self.addresses.get(id(connection.base), "")
+        address = self._addresses.get(id(connection.base), "")
         try:
             if not handoff.send(connection.fd, connection.luggage(), address):
                 return False
@@ -326,7 +326,7 @@ class ReactorWorker(Worker):
             connection.let_go()
         return True
 
-    def share_out(self, now: float) -> int:
+    def _share_out(self, now: float) -> int:
         """Return how many connections are to go to siblings that have little to do. Called once a second.
 
         A client keeps its connection, and with it the worker that was quickest when it came: when the others have
@@ -335,7 +335,7 @@ class ReactorWorker(Worker):
         if self.retiring or not self.cfg.handoff_after or not self.may_hand_over():
             return 0
         if now < self._given_at + _SETTLED_S:
-            return self.surplus  # a moment with less to do is no reason to keep what was to go
+            return self._surplus  # a moment with less to do is no reason to keep what was to go
         if self.context.words[LOAD] < _SATURATED:
             return 0
         theirs = self.boot.slot.with_room(now)
@@ -347,29 +347,29 @@ class ReactorWorker(Worker):
 
     def _give(self, connection: Connection) -> bool:
         """Let a sibling answer the request that has just come: nothing of it has been read. False: it cannot go."""
-        if self.retiring or not connection.is_movable or not self.hand_over(connection):
+        if self.retiring or not connection.is_movable or not self._hand_over(connection):
             return False
-        self.surplus -= 1
-        self._given_at = self.turn_began
+        self._surplus -= 1
+        self._given_at = self._turn_began
         return True
 
-    def go_on_leaving(self, timeout_s: float) -> float:
+    def _go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
-        if not self.handing_over:
+        if not self._handing_over:
             if self.context.linger_s and self.boot.slot.words[STOPPING] == FOR_GOOD:
-                self.stop_handing_over()
+                self._stop_handing_over()
             if not self.reactor.connections:
                 self._take_all_handed()  # the last to leave must not leave somebody there
             return min(timeout_s, max(0.0, self.leave_by - monotonic()))
         if self.boot.slot.words[STOPPING]:
-            self.stop_handing_over()
+            self._stop_handing_over()
             return 0.0
         for connection in self.connections():
-            if connection.is_movable and not self.hand_over(connection):
+            if connection.is_movable and not self._hand_over(connection):
                 return min(timeout_s, CHANNEL_FULL_S)
         return timeout_s if self.reactor.connections else 0.0
 
-    def pass_on_handed(self) -> None:
+    def _pass_on_handed(self) -> None:
         """Send a connection that waits in the channel once more, so that another sibling is woken.
 
         By a worker that has been woken for it, and will not take it.
@@ -385,7 +385,7 @@ class ReactorWorker(Worker):
                 return
         except OSError:
             return
-        connection = self.adopt(handed)  # others have filled the channel in this moment
+        connection = self._adopt(handed)  # others have filled the channel in this moment
         if connection is not None:
             reactor.adopt(connection)
             if connection.is_waiting:
@@ -416,7 +416,7 @@ class ReactorWorker(Worker):
                 return
 
     def _go_on_with(self, handed: Handed) -> Connection | None:
-        connection = self.adopt(handed)
+        connection = self._adopt(handed)
         if connection is None:
             return None
         reactor = self.reactor
@@ -453,13 +453,13 @@ class ReactorWorker(Worker):
         reactor, slot = self.reactor, self.boot.slot
         reactor.stop_accepting()
         reactor.lift_limit()
-        if self.handing_over:
+        if self._handing_over:
             slot.words[LISTENING] = 0
             for accepted in self._backlog():
                 reactor.begin(accepted)
                 if accepted.is_movable:
-                    self.hand_over(accepted)
-            self.pass_on_handed()
+                    self._hand_over(accepted)
+            self._pass_on_handed()
             return
         for connection in self.connections():
             self._retire(connection)

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Final
 
 from wsgiserv.net.connection import Connection
+from wsgiserv.scoreboard import CONNECTIONS
 from wsgiserv.workers.fresh_context import fresh_contexts
 from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
@@ -56,9 +57,11 @@ class Relief:
         push, pop = self._token.append, self._token.pop
         asleep, ring, wait, lose = self._asleep, self._ring, self._wait, self._worker.lose
         run_fresh = fresh_contexts(copy_context())
+        words, connections = self._worker.context.words, self._worker.reactor.connections
 
         def run(connection: Connection) -> None:
             failure: BaseException | None = None
+            words[CONNECTIONS] = len(connections)
             push(None)
             if asleep:
                 ring()
@@ -99,7 +102,7 @@ class Relief:
             if context.answered != answered:
                 answered, since, quiet = context.answered, now, 0
                 # Each call is short, but there are many for this worker alone: its clients have kept their connections.
-                if token and now - worker.turn_began >= self._after_s:
+                if token and now - worker._turn_began >= self._after_s:
                     self._try(worker.boot.slot.idle_siblings(now))
             elif not token:
                 since = None
@@ -128,7 +131,7 @@ class Relief:
     def _act(self, most: int) -> None:
         """Take the right to touch connections, hand ``most`` of them over at most, give it back."""
         worker = self._worker
-        if not worker.may_hand_over() or (worker.retiring and not worker.handing_over):
+        if not worker.may_hand_over() or (worker.retiring and not worker._handing_over):
             return
         with self._acting:
             try:
@@ -137,6 +140,7 @@ class Relief:
                 return  # the call has just ended
             try:
                 self._hand_over(most)
+                worker.context.words[CONNECTIONS] = len(worker.reactor.connections)
             finally:
                 self._token.append(None)
 
@@ -144,7 +148,7 @@ class Relief:
         """Those with a request waiting; all, when the worker is to leave. The rest goes at the next look."""
         worker = self._worker
         reactor = worker.reactor
-        if worker.told_to_leave:
+        if worker._told_to_leave:
             candidates = worker.connections()
         else:
             candidates = list(reactor.waiting)
@@ -154,11 +158,11 @@ class Relief:
                 if connection is not None:
                     candidates.append(connection)
                 elif channel is not None and fd == channel.fileno():
-                    worker.pass_on_handed()
+                    worker._pass_on_handed()
         end = monotonic() + _ACT_S
         for connection in candidates:
             if connection.is_movable:
-                if not worker.hand_over(connection) or monotonic() > end:
+                if not worker._hand_over(connection) or monotonic() > end:
                     return
                 most -= 1
                 if not most:

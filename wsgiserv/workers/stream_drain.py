@@ -138,7 +138,7 @@ class StreamDrain:
                 failure = error
             if failure is not None:
                 self._queued.pop(connection, None)
-                self._worker.tell_fault(connection, failure)
+                self._worker._tell_fault(connection, failure)
                 connection.abandon_sending()
         now = monotonic()
         for connection in by_fd.values():

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 from _thread import allocate_lock, get_ident
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from os import close, pipe, read, write
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
-from wsgiserv.scoreboard import HEARTBEAT
+from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.workers.base import ORPHAN_GRACE_S
 from wsgiserv.workers.fresh_context import fresh_contexts
@@ -48,7 +49,7 @@ class SyncWorker(ReactorWorker):
     """Runs the application in the loop's own thread."""
 
     # A producer that waits would stop all others.
-    least_stream_buffer = 64 * 1024 * 1024
+    _least_stream_buffer = 64 * 1024 * 1024
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -85,7 +86,7 @@ class SyncWorker(ReactorWorker):
                 if is_due() and not throw_into_main(RequestTimeout, is_due):
                     raise RequestTimeout
 
-            self.signals.raise_at(signal.SIGUSR2, interrupt)
+            self._signals.raise_at(signal.SIGUSR2, interrupt)
             self._watch_calls(deadlines)
 
     def _watch_calls(self, deadlines: Deadlines) -> None:
@@ -141,7 +142,7 @@ class SyncWorker(ReactorWorker):
             self.run_request = relief.runner()
             relief.start()
         else:
-            self.run_request = fresh_contexts(copy_context())
+            self.run_request = self._runner()
         self._lifeline_thread.start()
         self.each_second()
         self.reactor.watch = self._stream_drain.watcher()  # type: ignore[assignment, method-assign]
@@ -150,7 +151,7 @@ class SyncWorker(ReactorWorker):
         try:
             while not self.is_done:
                 try:
-                    self.turn(self.turn_s)
+                    self.turn(self._turn_s)
                     continue
                 except BaseException as error:
                     failure = error
@@ -158,6 +159,17 @@ class SyncWorker(ReactorWorker):
             self.end_if_failed()
         finally:
             self.reactor.close()
+
+    def _runner(self) -> Callable[[Connection], object]:
+        """Return what runs a request."""
+        run_fresh = fresh_contexts(copy_context())
+        words, connections = self.context.words, self.reactor.connections
+
+        def run(connection: Connection) -> None:
+            words[CONNECTIONS] = len(connections)  # the call may last, and nothing counts them then
+            run_fresh(connection)
+
+        return run
 
     # ---- an application that has patched the standard library ------------------------------------------
 
@@ -193,11 +205,11 @@ class SyncWorker(ReactorWorker):
         self._seconds[HEARTBEAT] = now = monotonic()
         if self._has_no_time(now):
             raise ClientGone("the worker leaves")
-        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=min(_BEAT_S, self.turn_s)):
+        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=min(_BEAT_S, self._turn_s)):
             return True
         return not connection.has_stopped(monotonic(), self.cfg.send_timeout)
 
     def _has_no_time(self, now: float) -> bool:
         """Whether the worker is to leave at once: the loop, which takes the signals, does not turn now."""
         is_late = self._told_at is not None and now > self._told_at + self.cfg.graceful_timeout
-        return is_late or self.signals.has_noted(_LEAVE_AT_ONCE)
+        return is_late or self._signals.has_noted(_LEAVE_AT_ONCE)

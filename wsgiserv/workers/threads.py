@@ -33,6 +33,7 @@ from wsgiserv.boot import EXIT_OK, WorkerBoot
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.connection import Connection
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
+from wsgiserv.wording import counted
 from wsgiserv.workers.fresh_context import fresh_contexts
 from wsgiserv.workers.helperthread import cannot_start
 from wsgiserv.workers.inflight import progress
@@ -148,7 +149,7 @@ class ThreadsWorker(ReactorWorker):
             self.retiring and (len(self.reactor.connections) <= self._lost or monotonic() > self.leave_by)
         )
 
-    def occupancy(self) -> float:
+    def _occupancy(self) -> float:
         """As of the base: threads that are in a call."""
         return self.boot.slot.load()[0] / self._most
 
@@ -198,13 +199,13 @@ class ThreadsWorker(ReactorWorker):
         finally:
             self.reactor.close()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """As of the base; where a request has patched the threads, this is the end of the process.
 
         The patch has given the `threading` module another idea of the main thread, for which the interpreter would
         wait without end.
         """
-        super().let_go()
+        super()._let_go()
         if patched_by():
             atexit._run_exitfuncs()
             for stream in (sys.stdout, sys.stderr):
@@ -339,10 +340,10 @@ class ThreadsWorker(ReactorWorker):
                 if self._queue:
                     return self._give_up_lead(_Deposed(self._queue.popleft()))
                 try:
-                    if self._passes_first or self.context.now > self.tick_due:
+                    if self._passes_first or self.context.now > self._tick_due:
                         self._collect()
                     else:
-                        self.turn(self.turn_s)
+                        self.turn(self._turn_s)
                     continue
                 except _Deposed:
                     raise
@@ -374,7 +375,7 @@ class ThreadsWorker(ReactorWorker):
         """
         self.run_request = self._queue.append
         try:
-            self.turn(self.turn_s)
+            self.turn(self._turn_s)
         finally:
             self.run_request = self._lead_through
 
@@ -433,8 +434,8 @@ class ThreadsWorker(ReactorWorker):
         """Let the leader look again."""
         try:
             self._wakeup_writer.send(b"\0")
-        except BlockingIOError:
-            pass  # it is about to wake already
+        except OSError:
+            pass  # it is about to wake already, or the worker has ended
 
     def _ring(self) -> None:
         self._asleep = False
@@ -471,7 +472,7 @@ class ThreadsWorker(ReactorWorker):
             seen = now_seen
             looks += 1
             if quiet >= _LOOKS_BEFORE_SLEEP or not looks % _LOOKS_PER_SECOND:
-                self.signals.look()  # this is the main thread, which alone can
+                self._signals.look()  # this is the main thread, which alone can
             if self._deadlines is not None and (now := monotonic()) >= next_look:
                 next_look = now + look_s
                 self._enforce_deadlines(self._deadlines, now)
@@ -511,19 +512,19 @@ class ThreadsWorker(ReactorWorker):
                 now = monotonic()
                 if now >= next_look:
                     next_look = now + _PROGRESS_S
-                    self.stalled_since = self._last_progress(now)
+                    self._stalled_since = self._last_progress(now)
                 if self._deadlines is not None:
                     self._enforce_deadlines(self._deadlines, now)
                     if len(self._lanes) < self._most:
                         break
                 try:
-                    self.turn(min(look_s, _PROGRESS_S, self.turn_s))
+                    self.turn(min(look_s, _PROGRESS_S, self._turn_s))
                     continue
                 except BaseException as error:
                     failure = error
                 self.survive(failure)
         finally:
-            self.stalled_since = None
+            self._stalled_since = None
             self.run_request = self._lead_through
             self._deputy_leads = False
             self._pass_on()
@@ -535,9 +536,9 @@ class ThreadsWorker(ReactorWorker):
         """
         sent = progress()
         before, self._progress = self._progress, sent
-        if self.stalled_since is None or sent != before:
+        if self._stalled_since is None or sent != before:
             return now
-        return self.stalled_since
+        return self._stalled_since
 
     def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
         """Start a thread in the place of each that does not come back; leave when these are too many."""
@@ -553,5 +554,5 @@ class ThreadsWorker(ReactorWorker):
                     )
                     if self._lost == self.cfg.threads:
                         self.leave_for(
-                            f"{self._lost} threads are stuck in overdue requests (request_timeout)"
+                            f"{counted(self._lost, 'thread', 'is', 'are')} stuck in overdue requests (request_timeout)"
                         )
