@@ -32,7 +32,7 @@ __all__ = [
     "plan",
 ]
 
-# A worker writes a heartbeat once a second, or four times in a shorter `timeout`, but not more often than every 50 ms, and
+# A worker writes a heartbeat once a second, or four times in a shorter `timeout`, at most every 50 ms, and
 # up to 250 ms late: that is not silence.
 HEARTBEAT_SLACK_S: Final = 0.5
 # After ABRT a worker has this long to say where it was, before it is killed.
