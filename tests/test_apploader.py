@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv.apploader import load_application, prepare_path
+from wsgiserv.apploader import load_application, missing_in, prepare_path
 from wsgiserv.errors import ApplicationError, ConfigError
 
 APP = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hello']\n"
@@ -539,3 +539,10 @@ class TestOddObjects:
     def test_so_are_marked_ones(self, write: Write) -> None:
         write("mod_om.py", "import inspect\n@inspect.markcoroutinefunction\ndef app(s, r, x): pass\n")
         assert "ASGI" in str(failure("mod_om:app"))
+
+
+def test_what_is_missing_in_pythonpath(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "part.zip").touch()
+    assert missing_in(str(tmp_path), f"lib,none,lib/part.zip,{tmp_path},/nowhere,") == ["none", "/nowhere"]
+    assert missing_in(str(tmp_path), None) == []

@@ -22,7 +22,7 @@ from wsgiserv.imports import absolute, import_fresh, working_directory
 if TYPE_CHECKING:
     import ast
 
-__all__ = ["enter_directory", "leave_names_free", "load_application", "prepare_path"]
+__all__ = ["enter_directory", "leave_names_free", "load_application", "missing_in", "prepare_path"]
 
 # inspect.CO_COROUTINE
 _CO_COROUTINE: Final = 0x80
@@ -71,6 +71,12 @@ def prepare_path(chdir: str, pythonpath: str | None) -> bool:
         if entry and absolute(entry) not in sys.path:
             sys.path.insert(0, absolute(entry))
     return exists
+
+
+def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
+    """Return the entries of ``pythonpath`` that do not exist: directories, or archives."""
+    entries = (pythonpath or "").split(",")
+    return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
 def leave_names_free() -> None:

@@ -45,6 +45,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
 _LONGEST_IMPORT_S = 30.0
+# poll(2) takes milliseconds as an int, so no more than 24 days.
+_LONGEST_POLL_S = 2_000_000.0
 # What a pipe takes at once, whatever its size is (PIPE_BUF of pipe(7)).
 _LONGEST_FACTS = 4096
 
@@ -274,10 +276,18 @@ def _certificate_warnings(settings: Settings) -> list[str]:
 
 def _check_parts(loaded: Loaded) -> None:
     """Check what the floors above the configuration know about. Raises ConfigError."""
-    from wsgiserv.logs.formats import check_format
+    from wsgiserv.apploader import missing_in
+    from wsgiserv.logs.formats import check_format, format_advice
 
     settings = loaded.settings
     check_format(settings.access_log_format)
+    advice = format_advice(settings.access_log_format)
+    if advice:
+        loaded.notices.append(advice)
+    for entry in missing_in(settings.chdir, settings.pythonpath):
+        loaded.notices.append(
+            f"pythonpath = {entry!r} ({loaded.sources['pythonpath']}) does not exist: nothing is imported from there"
+        )
     wanted, source = settings.worker_class, loaded.sources["worker_class"]
     if wanted not in _OUR_CLASSES:
         # Somebody's own class: to be found before anything starts, not by each worker.
@@ -468,7 +478,7 @@ def _wait_for(pid: int, longest_s: float) -> bool:
         return True
     poller = poll()
     poller.register(fd, POLLIN)
-    ended = bool(poller.poll(longest_s * 1000))
+    ended = bool(poller.poll(min(longest_s, _LONGEST_POLL_S) * 1000))
     close(fd)
     if not ended:
         kill(pid, signal.SIGKILL)

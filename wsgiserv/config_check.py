@@ -25,6 +25,7 @@ from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
 from wsgiserv.logs.opening import check_log
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
@@ -99,6 +100,9 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     application = _load(found, settings, log, can_be_switched)
     if application is not None:
         _warm_up(found, settings, log, application, listeners)
+        too_large = too_large_at_boot(os.getpid(), settings)
+        if too_large:
+            found.errors.append(ConfigError(too_large))
     return found
 
 

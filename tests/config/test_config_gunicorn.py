@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cases import check_each
 from gunicorn.config import KNOWN_SETTINGS
 
@@ -15,6 +16,7 @@ from wsgiserv.config.commandline import parse
 from wsgiserv.config.foreign import FOREIGN
 from wsgiserv.config.load import load
 from wsgiserv.config.settings import SETTINGS
+from wsgiserv.errors import ConfigError
 
 ALIASES = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 
@@ -166,8 +168,11 @@ def test_the_first_file_of_the_field(tmp_path: Path) -> None:
     assert sources["workers"] == "gun.py"
     debug, logfile = notices
     assert debug.startswith("debug (gun.py line 6) is ignored")
-    assert logfile.startswith("logfile (gun.py line 9) is ignored")
-    assert "errorlog" in logfile
+    assert (
+        logfile
+        == "logfile (gun.py line 9) is gunicorn's old name of errorlog, and is taken as that: rename it"
+    )
+    assert settings.errorlog == "/var/log/gunicorn/debug.log"
 
 
 SHOW = """\
@@ -191,3 +196,70 @@ def test_the_second_file_of_the_field(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["debug", "logfile", "x_forwarded_for_header"]
+
+
+def test_the_old_name_of_the_error_log(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text("logfile = '-'\nerrorlog = 'e.log'\n")
+    settings, _, notices, _ = load(["-c", "gun.py"], {}, str(tmp_path))
+    assert settings.errorlog == "e.log"
+    [notice] = notices
+    assert notice.startswith("logfile (gun.py line 1) is ignored")
+    (tmp_path / "gun.py").write_text("logfile = 5\n")
+    with pytest.raises(ConfigError, match=r"errorlog = 5 \(gun.py line 1\)"):
+        load(["-c", "gun.py"], {}, str(tmp_path))
+    (tmp_path / "gun.py").write_text("def logfile(): pass\n")
+    assert load(["-c", "gun.py"], {}, str(tmp_path)).notices == []
+    (tmp_path / "gun.py").write_text("logfile = 'old.log'\n")
+    settings = load(["-c", "gun.py", "--error-logfile", "flag.log"], {}, str(tmp_path)).settings
+    assert settings.errorlog == "flag.log"
+
+
+# Above the largest: gunicorn accepts any number
+
+TOO_LARGE = {
+    "backlog": (10**10, 2**31 - 1),
+    "worker_connections": (10**10, 2**31 - 1),
+    "max_requests": (10**10, 2**31 - 1),
+    "max_requests_jitter": (10**10, 2**31 - 1),
+    "timeout": (10**9, 366 * 86400),
+    "graceful_timeout": (10**9, 366 * 86400),
+    "keepalive": (10**9, 366 * 86400),
+    "limit_request_line": (10**8, 1 << 20),
+    "limit_request_fields": (10**6, 32768),
+    "limit_request_field_size": (10**8, 1 << 20),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_huge_limit_of_gunicorns_is_the_largest_with_a_line(tmp_path: Path, name: str) -> None:
+    given, largest = TOO_LARGE[name]
+    (tmp_path / "gun.py").write_text(f"{name} = {given}\n")
+    for argv, place in (
+        (["-c", "gun.py"], "gun.py line 1"),
+        ([SETTINGS[name].flags[-1], str(given)], "command line"),
+    ):
+        loaded = load(argv, {}, str(tmp_path))
+        assert getattr(loaded.settings, name) == largest
+        [notice] = loaded.notices
+        assert notice.startswith(f"{name} = ")
+        assert place in notice
+        assert "the largest is " in notice
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "workers",
+        "threads",
+        "workers_min",
+        "reload_surge",
+        "header_timeout",
+        "umask",
+        "cert_reqs",
+        "limit_request_body",
+        "scale_window",
+    ],
+)
+def test_other_upper_limits_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"the largest is \d|at most|to 1 hour"):
+        load([SETTINGS[name].flags[-1], "7" * 30], {}, str(tmp_path))

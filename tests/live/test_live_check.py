@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 from pathlib import Path
 
 import pytest
+from rawclient import RawClient
 from server import Start, run
 
 HELLO = """
@@ -141,6 +143,17 @@ def test_beside_the_server_that_is_to_be_reloaded(start_unclassed: Start, place:
     done = run(["--check-config", *args, "app:app"], place)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(rf"^wsgiserv: note: .*{server.pid}", done.stderr, re.MULTILINE)) == 3, done.stderr
+
+
+def test_a_reload_with_a_directory_that_does_not_exist(start_unclassed: Start, place: Path) -> None:
+    server = start_unclassed("app:app", "-c", "gun.py", files={"gun.py": ""}, expect=("/nowhere",))
+    server.wait_for_log("ready")
+    for setting in ("spool_dir", "control_socket"):
+        (place / "gun.py").write_text(f"{setting} = '/nowhere/x'\n")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_log(rf"\[ERROR\].*{setting} = '/nowhere/x': the directory /nowhere.* does not exist")
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
 
 
 def test_log_files_of_a_logging_configuration_are_left_alone(place: Path) -> None:

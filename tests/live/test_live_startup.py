@@ -651,3 +651,51 @@ def test_settings_that_mean_nothing_here_get_one_line_each(tmp_path: Path, name:
             line for line in (done.stderr + done.stdout).splitlines() if re.search(rf"\b{setting}\b", line)
         ]
         assert len(lines) == 1, (setting, done.stderr, done.stdout)
+
+
+# What gunicorn takes in silence
+
+
+def test_what_gunicorn_takes_in_silence_gets_a_line(start_unclassed: Start, tmp_path: Path) -> None:
+    text = "pythonpath = 'none'\naccess_log_format = 'combind'\ntimeout = 10 ** 9\nlogfile = 'e.log'\n"
+    server = start_unclassed("app:app", "-c", "gun.py", files={"app.py": HELLO, "gun.py": text})
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"
+    said = (tmp_path / "e.log").read_text()
+    for name in ("pythonpath", "access_log_format", "timeout", "logfile"):
+        assert len(re.findall(rf"\[WARNING\] {name} ", said)) == 1, said
+    done = run(["--check-config", "-c", "gun.py", "-b", "127.0.0.1:0", "app:app"], tmp_path)
+    assert done.returncode == 0
+    assert len(re.findall(r"^wsgiserv: note: ", done.stderr, re.MULTILINE)) == 4
+
+
+# Limits below what a worker needs
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["plain", "preload"])
+def test_a_memory_limit_below_a_workers_own_size(
+    tmp_path: Path, worker_class: str, preload: list[str]
+) -> None:
+    write(tmp_path, app=HELLO)
+    args = ["-k", worker_class, *preload, "-b", "127.0.0.1:0", "--max-worker-memory", "1M", "app:app"]
+    for check in ([], ["--check-config"]) if not preload else ([],):
+        done = run([*check, *args], tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert re.search(
+            r"max_worker_memory = 1.0 MiB: a worker has [\d.]+ MiB before its first", done.stderr
+        )
+
+
+def test_a_reload_with_a_memory_limit_below_a_workers_own_size(
+    start_unclassed: Start, tmp_path: Path
+) -> None:
+    files = {"app.py": HELLO, "gun.py": "max_worker_memory = '500M'\n"}
+    server = start_unclassed("app:app", "-c", "gun.py", files=files, expect=("max_worker_memory", "SIGKILL"))
+    server.wait_for_log("ready")
+    before = server.workers()
+    (tmp_path / "gun.py").write_text("max_worker_memory = '1M'\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log(r"\[ERROR\].*reload.*failed.*max_worker_memory = 1.0 MiB")
+    wait_until(lambda: server.workers() == before, "the old workers alone")
+    with RawClient(server.address) as client:
+        assert client.get("/").body == b"hello"

@@ -21,7 +21,15 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs import jsonlines
 from wsgiserv.logs.atoms import Atoms
 from wsgiserv.logs.escape import escape, escape_keeping_lines, escape_quoted
-from wsgiserv.logs.formats import ATOMS, COMBINED, atoms_for, check_format, compile_format, template_of
+from wsgiserv.logs.formats import (
+    ATOMS,
+    COMBINED,
+    atoms_for,
+    check_format,
+    compile_format,
+    format_advice,
+    template_of,
+)
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",
@@ -469,3 +477,24 @@ class TestEscape:
         escape(text).encode()
         assert escape_quoted(text).isascii()
         assert not set('"\n\r') & set(escape_quoted(text))
+
+
+@pytest.mark.parametrize(
+    ("template", "advice"),
+    [
+        ("combind", "Did you mean 'combined'?"),
+        ("Common", "Did you mean 'common'?"),
+        ("jsno", "Did you mean 'json'?"),
+        ("100 %%", "Expected common, combined, json, or atoms"),
+        ("", "has no atom"),
+        ("combined", ""),
+        ("json", ""),
+        ("%(h)s", ""),
+        ("%({host}i)s", ""),
+    ],
+)
+def test_a_format_without_an_atom(template: str, advice: str) -> None:
+    """gunicorn writes the text itself, for each request."""
+    said = format_advice(template)
+    assert advice in said
+    assert bool(said) == bool(advice)

@@ -76,6 +76,8 @@ def _entry(setting: Setting) -> str:
     facts.append(f"Default: {shown}.")
     if setting.environment:
         facts.append(f"Environment: `{setting.environment}`.")
+    if setting.old_names:
+        facts.append(f"Old name: {', '.join(f'`{name}`' for name in setting.old_names)}.")
     if setting.aliases:
         facts.append(f"Also named: {', '.join(f'`{alias}`' for alias in setting.aliases)}.")
     if not setting.in_file:

@@ -235,11 +235,6 @@ _TABLE = (
         instead="gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
     ),
     Foreign(
-        name="logfile",
-        old=True,
-        instead="gunicorn ignores it, too; name the error log errorlog, and the access log accesslog",
-    ),
-    Foreign(
         name="x_forwarded_for_header",
         old=True,
         instead="gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from wsgiserv.config.commandline import Given, parse
 from wsgiserv.config.configfile import ConfigFile, find_config_file, line_of, plain_value, read_config_file
 from wsgiserv.config.foreign import FOREIGN
+from wsgiserv.config.parsers import TooLarge
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.imports import working_directory
@@ -33,6 +34,7 @@ _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 _NO_GROUP = 65534
 
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
+_BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
 
 
 class Loaded(NamedTuple):
@@ -158,9 +160,12 @@ class _Loader:
             place = source
             if self.file is not None and source == self.file.location:
                 place = self._place(name)
-            raise ConfigError(
-                f"{name} = {shown} ({place}) is not accepted{reason}. Expected {setting.accepts}."
-            ) from None
+            if not (setting.clamped and isinstance(error, TooLarge)):
+                raise ConfigError(
+                    f"{name} = {shown} ({place}) is not accepted{reason}. Expected {setting.accepts}."
+                ) from None
+            value = setting.parse(error.largest)
+            self.notices.append(f"{name} = {shown} ({place}) is too large: {error}, which is used instead")
         self.values[name] = value
         self.sources[name] = source
 
@@ -220,7 +225,9 @@ class _Loader:
     def _take_from_file(self, name: str, raw: object) -> None:
         assert self.file is not None
         known = _BY_ALIAS.get(name, name)
-        if known in SETTINGS:
+        if name in _BY_OLD_NAME:
+            self._take_old(name, _BY_OLD_NAME[name], raw)
+        elif known in SETTINGS:
             if not SETTINGS[known].in_file:
                 return
             # A module imported under a setting's name ("import threads") is the user's own.
@@ -241,11 +248,28 @@ class _Loader:
                     f"{name} ({self._place(name)}) is not a setting and is ignored: did you mean {near[0]}?"
                 )
 
+    def _take_old(self, name: str, known: str, raw: object) -> None:
+        """Take a value under a name that gunicorn had once."""
+        assert self.file is not None
+        if raw is None or callable(raw) or isinstance(raw, ModuleType):
+            return  # the user's own
+        place = self._place(name)
+        if known in self.file.names:
+            self.notices.append(
+                f"{name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too"
+            )
+            return
+        self.take(known, raw, self.file.location)
+        self.notices.append(
+            f"{name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it"
+        )
+
     def _place(self, name: str) -> str:
         assert self.file is not None
         line = line_of(self.file.path, name)
         if line is None:
-            for alias in SETTINGS[name].aliases if name in SETTINGS else ():
+            setting = SETTINGS.get(name)
+            for alias in (*setting.aliases, *setting.old_names) if setting is not None else ():
                 line = line or line_of(self.file.path, alias)
         return f"{self.file.location} line {line}" if line else self.file.location
 

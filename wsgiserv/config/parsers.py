@@ -19,6 +19,7 @@ from wsgiserv.callables import takes
 from wsgiserv.config.address import parse_address
 
 __all__ = [
+    "TooLarge",
     "addresses",
     "boolean",
     "choice",
@@ -56,6 +57,18 @@ _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
 _LONGEST_S = 366 * 86400.0
+
+
+class TooLarge(ValueError):
+    """A number is above the largest that is accepted.
+
+    Attributes:
+        largest: that number.
+    """
+
+    def __init__(self, largest: float, shown: str) -> None:
+        super().__init__(f"the largest is {shown}")
+        self.largest = largest
 
 
 def text(raw: object) -> str:
@@ -110,7 +123,9 @@ def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
         if isinstance(raw, float) and raw.is_integer():
             raw = int(raw)
         number = raw if isinstance(raw, int) else int(text(raw), 0)
-        if not smallest <= number <= largest:
+        if number > largest:
+            raise TooLarge(largest, str(largest))
+        if number < smallest:
             raise ValueError
         return int(number)
 
@@ -133,6 +148,8 @@ def duration(raw: object) -> float:
         if match is None or match[2] not in _UNITS_S:
             raise ValueError
         number = float(match[1]) * _UNITS_S[match[2]]
+    if _LONGEST_S < number < float("inf"):
+        raise TooLarge(_LONGEST_S, f"{_LONGEST_S / 86400:g} days, {_LONGEST_S:.0f} seconds")
     if not 0 <= number <= _LONGEST_S:  # also refuses nan
         raise ValueError
     return number
@@ -166,11 +183,20 @@ def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:
             count = int(match[1]) * _UNITS_BYTES[match[2]] if match[1].isdigit() else int(scaled)
         if count == 0:
             return zero
-        if not 1 <= count <= largest:
+        if count > largest:
+            raise TooLarge(largest, _size_text(largest))
+        if count < 1:
             raise ValueError
         return count
 
     return parse
+
+
+def _size_text(count: int) -> str:
+    for unit, number in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if not count % number:
+            return f"{count // number} {unit}, {count} bytes"
+    return f"{count} bytes"
 
 
 def choice(*accepted: str) -> Callable[[object], str]:
@@ -381,7 +407,10 @@ def mode(raw: object) -> int:
         raw = int(match[1], 8)
     if isinstance(raw, bool):
         raise TypeError("it is of type bool")
-    return integer(0, 0o777)(raw)
+    try:
+        return integer(0, 0o777)(raw)
+    except TooLarge:
+        raise ValueError("the largest is 0o777") from None
 
 
 def mode_or_none(raw: object) -> int | None:

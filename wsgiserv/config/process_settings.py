@@ -18,7 +18,9 @@ __all__ = ["ProcessSettings"]
 
 _SWITCH = "True or False"
 _FILE = "a path"
-_SECONDS = "a duration of 0 or more in seconds, or text such as '500ms' or '2m'; for example 30"
+_SECONDS = (
+    "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30"
+)
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -199,6 +201,7 @@ class ProcessSettings(HookSettings):
         "-",
         section="Logging",
         flags=("--error-logfile", "--log-file"),
+        old_names=("logfile",),
         metavar="FILE",
         parse=lambda raw: parsers.path(raw) or "-",
         accepts="a path, or '-' for the standard error",

@@ -52,6 +52,8 @@ class Setting(NamedTuple):
         metavar: the value's name in --help.
         choices: the accepted words, when there are only a few.
         aliases: other names that a configuration file may use.
+        old_names: names that old gunicorns had, and the present one ignores; taken, with a notice.
+        clamped: whether a value above the largest is taken as the largest, with a notice, since gunicorn accepts it.
         environment: the environment variable that may give the value, for the documentation.
         in_file: whether a configuration file may set it.
         show_default: the default in words, where the value itself says too little.
@@ -70,6 +72,8 @@ class Setting(NamedTuple):
     metavar: str = ""
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    old_names: tuple[str, ...] = ()
+    clamped: bool = False
     environment: str = ""
     in_file: bool = True
     show_default: str = ""
@@ -99,6 +103,8 @@ def setting(
     metavar: str = "",
     choices: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
+    old_names: tuple[str, ...] = (),
+    clamped: bool = False,
     environment: str = "",
     in_file: bool = True,
     show_default: str = "",
@@ -119,6 +125,8 @@ def setting(
         metavar=metavar,
         choices=choices,
         aliases=aliases,
+        old_names=old_names,
+        clamped=clamped,
         environment=environment,
         in_file=in_file,
         show_default=show_default,

@@ -17,9 +17,11 @@ from wsgiserv.record import record
 __all__ = ["SETTINGS", "Settings"]
 
 _SWITCH = "True or False"
-_SECONDS = "a duration of 0 or more in seconds, or text such as '500ms' or '2m'; for example 30"
-_BYTES = "a size in bytes, or text such as '512K' or '10M'; for example '10M'"
-_COUNT = "a whole number of 0 or more"
+_SECONDS = (
+    "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30"
+)
+_BYTES = "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'"
+_COUNT = "a whole number of 0 or more, at most 2147483647"
 _LARGEST_LINE = 1 << 20
 
 
@@ -75,9 +77,10 @@ class Settings(ProcessSettings):
         2048,
         section="Listening",
         flags=("--backlog",),
+        clamped=True,
         metavar="N",
         parse=parsers.integer(1),
-        accepts="a whole number of at least 1",
+        accepts="a whole number of at least 1 and at most 2147483647",
         help="How many connections may wait to be accepted.",
         doc="The kernel caps it (`net.core.somaxconn`).",
     )
@@ -113,7 +116,7 @@ class Settings(ProcessSettings):
         flags=("-w", "--workers"),
         metavar="N",
         parse=parsers.workers,
-        accepts="a whole number of at least 1, or 'auto'",
+        accepts="a whole number of at least 1 and at most 10000, or 'auto'",
         environment="WEB_CONCURRENCY",
         help="How many worker processes, or 'auto' to fit this container.",
         doc=(
@@ -128,7 +131,7 @@ class Settings(ProcessSettings):
         flags=("--workers-min",),
         metavar="N",
         parse=parsers.integer(1, 10_000),
-        accepts="a whole number of at least 1, and workers_max beside it",
+        accepts="a whole number of at least 1 and at most 10000, and workers_max beside it",
         help="Follow the load, with never fewer worker processes than this.",
         doc="See [Workers that follow the load](autoscaling.md). Without it the number of workers is fixed.",
         show_default="fixed",
@@ -139,7 +142,7 @@ class Settings(ProcessSettings):
         flags=("--workers-max",),
         metavar="N",
         parse=parsers.workers,
-        accepts="a whole number of at least workers_min, or 'auto', and workers_min beside it",
+        accepts="a whole number of at least workers_min and at most 10000, or 'auto', and workers_min beside it",
         help="Follow the load, with never more worker processes than this.",
         doc="`auto` is what `auto` is for `workers`. `workers` is the number to begin with; without it, `workers_min`.",
         show_default="fixed",
@@ -170,22 +173,24 @@ class Settings(ProcessSettings):
         flags=("--threads",),
         metavar="N",
         parse=parsers.integer(1, 10_000),
-        accepts="a whole number of at least 1",
+        accepts="a whole number of at least 1 and at most 10000",
         help="Threads per worker; more than one selects the class threads.",
     )
     worker_connections: int = setting(
         1000,
         section="Workers",
         flags=("--worker-connections",),
+        clamped=True,
         metavar="N",
         parse=parsers.integer(1),
-        accepts="a whole number of at least 1",
+        accepts="a whole number of at least 1 and at most 2147483647",
         help="How many connections a worker keeps open at once.",
     )
     max_requests: int = setting(
         0,
         section="Workers",
         flags=("--max-requests",),
+        clamped=True,
         metavar="N",
         parse=parsers.integer(0),
         accepts=_COUNT,
@@ -195,6 +200,7 @@ class Settings(ProcessSettings):
         0,
         section="Workers",
         flags=("--max-requests-jitter",),
+        clamped=True,
         metavar="N",
         parse=parsers.integer(0),
         accepts=_COUNT,
@@ -221,7 +227,8 @@ class Settings(ProcessSettings):
         doc=(
             "What counts is the memory that the worker would free by its end: its private pages, and its share of "
             "those it has in common with others (PSS; RSS where the system does not tell). It is sampled every 5 "
-            "seconds, and three samples in a row have to be above."
+            "seconds, and three samples in a row have to be above. A limit that the first worker exceeds before its "
+            "first request ends the start with status 2, and a reload."
         ),
     )
     max_unavailable: int = setting(
@@ -230,7 +237,7 @@ class Settings(ProcessSettings):
         flags=("--max-unavailable",),
         metavar="N",
         parse=parsers.integer(1, 10_000),
-        accepts="a whole number of at least 1",
+        accepts="a whole number of at least 1 and at most 10000",
         help="How many workers may be on their way out to be recycled at once.",
         doc=(
             "Recycled is who has reached `max_requests`, `max_worker_lifetime` or `max_worker_memory`. A worker "
@@ -243,7 +250,7 @@ class Settings(ProcessSettings):
         flags=("--reload-surge",),
         metavar="N",
         parse=parsers.integer(1, 10_000),
-        accepts="a whole number of at least 1",
+        accepts="a whole number of at least 1 and at most 10000",
         help="How many workers more than wanted there may be during a reload.",
         doc=(
             "A reload boots one worker of the new configuration; when that is ready the old ones are replaced, this "
@@ -325,6 +332,7 @@ class Settings(ProcessSettings):
         30.0,
         section="Timeouts",
         flags=("-t", "--timeout"),
+        clamped=True,
         metavar="SECONDS",
         parse=parsers.duration,
         accepts=_SECONDS,
@@ -334,6 +342,7 @@ class Settings(ProcessSettings):
         30.0,
         section="Timeouts",
         flags=("--graceful-timeout",),
+        clamped=True,
         metavar="SECONDS",
         parse=parsers.duration,
         accepts=_SECONDS,
@@ -344,6 +353,7 @@ class Settings(ProcessSettings):
         section="Timeouts",
         flags=("--keep-alive",),
         hidden_flags=("--keepalive",),
+        clamped=True,
         metavar="SECONDS",
         parse=parsers.duration,
         accepts=_SECONDS,
@@ -374,7 +384,7 @@ class Settings(ProcessSettings):
         flags=("--body-min-rate",),
         metavar="BYTES",
         parse=parsers.size(zero=0),
-        accepts="bytes per second as a whole number, or 0 for any rate",
+        accepts="bytes per second as a whole number up to 4194304T, or 0 for any rate",
         help="How fast a body must come after `body_timeout`, in bytes per second.",
         doc=(
             "Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and "
@@ -420,6 +430,7 @@ class Settings(ProcessSettings):
         8190,
         section="Limits",
         flags=("--limit-request-line",),
+        clamped=True,
         metavar="BYTES",
         parse=parsers.size(_LARGEST_LINE, zero=_LARGEST_LINE),
         accepts="a size in bytes up to '1M', or 0 for the largest",
@@ -430,6 +441,7 @@ class Settings(ProcessSettings):
         100,
         section="Limits",
         flags=("--limit-request-fields",),
+        clamped=True,
         metavar="N",
         parse=lambda raw: parsers.integer(0, 32768)(raw) or 32768,
         accepts="a whole number up to 32768, or 0 for the largest",
@@ -440,6 +452,7 @@ class Settings(ProcessSettings):
         section="Limits",
         flags=("--limit-request-field-size",),
         hidden_flags=("--limit-request-field_size",),
+        clamped=True,
         metavar="BYTES",
         parse=parsers.size(_LARGEST_LINE, zero=_LARGEST_LINE),
         accepts="a size in bytes up to '1M', or 0 for the largest",

@@ -22,7 +22,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs.atoms import BRACED, Atoms, LogFunction, basic_user, clf_time, environ_value, header_key
 from wsgiserv.logs.jsonlines import JSONAtoms, compile_json
 
-__all__ = ["ATOMS", "atoms_for", "check_format", "compile_format", "template_of"]
+__all__ = ["ATOMS", "atoms_for", "check_format", "compile_format", "format_advice", "template_of"]
 
 COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
 COMBINED = COMMON + ' "%(f)s" "%(a)s"'
@@ -158,6 +158,19 @@ def check_format(template: str) -> None:
     """Raise ConfigError when this value of ``access_log_format`` cannot be used, naming what is wrong."""
     if template != "json":
         _parse(NAMED.get(template, template))
+
+
+def format_advice(template: str) -> str:
+    """Return what is said of a format without a single atom, which gives the same line for each request; or nothing."""
+    if template == "json" or any(isinstance(piece, _Piece) for piece in _parse(template_of(template))):
+        return ""
+    from difflib import get_close_matches
+
+    near = get_close_matches(template.lower(), [*NAMED, "json"], n=1)
+    advice = (
+        f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
+    )
+    return f"access_log_format = {template!r} has no atom, so every line is this text. {advice}"
 
 
 # What may stand in a value: printable ASCII without `"` and the backslash.

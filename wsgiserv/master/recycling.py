@@ -14,7 +14,9 @@ from wsgiserv.master.handle import Handle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Recycler", "memory_of"]
+    from wsgiserv.config.settings import Settings
+
+__all__ = ["Recycler", "least_memory_of", "memory_of", "too_large_at_boot"]
 
 _SAMPLE_EVERY_S: Final = 5.0
 # A peak is no leak: so many samples in a row have to be above.
@@ -39,6 +41,45 @@ def memory_of(pid: int) -> int:
             return int(file.read().split()[1]) * 4096
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def least_memory_of(pid: int, workers: int) -> int:
+    """Return what `memory_of` a process will be at least, when all workers share what this one shares now.
+
+    Args:
+        pid: a worker that has just booted.
+        workers: how many workers there will be.
+    """
+    found: dict[bytes, int] = {}
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                name, _, rest = line.partition(b":")
+                if name in (b"Pss", b"Private_Clean", b"Private_Dirty"):
+                    found[name] = int(rest.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    if b"Pss" not in found:
+        return memory_of(pid)
+    private = found.get(b"Private_Clean", 0) + found.get(b"Private_Dirty", 0)
+    # Two processes at least share it now: the worker and its master.
+    return private + max(0, found[b"Pss"] - private) * 2 // (max(workers, 1) + 1)
+
+
+def too_large_at_boot(pid: int, settings: Settings) -> str:
+    """Return what is said of a worker that `max_worker_memory` would have replaced as it is; or an empty text."""
+    most = settings.max_worker_memory
+    size = least_memory_of(pid, max(settings.workers, settings.workers_max or 0)) if most else 0
+    if size <= most:
+        return ""
+    return (
+        f"max_worker_memory = {_mib(most)}: a worker has {_mib(size)} before its first request, so each would be "
+        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 is no limit."
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 class Recycler:

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.atfork import add_child_cleanup
-from wsgiserv.boot import Report
+from wsgiserv.boot import EXIT_CONFIG, Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.error import take_over_losses
@@ -26,6 +26,7 @@ from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.nursery import Born, Lost, Nursery, Withdrawn
 from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, is_told_to_end, life
+from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
@@ -289,6 +290,11 @@ class Workforce:
             worker.reader = None
         for report in reports:
             now = monotonic()
+            if report.state == "ready" and worker.generation not in self.fleet.proven:
+                # Later ones are let be: what serves, if shortly, is better than nothing.
+                too_large = too_large_at_boot(worker.pid, worker.cfg)
+                if too_large:
+                    report = Report("failed", too_large, "", EXIT_CONFIG)
             known = self.fleet.failures.get(worker.generation)
             repeated = known is not None and known.reason == report.reason
             known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at

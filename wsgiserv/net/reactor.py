@@ -42,6 +42,8 @@ _LEAST_IDLE_S: Final = 0.5
 _MOST_TRIES: Final = 8
 # How often a producer that waits for its client looks how long that has taken nothing.
 _WAIT_S: Final = 0.25
+# poll(2) takes milliseconds as an int, so no more than 24 days.
+_LONGEST_POLL_S: Final = 2_000_000.0
 _PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 
@@ -248,7 +250,7 @@ class Reactor:
         poller.register(connection.fd, _POLLIN)
         timeouts = connection.context.timeouts
         limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
-        return bool(poller.poll(limit_s * 1000 or None))
+        return bool(poller.poll(min(limit_s, _LONGEST_POLL_S) * 1000 or None))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 
