@@ -194,7 +194,7 @@ def _target(greenlet: Any) -> tuple[str, str]:
     """Return the function of a greenlet in words; of a patched thread with the thread's name, else empty."""
     run = own_attribute(greenlet, "_run")
     thread = own_attribute(run, "__self__")
-    if is_a(thread, threading.Thread):
+    if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, whichever
         target = own_attribute(thread, "_target")
         kind = type(thread)
         return _function(target if target is not None else kind.run), str(own_attribute(thread, "_name"))
