@@ -39,12 +39,14 @@ _LONGEST_TEMPORARY = 16
 
 
 def _shorten_temporary_directory() -> None:
-    """Take a directory with a short path in place of a TMPDIR that is too long for Unix sockets.
+    """Take a directory with a short, plain path in place of a TMPDIR that is too long for Unix sockets, or has blanks.
 
+    Tests write paths into request targets, configuration files of other programs and shell commands.
     The environment of pytest-xdist's processes has the short one already.
     """
     given = os.path.realpath(tempfile.gettempdir())
-    if len(os.fsencode(given)) <= _LONGEST_TEMPORARY or _SHARED_OUT in os.environ:
+    is_fit = len(os.fsencode(given)) <= _LONGEST_TEMPORARY and re.fullmatch(r"[\w./-]+", given, re.ASCII)
+    if is_fit or _SHARED_OUT in os.environ:
         return
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
         try:

@@ -500,6 +500,23 @@ def test_another_users_socket_gets_no_orders(fake: Fake, run: Ctl, monkeypatch: 
     assert fake.asked == []
 
 
+def test_a_directory_of_another_users_tells_nothing_of_ones_own_servers(
+    run: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    monkeypatch.setattr(ctl, "_directories", lambda: ["/run/wsgiserv"])
+    monkeypatch.setattr(ctl, "_connect_in", refuse)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    assert f"there is no process {ended.pid}" in run("--pid", str(ended.pid), "status").err
+    assert f"process {os.getpid()} has no control socket" in run("--pid", str(os.getpid()), "status").err
+    monkeypatch.setattr("os.kill", refuse)
+    assert "another user's" in run("--pid", str(os.getpid()), "status").err
+
+
 # ---- the command itself ----------------------------------------------------------------------------------
 
 

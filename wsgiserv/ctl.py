@@ -350,7 +350,8 @@ def _of_pid(pid: int, given: str) -> _Server:
         if server.pid in (0, pid) or path.endswith(f"/{socket_name(pid)}"):
             return server
         server.connection.close()
-    if refusal and os.geteuid() != 0:
+    # A directory that this user may not look into tells nothing of a server that is this user's own, or has ended.
+    if refusal and os.geteuid() != 0 and _may_be_anothers(pid):
         raise _Failure(
             f"{given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ...",
             EXIT_USAGE,
@@ -366,6 +367,17 @@ def _of_pid(pid: int, given: str) -> _Server:
         f"{given}: there is no process {pid}: the server has ended. Type 'wsgiservctl status' to find a running one",
         EXIT_USAGE,
     )
+
+
+def _may_be_anothers(pid: int) -> bool:
+    """Tell whether a process can be another user's: not one that has ended, or that is of this user."""
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _only_one() -> _Server:

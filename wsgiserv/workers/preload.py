@@ -1,6 +1,7 @@
 """Loading the application for all workers at once (``preload_app``).
 
-Owns: the order: what the worker class must have done first (monkey patching), the path, the application.
+Owns: the order: what the worker class must have done first (monkey patching), the path, the application, the end of
+what that has started in the background.
 Must not know: which process this is done in, how workers come of it.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.apploader import leave_names_free, load_application, prepare_path
+from wsgiserv.workers.background import end_background
 from wsgiserv.workers.registry import resolve_worker_class
 
 if TYPE_CHECKING:
@@ -32,4 +34,6 @@ def preload_application(settings: Settings, log: logging.Logger, in_master: bool
         leave_names_free()
     resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
     assert settings.wsgi_app is not None
-    return load_application(settings.wsgi_app)
+    application = load_application(settings.wsgi_app)
+    end_background(log)
+    return application
