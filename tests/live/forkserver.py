@@ -174,7 +174,7 @@ if __name__ == "__main__":
 
     from setproctitle import getproctitle
 
-    import wsgiserv.cli
+    import wsgiserv.cli  # noqa: F401
     from wsgiserv import preimport
 
     # What a master imports before it forks its first worker. (A server of these applications, that is: one with files
