@@ -389,8 +389,9 @@ def test_a_next_master_that_does_not_stop_is_killed(start_unclassed: Start) -> N
     os.kill(new, signal.SIGSTOP)
     server.send_signal(signal.SIGQUIT)
     server.wait_for_log(rf"the next master \(pid {new}\) does not stop, and is killed")
+    assert server.process.wait(DEADLINE_S) == 0
+    (server.directory / "hold").unlink()  # its workers, which have the standard streams, see that it has gone
     assert server.wait() == 0
-    (server.directory / "hold").unlink()
     wait_until(lambda: not server.leftovers(), "no process is left", 5.0)
 
 
