@@ -142,7 +142,7 @@ def test_a_child_has_none_of_the_servers_descriptors(start: Start, connect: Conn
     server.wait_for_log("ready: 2")
     client, idle = connect(server.address), connect(server.address)
     assert idle.get("/mine").json() == "/mine"
-    for how in [*HOWS, *STARTS]:
+    for how in [*HOWS, *(() if preload else STARTS)]:  # what starts interpreters takes its time
         assert client.get(f"/descriptors?how={how}").json() == [], how
     assert idle.get("/mine").json() == "/mine"
 
