@@ -680,6 +680,7 @@ def test_posts_on_kept_connections_through_reloads(begin: Start, ca: trustme.CA,
             goal = len(done) + 20
             reload(server)
             wait_until(lambda goal=goal: len(done) > goal, "the load goes on")
+        wait_until(lambda: len(set(done)) == 9, "each client has been answered")
     finally:
         stop.set()
         for thread in threads:

@@ -500,14 +500,14 @@ class Worker(ABC):
             if not self.may_hand_over():
                 self.context.gateway.keep_open = False
         else:
-            self._exit_while_booting()
+            self.exit_while_booting()
 
     def _interrupt_boot(self, number: int, frame: FrameType | None) -> None:
         """SIGINT and SIGQUIT are queued, and acted on in the loop. While the worker boots there is no loop yet."""
         if not self.booted:
-            self._exit_while_booting("worker_int", self.cfg.worker_int)
+            self.exit_while_booting("worker_int", self.cfg.worker_int)
 
-    def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
+    def exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
         """Exit in a signal handler, with the hooks that a worker which has booted would call.
 
         An exception would not do: an application may catch it around an import. Does nothing when the worker has
@@ -521,6 +521,9 @@ class Worker(ABC):
         finally:
             release_standard_streams()
             os._exit(EXIT_OK)
+
+    def await_exit(self) -> None:  # noqa: B027 - a signal handler that exits does not return in most classes
+        """Do not go on when the worker is exiting elsewhere. In the main thread."""
 
     def call_exit_hook(self) -> None:
         """Call ``worker_exit``, once in this process."""
@@ -684,6 +687,7 @@ class Worker(ABC):
         except BootError as error:
             boot.ready.report("failed", str(error), "", EXIT_BOOT)
             return EXIT_BOOT
+        self.await_exit()
         self.booted = True
         unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
@@ -759,6 +763,7 @@ def worker_main(boot: WorkerBoot) -> int:
         except BaseException as error:
             failure = error
     if worker is not None:
+        worker.await_exit()
         # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
         worker.call_exit_hook()
         worker.signals.disarm()
