@@ -82,6 +82,25 @@ hypothesis.settings.register_profile("wsgiserv", deadline=None)
 hypothesis.settings.load_profile("wsgiserv")
 
 
+# They take more than some seconds each, most of it waiting: so they begin while others are left to run beside them.
+_LONG = re.compile(
+    r"::(?:test_sync_serves_and_obeys|test_an_overdue_request_is_interrupted_where_it_waits|test_a_worker_is_recycled"
+    r"|test_who_waits_behind_a_long_call_is_handed_on|test_a_reload_that_fails_harms_nobody|test_memory_stays_where"
+    r"|test_a_fault_of_nobody|test_where_nothing_is_handed_over|test_a_busy_worker_shares|test_a_new_client_is_answered"
+    r"|test_grows_under_load|test_helpers_go_on_after_a_fork|test_frames_come_again|test_idle_workers_are_not_taken"
+    r"|test_connections_survive|test_hangs_tell_where|test_waiting_for_a_client|test_a_child_has_none_of_the_servers"
+    r"|test_ticket_keys_are_renewed|test_a_silent_worker_is_killed|test_a_handshake_and_part|test_the_next_master_lives"
+    r"|test_progress_of_a_slow_reader|test_a_whole_day|test_a_surviving_child|test_whole_and_byte_by_byte)"
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long tests first: no process is to begin one when the others have nothing left to do."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compile what servers import: they write no bytecode themselves (see server.py)."""
     if not hasattr(config, "workerinput"):
@@ -89,6 +108,26 @@ def pytest_configure(config: pytest.Config) -> None:
         for directory in (Path(wsgiserv.__file__).parent, TESTS / "live", TESTS / "corpus"):
             # Where nothing may be written it says False, and servers compile for themselves.
             compileall.compile_dir(directory, maxlevels=3, rx=tests, quiet=2)
+        if getattr(config.option, "numprocesses", None):  # see pytest_cmdline_main
+            _rewrite_once(config)
+
+
+def _rewrite_once(config: pytest.Config) -> None:
+    """Rewrite the assertions of all test modules, which each process of ``-n`` would do for itself after a checkout.
+
+    It is not public how. Where it is done otherwise, the processes do it.
+    """
+    try:
+        from _pytest.assertion import rewrite
+
+        for path in TESTS.rglob("test_*.py"):
+            cached = rewrite.get_cache_dir(path) / (path.stem + rewrite.PYC_TAIL)
+            if rewrite._read_pyc(path, cached) is None:
+                cached.parent.mkdir(exist_ok=True)
+                known, code = rewrite._rewrite_test(path, config)
+                rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, known, cached)
+    except Exception:
+        return
 
 
 @pytest.hookimpl(tryfirst=True)

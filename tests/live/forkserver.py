@@ -22,11 +22,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-# What a master has imported when it forks its first worker.
-_IMPORTS = (
-    *("wsgiserv.cli", "wsgiserv.config.load", "wsgiserv.master.master", "wsgiserv.master.upgrade"),
-    *("wsgiserv.workers.sync", "wsgiserv.workers.threads", "wsgiserv.workers.preload", "wsgiserv.logs.error"),
-)
 _MOST_BYTES = 200_000  # of a request: the environment is the most of it
 _MOST_FDS = 64
 
@@ -173,18 +168,28 @@ def _lift(fd: int, lowest: int) -> int:
 
 
 if __name__ == "__main__":
+    import gc
     import importlib
     import runpy
 
     from setproctitle import getproctitle
 
-    for _name in [*_IMPORTS, *(["wsgiserv.workers.gevent"] if "gevent" in sys.argv[2:] else [])]:
+    import wsgiserv.cli  # noqa: F401
+    from wsgiserv import preimport
+
+    # What a master imports before it forks its first worker. (A server of these applications, that is: one with files
+    # named like modules of the library is executed, see test_live_shadowed.py.)
+    preimport.import_server()
+    for _name in preimport.OPTIONAL["gevent"] if "gevent" in sys.argv[2:] else ():
         importlib.import_module(_name)
     getproctitle()  # it finds the place for titles beside an environment that has not been changed
+    # Else each server would search all of that for garbage, several times, and copy the pages it is on.
+    gc.collect()
+    gc.freeze()
     _line = socket.socket(fileno=int(sys.argv[1]))
     _request = _serve(_line)
     if _request is not None:
         _line.detach()
         _become(_request)
-        del _line, _request, _name, getproctitle
+        del _line, _request, getproctitle, gc, preimport
         runpy.run_module("wsgiserv", run_name="__main__", alter_sys=True)

@@ -41,12 +41,22 @@ class Load:
 
     Args:
         keep: use one connection until the server announces its end; otherwise a new one for each request.
+        pause_s: between two requests of a client. Without one the clients take all the processors there are.
     """
 
-    def __init__(self, address: Any, target: str = "/", clients: int = 4, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        address: Any,
+        target: str = "/",
+        clients: int = 4,
+        *,
+        keep: bool = False,
+        pause_s: float = 0.004,
+    ) -> None:
         self.address = address
         self.target = target
         self.keep = keep
+        self.pause_s = pause_s
         self.clients = [Client() for _ in range(clients)]
         self._stop = threading.Event()
         self._progress = threading.Condition()
@@ -107,6 +117,7 @@ class Load:
             if not self.keep or response.closes:
                 connection.close()
                 connection = None
+            time.sleep(self.pause_s)
         if connection is not None:
             connection.close()
 

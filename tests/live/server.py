@@ -293,7 +293,16 @@ class Server:
 
     def leftovers(self) -> list[Process]:
         """Return the processes of this server that still run."""
-        return [process for process in processes() if process.session in self._sessions]
+        found = []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.getsid(int(entry)) not in self._sessions:  # a thirtieth of the price of its row
+                    continue
+            except OSError:  # it has just gone
+                continue
+            if process := _process(entry):
+                found.append(process)
+        return found
 
     def trouble(self, after: int = 0) -> list[str]:
         """Return the log lines, from line ``after`` on, that are warnings or worse and that nobody expected."""

@@ -5,7 +5,6 @@ Owns: `app`: a route per thing, which sync and gevent run in the main thread.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -44,6 +43,8 @@ def chain() -> None:
 
 def loop_keeps() -> None:
     """asyncio: a loop that takes signals, and is kept."""
+    import asyncio  # here and below: it is most of the time of this module's import
+
     loop = asyncio.new_event_loop()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
         loop.add_signal_handler(number, HEARD.append, "loop")
@@ -52,6 +53,8 @@ def loop_keeps() -> None:
 
 def loop_gives_back() -> None:
     """asyncio: the removal gives signals their default, and takes the wakeup descriptor away."""
+    import asyncio
+
     loop = asyncio.new_event_loop()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
         loop.add_signal_handler(number, HEARD.append, "loop")
@@ -61,6 +64,7 @@ def loop_gives_back() -> None:
 
 def run_loop() -> None:
     """asyncio.run(), with a handler for the time of its run."""
+    import asyncio
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +131,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     elif path == "/do-and-sleep":
         WAYS[query]()
         print("sleeping", file=environ["wsgi.errors"])
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 0.4
         while time.monotonic() < end:
             time.sleep(0.05)
     elif path == "/sleep":
@@ -136,6 +140,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         while time.monotonic() < end:
             time.sleep(0.05)
     elif path == "/wait-in-loop":
+        import asyncio
 
         async def main() -> None:
             told = asyncio.Event()

@@ -16,7 +16,7 @@ from server import Start, wait_until
 def test_grows_under_load_and_shrinks_after_it(start: Start) -> None:
     server = start("apps:app", "--workers-min", "1", "--workers-max", "4", "--scale-window", "1")
     server.wait_for_log("ready: 1 worker")
-    with Load(server.address, "/sleep?0.05", clients=10) as load:
+    with Load(server.address, "/sleep?0.05", clients=10, pause_s=0.0) as load:
         # Ten clients at once are more than four workers.
         wait_until(lambda: len(server.workers()) == 4, "it has grown")
         load.wait_for_more(40)

@@ -40,9 +40,21 @@ def exercise(server: Server) -> None:
             assert client.get("/").status == 200
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
-@pytest.mark.parametrize("what", BREAKS)
-def test_logging_that_is_broken_at_import(start: Start, what: str, preload: bool) -> None:
+# What the log is made of is the same in every class: these meet each class's own loop.
+IN_EACH_CLASS = ("filters", "leaving handlers", "factory", "closed streams", "clock")
+IN_A_ZYGOTE = ("handlers", "shutdown", "no streams", "closed streams")
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "what", "preload"),
+    [
+        *(("sync", what, False) for what in BREAKS),
+        *(("sync", what, True) for what in IN_A_ZYGOTE),
+        *((each, what, False) for each in ("threads", "gevent") for what in IN_EACH_CLASS),
+    ],
+    indirect=["worker_class"],
+)
+def test_logging_that_is_broken_at_import(start: Start, worker_class: str, what: str, preload: bool) -> None:
     server = start(
         "brokenlogapps:app", "--access-logfile", "access.log", *(["--preload"] if preload else []),
         env={"WSGISERV_TEST_BREAKS": what}, expect=ANYTHING,
@@ -62,8 +74,10 @@ def test_logging_that_is_broken_at_import(start: Start, what: str, preload: bool
 
 
 @pytest.mark.parametrize("what", ["filters", "handlers", "factory"])
-def test_a_fault_is_told_once_with_its_traceback(start: Start, what: str) -> None:
-    server = start("brokenlogapps:app", env={"WSGISERV_TEST_BREAKS": what}, expect=ANYTHING)
+def test_a_fault_is_told_once_with_its_traceback(start_unclassed: Start, what: str) -> None:
+    server = start_unclassed(
+        "brokenlogapps:app", worker_class="sync", env={"WSGISERV_TEST_BREAKS": what}, expect=ANYTHING
+    )
     exercise(server)
     exercise(server)
     assert server.stop() == 0
@@ -106,8 +120,17 @@ logconfig_dict = {
 }
 
 
-@pytest.mark.parametrize("what", CONF)
-def test_logging_that_a_configuration_file_has_broken(start: Start, what: str) -> None:
+@pytest.mark.parametrize(
+    ("worker_class", "what"),
+    [
+        *(("sync", what) for what in CONF),
+        ("threads", "no clock"),
+        ("gevent", "no clock"),
+        ("gevent", "logconfig"),
+    ],
+    indirect=["worker_class"],
+)
+def test_logging_that_a_configuration_file_has_broken(start: Start, worker_class: str, what: str) -> None:
     """The master logs through it, too."""
     server = start(
         "brokenlogapps:app", "-c", "conf.py", "--access-logfile", "access.log",

@@ -22,7 +22,7 @@ def limited(name: str, value: int) -> list[str]:
         f"import os, resource, sys; resource.setrlimit(resource.{name}, ({value}, {value})); "
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
-    return [sys.executable, "-c", code]
+    return [sys.executable, "-I", "-S", "-c", code]
 
 
 def cpu_s(pid: int) -> float:

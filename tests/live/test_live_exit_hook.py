@@ -12,7 +12,7 @@ from rawclient import RawClient
 from server import Server, Start, wait_until
 
 CONF = """
-import os
+import os, time
 
 def note(what):
     with open("notes", "a") as file:
@@ -25,6 +25,8 @@ def worker_exit(server, worker):
     assert worker.pid == os.getpid()
     assert server.cfg is not None
     print("a buffered line of the hook")
+    if not os.path.exists("abort"):
+        time.sleep(0.05)  # under gevent this is a greenlet's
     note("exit")
 
 def worker_int(worker):
@@ -132,6 +134,7 @@ def test_a_reload_withdraws_one_that_boots(start: Start, tmp_path: Path, preload
 
 def test_aborted_and_failed(start: Start, tmp_path: Path) -> None:
     """One that does not boot in time, and one whose application raises."""
+    (tmp_path / "abort").touch()
     server = begin(start, False, "--boot-timeout", "1")
     (tmp_path / "slow").touch()
     server.send_signal(signal.SIGHUP)

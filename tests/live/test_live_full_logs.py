@@ -83,7 +83,7 @@ def pipe() -> Iterator[Pipe]:
 
 def begin_onto(start: Start, fd: int, *args: str, **rest: Any) -> Server:
     """Start a server whose standard output and standard error are ``fd``."""
-    wrap = (sys.executable, "-c", _ONTO, str(fd))
+    wrap = (sys.executable, "-I", "-S", "-c", _ONTO, str(fd))
     server = start("brokenlogapps:app", *args, wrap=wrap, pass_fds=(fd,), **rest)
     with RawClient(server.address) as client:
         assert client.get("/").status == 200  # it has started

@@ -99,11 +99,12 @@ def slow_server(wait_s: float) -> Iterator[int]:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_sync_serves_and_obeys(start_unclassed: Start, tmp_path: Path, library: str, place: str) -> None:
-    server = begin(start_unclassed, library, place, "-w", "2", "--handoff-after", "0.1")
-    server.wait_for_log("ready: 2 workers")
+    # An import of these libraries is half a second: two workers, with their helper's threads, in one place only.
+    count = 2 if place == "app" else 1
+    server = begin(start_unclassed, library, place, "-w", str(count), "--handoff-after", "0.1")
+    server.wait_for_log(f"ready: {count} worker")
     if place == "view":
-        for _ in range(8):  # both have had a request, and so have patched
-            ask(server)
+        ask(server)  # the worker has had a request, and so has patched
     assert ask(server)["sleeps_in"] == {"gevent": "gevent.hub", "eventlet": "eventlet.greenthread"}[library]
     if library == "gevent":  # eventlet's main thread is another object
         assert ask(server)["main"]
@@ -123,7 +124,8 @@ def test_sync_serves_and_obeys(start_unclassed: Start, tmp_path: Path, library: 
     os.kill(victim, signal.SIGKILL)
     server.wait_for_log(rf"worker {victim} .*was killed by SIGKILL")
     wait_until(
-        lambda: victim not in server.workers() and len(serving(server, place == "preload")) == 2, "two"
+        lambda: victim not in server.workers() and len(serving(server, place == "preload")) == count,
+        "as many as before",
     )
     assert ask(server)["version"] == "one"
 
@@ -131,7 +133,7 @@ def test_sync_serves_and_obeys(start_unclassed: Start, tmp_path: Path, library: 
     call = PATCHES[library] if place in ("app", "preload", "view") else ""
     rewrite(tmp_path / "patched.py", call, "two")
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log("reloaded: 2 workers")
+    server.wait_for_log(f"reloaded: {count} worker")
     wait_until(lambda: ask(server)["version"] == "two", "the new code alone")
 
     # Told to stop while a request sleeps, that is answered, and the process ends by itself.
@@ -171,8 +173,10 @@ def test_a_worker_is_recycled(start_unclassed: Start, library: str) -> None:
 def test_an_overdue_request_is_interrupted_where_it_waits(
     start_unclassed: Start, library: str, place: str
 ) -> None:
+    if place == "view" and library == "eventlet":
+        pytest.skip("as with gevent, and it takes its time")
     # Where a request patches, that is the most of its time.
-    limit = "8" if place == "view" else "1"
+    limit = "6" if place == "view" else "1"
     server = begin(start_unclassed, library, place, "--request-timeout", limit)
     server.expect("request_timeout", "RequestTimeout", "Traceback")
     server.wait_for_log("ready: 1 worker")

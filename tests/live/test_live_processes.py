@@ -120,8 +120,8 @@ def test_term_lets_requests_in_flight_finish(start: Start, connect: Connect) -> 
     server = start("apps:app", "-w", "2")
     clients = [connect(server.address) for _ in range(2)]
     for client in clients:
-        client.request("/sleep?0.7")
-    wait_until(lambda: server.log.text.count("sleeping 0.7") >= 1, "a request is in the application")
+        client.request("/sleep?0.5")
+    wait_until(lambda: server.log.text.count("sleeping 0.5") >= 1, "a request is in the application")
     server.send_signal(signal.SIGTERM)
     for client in clients:
         response = client.read_response()
@@ -221,7 +221,7 @@ def test_workers_leave_when_the_master_is_killed(start: Start) -> None:
 
 
 def test_a_silent_worker_is_killed_and_the_others_serve(start: Start) -> None:
-    server = start("apps:app", "-w", "2", "-t", "2", expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
+    server = start("apps:app", "-w", "2", "-t", "1.5", expect=(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",))
     victim, other = wait_ready(server, 2)
     os.kill(victim, signal.SIGSTOP)  # whatever the class: not a line of it runs any more
     begun = time.monotonic()
@@ -235,8 +235,8 @@ def test_a_silent_worker_is_killed_and_the_others_serve(start: Start) -> None:
 
 
 def test_idle_workers_are_not_taken_for_silent_ones(start: Start) -> None:
-    """Not even with the shortest timeout: the connection's end after 3 s is the clock."""
-    server = start("apps:app", "-w", "2", "-t", "1", "--keep-alive", "3")
+    """Not even with the shortest timeout: the connection's end after 2.5 s is the clock."""
+    server = start("apps:app", "-w", "2", "-t", "1", "--keep-alive", "2.5")
     before = wait_ready(server, 2)
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
@@ -330,13 +330,13 @@ def ask_many(address: tuple[str, int], total: int, at_once: int = 100) -> None:
 
 
 def test_memory_stays_where_it_was(start: Start) -> None:
-    """The short form of bench/memory.py: 60,000 requests, after the first 20,000 within 2 MB."""
+    """The short form of bench/memory.py: 30,000 requests, after the first 10,000 within 1 MB."""
     server = start("apps:app", "-w", "1")
     (worker,) = wait_ready(server, 1)
-    ask_many(server.address, 20_000)
+    ask_many(server.address, 10_000)
     first = rss_kib(worker)
-    ask_many(server.address, 40_000)
-    assert rss_kib(worker) - first < 2048
+    ask_many(server.address, 20_000)
+    assert rss_kib(worker) - first < 1024
 
 
 def test_clients_that_abort_leak_no_descriptors(start: Start) -> None:

@@ -36,8 +36,10 @@ def ca() -> trustme.CA:
 
 
 @pytest.fixture(params=["", "--preload"])
-def preload(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Without and with `preload_app`."""
+def preload(request: pytest.FixtureRequest, worker_class: str) -> tuple[str, ...]:
+    """Without and with `preload_app`, where it is the first class."""
+    if request.param and worker_class != "sync":
+        pytest.skip("how contexts reach a zygote's workers does not depend on the class")
     return (request.param,) if request.param else ()
 
 
@@ -153,9 +155,9 @@ def test_no_workers_and_plain_connections(start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", ["--max-requests", "--max-worker-lifetime", "TERM"])
-def test_one_worker_is_replaced(begin: Start, connect: Connect, way: str, preload: tuple[str, ...]) -> None:
-    given = {"--max-requests": "3", "--max-worker-lifetime": "2"}
-    server = begin(*PATIENT, *preload, *((way, given[way]) if way in given else ()))
+def test_one_worker_is_replaced(begin: Start, connect: Connect, way: str) -> None:
+    given = {"--max-requests": "3", "--max-worker-lifetime": "1"}
+    server = begin(*PATIENT, *((way, given[way]) if way in given else ()))
     kept = connect(server, "")
     (old,) = (int(kept.get("/").one("X-Pid") or 0),)
     if way == "TERM":
@@ -203,7 +205,7 @@ def test_a_handshake_and_part_of_a_head(begin: Start, connect: Connect, ca: trus
     with closing(half.sock):
         half.sock.sendall(hello[:50])
         old = reload(server)
-        part.sock.settimeout(2.5)
+        part.sock.settimeout(1.5)
         with pytest.raises(TimeoutError):  # longer than a fresh connection was given before
             part.sock.recv(1)
         part.sock.settimeout(DEADLINE_S)
@@ -507,13 +509,15 @@ class Resuming:
 def test_sessions_resume_in_all_workers_and_over_reloads(
     begin: Start, ca: trustme.CA, version: ssl.TLSVersion, preload: tuple[str, ...]
 ) -> None:
+    if version == VERSIONS[0] and preload:
+        pytest.skip("the tickets are the same")
     server = begin("-w", "2", *PATIENT, *preload)
     context = client_context(ca)
     context.minimum_version = context.maximum_version = version
     client = Resuming(server, context)
     assert not client.ask()[0]
     first = client.workers_that_resume(2)
-    for _ in range(2):
+    for _ in range(1 + bool(preload)):
         old = reload(server)
         wait_until_gone(old)
         assert client.workers_that_resume(2).isdisjoint(first)
@@ -600,14 +604,14 @@ def test_the_master_alone_reads_the_key(begin: Start, connect: Connect, tmp_path
 
 DAY = """
 import wsgiserv.net.tlsseries
-wsgiserv.net.tlsseries.RENEW_S = 3.0
+wsgiserv.net.tlsseries.RENEW_S = 2.0
 """
 
 
 def test_ticket_keys_are_renewed_in_running_workers_at_once(
     begin: Start, ca: trustme.CA, preload: tuple[str, ...]
 ) -> None:
-    """A day of 3 s: the old key is gone, and the new one is that of all workers, also of those that come later."""
+    """A day of 2 s: the old key is gone, and the new one is that of all workers, also of those that come later."""
     server = begin("-w", "2", "-c", "conf.py", *PATIENT, *preload, files={"conf.py": DAY})
     workers = server.workers()
     client = Resuming(server, client_context(ca))
@@ -672,10 +676,11 @@ def test_posts_on_kept_connections_through_reloads(begin: Start, ca: trustme.CA,
     for thread in threads:
         thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             goal = len(done) + 20
             reload(server)
             wait_until(lambda goal=goal: len(done) > goal, "the load goes on")
+        wait_until(lambda: len(set(done)) == 9, "each client has been answered")
     finally:
         stop.set()
         for thread in threads:

@@ -162,7 +162,9 @@ def check_format(template: str) -> None:
 
 def format_advice(template: str) -> str:
     """Return what is said of a format without a single atom, which gives the same line for each request; or nothing."""
-    if template == "json" or any(isinstance(piece, _Piece) for piece in _parse(NAMED.get(template, template))):
+    if template == "json" or any(
+        isinstance(piece, _Piece) for piece in _parse(NAMED.get(template, template))
+    ):
         return ""
     from difflib import get_close_matches
 

@@ -538,6 +538,9 @@ class Worker(ABC):
             release_standard_streams()
             os._exit(EXIT_OK)
 
+    def _await_exit(self) -> None:  # noqa: B027 - in most classes a signal handler that exits does not return
+        """Do not go on when the worker is exiting elsewhere. In the main thread."""
+
     def _call_exit_hook(self) -> None:
         """Call ``worker_exit``, once in this process."""
         if not self._exit_hook_called:
@@ -712,6 +715,7 @@ class Worker(ABC):
             log.error("worker %d cannot boot", self.pid, exc_info=error)
             boot.ready.report("failed", f"booting raised {appadvice.in_words(error)}", "", EXIT_BOOT)
             return EXIT_BOOT
+        self._await_exit()
         self.booted = True
         unblock_last()
         call_hook(log, "post_worker_init", self.cfg.post_worker_init, self)
@@ -788,6 +792,7 @@ def worker_main(boot: WorkerBoot) -> int:
         except BaseException as error:
             failure = error
     if worker is not None:
+        worker._await_exit()
         # Not in a `finally`: the hook would find what has ended the worker in sys.exc_info().
         worker._call_exit_hook()
         worker._signals.disarm()

@@ -287,6 +287,7 @@ class GeventWorker(ReactorWorker):
         self._is_turning = False
         self._will_turn = False
         self._has_ended = False
+        self._exits_in_greenlet = False
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
@@ -310,6 +311,19 @@ class GeventWorker(ReactorWorker):
         _patched_in_zygote = True
         for line in _early_imports(names):
             log.warning("%s", line)
+
+    def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
+        """As of the base; in a greenlet of its own where this is the hub, in which a hook could not wait."""
+        if getcurrent() is not get_hub():
+            super()._exit_while_booting(name, hook)
+        elif not self._exits_in_greenlet:
+            self._exits_in_greenlet = True
+            gevent.spawn_raw(super()._exit_while_booting, name, hook)
+
+    def _await_exit(self) -> None:
+        """As of the base: the import may have come to its end while that greenlet is in a hook."""
+        while self._exits_in_greenlet:
+            gevent.sleep(1.0)
 
     def prepare(self) -> None:
         """Patch the standard library before anything of the application is imported."""
