@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import getpid
 from time import gmtime, localtime, struct_time, time
-from typing import Any
+from typing import Any, Protocol
 
 from wsgiserv.logs.escape import escape_quoted
 
@@ -28,8 +28,20 @@ __all__ = [
     "numeric_offset",
 ]
 
-# log(environ, status, headers, sent_bytes, duration_s)
-LogFunction = Callable[[dict[str, Any], int, Sequence[tuple[str, str]], int, float], None]
+
+class LogFunction(Protocol):
+    """Logs one request. See `AccessLog.log`."""
+
+    def __call__(
+        self,
+        environ: dict[str, Any],
+        status: int,
+        headers: Sequence[tuple[str, str]],
+        sent_bytes: int,
+        duration_s: float,
+        aborted: bool = False,
+    ) -> None: ...
+
 
 # The atoms in braces: `{host}i`.
 BRACED = re.compile(r"\{(?P<key>[^{}]+)\}(?P<kind>[ioe])")
@@ -110,6 +122,7 @@ class Atoms(dict[str, Any]):
         headers: Sequence[tuple[str, str]],
         sent_bytes: int,
         duration_s: float,
+        aborted: bool = False,
     ) -> None:
         self._environ = environ
         self._headers = headers
@@ -137,6 +150,7 @@ class Atoms(dict[str, Any]):
             L=f"{micros // 1_000_000}.{micros % 1_000_000:06d}",
             p=f"<{getpid()}>",
             i=text(environ.get("wsgiserv.request_id")),
+            aborted="aborted" if aborted else "-",
         )
 
     @staticmethod
