@@ -234,6 +234,7 @@ class AccessLog:
             if self._waiting:
                 self._lose(self._waiting.count(b"\n"))
                 self._waiting = b""
+                self._warned = False  # told now: nothing will be written again
                 news = f"The access log cannot be written: {self._unsaid} lines are lost."
         self._tell(news)
 

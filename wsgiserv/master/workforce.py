@@ -252,6 +252,8 @@ class Workforce:
                 worker.abort_at = now
             else:
                 worker.kill_at = now
+            if not worker.sent_because and worker.ready_at is not None and not _has_successor(worker):
+                self._vacant.append(worker.pid)  # its successor does not wait for its end
             worker.sent_because = worker.sent_because or reason
             # A fast stop breaks off what is under way: that was the wish, and is no error.
             level = logging.INFO if worker.quit_at is not None else logging.ERROR
@@ -500,14 +502,10 @@ class Workforce:
 
     def _note_vacancy(self, worker: Handle, unasked: bool) -> None:
         """Another worker comes in the place of one that was killed; tell when that pauses."""
-        was_killed = worker.abort_at is not None or worker.kill_at is not None
-        has_successor = (
-            worker.term_at is not None or worker.quit_at is not None or worker.retiring_at is not None
-        )
         if worker.ready_at is None:
-            if worker.replaces and not has_successor:
+            if worker.replaces and not _has_successor(worker):
                 self._vacant.appendleft(worker.replaces)
-        elif (unasked or was_killed) and not has_successor:
+        elif unasked and not _has_successor(worker):
             self._vacant.append(worker.pid)
         loop = self.fleet.untold_loop(worker.generation)
         if loop is not None:
@@ -564,6 +562,11 @@ class Workforce:
                 )
             worker.pool.give_back(worker.slot)
             worker.slot = None
+
+
+def _has_successor(worker: Handle) -> bool:
+    """Whether it was to leave anyway: what comes in its place is no news."""
+    return not (worker.term_at is worker.quit_at is worker.retiring_at is None)
 
 
 def _boot_timeout(settings: Settings) -> float:

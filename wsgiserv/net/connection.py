@@ -653,14 +653,17 @@ class Connection(ClientSink):
         if code >= 500:
             words[ERRORS] += 1
 
-    def cut(self) -> None:
+    def cut(self, running: bool = True) -> None:
         """Account for what is under way, in the log and the access log: the worker ends, and this with it.
 
         The worker closes the connection. In a thread that the request does not run in.
+
+        Args:
+            running: whether to account for a request in the application, too.
         """
         context = self.context
         level, why = context.why_leaving
-        request = context.running.pop(self, None)
+        request = context.running.pop(self, None) if running else None
         if request is not None:
             request = InFlight(*request)
             response = request.response

@@ -521,6 +521,8 @@ class Worker(ABC):
             with suppress(Exception):
                 for connection in self.waiting_requests():
                     connection.cut_unrun()
+                for connection in self.connections():
+                    connection.cut(running=False)
             if context.access is not None:
                 context.access.flush()
             self._note_losses()
