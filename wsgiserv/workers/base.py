@@ -604,7 +604,7 @@ class Worker(ABC):
     def out_of_time(self) -> tuple[int, str]:
         """What is said of requests that a graceful leave does not wait for any longer; see `ServingContext`."""
         limit_s = self.cfg.graceful_timeout
-        return (logging.WARNING, f"it was not answered within graceful_timeout ({limit_s:g} s) of the stop")
+        return (logging.WARNING, f"the worker did not retire within graceful_timeout ({limit_s:g} s)")
 
     def waiting_requests(self) -> Iterator[Connection]:
         """Take out of the queue, one by one, the connections whose requests are complete and wait for their turn."""
