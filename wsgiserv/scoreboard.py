@@ -35,6 +35,8 @@ STOPPING = (
 DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
 LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
 LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
+# Lines of the access log that wait in the worker's memory for the log to take them: lost if it is killed.
+WAITING_LINES = 29
 LINGERING = 15  # written by the worker: 1 while it leaves, and keeps idle connections that no other can take
 UNTOLD_LINES = 30  # of LOST_LINES, those that no log tells of yet: they become the master's to tell
 LOST_LINES = 31  # lines that the logs have not taken
@@ -43,8 +45,10 @@ WORDS = 32
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
 
 # One request in flight: started (seconds, time.monotonic(); 0.0 = the cell is free), the peer, the
-# request id, the request line. struct pads and cuts the strings, in C, in one call.
-_CELL = struct.Struct("=d48s48s408s")
+# request id, the request line. struct pads and cuts the strings, in C, in one call. The pad byte behind the peer is
+# set by `Slot.mark_logged`, and zeroed by each `begin`.
+_CELL = struct.Struct("=d47sx48s408s")
+_LOGGED_AT = 8 + 47
 CELL_BYTES = _CELL.size
 _STARTED = struct.Struct("=d")
 # A worker that serves gives a sign of life each second.
@@ -63,12 +67,14 @@ class Cell(NamedTuple):
         peer: the client's address, as in the access log.
         request_id: the request's id.
         request_line: the request line, cut to 408 bytes.
+        logged: whether the worker has written its line to the access log already.
     """
 
     started: float
     peer: str
     request_id: str
     request_line: str
+    logged: bool = False
 
 
 class SlotFigures(NamedTuple):
@@ -86,6 +92,7 @@ class SlotFigures(NamedTuple):
     bytes_sent: int
     lost_lines: int = 0
     untold_lines: int = 0
+    waiting_lines: int = 0
 
 
 class Slot:
@@ -136,6 +143,10 @@ class Slot:
         """Free ``cell``: the request's response has been made."""
         start = self._offset + WORDS * 8 + cell * CELL_BYTES
         self._memory[start : start + 8] = b"\0\0\0\0\0\0\0\0"
+
+    def mark_logged(self, cell: int) -> None:
+        """Note that the request in ``cell`` has its line in the access log, although its call has not ended."""
+        self._memory[self._offset + WORDS * 8 + cell * CELL_BYTES + _LOGGED_AT] = 1
 
     def is_busy(self) -> bool:
         """Whether a request is in the application, as far as the first cells tell. Called by the master."""
@@ -203,6 +214,7 @@ class Slot:
             bytes_sent=words[BYTES_SENT],
             lost_lines=words[LOST_LINES],
             untold_lines=words[UNTOLD_LINES],
+            waiting_lines=words[WAITING_LINES],
         )
 
     def in_flight(self) -> list[Cell]:
@@ -212,8 +224,9 @@ class Slot:
         for position in range(start, start + self.cells * CELL_BYTES, CELL_BYTES):
             started, peer, request_id, line = _CELL.unpack_from(self._memory, position)
             if started:
-                texts = (part.rstrip(b"\0").decode("latin-1") for part in (peer, request_id, line))
-                found.append(Cell(started, *texts))
+                texts = [part.rstrip(b"\0").decode("latin-1") for part in (peer, request_id, line)]
+                logged = bool(self._memory[position + _LOGGED_AT])
+                found.append(Cell(started, texts[0], texts[1], texts[2], logged))
         found.sort()
         return found
 

@@ -18,7 +18,8 @@ from server import Connect, Server, Start
 WORKER_CLASSES = ["sync", "threads", "gevent"]
 
 # How a well-made server tells of a client's fault: one warning with the peer.
-CLIENT_FAULT = r"\[WARNING\].*127\.0\.0\.1"
+# One behind a proxy has the name that the proxy tells (PROXY protocol, uwsgi).
+CLIENT_FAULT = r"\[WARNING\].*(127\.0\.0\.[12]|203\.0\.113\.9)"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -409,6 +409,7 @@ class TestJson:
             "status": 200,
             "bytes": 1234,
             "duration_s": 3.004567,
+            "aborted": False,
             "pid": os.getpid(),
         }
 
@@ -419,6 +420,7 @@ class TestJson:
             "status",
             "bytes",
             "duration_s",
+            "aborted",
             "pid",
         ]
         assert list(fields) == list(json.loads(line("json")))
@@ -449,7 +451,7 @@ class TestJson:
         assert "\n" not in text
         fields = json.loads(text)
         assert fields["status"] == 200
-        assert len(fields) == 15
+        assert len(fields) == 16
         if "HTTP_USER_AGENT" in values:
             octets = values["HTTP_USER_AGENT"].encode("latin-1")
             assert fields["user_agent"] == octets.decode("utf-8", "backslashreplace")

@@ -455,6 +455,7 @@ def test_lost_requests_are_in_the_access_log(coroner: Coroner, tmp_path: Path) -
         "status": 0,
         "bytes": 0,
         "duration_s": 1.5,
+        "aborted": True,
         "pid": 77,
     }
     assert as_number == "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from signal import SIGABRT
 from typing import Any
 
 import pytest
@@ -129,3 +130,45 @@ def test_a_first_start_in_which_every_boot_hangs_ends_with_status_3() -> None:
     assert isinstance(actions[0], GiveUp)
     assert actions[0].status == 3
     assert 90 <= now - NOW <= 95
+
+
+def test_a_worker_that_hangs_at_the_first_start_is_not_replaced_before_its_end() -> None:
+    """Rounds, not tries times workers: all of the first, then one at a time, however long SIGABRT takes to end them."""
+    fleet, target, now = Fleet(), Target(((1, 4),)), NOW
+    rounds: list[int] = []
+    for _ in range(200):
+        actions = plan(fleet, target, now)
+        if isinstance(actions[0], GiveUp):
+            break
+        if born := [action for action in actions if isinstance(action, Spawn)]:
+            rounds.append(len(born))
+            fleet.workers += [worker(len(rounds), spawned_at=now, ready_at=None) for _ in born]
+        for action in actions:
+            if isinstance(action, Send) and action.signal == SIGABRT:
+                action.worker.abort_at = now
+            elif isinstance(action, Send):  # a second later
+                fleet.died(action.worker, "was killed by SIGKILL", now, 1.0)
+        last = plan(fleet, target, now)[-1]
+        now = max(now, last.until) if isinstance(last, Wait) else now
+    assert isinstance(actions[0], GiveUp)
+    assert rounds == [4, 1, 1]
+
+
+def test_a_crash_loop_is_news_once() -> None:
+    fleet = Fleet()
+    news = []
+    for number in range(30):
+        dead = worker(number, ready_at=NOW + number / 10, spawned_at=NOW + number / 10)
+        fleet.workers.append(dead)
+        fleet.died(dead, "exited with status 7", NOW + number / 10 + 0.05, 1.0)
+        if (loop := fleet.untold_loop(1)) is not None:
+            news.append((number, loop.pause_s))
+    assert len(news) == 1
+    assert news[0][1] == 0.5
+    # And again, after it had been calm.
+    for number in range(30):
+        dead = worker(number, ready_at=NOW + 200 + number / 10, spawned_at=NOW + 200)
+        fleet.workers.append(dead)
+        fleet.died(dead, "exited with status 7", NOW + 200 + number / 10 + 0.05, 1.0)
+    assert fleet.untold_loop(1) is not None
+    assert fleet.untold_loop(1) is None

@@ -164,3 +164,15 @@ def test_a_barred_peer_is_closed_unread(app: App, caplog: pytest.LogCaptureFixtu
     assert "uwsgi_allow_ips" in record.getMessage()
     assert "192.0.2.1" in record.getMessage()
     peer.close()
+
+
+def test_the_client_that_the_proxy_tells_of_has_one_name() -> None:
+    """In the access log (REMOTE_ADDR), in the error log, and on the scoreboard."""
+    app = App()
+    peer = UwsgiPeer(app)
+    try:
+        peer.feed(POST + BODY)
+        assert app.environ["REMOTE_ADDR"] == "203.0.113.9"
+        assert peer.connection.name == "203.0.113.9"
+    finally:
+        peer.close()

@@ -52,10 +52,10 @@ _LOCK_S = 1.0
 class AccessLog:
     """A file or standard output that takes a line per request.
 
-    ``log(environ, status, headers, sent_bytes, duration_s)`` buffers a line: the request's environ (it may
+    ``log(environ, status, headers, sent_bytes, duration_s, aborted)`` buffers a line: the request's environ (it may
     lack any key when the request was refused), the status, the response's headers as sent, the body bytes
-    that went out, the seconds it took. It may be called in any thread and never raises. Nothing is written
-    until `flush`.
+    that went out, the seconds it took, whether the response ended early. It may be called in any thread and never
+    raises. Nothing is written until `flush`.
 
     Attributes:
         lost: how many lines have been lost so far.
@@ -100,9 +100,9 @@ class AccessLog:
     def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
         """Buffer the line of a request that got no response, in the name of the worker ``pid``. Never raises."""
         if self._format == "json":
-            self._lines.append(json_line(environ, status, (), 0, duration_s, pid))
+            self._lines.append(json_line(environ, status, (), 0, duration_s, True, pid))
         else:
-            atoms = atoms_for(self._format)(environ, status, (), 0, duration_s)
+            atoms = atoms_for(self._format)(environ, status, (), 0, duration_s, True)
             atoms["p"] = f"<{pid}>"
             self.append(template_of(self._format) % atoms)
 
@@ -163,6 +163,10 @@ class AccessLog:
     def untold_lines(self) -> int:
         """Return how many of them the error log has not been told of."""
         return self._unsaid
+
+    def waiting_lines(self) -> int:
+        """Return how many lines wait to be written: they are lost if this process is killed."""
+        return len(self._lines) + self._waiting.count(b"\n")
 
     def _lose(self, count: int) -> None:
         self.lost += count
@@ -231,6 +235,7 @@ class AccessLog:
             if self._waiting:
                 self._lose(self._waiting.count(b"\n"))
                 self._waiting = b""
+                self._warned = False  # told now: nothing will be written again
                 news = f"The access log cannot be written: {counted(self._unsaid, 'line', 'is', 'are')} lost."
         self._tell(news)
 
@@ -284,9 +289,12 @@ class _LoggerAccessLog(AccessLog):
         headers: Sequence[tuple[str, str]],
         sent_bytes: int,
         duration_s: float,
+        aborted: bool = False,
     ) -> None:
         try:
-            self._logger.info(self._template, self._atoms(environ, status, headers, sent_bytes, duration_s))
+            self._logger.info(
+                self._template, self._atoms(environ, status, headers, sent_bytes, duration_s, aborted)
+            )
         except (Exception, SystemExit) as error:
             self._warn(error)
 
@@ -313,10 +321,10 @@ class _LoggerAccessLog(AccessLog):
 
     def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
         if self._format == "json":
-            self._emit(json_line(environ, status, (), 0, duration_s, pid))
+            self._emit(json_line(environ, status, (), 0, duration_s, True, pid))
             return
         try:
-            atoms = self._atoms(environ, status, (), 0, duration_s)
+            atoms = self._atoms(environ, status, (), 0, duration_s, True)
             atoms["p"] = f"<{pid}>"
             self._logger.info(self._template, atoms)
         except (Exception, SystemExit) as error:
@@ -327,6 +335,9 @@ class _LoggerAccessLog(AccessLog):
 
     def untold_lines(self) -> int:
         return self._direct.untold_lines() if self._direct is not None else 0
+
+    def waiting_lines(self) -> int:
+        return self._direct.waiting_lines() if self._direct is not None else 0
 
     def flush(self) -> None:
         if self._direct is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import getpid
 from time import gmtime, localtime, struct_time, time
-from typing import Any
+from typing import Any, Protocol
 
 from wsgiserv.logs.escape import escape_quoted
 
@@ -29,8 +29,20 @@ __all__ = [
     "numeric_offset",
 ]
 
-# log(environ, status, headers, sent_bytes, duration_s)
-LogFunction = Callable[[dict[str, Any], int, Sequence[tuple[str, str]], int, float], None]
+
+class LogFunction(Protocol):
+    """Logs one request. See `AccessLog.log`."""
+
+    def __call__(
+        self,
+        environ: dict[str, Any],
+        status: int,
+        headers: Sequence[tuple[str, str]],
+        sent_bytes: int,
+        duration_s: float,
+        aborted: bool = False,
+    ) -> None: ...
+
 
 # An atom that is laid out before it is escaped: `a%.20s`. `template_of` makes such names.
 LAID_OUT = re.compile(r"(?P<name>.+)%(?P<layout>[#0\- +]*\d*(?:\.\d+)?[a-zA-Z])")
@@ -114,6 +126,7 @@ class Atoms(dict[str, Any]):
         headers: Sequence[tuple[str, str]],
         sent_bytes: int,
         duration_s: float,
+        aborted: bool = False,
     ) -> None:
         self._environ = environ
         self._headers = headers
@@ -142,6 +155,7 @@ class Atoms(dict[str, Any]):
             L=f"{micros // 1_000_000}.{micros % 1_000_000:06d}",
             p=f"<{getpid()}>",
             i=text(environ.get("wsgiserv.request_id")),
+            aborted="aborted" if aborted else "-",
         )
 
     @staticmethod

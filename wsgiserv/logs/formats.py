@@ -50,6 +50,7 @@ _FRAGMENTS = {
     "L": "{micros_s}.{micros_rest:06d}",
     "p": "<{pid}>",
     "i": "{request_id}",
+    "aborted": "{ended_early}",
 }
 # What is in braces there -> how the generated code gets it. A missing key raises KeyError, and the careful
 # path takes over. Only what the template needs is computed.
@@ -69,6 +70,7 @@ _VARIABLES = {
     "agent": 'get("HTTP_USER_AGENT", "-")',
     "pid": "_getpid()",
     "request_id": 'environ["wsgiserv.request_id"]',
+    "ended_early": '"aborted" if aborted else "-"',
     "fields": "{key.lower(): value for key, value in headers}",
 }
 # In place of a line that cannot be made.
@@ -232,21 +234,21 @@ def _source(pieces: list[str | _Piece]) -> str:
         "def make():",
         "    second = until = 0",
         "    stamp = ''",
-        "    def log(environ, status, headers, sent_bytes, duration_s):",
+        "    def log(environ, status, headers, sent_bytes, duration_s, aborted=False):",
         "        nonlocal second, until, stamp",
         "        try:",
         *("            " + line for line in clock if re.search(r"\bstamp\b", code)),
         *("            " + line for line in body),
         "        except Exception:",  # a key that is missing, a value that is not text: Atoms copes
         "            pass",
-        "        careful(environ, status, headers, sent_bytes, duration_s)",
+        "        careful(environ, status, headers, sent_bytes, duration_s, aborted)",
         "    return log",
     ]
     return "\n".join(lines)
 
 
 def compile_format(template: str, append: Callable[[bytes], None]) -> LogFunction:
-    """Return ``log(environ, status, headers, sent_bytes, duration_s)``, which appends one line's bytes.
+    """Return ``log(environ, status, headers, sent_bytes, duration_s, aborted)``, which appends one line's bytes.
 
     The line has no line end. Raises ConfigError as `check_format` does. What is returned never raises, from
     whatever environ, and may be called in any thread.

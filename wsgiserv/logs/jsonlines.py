@@ -70,6 +70,7 @@ def json_line(
     headers: Sequence[tuple[str, str]],
     sent_bytes: int,
     duration_s: float,
+    aborted: bool = False,
     pid: int = 0,
 ) -> bytes:
     """Return one line, whatever the values are, without its end. ``pid`` is the worker's; 0 is this process."""
@@ -85,6 +86,7 @@ def json_line(
         "status": status,
         "bytes": sent_bytes,
         "duration_s": int(duration_s * 1e6 + 0.5) / 1e6,
+        "aborted": aborted,
         "pid": pid or getpid(),
     }
     return json.dumps(fields, separators=(",", ":")).encode()
@@ -93,7 +95,7 @@ def json_line(
 # What stands for itself in a JSON string: printable ASCII without `"` and the backslash.
 _PLAIN = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
 _QUOTES = [b'"' * count for count in range(64)]
-_QUOTES_WHEN_NULL = 2 * 15 + 2 * 6  # the names; the texts that no request lacks
+_QUOTES_WHEN_NULL = 2 * 16 + 2 * 6  # the names; the texts that no request lacks
 
 
 def compile_json(append: Callable[[bytes], None]) -> LogFunction:
@@ -112,6 +114,7 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
         headers: Sequence[tuple[str, str]],
         sent_bytes: int,
         duration_s: float,
+        aborted: bool = False,
     ) -> None:
         nonlocal second, until, moment, offset
         try:
@@ -147,7 +150,8 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
                 f',"request_id":"{environ["wsgiserv.request_id"]}","method":"{environ["REQUEST_METHOD"]}"'
                 f',"path":"{environ["PATH_INFO"]}","query":"{environ["QUERY_STRING"]}"'
                 f',"protocol":"{environ["SERVER_PROTOCOL"]}","host":{host},"referer":{referer},"user_agent":{agent}'
-                f',"status":{status},"bytes":{sent_bytes},"duration_s":{duration_s:.6f},"pid":{getpid()}}}'
+                f',"status":{status},"bytes":{sent_bytes},"duration_s":{duration_s:.6f}'
+                f',"aborted":{"true" if aborted else "false"},"pid":{getpid()}}}'
             ).encode()
             if line.translate(None, _PLAIN) == _QUOTES[quotes]:
                 append(line)
@@ -155,7 +159,7 @@ def compile_json(append: Callable[[bytes], None]) -> LogFunction:
         except Exception:  # a key that is missing, a value that cannot be encoded
             pass
         try:
-            line = json_line(environ, status, headers, sent_bytes, duration_s)
+            line = json_line(environ, status, headers, sent_bytes, duration_s, aborted)
         except Exception:  # the stack is all but used up (sys.setrecursionlimit)
             line = b"{}"
         append(line)

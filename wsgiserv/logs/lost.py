@@ -30,7 +30,7 @@ class _NoStatus(int):
 
 # The worker has died under the request, and its client saw the connection end.
 NO_RESPONSE: Final = _NoStatus(0)
-# The server has killed the worker, since it took too long; its client saw the connection end, too.
+# The server has cut it: the worker took too long, or was to leave at once; its client saw the connection end, too.
 KILLED: Final = 504
 
 
@@ -42,12 +42,14 @@ class LostRequest(NamedTuple):
         peer: the client's address; empty for a Unix socket.
         request_id: its id.
         age_s: how long it had been in the application, in seconds.
+        logged: whether its worker has written its line to the access log already.
     """
 
     request_line: str
     peer: str
     request_id: str
     age_s: float
+    logged: bool = False
 
 
 def log_lost_requests(
@@ -64,6 +66,7 @@ def log_lost_requests(
         requests: the lost ones.
         status: `NO_RESPONSE` or `KILLED`.
     """
+    requests = [lost for lost in requests if not lost.logged]
     if not requests:
         return
     try:

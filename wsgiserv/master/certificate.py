@@ -141,16 +141,16 @@ class Certificate:
         return ", ".join(parts)
 
 
-def requests_in_words(pid: int, requests: tuple[LostRequest, ...]) -> list[str]:
-    """Return a line for each request in the application of the worker ``pid``; long lists are cut."""
+def requests_in_words(pid: int, requests: tuple[LostRequest, ...], most: int = _MOST_LINES) -> list[str]:
+    """Return a line for each request in the application of the worker ``pid``, ``most`` at most."""
     lines = [
         f"in flight in worker {pid} for {lost.age_s:.1f} s: "
         f'"{escape(lost.request_line)}" from {escape(lost.peer) or "a Unix socket"}, '
         f"request id {escape(lost.request_id) or '-'}"
-        for lost in requests[:_MOST_LINES]
+        for lost in requests[:most]
     ]
-    if len(requests) > _MOST_LINES:
-        lines.append(f"in flight in worker {pid}: {len(requests) - _MOST_LINES} more")
+    if len(requests) > most:
+        lines.append(f"in flight in worker {pid}: {len(requests) - most} more")
     return lines
 
 

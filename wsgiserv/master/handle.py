@@ -45,6 +45,7 @@ class Handle:
         rss_bytes, measured_at: its memory when it was looked at last, and when that was; 0 before.
         last_words: the file for what it says at its end; closed when it is buried.
         reopen_when_ready: a log rotation happened while it was booting.
+        replaces: the process id of the worker that was killed, or has died, and in whose place it is; 0: none.
         slot, pool, reader: its row of the scoreboard, where that goes back to, its readiness pipe; None in tests
             of the plan.
         cfg, log, ppid, aborted, tmp: what gunicorn's hooks find at a worker.
@@ -75,6 +76,7 @@ class Handle:
     measured_at: float = 0.0
     last_words: LastWords | None = None
     reopen_when_ready: bool = False
+    replaces: int = 0
     slot: Slot | None = None
     pool: SlotPool | None = None
     reader: ReadinessReader | None = None

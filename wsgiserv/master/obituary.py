@@ -233,7 +233,7 @@ def lost_requests(worker: Handle, now: float) -> tuple[LostRequest, ...]:
     if worker.slot is None:
         return ()
     return tuple(
-        LostRequest(cell.request_line, cell.peer, cell.request_id, max(0.0, now - cell.started))
+        LostRequest(cell.request_line, cell.peer, cell.request_id, max(0.0, now - cell.started), cell.logged)
         for cell in worker.slot.in_flight()
     )
 

@@ -51,7 +51,7 @@ class Totals:
         """Add those of a worker that has been reaped, before its slot is given back."""
         self.requests += figures.requests
         self.errors += figures.errors
-        self.lost_lines += figures.lost_lines
+        self.lost_lines += figures.lost_lines + figures.waiting_lines
 
 
 @record(frozen=True, kw_only=True)

@@ -144,12 +144,15 @@ class Failures:
 class Crashes:
     """How the workers of one generation have died soon after they were ready, unasked.
 
-    ``level`` counts the pauses of the crash loop that is going on; 0: there is none.
+    ``level`` counts the pauses of the crash loop that is going on; 0: there is none. ``pause_s`` is the last pause.
+    ``told``: the log tells of it.
     """
 
     times: list[float] = field(default_factory=list)
     level: int = 0
     not_before: float = -inf
+    pause_s: float = 0.0
+    told: bool = False
 
 
 @record()
@@ -236,12 +239,22 @@ class Fleet:
         crashes = self.crashes.setdefault(generation, Crashes())
         if crashes.times and now - crashes.times[-1] > CALM_S:
             crashes.level = 0
+            crashes.told = False
         crashes.times = [then for then in crashes.times if then > now - CRASH_WINDOW_S]
         crashes.times.append(now)
         if crashes.level or len(crashes.times) > 2 * (len(self.workers) + 1) + 2:
             crashes.level += 1
             pause = min(BACKOFF_FIRST_S * 2 ** min(crashes.level - 1, 16), BACKOFF_LONGEST_S)
-            crashes.not_before = now + pause * jitter
+            crashes.pause_s = pause * jitter
+            crashes.not_before = now + crashes.pause_s
+
+    def untold_loop(self, generation: int) -> Crashes | None:
+        """Return the crash loop of a generation that has begun to pause, once; None when there is no news."""
+        crashes = self.crashes.get(generation)
+        if crashes is None or not crashes.level or crashes.told:
+            return None
+        crashes.told = True
+        return crashes
 
     def forget_others(self, generation: int) -> None:
         """Forget how workers of other generations have failed: ``generation`` is the one in force."""
@@ -419,6 +432,8 @@ def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], floa
         missing = min(count - len(active) + len(stale), count + target.surge - len(active))
         if missing <= 0:
             continue
+        if any(w.hung and w.generation == generation for w in fleet.workers):
+            continue  # its death is a boot that failed, and says how to go on
         failures = fleet.failures.get(generation)
         crashes = fleet.crashes.get(generation)
         not_before = crashes.not_before if crashes is not None else -inf

@@ -7,6 +7,7 @@ Must not know: what ought to be done about the workers, generations but by numbe
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 from os import WNOHANG, close, kill, pipe, urandom, wait4
@@ -19,18 +20,27 @@ from wsgiserv.boot import EXIT_CONFIG, Report
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.error import take_over_losses
+from wsgiserv.logs.lost import KILLED, log_lost_requests
 from wsgiserv.master.birth import fork_worker
+from wsgiserv.master.certificate import requests_in_words
 from wsgiserv.master.coroner import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.handle import Handle
 from wsgiserv.master.hookserver import HookServer
 from wsgiserv.master.nursery import Born, Lost, Nursery, Withdrawn
-from wsgiserv.master.obituary import calls_for_certificate, died_how, in_flight_lines, is_told_to_end, life
+from wsgiserv.master.obituary import (
+    calls_for_certificate,
+    died_how,
+    in_flight_lines,
+    is_told_to_end,
+    life,
+    lost_requests,
+)
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.master.rollover import Done
 from wsgiserv.master.signalqueue import SignalQueue
 from wsgiserv.master.status import Totals
-from wsgiserv.master.supervisor import Fleet, Send
+from wsgiserv.master.supervisor import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
 from wsgiserv.wording import counted
 
@@ -44,6 +54,7 @@ _BOOT_S: Final = 30.0
 _TRACE_S: Final = 2.0
 # So long after a worker has died of a signal to the process group the master has it, too.
 _GROUP_S: Final = 0.002
+_MOST_VACANT: Final = 1000
 
 
 class Workforce:
@@ -78,6 +89,8 @@ class Workforce:
         self._expected: list[tuple[int, Done]] = []
         self._mourned: dict[int, list[Done]] = {}
         self._traced: dict[int, list[tuple[float, Done]]] = {}
+        # The workers that were killed, or have died, and in whose place another is to come.
+        self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._lifeline[0]))
 
@@ -142,6 +155,8 @@ class Workforce:
             self.fleet.spawn_failed(generation.number, reason, monotonic(), self._jitter())
             return
         handle.slot, handle.pool = slot, generation.pool
+        if self._vacant:
+            handle.replaces = self._vacant.popleft()
         self.fleet.workers.append(handle)
         if handle.pid:
             self._born(handle)
@@ -239,6 +254,8 @@ class Workforce:
                 worker.abort_at = now
             else:
                 worker.kill_at = now
+            if not worker.sent_because and worker.ready_at is not None and not _has_successor(worker):
+                self._vacant.append(worker.pid)  # its successor does not wait for its end
             worker.sent_because = worker.sent_because or reason
             # A fast stop breaks off what is under way: that was the wish, and is no error.
             level = logging.INFO if worker.quit_at is not None else logging.ERROR
@@ -300,7 +317,7 @@ class Workforce:
             known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at
             self.fleet.reported(worker, report, now, self._jitter())
             if report.state == "ready":
-                self._log.debug("worker %d is ready after %.2f s", worker.pid, now - worker.spawned_at)
+                self._tell_ready(worker, now)
                 if worker.reopen_when_ready:
                     worker.reopen_when_ready = False
                     _kill(worker.pid, SIGUSR1)
@@ -312,6 +329,15 @@ class Workforce:
                 self._answer_trace(worker, report.reason)
             elif report.state == "failed":
                 self._report_failure(worker, report, repeated)
+
+    def _tell_ready(self, worker: Handle, now: float) -> None:
+        age_s = now - worker.spawned_at
+        if worker.replaces:
+            self._log.info(
+                "worker %d replaces worker %d: ready after %.2f s", worker.pid, worker.replaces, age_s
+            )
+        else:
+            self._log.debug("worker %d is ready after %.2f s", worker.pid, age_s)
 
     def _replace_corrupt(self, worker: Handle, error: MessageError) -> None:
         """Have a worker replaced that has sent something else than reports: it is not heard any more."""
@@ -478,6 +504,27 @@ class Workforce:
             elif pid in zygotes:
                 self._hear_nursery(self.nursery.died(zygotes[pid], status))
 
+    def _note_vacancy(self, worker: Handle, unasked: bool) -> None:
+        """Another worker comes in the place of one that was killed; tell when that pauses."""
+        if worker.ready_at is None:
+            if worker.replaces and not _has_successor(worker):
+                self._vacant.appendleft(worker.replaces)
+        elif unasked and not _has_successor(worker):
+            self._vacant.append(worker.pid)
+        loop = self.fleet.untold_loop(worker.generation)
+        if loop is not None:
+            serving = sum(each.serving for each in self.fleet.workers)
+            self._log.error(
+                "crash loop: %d workers have died within %g s of being ready in the last %g s: no new worker for "
+                "%.1f s, and after each further death for longer, up to %g s; %s now",
+                len(loop.times),
+                EARLY_S,
+                CRASH_WINDOW_S,
+                loop.pause_s,
+                BACKOFF_LONGEST_S,
+                counted(serving, "worker", "serves", "serve"),
+            )
+
     def _bury(self, worker: Handle, wait_status: int | None, max_rss: int) -> None:
         """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
         self._read_reports_of(worker, is_alive=False)
@@ -491,9 +538,14 @@ class Workforce:
             self.coroner.examine(worker, wait_status, max_rss, now)
         else:
             self._log.debug("worker %d (age %d) %s %s", worker.pid, worker.age, how, life(worker, now))
-            if worker.kill_at is not None:  # what a fast stop has broken off
-                for line in in_flight_lines(worker, now):
-                    self._log.info("%s", line)
+            if lost := [each for each in lost_requests(worker, now) if not each.logged]:
+                # What a fast stop has broken off, and the worker could not tell any more.
+                for line in requests_in_words(worker.pid, tuple(lost), len(lost)):
+                    self._log.info("cut: %s: %s", line, worker.sent_because or how)
+                if worker.cfg is not None:
+                    log_lost_requests(worker.cfg, self._log, worker.pid, lost, KILLED)
+        if not self.stopping:
+            self._note_vacancy(worker, unasked)
         self._hang_up(worker)
         for done in self._mourned.pop(worker.age, []):
             done(True, f"worker {worker.pid} has left, {how}")
@@ -504,8 +556,19 @@ class Workforce:
             figures = worker.slot.figures()
             self.gone.add(figures)
             take_over_losses(figures.untold_lines)
+            if figures.waiting_lines:
+                self._log.warning(
+                    "worker %d has ended while the access log could not be written: %s lost with it",
+                    worker.pid,
+                    counted(figures.waiting_lines, "line", "is", "are"),
+                )
             worker.pool.give_back(worker.slot)
             worker.slot = None
+
+
+def _has_successor(worker: Handle) -> bool:
+    """Whether it was to leave anyway: what comes in its place is no news."""
+    return not (worker.term_at is worker.quit_at is worker.retiring_at is None)
 
 
 def boot_timeout_of(settings: Settings) -> float:

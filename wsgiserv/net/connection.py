@@ -20,8 +20,9 @@ application runs; `expire` when `deadline` has passed. What the connection wants
 
 from __future__ import annotations
 
+import errno
 import logging
-from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR, SO_ERROR, SOL_SOCKET
 from _socket import socket as RawSocket
 from contextlib import suppress
 from time import monotonic
@@ -38,7 +39,7 @@ from wsgiserv.net.bodystream import BodyStream
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, Luggage
 from wsgiserv.net.outbox import Outbox
 from wsgiserv.net.reset import reset
-from wsgiserv.net.sending import ClientSink
+from wsgiserv.net.sending import ClientSink, NoTimeLeft
 from wsgiserv.net.serving import (
     ALL_STREAMED,
     NEVER,
@@ -47,12 +48,14 @@ from wsgiserv.net.serving import (
     READ,
     UNWATCHED,
     WRITE,
+    InFlight,
     Loop,
     ServingContext,
 )
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import BodyTooLong, ClientGone, Response
+from wsgiserv.wsgi.gateway import TIMEOUT_HEADERS, BodyTooLong, ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
 
 if TYPE_CHECKING:
@@ -78,6 +81,12 @@ _TLS_HANDSHAKE: Final = 0x16
 _LINGER_S: Final = 5.0
 # The same where nothing unread is here, but the client may have sent more before it could know: a round trip, or so.
 _BRIEF_LINGER_S: Final = 1.0
+# A client may have left during a call that has taken so long: that is looked at before its line is written.
+_SLOW_S: Final = 0.01
+# The status in the access log of a client that has left before anything was sent, as nginx has it.
+_CLIENT_GONE: Final = 499
+# The same where the server has cut the request.
+_CUT: Final = 504
 # While others wait for a place, how long a body may come as slowly as it likes.
 _BODY_GRACE_S: Final = 1.0
 
@@ -121,6 +130,7 @@ class Connection(ClientSink):
         "_keep_alive",
         "_left",
         "_line",
+        "_pending",
         "_stream",
     )
 
@@ -154,6 +164,8 @@ class Connection(ClientSink):
         self._body_began = 0.0
         self._keep_alive = True
         self._close_after = False
+        # The request whose response has been made and not been sent to its end: its line is still to be written.
+        self._pending: InFlight | None = None
 
     # ---- reading -----------------------------------------------------------------------------------
 
@@ -476,6 +488,8 @@ class Connection(ClientSink):
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = NEVER
+        # A plain tuple: an InFlight, four times as quick.
+        context.running[self] = (environ, response, started, cell)  # type: ignore[assignment]
         environ["wsgi.early_hints"] = response.early_hints
         if self._stream is not None:
             self._stream.attend(response)
@@ -484,19 +498,28 @@ class Connection(ClientSink):
         failure = context.call(context.app, environ, response)
         slot.end(cell)
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
-        context.answered = answered = next(context.counter)
-        words = context.words
-        words[REQUESTS] = answered
-        words[BYTES_SENT] += response.sent
-        code = response.code
-        if code >= 500:
-            words[ERRORS] += 1
         if failure is not None and not response.overdue:  # that has been reported
             self._report(failure, environ)
-        if context.access is not None:
-            context.access.log(environ, code, response.headers, response.sent, now - started)
-        if context.post_request is not None:
-            context.post_request(self, environ, response)
+        # Whoever takes it out accounts for it: another thread has, when it was cut or answered with 504.
+        if context.running.pop(self, None) is not None:
+            context.answered = answered = next(context.counter)
+            words = context.words
+            words[REQUESTS] = answered
+            words[BYTES_SENT] += response.sent
+            code = response.code
+            if code >= 500:
+                words[ERRORS] += 1
+            if (
+                failure is not None
+                or self._outbox is not None
+                or response.incomplete
+                or now - started > _SLOW_S
+            ):
+                self._log_later(InFlight(environ, response, started, cell), failure)
+            elif context.access is not None:
+                context.access.log(environ, code, response.headers, response.sent, now - started)
+            if context.post_request is not None:
+                context.post_request(self, environ, response)
         if body is not None:
             body.discard()
             self._body = None
@@ -535,9 +558,180 @@ class Connection(ClientSink):
         elif is_a(failure, BodyTooLong):
             log.error("%s: %s (request %s)", what, failure, request_id)
         elif is_a(failure, ClientGone):
+            if self._outbox is not None and is_a(self._outbox.error, NoTimeLeft):
+                self._tell_cut(environ, *self.context.why_leaving)
+                return
             log.debug("%s closed the connection during %s (request %s)", self.name, what, request_id)
         else:
             log.error("Error handling request %s (request %s)", what, request_id, exc_info=failure)
+
+    def _tell_missing(self, request: InFlight) -> None:
+        environ, response = request.environ, request.response
+        self.context.log.error(
+            "%s: the application's body is %s shorter than its Content-Length of %s; the connection is closed "
+            "(request %s)",
+            escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}"),
+            counted(response.missing, "byte"),
+            response.length,
+            environ["wsgiserv.request_id"],
+        )
+
+    # ---- the request's line in the access log ------------------------------------------------------------
+
+    def _log_later(self, request: InFlight, failure: BaseException | None) -> None:
+        """Write the line of a request that may have ended early; while data wait for the client, only note that."""
+        outbox, response = self._outbox, request.response
+        if response.missing and failure is None:
+            self._tell_missing(request)
+        if outbox is not None and outbox.has_items and not isinstance(failure, ClientGone) and not self._lost:
+            self._pending = request
+            return
+        # A reset in answer to our data (EPIPE): the client had closed before. One that resets after it has read all
+        # (ECONNRESET; some health checks do) had not.
+        left_before = failure is None and not self._lost and self._error_of_socket() == errno.EPIPE
+        if left_before:
+            self._lost = True
+            response.unsent = response.is_one_block
+        gone = left_before or isinstance(failure, ClientGone) or response.unsent
+        gone = gone or (self._lost and outbox is not None and outbox.dropped > 0)
+        self._log(request, gone or (self._lost and not response.is_whole))
+
+    def _log(self, request: InFlight, aborted: bool, unsent_status: int = _CLIENT_GONE) -> None:
+        """Write the line of a request.
+
+        Args:
+            request: the request.
+            aborted: whether its client has not got all.
+            unsent_status: its status, when its client has got nothing.
+        """
+        access = self.context.access
+        if access is None:
+            return
+        environ, response, started, _ = request
+        status, sent = response.code, response.sent
+        aborted = aborted or response.incomplete or response.aborted
+        if aborted and (response.unsent or not response.begun):
+            status, sent = unsent_status, 0
+        elif aborted and self._outbox is not None:
+            sent = max(0, sent - self._outbox.count_unsent())
+        access.log(environ, status, response.headers, sent, monotonic() - started, aborted)
+
+    def _log_pending(self, aborted: bool) -> None:
+        """Write the line that has waited until the response had left, or could not any more."""
+        request, self._pending = self._pending, None
+        if request is not None:
+            self._log(request, aborted)
+
+    def _error_of_socket(self) -> int:
+        try:
+            sock = RawSocket(fileno=self.fd)
+        except (OSError, ValueError):  # it is closed already
+            return 0
+        try:
+            return sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        except OSError:
+            return 0
+        finally:
+            sock.detach()
+
+    def answer_overdue(self, sent: int | None) -> bool:
+        """Account for a request that is overdue: its call may never end. By the thread that watches its time.
+
+        Args:
+            sent: how many bytes of the body of a 504 have been sent, -1 when its client had gone; None: what the
+                application has sent stays.
+
+        Returns:
+            False when it has been accounted for already.
+        """
+        context = self.context
+        request = context.running.pop(self, None)
+        if request is None:
+            return False
+        request = InFlight(*request)
+        response = request.response
+        code = response.code if sent is None else 504
+        if sent is None:
+            self._log(request, not response.is_whole)
+        elif context.access is not None:
+            gone = sent < 0
+            context.access.log(
+                request.environ,
+                _CLIENT_GONE if gone else code,
+                list(TIMEOUT_HEADERS),
+                max(0, sent),
+                monotonic() - request.started,
+                gone,
+            )
+        context.slot.mark_logged(request.cell)
+        self._count(code, response.sent if sent is None else max(0, sent))
+        return True
+
+    def _count(self, code: int, sent: int) -> None:
+        context = self.context
+        words = context.words
+        context.answered = words[REQUESTS] = next(context.counter)
+        words[BYTES_SENT] += sent
+        if code >= 500:
+            words[ERRORS] += 1
+
+    def cut(self, running: bool = True) -> None:
+        """Account for what is under way, in the log and the access log: the worker ends, and this with it.
+
+        The worker closes the connection. In a thread that the request does not run in.
+
+        Args:
+            running: whether to account for a request in the application, too.
+        """
+        context = self.context
+        level, why = context.why_leaving
+        request = context.running.pop(self, None) if running else None
+        if request is not None:
+            request = InFlight(*request)
+            response = request.response
+            whole = response.is_whole and not self.has_output
+            self._lost = True
+            self._log(request, not whole, _CUT)
+            self._count(response.code if response.begun else _CUT, response.sent)
+            context.slot.end(request.cell)
+            if not whole:
+                self._tell_cut(request.environ, level, why, monotonic() - request.started)
+                if response.begun:
+                    reset(self.sock)  # what the client has must not look like the whole
+        elif self._pending is not None:
+            request = self._pending
+            self._log_pending(True)
+            self._tell_cut(request.environ, level, why, monotonic() - request.started)
+            reset(self.sock)
+        elif self.state == BODY:
+            self._cut_unrun(level, why)
+
+    def cut_unrun(self) -> None:
+        """As `cut`, for a request that waits for its thread. By whoever has taken it out of the queue."""
+        self._cut_unrun(*self.context.why_leaving)
+
+    def _cut_unrun(self, level: int, why: str) -> None:
+        environ = refused_environ(self._line, self._block, self.peer)
+        environ["wsgiserv.request_id"] = (self._block and self.trusted and self._block.request_id) or (
+            f"{self.context.id_prefix}{next(self.context.serial):016x}"
+        )
+        if self.context.access is not None:
+            self.context.access.log(environ, _CUT, [], 0, 0.0, True)
+        self._tell_cut(environ, level, why)
+
+    def _tell_cut(self, environ: dict[str, Any], level: int, why: str, after_s: float | None = None) -> None:
+        self.context.log.log(
+            level,
+            'cut: "%s" from %s, request id %s, %s: %s',
+            escape(
+                f"{environ.get('REQUEST_METHOD', '-')} {environ.get('RAW_URI', '-')} "
+                f"{environ.get('SERVER_PROTOCOL', '-')}"
+            ),
+            escape(self.name),
+            escape(str(environ.get("wsgiserv.request_id", "-"))),
+            "before the application was called" if after_s is None else f"after {after_s:.1f} s",
+            why,
+        )
 
     def _leave_stream(self, stream: BodyStream) -> None:
         """The application has ended; what it has not read of the body must not be read as a request."""
@@ -553,6 +747,8 @@ class Connection(ClientSink):
         """After the response: keep, flush or close."""
         if self._outbox is not None and self._leave_rest(self._outbox, response):
             return
+        if self._pending is not None:
+            self._log_pending(self._lost)
         if self._lost:
             self.close()
         elif response.aborted:
@@ -631,14 +827,18 @@ class Connection(ClientSink):
         if self._body is not None:
             self._body.discard()
             self._body = None
+        answer = refusal(error.status, error.reason, self._line is not None and self._line.is_head)
+        gone = False
+        try:
+            self.send(answer, wait=False)
+        except ClientGone:
+            gone = True
+        sent = 0 if gone else len(answer) - answer.index(b"\r\n\r\n") - 4
+        context.words[BYTES_SENT] += sent
         if context.access is not None:
             environ = refused_environ(self._line, self._block, self.peer)
-            context.access.log(environ, error.status, [], 0, 0.0)
-        try:
-            self.send(
-                refusal(error.status, error.reason, self._line is not None and self._line.is_head), wait=False
-            )
-        except ClientGone:
+            context.access.log(environ, _CLIENT_GONE if gone else error.status, [], sent, 0.0, gone)
+        if gone:
             self.close()
             return
         if self._outbox:
@@ -720,10 +920,12 @@ class Connection(ClientSink):
         elif outbox.has_items:
             if sent:
                 self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
-        elif self._close_after:
-            self._finish()
         else:
-            self._next_request()
+            self._log_pending(False)
+            if self._close_after:
+                self._finish()
+            else:
+                self._next_request()
 
     # ---- the end -------------------------------------------------------------------------------------
 
@@ -901,6 +1103,9 @@ class Connection(ClientSink):
             self._lost = True
             return
         self.context.log.debug("%s: connection lost (%s)", self.name, error)
+        if self.state == BODY and self.context.access is not None:
+            environ = refused_environ(self._line, self._block, self.peer)
+            self.context.access.log(environ, _CLIENT_GONE, [], 0, 0.0, True)
         self.close()
 
     def reset(self) -> None:
@@ -921,6 +1126,8 @@ class Connection(ClientSink):
             self.abandon_sending()
             return
         with suppress(Exception):
+            self._log_failure()
+        with suppress(Exception):
             self.close()
         if self.sock.fileno() >= 0:  # close() has failed half-way; else the number may be another's by now
             with suppress(Exception):
@@ -938,11 +1145,22 @@ class Connection(ClientSink):
             if self.state == READY:
                 self.loop.ignore(self)  # the poller would report the broken socket again and again
 
+    def _log_failure(self) -> None:
+        """Write the line of a request that a fault of the server has ended."""
+        request = self.context.running.pop(self, None)
+        if request is not None:
+            request = InFlight(*request)
+            self._count(500, 0)
+            self._log(request, True, 500)
+            self.context.slot.end(request.cell)
+
     def close(self) -> None:
         """Close the socket and let go of everything."""
         if self.state == CLOSED:
             return
         self.state = CLOSED
+        if self._pending is not None:
+            self._log_pending(True)
         self.loop.forget(self)
         if self._outbox is not None:
             self._drop_queue(self._outbox)
@@ -961,6 +1179,7 @@ class Connection(ClientSink):
     def close_in_child(self) -> None:
         """Close the descriptor and nothing else: the parent goes on. Called in a child of the application."""
         self.state = CLOSED
+        self._pending = None
         self._lost = True
         sock = self.sock
         if isinstance(sock, RawSocket):

@@ -82,6 +82,7 @@ class Outbox:
         low: a producer that waits goes on when no more bytes than these wait.
         size: bytes that wait, without those of queued files.
         error: why nothing can be sent any more. What was queued then is dropped.
+        dropped: how many bytes have been dropped.
         moved_at: when the client last took something, or began to be waited for; ``time.monotonic()`` seconds.
         waits: how often a producer has looked whether its client has taken enough: a waiting producer's progress.
     """
@@ -94,6 +95,7 @@ class Outbox:
         "_spool_dir",
         "_taken",
         "_wake",
+        "dropped",
         "error",
         "lock",
         "low",
@@ -114,6 +116,7 @@ class Outbox:
         self.lock = allocate_lock()
         self.size = 0
         self.error: OSError | None = None
+        self.dropped = 0
         self.moved_at = 0.0
         self.waits = 0
 
@@ -278,6 +281,12 @@ class Outbox:
             self._wake = wake
             return True
 
+    def count_unsent(self) -> int:
+        """Return how many bytes have not been sent: those that wait, and those that were dropped."""
+        with self.lock:
+            files = sum(each.count for each in self._items if type(each) is _FileRange and each.spool is None)
+            return self.dropped + self.size + files
+
     def fail(self, error: OSError) -> None:
         """Send nothing any more: drop what is queued, and remember why."""
         self.error = error.with_traceback(None)
@@ -296,8 +305,11 @@ class Outbox:
         self.clear()
 
     def _drop(self) -> None:
+        self.dropped += self.size
         for item in self._items:
             if type(item) is _FileRange:
+                if item.spool is None:
+                    self.dropped += item.count
                 item.close()
         self._items.clear()
         self._sent_of_first = 0

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from wsgiserv.net.proxysocket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
 
-__all__ = ["ClientSink"]
+__all__ = ["ClientSink", "NoTimeLeft"]
 
 _READ_BYTES: Final = 65536
 # A producer that waits goes on when its client has taken so much of what was too much, and not at each byte.
 _LEEWAY_BYTES: Final = 512 * 1024
+
+
+class NoTimeLeft(TimeoutError):
+    """The worker ends, and cannot wait for its client any more."""
 
 
 class ClientSink:
@@ -213,7 +217,7 @@ class ClientSink:
                 goes_on = self.loop.wait_writable(self)
             except ClientGone:
                 with outbox.lock:
-                    self._cut_off(outbox, TimeoutError("the worker has no time left"))
+                    self._cut_off(outbox, NoTimeLeft("the worker has no time left"))
                 raise
             if not goes_on:
                 self._give_up(outbox)

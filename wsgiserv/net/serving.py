@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
@@ -36,6 +36,7 @@ __all__ = [
     "READ",
     "UNWATCHED",
     "WRITE",
+    "InFlight",
     "Loop",
     "ServingContext",
     "Timeouts",
@@ -105,6 +106,22 @@ class Timeouts:
     keepalive: float = 75.0
 
 
+class InFlight(NamedTuple):
+    """A request in the application.
+
+    Attributes:
+        environ: its environ.
+        response: its response.
+        started: ``time.monotonic()`` when the application was called, in seconds.
+        cell: its cell of the scoreboard.
+    """
+
+    environ: dict[str, Any]
+    response: Response
+    started: float
+    cell: int
+
+
 class ServingContext:
     """What all connections of one worker share. Read on the hot path, so plain slots.
 
@@ -131,6 +148,8 @@ class ServingContext:
         draining: whether the server is about to stop.
         distrusted: whether it has been said that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
+        running: the requests in the application. Whoever takes one out accounts for it: counts it, and writes its line.
+        why_leaving: why the worker cuts what it has, and how loud that is said (a level of logging).
         call: calls the application: `run_app`, or what watches its time around it.
         streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
             (its declared length is above ``body_memory``) or `ALL_STREAMED`.
@@ -168,12 +187,14 @@ class ServingContext:
         "pre_request",
         "response_memory",
         "retiring",
+        "running",
         "serial",
         "slot",
         "spool_dir",
         "stream_buffer",
         "streaming",
         "timeouts",
+        "why_leaving",
         "words",
     )
 
@@ -226,6 +247,8 @@ class ServingContext:
         self._refusals: dict[str, tuple[float, int]] = {}
         gateway.keep_open = self.keepalive > 0
         self.answered = 0
+        self.running: dict[Connection, InFlight] = {}
+        self.why_leaving = (logging.WARNING, "the worker ends")
         self.counter = itertools.count(1)
         # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
         self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"

@@ -48,6 +48,7 @@ class UwsgiConnection(Connection):
         if "REMOTE_ADDR" in line.environ:
             # The port of the proxy's own connection does not go with the client's address.
             self.peer = {name: value for name, value in self.peer.items() if name != "REMOTE_PORT"}
+            self.peer_name = line.environ["REMOTE_ADDR"].encode("latin-1", "replace")
         self._block = block = reader.block(variables)
         self._keep_alive = False
         return self._expect_body(line, block, data[size:])

@@ -15,7 +15,8 @@ import signal
 import sys
 from _socket import socket as RawSocket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import partial
 from os import getpid, kill
 from select import POLLIN, poll
@@ -59,6 +60,7 @@ from wsgiserv.scoreboard import (
     STARTED,
     STOPPING,
     UNTOLD_LINES,
+    WAITING_LINES,
 )
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.wording import counted
@@ -80,7 +82,7 @@ if TYPE_CHECKING:
     from wsgiserv.net.tls import TLSSocket
     from wsgiserv.net.uwsgiconnection import BarredConnection
 
-__all__ = ["ORPHAN_GRACE_S", "Worker", "worker_main"]
+__all__ = ["AT_ONCE", "ORPHANED", "ORPHAN_GRACE_S", "Worker", "worker_main"]
 
 _SIGNALS: Final = (
     signal.SIGINT,
@@ -104,6 +106,9 @@ _TURN_S: Final = 1.0
 _LEAST_TURN_S: Final = 0.05
 # How late a heartbeat may be before a turn is made for its sake; less than the master's HEARTBEAT_SLACK_S.
 _TICK_LATE_S: Final = 0.25
+# Why requests are cut, and how loud that is said: a fast stop breaks off what is under way, which was the wish.
+AT_ONCE: Final = (logging.INFO, "the worker was told to leave at once (INT or QUIT)")
+ORPHANED: Final = (logging.WARNING, "the master is gone")
 
 
 class Worker(ABC):
@@ -380,7 +385,13 @@ class Worker(ABC):
             return make(self.context, self.loop, client, base, peer, name, trusted)
         proxied = self._proxied(sock, client, self.cfg.proxy_protocol, peer)
         connection = make(self.context, self.loop, proxied, base, peer, name, trusted)
-        proxied.hand_over = partial(setattr, connection, "sock")
+
+        def hand_over(inner: RawSocket | TLSSocket) -> None:
+            connection.sock = inner
+            if "PROXY_PROTOCOL" in peer:  # from now on the client has one name, in all logs and in the status
+                connection.peer_name = peer["REMOTE_ADDR"].encode("latin-1")
+
+        proxied.hand_over = hand_over
         return connection
 
     def _adopt(self, handed: Handed) -> Connection | None:
@@ -495,6 +506,7 @@ class Worker(ABC):
             self.boot.ready.report("retiring", "SIGTERM was sent to it")
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
+            self.context.why_leaving = AT_ONCE
             # The hook first: this may be any thread, and the process can end as soon as the main one is told.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
             self.leave_now = True
@@ -565,8 +577,17 @@ class Worker(ABC):
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         self._call_exit_hook()
         context: ServingContext | None = getattr(self, "context", None)  # none while booting
-        if context is not None and context.access is not None:
-            context.access.flush()
+        if context is not None:
+            # What is in the application stands on the scoreboard, and is the master's to tell; what waits does not.
+            context.why_leaving = (logging.ERROR, "its worker is aborted (SIGABRT)")
+            with suppress(Exception):
+                for connection in self._waiting_requests():
+                    connection.cut_unrun()
+                for connection in self.connections():
+                    connection.cut(running=False)
+            if context.access is not None:
+                context.access.flush()
+            self._note_losses()
         os._exit(1)
 
     def lifeline_ended(self) -> None:
@@ -575,6 +596,7 @@ class Worker(ABC):
             self.log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
             self.retiring = True
             self.leave_by = monotonic() + ORPHAN_GRACE_S
+            self.context.why_leaving = ORPHANED
             self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
@@ -630,6 +652,7 @@ class Worker(ABC):
         access, words = context.access, context.words
         words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
         words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
+        words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
     def _busy_share(self, now: float) -> float:
         """Return how much of the time since the last call there was something to do: 0.0 to 1.0."""
@@ -644,6 +667,26 @@ class Worker(ABC):
 
     # ---- leaving ---------------------------------------------------------------------------------------
 
+    @property
+    def _out_of_time(self) -> tuple[int, str]:
+        """What is said of requests that a graceful leave does not wait for any longer; see `ServingContext`."""
+        limit_s = self.cfg.graceful_timeout
+        return (logging.WARNING, f"the worker did not retire within graceful_timeout ({limit_s:g} s)")
+
+    def _waiting_requests(self) -> Iterator[Connection]:
+        """Take out of the queue, one by one, the connections whose requests are complete and wait for their turn."""
+        return iter(())
+
+    def _cut_requests(self) -> None:
+        """Account for each request that is still under way when the worker ends. Raises nothing."""
+        try:
+            for connection in self._waiting_requests():
+                connection.cut_unrun()
+            for connection in self.connections():
+                connection.cut()
+        except Exception:  # a handler of the log; the worker ends all the same
+            self.log.exception("the requests that worker %d cuts are not all in the access log", self.pid)
+
     def retire(self, reason: str) -> None:
         """Leave gracefully: nothing that has been accepted, or waits to be, is dropped."""
         if self.retiring:
@@ -651,6 +694,8 @@ class Worker(ABC):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         self.retiring = True
         self.leave_by = (self._told_at or monotonic()) + self.cfg.graceful_timeout
+        if not self.leave_now:
+            self.context.why_leaving = self._out_of_time
         self._handing_over = self.may_hand_over()
         if not self._handing_over:
             self._keep_idle()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgiserv.http.response import refusal
 from wsgiserv.net.reset import reset
 from wsgiserv.workers.inflight import Call, describe
-from wsgiserv.wsgi.gateway import ANSWERED, ClientGone, Response, run_app
+from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.connection import Connection
@@ -54,11 +54,25 @@ class _Guard:
         sent: whether something of the final response has been sent.
         expired: whether the client's part has been ended by the watching thread.
         finished: whether the call has ended.
+        hook: calls ``post_request`` once the request has been accounted for here; taken by whoever calls it.
     """
 
-    __slots__ = ("began", "connection", "expired", "finished", "ident", "lock", "response", "sent")
+    __slots__ = (
+        "began",
+        "connection",
+        "environ",
+        "expired",
+        "finished",
+        "hook",
+        "ident",
+        "lock",
+        "response",
+        "sent",
+    )
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, environ: dict[str, Any], response: Response) -> None:
+        self.environ = environ
+        self.hook: list[Callable[[Connection, dict[str, Any], Response], object]] = []
         self.response = response
         self.connection: Connection = response.sink  # type: ignore[assignment]
         self.began = monotonic()
@@ -117,6 +131,7 @@ class _Guard:
             connection = self.connection
             if self.sent and response.is_whole:
                 response.time_out()
+                self._account(None)
                 if not connection.has_output:
                     with suppress(OSError):
                         connection.sock.shutdown(SHUT_WR)
@@ -126,16 +141,33 @@ class _Guard:
                 response.time_out()
                 response.aborted = True
                 connection.cut_off(TimeoutError("the request was overdue"))
+                self._account(None)
                 _reset(connection.fd)
                 return True
             response.time_out(answered=True)
+            body_sent = -1
             with suppress(ClientGone, OSError):
-                connection.send(refusal(504, "the request took too long", response.is_head), wait=False)
+                connection.send(refusal(504, TIMEOUT_REASON, response.is_head), wait=False)
+                body_sent = 0 if response.is_head else len(TIMEOUT_BODY)
                 if not connection.has_output:
                     connection.sock.shutdown(SHUT_WR)
+            self._account(body_sent)
             return True
         finally:
             self.lock.release()
+
+    def _account(self, sent: int | None) -> None:
+        connection = self.connection
+        if connection.answer_overdue(sent) and connection.context.post_request is not None:
+            self.hook.append(connection.context.post_request)
+
+    def call_hook(self) -> None:
+        """Call ``post_request``, once. Not by the watching thread: it may wait for a lock that the culprit holds."""
+        try:
+            hook = self.hook.pop()
+        except IndexError:
+            return
+        hook(self.connection, self.environ, self.response)
 
     @property
     def outcome(self) -> str:
@@ -184,7 +216,7 @@ class Deadlines:
         self, app: Callable[..., Any], environ: dict[str, Any], response: Response
     ) -> BaseException | None:
         """Call the application, as `run_app` does, within its time. In the thread of the request."""
-        guard = _Guard(response)
+        guard = _Guard(environ, response)
         response.sink = guard
         self._running[guard] = None
         failure: BaseException | None
@@ -199,6 +231,7 @@ class Deadlines:
             except RequestTimeout as error:
                 failure = error
         del self._running[guard]
+        guard.call_hook()
         return failure
 
     def look(self, now: float) -> bool:
@@ -229,6 +262,12 @@ class Deadlines:
         """Return the idents of the threads that have not come back ``for_s`` seconds after they were interrupted."""
         since = now - self._limit_s - for_s
         return [guard.ident for guard in list(self._running) if guard.expired and guard.began < since]
+
+    def call_hook_for(self, ident: int) -> None:
+        """Call ``post_request`` for the request of a thread that does not come back from it."""
+        for guard in list(self._running):
+            if guard.ident == ident and guard.expired:
+                guard.call_hook()
 
     def is_interrupted(self, ident: int) -> bool:
         """Whether the call of a thread is overdue and still runs."""

@@ -73,6 +73,8 @@ _READABLE: Final = 1  # libev's EV_READ
 # How often a greenlet that waits for its client looks how long that has taken nothing.
 _LOOK_S: Final = 0.25
 _MOST_GREENLETS_SHOWN: Final = 50
+# How much later than its time a worker that leaves looks whether that is over.
+_END_LATE_S: Final = 0.01
 
 # What is patched in workers only. In a master, subprocess by gevent would take SIGCHLD, and reap the workers.
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
@@ -291,6 +293,7 @@ class GeventWorker(ReactorWorker):
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
+        self._ends_at = float("inf")
         self.run_request = self._run_in_greenlet
         self._done: Any = None
         self._watchers: list[Any] = []
@@ -496,12 +499,16 @@ class GeventWorker(ReactorWorker):
         finally:
             # The hub may run on, while hooks and the interpreter's end wait for something: without our turns.
             self._has_ended = True
-            self._queued.clear()
             if watch is not None:
                 watch.stop()
             for each in self._watchers:
                 each.stop()
-            self.reactor.close()
+            self._close_connections()
+
+    def _waiting_requests(self) -> Iterator[Connection]:
+        """As of the base."""
+        while self._queued:
+            yield self._queued.popleft()
 
     def close_in_child(self) -> None:
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
@@ -591,7 +598,16 @@ class GeventWorker(ReactorWorker):
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
-        """What the turn has made movable leaves now: nothing may wake the hub for the next one."""
+        """What the turn has made movable leaves now: nothing may wake the hub for the next one.
+
+        Nor when the time is over, and the master would be first: it kills a worker that is a second late.
+        """
+        if self.leave_by < self._ends_at:
+            self._ends_at = self.leave_by
+            late_s = max(self.leave_by - monotonic(), 0.0) + _END_LATE_S
+            timer = self._hub_loop.timer(late_s, repeat=1.0)
+            self._watchers.append(timer)
+            timer.start(self._turn)
         if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
         elif self._full_timer.active:

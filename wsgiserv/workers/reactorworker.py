@@ -222,6 +222,11 @@ class ReactorWorker(Worker):
         with suppress(BaseException):  # a filter or a handler of the application's log
             self.log.error(text, of, exc_info=failure)
 
+    def _close_connections(self) -> None:
+        """Close what is still open when the worker ends, and account for it."""
+        self._cut_requests()
+        self.reactor.close()
+
     def end_if_failed(self) -> None:
         """Raise what has made the loop fail for good, if anything has. At the end of `serve`."""
         if self._fatal is not None:

@@ -14,7 +14,7 @@ from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.net.connection import Connection
-from wsgiserv.wsgi.gateway import Response
+from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_HEADERS, TIMEOUT_STATUS, Response
 
 __all__ = ["HookRequest", "HookResponse", "request_hooks"]
 
@@ -47,12 +47,15 @@ class HookResponse:
 
     def __init__(self, request: HookRequest, response: Response) -> None:
         self.req = request
-        self.status = response.status
+        # Answered in the application's stead, which may be changing its own response at this moment.
+        answered = response.overdue == ANSWERED
+        self.status = TIMEOUT_STATUS if answered else response.status
         self.status_code = response.code
-        self.headers = list(response.headers)
-        self.headers_sent = response.begun
-        self.sent = response.sent
-        self.response_length = response.length
+        self.headers = list(TIMEOUT_HEADERS if answered else response.headers)
+        self.headers_sent = answered or response.begun
+        body = b"" if response.is_head else TIMEOUT_BODY
+        self.sent = len(body) if answered else response.sent
+        self.response_length = len(TIMEOUT_BODY) if answered else response.length
         self._close = not response.keep_alive
 
     def should_close(self) -> bool:

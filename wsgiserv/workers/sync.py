@@ -17,13 +17,13 @@ from os import close, pipe, read, write
 from select import POLLIN, poll
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from wsgiserv.boot import EXIT_BOOT, WorkerBoot
 from wsgiserv.net.connection import Connection
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
-from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
-from wsgiserv.workers.base import ORPHAN_GRACE_S
+from wsgiserv.unpatched import note_main_greenlet, select_is_patched, start_thread, throw_into_main
+from wsgiserv.workers.base import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
 from wsgiserv.workers.fresh_context import fresh_contexts
 from wsgiserv.workers.helperthread import HelperThread
 from wsgiserv.workers.reactorworker import ReactorWorker
@@ -38,6 +38,8 @@ __all__ = ["SyncWorker"]
 
 # How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
 _STUCK_S: Final = 5.0
+# How long `post_request` of such a call may take then.
+_HOOK_S: Final = 1.0
 # How much later than the others a worker that sits in a call ends when the master is gone.
 _LATE_S: Final = 0.5
 # How often an application that waits for its client gives a sign of life.
@@ -87,9 +89,9 @@ class SyncWorker(ReactorWorker):
                     raise RequestTimeout
 
             self._signals.raise_at(signal.SIGUSR2, interrupt)
-            self._watch_calls(deadlines)
+            self._watch_calls(deadlines, ident)
 
-    def _watch_calls(self, deadlines: Deadlines) -> None:
+    def _watch_calls(self, deadlines: Deadlines, ident: int) -> None:
         """Look at the request's time. An overdue call leaves the application in a state that nobody knows:
         the worker is replaced, but first serves what else it has."""
         bell = allocate_lock()
@@ -108,9 +110,14 @@ class SyncWorker(ReactorWorker):
                     self.log.critical(
                         "worker %d does not come back from its overdue request, and ends itself", self.pid
                     )
-                    if self.context.access is not None:
-                        self.context.access.flush()
-                    os._exit(EXIT_BOOT)
+                    if self.context.post_request is not None:
+                        # In a thread of its own: it may wait for what the culprit holds.
+                        with suppress(RuntimeError):
+                            hook = start_thread(
+                                deadlines.call_hook_for, (ident,), name="wsgiserv-post-request"
+                            )
+                            hook.join(_HOOK_S)
+                    self._end_process()
 
         def ring() -> None:
             with suppress(RuntimeError):  # it has not heard the last one yet
@@ -129,7 +136,9 @@ class SyncWorker(ReactorWorker):
             if any(fd == lifeline for fd, _ in poller.poll()):
                 poller.unregister(lifeline)
                 if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
-                    os._exit(EXIT_BOOT)
+                    self.context.why_leaving = ORPHANED
+                    self._cut_requests()
+                    self._end_process()
             read(pause, 1)
 
     def serve(self) -> None:
@@ -158,7 +167,14 @@ class SyncWorker(ReactorWorker):
                 self.survive(failure)
             self.end_if_failed()
         finally:
-            self.reactor.close()
+            self._close_connections()
+
+    def _end_process(self) -> NoReturn:
+        """End this process from another thread: the main one does not come back."""
+        if self.context.access is not None:
+            self.context.access.flush()
+        self._note_losses()
+        os._exit(EXIT_BOOT)
 
     def _runner(self) -> Callable[[Connection], object]:
         """Return what runs a request."""
@@ -204,6 +220,8 @@ class SyncWorker(ReactorWorker):
         bell.acquire()
         self._seconds[HEARTBEAT] = now = monotonic()
         if self._has_no_time(now):
+            at_once = self._signals.has_noted(_LEAVE_AT_ONCE)
+            self.context.why_leaving = AT_ONCE if at_once else self._out_of_time
             raise ClientGone("the worker leaves")
         if not connection.call_when_sent(bell.release) or bell.acquire(timeout=min(_BEAT_S, self._turn_s)):
             return True

@@ -22,6 +22,7 @@ import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import Context
 from time import monotonic, thread_time
@@ -192,12 +193,22 @@ class ThreadsWorker(ReactorWorker):
                     failure = error
                 self.survive(failure)
             # Who has just answered is to come back from the application, which could not be let go of otherwise.
-            latest = monotonic() + (_FAST_FAREWELL_S if self.leave_now else _FAREWELL_S)
+            # One that is late already has no second more: the master kills it then.
+            in_time = not self.leave_now and monotonic() < self.leave_by
+            latest = monotonic() + (_FAREWELL_S if in_time else _FAST_FAREWELL_S)
             for lane in list(self._lanes):
                 lane.thread.join(0.0 if lane.lost else max(0.0, latest - monotonic()))
             self.end_if_failed()
         finally:
-            self.reactor.close()
+            self._close_connections()
+
+    def _waiting_requests(self) -> Iterator[Connection]:
+        """As of the base."""
+        while self._queue:
+            try:
+                yield self._queue.popleft()
+            except IndexError:
+                return
 
     def _let_go(self) -> None:
         """As of the base; where a request has patched the threads, this is the end of the process.
@@ -540,6 +551,13 @@ class ThreadsWorker(ReactorWorker):
             return now
         return self._stalled_since
 
+    def _call_hook_for(self, ident: int) -> None:
+        """Have ``post_request`` called for a request that does not come back, in a thread that nobody waits for."""
+        deadlines = self._deadlines
+        if deadlines is not None and self.context.post_request is not None:
+            with suppress(RuntimeError):  # the system starts no thread
+                start_thread(deadlines.call_hook_for, (ident,), name="wsgiserv-post-request")
+
     def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
         """Start a thread in the place of each that does not come back; leave when these are too many."""
         deadlines.look(now)
@@ -552,6 +570,7 @@ class ThreadsWorker(ReactorWorker):
                         "%s does not come back from its overdue request; another thread takes its place",
                         lane.thread.name,
                     )
+                    self._call_hook_for(ident)
                     if self._lost == self.cfg.threads:
                         self.leave_for(
                             f"{counted(self._lost, 'thread', 'is', 'are')} stuck in overdue requests (request_timeout)"

@@ -36,6 +36,10 @@ __all__ = [
     "ANSWERED",
     "IN_TIME",
     "OVERDUE",
+    "TIMEOUT_BODY",
+    "TIMEOUT_HEADERS",
+    "TIMEOUT_REASON",
+    "TIMEOUT_STATUS",
     "BodyTooLong",
     "ClientGone",
     "GatewayContext",
@@ -64,8 +68,12 @@ _COPY_UP_TO = 32 * 1024
 _MOST_WARNED_HEADERS: Final = 64
 
 _ERROR_STATUS = "500 Internal Server Error"
-_TIMEOUT_STATUS = "504 Gateway Timeout"
+# The answer to an overdue request, the same in all worker classes.
+TIMEOUT_STATUS: Final = "504 Gateway Timeout"
+TIMEOUT_REASON: Final = "the request took too long"
+TIMEOUT_BODY: Final = f"{TIMEOUT_STATUS}: {TIMEOUT_REASON}\n".encode()
 _ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
+TIMEOUT_HEADERS: Final = tuple(_ERROR_HEADERS)
 
 
 class ClientGone(Exception):
@@ -178,6 +186,8 @@ class Response:
         begun: whether its head has been sent: nothing can replace it any more.
         sent: body bytes sent, without framing.
         aborted: it ended early, and the client could mistake what it got for the whole.
+        incomplete: it began, and ended early.
+        unsent: nothing of it was sent: the client had gone before.
         before_stream: called once before the head of a response that comes in pieces; may raise BodyError.
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (504 has been sent in its stead).
         sink: where its bytes go.
@@ -194,6 +204,7 @@ class Response:
         "aborted",
         "before_stream",
         "begun",
+        "incomplete",
         "is_head",
         "keep_alive",
         "may_keep_alive",
@@ -201,6 +212,7 @@ class Response:
         "request_line",
         "sent",
         "sink",
+        "unsent",
     )
 
     def __init__(
@@ -218,6 +230,8 @@ class Response:
         self.begun = False
         self.sent = 0
         self.aborted = False
+        self.incomplete = False
+        self.unsent = False
         self.before_stream: Callable[[], None] | None = None
         self.overdue = IN_TIME
         self.request_line = b""
@@ -245,6 +259,16 @@ class Response:
         return self.begun and (
             self._left == 0 or self._bodiless or (self._left < 0 and self._http11 and not self._chunked)
         )
+
+    @property
+    def missing(self) -> int:
+        """How many bytes of the declared length the application has not sent."""
+        return max(0, self._left)
+
+    @property
+    def is_one_block(self) -> bool:
+        """Whether it was made in one piece, at the end of the call."""
+        return self.begun and not self._chunked and self._left < 0
 
     @property
     def length(self) -> int | None:
@@ -372,26 +396,37 @@ class Response:
             self._left = template.length
             head = self._head(self._ending())
             self.begun = True
-            self._send_declared(head, data)
+            try:
+                self._send_declared(head, data)
+            except ClientGone:
+                self.unsent = True
+                raise
         elif self._http11:
             self._chunked = True
             self.keep_alive = self.keep_alive and self._context.keep_open
             head = self._head(CHUNKED if self.keep_alive else CHUNKED_CLOSE)
             self.begun = self.sink.streams = True
             self.sent += len(data)
-            self.sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
+            self._send_first(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
         else:
             # HTTP/1.0 has no chunks: the close ends the body.
             self.keep_alive = False
             head = self._head(self._ending())
             self.begun = self.sink.streams = True
             self.sent += len(data)
-            self.sink.send(head + data)
+            self._send_first(head + data)
 
     def _send_head(self, ending: bytes) -> None:
         head = self._head(ending)
         self.begun = True
-        self.sink.send(head)
+        self._send_first(head)
+
+    def _send_first(self, data: bytes) -> None:
+        try:
+            self.sink.send(data)
+        except ClientGone:
+            self.unsent = True
+            raise
 
     def _send_declared(self, head: bytes, data: bytes) -> None:
         """Send a block of a body of declared length; what is too long is cut, so that nothing follows the body."""
@@ -442,10 +477,14 @@ class Response:
             date = context.date_line
         else:
             date = context.date()
-        if size <= _COPY_UP_TO:
-            self.sink.send(b"".join((template.prefix, date, ending, body)))
-        else:
-            self.sink.send_pair(b"".join((template.prefix, date, ending)), body)
+        try:
+            if size <= _COPY_UP_TO:
+                self.sink.send(b"".join((template.prefix, date, ending, body)))
+            else:
+                self.sink.send_pair(b"".join((template.prefix, date, ending)), body)
+        except ClientGone:
+            self.unsent = True
+            raise
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
@@ -516,7 +555,10 @@ class Response:
         return True
 
     def finish(self) -> None:
-        """End the response: what has not been sent yet, the last chunk, the account of the declared length."""
+        """End the response: what has not been sent yet, the last chunk, the account of the declared length.
+
+        A body that is too short closes the connection, so that the client sees it.
+        """
         if not self.begun:
             template = self._template
             if template is None:
@@ -533,10 +575,7 @@ class Response:
         elif self._left > 0:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
             self.keep_alive = False
-            self._context.log.error(
-                "The application's body is %d bytes shorter than its Content-Length; the connection is closed.",
-                self._left,
-            )
+            self.incomplete = True
 
     def time_out(self, answered: bool = False) -> None:
         """The request is overdue: a failure is answered with 504 from now on, where nothing has been sent.
@@ -560,13 +599,14 @@ class Response:
             self._template = None
             status = _ERROR_STATUS
             if self.overdue:
-                status = _TIMEOUT_STATUS
+                status = TIMEOUT_STATUS
             elif is_a(error, BodyError):
                 status = f"{error.status} {HTTPStatus(error.status).phrase}"
             self.start_response(status, list(_ERROR_HEADERS))
-            self.whole(status.encode() + b"\n")
+            self.whole(TIMEOUT_BODY if self.overdue else status.encode() + b"\n")
         else:
             self.keep_alive = False
+            self.incomplete = not self.is_whole
             # Missing bytes or a missing last chunk tell the client by themselves; a body that the close
             # ends does not: there the connection must be reset.
             self.aborted = not self._chunked and self._left < 0 and not self._bodiless
