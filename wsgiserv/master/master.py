@@ -56,7 +56,7 @@ from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.rollover import Done, Rollover
 from wsgiserv.master.servicemanager import ServiceManager
 from wsgiserv.master.signalqueue import SignalQueue
-from wsgiserv.master.start_interrupt import StartInterrupt
+from wsgiserv.master.start_interrupt import StartInterrupt, raise_if_dropped
 from wsgiserv.master.startup import Preload, Startup
 from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
 from wsgiserv.master.succession import Succession
@@ -236,6 +236,7 @@ class Master:
                 with interrupt.held():
                     self._control = self._open_control()
             self._signals.arm()
+            raise_if_dropped()
         except WsgiservError as error:
             interrupt.end()
             startup.clean_up()

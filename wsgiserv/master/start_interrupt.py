@@ -20,10 +20,14 @@ from typing import Final
 
 from wsgiserv.master.signalqueue import STOP_SIGNALS, ignore_all
 
-__all__ = ["StartInterrupt", "StoppedWhileStarting", "catch_early"]
+__all__ = ["StartInterrupt", "StoppedWhileStarting", "catch_early", "raise_if_dropped"]
 
 # Sooner than this a further signal says what the first has said: the start is being taken back.
 _AGAIN_S: Final = 1.0
+
+
+# Whether a handler has raised. A list: its handlers belong to several objects.
+_raised: Final[list[int]] = []
 
 
 class StoppedWhileStarting(KeyboardInterrupt):
@@ -52,6 +56,7 @@ class StartInterrupt:
         if self._is_held:
             self._is_due = True
         else:
+            _raised.append(number)
             raise StoppedWhileStarting
 
     @contextmanager
@@ -69,6 +74,16 @@ class StartInterrupt:
     def end(self) -> None:
         """Raise no more: the start has failed, or was stopped, and is being taken back."""
         self._is_over = True
+
+
+def raise_if_dropped() -> None:
+    """Raise `StoppedWhileStarting` if it has been raised before, and the start goes on all the same.
+
+    Python drops an exception in a weakref callback (importlib has one) or in a ``__del__``; people's code may catch it.
+    """
+    if _raised:
+        _raised.clear()
+        raise StoppedWhileStarting
 
 
 def catch_early() -> None:
