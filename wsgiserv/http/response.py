@@ -138,21 +138,21 @@ class HeadTemplates:
             TypeError, ValueError: the status or a header must not reach the wire; says which and why.
         """
         # A subclass of str may compare and hash as it likes, and would find another list's template: only the
-        # built-in types are looked up as they are. Lists of such tuples are the usual case.
+        # built-in type is looked up as it is. Lists of tuples are the usual case.
         if type(headers) is list and type(status) is str:
-            is_plain = True
             try:
                 for header in headers:
-                    if type(header) is tuple:
-                        name, value = header
-                        if type(name) is str and type(value) is str:
-                            continue
-                    is_plain = False
-                    break
-            except (TypeError, ValueError):  # no pairs: said below
-                is_plain = False
-            if is_plain:
-                return self._kept.get((status, *headers)) or self._make(status, headers)
+                    if type(header) is not tuple:
+                        break
+                    name, value = header
+                    if type(name) is not str or type(value) is not str:
+                        break
+                else:
+                    template = self._kept.get((status, *headers))
+                    if template is not None:
+                        return template
+            except ValueError:  # not pairs: said below
+                pass
         status = _own_text(status, "the status must be a str such as '200 OK'")
         pairs = _pairs(headers)
         return self._kept.get((status, *pairs)) or self._make(status, pairs)
