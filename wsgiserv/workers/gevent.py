@@ -247,7 +247,7 @@ class _Pooled(Greenlet):  # type: ignore[type-arg]
                     connection = wait()
                 except BaseException:  # a timeout of the last request, or somebody who has kept this greenlet
                     connection = None
-                if type(connection) is not Connection:
+                if not isinstance(connection, Connection):
                     if self in idle:
                         idle.remove(self)
                     return
