@@ -228,6 +228,8 @@ def test_a_sync_worker_told_to_leave_within_a_long_call_hands_over_at_once(
 # ---- a worker that has all the work ----------------------------------------------------------------------
 
 
+# In gevent as in sync: one thread that never waits.
+@pytest.mark.parametrize("worker_class", ["sync", "threads"], indirect=True)
 def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start: Start) -> None:
     """Clients keep their connections: without this the first worker would have them for ever."""
     with all_with_the_first(start) as (server, load, counts):
