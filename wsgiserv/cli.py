@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
-from os import _exit, close, kill, pipe, waitpid
+from os import _exit, close, kill, pipe, read, waitpid, write
 from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -140,7 +140,9 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
     if "print_config" not in asked:
-        if "check_config" not in asked and predecessor is None:
+        if "check_config" in asked:
+            _hear_signals()
+        elif predecessor is None:
             _catch_signals()
         # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
@@ -440,7 +442,7 @@ def _check(loaded: Loaded, application: str) -> int:
     os.set_blocking(read_end, False)
     try:
         # What the application has started may hold the other end: not until its end.
-        report = os.read(read_end, _LONGEST_FACTS)
+        report = read(read_end, _LONGEST_FACTS)
     except BlockingIOError:
         report = b""
     close(read_end)
@@ -498,7 +500,7 @@ def _check_in_child(loaded: Loaded, report_to: int) -> int:
         _tell(error)
     _flush()
     facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
-    os.write(report_to, facts.encode("utf-8", "backslashreplace")[:_LONGEST_FACTS])
+    write(report_to, facts.encode("utf-8", "backslashreplace")[:_LONGEST_FACTS])
     return found.errors[0].exit_status if found.errors else _EXIT_OK
 
 

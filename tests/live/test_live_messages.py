@@ -330,6 +330,8 @@ def test_a_worker_that_is_told_of_behind_garbage_is_known(start: Start, connect:
         server.send_signal(signal.SIGCONT)
     server.wait_for_log(r"zygote \d+: corrupt message on its socket")
     server.wait_for_log("ready: 2 workers")
-    wait_until(lambda: len(children(server.pid)) == 3, "there are two workers, and a zygote")
+    # The next zygote is not there before it is needed.
+    wait_until(lambda: len(children(server.pid)) in (2, 3), "there are two workers, and at most a zygote")
+    assert {each["pid"] for each in status(server)["workers"]} <= set(children(server.pid))
     assert ask(connect, server, "/") in children(server.pid)
     assert server.stop() == 0

@@ -774,7 +774,11 @@ def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
 def _open_or_take(owner: Owner, path: str, flags: int) -> int:
     path = os.path.abspath(path)
     if is_root():  # without following others' links
-        return open_file(path, flags & ~(os.O_CREAT | os.O_EXCL), owner)
+        try:
+            return open_file(path, flags & ~(os.O_CREAT | os.O_EXCL), owner)
+        except OSError as error:
+            error.filename = path  # not the one part of it that was being opened
+            raise
     try:
         return os.open(path, flags, 0o666)
     except PermissionError:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from os import write
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = ["DateSettings", "date_warnings"]
@@ -136,7 +137,7 @@ def _file_of(block: bytes) -> Iterator[str]:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("certificate")
         try:
-            os.write(fd, block)
+            write(fd, block)
             yield f"/proc/self/fd/{fd}"
         finally:
             os.close(fd)

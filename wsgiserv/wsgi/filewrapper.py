@@ -35,8 +35,11 @@ class FileWrapper:
         self.filelike = filelike
         self.block_size = block_size
         for name in ("close", "seek", "tell", "seekable"):
-            if hasattr(filelike, name):
-                setattr(self, name, getattr(filelike, name))
+            try:
+                found = getattr(filelike, name)
+            except Exception:  # none, or an object whose attributes raise: `read` is all that it must have
+                continue
+            setattr(self, name, found)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -49,7 +52,7 @@ class FileWrapper:
 
     def seekable(self) -> bool:
         """Whether a file that does not say so itself can seek."""
-        return hasattr(self.filelike, "seek") and hasattr(self.filelike, "tell")
+        return {"seek", "tell"} <= vars(self).keys()
 
     def extent(self) -> tuple[int, int, int] | None:
         """Return (descriptor, offset, bytes left) where the kernel can send the file; None where it cannot.
