@@ -24,7 +24,7 @@ from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
-from select import POLLERR, poll
+from select import POLLERR, POLLIN, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
@@ -221,8 +221,17 @@ def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
-    data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
-    return decode(data) if data else {}, fds
+    while True:
+        try:
+            data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
+            return decode(data) if data else {}, fds
+        except BlockingIOError:
+            if flags & MSG_DONTWAIT:
+                raise
+        # The application has set O_NONBLOCK on a descriptor of ours: gevent does for each that it makes a socket of.
+        poller = poll()
+        poller.register(sock, POLLIN)
+        poller.poll()
 
 
 def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
