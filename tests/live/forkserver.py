@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -130,7 +131,12 @@ def _serve(line: socket.socket) -> dict[str, Any] | None:
             fds = array.array("i")
             for _, _, content in ancillary:
                 fds.frombytes(content)
-            pid = os.fork()
+            # Python drops what a signal raises in its own handlers at a fork.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                pid = os.fork()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if pid == 0:
                 return {**json.loads(data), "given": list(fds)}
             children[os.pidfd_open(pid)] = pid, fds[0]

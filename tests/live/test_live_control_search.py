@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -27,11 +29,22 @@ from wsgiserv.runtimedir import directories_to_search, runtime_directory
 HELLO = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hello']\n"
 
 
+@contextlib.contextmanager
+def open_directory(path: Path) -> Iterator[int]:
+    """Give a descriptor of a directory."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 @pytest.fixture
 def theirs() -> Iterator[subprocess.Popen[bytes]]:
-    """A server that another user has started."""
+    """A server that another user has started: the only one of that user, whom several processes of this run are."""
     assert ROOT_PYTHON
-    with public_directory() as place:
+    with open_directory(Path(__file__).parent) as lock, public_directory() as place:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         (place / "hello.py").write_text(HELLO)
         env = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
         process = subprocess.Popen(

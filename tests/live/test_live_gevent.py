@@ -279,7 +279,12 @@ def test_a_master_that_is_patched(start_unclassed: Start, connect: Connect, tmp_
         "-c",
         "gun.py",
         files={**FILES, "gun.py": gun("gevent")},
-        expect=("preloaded code", "SIGKILL", "greenlets for threads"),
+        expect=(
+            "preloaded code",
+            "SIGKILL",
+            "greenlets for threads",
+            "in the background while it was loaded",
+        ),
     )
     about = connect(server.address).get("/about").json()
     assert (about["patched"], about["sleeps"]) == (True, True)

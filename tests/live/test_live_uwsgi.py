@@ -40,7 +40,7 @@ def packet(target: str, method: str = "GET", body: bytes = b"", **more: str) -> 
 def ask(shared_servers: Start) -> Callable[..., Response]:
     """Send one request to the shared server, read its response, and see the connection end."""
     server = shared_servers(
-        "apps:app", *SPOKEN, expect=(r"\[WARNING\].*127\.0\.0\.1", r"\[ERROR\]|Traceback")
+        "apps:app", *SPOKEN, expect=(r"\[WARNING\].*(127\.0\.0\.1|203\.0\.113\.9)", r"\[ERROR\]|Traceback")
     )
 
     def send(data: bytes, method: str = "GET", step: int = 0) -> Response:

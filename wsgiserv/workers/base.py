@@ -188,6 +188,8 @@ class Worker(ABC):
         self._reloader: Any = None
         # The files that the master has read.
         self._masters_files: Collection[str] = ()
+        # Whether it cannot boot, and is about to exit by itself.
+        self._has_failed = False
         # Whether worker_exit has been called, or is being called.
         self._exit_hook_called = False
         self._failed_import: ApplicationError | None = None
@@ -541,7 +543,7 @@ class Worker(ABC):
         An exception would not do: an application may catch it around an import. Does nothing when the worker has
         failed to boot, and is about to exit anyway.
         """
-        if self._exit_hook_called:
+        if self._exit_hook_called or self._has_failed:
             return
         try:
             call_hook(self.log, name, hook, self)
@@ -552,6 +554,12 @@ class Worker(ABC):
 
     def _await_exit(self) -> None:  # noqa: B027 - in most classes a signal handler that exits does not return
         """Do not go on when the worker is exiting elsewhere. In the main thread."""
+
+    def _report_failure(self, reason: str, status: int, traceback: str = "") -> None:
+        """Tell the master that the worker cannot boot. What the application has registered at `atexit` is still called,
+        though the master stops all workers now."""
+        self._has_failed = True
+        self.boot.ready.report("failed", reason, traceback, status)
 
     def _call_exit_hook(self) -> None:
         """Call ``worker_exit``, once in this process."""
@@ -744,13 +752,13 @@ class Worker(ABC):
                 except RuntimeError as error:
                     raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
-            boot.ready.report("failed", str(error), error.traceback, EXIT_APPLICATION)
+            self._report_failure(str(error), EXIT_APPLICATION, error.traceback)
             return EXIT_APPLICATION
         except ConfigError as error:
-            boot.ready.report("failed", str(error), "", EXIT_CONFIG)
+            self._report_failure(str(error), EXIT_CONFIG)
             return EXIT_BOOT
         except BootError as error:
-            boot.ready.report("failed", str(error), "", EXIT_BOOT)
+            self._report_failure(str(error), EXIT_BOOT)
             return EXIT_BOOT
         except BaseException as error:
             # Else the master knows the exit status only, which would be the application's os._exit().
@@ -758,7 +766,7 @@ class Worker(ABC):
             from wsgiserv import appadvice
 
             log.error("worker %d cannot boot", self.pid, exc_info=error)
-            boot.ready.report("failed", f"booting raised {appadvice.in_words(error)}", "", EXIT_BOOT)
+            self._report_failure(f"booting raised {appadvice.in_words(error)}", EXIT_BOOT)
             return EXIT_BOOT
         self._await_exit()
         self.booted = True
@@ -778,7 +786,7 @@ class Worker(ABC):
                 self.context.access.close()
             self._note_losses()
         if refused is not None:
-            boot.ready.report("failed", str(refused), "", EXIT_BOOT)
+            self._report_failure(str(refused), EXIT_BOOT)
             return EXIT_BOOT
         return EXIT_OK
 
