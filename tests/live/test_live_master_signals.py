@@ -138,6 +138,7 @@ def test_a_stop_at_any_moment_of_the_start_leaves_nothing(start_unclassed: Start
         server = start_unclassed(
             *("apps:app", "-p", "server.pid", "-b", "unix:site.sock", "--control-socket", "control.sock"),
             bind="none",
+            wrap=("/usr/bin/env",),  # from the begin of the interpreter on
             expect=(r"Traceback \(most recent call last\)",),  # the interpreter's own, of SIGINT
         )
         pause.wait(step * 0.005)
@@ -145,7 +146,13 @@ def test_a_stop_at_any_moment_of_the_start_leaves_nothing(start_unclassed: Start
             with contextlib.suppress(ProcessLookupError):
                 server.send_signal(number_of(STOPS[step % 3]))
         # Before there is a handler there is no server either: the interpreter is killed, or interrupted.
-        assert server.wait() in (0, 130, -signal.SIGTERM, -signal.SIGQUIT, -signal.SIGINT)
+        try:
+            status = server.wait()
+        except AssertionError as error:
+            with open(f"/proc/{server.pid}/status") as file:
+                signals = [line.strip() for line in file if line.startswith("Sig")]
+            raise AssertionError(f"step {step}, {signals}") from error
+        assert status in (0, 130, -signal.SIGTERM, -signal.SIGQUIT, -signal.SIGINT)
         nothing_is_left(server)
 
 

@@ -296,7 +296,9 @@ class TestThroughLogging:
         through = opened(errors, template, logconfig_dict=self.dictionary("gunicorn.access", target))
         note(through, 200)
         through.log_for(7, ENVIRON, 502, 1.0)
-        logging.getLogger("gunicorn.access").handlers.clear()
+        handlers = logging.getLogger("gunicorn.access").handlers
+        while handlers:
+            handlers.pop().close()
         log = opened(errors, template, accesslog=str(direct))
         note(log, 200)
         log.log_for(7, ENVIRON, 502, 1.0)
