@@ -139,7 +139,8 @@ def test_a_stop_at_any_moment_of_the_start_leaves_nothing(start_unclassed: Start
             *("apps:app", "-p", "server.pid", "-b", "unix:site.sock", "--control-socket", "control.sock"),
             bind="none",
             wrap=("/usr/bin/env",),  # from the begin of the interpreter on
-            expect=(r"Traceback \(most recent call last\)", "init_import_site"),  # the interpreter's own, of SIGINT
+            # The interpreter's own, of SIGINT.
+            expect=(r"Traceback \(most recent call last\)", "init_import_site"),
         )
         pause.wait(step * 0.009)
         for _ in range(1 + step % 2):
