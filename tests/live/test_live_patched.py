@@ -138,8 +138,9 @@ def test_sync_serves_and_obeys(start_unclassed: Start, tmp_path: Path, library: 
 
     # Told to stop while a request sleeps, that is answered, and the process ends by itself.
     with RawClient(server.address) as client:
+        before = len(server.log.lines)
         client.send(b"GET /sleep?s=0.5 HTTP/1.1\r\nHost: x\r\n\r\n")
-        server.wait_for_log("asleep")
+        server.wait_for_log("asleep", after=before)
         began = time.monotonic()
         server.send_signal(signal.SIGTERM)
         assert client.read_response().status == 200

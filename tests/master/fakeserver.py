@@ -46,11 +46,12 @@ def fake_worker(boot: WorkerBoot) -> int:
     if behaviour == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
     boot.slot.seconds[HEARTBEAT] = time.monotonic()
+    if behaviour != "die-later":
+        boot.slot.words[REQUESTS] = 5
     boot.log.info("worker %d serves for generation %d", os.getpid(), boot.generation)
     boot.ready.report("ready")
     if behaviour == "die-later":
         return 7
-    boot.slot.words[REQUESTS] = 5
     if behaviour == "hang":
         boot.slot.begin(0, time.monotonic(), b"192.0.2.1", b"id-1", b"GET /slow\x1b HTTP/1.1")
     watched: list[object] = [boot.lifeline]
