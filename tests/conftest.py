@@ -61,9 +61,10 @@ def _shorten_temporary_directory() -> None:
 for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
     os.environ.pop(_name, None)
 
-# A shell's script has its background ignore SIGINT, and so would every program that is tested here.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's script has its background ignore these, and so would every program that is tested here, as it starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
 _shorten_temporary_directory()
