@@ -83,7 +83,12 @@ def test_the_check_finds_what_stops_the_start(place: Path, name: str) -> None:
         assert part in checked.stderr
         assert part in started.stderr
     [line] = [line for line in checked.stderr.splitlines() if "wsgiserv: error:" in line]
-    assert line.partition("error: ")[2] in started.stderr
+    told = line.partition("error: ")[2]
+    if os.geteuid() and "/proc/" in told:
+        told = told.partition(": ")[
+            0
+        ]  # the kernel gives a user another reason there than the directory's mode
+    assert told in started.stderr
 
 
 def test_everything_that_is_wrong_is_said_at_once(place: Path) -> None:
