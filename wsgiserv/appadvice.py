@@ -30,6 +30,7 @@ __all__ = [
     "path_advice",
     "place",
     "raised",
+    "traceback_of",
 ]
 
 # What people commonly call them
@@ -84,7 +85,7 @@ def raised(error: BaseException, doing: str) -> ApplicationError:
         hint = ""
     if hint:
         text = f"{text.removesuffix('.')}. {hint}"
-    return ApplicationError(text, _users_traceback(error))
+    return ApplicationError(text, traceback_of(error))
 
 
 def import_failed(target: Target, error: BaseException) -> ApplicationError:
@@ -95,7 +96,7 @@ def import_failed(target: Target, error: BaseException) -> ApplicationError:
     is_target = missing is not None and (module == missing or module.startswith(missing + "."))
     if is_target and not _users_frames(error):
         return ApplicationError(_not_found(target, str(missing)))
-    return ApplicationError(_missing_dependency(target, error), _users_traceback(error))
+    return ApplicationError(_missing_dependency(target, error), traceback_of(error))
 
 
 def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
@@ -110,7 +111,7 @@ def no_attribute(
     target: Target, module: ModuleType, holder: Any, what: str, name: str, error: AttributeError
 ) -> ApplicationError:
     """Return what to raise when ``holder``, which is described by ``what``, has no ``name``."""
-    text = _users_traceback(error) if _users_frames(error) else ""
+    text = traceback_of(error) if _users_frames(error) else ""
     hints = _shadowed(target, module) + advice(target, holder, name)
     return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
 
@@ -381,7 +382,7 @@ def _users_frames(error: BaseException) -> list[str]:
     return [name for frame, _ in frames if not _is_ours(name := frame.f_code.co_filename)]
 
 
-def _users_traceback(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
     try:
         whole = traceback.TracebackException.from_exception(error, compact=True)

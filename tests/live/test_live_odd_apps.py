@@ -52,6 +52,8 @@ def test_odd_objects_serve(start: Start, connect: Connect, options: tuple[str, .
     server.wait_for_log(r"\[ERROR\] .*/error", after=before)
     server.wait_for_log(r"oddapps\.py", after=before)
     server.wait_for_log("OddError", after=before)
+    assert connect(server.address).get("/").body == b"odd\n"
+    assert "fault of the server" not in server.log.text
     # A look at what runs goes over all objects in gevent.
     for pid in server.workers():
         os.kill(pid, signal.SIGTTOU)

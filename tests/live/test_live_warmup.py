@@ -118,6 +118,7 @@ def test_an_answer_that_warms_little_is_told(start: Start, preload: tuple[str, .
     )
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
+    server.wait_for_log("warm-up.*/403")
     told = [line for line in server.log.lines if "warm-up" in line]
     assert len(told) == 2, told
     for line, (path, status) in zip(

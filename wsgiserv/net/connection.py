@@ -583,7 +583,7 @@ class Connection(ClientSink):
         outbox, response = self._outbox, request.response
         if response.missing and failure is None:
             self._tell_missing(request)
-        if outbox is not None and outbox.has_items and not isinstance(failure, ClientGone) and not self._lost:
+        if outbox is not None and outbox.has_items and not is_a(failure, ClientGone) and not self._lost:
             self._pending = request
             return
         # A reset in answer to our data (EPIPE): the client had closed before. One that resets after it has read all
@@ -592,7 +592,7 @@ class Connection(ClientSink):
         if left_before:
             self._lost = True
             response.unsent = response.is_one_block
-        gone = left_before or isinstance(failure, ClientGone) or response.unsent
+        gone = left_before or is_a(failure, ClientGone) or response.unsent
         gone = gone or (self._lost and outbox is not None and outbox.dropped > 0)
         self._log(request, gone or (self._lost and not response.is_whole))
 

@@ -40,6 +40,7 @@ from signal import signal as set_handler
 from types import FrameType
 from typing import Any, Final
 
+from wsgiserv.callables import is_a
 from wsgiserv.hooks import call_hook
 from wsgiserv.wsgi.gateway import run_app
 
@@ -212,7 +213,7 @@ class SignalHandlers:
             try:
                 theirs(number, frame)
             except BaseException as error:
-                exits = number in self._numbers and isinstance(error, SystemExit)
+                exits = number in self._numbers and is_a(error, SystemExit)
                 if not exits and number not in _LEAVE and not (self._serving and _is_ours(frame)):
                     raise
                 failure = error
@@ -223,7 +224,7 @@ class SignalHandlers:
             in_the_end(number, frame)
 
     def _tell(self, number: int, failure: BaseException) -> None:
-        if number in self._numbers and isinstance(failure, SystemExit):
+        if number in self._numbers and is_a(failure, SystemExit):
             if (
                 number not in _LEAVE
             ):  # else to leave is what it wants; the requests in flight are answered first
@@ -236,7 +237,7 @@ class SignalHandlers:
                 " while no request ran its code; the server goes on. If a timer of the application has sent it "
                 "(alarm, setitimer), cancel that at the end of the request"
             )
-        elif isinstance(failure, KeyboardInterrupt):
+        elif is_a(failure, KeyboardInterrupt):
             return
         else:
             advice = "; the worker leaves all the same, and answers the requests in flight"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
+from wsgiserv.callables import is_a
 from wsgiserv.errors import ApplicationError, ProtocolError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.wsgi.gateway import BodyTooLong, GatewayContext, Response, run_app
@@ -80,11 +80,13 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
             ) from None
         environ["wsgi.early_hints"] = response.early_hints
         failure = run_app(context.app, environ, response)
-        if failure is not None and not isinstance(failure, (Exception, SystemExit)):
+        if failure is not None and not is_a(failure, (Exception, SystemExit)):
             raise failure
-        if failure is not None and not isinstance(failure, BodyTooLong):
-            text = "".join(traceback.format_exception(failure))
-            what = traceback.format_exception_only(failure)[-1].strip()  # also of one whose str() raises
+        if failure is not None and not is_a(failure, BodyTooLong):
+            from wsgiserv import appadvice
+
+            what = appadvice.in_words(failure)  # also of one whose str() raises
+            text = appadvice.traceback_of(failure)
             raise ApplicationError(f"the warm-up request of {path} (warmup) raised {what}", text)
         if response.code >= 500:
             raise ApplicationError(
