@@ -282,6 +282,28 @@ if not os.path.exists("done"):
 """
 
 
+# Only once the master has asked for a worker: before that, the zygote has nothing to do while the master is stopped.
+STOPS_THE_MASTER = """\
+    import signal, time
+
+    def has_asked():
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                    with socket.socket(fileno=os.dup(int(name))) as sock:
+                        if b'"do"' in sock.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                            return True
+            except OSError:
+                pass
+        return False
+
+    end = time.monotonic() + 10
+    while not has_asked() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(os.getppid(), signal.SIGSTOP)
+"""
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -315,13 +337,10 @@ def test_garbage_of_a_zygote_replaces_the_zygote(
 
 def test_a_worker_that_is_told_of_behind_garbage_is_known(start: Start, connect: Connect) -> None:
     """The master reads both at once: what the zygote has let go is never left to itself."""
-    stop = 'open("done", "w").close()\n    import signal; os.kill(os.getppid(), signal.SIGSTOP)'
     server = start(
         "site0:app",
         *("-w", "2", "--preload"),
-        files={
-            "site0.py": ZYGOTE.replace("GARBAGE", repr(b"garbage")).replace('open("done", "w").close()', stop)
-        },
+        files={"site0.py": ZYGOTE.replace("GARBAGE", repr(b"garbage")) + STOPS_THE_MASTER},
         expect=(
             *("corrupt message on its socket", "descriptors that it has not opened", "zygote", "SIGKILL"),
             # The zygote may be killed before it has let the worker go that it has told of.
