@@ -117,6 +117,12 @@ def _hear_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def _raise_at_interrupts() -> None:
+    """Let an interrupt raise KeyboardInterrupt again (see `wsgiserv.__main__`): this command runs people's code."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _is_stop(interrupt: KeyboardInterrupt) -> bool:
     """Whether a starting server was told to stop; else a person has interrupted a command."""
     module = sys.modules.get("wsgiserv.master.start_interrupt")
@@ -142,6 +148,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
     if "print_config" not in asked:
         if "check_config" in asked:
             _hear_signals()
+            _raise_at_interrupts()
         elif predecessor is None:
             _catch_signals()
         # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
@@ -149,6 +156,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         import_server()
     else:
         _hear_signals()
+        _raise_at_interrupts()
     from wsgiserv.config.load import load, start_directory
 
     directory = start_directory(environ)
