@@ -211,7 +211,7 @@ class Comparison:
 @contextmanager
 def nginx_before(upstream: int, directory: Path) -> Iterator[int]:
     """Run an nginx on the client's core in front of a server; yields its port."""
-    sys.path.insert(0, str(ROOT / "tests" / "live"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     proxy = import_module("nginxproxy")
     program = shutil.which("nginx")
     if program is None:

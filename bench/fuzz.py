@@ -130,7 +130,7 @@ def fuzz(arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["wsgiserv"]):
-        import wsgiserv.net.connection  # noqa: F401 - imported to be instrumented
+        import wsgiserv.net.client  # noqa: F401 - imported to be instrumented
 
     def test_one_input(data: bytes) -> None:
         examine(data)

@@ -5,7 +5,7 @@
 For each worker class: two workers, an nginx before them (kept connections to the upstream, or uwsgi_pass), six
 clients with pages, forms, uploads, streams, downloads and errors. Prints how often nginx's access log has which
 status. Exits 1 when there is a 502 or 504, a wrong response, or a complaint in nginx's error log. It needs
-nginx, and the modules of tests/live.
+nginx, and the modules of tests/support.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "live"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from mixedload import run_mix  # noqa: E402
 from nginxproxy import PROXY, UWSGI, Nginx  # noqa: E402

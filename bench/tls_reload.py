@@ -6,7 +6,7 @@
 Four workers that speak TLS, a proxy before them that keeps its connections to them (it must repeat no POST when one
 of these is closed, so each that was closed without a word is an error of a client), eight clients with pauses now and
 then, and reloads spread over the POSTs. Prints how many have failed; ends with status 1 when any has. All talk is over
-the loopback. It needs the programs, and the modules of tests/live.
+the loopback. It needs the programs, and the modules of tests/support.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "live"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from server import Server  # noqa: E402
 from tlsproxies import Posts, Proxy, issue_certificate, post_through_reloads  # noqa: E402

@@ -15,7 +15,7 @@ from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.apploader import enter_directory
+from wsgiserv.app.loader import enter_directory
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
@@ -31,10 +31,10 @@ from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.record import record, replace
 from wsgiserv.unpatched import no_real_threads
-from wsgiserv.workers.limits import head_limits
-from wsgiserv.workers.preload import preload_application
-from wsgiserv.workers.registry import class_name, resolve_worker_class
-from wsgiserv.workers.warmup import warm_up
+from wsgiserv.worker.limits import head_limits
+from wsgiserv.worker.preload import preload_application
+from wsgiserv.worker.registry import class_name, resolve_worker_class
+from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
 
@@ -124,7 +124,7 @@ def _check_certificates(found: Findings, settings: Settings) -> None:
     if not speaks_tls(settings):
         return
     from wsgiserv.net.certificate_dates import date_warnings
-    from wsgiserv.net.tlscontext import make_context
+    from wsgiserv.net.tls_context import make_context
 
     found.warnings.extend(date_warnings(settings))
     make_context(settings)  # with the hook, which only workers call

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from wsgiserv.config.parsers import hook, post_request_hook
 from wsgiserv.config.setting import setting
+from wsgiserv.config.values import hook, post_request_hook
 from wsgiserv.record import record
 
 __all__ = ["Hook", "HookSettings"]

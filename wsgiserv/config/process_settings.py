@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from wsgiserv.config import parsers
+from wsgiserv.config import values as parsers
 from wsgiserv.config.hooks import HookSettings
 from wsgiserv.config.setting import setting
 from wsgiserv.record import record

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from wsgiserv.config import address, parsers, worker_class
+from wsgiserv.config import address, worker_class
+from wsgiserv.config import values as parsers
 from wsgiserv.config.process_settings import ProcessSettings
 from wsgiserv.config.setting import Setting, declared, setting
 from wsgiserv.record import record
@@ -27,7 +28,7 @@ _LARGEST_LINE = 1 << 20
 
 @record(frozen=True, kw_only=True)
 class Settings(ProcessSettings):
-    """The whole configuration, checked, frozen; made by `wsgiserv.config.load.load`.
+    """The whole configuration, checked, frozen; made by `wsgiserv.config.loader.load`.
 
     Durations are floats in seconds, sizes are integers in bytes.
     """

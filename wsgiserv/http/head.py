@@ -288,7 +288,7 @@ class HeadParser:
         block = HeaderBlock(raw)
         environ = block.environ
         for name, value in fields:
-            key, read = names.get(name) or self._learn(name)
+            key, read = names.get(name) or self._classify_header(name)
             # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip().
             value = value.rstrip(" \t")
             if read is not None:
@@ -326,9 +326,9 @@ class HeadParser:
             if len(line) > limits.field_size:
                 raise ProtocolError(431, "header field larger than limit_request_field_size")
             if FIELD_LINE.fullmatch(line) is None:
-                raise _blame(line)
+                raise _header_error(line)
 
-    def _learn(self, name: str) -> _Meaning:
+    def _classify_header(self, name: str) -> _Meaning:
         """Say what a field name means."""
         upper = name.upper()
         if "_" in upper:
@@ -368,7 +368,7 @@ class HeadParser:
             block.secure = secure
 
 
-def _blame(line: bytes) -> ProtocolError:
+def _header_error(line: bytes) -> ProtocolError:
     """Say what is wrong with a line that is no field line. Off the usual way."""
     if line[:1] in (b" ", b"\t"):
         return ProtocolError(400, "obsolete line folding in a header field")
