@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ do what they say: their commands are run.
+"""The README, the other pages at the root and those of docs/ do what they say: their commands are run.
 
 The convention, by the fence's words:
 
@@ -23,7 +23,10 @@ import pytest
 from rawclient import RawClient
 from server import ROOT, Server, environment, wait_until
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
 _FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r"#\s*([\w./-]+\.\w+)")
 
@@ -78,6 +81,14 @@ def prepare(block: Block, directory: Path) -> dict[str, str]:
     return {**env, "PATH": f"{commands}:{env['PATH']}"}
 
 
+def test_the_contributors_page_has_set_up_in_three_commands() -> None:
+    [block] = [block.text for block in INSTALLS if block.page.name == "CONTRIBUTING.md"]
+    commands = block.splitlines()
+    assert len(commands) == 3
+    assert "pip install -e '.[dev]'" in commands[1]
+    assert "pytest -m unit" in commands[2]
+
+
 def test_the_readme_says_how_to_install_and_how_to_test() -> None:
     commands = [block.text for block in INSTALLS if block.page.name == "README.md"]
     assert len(commands) == 2, "the README has two commands: install and serve, install and test"
@@ -122,10 +133,34 @@ def test_servers(block: Block, tmp_path: Path) -> None:
         server.close()
 
 
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)\s]*)?\)")
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"^#+ (.*?)\s*$", re.MULTILINE)
+# A path from the root of the project: in backquotes, with one of its directories before it.
+_PATH = re.compile(r"`((?:wsgiserv|docs|bench|examples|\.ci)/[\w./-]*)`")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page: Path) -> set[str]:
+    """Return the fragments by which a page's headings can be linked to, as GitHub and others make them."""
+    prose = _FENCE.sub("", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in _HEADING.findall(prose)}
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+    for target, fragment in LINK.findall(page.read_text()):
+        found = page.parent / target if target else page
+        assert found.exists(), f"{page_id(page)} links to {target}, which is not there"
+        if fragment:
+            assert fragment in anchors(found), (
+                f"{page_id(page)} links to {target}#{fragment}: no such heading"
+            )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    for name in _PATH.findall(page.read_text()):
+        assert (ROOT / name).exists(), f"{page_id(page)} names {name}, which is not there"
