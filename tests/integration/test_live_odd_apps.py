@@ -81,7 +81,8 @@ class Broken({kind}):
 
 @pytest.mark.parametrize("name", ["sync", "threads", "gevent"])
 def test_what_a_boot_raises_is_said_with_its_traceback(start_unclassed: Start, name: str) -> None:
-    text = BROKEN_CLASS.format(name=name, kind=f"{name.title()}Worker")
+    module = "gevent_worker" if name == "gevent" else name
+    text = BROKEN_CLASS.format(name=module, kind=f"{name.title()}Worker")
     server = start_unclassed(
         "oddapps:odd",
         *("-k", "broken:Broken"),
