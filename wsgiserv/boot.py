@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from wsgiserv.ipc import MessageError, MessageReader, MessageWriter
-from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -145,7 +145,7 @@ def _report(message: dict[str, Any]) -> Report:
     return report
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class WorkerBoot:
     """The values a worker starts with, made by the master just before the fork.
 

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,6 @@ from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
-from wsgiserv.record import record, replace
 from wsgiserv.unpatched import no_real_threads
 from wsgiserv.worker.limits import head_limits
 from wsgiserv.worker.preload import preload_application
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "examine"]
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class _WarmupContext:
     """See `WarmupContext`."""
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 from _socket import AF_INET6, inet_pton
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import DIGITS, FIELD_LINE, FIELD_LINES, HOST, ORIGIN_LINE, REQUEST_LINE
 from wsgiserv.http.percent import decoded
-from wsgiserv.record import record
 
 __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 
@@ -69,7 +69,7 @@ _CHUNKED: Final = -1
 _Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadLimits:
     """What a head may be, from the settings of the same names.
 

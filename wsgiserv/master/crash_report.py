@@ -7,12 +7,12 @@ Must not know: how any of it was found out.
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Final, Literal, TypeAlias
 
 from wsgiserv.logs.escape import escape
 from wsgiserv.logs.lost import LostRequest
-from wsgiserv.record import record
 from wsgiserv.wording import counted
 
 __all__ = ["Cause", "Certificate", "requests_in_words"]
@@ -26,7 +26,7 @@ _MOST_STACK_LINES: Final = 400
 _INDENT: Final = "    "
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """What is known.
 

@@ -15,6 +15,7 @@ from _socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from os import fstat, sysconf
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,6 @@ from wsgiserv.master.autoscale import (
     short_window_of,
 )
 from wsgiserv.master.recycling import memory_of
-from wsgiserv.record import replace
 from wsgiserv.scoreboard import REQUESTS
 from wsgiserv.wording import counted
 

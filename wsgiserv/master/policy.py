@@ -10,13 +10,13 @@ Must not know: processes, signals being sent, files, clocks, logs. Times are num
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import inf
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from wsgiserv.boot import EXIT_BOOT, Report
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.record import field, record
 
 __all__ = [
     "Abandon",
@@ -105,7 +105,7 @@ class Wait(NamedTuple):
 Action: TypeAlias = Spawn | Send | Promote | Abandon | GiveUp | Stopped | Wait
 
 
-@record(frozen=True)
+@dataclass(frozen=True)
 class Target:
     """What is wanted.
 
@@ -125,7 +125,7 @@ class Target:
     unavailable: int = 1
 
 
-@record()
+@dataclass
 class Failures:
     """How the boots of one generation have failed since one of its workers became ready.
 
@@ -140,7 +140,7 @@ class Failures:
     hung: bool = False
 
 
-@record()
+@dataclass
 class Crashes:
     """How the workers of one generation have died soon after they were ready, unasked.
 
@@ -155,7 +155,7 @@ class Crashes:
     told: bool = False
 
 
-@record()
+@dataclass
 class Fleet:
     """The workers and the history of their failures.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.record import record
 from wsgiserv.scoreboard import SlotFigures
 from wsgiserv.wording import counted
 
@@ -39,7 +39,7 @@ class LastReload(NamedTuple):
     at: float
 
 
-@record()
+@dataclass
 class Totals:
     """What the workers that are gone have done; their slots are used again."""
 
@@ -54,7 +54,7 @@ class Totals:
         self.lost_lines += figures.lost_lines + figures.waiting_lines
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerFacts:
     """What is to be said of the master.
 

@@ -16,6 +16,7 @@ import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
 from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
@@ -26,7 +27,6 @@ from wsgiserv.master.classify_exit import died_how
 from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
 from wsgiserv.net.listener import Listener
 from wsgiserv.process import fork
-from wsgiserv.record import record
 
 __all__ = ["TOLD_TO_STOP", "Invocation", "NewMaster", "OldMaster", "start_successor"]
 
@@ -39,7 +39,7 @@ _LONGEST_TEXT = 32_000
 _ENDED_S: Final = 0.1
 
 
-@record(frozen=True)
+@dataclass(frozen=True)
 class Invocation:
     """How this process was started, so that the next one can be started the same way.
 

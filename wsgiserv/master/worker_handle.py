@@ -7,10 +7,10 @@ Must not know: what is decided about it, how signals are sent.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.boot import ReadinessReader, Report
-from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.master.crash_dump_file import CrashDumpFile
@@ -21,7 +21,7 @@ __all__ = ["WorkerHandle"]
 
 
 # Without slots: hooks hang their own attributes on a worker.
-@record(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class WorkerHandle:
     """One worker, from just before its fork until it has been reaped. All times are ``time.monotonic()`` seconds.
 

@@ -23,6 +23,7 @@ import warnings
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, POLLIN, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
@@ -41,7 +42,6 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, forget_cleanups, fork, unblock_last
-from wsgiserv.record import record, replace
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
@@ -73,7 +73,7 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class ZygoteBoot:
     """The values a zygote starts with, made by the master just before the fork.
 

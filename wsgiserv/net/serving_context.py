@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from os import getpid, urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
-from wsgiserv.record import record
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
@@ -92,7 +92,7 @@ class Loop(Protocol):
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
 

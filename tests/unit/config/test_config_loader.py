@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from wsgiserv.config.loader import Loaded, load, start_directory
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.record import replace
 
 
 @pytest.fixture(autouse=True)

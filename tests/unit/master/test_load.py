@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,6 @@ from wsgiserv.config.settings import Settings
 from wsgiserv.master.autoscale import Sample, interval_of
 from wsgiserv.master.load import Gauge, Scaler, backlog_of, capacity_of, cpu_time_of, scaled, scales
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.record import replace
 from wsgiserv.scoreboard import CELL_BYTES, REQUESTS, Scoreboard, Slot
 
 SCALING = Settings(workers=1, workers_min=1, workers_max=8, scale_window=10.0)
