@@ -183,7 +183,7 @@ def test_no_descriptor_is_kept(manager: Manager) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-UNIT = Path(__file__).parents[3] / "examples" / "systemd" / "wsgiserv-notify.service"
+UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "wsgiserv-notify.service"
 
 
 def test_the_unit_has_what_the_server_says() -> None:
