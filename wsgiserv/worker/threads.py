@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 from setproctitle import setthreadtitle
 
-from wsgiserv.boot import EXIT_OK, WorkerBoot
-from wsgiserv.errors import ConfigError
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
@@ -222,7 +222,7 @@ class ThreadsWorker(EventLoopWorker):
             for stream in (sys.stdout, sys.stderr):
                 with suppress(AttributeError, OSError, ValueError):  # None, broken, closed
                     stream.flush()
-            os._exit(EXIT_OK)
+            os._exit(ExitStatus.OK)
 
     # ---- the threads of requests -----------------------------------------------------------------------
 
