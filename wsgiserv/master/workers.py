@@ -29,13 +29,13 @@ from wsgiserv.master.classify_exit import (
     life,
     lost_requests,
 )
+from wsgiserv.master.control import Done
 from wsgiserv.master.crash_report import requests_in_words
 from wsgiserv.master.exit_records import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
 from wsgiserv.master.recycling import too_large_at_boot
-from wsgiserv.master.reload import Done
 from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import fork_worker
 from wsgiserv.master.status import Totals
