@@ -50,7 +50,7 @@ from bench.table import need, options_of, say, some_of, turns
 QUICK = "wsgiserv|gunicorn gthread|waitress|granian"
 OF_TREES = "hello,unique,flask,post,close,stream"
 
-# Behind PROXY of tests/live: its log would be measured, and a connection per 1,000 requests made.
+# Behind PROXY of tests/support: its log would be measured, and a connection per 1,000 requests made.
 _QUICK_NGINX = "            access_log off;\n            keepalive_requests 100000000;\n"
 
 
@@ -151,7 +151,7 @@ class Comparison:
 def _nginx(server: Server) -> Iterator[int]:
     """Run an nginx on the client's core in front of a server; yield its port."""
     need("nginx")
-    sys.path.insert(0, str(ROOT / "tests" / "live"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     proxy = import_module("nginxproxy")
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CLIENT_CORE})  # is inherited

@@ -17,8 +17,8 @@ from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import HeadTemplates, date_line
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.output import Output
-from wsgiserv.net.connection import Connection
-from wsgiserv.net.serving import ServingContext, Timeouts
+from wsgiserv.net.client import Connection
+from wsgiserv.net.serving_context import ServingContext, Timeouts
 from wsgiserv.safe_open import Owner
 from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from wsgiserv.ipc import MessageError, MessageReader, MessageWriter
-from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
     from wsgiserv.net.listener import Listener
-    from wsgiserv.net.tlsseries import ContextSeries
+    from wsgiserv.net.tls_series import ContextSeries
     from wsgiserv.scoreboard import Slot
 
 __all__ = [
@@ -145,7 +145,7 @@ def _report(message: dict[str, Any]) -> Report:
     return report
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class WorkerBoot:
     """The values a worker starts with, made by the master just before the fork.
 

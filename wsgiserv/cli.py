@@ -17,20 +17,21 @@ from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgiserv import __version__, atfork
-from wsgiserv.atfork import fork
-from wsgiserv.config.commandline import parse
+from wsgiserv import __version__
+from wsgiserv import process as atfork
+from wsgiserv.config.argv import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.ipc import MessageError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
+from wsgiserv.process import fork
 from wsgiserv.unpatched import no_real_threads, patched_by
 
 if TYPE_CHECKING:
     from wsgiserv.boot import ReadinessWriter, Report
-    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
-    from wsgiserv.master.upgrade import Invocation, Predecessor
+    from wsgiserv.master.upgrade import Invocation, OldMaster
 
 __all__ = ["main"]
 
@@ -82,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_OK if _is_stop(interrupt) else _EXIT_INTERRUPTED
 
 
-def _predecessor() -> Predecessor | None:
+def _predecessor() -> OldMaster | None:
     """Return the master that this process is to follow (SIGUSR2), if there is one."""
     if _UPGRADE_VARIABLE not in os.environ:
         return None
-    from wsgiserv.master.upgrade import Predecessor
+    from wsgiserv.master.upgrade import OldMaster
 
-    return Predecessor.from_environ(os.environ)
+    return OldMaster.from_environ(os.environ)
 
 
 def _catch_signals() -> None:
@@ -102,7 +103,7 @@ def _catch_signals() -> None:
 
 def _ignore_signals() -> None:
     """Ignore what a master sends to the next one that has failed: the answer to its report may come before it ends."""
-    from wsgiserv.master.signalqueue import ignore_all
+    from wsgiserv.master.signals import ignore_all
 
     ignore_all()
 
@@ -123,7 +124,7 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
     return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
 
 
-def _run(argv: list[str], predecessor: Predecessor | None) -> int:
+def _run(argv: list[str], predecessor: OldMaster | None) -> int:
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
@@ -149,7 +150,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         import_server()
     else:
         _hear_signals()
-    from wsgiserv.config.load import load, start_directory
+    from wsgiserv.config.loader import load, start_directory
 
     directory = start_directory(environ)
     # What the old master has served from may have been removed.
@@ -179,7 +180,7 @@ def _run(argv: list[str], predecessor: Predecessor | None) -> int:
         _check_patched(again, loaded.settings.worker_class)
         return again
 
-    from wsgiserv.apploader import enter_directory
+    from wsgiserv.app.loader import enter_directory
     from wsgiserv.master.upgrade import Invocation
     from wsgiserv.places import check_places
 
@@ -190,15 +191,15 @@ def _serve(
     loaded: Loaded,
     reload_settings: Callable[[], Loaded],
     invocation: Invocation,
-    predecessor: Predecessor | None,
+    predecessor: OldMaster | None,
 ) -> int:
-    from wsgiserv.apploader import enter_directory
+    from wsgiserv.app.loader import enter_directory
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.places import check_places
     from wsgiserv.privileges import root_warning
-    from wsgiserv.workers.base import worker_main
-    from wsgiserv.workers.preload import preload_application
+    from wsgiserv.worker.base import worker_main
+    from wsgiserv.worker.preload import preload_application
 
     enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
     check_places(loaded.settings)
@@ -234,7 +235,7 @@ def _checked_application(loaded: Loaded) -> str:
 def _patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
-        from wsgiserv.workers.gevent import patch_master
+        from wsgiserv.worker.gevent_worker import patch_master
 
         patch_master()
 
@@ -262,7 +263,7 @@ def _check_patched(loaded: Loaded, class_before: object = None) -> None:
 def _check_certificates(settings: Settings) -> None:
     """Check what TLS needs; the working directory is `chdir` by now, where relative paths start."""
     if settings.certfile:
-        from wsgiserv.net.tlscontext import check_certificates
+        from wsgiserv.net.tls_context import check_certificates
 
         check_certificates(settings)
 
@@ -278,8 +279,8 @@ def _certificate_warnings(settings: Settings) -> list[str]:
 
 def _check_parts(loaded: Loaded) -> None:
     """Check what the floors above the configuration know about. Raises ConfigError."""
-    from wsgiserv.apploader import missing_in
-    from wsgiserv.logs.formats import check_format, format_advice
+    from wsgiserv.app.loader import missing_in
+    from wsgiserv.logs.format import check_format, format_advice
 
     settings = loaded.settings
     check_format(settings.access_log_format)
@@ -297,7 +298,7 @@ def _check_parts(loaded: Loaded) -> None:
     elif wanted == "gevent":
         # Imported once, and not by each worker: they boot in a third of the time, and share the memory. Nothing is
         # patched by that, and no hub is made.
-        from wsgiserv.workers.registry import resolve_worker_class
+        from wsgiserv.worker.registry import resolve_worker_class
 
         resolve_worker_class(wanted, source=source)
 
@@ -310,7 +311,7 @@ def _check_worker_class(settings: Settings, source: str) -> None:
     """
     wanted = settings.worker_class
     if not isinstance(wanted, str):
-        from wsgiserv.workers.registry import resolve_worker_class
+        from wsgiserv.worker.registry import resolve_worker_class
 
         resolve_worker_class(wanted, source=source)
         return
@@ -388,8 +389,8 @@ def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tupl
 
 
 def _resolve_in_child(settings: Settings, source: str, answer: ReadinessWriter) -> None:
-    from wsgiserv.apploader import prepare_path
-    from wsgiserv.workers.registry import resolve_worker_class
+    from wsgiserv.app.loader import prepare_path
+    from wsgiserv.worker.registry import resolve_worker_class
 
     try:
         os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
@@ -417,7 +418,7 @@ def _check(loaded: Loaded, application: str) -> int:
 
     Returns the status that a start would end with, for the first thing that would stop it.
     """
-    from wsgiserv.master.workforce import boot_timeout_of
+    from wsgiserv.master.workers import boot_timeout_of
 
     _flush()
     read_end, write_end = pipe()

@@ -11,11 +11,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.apploader import enter_directory
+from wsgiserv.app.loader import enter_directory
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
@@ -29,12 +30,11 @@ from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
-from wsgiserv.record import record, replace
 from wsgiserv.unpatched import no_real_threads
-from wsgiserv.workers.limits import head_limits
-from wsgiserv.workers.preload import preload_application
-from wsgiserv.workers.registry import class_name, resolve_worker_class
-from wsgiserv.workers.warmup import warm_up
+from wsgiserv.worker.limits import head_limits
+from wsgiserv.worker.preload import preload_application
+from wsgiserv.worker.registry import class_name, resolve_worker_class
+from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "examine"]
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class _WarmupContext:
     """See `WarmupContext`."""
 
@@ -124,7 +124,7 @@ def _check_certificates(found: Findings, settings: Settings) -> None:
     if not speaks_tls(settings):
         return
     from wsgiserv.net.certificate_dates import date_warnings
-    from wsgiserv.net.tlscontext import make_context
+    from wsgiserv.net.tls_context import make_context
 
     found.warnings.extend(date_warnings(settings))
     make_context(settings)  # with the hook, which only workers call

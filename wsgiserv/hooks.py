@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from wsgiserv.atfork import leave_if_child
 from wsgiserv.callables import is_a
 from wsgiserv.errors import BootError
+from wsgiserv.process import leave_if_child
 
 __all__ = ["call_hook", "call_hook_or_stop"]
 

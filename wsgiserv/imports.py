@@ -13,7 +13,7 @@ import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
 
-from wsgiserv.atfork import leave_if_child
+from wsgiserv.process import leave_if_child
 
 __all__ = ["absolute", "forget_listings", "import_fresh", "is_importing", "working_directory"]
 

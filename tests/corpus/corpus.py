@@ -35,8 +35,8 @@ if str(ROOT) not in sys.path:
 
 from wsgiserv.http.head import HeadLimits  # noqa: E402 - run as a script, too
 from wsgiserv.http.response import date_line  # noqa: E402
-from wsgiserv.net.connection import CLOSED, LINGERING, Connection  # noqa: E402
-from wsgiserv.net.serving import ServingContext, Timeouts  # noqa: E402
+from wsgiserv.net.client import CLOSED, LINGERING, Connection  # noqa: E402
+from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
 from wsgiserv.scoreboard import Scoreboard  # noqa: E402
 from wsgiserv.wsgi.gateway import GatewayContext  # noqa: E402
 

@@ -4,6 +4,6 @@ import sys
 
 from bench.servers import ROOT
 
-# The modules of the tests with real processes.
-sys.path.insert(0, str(ROOT / "tests" / "live"))
+# The modules which the tests share.
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "tests" / "corpus"))

@@ -26,8 +26,8 @@ from bench.load import percentile
 from bench.table import Table, options_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.master.autoscale import Sample
-from wsgiserv.master.handle import Handle
 from wsgiserv.master.load import Scaler
+from wsgiserv.master.worker_handle import WorkerHandle
 
 SERVICE_S = 0.1
 BOOT_S = (1.0, 3.0)
@@ -106,8 +106,8 @@ class Fleet:
         )
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
-        self._workers: list[Handle] = []
-        self._idle: list[Handle] = []
+        self._workers: list[WorkerHandle] = []
+        self._idle: list[WorkerHandle] = []
         self._queue: deque[Request] = deque()
         self._now = 0.0
         self._answered = 0
@@ -156,7 +156,7 @@ class Fleet:
             worker.slot.began_at = self._now or 1e-9  # type: ignore[union-attr]
             self._at(self._now + request.takes_s, self._done, worker)
 
-    def _done(self, worker: Handle) -> None:
+    def _done(self, worker: WorkerHandle) -> None:
         self._answered += 1
         worker.slot.began_at = 0.0  # type: ignore[union-attr]
         if worker.leaving:
@@ -165,19 +165,19 @@ class Fleet:
             self._idle.append(worker)
             self._serve()
 
-    def _ready(self, worker: Handle) -> None:
+    def _ready(self, worker: WorkerHandle) -> None:
         worker.ready_at = self._now
         self._idle.append(worker)
         self._serve()
 
-    def _gone(self, worker: Handle) -> None:
+    def _gone(self, worker: WorkerHandle) -> None:
         self._workers.remove(worker)
         self.worker_s += self._now - worker.spawned_at
 
     def _want(self, wanted: int) -> None:
         for _ in range(wanted - self.wanted):
             self._serial += 1
-            worker = Handle(
+            worker = WorkerHandle(
                 age=self._serial, generation=1, spawned_at=self._now, timeout=30, graceful_timeout=30
             )
             worker.slot = Row()  # type: ignore[assignment]
@@ -198,7 +198,7 @@ class Fleet:
         if again < math.inf:
             self._at(max(again, self._now + 0.001), self._look)
 
-    def sample(self, workers: list[Handle], capacity: int, now: float) -> Sample:
+    def sample(self, workers: list[WorkerHandle], capacity: int, now: float) -> Sample:
         """Return the load, as `wsgiserv.master.load.Gauge` does."""
         busy = sum(worker.slot.began_at > 0 for worker in workers if worker.serving)  # type: ignore[union-attr]
         then, answered = self._answered_before

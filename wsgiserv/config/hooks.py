@@ -7,11 +7,11 @@ Must not know: who calls a hook, what happens when one raises.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from wsgiserv.config.parsers import hook, post_request_hook
 from wsgiserv.config.setting import setting
-from wsgiserv.record import record
+from wsgiserv.config.values import hook, post_request_hook
 
 __all__ = ["Hook", "HookSettings"]
 
@@ -29,7 +29,7 @@ def _hook(help: str, *arguments: str, doc: str = "") -> Hook:
     )
 
 
-@record(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HookSettings:
     """The hooks; each is None or a function that has been checked to take its arguments."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from wsgiserv.config import parsers
+from wsgiserv.config import values as parsers
 from wsgiserv.config.setting import SECTIONS, Setting, show
 from wsgiserv.config.settings import SETTINGS, Settings
 

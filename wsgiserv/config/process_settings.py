@@ -7,12 +7,12 @@ Must not know: where values come from, what the rest of wsgiserv does with them.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsgiserv.config import parsers
+from wsgiserv.config import values as parsers
 from wsgiserv.config.hooks import HookSettings
 from wsgiserv.config.setting import setting
-from wsgiserv.record import record
 
 __all__ = ["ProcessSettings"]
 
@@ -23,7 +23,7 @@ _SECONDS = (
 )
 
 
-@record(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ProcessSettings(HookSettings):
     """The part of `Settings` that is about processes, logs and files."""
 

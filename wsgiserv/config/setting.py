@@ -8,10 +8,10 @@ Must not know: any particular setting, where values come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from wsgiserv.callables import own_attribute
-from wsgiserv.record import field, fields
 
 __all__ = ["SECTIONS", "Setting", "declared", "setting", "show"]
 
@@ -132,17 +132,15 @@ def setting(
         show_default=show_default,
         default=default,
     )
-    made: T
+    metadata = {"setting": declaration}
     if isinstance(default, dict):
-        made = field(default_factory=default.copy, metadata=declaration)
-    else:
-        made = field(default=default, metadata=declaration)
-    return made
+        return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
+    return field(default=default, metadata=metadata)
 
 
 def declared(settings_class: type[Any]) -> dict[str, Setting]:
     """Return the declarations of a settings record by name, in the order of its fields."""
-    return {name: each.metadata._replace(name=name) for name, each in fields(settings_class).items()}
+    return {each.name: each.metadata["setting"]._replace(name=each.name) for each in fields(settings_class)}
 
 
 def show(value: object) -> str:

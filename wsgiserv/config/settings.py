@@ -7,12 +7,13 @@ Must not know: where values come from, what the rest of wsgiserv does with them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsgiserv.config import address, parsers, worker_class
+from wsgiserv.config import address, worker_class
+from wsgiserv.config import values as parsers
 from wsgiserv.config.process_settings import ProcessSettings
 from wsgiserv.config.setting import Setting, declared, setting
-from wsgiserv.record import record
 
 __all__ = ["SETTINGS", "Settings"]
 
@@ -25,9 +26,9 @@ _COUNT = "a whole number of 0 or more, at most 2147483647"
 _LARGEST_LINE = 1 << 20
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(ProcessSettings):
-    """The whole configuration, checked, frozen; made by `wsgiserv.config.load.load`.
+    """The whole configuration, checked, frozen; made by `wsgiserv.config.loader.load`.
 
     Durations are floats in seconds, sizes are integers in bytes.
     """

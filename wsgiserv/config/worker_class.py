@@ -29,9 +29,9 @@ _MAPPED = {
     "gevent": "gevent",
     "gevent_wsgi": "gevent",
     "gevent_pywsgi": "gevent",
-    "wsgiserv.workers.sync.SyncWorker": "sync",
-    "wsgiserv.workers.threads.ThreadsWorker": "threads",
-    "wsgiserv.workers.gevent.GeventWorker": "gevent",
+    "wsgiserv.worker.sync.SyncWorker": "sync",
+    "wsgiserv.worker.threads.ThreadsWorker": "threads",
+    "wsgiserv.worker.gevent_worker.GeventWorker": "gevent",
     "gunicorn.workers.sync.SyncWorker": "sync",
     "gunicorn.workers.gthread.ThreadWorker": "threads",
     "gunicorn.workers.ggevent.GeventWorker": "gevent",
@@ -63,7 +63,7 @@ def worker_class(raw: object) -> str | type[Any]:
     """Return ``sync``, ``threads``, ``gevent``, a dotted path, or the class itself.
 
     A function is called for its result, as gunicorn does. A path is not imported: what is there is known to
-    `wsgiserv.workers.registry`. Raises ValueError or TypeError with what to use.
+    `wsgiserv.worker.registry`. Raises ValueError or TypeError with what to use.
     """
     if isinstance(raw, (FunctionType, MethodType)):
         try:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 from _socket import AF_INET6, inet_pton
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import DIGITS, FIELD_LINE, FIELD_LINES, HOST, ORIGIN_LINE, REQUEST_LINE
 from wsgiserv.http.percent import decoded
-from wsgiserv.record import record
 
 __all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
 
@@ -69,7 +69,7 @@ _CHUNKED: Final = -1
 _Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadLimits:
     """What a head may be, from the settings of the same names.
 
@@ -288,7 +288,7 @@ class HeadParser:
         block = HeaderBlock(raw)
         environ = block.environ
         for name, value in fields:
-            key, read = names.get(name) or self._learn(name)
+            key, read = names.get(name) or self._classify_header(name)
             # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip().
             value = value.rstrip(" \t")
             if read is not None:
@@ -326,9 +326,9 @@ class HeadParser:
             if len(line) > limits.field_size:
                 raise ProtocolError(431, "header field larger than limit_request_field_size")
             if FIELD_LINE.fullmatch(line) is None:
-                raise _blame(line)
+                raise _header_error(line)
 
-    def _learn(self, name: str) -> _Meaning:
+    def _classify_header(self, name: str) -> _Meaning:
         """Say what a field name means."""
         upper = name.upper()
         if "_" in upper:
@@ -368,7 +368,7 @@ class HeadParser:
             block.secure = secure
 
 
-def _blame(line: bytes) -> ProtocolError:
+def _header_error(line: bytes) -> ProtocolError:
     """Say what is wrong with a line that is no field line. Off the usual way."""
     if line[:1] in (b" ", b"\t"):
         return ProtocolError(400, "obsolete line folding in a header field")

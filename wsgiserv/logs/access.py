@@ -16,11 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.logs.atoms import LogFunction
+from wsgiserv.logs.config import ACCESS_NAMES
 from wsgiserv.logs.error import access_logger, cannot_open, warn_reliably
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.formats import atoms_for, check_format, compile_format, template_of
-from wsgiserv.logs.jsonlines import json_line
-from wsgiserv.logs.logconfig import ACCESS_NAMES
+from wsgiserv.logs.format import atoms_for, check_format, compile_format, template_of
+from wsgiserv.logs.json_lines import json_line
 from wsgiserv.logs.output import Output
 from wsgiserv.privileges import owner_of
 from wsgiserv.wording import counted

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import ceil, fsum, inf, sqrt
 from typing import Final, NamedTuple
-
-from wsgiserv.record import field, record
 
 __all__ = ["Bounds", "History", "Load", "Sample", "Verdict", "decide", "interval_of", "short_window_of"]
 
@@ -72,7 +71,7 @@ class Sample(NamedTuple):
     rate: float
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bounds:
     """What the number of workers depends on besides the load.
 
@@ -140,7 +139,7 @@ class Load(NamedTuple):
         return self.queue / self.rate if self.rate else inf
 
 
-@record()
+@dataclass
 class History:
     """The load lately, and how shrinking has fared. The caller's state; `decide` reads it.
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgiserv.config.sizing import CGROUP_ROOT, available_cpus, cpu_quota, own_cgroups
-from wsgiserv.master.rollover import Done, Rollover
-from wsgiserv.master.workforce import Workforce
+from wsgiserv.config.cgroup import CGROUP_ROOT, available_cpus, cpu_quota, own_cgroups
+from wsgiserv.master.reload import Done, Reload
+from wsgiserv.master.workers import Workers
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -41,8 +41,8 @@ class MasterCommands:
 
     def __init__(
         self,
-        rollover: Rollover,
-        workforce: Workforce,
+        rollover: Reload,
+        workforce: Workers,
         *,
         status: Callable[[], dict[str, Any]],
         scale: Callable[[int], None],
@@ -54,7 +54,7 @@ class MasterCommands:
         is_draining: Callable[[], bool],
     ) -> None:
         self._rollover = rollover
-        self._workforce = workforce
+        self._workers = workforce
         self._scale = scale
         self._most_workers = most_workers
         self._upgrade = upgrade
@@ -94,18 +94,18 @@ class MasterCommands:
             )
             return
         self._scale(count)
-        self._workforce.when_serving(count, done)
+        self._workers.when_serving(count, done)
 
     def retire(self, pid: int, done: Done) -> None:
         """Replace the worker ``pid``; done when it has left."""
         if self._refuses(done):
             return
-        worker = self._workforce.worker(pid)
+        worker = self._workers.worker(pid)
         if worker is None:
             done(False, f"{pid} is no worker of this server. wsgiservctl status lists them")
             return
-        self._workforce.recycle(worker, "asked for by wsgiservctl")
-        self._workforce.when_gone(worker, done)
+        self._workers.recycle(worker, "asked for by wsgiservctl")
+        self._workers.when_gone(worker, done)
 
     def upgrade(self, done: Done) -> None:
         """Start the next master."""
@@ -118,13 +118,13 @@ class MasterCommands:
 
     def trace(self, pid: int, done: Done) -> None:
         """Ask the worker for its stacks."""
-        worker = self._workforce.worker(pid)
+        worker = self._workers.worker(pid)
         if worker is None:
             done(False, f"{pid} is no worker of this server. wsgiservctl status lists them")
         elif worker.ready_at is None:
             done(False, f"worker {pid} is still booting")
         else:
-            self._workforce.trace(worker, done)
+            self._workers.trace(worker, done)
 
     def reopen_logs(self, done: Done) -> None:
         """Reopen the logs."""

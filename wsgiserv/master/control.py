@@ -31,7 +31,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from wsgiserv.logs.escape import escape
-from wsgiserv.runtimedir import DirectoryError, runtime_directory, socket_name
+from wsgiserv.runtime_dir import DirectoryError, runtime_directory, socket_name
 from wsgiserv.safe_open import Place, place_of
 
 if TYPE_CHECKING:

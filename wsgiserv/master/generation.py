@@ -15,8 +15,8 @@ from wsgiserv.scoreboard import Scoreboard, Slot
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-    from wsgiserv.master.nursery import Zygote
-    from wsgiserv.net.tlsseries import ContextSeries
+    from wsgiserv.master.zygote_client import Zygote
+    from wsgiserv.net.tls_series import ContextSeries
 
 __all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of", "room_for"]
 

@@ -15,10 +15,11 @@ from _socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from os import fstat, sysconf
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.config import sizing
+from wsgiserv.config import cgroup as sizing
 from wsgiserv.master.autoscale import (
     Bounds,
     History,
@@ -30,13 +31,12 @@ from wsgiserv.master.autoscale import (
     short_window_of,
 )
 from wsgiserv.master.recycling import memory_of
-from wsgiserv.record import replace
 from wsgiserv.scoreboard import REQUESTS
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-    from wsgiserv.master.handle import Handle
+    from wsgiserv.master.worker_handle import WorkerHandle
     from wsgiserv.net.listener import Listener
 
 __all__ = ["Gauge", "Scaler", "backlog_of", "capacity_of", "scaled", "scales"]
@@ -160,7 +160,7 @@ class Gauge:
         self._cpu_at = 0.0
         self._cpu = 0.0
 
-    def sample(self, workers: Sequence[Handle], capacity: int, now: float) -> Sample:
+    def sample(self, workers: Sequence[WorkerHandle], capacity: int, now: float) -> Sample:
         """Return the load now.
 
         Args:
@@ -181,14 +181,14 @@ class Gauge:
         self._read_rate(workers, now)
         return Sample(now, in_flight / capacity, self._cpu, waiting, self._rate)
 
-    def _read_rate(self, workers: Sequence[Handle], now: float) -> None:
+    def _read_rate(self, workers: Sequence[WorkerHandle], now: float) -> None:
         answered = {w.age: w.slot.words[REQUESTS] for w in workers if w.slot is not None}
         fresh = sum(count - self._answered.get(age, 0) for age, count in answered.items())
         passed_s = now - self._answered_at
         self._rate = fresh / passed_s if self._answered and passed_s > 0 else 0.0
         self._answered, self._answered_at = answered, now
 
-    def _read_cpu(self, workers: Sequence[Handle], now: float) -> None:
+    def _read_cpu(self, workers: Sequence[WorkerHandle], now: float) -> None:
         seconds: dict[int, float] = {}
         for worker in workers:
             used = self._cpu_time(worker.pid) if worker.serving else None
@@ -244,7 +244,7 @@ class Scaler:
         self._explanation = ""
 
     def look(
-        self, workers: Sequence[Handle], wanted: int, settings: Settings, now: float
+        self, workers: Sequence[WorkerHandle], wanted: int, settings: Settings, now: float
     ) -> tuple[int | None, float]:
         """Look at the load, when it is time.
 
@@ -332,7 +332,7 @@ class Scaler:
                 self._told = verdict.held
                 self._tell(f"more workers are needed and cannot be had: {verdict.why}; {verdict.held}")
 
-    def _fitting(self, serving: Sequence[Handle], now: float) -> int | None:
+    def _fitting(self, serving: Sequence[WorkerHandle], now: float) -> int | None:
         """Return how many workers the memory allows; None without a limit."""
         if now - self._fits_at >= _MEMORY_EVERY_S:
             self._fits_at = now
@@ -344,7 +344,9 @@ class Scaler:
         return self._fits
 
 
-def _may_retire(workers: Sequence[Handle], serving: Sequence[Handle], capacity: int, now: float) -> bool:
+def _may_retire(
+    workers: Sequence[WorkerHandle], serving: Sequence[WorkerHandle], capacity: int, now: float
+) -> bool:
     """Whether one of the serving workers can be retired now without breaking anything off.
 
     One that is idle; or, since workers with many places always have some requests, all have only short ones. And

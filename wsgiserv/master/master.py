@@ -33,7 +33,6 @@ from signal import (
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
-from wsgiserv.atfork import add_child_cleanup, arm
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
 from wsgiserv.hooks import call_hook
@@ -47,20 +46,11 @@ from wsgiserv.logs.error import (
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.standard import release_standard_streams
-from wsgiserv.master.birth import ChildBorn
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, control_server
-from wsgiserv.master.daemon import Foreground, daemonize, silence_standard_streams
-from wsgiserv.master.hookserver import HookServer
-from wsgiserv.master.recycling import Recycler
-from wsgiserv.master.rollover import Done, Rollover
-from wsgiserv.master.servicemanager import ServiceManager
-from wsgiserv.master.signalqueue import SignalQueue
-from wsgiserv.master.start_interrupt import StartInterrupt, raise_if_dropped
-from wsgiserv.master.startup import Preload, Startup
-from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
-from wsgiserv.master.succession import Succession
-from wsgiserv.master.supervisor import (
+from wsgiserv.master.daemonize import Foreground, daemonize, silence_standard_streams
+from wsgiserv.master.hooks_server import HookServer
+from wsgiserv.master.policy import (
     Abandon,
     Fleet,
     GiveUp,
@@ -72,12 +62,22 @@ from wsgiserv.master.supervisor import (
     Wait,
     plan,
 )
-from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, Predecessor
-from wsgiserv.master.workforce import Workforce
+from wsgiserv.master.recycling import Recycler
+from wsgiserv.master.reload import Done, Reload
+from wsgiserv.master.resources import Preload, ServerResources
+from wsgiserv.master.service_manager import ServiceManager
+from wsgiserv.master.signals import SignalQueue
+from wsgiserv.master.spawn import ForkedChild
+from wsgiserv.master.start_interrupt import StartInterrupt, raise_if_dropped
+from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
+from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, OldMaster
+from wsgiserv.master.upgrade_attempt import Succession
+from wsgiserv.master.workers import Workers
+from wsgiserv.process import add_child_cleanup, arm
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
-    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.load import Scaler
 
@@ -113,7 +113,7 @@ class Master:
         worker_main: Callable[[WorkerBoot], int],
         log: logging.Logger,
         invocation: Invocation | None = None,
-        predecessor: Predecessor | None = None,
+        predecessor: OldMaster | None = None,
         preload_application: Preload | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
@@ -140,11 +140,11 @@ class Master:
         # error and the process in front share a terminal.
         self._is_silent = False
         self._signals: SignalQueue
-        self._workforce: Workforce
+        self._workers: Workers
         self._fleet: Fleet
         self._server: HookServer
-        self._startup: Startup
-        self._rollover: Rollover
+        self._startup: ServerResources
+        self._rollover: Reload
         self._recycler: Recycler
         self._scaler: Scaler | None = None
         self._succession: Succession
@@ -161,14 +161,14 @@ class Master:
         arm()  # without the command, in a program of its own, nobody has
         try:
             return self._run()
-        except ChildBorn as born:
+        except ForkedChild as born:
             main = born.main
         # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
         sys.exit(main(self._worker_main))
 
     def _run(self) -> int:
         self._manager = ServiceManager.from_environ(os.environ)
-        startup = self._startup = Startup(
+        startup = self._startup = ServerResources(
             self._settings, self._notices, self._log, self._predecessor, self._preload_application
         )
         interrupt = StartInterrupt()
@@ -189,14 +189,14 @@ class Master:
         except Exception:
             # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
             self._log.critical("the master ends with an error of its own", exc_info=True)
-            self._workforce.send_all(SIGQUIT)
-            self._workforce.nursery.close()
+            self._workers.send_all(SIGQUIT)
+            self._workers.nursery.close()
             self._close_control()
             self._rollover.close()
             startup.clean_up()
             self._signals.end(1)
             return 1
-        self._workforce.nursery.close()
+        self._workers.nursery.close()
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         self._close_control()
         self._rollover.close()
@@ -209,7 +209,7 @@ class Master:
         self._log.info("stopped (pid %d)", self._server.pid)
         return EXIT_OK
 
-    def _start(self, startup: Startup, interrupt: StartInterrupt) -> None:
+    def _start(self, startup: ServerResources, interrupt: StartInterrupt) -> None:
         """Do everything that comes before the loop. Raises WsgiservError, KeyboardInterrupt; then all is taken back."""
         try:
             if self._settings.daemon and self._predecessor is None:
@@ -220,7 +220,7 @@ class Master:
             interrupt.arm()
             generation = startup.start(interrupt)
             self._server = startup.server
-            self._rollover = Rollover(generation, startup)
+            self._rollover = Reload(generation, startup)
             if self._foreground is not None:
                 silence_standard_streams(
                     keep_output=self._settings.capture_output and self._settings.errorlog != "-"
@@ -228,9 +228,9 @@ class Master:
                 renew_standard_streams()
                 self._is_silent = True
             guard_standard_streams()
-            self._workforce = Workforce(self._server, self._signals, self._log)
-            self._fleet = self._workforce.fleet
-            self._recycler = Recycler(self._workforce.recycle)
+            self._workers = Workers(self._server, self._signals, self._log)
+            self._fleet = self._workers.fleet
+            self._recycler = Recycler(self._workers.recycle)
             self._succession = Succession(self._invocation, self._signals, self._log)
             if not self._control_waits:
                 with interrupt.held():
@@ -291,15 +291,15 @@ class Master:
             newest = self._rollover.newest
             until = min(
                 until,
-                self._workforce.tell_who_waits(now, newest.number, newest.workers),
+                self._workers.tell_who_waits(now, newest.number, newest.workers),
                 self._manager.look(now, self._status_line),
             )
             self._sleep(until)
             say_lost_messages()
             self._answer_signals()
-            self._workforce.read_reports()
+            self._workers.read_reports()
             self._reap_successors()  # before the workforce waits for orphans of any kind
-            self._workforce.reap(self._answer_signals)
+            self._workers.reap(self._answer_signals)
             self._hear_successor()
             self._announce()
             if self._drain_until is not None and monotonic() >= self._drain_until:
@@ -361,13 +361,13 @@ class Master:
                 settings.reload_surge,
                 settings.max_unavailable,
             )
-            self._workforce.read_heartbeats()
+            self._workers.read_heartbeats()
             for action in plan(self._fleet, target, monotonic()):
                 match action:
                     case Spawn():
                         self._spawn(action)
                     case Send():
-                        self._workforce.send(action)
+                        self._workers.send(action)
                     case Promote():
                         self._promote()
                     case Abandon():
@@ -390,7 +390,7 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
-        for fd in self._workforce.nursery.fds():
+        for fd in self._workers.nursery.fds():
             poller.register(fd, POLLIN)
         if self._succession.successor is not None and self._succession.under_way:
             poller.register(self._succession.successor.fileno(), POLLIN)
@@ -420,7 +420,7 @@ class Master:
             self._close_in_child()
 
         try:
-            self._workforce.spawn(generation, close_others)
+            self._workers.spawn(generation, close_others)
         except BootError as error:
             self._end(error)
 
@@ -441,7 +441,7 @@ class Master:
         """Stop at once, to end with ``error``."""
         self._fatal = error
         self._stop = "fast"
-        self._workforce.stopping = True
+        self._workers.stopping = True
         self._abandon_what_waits(at_once=True)
 
     def _promote(self) -> None:
@@ -545,7 +545,7 @@ class Master:
         is_alone = self._predecessor is None or self._announced
         if how == "graceful" and delay_s and is_alone and not self._is_stopping:
             self._abandon_what_waits(at_once=False)
-            self._workforce.drain()
+            self._workers.drain()
             self._log.info(
                 "%s: draining for %g s: still accepting, responses say Connection: close",
                 why,
@@ -568,12 +568,12 @@ class Master:
         else:
             self._log.info("%s: stopping at once: %s", why, _workers(count))
         self._stop = how
-        self._workforce.stopping = True
+        self._workers.stopping = True
         self._abandon_what_waits(at_once=how == "fast")
-        if not self._workforce.followed:
+        if not self._workers.followed:
             # The sockets of a next master that has not taken over are the old one's, too, which may go on.
-            self._workforce.hand_over_no_more(for_good=self._predecessor is None or self._announced)
-        self._workforce.dismiss_zygotes()
+            self._workers.hand_over_no_more(for_good=self._predecessor is None or self._announced)
+        self._workers.dismiss_zygotes()
         if self._predecessor is None or self._announced:
             self._manager.stopping()
         else:
@@ -594,7 +594,7 @@ class Master:
         for done in upgrades:
             done(False, why)
         self._rollover.tell_overtaken(why, also_waiting=True)
-        self._workforce.tell_overtaken(why)
+        self._workers.tell_overtaken(why)
 
     def _upgrade(self, done: Done) -> None:
         """Start the next master beside this one, or after the start or reload that is under way."""
@@ -628,7 +628,7 @@ class Master:
         if successor.ready:
             self._manager.followed_by(successor.pid)
             self._startup.leave_to_successor()
-            self._workforce.followed = True
+            self._workers.followed = True
             self._stop_now("graceful", "upgraded")
         elif self._leaves:
             self._begin_stop("graceful", "SIGTERM")
@@ -637,17 +637,17 @@ class Master:
         """Wait for next masters that have ended."""
         ended = self._succession.reap()
         successor = self._succession.successor
-        if self._workforce.followed and successor is not None and successor.pid in ended:
+        if self._workers.followed and successor is not None and successor.pid in ended:
             self._log.error(
                 "the next master (pid %d) has ended; nobody goes on with this server", successor.pid
             )
-            self._workforce.followed = False
-            self._workforce.hand_over_no_more(for_good=True)
+            self._workers.followed = False
+            self._workers.hand_over_no_more(for_good=True)
 
     def _reopen_logs(self) -> None:
         reopen_error_log()
         self._log.info("the logs are reopened")
-        self._workforce.reopen_logs()
+        self._workers.reopen_logs()
 
     def _change_workers(self, by: int) -> None:
         generation = self._rollover.newest
@@ -681,7 +681,7 @@ class Master:
     def _open_control(self) -> ControlServer | None:
         commands = MasterCommands(
             self._rollover,
-            self._workforce,
+            self._workers,
             status=self._status,
             scale=self._scale,
             most_workers=self._most_workers,
@@ -727,13 +727,13 @@ class Master:
             generation=rollover.current.number,
             wanted=rollover.newest.workers,
             last_reload=rollover.last,
-            gone=self._workforce.gone,
+            gone=self._workers.gone,
             lost_lines=lost_messages(),
         )
 
     def _status(self) -> dict[str, Any]:
         figures = status_of(self._facts(), self._fleet.workers, monotonic(), time())
-        figures["deaths"] = [each.to_dict() for each in self._workforce.coroner.certificates]
+        figures["deaths"] = [each.to_dict() for each in self._workers.coroner.certificates]
         return figures
 
     def _status_line(self) -> str:
@@ -744,7 +744,7 @@ class Master:
             self._log.debug("SIGWINCH is ignored: it is a terminal that has changed its size")
             return
         self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN brings them back")
-        self._workforce.hand_over_no_more()
+        self._workers.hand_over_no_more()
         self._rollover.tell_overtaken("overtaken: SIGWINCH has retired the workers", also_waiting=False)
         self._rollover.pause()
         self._server.set_num_workers(0)

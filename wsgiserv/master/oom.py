@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from wsgiserv.config.sizing import CGROUP_ROOT, cgroup_directories, own_cgroups
+from wsgiserv.config.cgroup import CGROUP_ROOT, cgroup_directories, own_cgroups
 
 __all__ = ["OomWatch", "Verdict"]
 

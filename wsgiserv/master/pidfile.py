@@ -23,7 +23,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.net.holder import describe_process, is_master
+from wsgiserv.net.port_owner import describe_process, is_master
 from wsgiserv.safe_open import UntrustedPath, check_directory, place_of
 
 __all__ = ["PidFile"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from os import urandom
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.master.handle import Handle
+from wsgiserv.master.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,7 +91,7 @@ class Recycler:
     """
 
     def __init__(
-        self, recycle: Callable[[Handle, str], None], measure: Callable[[int], int] = memory_of
+        self, recycle: Callable[[WorkerHandle, str], None], measure: Callable[[int], int] = memory_of
     ) -> None:
         self._recycle = recycle
         self._measure = measure
@@ -99,7 +99,7 @@ class Recycler:
         self._above: dict[int, int] = {}
         self._lifetimes: dict[int, float] = {}
 
-    def look(self, workers: Iterable[Handle], now: float) -> float:
+    def look(self, workers: Iterable[WorkerHandle], now: float) -> float:
         """Look at the workers, when it is time; return when to look again (``inf``: never).
 
         Args:
@@ -119,7 +119,7 @@ class Recycler:
                 self._check_size(worker)
         return min(self._next_sample, *(self._check_age(worker, now) for worker in limited))
 
-    def _check_age(self, worker: Handle, now: float) -> float:
+    def _check_age(self, worker: WorkerHandle, now: float) -> float:
         longest = worker.cfg.max_worker_lifetime
         if not longest:
             return float("inf")
@@ -133,7 +133,7 @@ class Recycler:
             return float("inf")
         return due
 
-    def _check_size(self, worker: Handle) -> None:
+    def _check_size(self, worker: WorkerHandle) -> None:
         most = worker.cfg.max_worker_memory
         if not most:
             return

@@ -18,7 +18,7 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
-from wsgiserv.master.signalqueue import STOP_SIGNALS, ignore_all
+from wsgiserv.master.signals import STOP_SIGNALS, ignore_all
 
 __all__ = ["StartInterrupt", "StoppedWhileStarting", "catch_early", "raise_if_dropped"]
 

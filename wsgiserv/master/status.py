@@ -1,7 +1,7 @@
 """The server's figures, as ``wsgiservctl status`` and the service manager show them.
 
 Owns: the names in the dictionary, and how they are made of the fleet and the scoreboard.
-Must not know: who asks, how it is shown to a person (that is `wsgiserv.ctl`).
+Must not know: who asks, how it is shown to a person (that is `wsgiserv.ctl.commands`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
-from wsgiserv.master.handle import Handle
-from wsgiserv.record import record
+from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.scoreboard import SlotFigures
 from wsgiserv.wording import counted
 
@@ -39,7 +39,7 @@ class LastReload(NamedTuple):
     at: float
 
 
-@record()
+@dataclass
 class Totals:
     """What the workers that are gone have done; their slots are used again."""
 
@@ -54,7 +54,7 @@ class Totals:
         self.lost_lines += figures.lost_lines + figures.waiting_lines
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerFacts:
     """What is to be said of the master.
 
@@ -85,7 +85,7 @@ class ServerFacts:
 
 def status_of(
     server: ServerFacts,
-    workers: Iterable[Handle],
+    workers: Iterable[WorkerHandle],
     now: float,
     wall: float,
     memory: Callable[[int], int] | None = None,
@@ -137,7 +137,7 @@ def status_of(
     }
 
 
-def status_line(server: ServerFacts, workers: Iterable[Handle]) -> str:
+def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
     """Return the figures in one line, for ``STATUS=`` of sd_notify(3)."""
     handles = list(workers)
     slots = [worker.slot.figures() for worker in handles if worker.slot is not None]
@@ -165,7 +165,7 @@ def rss_of(pid: int) -> int:
         return 0
 
 
-def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
+def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
     state, since = _state(worker)
     figures = worker.slot.figures() if worker.slot is not None else None
     cells = worker.slot.in_flight() if worker.slot is not None else []
@@ -194,7 +194,7 @@ def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[st
     }
 
 
-def _state(worker: Handle) -> tuple[str, float]:
+def _state(worker: WorkerHandle) -> tuple[str, float]:
     """Return what a worker is doing, and since when (``time.monotonic()`` seconds)."""
     told = [at for at in (worker.abort_at, worker.kill_at) if at is not None]
     if told:

@@ -1,7 +1,7 @@
 """From one master to the next (SIGUSR2): new code, a new Python or wsgiserv, the same sockets.
 
-Owns: `Invocation` (how this process was started), `Successor` (the next master, seen by this one),
-`Predecessor` (the master before, seen by the next), and what passes between the two.
+Owns: `Invocation` (how this process was started), `NewMaster` (the next master, seen by this one),
+`OldMaster` (the master before, seen by the next), and what passes between the two.
 Must not know: workers, when it is time to upgrade, what the old master does when the new one is ready.
 
 The next master is this one's child. It gets the listening sockets, and the workers' handoff channel, as
@@ -16,19 +16,19 @@ import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
 from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, Final
 
-from wsgiserv.atfork import fork
 from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
-from wsgiserv.master.obituary import died_how
-from wsgiserv.master.signalqueue import STOP_SIGNALS, SignalQueue, ignore_requests
+from wsgiserv.master.classify_exit import died_how
+from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
 from wsgiserv.net.listener import Listener
-from wsgiserv.record import record
+from wsgiserv.process import fork
 
-__all__ = ["TOLD_TO_STOP", "Invocation", "Predecessor", "Successor", "start_successor"]
+__all__ = ["TOLD_TO_STOP", "Invocation", "NewMaster", "OldMaster", "start_successor"]
 
 # Why a next master has failed that was told to stop: no fault of its code.
 TOLD_TO_STOP: Final = "it was told to stop"
@@ -39,7 +39,7 @@ _LONGEST_TEXT = 32_000
 _ENDED_S: Final = 0.1
 
 
-@record(frozen=True)
+@dataclass(frozen=True)
 class Invocation:
     """How this process was started, so that the next one can be started the same way.
 
@@ -60,7 +60,7 @@ class Invocation:
         return cls(argv, dict(environ), directory)
 
 
-class Predecessor:
+class OldMaster:
     """The master that has started this one. Everything that it has left is taken over, or closed.
 
     Attributes:
@@ -76,7 +76,7 @@ class Predecessor:
         os.set_inheritable(self._fd, False)
 
     @classmethod
-    def from_environ(cls, environ: MutableMapping[str, str]) -> Predecessor | None:
+    def from_environ(cls, environ: MutableMapping[str, str]) -> OldMaster | None:
         """Return the predecessor that the environment tells of, and remove the variable; None when there is none."""
         text = environ.pop(_VARIABLE, None)
         if text is None:
@@ -128,7 +128,7 @@ class Predecessor:
             self._fd = -1
 
 
-class Successor:
+class NewMaster:
     """The next master, from its fork until it is ready or has failed.
 
     Attributes:
@@ -217,7 +217,7 @@ def start_successor(
     activated: bool,
     signals: SignalQueue,
     before_exec: Callable[[], object],
-) -> Successor:
+) -> NewMaster:
     """Start the next master. Raises OSError when the system would not.
 
     Args:
@@ -240,7 +240,7 @@ def start_successor(
         raise
     if pid:
         close(writer)
-        return Successor(pid, reader)
+        return NewMaster(pid, reader)
     try:
         # A signal to all processes of the server (pkill -USR1 wsgiserv) means this master. Ignored, not caught: that
         # lasts over execve(2), until the next master catches it.

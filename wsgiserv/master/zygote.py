@@ -23,6 +23,7 @@ import warnings
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR, POLLIN, poll
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
@@ -30,18 +31,17 @@ from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork, unblock_last
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.ipc import decode, encode
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.handle import Handle
-from wsgiserv.master.signalqueue import MASTER_SIGNALS
+from wsgiserv.master.signals import MASTER_SIGNALS
+from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.privileges import set_home
-from wsgiserv.record import record, replace
+from wsgiserv.process import add_child_cleanup, forget_cleanups, fork, unblock_last
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
@@ -73,7 +73,7 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class ZygoteBoot:
     """The values a zygote starts with, made by the master just before the fork.
 
@@ -91,7 +91,7 @@ class ZygoteBoot:
     master_pid: int
     log: logging.Logger
     server: Any
-    handle: Handle
+    handle: WorkerHandle
 
     def close_in_child(self) -> None:
         """Close what a child of the application must not hold. Called in that child."""
@@ -244,7 +244,7 @@ def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | No
         if message["do"] == "reopen_logs":
             reopen_error_log()
             continue
-        is_worker = _bear(boot.sock, message["age"], fds[0])
+        is_worker = _spawn_worker(boot.sock, message["age"], fds[0])
         if is_worker:
             boot.sock.close()
             return _worker_boot(boot, application, message, fds)
@@ -260,7 +260,7 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
     return True
 
 
-def _bear(sock: socket, age: int, ready: int) -> bool:
+def _spawn_worker(sock: socket, age: int, ready: int) -> bool:
     """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
     poller = poll()
     poller.register(ready, 0)

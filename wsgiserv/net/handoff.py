@@ -1,6 +1,6 @@
 """The channel on which workers pass connections to one another.
 
-Owns: `Handoff` (the pair of sockets, its messages), `Luggage` (what goes with a connection).
+Owns: `Handoff` (the pair of sockets, its messages), `ConnectionState` (what goes with a connection).
 Must not know: who hands over and why, who is free, the states of a connection.
 
 One pair of sockets is shared by all workers of all generations, for the life of the server. The kernel keeps the
@@ -20,9 +20,9 @@ from os import close, dup, set_inheritable
 from typing import Any, Final, NamedTuple
 
 from wsgiserv.net.descriptors import FD_BYTES, fds_in, send_fds
-from wsgiserv.net.serving import NEVER
+from wsgiserv.net.serving_context import NEVER
 
-__all__ = ["MOST_MOVED_BYTES", "Handed", "Handoff", "Luggage"]
+__all__ = ["MOST_MOVED_BYTES", "ConnectionState", "Handoff", "Transferred"]
 
 # A connection with more unread bytes than this is not moved.
 MOST_MOVED_BYTES: Final = 64 * 1024
@@ -38,7 +38,7 @@ _MOST_CORRUPT: Final = 64
 _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
 
 
-class Luggage(NamedTuple):
+class ConnectionState(NamedTuple):
     """What goes with a connection's socket.
 
     Attributes:
@@ -60,7 +60,7 @@ class Luggage(NamedTuple):
     deadline: float
 
 
-class Handed(NamedTuple):
+class Transferred(NamedTuple):
     """A connection that has come over the channel. Whoever gets it owns ``sock``.
 
     Attributes:
@@ -71,7 +71,7 @@ class Handed(NamedTuple):
 
     sock: RawSocket
     listener: str
-    luggage: Luggage
+    luggage: ConnectionState
 
 
 class Handoff:
@@ -122,7 +122,7 @@ class Handoff:
         """Return the descriptor that is readable when a connection waits to be taken."""
         return self._receiver.fileno()
 
-    def send(self, fd: int, luggage: Luggage, listener: str) -> bool:
+    def send(self, fd: int, luggage: ConnectionState, listener: str) -> bool:
         """Send a connection. The caller closes its own descriptor after that.
 
         Args:
@@ -156,7 +156,7 @@ class Handoff:
             raise
         return True
 
-    def receive(self) -> Handed | None:
+    def receive(self) -> Transferred | None:
         """Take a connection; None when none waits.
 
         Raises:
@@ -206,7 +206,7 @@ def _above_standard_streams(sock: RawSocket) -> RawSocket:
     return RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd)
 
 
-def _read(sock: RawSocket, message: bytes) -> Handed:
+def _read(sock: RawSocket, message: bytes) -> Transferred:
     """Make sense of a message. Raises ValueError, KeyError, TypeError or AttributeError."""
     text, separator, data = message.partition(b"\n")
     if not separator:
@@ -215,10 +215,10 @@ def _read(sock: RawSocket, message: bytes) -> Handed:
     deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])
     if len(data) > MOST_MOVED_BYTES or not all(type(each) is str for each in (listener, *peer.values())):
         raise ValueError("not a message of a worker")
-    return Handed(
+    return Transferred(
         sock,
         listener,
-        Luggage(
+        ConnectionState(
             peer=peer,
             peer_name=header["name"].encode("latin-1"),
             data=data,

@@ -41,7 +41,7 @@ from wsgiserv.config.address import Address, parse_address
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.imports import absolute
-from wsgiserv.net.holder import tcp_holder, unix_holder
+from wsgiserv.net.port_owner import tcp_holder, unix_holder
 from wsgiserv.safe_open import Place, acting_as_user, check_directory, is_root, place_of
 
 __all__ = [
@@ -180,7 +180,7 @@ class Listener:
         if self._drops_by_ttl:
             self._set_least_ttl(accepted, 0)
 
-    def turn_away(self) -> None:
+    def reject_new_connections(self) -> None:
         """Drop the SYN of each new client, while the backlog can still be accepted. Never raises.
 
         Closing a listener resets the clients that have connected since the last accept(2), however short that is. A

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from _socket import socket as RawSocket
 
-    from wsgiserv.net.proxysocket import ProxySocket
+    from wsgiserv.net.proxy_socket import ProxySocket
     from wsgiserv.net.tls import TLSSocket
 
 __all__ = ["reset"]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.net.tlscontext import reason_of
+from wsgiserv.net.tls_context import reason_of
 
 __all__ = ["TLSSocket"]
 

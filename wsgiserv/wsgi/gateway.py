@@ -15,7 +15,6 @@ from time import time
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, cast
 
-from wsgiserv.atfork import SERVER_PROCESS, leave
 from wsgiserv.callables import is_a
 from wsgiserv.http.response import (
     CHUNKED,
@@ -29,6 +28,7 @@ from wsgiserv.http.response import (
     date_line,
     early_hints,
 )
+from wsgiserv.process import SERVER_PROCESS, leave
 from wsgiserv.wsgi.filewrapper import FileWrapper
 from wsgiserv.wsgi.input import BodyError
 

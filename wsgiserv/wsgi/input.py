@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import IO
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.wsgi.memory import MemoryBudget
+from wsgiserv.wsgi.budget import MemoryBudget
 
 __all__ = ["BodyBuffer", "BodyError", "StreamedInput", "empty_input"]
 

@@ -1,0 +1,121 @@
+"""The rule: ``workers = "auto"`` follows the container's limits (cgroup v1, v2), not the host's cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsgiserv.config import cgroup as sizing
+
+MIB = 1024 * 1024
+
+
+def tree(root: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "cgroups", "cpus", "memory"),
+    [
+        pytest.param({}, "", None, None, id="no cgroups"),
+        pytest.param({}, "0::/\n", None, None, id="nothing mounted"),
+        pytest.param(
+            {"cpu.max": "150000 100000", "memory.max": str(512 * MIB)},
+            "0::/\n",
+            1.5,
+            512 * MIB,
+            id="v2 namespaced",
+        ),
+        pytest.param({"cpu.max": "max 100000", "memory.max": "max"}, "0::/\n", None, None, id="v2 unlimited"),
+        pytest.param(
+            {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000", "a/b/memory.max": "1048576"},
+            "0::/a/b\n",
+            2.0,
+            MIB,
+            id="v2 a limit above",
+        ),
+        pytest.param({"memory.max": "max", "memory.high": "1048576"}, "0::/\n", None, MIB, id="v2 high"),
+        pytest.param(
+            {"cpu.max": "50000 100000"}, "0::/docker/0123\n", 0.5, None, id="v2 the host's path, not mounted"
+        ),
+        pytest.param(
+            {"cpu.max": "100000 100000"}, "0::/../other\n", 1.0, None, id="v2 outside the namespace"
+        ),
+        pytest.param({"cpu.max": "rubbish", "memory.max": ""}, "0::/\n", None, None, id="v2 unreadable"),
+        pytest.param(
+            {
+                "cpu,cpuacct/x/cpu.cfs_quota_us": "300000",
+                "cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+                "memory/x/memory.limit_in_bytes": str(256 * MIB),
+            },
+            "4:memory:/x\n3:cpu,cpuacct:/x\n1:name=systemd:/x\n",
+            3.0,
+            256 * MIB,
+            id="v1",
+        ),
+        pytest.param(
+            {
+                "cpu/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            "4:memory:/gone\n3:cpu,cpuacct:/gone\n0::/\n",
+            None,
+            None,
+            id="v1 unlimited",
+        ),
+        pytest.param(
+            {
+                "cpu/cpu.cfs_quota_us": "100000",
+                "cpu/cpu.cfs_period_us": "50000",
+                "unified/memory.max": "1048576",
+            },
+            "3:cpu:/\n0::/\n",
+            2.0,
+            MIB,
+            id="both mounted",
+        ),
+    ],
+)
+def test_limits_are_read(
+    tmp_path: Path, files: dict[str, str], cgroups: str, cpus: float | None, memory: int | None
+) -> None:
+    root = tree(tmp_path, files)
+    assert sizing.cpu_quota(root, cgroups) == cpus
+    assert sizing.memory_limit(root, cgroups) == memory
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "cpus", "memory", "workers"),
+    [
+        ("sync", 1.0, None, 3),
+        ("sync", 4.0, None, 9),
+        ("sync", 1.5, None, 5),
+        ("threads", 4.0, None, 4),
+        ("gevent", 0.5, None, 1),
+        ("my.Worker", 2.0, None, 2),
+        ("sync", 8.0, 512 * MIB, 4),
+        ("threads", 8.0, 64 * MIB, 1),
+        ("threads", 2.0, 64 * 1024 * MIB, 2),
+    ],
+)
+def test_workers_fit(worker_class: str, cpus: float, memory: int | None, workers: int) -> None:
+    assert sizing.fitting_workers(worker_class, cpus, memory) == workers
+
+
+def test_the_quota_cuts_the_affinity_and_never_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert sizing.available_cpus(None) == 4.0
+    assert sizing.available_cpus(1.5) == 1.5
+    assert sizing.available_cpus(64.0) == 4.0
+
+
+def test_this_process_has_an_answer() -> None:
+    cgroups = sizing.own_cgroups()
+    cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
+    assert sizing.fitting_workers("sync", cpus, sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)) >= 1

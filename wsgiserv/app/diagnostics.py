@@ -1,0 +1,403 @@
+"""What is said to a newcomer whose application cannot be loaded.
+
+Owns: the advice: what is missing, what it is near to, where it was searched; the traceback without our own frames.
+Must not know: how an application is loaded. It is imported when that has failed: there is no need of it in a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv.callables import is_a, own_attribute
+from wsgiserv.errors import ApplicationError
+from wsgiserv.imports import absolute, is_importing, working_directory
+
+if TYPE_CHECKING:
+    from wsgiserv.app.loader import Target
+
+__all__ = [
+    "advice",
+    "import_failed",
+    "in_words",
+    "no_attribute",
+    "nothing_in",
+    "path_advice",
+    "place",
+    "raised",
+    "traceback_of",
+]
+
+# What people commonly call them
+_FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
+
+
+def path_advice(spec: str, path: str, expression: str) -> str:
+    """Return what to type instead of a path such as ``dir/hello.py:app``."""
+    bare = os.path.normpath(path.removesuffix(".py"))
+    parts = bare.split(os.sep)
+    suffix = f":{expression}" if expression else ":app"
+    base = (
+        f"{spec!r} is a path. wsgiserv wants the module's name as an import statement has it, and its app: "
+    )
+    if not os.path.exists(path) and not os.path.exists(bare + ".py"):
+        base = f"{spec!r} is a path, and there is no such file in {working_directory()}. Type a module and its app: "
+    if len(parts) == 1:
+        return f"{base}wsgiserv {bare}{suffix}"
+    directory, name = os.path.split(bare)
+    advice = f"{base}wsgiserv --chdir {directory} {name}{suffix}"
+    if all(part.isidentifier() for part in parts):
+        advice += f" (or, if {parts[0]} is a package, wsgiserv {'.'.join(parts)}{suffix})"
+    return advice
+
+
+def _what_happened(error: BaseException, doing: str) -> str:
+    if is_a(error, SystemExit):
+        return (
+            f"The application ended the process while {doing}: sys.exit({error.code!r}). Put what must run "
+            'only as a program under: if __name__ == "__main__":'
+        )
+    if is_a(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+        return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
+    return f"The application raised an exception while {doing}: {in_words(error)}"
+
+
+def in_words(error: BaseException) -> str:
+    """Return the type and the text of an exception; of one with an odd ``__str__`` the type alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
+
+
+def raised(error: BaseException, doing: str) -> ApplicationError:
+    """Return what to raise instead of what the application's code has raised."""
+    text = _what_happened(error, doing)
+    try:
+        hint = _hidden_by_own(error)
+    except BaseException:  # its attributes may raise
+        hint = ""
+    if hint:
+        text = f"{text.removesuffix('.')}. {hint}"
+    return ApplicationError(text, traceback_of(error))
+
+
+def import_failed(target: Target, error: BaseException) -> ApplicationError:
+    """Return what to raise when the target's module could not be imported."""
+    if not is_a(error, ModuleNotFoundError):
+        return raised(error, f"importing {target.module!r}")
+    missing, module = error.name, target.module
+    is_target = missing is not None and (module == missing or module.startswith(missing + "."))
+    if is_target and not _users_frames(error):
+        return ApplicationError(_not_found(target, str(missing)))
+    return ApplicationError(_missing_dependency(target, error), traceback_of(error))
+
+
+def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
+    """Return what to raise when the module has no application under the names that are usual."""
+    return ApplicationError(
+        f"The module {target.module!r} ({place(module)}) has neither 'application' nor 'app'. "
+        f"{_shadowed(target, module)}{advice(target, module, 'app')}"
+    )
+
+
+def no_attribute(
+    target: Target, module: ModuleType, holder: Any, what: str, name: str, error: AttributeError
+) -> ApplicationError:
+    """Return what to raise when ``holder``, which is described by ``what``, has no ``name``."""
+    text = traceback_of(error) if _users_frames(error) else ""
+    hints = _shadowed(target, module) + advice(target, holder, name)
+    return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
+
+
+def _missing_dependency(target: Target, error: ModuleNotFoundError) -> str:
+    message = f"Importing {target.module!r} failed, since it imports {error.name!r}, which was not found."
+    if not error.name:
+        return message
+    hint = _hidden_by_own(error) or _missing_in_package(error.name) or _misspelt_own(error.name)
+    if hint:
+        return f"{message} {hint}"
+    return (
+        f"{message} Install it into the environment of {sys.executable} (python -m pip install ...), or, if it is "
+        f"yours, add its directory with --pythonpath. Searched: {_searched()}."
+    )
+
+
+def _missing_in_package(name: str) -> str:
+    """Return what is said of a missing ``package.module`` whose package is there; else an empty text.
+
+    Looks for the package on the disk: one whose import has failed is not in `sys.modules` any more.
+    """
+    holder: ModuleSpec | None = None
+    parts = name.split(".")
+    for number, part in enumerate(parts, 1):
+        path = None if holder is None else holder.submodule_search_locations
+        if holder is not None and path is None:
+            return (
+                f"{holder.name!r} ({holder.origin}) is a module, not a package: there is nothing within it to import. "
+                f"Make it a directory {holder.name.rpartition('.')[2]}/ with an __init__.py and a {part}.py."
+            )
+        spec = _spec(".".join(parts[:number]), path)
+        if spec is None:
+            break
+        holder = spec
+    if holder is None or holder.name == name:
+        return ""
+    directories = [absolute(directory) for directory in holder.submodule_search_locations or ()]
+    missing = parts[holder.name.count(".") + 1]
+    message = f"There is no {missing!r} in the package {holder.name!r} ({', '.join(directories)})."
+    names = sorted(set(_modules_in(directories)) - {"__init__", "__main__"})
+    near = _near(missing, names)
+    if near:
+        return f"{message} Did you mean {' or '.join(f'{holder.name}.{each}' for each in near)}?"
+    if any(map(_is_own, directories)):
+        return f"{message} Modules in it: {', '.join(names[:8]) or 'none'}."
+    return f"{message} Another version of that package may have it (python -m pip install --upgrade ...)."
+
+
+def _misspelt_own(name: str) -> str:
+    """Return the advice for a module that is nearly one of the user's own, or is in a directory below."""
+    top = name.partition(".")[0]
+    directory = _subdirectory_with(top)
+    if directory:
+        return f"It is in the directory {directory}: wsgiserv --pythonpath {directory} ..., or --chdir {directory}."
+    near = _near(top, _modules_in(_own_entries()))
+    return f"Did you mean your own {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _hidden_by_own(error: BaseException) -> str:
+    """Return what is said of a file of the user's that was imported in place of a package; else an empty text."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        for name in _names_looked_in(one):
+            hint = _hides(name)
+            if hint:
+                return hint
+        one = one.__cause__ or one.__context__
+    return ""
+
+
+def _names_looked_in(error: BaseException) -> Iterator[str]:
+    """Yield the top-level names of modules in which the failed import, or attribute, was looked for."""
+    if isinstance(error, ImportError) and error.name:
+        yield error.name.partition(".")[0]
+    if isinstance(error, AttributeError) and type(error.obj) is ModuleType:
+        yield error.obj.__name__.partition(".")[0]
+
+
+def _hides(name: str) -> str:
+    specs = [spec for entry in dict.fromkeys(sys.path) if (spec := _spec(name, [entry])) is not None]
+    origins = list(dict.fromkeys(os.path.realpath(spec.origin) for spec in specs if spec.origin))
+    if not origins or not _is_own(origins[0]):
+        return ""
+    ours = specs[0].origin
+    if len(origins) > 1:
+        what = f"the {'package' if origins[1].endswith('__init__.py') else 'module'} {name!r} ({origins[1]})"
+    elif name in sys.stdlib_module_names:
+        what = f"the standard library's {name!r}"
+    else:
+        return ""
+    return f"Your own {ours} is imported in place of {what}: rename yours."
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file or directory is the user's: neither an installed package's nor the standard library's."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    theirs = {os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    place = os.path.realpath(path) + os.sep
+    is_installed = f"{os.sep}site-packages{os.sep}" in place or f"{os.sep}dist-packages{os.sep}" in place
+    return not is_installed and not any(place.startswith(each) for each in theirs)
+
+
+def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """Find a module without importing it, or its package; None: it is not there, or cannot be looked for."""
+    try:
+        return PathFinder.find_spec(name, path)
+    except Exception:  # an entry of sys.path whose finder fails
+        return None
+
+
+def _not_found(target: Target, missing: str) -> str:
+    module = target.module
+    suffix = target.spec[len(module) :] or ":app"
+    message = f"There is no module {module!r}. "
+    parent, _, last = module.rpartition(".")
+    if missing != module:
+        message = f"There is no module {module!r}, since there is no {missing!r}. "
+    elif parent and (package := sys.modules.get(parent)) is not None:
+        if not hasattr(package, "__path__"):
+            message = f"There is no module {module!r}: {parent!r} is a module, not a package. "
+            if hasattr(package, last):
+                return f"{message}Did you mean wsgiserv {parent}:{last}?"
+        elif near := _near(last, _modules_in(package.__path__)):
+            return f"{message}Did you mean {_either(f'{parent}.{name}{suffix}' for name in near)}?"
+    message += f"Searched: {_searched()}."
+    directory = _subdirectory_with(missing.partition(".")[0])
+    if directory:
+        return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
+    top = missing.partition(".")[0]
+    near = _near(top, _modules_in(_own_entries()))
+    if near:
+        rest = module[len(top) :]
+        return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
+    here = sorted(_modules_in([working_directory()]))[:8]
+    if here:
+        return f"{message} Modules in the working directory: {', '.join(here)}."
+    return f"{message} There is no Python module in the working directory: is it the right one? (--chdir)"
+
+
+def _either(choices: Iterable[str]) -> str:
+    return " or ".join(f"wsgiserv {choice}" for choice in choices)
+
+
+def _entries() -> list[str]:
+    """Return the entries of sys.path that an application could be in: all but the standard library."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    standard = {os.path.realpath(paths["stdlib"]), os.path.realpath(paths["platstdlib"])}
+    standard |= {os.path.join(path, "lib-dynload") for path in standard}
+    found = dict.fromkeys(absolute(entry) for entry in sys.path)
+    return [e for e in found if os.path.realpath(e) not in standard and not e.endswith(".zip")]
+
+
+def _own_entries() -> list[str]:
+    """Return the entries that are not for installed packages."""
+    return [e for e in _entries() if os.path.basename(e) not in ("site-packages", "dist-packages")]
+
+
+def _searched() -> str:
+    here = working_directory()
+    entries = [f"{here} (the working directory)" if entry == here else entry for entry in _entries()]
+    if here not in _entries():
+        entries.append(f"but not the working directory {here}, which is not on sys.path")
+    return ", ".join(entries)
+
+
+def _modules_in(directories: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the modules and packages in ``directories``."""
+    for directory in directories:
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue
+        for entry in entries:
+            name, extension = os.path.splitext(entry.name)
+            if not name.replace("-", "_").isidentifier() or name in ("setup", "conftest"):
+                continue
+            if extension == ".py" or (not extension and _is_package(entry.path)):
+                yield name
+
+
+def _is_package(path: str) -> bool:
+    try:
+        return any(name.endswith(".py") for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def _subdirectory_with(module: str) -> str | None:
+    """Return the one directory below the working directory that holds ``module``, such as ``src``."""
+    try:
+        directories = [e.name for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")]
+    except OSError:
+        return None
+    places = (f"{directory}/{module}" for directory in directories)
+    found = [p for p in places if os.path.isfile(p + ".py") or os.path.isfile(p + "/__init__.py")]
+    return os.path.dirname(found[0]) if len(found) == 1 else None
+
+
+def _shadowed(target: Target, module: ModuleType) -> str:
+    """Return a warning when another module of the same name was imported instead of the user's file."""
+    theirs = absolute(target.module.replace(".", os.sep) + ".py")
+    imported = getattr(module, "__file__", None)
+    if not imported or not os.path.isfile(theirs) or os.path.realpath(imported) == os.path.realpath(theirs):
+        return ""
+    return f"Your {theirs} is hidden by that module of the same name: rename yours. "
+
+
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(names), n=3)
+
+
+def place(module: ModuleType) -> str:
+    """Return the file of the module, in words."""
+    return getattr(module, "__file__", None) or "which has no file"
+
+
+def advice(target: Target, holder: Any, wanted: str) -> str:
+    """Return what to type when ``holder`` has no ``wanted``: near names, factories, applications it has."""
+    names = own_attribute(holder, "__dict__") or {}
+    public = {name: value for name, value in names.items() if name[:1] != "_"}
+    prefix = target.module + ":"
+    if target.name is not None and "." in target.name:
+        prefix += target.name.rpartition(wanted)[0]
+    near = _near(wanted, public)
+    factories = [f"{name}()" for name in _FACTORY_NAMES if callable(public.get(name))]
+    # instances with a __call__ are applications more often than functions and classes are
+    instances = [
+        name
+        for name, value in public.items()
+        if callable(value) and not is_a(value, (type, FunctionType, BuiltinFunctionType, MethodType))
+    ]
+    choices = list(dict.fromkeys([*(n for n in near if callable(public[n])), *instances[:3], *factories]))
+    if choices:
+        return f"Did you mean {_either(_quoted(prefix + choice) for choice in choices[:4])}?"
+    called = sorted(name for name, value in public.items() if callable(value))[:10]
+    if called:
+        return f"Callable names in it: {', '.join(called)}."
+    return "It holds nothing that can be called: is the application made in another module?"
+
+
+def _quoted(spec: str) -> str:
+    """Return ``spec`` as a shell takes it."""
+    return f"'{spec}'" if "(" in spec else spec
+
+
+# --- the user's own traceback
+
+# A traceback goes through the loader; this file only looks at it.
+_LOADER = os.path.join(os.path.dirname(__file__), "loader.py")
+
+
+def _is_ours(filename: str) -> bool:
+    return filename == _LOADER or is_importing(filename)
+
+
+def _users_frames(error: BaseException) -> list[str]:
+    """Return the files of the traceback's frames that are the user's."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [name for frame, _ in frames if not _is_ours(name := frame.f_code.co_filename)]
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
+    try:
+        whole = traceback.TracebackException.from_exception(error, compact=True)
+        _remove_ours(whole)
+        return "".join(whole.format())
+    except BaseException:  # it asks the exception for its notes and causes, and that may raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+        head = "Traceback (most recent call last):\n"
+        return f"{head}{''.join(traceback.format_list(frames))}{in_words(error)}\n"
+
+
+def _remove_ours(part: traceback.TracebackException) -> None:
+    stack: list[Any] = [part]
+    while stack:
+        one = stack.pop()
+        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame.filename)]
+        stack += [inner for inner in (one.__cause__, one.__context__) if inner is not None]
+        stack += getattr(one, "exceptions", None) or []

@@ -1,0 +1,172 @@
+"""Which requests are in the application at this moment, and where in its code.
+
+Owns: finding a request in the frames of a thread or a greenlet, and the words for it.
+Must not know: which worker class runs, what is done about an overdue request.
+
+Nothing is noted down while a request runs: all that is told here stands in the frame of `Connection.run`, so
+requests that never hang pay nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from _thread import get_ident
+from collections.abc import Iterable
+from itertools import islice
+from types import FrameType
+from typing import Final, NamedTuple
+
+from wsgiserv.logs.escape import escape
+from wsgiserv.net.client import Connection
+from wsgiserv.unpatched import thread_names, waiting_main_frame
+from wsgiserv.wsgi.gateway import run_app
+
+__all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report", "stack_of", "thread_calls"]
+
+_RUN: Final = Connection.run.__code__
+_RUN_APP: Final = run_app.__code__
+_OUR_WORKERS: Final = os.path.dirname(__file__)
+_REPORTERS: Final = (__file__, os.path.join(_OUR_WORKERS, "base.py"))
+# The innermost frames of a stack; a recursion without end must not fill the log.
+_MOST_FRAMES: Final = 400
+_MOST_CALLS: Final = 50
+
+
+class Call(NamedTuple):
+    """One request in the application.
+
+    Attributes:
+        connection: whose request it is.
+        request_line: as it came, for a log.
+        request_id: its id.
+        peer: the client's address.
+        started: ``time.monotonic()`` when the application was called, in seconds.
+        where: the name of the thread or greenlet.
+        stack: the application's frames, outermost first, as in a traceback.
+    """
+
+    connection: Connection
+    request_line: str
+    request_id: str
+    peer: str
+    started: float
+    where: str
+    stack: str
+
+
+def call_in(frame: FrameType | None, where: str) -> Call | None:
+    """Return the request that a stack runs; None when there is none.
+
+    Args:
+        frame: the innermost frame of a thread or greenlet.
+        where: its name.
+    """
+    at = frame
+    while at is not None and at.f_code is not _RUN:
+        at = at.f_back
+    if at is None:
+        return None
+    names = at.f_locals
+    connection, line = names["self"], names.get("line")
+    return Call(
+        connection,
+        escape(line.raw.decode("latin-1")) if line is not None else "-",
+        names.get("request_id", "-"),
+        connection.name,
+        names.get("started", 0.0),
+        where,
+        stack_of(frame),
+    )
+
+
+def stack_of(frame: FrameType | None) -> str:
+    """Return a stack as a traceback shows it, from the application's first frame on where there is one."""
+    # In a thread that reports on itself, the innermost frames are the report's own.
+    while frame is not None and frame.f_code.co_filename in _REPORTERS:
+        frame = frame.f_back
+    frames: list[tuple[FrameType, int]] = []
+    while frame is not None and frame.f_code is not _RUN_APP and len(frames) < _MOST_FRAMES:
+        frames.append((frame, frame.f_lineno))
+        frame = frame.f_back
+    frames.reverse()
+    return "".join(traceback.StackSummary.extract(iter(frames)).format()).rstrip()
+
+
+def _named_threads() -> Iterable[tuple[str, FrameType]]:
+    # Not threading.enumerate(): it takes a lock that the culprit may hold.
+    active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+    # Ours last: where threads are patched, `threading` knows the main thread by its greenlet's identifier.
+    names = {ident: thread.name for ident, thread in list(active.items())} | thread_names()
+    own = get_ident()
+    waiting = waiting_main_frame()
+    if waiting is not None:
+        yield "MainThread, in a greenlet that waits", waiting
+    for ident, frame in sys._current_frames().items():
+        # Our own innermost frame is this generator's, which has nothing behind it once it is suspended.
+        yield names.get(ident, f"thread {ident}"), sys._getframe(1) if ident == own else frame
+
+
+def thread_calls() -> list[Call]:
+    """Return the requests that the process's threads run now, oldest first."""
+    calls = [call for name, frame in _named_threads() if (call := call_in(frame, name)) is not None]
+    calls.sort(key=lambda call: call.started)
+    return calls
+
+
+def other_threads() -> list[str]:
+    """Return the stacks of the threads that run no request, each under its thread's name; not of ours that wait."""
+    return [
+        f"{name}:\n{stack_of(frame)}"
+        for name, frame in _named_threads()
+        if call_in(frame, name) is None and not _waits_in_our_code(frame)
+    ]
+
+
+def _waits_in_our_code(frame: FrameType) -> bool:
+    at: FrameType | None = frame
+    while at is not None and at.f_code.co_filename in _REPORTERS:
+        at = at.f_back
+    return at is not None and at.f_code.co_filename.startswith(_OUR_WORKERS)
+
+
+def progress() -> dict[str, int]:
+    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far.
+
+    To wait for a slow client is progress, too: `send_timeout` bounds that.
+    """
+    found = {}
+    for _, frame in _named_threads():
+        at: FrameType | None = frame
+        while at is not None and at.f_code is not _RUN:
+            at = at.f_back
+        if at is not None and (response := at.f_locals.get("response")) is not None:
+            connection = at.f_locals["self"]
+            found[at.f_locals["request_id"]] = (
+                response.sent + connection.received_by_application + connection.waits
+            )
+    return found
+
+
+def describe(call: Call, now: float) -> str:
+    """Return who, what, for how long and where, with the stack, for the log.
+
+    Args:
+        call: the request.
+        now: ``time.monotonic()``.
+    """
+    return (
+        f'"{call.request_line}" from {escape(call.peer)}, request id {escape(call.request_id)}, for '
+        f"{now - call.started:.1f} s in {call.where}:\n{call.stack}"
+    )
+
+
+def report(calls: list[Call], others: Iterable[str], now: float) -> str:
+    """Return all requests in flight and all other stacks, for a worker that is about to be killed."""
+    parts = [f"in flight: {describe(call, now)}" for call in calls[:_MOST_CALLS]]
+    if len(calls) > _MOST_CALLS:
+        parts.append(f"in flight: {len(calls) - _MOST_CALLS} more")
+    parts += [f"not in a request: {stack}" for stack in islice(others, _MOST_CALLS)]
+    return "\n".join(parts)

@@ -1,0 +1,137 @@
+"""Tells of a call that keeps an event loop, and with it all other requests of the worker, waiting.
+
+Owns: `HubWatch`: the thread that watches, when a loop counts as blocked, the words for it.
+Must not know: gevent. What it is to run natively it is given, since the modules may be patched by then.
+"""
+
+from __future__ import annotations
+
+import linecache  # noqa: F401 - the watching thread must not import: a blocked import may be what it tells of
+import logging
+import sys
+import tokenize  # noqa: F401
+from _thread import get_ident as native_ident
+from collections.abc import Callable
+from time import monotonic, time
+from types import FrameType
+from typing import Any, Final
+
+from wsgiserv.logs.output import Output
+from wsgiserv.worker.active_requests import call_in, describe, stack_of
+
+__all__ = ["HubWatch"]
+
+_SHORTEST_NAP_S: Final = 0.05
+_LONGEST_NAP_S: Final = 1.0
+_PATIENCE_S: Final = 0.2
+
+
+class HubWatch:
+    """Watches a loop from a thread of its own. Made in the loop's thread.
+
+    It asks the loop for a sign of life with each nap. While none comes, the naps are counted, not the clock: a
+    process that was stopped, or a machine that slept, is not a call that blocks.
+
+    Args:
+        limit_s: how long the loop may give no sign, in seconds.
+        log: the error log.
+        ask: makes the loop call `alive` soon. Called in the watching thread.
+        start_thread: starts a native thread, as ``_thread.start_new_thread``.
+        sleep: sleeps natively, as ``time.sleep``.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        log: logging.Logger,
+        ask: Callable[[], object],
+        start_thread: Callable[..., int],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._limit_s = limit_s
+        self._nap_s = min(max(limit_s / 4, _SHORTEST_NAP_S), _LONGEST_NAP_S)
+        self._log = log
+        self._ask = ask
+        self._sleep = sleep
+        self._start_thread = start_thread
+        self._ident = native_ident()
+        self._signs = 0
+        self._stopped = False
+        self._unsaid: list[logging.LogRecord] = []
+        # Making a record asks for the current thread, under a lock that the blocked call may hold: only copied there.
+        self._template = log.makeRecord(log.name, logging.WARNING, __file__, 0, "", (), None)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._start_thread(self._watch, ())
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped = True
+
+    def alive(self) -> None:
+        """The sign of life. In the loop."""
+        self._signs += 1
+        while self._unsaid:
+            record = self._unsaid.pop(0)
+            for handler in _others(self._log):
+                handler.handle(record)
+
+    def _watch(self) -> None:
+        while not self._stopped:
+            signs, silent_s, said = self._signs, 0.0, False
+            try:
+                self._ask()
+            except Exception:  # the loop is gone, and the process follows
+                return
+            while not self._stopped:
+                self._sleep(self._nap_s)
+                if self._signs != signs:
+                    break
+                silent_s += self._nap_s
+                if silent_s >= self._limit_s and not said:
+                    said = True
+                    try:
+                        self._tell(silent_s)
+                    except Exception:  # the next block is to be told all the same
+                        sys.excepthook(*sys.exc_info())
+
+    def _tell(self, silent_s: float) -> None:
+        frame: FrameType | None = sys._current_frames().get(self._ident)
+        call = call_in(frame, "the hub's thread")
+        if frame is None:
+            return
+        told = describe(call, monotonic()) if call is not None else f"not in a request:\n{stack_of(frame)}"
+        self._say(
+            f"a call has kept all other requests of worker {self._template.process} waiting for "
+            f"{silent_s:.1f} s (gevent_block_warning): {told}"
+        )
+
+    def _say(self, text: str) -> None:
+        """Write a line past all locks, one of which the blocked call may hold; other handlers get it after that."""
+        log = self._log
+        if log.getEffectiveLevel() > logging.WARNING:  # not isEnabledFor(): that may take a lock
+            return
+        record = logging.LogRecord.__new__(type(self._template))
+        record.__dict__.update(self._template.__dict__)
+        record.created = now = time()
+        record.msecs = now % 1 * 1000
+        record.msg = text
+        for handler in log.handlers:
+            output: Any = getattr(handler, "output", None)
+            if isinstance(output, Output) and handler.level <= logging.WARNING:
+                line = (handler.format(record) + "\n").encode("utf-8", "backslashreplace")
+                done, error = output.write(line, _PATIENCE_S)
+                if error is not None and not done:
+                    handler.writer.lose()  # type: ignore[attr-defined]
+        if _others(log):
+            self._unsaid.append(record)
+
+
+def _others(log: logging.Logger) -> list[logging.Handler]:
+    found: list[logging.Handler] = []
+    logger: logging.Logger | None = log
+    while logger is not None:
+        found += [each for each in logger.handlers if not isinstance(getattr(each, "output", None), Output)]
+        logger = logger.parent if logger.propagate else None
+    return found
