@@ -6,7 +6,8 @@
 For each application of examples/, class and number of workers: a fresh server, the time from the command to the first
 answer (the client waits in the listener's queue), some requests over new connections, then the PSS (proc(5)
 smaps_rollup: private pages, and a share of common ones) of master and workers, and the CPU time used so far. The rounds
-alternate; medians are shown. The first line of each application is a Python which has only imported it.
+alternate; medians are shown. The first line of each application is a Python that has only imported it. Other programs
+of the same Python share its pages, and so lower the PSS: compare figures of one run.
 
 --preload compares without and with preload_app, --trees two checkouts. The application ``site`` is Django with the
 usual imports of a site beside it (requests, Jinja2, cryptography, Pydantic, forms, the admin), as far as installed.
