@@ -191,7 +191,7 @@ class ControlServer:
                 self._refuse(client, f"no complete request (one line) within {CLIENT_S:g} s")
 
     def close(self) -> None:
-        """Answer all clients, and close and remove the socket if it still belongs to this server. May be called twice."""
+        """Answer all clients, close the socket, and remove it if it is still this server's. May be called twice."""
         for client in list(self._clients.values()):
             if client.command == "stop":
                 self._answer(client, {"ok": True, "reason": "the server stops"})
