@@ -319,7 +319,7 @@ def test_the_line_for_the_service_manager() -> None:
     )
     assert status_line(facts, [handle]) == (
         "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; "
-        "the last reload has failed: SyntaxError"
+        "the last reload failed: SyntaxError"
     )
 
 
