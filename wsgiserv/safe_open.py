@@ -278,8 +278,8 @@ def open_file(path: str, flags: int, owner: Owner) -> int:
     """Open a file, and create it if it is missing; return the descriptor.
 
     Root opens it safely (see the module), and gives a new file to ``owner``; an existing file keeps owner and mode.
-    The names of standard streams (``/dev/stdout``, ``/proc/self/fd/3``) stand for the open descriptor, also where the system
-    refuses to open it again (a socket; another user's pipe).
+    The names of standard streams (``/dev/stdout``, ``/proc/self/fd/3``) stand for the open descriptor, also where the
+    system refuses to open it again (a socket; another user's pipe).
 
     Args:
         path: absolute.

@@ -429,7 +429,7 @@ def test_an_upgrade_comes_after_a_reload_and_is_cancelled_with_it(
     reload = Order(server.pid, "reload")
     wait_until(lambda: "begin two" in (server.directory / "imports").read_text(), "the canary boots")
     upgrade = Order(server.pid, "upgrade")
-    server.wait_for_log("a start or a reload is under way; this comes after it")
+    server.wait_for_log("queued behind the start or reload in progress")
     server.send_signal(signal.SIGTERM)
     server.wait_for_log(DURING)
     (server.directory / "hold").unlink()
