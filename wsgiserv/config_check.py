@@ -17,7 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.app.loader import enter_directory
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line

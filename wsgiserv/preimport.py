@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.library_first import LibraryFirst
 
 if TYPE_CHECKING:

@@ -1,53 +1,62 @@
-"""Settings of gunicorn that wsgiserv accepts and does not use, each with what to do instead.
-
-Owns: the table of such names, their flags and their defaults, for the present gunicorn and for old ones.
-Must not know: our own settings' declarations, how a command line is read.
-"""
+"""Lists the settings of gunicorn that wsgiserv accepts and does not use, each with what to do instead."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
-__all__ = ["FOREIGN", "Foreign"]
+from typing import NamedTuple
 
 
-class Foreign(NamedTuple):
-    """One setting of gunicorn that is accepted and ignored.
+class GunicornOnly(NamedTuple):
+    """One setting of gunicorn, present or old, that is accepted and ignored.
 
     Attributes:
         name: its name in a configuration file.
         instead: what to do instead, or why nothing is needed: the notice's end.
         flags: its flags.
-        takes: what follows its flags: ``value`` or ``nothing``.
-        defaults: the values that change nothing in gunicorn either, for which no notice is given.
-        old: gunicorn itself no longer has it.
-        function: its value is a function, which for other names means that the name is the user's own.
+        switch: whether its flags have no value.
+        defaults: the values that change nothing in gunicorn either; they get no notice.
+        old: whether the present gunicorn does not have it.
+        function: whether its value is a function; a function under another name is the user's own.
     """
 
     name: str
     instead: str
-    flags: tuple[str, ...] = ()
-    takes: Literal["value", "nothing"] = "value"
-    defaults: tuple[object, ...] = (None,)
-    old: bool = False
-    function: bool = False
+    flags: tuple[str, ...]
+    switch: bool
+    defaults: tuple[object, ...]
+    old: bool
+    function: bool
 
     def is_default(self, raw: object) -> bool:
         """Tell whether the value is gunicorn's own default, so that ignoring it changes nothing."""
         if raw is None:
             return True
         if not issubclass(type(raw), (str, bytes, int, float, list, tuple, dict)):
-            return False  # an object of theirs, whose == may do anything
+            return False  # an object of the user's, whose == may do anything
         if raw in ([], ()):
             return True
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in self.defaults)
 
 
+def _only(
+    instead: str,
+    name: str,
+    flags: str = "",
+    *defaults: object,
+    switch: bool = False,
+    old: bool = False,
+    function: bool = False,
+) -> GunicornOnly:
+    """Return an entry; ``flags`` are separated by spaces. Without ``defaults``: False for a switch, else None."""
+    return GunicornOnly(
+        name, instead, tuple(flags.split()), switch, defaults or (False if switch else None,), old, function
+    )
+
+
 _SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
 _STATSD = "statsd is not sent to; count from the access log (access_log_format = 'json')"
 _PASTE = "PasteDeploy files are not read; name the application, for example 'module:make_app()'"
-_STRICT = "such requests are always refused, because they let requests be smuggled past a proxy"
-_METHOD = "methods are taken as RFC 9110 has them: any token, in the case it was sent in"
+_STRICT = "such requests are always refused: they allow smuggling requests past a proxy"
+_METHOD = "methods are read by RFC 9110: any token, in the case it was sent in"
 _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
@@ -56,201 +65,124 @@ _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 _TABLE = (
     # Logging
-    Foreign(
-        name="logger_class",
-        flags=("--logger-class",),
-        defaults=("gunicorn.glogging.Logger", "simple"),
-        instead="logger classes are gunicorn's own; use logconfig_dict or access_log_format",
+    _only(
+        "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
+        "logger_class",
+        "--logger-class",
+        "gunicorn.glogging.Logger",
+        "simple",
     ),
-    Foreign(name="syslog", flags=("--log-syslog",), takes="nothing", defaults=(False,), instead=_SYSLOG),
-    Foreign(
-        name="syslog_addr", flags=("--log-syslog-to",), defaults=("udp://localhost:514",), instead=_SYSLOG
+    _only(_SYSLOG, "syslog", "--log-syslog", switch=True),
+    _only(_SYSLOG, "syslog_addr", "--log-syslog-to", "udp://localhost:514"),
+    _only(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
+    _only(_SYSLOG, "syslog_facility", "--log-syslog-facility", "user"),
+    _only(
+        "not needed: the access log is never sent to syslog",
+        "disable_redirect_access_to_syslog",
+        "--disable-redirect-access-to-syslog",
+        switch=True,
     ),
-    Foreign(name="syslog_prefix", flags=("--log-syslog-prefix",), instead=_SYSLOG),
-    Foreign(name="syslog_facility", flags=("--log-syslog-facility",), defaults=("user",), instead=_SYSLOG),
-    Foreign(
-        name="disable_redirect_access_to_syslog",
-        flags=("--disable-redirect-access-to-syslog",),
-        takes="nothing",
-        defaults=(False,),
-        instead="not needed: the access log is never sent to syslog",
+    _only(
+        "set errorlog, and capture_output for what the application prints",
+        "enable_stdio_inheritance",
+        "-R --enable-stdio-inheritance",
+        switch=True,
     ),
-    Foreign(
-        name="enable_stdio_inheritance",
-        flags=("-R", "--enable-stdio-inheritance"),
-        takes="nothing",
-        defaults=(False,),
-        instead="set errorlog, and capture_output for what the application prints",
-    ),
-    Foreign(name="statsd_host", flags=("--statsd-host",), instead=_STATSD),
-    Foreign(name="statsd_prefix", flags=("--statsd-prefix",), defaults=("",), instead=_STATSD),
-    Foreign(name="dogstatsd_tags", flags=("--dogstatsd-tags",), defaults=("",), instead=_STATSD),
-    Foreign(
-        name="enable_backlog_metric",
-        flags=("--enable-backlog-metric",),
-        takes="nothing",
-        defaults=(False,),
-        instead=_STATSD,
-    ),
+    _only(_STATSD, "statsd_host", "--statsd-host"),
+    _only(_STATSD, "statsd_prefix", "--statsd-prefix", ""),
+    _only(_STATSD, "dogstatsd_tags", "--dogstatsd-tags", ""),
+    _only(_STATSD, "enable_backlog_metric", "--enable-backlog-metric", switch=True),
     # Processes
-    Foreign(
-        name="worker_tmp_dir",
-        flags=("--worker-tmp-dir",),
-        instead="not needed: the heartbeat lives in shared memory, not in a file",
+    _only(
+        "not needed: the heartbeat lives in shared memory, not in a file",
+        "worker_tmp_dir",
+        "--worker-tmp-dir",
     ),
-    Foreign(
-        name="spew",
-        flags=("--spew",),
-        takes="nothing",
-        defaults=(False,),
-        instead="to trace every line, run the application under python -m trace",
-    ),
-    Foreign(name="paste", flags=("--paste", "--paster"), instead=_PASTE),
-    Foreign(name="raw_paste_global_conf", flags=("--paste-global",), instead=_PASTE),
-    Foreign(
-        name="control_socket_mode",
-        flags=("--control-socket-mode",),
-        defaults=(0o600, "0600", "0o600"),
-        instead=_CONTROL,
-    ),
+    _only("to trace every line, run the application under python -m trace", "spew", "--spew", switch=True),
+    _only(_PASTE, "paste", "--paste --paster"),
+    _only(_PASTE, "raw_paste_global_conf", "--paste-global"),
+    _only(_CONTROL, "control_socket_mode", "--control-socket-mode", 0o600, "0600", "0o600"),
     # Protocol
-    Foreign(
-        name="permit_obsolete_folding",
-        flags=("--permit-obsolete-folding",),
-        takes="nothing",
-        defaults=(False,),
-        instead=_STRICT,
+    _only(_STRICT, "permit_obsolete_folding", "--permit-obsolete-folding", switch=True),
+    _only(_STRICT, "strip_header_spaces", "--strip-header-spaces", switch=True),
+    _only(_METHOD, "permit_unconventional_http_method", "--permit-unconventional-http-method", switch=True),
+    _only(
+        "requests of other versions than HTTP/1.0 and HTTP/1.1 are always refused",
+        "permit_unconventional_http_version",
+        "--permit-unconventional-http-version",
+        switch=True,
     ),
-    Foreign(
-        name="strip_header_spaces",
-        flags=("--strip-header-spaces",),
-        takes="nothing",
-        defaults=(False,),
-        instead=_STRICT,
+    _only(_METHOD, "casefold_http_method", "--casefold-http-method", switch=True),
+    _only(
+        "not needed: there is one parser, in Python, and it is fast",
+        "http_parser",
+        "--http-parser",
+        "auto",
+        "python",
     ),
-    Foreign(
-        name="permit_unconventional_http_method",
-        flags=("--permit-unconventional-http-method",),
-        takes="nothing",
-        defaults=(False,),
-        instead=_METHOD,
+    _only(_HTTP2, "http_protocols", "--http-protocols", "h1"),
+    _only(_HTTP2, "http2_cleartext", "--http2-cleartext", "off", False),
+    _only(_HTTP2, "http2_max_concurrent_streams", "--http2-max-concurrent-streams", 100),
+    _only(_HTTP2, "http2_initial_window_size", "--http2-initial-window-size", 65535),
+    _only(_HTTP2, "http2_max_frame_size", "--http2-max-frame-size", 16384),
+    _only(_HTTP2, "http2_max_header_list_size", "--http2-max-header-list-size", 65536),
+    # TLS; 2 is ssl.PROTOCOL_TLS
+    _only(
+        "gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
+        "ssl_version",
+        "--ssl-version",
+        2,
     ),
-    Foreign(
-        name="permit_unconventional_http_version",
-        flags=("--permit-unconventional-http-version",),
-        takes="nothing",
-        defaults=(False,),
-        instead="requests of other versions than HTTP/1.0 and HTTP/1.1 are always refused",
+    _only(
+        "not needed: a client that closes without a TLS goodbye is an ordinary disconnect",
+        "suppress_ragged_eofs",
+        "--suppress-ragged-eofs",
+        True,
+        switch=True,
     ),
-    Foreign(
-        name="casefold_http_method",
-        flags=("--casefold-http-method",),
-        takes="nothing",
-        defaults=(False,),
-        instead=_METHOD,
-    ),
-    Foreign(
-        name="http_parser",
-        flags=("--http-parser",),
-        defaults=("auto", "python"),
-        instead="not needed: there is one parser, in Python, and it is fast",
-    ),
-    Foreign(name="http_protocols", flags=("--http-protocols",), defaults=("h1",), instead=_HTTP2),
-    Foreign(name="http2_cleartext", flags=("--http2-cleartext",), defaults=("off", False), instead=_HTTP2),
-    Foreign(
-        name="http2_max_concurrent_streams",
-        flags=("--http2-max-concurrent-streams",),
-        defaults=(100,),
-        instead=_HTTP2,
-    ),
-    Foreign(
-        name="http2_initial_window_size",
-        flags=("--http2-initial-window-size",),
-        defaults=(65535,),
-        instead=_HTTP2,
-    ),
-    Foreign(
-        name="http2_max_frame_size", flags=("--http2-max-frame-size",), defaults=(16384,), instead=_HTTP2
-    ),
-    Foreign(
-        name="http2_max_header_list_size",
-        flags=("--http2-max-header-list-size",),
-        defaults=(65536,),
-        instead=_HTTP2,
-    ),
-    # TLS
-    Foreign(
-        name="ssl_version",
-        flags=("--ssl-version",),
-        defaults=(2,),  # ssl.PROTOCOL_TLS
-        instead="gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
-    ),
-    Foreign(
-        name="suppress_ragged_eofs",
-        flags=("--suppress-ragged-eofs",),
-        takes="nothing",
-        defaults=(True,),
-        instead="not needed: a client that leaves without a word is an ordinary disconnect",
-    ),
-    Foreign(
-        name="do_handshake_on_connect",
-        flags=("--do-handshake-on-connect",),
-        takes="nothing",
-        defaults=(False,),
-        instead="not needed: a handshake never holds a worker, whenever it happens",
+    _only(
+        "not needed: a handshake never holds a worker, whenever it happens",
+        "do_handshake_on_connect",
+        "--do-handshake-on-connect",
+        switch=True,
     ),
     # ASGI and dirty workers
-    Foreign(name="asgi_loop", flags=("--asgi-loop",), defaults=("auto",), instead=_ASGI),
-    Foreign(name="asgi_lifespan", flags=("--asgi-lifespan",), defaults=("auto",), instead=_ASGI),
-    Foreign(
-        name="asgi_disconnect_grace_period",
-        flags=("--asgi-disconnect-grace-period",),
-        defaults=(3,),
-        instead=_ASGI,
-    ),
-    Foreign(
-        name="websocket_max_message_size",
-        flags=("--websocket-max-message-size",),
-        defaults=(16 * 1024 * 1024,),
-        instead=_ASGI,
-    ),
-    Foreign(name="dirty_apps", flags=("--dirty-app",), instead=_DIRTY),
-    Foreign(name="dirty_workers", flags=("--dirty-workers",), defaults=(0,), instead=_DIRTY),
-    Foreign(name="dirty_timeout", flags=("--dirty-timeout",), defaults=(300,), instead=_DIRTY),
-    Foreign(name="dirty_threads", flags=("--dirty-threads",), defaults=(1,), instead=_DIRTY),
-    Foreign(
-        name="dirty_graceful_timeout", flags=("--dirty-graceful-timeout",), defaults=(30,), instead=_DIRTY
-    ),
-    Foreign(name="on_dirty_starting", function=True, instead=_DIRTY),
-    Foreign(name="dirty_post_fork", function=True, instead=_DIRTY),
-    Foreign(name="dirty_worker_init", function=True, instead=_DIRTY),
-    Foreign(name="dirty_worker_exit", function=True, instead=_DIRTY),
-    # Names of old gunicorns, which are still found in files; the present one ignores them in silence.
-    Foreign(
-        name="debug",
-        flags=("--debug",),
-        takes="nothing",
-        defaults=(False,),
+    _only(_ASGI, "asgi_loop", "--asgi-loop", "auto"),
+    _only(_ASGI, "asgi_lifespan", "--asgi-lifespan", "auto"),
+    _only(_ASGI, "asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", 3),
+    _only(_ASGI, "websocket_max_message_size", "--websocket-max-message-size", 16 * 1024 * 1024),
+    _only(_DIRTY, "dirty_apps", "--dirty-app"),
+    _only(_DIRTY, "dirty_workers", "--dirty-workers", 0),
+    _only(_DIRTY, "dirty_timeout", "--dirty-timeout", 300),
+    _only(_DIRTY, "dirty_threads", "--dirty-threads", 1),
+    _only(_DIRTY, "dirty_graceful_timeout", "--dirty-graceful-timeout", 30),
+    _only(_DIRTY, "on_dirty_starting", function=True),
+    _only(_DIRTY, "dirty_post_fork", function=True),
+    _only(_DIRTY, "dirty_worker_init", function=True),
+    _only(_DIRTY, "dirty_worker_exit", function=True),
+    # Old names, still found in files; the present gunicorn ignores them in silence.
+    _only(
+        "gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
+        "debug",
+        "--debug",
+        switch=True,
         old=True,
-        instead="gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
     ),
-    Foreign(
-        name="x_forwarded_for_header",
+    _only(
+        "gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
+        "x_forwarded_for_header",
         old=True,
-        instead="gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
     ),
-    Foreign(
-        name="django_settings",
-        flags=("--settings",),
+    _only(
+        "gunicorn ignores it, too; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
+        "django_settings",
+        "--settings",
         old=True,
-        instead="gunicorn ignores it, too; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
     ),
-    Foreign(
-        name="arbiter", old=True, instead="gunicorn ignores it, too; there is one master, remove the line"
-    ),
-    Foreign(name="before_fork", old=True, function=True, instead=_RENAMED.format("pre_fork")),
-    Foreign(name="after_fork", old=True, function=True, instead=_RENAMED.format("post_fork")),
-    Foreign(name="before_exec", old=True, function=True, instead=_RENAMED.format("pre_exec")),
+    _only("gunicorn ignores it, too; there is one master, remove the line", "arbiter", old=True),
+    _only(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
+    _only(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
+    _only(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),
 )
 
-FOREIGN: dict[str, Foreign] = {foreign.name: foreign for foreign in _TABLE}
+GUNICORN_ONLY: dict[str, GunicornOnly] = {each.name: each for each in _TABLE}

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.response import date_line
