@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.settings import SETTINGS
 from wsgiserv.errors import ConfigError
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.wording import did_you_mean, nearest
 
 _HELP: Final = "Type 'wsgiserv --help' for the flags."
@@ -126,10 +127,21 @@ class _Reader(NamedTuple):
     unknown_behind: re.Pattern[str]
 
 
+def _new_parser() -> _Parser:
+    return _Parser(
+        add_help=False,
+        # With abbreviations every new flag could change what an old command line means.
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        # A formatter is made for each flag; without a width each asks for the terminal's, by `shutil`, `bz2`, `lzma`.
+        formatter_class=partial(argparse.HelpFormatter, width=80),
+    )
+
+
 @cache
 def _reader() -> _Reader:
-    # Abbreviations would make every new flag a change of what old command lines mean.
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    with LibraryFirst():  # for its headings `argparse` asks `gettext`, which imports `locale` by then
+        parser = _new_parser()
     switches: list[str] = []
     others: list[str] = []
 
