@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
-
-class GunicornOnly(NamedTuple):
+class GunicornOnly:
     """One setting of gunicorn, present or old, that is accepted and ignored.
 
-    Attributes:
-        name: its name in a configuration file.
+    Args:
         instead: what to do instead, or why nothing is needed: the notice's end.
-        flags: its flags.
-        switch: whether its flags have no value.
-        defaults: the values that change nothing in gunicorn either; they get no notice.
+        name: its name in a configuration file.
+        flags: its flags, separated by spaces.
+        defaults: the values that change nothing in gunicorn either; they get no notice. None is one always.
+        switch: whether its flags have no value; then False is a default unless others are given.
         old: whether the present gunicorn does not have it.
         function: whether its value is a function; a function under another name is the user's own.
     """
 
-    name: str
-    instead: str
-    flags: tuple[str, ...]
-    switch: bool
-    defaults: tuple[object, ...]
-    old: bool
-    function: bool
+    def __init__(
+        self,
+        instead: str,
+        name: str,
+        flags: str = "",
+        *defaults: object,
+        switch: bool = False,
+        old: bool = False,
+        function: bool = False,
+    ) -> None:
+        self.instead = instead
+        self.name = name
+        self.flags = tuple(flags.split())
+        self.defaults = defaults or ((False,) if switch else ())
+        self.switch = switch
+        self.old = old
+        self.function = function
 
     def is_default(self, raw: object) -> bool:
         """Tell whether the value is gunicorn's own default, so that ignoring it changes nothing."""
@@ -35,21 +43,6 @@ class GunicornOnly(NamedTuple):
         if raw in ([], ()):
             return True
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in self.defaults)
-
-
-def _only(
-    instead: str,
-    name: str,
-    flags: str = "",
-    *defaults: object,
-    switch: bool = False,
-    old: bool = False,
-    function: bool = False,
-) -> GunicornOnly:
-    """Return an entry; ``flags`` are separated by spaces. Without ``defaults``: False for a switch, else None."""
-    return GunicornOnly(
-        name, instead, tuple(flags.split()), switch, defaults or (False if switch else None,), old, function
-    )
 
 
 _SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
@@ -65,124 +58,128 @@ _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 _TABLE = (
     # Logging
-    _only(
+    GunicornOnly(
         "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
         "logger_class",
         "--logger-class",
         "gunicorn.glogging.Logger",
         "simple",
     ),
-    _only(_SYSLOG, "syslog", "--log-syslog", switch=True),
-    _only(_SYSLOG, "syslog_addr", "--log-syslog-to", "udp://localhost:514"),
-    _only(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
-    _only(_SYSLOG, "syslog_facility", "--log-syslog-facility", "user"),
-    _only(
+    GunicornOnly(_SYSLOG, "syslog", "--log-syslog", switch=True),
+    GunicornOnly(_SYSLOG, "syslog_addr", "--log-syslog-to", "udp://localhost:514"),
+    GunicornOnly(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
+    GunicornOnly(_SYSLOG, "syslog_facility", "--log-syslog-facility", "user"),
+    GunicornOnly(
         "not needed: the access log is never sent to syslog",
         "disable_redirect_access_to_syslog",
         "--disable-redirect-access-to-syslog",
         switch=True,
     ),
-    _only(
+    GunicornOnly(
         "set errorlog, and capture_output for what the application prints",
         "enable_stdio_inheritance",
         "-R --enable-stdio-inheritance",
         switch=True,
     ),
-    _only(_STATSD, "statsd_host", "--statsd-host"),
-    _only(_STATSD, "statsd_prefix", "--statsd-prefix", ""),
-    _only(_STATSD, "dogstatsd_tags", "--dogstatsd-tags", ""),
-    _only(_STATSD, "enable_backlog_metric", "--enable-backlog-metric", switch=True),
+    GunicornOnly(_STATSD, "statsd_host", "--statsd-host"),
+    GunicornOnly(_STATSD, "statsd_prefix", "--statsd-prefix", ""),
+    GunicornOnly(_STATSD, "dogstatsd_tags", "--dogstatsd-tags", ""),
+    GunicornOnly(_STATSD, "enable_backlog_metric", "--enable-backlog-metric", switch=True),
     # Processes
-    _only(
+    GunicornOnly(
         "not needed: the heartbeat lives in shared memory, not in a file",
         "worker_tmp_dir",
         "--worker-tmp-dir",
     ),
-    _only("to trace every line, run the application under python -m trace", "spew", "--spew", switch=True),
-    _only(_PASTE, "paste", "--paste --paster"),
-    _only(_PASTE, "raw_paste_global_conf", "--paste-global"),
-    _only(_CONTROL, "control_socket_mode", "--control-socket-mode", 0o600, "0600", "0o600"),
+    GunicornOnly(
+        "to trace every line, run the application under python -m trace", "spew", "--spew", switch=True
+    ),
+    GunicornOnly(_PASTE, "paste", "--paste --paster"),
+    GunicornOnly(_PASTE, "raw_paste_global_conf", "--paste-global"),
+    GunicornOnly(_CONTROL, "control_socket_mode", "--control-socket-mode", 0o600, "0600", "0o600"),
     # Protocol
-    _only(_STRICT, "permit_obsolete_folding", "--permit-obsolete-folding", switch=True),
-    _only(_STRICT, "strip_header_spaces", "--strip-header-spaces", switch=True),
-    _only(_METHOD, "permit_unconventional_http_method", "--permit-unconventional-http-method", switch=True),
-    _only(
+    GunicornOnly(_STRICT, "permit_obsolete_folding", "--permit-obsolete-folding", switch=True),
+    GunicornOnly(_STRICT, "strip_header_spaces", "--strip-header-spaces", switch=True),
+    GunicornOnly(
+        _METHOD, "permit_unconventional_http_method", "--permit-unconventional-http-method", switch=True
+    ),
+    GunicornOnly(
         "requests of other versions than HTTP/1.0 and HTTP/1.1 are always refused",
         "permit_unconventional_http_version",
         "--permit-unconventional-http-version",
         switch=True,
     ),
-    _only(_METHOD, "casefold_http_method", "--casefold-http-method", switch=True),
-    _only(
+    GunicornOnly(_METHOD, "casefold_http_method", "--casefold-http-method", switch=True),
+    GunicornOnly(
         "not needed: there is one parser, in Python, and it is fast",
         "http_parser",
         "--http-parser",
         "auto",
         "python",
     ),
-    _only(_HTTP2, "http_protocols", "--http-protocols", "h1"),
-    _only(_HTTP2, "http2_cleartext", "--http2-cleartext", "off", False),
-    _only(_HTTP2, "http2_max_concurrent_streams", "--http2-max-concurrent-streams", 100),
-    _only(_HTTP2, "http2_initial_window_size", "--http2-initial-window-size", 65535),
-    _only(_HTTP2, "http2_max_frame_size", "--http2-max-frame-size", 16384),
-    _only(_HTTP2, "http2_max_header_list_size", "--http2-max-header-list-size", 65536),
+    GunicornOnly(_HTTP2, "http_protocols", "--http-protocols", "h1"),
+    GunicornOnly(_HTTP2, "http2_cleartext", "--http2-cleartext", "off", False),
+    GunicornOnly(_HTTP2, "http2_max_concurrent_streams", "--http2-max-concurrent-streams", 100),
+    GunicornOnly(_HTTP2, "http2_initial_window_size", "--http2-initial-window-size", 65535),
+    GunicornOnly(_HTTP2, "http2_max_frame_size", "--http2-max-frame-size", 16384),
+    GunicornOnly(_HTTP2, "http2_max_header_list_size", "--http2-max-header-list-size", 65536),
     # TLS; 2 is ssl.PROTOCOL_TLS
-    _only(
+    GunicornOnly(
         "gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
         "ssl_version",
         "--ssl-version",
         2,
     ),
-    _only(
+    GunicornOnly(
         "not needed: a client that closes without a TLS goodbye is an ordinary disconnect",
         "suppress_ragged_eofs",
         "--suppress-ragged-eofs",
         True,
         switch=True,
     ),
-    _only(
+    GunicornOnly(
         "not needed: a handshake never holds a worker, whenever it happens",
         "do_handshake_on_connect",
         "--do-handshake-on-connect",
         switch=True,
     ),
     # ASGI and dirty workers
-    _only(_ASGI, "asgi_loop", "--asgi-loop", "auto"),
-    _only(_ASGI, "asgi_lifespan", "--asgi-lifespan", "auto"),
-    _only(_ASGI, "asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", 3),
-    _only(_ASGI, "websocket_max_message_size", "--websocket-max-message-size", 16 * 1024 * 1024),
-    _only(_DIRTY, "dirty_apps", "--dirty-app"),
-    _only(_DIRTY, "dirty_workers", "--dirty-workers", 0),
-    _only(_DIRTY, "dirty_timeout", "--dirty-timeout", 300),
-    _only(_DIRTY, "dirty_threads", "--dirty-threads", 1),
-    _only(_DIRTY, "dirty_graceful_timeout", "--dirty-graceful-timeout", 30),
-    _only(_DIRTY, "on_dirty_starting", function=True),
-    _only(_DIRTY, "dirty_post_fork", function=True),
-    _only(_DIRTY, "dirty_worker_init", function=True),
-    _only(_DIRTY, "dirty_worker_exit", function=True),
+    GunicornOnly(_ASGI, "asgi_loop", "--asgi-loop", "auto"),
+    GunicornOnly(_ASGI, "asgi_lifespan", "--asgi-lifespan", "auto"),
+    GunicornOnly(_ASGI, "asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", 3),
+    GunicornOnly(_ASGI, "websocket_max_message_size", "--websocket-max-message-size", 16 * 1024 * 1024),
+    GunicornOnly(_DIRTY, "dirty_apps", "--dirty-app"),
+    GunicornOnly(_DIRTY, "dirty_workers", "--dirty-workers", 0),
+    GunicornOnly(_DIRTY, "dirty_timeout", "--dirty-timeout", 300),
+    GunicornOnly(_DIRTY, "dirty_threads", "--dirty-threads", 1),
+    GunicornOnly(_DIRTY, "dirty_graceful_timeout", "--dirty-graceful-timeout", 30),
+    GunicornOnly(_DIRTY, "on_dirty_starting", function=True),
+    GunicornOnly(_DIRTY, "dirty_post_fork", function=True),
+    GunicornOnly(_DIRTY, "dirty_worker_init", function=True),
+    GunicornOnly(_DIRTY, "dirty_worker_exit", function=True),
     # Old names, still found in files; the present gunicorn ignores them in silence.
-    _only(
+    GunicornOnly(
         "gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
         "debug",
         "--debug",
         switch=True,
         old=True,
     ),
-    _only(
+    GunicornOnly(
         "gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
         "x_forwarded_for_header",
         old=True,
     ),
-    _only(
+    GunicornOnly(
         "gunicorn ignores it, too; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
         "django_settings",
         "--settings",
         old=True,
     ),
-    _only("gunicorn ignores it, too; there is one master, remove the line", "arbiter", old=True),
-    _only(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
-    _only(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
-    _only(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),
+    GunicornOnly("gunicorn ignores it, too; there is one master, remove the line", "arbiter", old=True),
+    GunicornOnly(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
+    GunicornOnly(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
+    GunicornOnly(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),
 )
 
 GUNICORN_ONLY: dict[str, GunicornOnly] = {each.name: each for each in _TABLE}

@@ -22,6 +22,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.imports import working_directory
 from wsgiserv.wording import did_you_mean, nearest
 
+_FLAGS = "on the command line"
 _OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
@@ -96,7 +97,7 @@ def collect(
             may have been removed since.
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
-    flags = loader.read_line(argv)
+    flags = loader.read_line(argv, _FLAGS)
     gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
     own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
 
@@ -112,7 +113,7 @@ def collect(
         )
     loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
     loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
-    loader.take_arguments(flags, "on the command line")
+    loader.take_arguments(flags, _FLAGS)
     return Collected(loader.finish(), loader.faults, loader.faulty)
 
 
@@ -157,7 +158,7 @@ class _Loader:
 
     # ---- sources ---------------------------------------------------------------------------------------
 
-    def read_line(self, argv: Sequence[str], where: str = "on the command line") -> list[Given]:
+    def read_line(self, argv: Sequence[str], where: str) -> list[Given]:
         """Return the settings that arguments give."""
         line = parse(argv, where)
         self.faults += line.faults
@@ -173,10 +174,12 @@ class _Loader:
         try:
             argv = shlex.split(text)
         except ValueError as error:
-            self._fault(
-                "",
-                f"WS1005 {variable} = {text!r} in the environment cannot be split: {error}. "
-                "Accepted: flags as on a command line, with quotes that close.",
+            self._refuse(
+                "WS1005",
+                variable,
+                f"cannot be split: {error}.",
+                "flags as on a command line, with quotes that close",
+                f"{text!r} in the environment",
             )
             return []
         return self.read_line(argv, f"in {variable}")
@@ -187,28 +190,34 @@ class _Loader:
         try:
             value = setting.parse(raw)
         except Exception as error:  # also what the attributes of an odd object raise
-            shown = _shown(raw)
-            place = source
-            if self.file is not None and source == self.file.location:
-                place = self._place(name)
+            is_from_file = self.file is not None and source == self.file.location
+            written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
                 reason = "" if _says_nothing(error) else f": {error}"
-                self._fault(
-                    name,
-                    f"WS1010 {name} = {shown} ({place}) is not accepted{reason}.{_nearest_choice(setting, raw)} "
-                    f"Accepted: {setting.accepts}.",
-                )
+                near = _nearest_choice(setting, raw)
+                self._refuse("WS1010", name, f"is not accepted{reason}.{near}", setting.accepts, written)
                 return
             value = setting.parse(error.largest)
-            self.notices.append(
-                f"WS1030 {name} = {shown} ({place}) is too large: {error}, which is used instead"
-            )
+            self.notices.append(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
         self.values[name] = value
         self.sources[name] = source
 
-    def _fault(self, name: str, message: str) -> None:
-        self.faults.append(ConfigError(message))
+    def _refuse(self, code: str, name: str, problem: str, accepted: str, written: str = "") -> None:
+        """Note a fault of a setting.
+
+        Args:
+            code: the message's code.
+            name: the setting.
+            problem: the predicate of the sentence about it, with its full stop.
+            accepted: the accepted values.
+            written: the value and its source; empty for those in force.
+        """
+        written = written or self._written(name)
+        self.faults.append(ConfigError(f"{code} {name} = {written} {problem} Accepted: {accepted}."))
         self.faulty.add(name)
+
+    def _written(self, name: str) -> str:
+        return f"{self.values[name]!r} ({self.sources[name]})"
 
     def take_default(self, name: str, environ: Mapping[str, str], variable: str) -> None:
         """Take an environment variable that stands for a setting's default."""
@@ -349,34 +358,27 @@ class _Loader:
         # The directory of the start may have been removed since then, and one that has been served from, too.
         is_known = "chdir" not in values or (self.known_chdir is not None and self.known_chdir(chdir))
         if not is_known and not os.path.isdir(chdir):
-            self._fault(
-                "chdir",
-                f"WS1011 chdir = {values['chdir']!r} ({sources['chdir']}): {chdir} is not a directory. "
-                f"Accepted: {SETTINGS['chdir'].accepts}.",
-            )
+            self._refuse("WS1011", "chdir", f"is not a directory: {chdir}.", SETTINGS["chdir"].accepts)
         values["chdir"] = chdir
         for pattern in values.get("reload_extra_files", ()) if "chdir" not in self.faulty else ():
             is_pattern = any(sign in pattern for sign in "*?[")
             if not is_pattern and not os.path.exists(os.path.join(chdir, pattern)):
-                self._fault(
+                written = f"{pattern!r} ({sources['reload_extra_files']})"
+                accepted = SETTINGS["reload_extra_files"].accepts
+                self._refuse(
+                    "WS1012",
                     "reload_extra_files",
-                    f"WS1012 reload_extra_files = {pattern!r} ({sources['reload_extra_files']}): {chdir} has no "
-                    f"such file. Accepted: {SETTINGS['reload_extra_files'].accepts}.",
+                    f"is not there: {chdir} has no such file.",
+                    accepted,
+                    written,
                 )
         if values.get("certfile") or "certfile" in self.faulty:
             return
-        if values.get("keyfile"):
-            self._fault(
-                "keyfile",
-                f"WS1013 keyfile = {values['keyfile']!r} ({sources['keyfile']}) is given without a certificate. "
-                "Accepted: with certfile beside it: --certfile FILE.",
-            )
-        if values.get("sni_certificates"):
-            self._fault(
-                "sni_certificates",
-                f"WS1014 sni_certificates ({sources['sni_certificates']}) is given without the certificate for "
-                "clients that name another host, or none. Accepted: with certfile beside it: --certfile FILE.",
-            )
+        for code, name in (("WS1013", "keyfile"), ("WS1014", "sni_certificates")):
+            if values.get(name):
+                self._refuse(
+                    code, name, "is given without a certificate.", "with certfile beside it: --certfile FILE"
+                )
 
     def _fill_group(self) -> None:
         """Give root's workers under another user that user's primary group: root's group would keep its rights."""
@@ -412,33 +414,35 @@ class _Loader:
         ):
             return
         if least is None or most is None:
-            given, missing = (
-                ("workers_max", "workers_min") if least is None else ("workers_min", "workers_max")
+            missing, given = sorted(
+                ("workers_min", "workers_max"), key=lambda name: values.get(name) is not None
             )
-            self._fault(
+            self._refuse(
+                "WS1015",
                 given,
-                f"WS1015 {given} = {values[given]} ({sources[given]}) is given without {missing}. Accepted: both, so "
-                f"that the number of workers follows the load: --{missing.replace('_', '-')} N; or workers alone.",
+                f"is given without {missing}.",
+                "both, so that the number of workers follows the load: "
+                f"--{missing.replace('_', '-')} N; or workers alone",
             )
             return
         if "workers_max" in sized:
             values["workers_max"] = most = max(least, most)
         if least > most:
-            self._fault(
-                "workers_min",
-                f"WS1016 workers_min = {least} ({sources['workers_min']}) is above workers_max = {most} "
-                f"({sources['workers_max']}). Accepted: workers_min up to workers_max.",
-            )
+            above = f"is above workers_max = {self._written('workers_max')}."
+            self._refuse("WS1016", "workers_min", above, "workers_min up to workers_max")
         elif "workers" not in values or "workers" in sized:
             values["workers"] = min(max(values.get("workers", least), least), most)
             before = f"{sources['workers']}, within " if "workers" in sources else ""
             sources["workers"] = f"{before}workers_min ({sources['workers_min']})"
         elif not least <= values["workers"] <= most:
-            self._fault(
+            bounds = " and ".join(
+                f"{name} = {self._written(name)}" for name in ("workers_min", "workers_max")
+            )
+            self._refuse(
+                "WS1017",
                 "workers",
-                f"WS1017 workers = {values['workers']} ({sources['workers']}) is not within workers_min = {least} "
-                f"({sources['workers_min']}) and workers_max = {most} ({sources['workers_max']}). Accepted: the "
-                "number to begin with; leave it out to begin with workers_min.",
+                f"is not within {bounds}.",
+                "the number to begin with; leave it out to begin with workers_min",
             )
 
     def _fitting_workers(self) -> tuple[int, str]:

@@ -44,11 +44,9 @@ class ProcessSettings:
         "--chdir",
         metavar="DIR",
         accepts="a directory that exists",
-        doc=(
-            "Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it "
-            "is importable. The configuration file itself is looked for where the command was typed. "
-            "Where the name is a link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2."
-        ),
+        doc="""Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it is
+            importable. The configuration file itself is looked for where the command was typed. Where the name is a
+            link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2.""",
         show_default="where the command is typed",
     )
     pythonpath: str | None = _process(
@@ -81,14 +79,12 @@ class ProcessSettings:
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
         "The Unix socket for wsgiservctl; 'off' for none.",
         "--control-socket",
-        doc=(
-            "By default `PID.sock`, after the master, in the first of these directories that can be used: "
-            "`$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for "
-            "root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and "
-            "root get answers. Where there cannot be one, the server runs without it and says so in the log. A path "
-            "that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes "
-            "effect at a restart or an upgrade."
-        ),
+        doc="""By default `PID.sock`, after the master, in the first of these directories that can be used:
+            `$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for
+            root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and
+            root get answers. Where there cannot be one, the server runs without it and says so in the log. A path
+            that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes
+            effect at a restart or an upgrade.""",
         show_default="in the runtime directory",
     )
     control_socket_disable: bool = _process(
@@ -99,11 +95,9 @@ class ProcessSettings:
         Kind(parsers.user, "the name or the number of a user of this host", "USER"),
         "Run the workers as this user.",
         "-u --user",
-        doc=(
-            "Only root can: the master stays root, opens the logs and hands them on. The workers get the user's "
-            "groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root "
-            "warns once at its start; `user = 'root'` says that it is meant."
-        ),
+        doc="""Only root can: the master stays root, opens the logs and hands them on. The workers get the user's
+            groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root
+            warns once at its start; `user = 'root'` says that it is meant.""",
         show_default="the user who starts it",
     )
     group: int = _process(
@@ -129,11 +123,9 @@ class ProcessSettings:
         ),
         "The file mode mask of the workers, of log files and Unix sockets; octal.",
         "-m --umask",
-        doc=(
-            "Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in a "
-            "configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was "
-            "started with, but for Unix sockets, whose mode is 0777 then."
-        ),
+        doc="""Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in
+            a configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was
+            started with, but for Unix sockets, whose mode is 0777 then.""",
     )
     preload_app: bool = _process(
         False,
@@ -187,8 +179,8 @@ class ProcessSettings:
         ),
         "'common', 'combined', 'json', or a format of atoms such as %(h)s.",
         "--access-logformat",
-        doc="The atoms are gunicorn's. `combined` is the format that gunicorn has by default. "
-        "In a format that begins with `{` the values are escaped as JSON.",
+        doc="""The atoms are gunicorn's. `combined` is the format that gunicorn has by default. In a format that
+            begins with `{` the values are escaped as JSON.""",
     )
     logconfig: str | None = _logging(
         None, FILE, "A logging configuration file in the format of `logging.config`.", "--log-config"
@@ -222,11 +214,9 @@ class ProcessSettings:
         ),
         "A certificate for clients that ask for this name (SNI).",
         "--sni-certificate",
-        doc=(
-            "Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A "
-            "dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in "
-            "the certificate's file."
-        ),
+        doc="""Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A
+            dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in the
+            certificate's file.""",
         show_default="none",
     )
     ca_certs: str | None = _tls(
@@ -250,13 +240,11 @@ class ProcessSettings:
         SECONDS,
         "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
         "--tls-linger",
-        doc=(
-            "A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer "
-            "workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request "
-            "of each with `Connection: close`, and exits as soon as all are closed. Its successor serves meanwhile. "
-            "When the whole server stops they are closed at once. The same holds for other connections that cannot be "
-            "moved."
-        ),
+        doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
+            workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
+            of each with `Connection: close`, and exits as soon as all are closed. Its successor serves meanwhile.
+            When the whole server stops they are closed at once. The same holds for other connections that cannot be
+            moved.""",
     )
 
     # Development and checks
@@ -286,14 +274,12 @@ class ProcessSettings:
         SWITCH,
         "Check the configuration and load the application, then exit.",
         "--check-config",
-        doc=(
-            "Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the "
-            "application, `warmup`), prints each problem on a line, and exits with the status that the start would end "
-            "with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are "
-            "not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem: "
-            "that server can be reloaded. When all is good it prints what it has found: the configuration file, the "
-            "application, the worker class, the addresses."
-        ),
+        doc="""Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the
+            application, `warmup`), prints each problem on a line, and exits with the status that the start would end
+            with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
+            not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem:
+            that server can be reloaded. When all is good it prints what it has found: the configuration file, the
+            application, the worker class, the addresses.""",
     )
     print_config: bool = _development(
         False, SWITCH, "Print every setting and where it came from, then exit.", "--print-config"
@@ -341,8 +327,7 @@ class ProcessSettings:
     ssl_context: Hook = _hook(
         "Called in the worker to make the TLS context.",
         *("config", "default_ssl_context_factory"),
-        doc=(
-            "Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`; `default_ssl_context_factory()` makes "
-            "the one that the other settings describe, to be adjusted; it needs `certfile`."
-        ),
+        doc="""Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`;
+            `default_ssl_context_factory()` makes the one that the other settings describe, to be adjusted; it needs
+            `certfile`.""",
     )

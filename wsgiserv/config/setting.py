@@ -120,6 +120,7 @@ class Section:
             more: further attributes of `Setting`.
         """
         names = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
+        names["doc"] = " ".join(names.get("doc", "").split())  # written over several lines
         declaration = Setting(self._name, kind, help, default, flags=tuple(flags.split()), **names)
         metadata = {"setting": declaration}
         if isinstance(default, dict):

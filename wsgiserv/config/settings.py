@@ -58,10 +58,8 @@ class Settings(ProcessSettings):
         None,
         Kind(parsers.text_or_none, "'module:name'; for example 'hello:app'"),
         "The application, when it is not named on the command line.",
-        doc=(
-            "`module:app`, `module:obj.attr`, `module:factory()`, `module:factory('literal', debug=True)`, "
-            "or `module` alone (then `application`, else `app`)."
-        ),
+        doc="""`module:app`, `module:obj.attr`, `module:factory()`, `module:factory('literal', debug=True)`, or
+            `module` alone (then `application`, else `app`).""",
     )
 
     # Listening
@@ -71,10 +69,8 @@ class Settings(ProcessSettings):
         "Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
         "-b --bind",
         environment="PORT",
-        doc=(
-            f"{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. "
-            "When the environment has `PORT`, it stands for `0.0.0.0:$PORT`."
-        ),
+        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. When the
+            environment has `PORT`, it stands for `0.0.0.0:$PORT`.""",
     )
     backlog: int = _listening(
         2048,
@@ -93,11 +89,9 @@ class Settings(ProcessSettings):
         ),
         "The mode of Unix sockets' files; octal.",
         "--socket-mode",
-        doc=(
-            "A process that may write to the socket may connect, and **is trusted as a proxy**: set `660`, and a "
-            "`group` that the proxy is in. The socket has this mode from the first moment on. Sockets of the service "
-            "manager, and those that are kept over a reload, stay as they are."
-        ),
+        doc="""A process that may write to the socket may connect, and **is trusted as a proxy**: set `660`, and
+            a `group` that the proxy is in. The socket has this mode from the first moment on. Sockets of the service
+            manager, and those that are kept over a reload, stay as they are.""",
         show_default="0777 without the bits of `umask`",
     )
     reuse_port: bool = _listening(False, SWITCH, "Set SO_REUSEPORT on the listening sockets.", "--reuse-port")
@@ -109,11 +103,9 @@ class Settings(ProcessSettings):
         "The number of worker processes, or 'auto' to fit this container.",
         "-w --workers",
         environment="WEB_CONCURRENCY",
-        doc=(
-            "`auto` counts the CPUs this process may use (the cgroup's quota and the affinity, not the "
-            "host's cores): one worker per CPU for `threads` and `gevent`, twice as many and one more for "
-            "`sync`; and at most one for each 128 MiB of the cgroup's memory limit."
-        ),
+        doc="""`auto` counts the CPUs this process may use (the cgroup's quota and the affinity, not the host's
+            cores): one worker per CPU for `threads` and `gevent`, twice as many and one more for `sync`; and at most
+            one for each 128 MiB of the cgroup's memory limit.""",
     )
     workers_min: int | None = _workers(
         None,
@@ -179,58 +171,48 @@ class Settings(ProcessSettings):
         BYTES_OR_UNLIMITED,
         "Recycle a worker that stays above this much memory; 0 is no limit.",
         "--max-worker-memory",
-        doc=(
-            "The memory that counts is what the worker's exit would free: its private pages, and its share of the "
-            "pages in common with others (PSS; RSS where the system does not tell). It is sampled every 5 "
-            "seconds, and three samples in a row must be above. A limit that the first worker exceeds before its "
-            "first request ends the start with status 2, and fails a reload."
-        ),
+        doc="""The memory that counts is what the worker's exit would free: its private pages, and its share of
+            the pages in common with others (PSS; RSS where the system does not tell). It is sampled every 5 seconds,
+            and three samples in a row must be above. A limit that the first worker exceeds before its first request
+            ends the start with status 2, and fails a reload.""",
     )
     max_unavailable: int = _workers(
         1,
         COUNT_TO_10000,
         "How many workers may be recycled at a time.",
         "--max-unavailable",
-        doc=(
-            "A worker is recycled when it reaches `max_requests`, `max_worker_lifetime` or `max_worker_memory`. It "
-            "serves until its successor is ready. A worker that only keeps idle connections (`tls_linger`) does not "
-            "count."
-        ),
+        doc="""A worker is recycled when it reaches `max_requests`, `max_worker_lifetime` or `max_worker_memory`.
+            It serves until its successor is ready. A worker that only keeps idle connections (`tls_linger`) does not
+            count.""",
     )
     reload_surge: int = _workers(
         1,
         COUNT_TO_10000,
         "How many extra workers a reload may start at a time.",
         "--reload-surge",
-        doc=(
-            "A reload starts one worker of the new configuration; when that is ready the old ones are replaced, this "
-            "many at a time, each when its successor is ready."
-        ),
+        doc="""A reload starts one worker of the new configuration; when that is ready the old ones are replaced,
+            this many at a time, each when its successor is ready.""",
     )
     handoff_after: float = _workers(
         0.05,
         SECONDS,
         "Pass waiting connections to a free worker when a call runs longer than this; 0 turns it off.",
         "--handoff-after",
-        doc=(
-            "For `sync` with two workers or more. A sync worker runs one call at a time; when the next request arrives "
-            "on a kept connection meanwhile, the connection is passed to a worker that is free. TLS connections cannot "
-            "be passed on. In all classes 0 also keeps a worker that has been busy without a pause for some seconds "
-            "from passing connections to workers that have little to do."
-        ),
+        doc="""For `sync` with two workers or more. A sync worker runs one call at a time; when the next request
+            arrives on a kept connection meanwhile, the connection is passed to a worker that is free. TLS connections
+            cannot be passed on. In all classes 0 also keeps a worker that has been busy without a pause for some
+            seconds from passing connections to workers that have little to do.""",
     )
     warmup: tuple[str, ...] = _workers(
         (),
         Kind(parsers.warmup_paths, "paths that begin with '/', such as '/' or '/search?q=a'", "PATH", "many"),
         "Call the application with this path before a worker is ready.",
         "--warmup",
-        doc=(
-            "In each worker, one GET after the other, as a client of this machine would send it to the first address: "
-            "`root_path` is taken off. An exception or a status of 500 and above means that the worker cannot boot: at "
-            "the start the server exits with status 4, at a reload the old workers stay. A status of 400 to 499 is a "
-            "warning in the log. The environ has `wsgiserv.warmup` set to True. The hooks around requests are not "
-            "called, and there is no line in the access log."
-        ),
+        doc="""In each worker, one GET after the other, as a client of this machine would send it to the first
+            address: `root_path` is taken off. An exception or a status of 500 and above means that the worker cannot
+            boot: at the start the server exits with status 4, at a reload the old workers stay. A status of 400 to
+            499 is a warning in the log. The environ has `wsgiserv.warmup` set to True. The hooks around requests are
+            not called, and there is no line in the access log.""",
     )
 
     # Timeouts
@@ -246,10 +228,8 @@ class Settings(ProcessSettings):
         SECONDS,
         "After TERM, go on accepting for this long, while load balancers learn of it.",
         "--drain-delay",
-        doc=(
-            "Meanwhile responses say `Connection: close`, `readiness_path` answers 503, and `wsgiservctl status` says "
-            "that the server is draining. Then it stops gracefully, within `graceful_timeout`."
-        ),
+        doc="""Meanwhile responses say `Connection: close`, `readiness_path` answers 503, and `wsgiservctl
+            status` says that the server is draining. Then it stops gracefully, within `graceful_timeout`.""",
     )
     readiness_path: str = _timeouts(
         "",
@@ -261,10 +241,8 @@ class Settings(ProcessSettings):
         "Answer requests for this path with 200, with 503 while the server drains.",
         "--readiness-path",
         show_default="none",
-        doc=(
-            "For load balancers that ask over HTTP; the application does not see these requests, the access log does. "
-            "Use it with `drain_delay`: longer than the balancer takes to notice."
-        ),
+        doc="""For load balancers that ask over HTTP; the application does not see these requests, the access log
+            does. Use it with `drain_delay`: longer than the balancer takes to notice.""",
     )
     timeout: float = _timeouts(
         30.0,
@@ -304,10 +282,8 @@ class Settings(ProcessSettings):
         "The least speed of a body after `body_timeout`, in bytes per second.",
         "--body-min-rate",
         accepts="bytes per second as a whole number up to 4194304T, or 0 for any rate",
-        doc=(
-            "Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and "
-            "then never reaches `body_timeout`. A slower client gets 408."
-        ),
+        doc="""Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and
+            then never reaches `body_timeout`. A slower client gets 408.""",
     )
     send_timeout: float = _timeouts(
         60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit.", "--send-timeout"
@@ -318,11 +294,9 @@ class Settings(ProcessSettings):
         SECONDS,
         "How long the application may take for one request; 0 is no limit.",
         "--request-timeout",
-        doc=(
-            "The client of an overdue request gets 504, or its connection is reset when the response has "
-            "begun. The log has the request line, its id, its age and the stack. In `threads` an exception is raised "
-            "in the one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced."
-        ),
+        doc="""The client of an overdue request gets 504, or its connection is reset when the response has begun.
+            The log has the request line, its id, its age and the stack. In `threads` an exception is raised in the
+            one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced.""",
     )
     gevent_block_warning: float = _timeouts(
         5.0,
@@ -380,12 +354,10 @@ class Settings(ProcessSettings):
         "How far a response of unknown length may run ahead of its client.",
         "--stream-buffer",
         show_default="1 MiB",
-        doc=(
-            "Then the application waits in `threads` and `gevent` until the client has taken some of it. In `sync`, "
-            "where that would stop all other clients of the worker, it goes on, into a file, until 64 MiB wait. A "
-            "response with a `Content-Length`, or of one block, and a file never wait: they leave the application at "
-            "once. See [streaming responses](streaming-responses.md)."
-        ),
+        doc="""Then the application waits in `threads` and `gevent` until the client has taken some of it. In
+            `sync`, where that would stop all other clients of the worker, it goes on, into a file, until 64 MiB wait.
+            A response with a `Content-Length`, or of one block, and a file never wait: they leave the application at
+            once. See [streaming responses](streaming-responses.md).""",
     )
     spool_dir: str | None = _limits(
         None,
@@ -406,11 +378,9 @@ class Settings(ProcessSettings):
         ),
         "Call the application before a request's body is complete.",
         "--stream-request-body",
-        doc=(
-            "`on` calls it as soon as the head is here, and `wsgi.input` waits for the client: a slow client then "
-            "holds its thread, or the whole `sync` worker. `auto` does so in `gevent` only, for bodies larger than "
-            "`body_buffer_size`; everywhere else they go to a file first. `off` never does."
-        ),
+        doc="""`on` calls it as soon as the head is here, and `wsgi.input` waits for the client: a slow client
+            then holds its thread, or the whole `sync` worker. `auto` does so in `gevent` only, for bodies larger than
+            `body_buffer_size`; everywhere else they go to a file first. `off` never does.""",
     )
 
     # Proxies and headers
@@ -420,10 +390,8 @@ class Settings(ProcessSettings):
         "The proxies whose forwarded headers are trusted; '*' is any.",
         "--forwarded-allow-ips",
         environment="FORWARDED_ALLOW_IPS",
-        doc=(
-            "Clients on a Unix socket are trusted, too. From any other client such headers never reach the "
-            "application. The environment's value is the default: a configuration file or a flag replaces it."
-        ),
+        doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
+            application. The environment's value is the default: a configuration file or a flag replaces it.""",
     )
     forwarded_headers: tuple[str, ...] = _proxies(
         (),
@@ -434,11 +402,9 @@ class Settings(ProcessSettings):
         ),
         "The headers of a trusted proxy that are used; e.g. for,proto,host.",
         "--forwarded-headers",
-        doc=(
-            "`for`, `proto`, `host`, `port` and `prefix` are `X-Forwarded-For` and so on, `forwarded` is RFC "
-            "7239's `Forwarded`. Name only what your proxy sets itself on every request: a client can send "
-            "anything else itself. See [Behind a proxy](proxies.md)."
-        ),
+        doc="""`for`, `proto`, `host`, `port` and `prefix` are `X-Forwarded-For` and so on, `forwarded` is RFC
+            7239's `Forwarded`. Name only what your proxy sets itself on every request: a client can send anything
+            else itself. See [Behind a proxy](proxies.md).""",
     )
     secure_scheme_headers: dict[str, str] = _proxies(
         {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
@@ -456,10 +422,8 @@ class Settings(ProcessSettings):
         ),
         "Read HAProxy's PROXY protocol; without a value, 'auto'.",
         "--proxy-protocol",
-        doc=(
-            "`v1` and `v2` require a header of that version from every peer in `proxy_allow_ips` (400 without it), "
-            "`auto` takes either, or none. With TLS, the header comes before the handshake, in clear."
-        ),
+        doc="""`v1` and `v2` require a header of that version from every peer in `proxy_allow_ips` (400 without
+            it), `auto` takes either, or none. With TLS, the header comes before the handshake, in clear.""",
     )
     proxy_allow_ips: tuple[str, ...] = _proxies(
         ("127.0.0.1", "::1"),
@@ -480,32 +444,27 @@ class Settings(ProcessSettings):
         NETWORKS,
         "The proxies that may speak uwsgi; '*' is any.",
         "--uwsgi-allow-from",
-        doc=(
-            "Clients on a Unix socket always may. Connections of others are closed: everything in a uwsgi request is "
-            "trusted."
-        ),
+        doc="""Clients on a Unix socket always may. Connections of others are closed: everything in a uwsgi
+            request is trusted.""",
     )
     forwarder_headers: tuple[str, ...] = _proxies(
         ("SCRIPT_NAME", "PATH_INFO"),
         Kind(parsers.words, "header names separated by commas", "LIST"),
         "Headers with underscores that a trusted proxy may set.",
         "--forwarder-headers",
-        doc=(
-            "`SCRIPT_NAME` must be a prefix of the request's path, which it is taken off; anything else is 400. Other "
-            "names become `HTTP_...` as any header does, so `PATH_INFO` and `REMOTE_USER` are never set by one. `*` is "
-            "any name. A proxy that lets underscores pass (HAProxy; nginx with `underscores_in_headers`) must remove "
-            "what its clients send under these names; or leave the list empty. See [Behind a proxy](proxies.md)."
-        ),
+        doc="""`SCRIPT_NAME` must be a prefix of the request's path, which it is taken off; anything else is 400.
+            Other names become `HTTP_...` as any header does, so `PATH_INFO` and `REMOTE_USER` are never set by one.
+            `*` is any name. A proxy that lets underscores pass (HAProxy; nginx with `underscores_in_headers`) must
+            remove what its clients send under these names; or leave the list empty. See
+            [Behind a proxy](proxies.md).""",
     )
     header_map: Literal["drop", "refuse", "dangerous"] = _proxies(
         "drop",
         choice("drop", "refuse", "dangerous", metavar="WHAT"),
         "How headers whose names have underscores are treated.",
         "--header-map",
-        doc=(
-            "`X_Name` and `X-Name` are the same in the environ, so that a client can forge one by the other. "
-            "`drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in."
-        ),
+        doc="""`X_Name` and `X-Name` are the same in the environ, so that a client can forge one by the other.
+            `drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in.""",
     )
     root_path: str = _proxies(
         "",
