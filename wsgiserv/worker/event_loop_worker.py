@@ -43,6 +43,10 @@ _MOST_FAILURES: Final = 10
 _FAILURES_S: Final = 1.0
 
 
+# Returned by what runs a request in a turn: the thread has lost the lead, and must leave the loop alone.
+TURN_OVER: Final = object()
+
+
 class TurnEnded(BaseException):
     """Ends a turn half-way, since the thread has lost the lead or gives it up.
 
