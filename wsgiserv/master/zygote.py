@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import _socket as socket_module
 import gc
-import importlib
 import logging
 import os
 import sys
@@ -42,10 +41,10 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, forget_cleanups, fork, unblock_last
+from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -154,12 +153,8 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
     stack = list(extract_stack(frame))
-    own = max((n for n, each in enumerate(stack) if each.filename.startswith(_OUR_DIRECTORY)), default=-1)
-    users = [
-        each
-        for each in stack[own + 1 :]
-        if not each.filename.startswith(("<frozen importlib", importlib.__path__[0]))
-    ]
+    own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
+    users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
     return "".join(format_list(users or stack)).rstrip()
 
 

@@ -62,6 +62,7 @@ from wsgiserv.scoreboard import (
     UNTOLD_LINES,
     WAITING_LINES,
 )
+from wsgiserv.tracebacks import describe_error
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
@@ -763,10 +764,8 @@ class Worker(ABC):
         except BaseException as error:
             # Else the master knows the exit status only, which would be the application's os._exit().
             leave_if_child(error)
-            from wsgiserv.app import diagnostics as appadvice
-
             log.error("worker %d cannot boot", self.pid, exc_info=error)
-            self._report_failure(f"booting raised {appadvice.in_words(error)}", EXIT_BOOT)
+            self._report_failure(f"booting raised {describe_error(error)}", EXIT_BOOT)
             return EXIT_BOOT
         self._await_exit()
         self.booted = True
