@@ -28,10 +28,10 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.atoms import local_time, numeric_offset
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
+from wsgiserv.logs.format import local_time, numeric_offset
 from wsgiserv.logs.lossy import LogText, LossyText, LossyWriter
 from wsgiserv.logs.output import Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
