@@ -1,6 +1,6 @@
-"""What passes between the master and a worker at its birth, and the statuses that processes end with.
+"""What passes between the master and a worker at its birth.
 
-Owns: `WorkerBoot` (the values a worker starts with), the readiness pipe, the exit statuses.
+Owns: `WorkerBoot` (the values a worker starts with) and the readiness pipe.
 Must not know: how the master supervises, how a worker serves.
 """
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from wsgiserv.net.tls_series import ContextSeries
     from wsgiserv.scoreboard import Slot
 
-EXIT_OK = 0  # stopped as told
-EXIT_CONFIG = 2  # bad usage or configuration
-EXIT_BOOT = 3  # workers cannot boot
-EXIT_APPLICATION = 4  # the application cannot be loaded
 
 # In the file of a worker's last words: what follows is from the worker's own code, and complete.
 REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from wsgiserv import __version__
 from wsgiserv.config.argv import parse
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter, wait_for
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _OUR_CLASSES = ("sync", "threads", "gevent")
-
-_EXIT_OK = 0
-_EXIT_APPLICATION = ApplicationError.exit_status
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 # Set by a master for the one that is to follow it; spelled out here, since most starts need not import that.
 _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
@@ -74,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from wsgiserv.master.upgrade import TOLD_TO_STOP
 
             predecessor.failed(TOLD_TO_STOP)
-        return _EXIT_OK if _is_stop(interrupt) else _EXIT_INTERRUPTED
+        return ExitStatus.OK if _is_stop(interrupt) else ExitStatus.INTERRUPTED
 
 
 def _predecessor() -> OldMaster | None:
@@ -124,11 +120,11 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
         from wsgiserv.config.present import help_text
 
         print(help_text(), end="")
-        return _EXIT_OK
+        return ExitStatus.OK
     if line.wants == "version":
         python = ".".join(map(str, sys.version_info[:3]))
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
-        return _EXIT_OK
+        return ExitStatus.OK
 
     # A snapshot, and the directory of the first start, so that a reload finds what the start has found:
     # raw_env and chdir change both for this process later.
@@ -155,7 +151,7 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
 
         print(config_text(loaded.settings, loaded.sources))
         _tell_notices(loaded)
-        return _EXIT_OK
+        return ExitStatus.OK
     import_for(loaded.settings)
     application = _checked_application(loaded)
     _check_patched(loaded)
@@ -394,7 +390,7 @@ def _check(loaded: Loaded, application: str) -> int:
 
     flush_standard_streams(wait=True)
     read_end, write_end = pipe()
-    pid = run_in_child(lambda: _check_in_child(loaded, OutcomeWriter(write_end)), _EXIT_APPLICATION)
+    pid = run_in_child(lambda: _check_in_child(loaded, OutcomeWriter(write_end)), ExitStatus.APPLICATION)
     close(write_end)
     longest_s = boot_timeout_of(loaded.settings)
     ended = _wait_for(pid, longest_s)
@@ -421,8 +417,8 @@ def _check(loaded: Loaded, application: str) -> int:
             f"why: python -X faulthandler -c 'import {module}'",
             file=sys.stderr,
         )
-        return _EXIT_APPLICATION
-    if status == _EXIT_OK:
+        return ExitStatus.APPLICATION
+    if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
         print(outcome["facts"], end="")
     return status
@@ -457,7 +453,7 @@ def _check_in_child(loaded: Loaded, report: OutcomeWriter) -> int:
     flush_standard_streams(wait=True)
     facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
     report.tell({"facts": facts[:_LONGEST_FACTS]})
-    return found.errors[0].exit_status if found.errors else _EXIT_OK
+    return found.errors[0].exit_status if found.errors else ExitStatus.OK
 
 
 def _tell_notices(loaded: Loaded) -> None:

@@ -15,7 +15,8 @@ from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINC
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.boot import EXIT_CONFIG, Report
+from wsgiserv.boot import Report
+from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.error import take_over_losses
@@ -309,7 +310,7 @@ class Workers:
                 # Later ones are let be: what serves, if shortly, is better than nothing.
                 too_large = too_large_at_boot(worker.pid, worker.cfg)
                 if too_large:
-                    report = Report("failed", too_large, "", EXIT_CONFIG)
+                    report = Report("failed", too_large, "", ExitStatus.CONFIG)
             known = self.fleet.failures.get(worker.generation)
             repeated = known is not None and known.reason == report.reason
             known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Final
 
 from setproctitle import setthreadtitle
 
-from wsgiserv.boot import EXIT_OK, WorkerBoot
-from wsgiserv.errors import ConfigError
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.process import flush_standard_streams
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
@@ -220,7 +220,7 @@ class ThreadsWorker(EventLoopWorker):
         if patched_by():
             atexit._run_exitfuncs()
             flush_standard_streams(wait=True)
-            os._exit(EXIT_OK)
+            os._exit(ExitStatus.OK)
 
     # ---- the threads of requests -----------------------------------------------------------------------
 
