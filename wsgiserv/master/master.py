@@ -33,8 +33,8 @@ from signal import (
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_CONFIG, EXIT_OK, WorkerBoot
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import (
     close_logs_in_child,
@@ -45,7 +45,6 @@ from wsgiserv.logs.error import (
 )
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
-from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize, silence_standard_streams
@@ -73,7 +72,7 @@ from wsgiserv.master.status import ServerFacts, ServerState, status_line, status
 from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, OldMaster
 from wsgiserv.master.upgrade_attempt import Succession
 from wsgiserv.master.workers import Workers
-from wsgiserv.process import add_child_cleanup, arm
+from wsgiserv.process import add_child_cleanup, arm, release_standard_streams
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ class Master:
             self._log.info("stopped while starting")
             self._tell_foreground(BootError("it was told to stop while it was starting."))
             self._tell_predecessor_of_stop()
-            return EXIT_OK
+            return ExitStatus.OK
 
         try:
             self._loop()
@@ -201,13 +200,13 @@ class Master:
         self._close_control()
         self._rollover.close()
         startup.clean_up()
-        self._signals.end(EXIT_OK if self._fatal is None else self._fatal.exit_status)
+        self._signals.end(ExitStatus.OK if self._fatal is None else self._fatal.exit_status)
         release_standard_streams()
         if self._fatal is not None:
             self._tell(self._fatal)
             raise self._fatal
         self._log.info("stopped (pid %d)", self._server.pid)
-        return EXIT_OK
+        return ExitStatus.OK
 
     def _start(self, startup: ServerResources, interrupt: StartInterrupt) -> None:
         """Do everything that comes before the loop. Raises WsgiservError, KeyboardInterrupt; then all is taken back."""
@@ -465,9 +464,9 @@ class Master:
         self._fleet.forget_others(self._rollover.current.number)
 
     def _give_up(self, action: GiveUp) -> None:
-        if action.status == EXIT_APPLICATION:
+        if action.status == ExitStatus.APPLICATION:
             self._end(ApplicationError(action.reason, action.report.traceback if action.report else ""))
-        elif action.status == EXIT_CONFIG:
+        elif action.status == ExitStatus.CONFIG:
             self._end(ConfigError(action.reason))
         else:
             tried = "" if action.report else " Several were tried; the lines above say how each ended."

@@ -25,9 +25,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, WorkerBoot
+from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.tls import speaks_tls
-from wsgiserv.errors import ApplicationError, BootError, ConfigError
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
@@ -40,14 +40,19 @@ from wsgiserv.logs.error import (
     untold_messages,
 )
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.client import Connection
 from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges, set_home
-from wsgiserv.process import add_child_cleanup, leave_if_child, unblock_last
+from wsgiserv.process import (
+    add_child_cleanup,
+    fill_standard_streams,
+    leave_if_child,
+    release_standard_streams,
+    unblock_last,
+)
 from wsgiserv.scoreboard import (
     CONNECTIONS,
     DRAINING,
@@ -62,6 +67,7 @@ from wsgiserv.scoreboard import (
     UNTOLD_LINES,
     WAITING_LINES,
 )
+from wsgiserv.tracebacks import describe_error
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
@@ -550,7 +556,7 @@ class Worker(ABC):
             self._call_exit_hook()
         finally:
             release_standard_streams()
-            os._exit(EXIT_OK)
+            os._exit(ExitStatus.OK)
 
     def _await_exit(self) -> None:  # noqa: B027 - in most classes a signal handler that exits does not return
         """Do not go on when the worker is exiting elsewhere. In the main thread."""
@@ -752,22 +758,20 @@ class Worker(ABC):
                 except RuntimeError as error:
                     raise cannot_start("wsgiserv-reloader", error) from error
         except ApplicationError as error:
-            self._report_failure(str(error), EXIT_APPLICATION, error.traceback)
-            return EXIT_APPLICATION
+            self._report_failure(str(error), ExitStatus.APPLICATION, error.traceback)
+            return ExitStatus.APPLICATION
         except ConfigError as error:
-            self._report_failure(str(error), EXIT_CONFIG)
-            return EXIT_BOOT
+            self._report_failure(str(error), ExitStatus.CONFIG)
+            return ExitStatus.BOOT
         except BootError as error:
-            self._report_failure(str(error), EXIT_BOOT)
-            return EXIT_BOOT
+            self._report_failure(str(error), ExitStatus.BOOT)
+            return ExitStatus.BOOT
         except BaseException as error:
             # Else the master knows the exit status only, which would be the application's os._exit().
             leave_if_child(error)
-            from wsgiserv.app import diagnostics as appadvice
-
             log.error("worker %d cannot boot", self.pid, exc_info=error)
-            self._report_failure(f"booting raised {appadvice.in_words(error)}", EXIT_BOOT)
-            return EXIT_BOOT
+            self._report_failure(f"booting raised {describe_error(error)}", ExitStatus.BOOT)
+            return ExitStatus.BOOT
         self._await_exit()
         self.booted = True
         unblock_last()
@@ -776,7 +780,7 @@ class Worker(ABC):
         if self._is_orphan():
             # Whoever came to us now would soon be sent away, where the old master's workers may serve (an upgrade).
             log.error("the master (pid %d) is gone; worker %d leaves", self.ppid, self.pid)
-            return EXIT_BOOT
+            return ExitStatus.BOOT
         try:
             self.serve()
         except BootError as error:  # before it was ready
@@ -786,9 +790,9 @@ class Worker(ABC):
                 self.context.access.close()
             self._note_losses()
         if refused is not None:
-            self._report_failure(str(refused), EXIT_BOOT)
-            return EXIT_BOOT
-        return EXIT_OK
+            self._report_failure(str(refused), ExitStatus.BOOT)
+            return ExitStatus.BOOT
+        return ExitStatus.OK
 
 
 def _address_of(listener: Listener) -> str:
@@ -815,7 +819,7 @@ def worker_main(boot: WorkerBoot) -> int:
     worker: Worker | None = None
     refused: ConfigError | OSError | None = None
     failure: BaseException | None = None
-    status = EXIT_BOOT
+    status: int = ExitStatus.BOOT
     try:
         # A preloaded application has been loaded in the directory that this process has inherited: after a link has
         # been moved to another release, that one's files are not this code's.
@@ -837,7 +841,7 @@ def worker_main(boot: WorkerBoot) -> int:
     except BaseException as error:
         failure = error
     if refused is not None:
-        reason = EXIT_CONFIG if isinstance(refused, ConfigError) else EXIT_BOOT
+        reason = ExitStatus.CONFIG if isinstance(refused, ConfigError) else ExitStatus.BOOT
         boot.ready.report("failed", str(refused), "", reason)
     elif worker is not None and failure is None:
         try:

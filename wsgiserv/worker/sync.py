@@ -19,7 +19,8 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from wsgiserv.boot import EXIT_BOOT, WorkerBoot
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, start_thread, throw_into_main
@@ -174,7 +175,7 @@ class SyncWorker(EventLoopWorker):
         if self.context.access is not None:
             self.context.access.flush()
         self._note_losses()
-        os._exit(EXIT_BOOT)
+        os._exit(ExitStatus.BOOT)
 
     def _runner(self) -> Callable[[Connection], object]:
         """Return what runs a request."""
