@@ -46,14 +46,14 @@ __all__ = ["Findings", "examine"]
 
 @dataclass(kw_only=True)
 class _WarmupContext:
-    """See `WarmupContext`."""
+    """As `wsgiserv.worker.warmup.WarmupContext`."""
 
     app: Callable[..., Any]
     gateway: GatewayContext
     id_prefix: str
     log: logging.Logger
     parser: HeadParser
-    serial: Iterator[int]
+    serial: count[int]
 
 
 _SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
