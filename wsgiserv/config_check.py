@@ -31,9 +31,9 @@ from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.unpatched import no_real_threads
-from wsgiserv.worker.limits import head_limits
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import class_name, resolve_worker_class
+from wsgiserv.worker.serving import head_limits
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext

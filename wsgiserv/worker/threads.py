@@ -22,17 +22,19 @@ import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from time import monotonic, thread_time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from setproctitle import setthreadtitle
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
+from wsgiserv.net.event_loop import EventLoop
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
@@ -112,10 +114,27 @@ class _Lane:
         self.thread: threading.Thread | OSThread
 
 
+class _ThreadsEventLoop(EventLoop):
+    """A loop whose requests run in other threads, too."""
+
+    def __init__(self, worker: ThreadsWorker, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._worker = worker
+
+    def resume(self, connection: Connection) -> None:
+        """As of the base; wake the leader, whose poll does not see what another thread has queued."""
+        self.waiting.append(connection)
+        worker = self._worker
+        leader = worker._leader
+        if leader is None or leader.ident != get_ident():
+            worker._wake()
+
+
 class ThreadsWorker(EventLoopWorker):
     """Runs requests in up to ``threads`` threads at once, started as they are needed."""
 
     multithread = True
+    _deadlines: Deadlines | None = None
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -132,10 +151,10 @@ class ThreadsWorker(EventLoopWorker):
         self._helper_wakeup = allocate_lock()
         self._asleep = False
         self._deputy_leads = False
-        self._deadlines: Deadlines | None = None
         self._progress: dict[str, int] = {}
         self._warned_of_threads = -_WARN_AGAIN_S
-        self.run_request = self._lead_through
+        # Whether complete requests are only queued.
+        self._only_queues = False
         self._run_fresh = fresh_contexts(Context())
 
     @property
@@ -146,8 +165,10 @@ class ThreadsWorker(EventLoopWorker):
     @property
     def is_done(self) -> bool:
         """As of the base; who has been answered with 504 while a thread does not come back is not waited for."""
-        return self.leave_now or (
-            self.retiring and (len(self.event_loop.connections) <= self._lost or monotonic() > self.leave_by)
+        leaving = self._leaving
+        return leaving.at_once or (
+            leaving.begun
+            and (len(self.event_loop.connections) <= self._lost or monotonic() > leaving.deadline)
         )
 
     def _occupancy(self) -> float:
@@ -155,28 +176,25 @@ class ThreadsWorker(EventLoopWorker):
         return self.boot.slot.load()[0] / self._most
 
     def load(self) -> None:
-        """As of the base; with ``request_timeout`` the calls are watched. Raises ConfigError without real threads."""
+        """As of the base. Raises ConfigError without real threads."""
         super().load()
         if reason := no_real_threads("the application"):
             raise ConfigError(f"worker_class = 'threads': {reason}")
-        if self.cfg.request_timeout:
-            from wsgiserv.worker.request_timeout import Deadlines, interrupt_thread
 
-            self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_thread)
-            self.context.call = self._deadlines.call
+    def _caller(self) -> Callable[..., BaseException | None]:
+        if not self.cfg.request_timeout:
+            return super()._caller()
+        from wsgiserv.worker.request_timeout import Deadlines, interrupt_thread
+
+        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_thread)
+        return self._deadlines.call
+
+    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
+        return super()._make_event_loop(partial(_ThreadsEventLoop, self))
 
     def serve(self) -> None:
         """Start the first thread and look after it and its like, until the worker has left."""
         self._helper_wakeup.acquire()
-        resume = self.event_loop.resume
-
-        def resume_and_wake(connection: Connection) -> None:
-            resume(connection)
-            leader = self._leader
-            if leader is None or leader.ident != get_ident():
-                self._wake()  # the leader's poll does not see what another thread has queued
-
-        self.event_loop.resume = resume_and_wake  # type: ignore[method-assign]
         self._baton.acquire()  # no thread leads before the worker is ready; and it is not without one that can
         try:
             self._start_thread()
@@ -321,11 +339,11 @@ class ThreadsWorker(EventLoopWorker):
 
     def stop_accepting(self) -> None:
         """As of the base; requests that come in this moment are queued: the lead must not be lost half-way."""
-        before, self.run_request = self.run_request, self._queue.append
+        before, self._only_queues = self._only_queues, True
         try:
             super().stop_accepting()
         finally:
-            self.run_request = before
+            self._only_queues = before
 
     def _end_call(self) -> None:
         """What a thread that does not lead owes after a call: the leader may sleep for a second."""
@@ -351,10 +369,10 @@ class ThreadsWorker(EventLoopWorker):
                 if self._queue:
                     return self._give_up_lead(_LeadershipLost(self._queue.popleft()))
                 try:
-                    if self._passes_first or self.context.now > self._tick_due:
+                    if self._passes_first or self.context.now > self._heartbeat.due:
                         self._collect()
                     else:
-                        self.turn(self._turn_s)
+                        self.turn(self._heartbeat.turn_s)
                     continue
                 except _LeadershipLost:
                     raise
@@ -384,14 +402,17 @@ class ThreadsWorker(EventLoopWorker):
         A turn that a request ends half-way owes its tick. Were all to end so, the heartbeat would stand still, and
         the master would kill a worker that is well.
         """
-        self.run_request = self._queue.append
+        self._only_queues = True
         try:
-            self.turn(self._turn_s)
+            self.turn(self._heartbeat.turn_s)
         finally:
-            self.run_request = self._lead_through
+            self._only_queues = False
 
-    def _lead_through(self, connection: Connection) -> None:
-        """Run a request as the leader. Raises `_LeadershipLost` when the lead is lost by that."""
+    def run_request(self, connection: Connection) -> None:
+        """Run a request as the leader, or queue it. Raises `_LeadershipLost` when the lead is lost by that."""
+        if self._only_queues:
+            self._queue.append(connection)
+            return
         if self._passes_first:
             raise _LeadershipLost(connection)
         lane = self._leader
@@ -443,10 +464,7 @@ class ThreadsWorker(EventLoopWorker):
 
     def _wake(self) -> None:
         """Let the leader look again."""
-        try:
-            self._wakeup_writer.send(b"\0")
-        except OSError:
-            pass  # it is about to wake already, or the worker has ended
+        self._signals.wake()
 
     def _wake_helper(self) -> None:
         self._asleep = False
@@ -512,7 +530,7 @@ class ThreadsWorker(EventLoopWorker):
     def _lead_as_deputy(self, look_s: float) -> None:
         """Lead while all threads are busy, and run nothing: what is ready waits for the first that is free."""
         self._deputy_leads = True
-        self.run_request = self._queue.append
+        self._only_queues = True
         next_look = 0.0
         try:
             while not (self._standby or self.is_done):
@@ -523,20 +541,20 @@ class ThreadsWorker(EventLoopWorker):
                 now = monotonic()
                 if now >= next_look:
                     next_look = now + _PROGRESS_S
-                    self._stalled_since = self._last_progress(now)
+                    self._heartbeat.stalled_since = self._last_progress(now)
                 if self._deadlines is not None:
                     self._enforce_deadlines(self._deadlines, now)
                     if len(self._lanes) < self._most:
                         break
                 try:
-                    self.turn(min(look_s, _PROGRESS_S, self._turn_s))
+                    self.turn(min(look_s, _PROGRESS_S, self._heartbeat.turn_s))
                     continue
                 except BaseException as error:
                     failure = error
                 self.survive(failure)
         finally:
-            self._stalled_since = None
-            self.run_request = self._lead_through
+            self._heartbeat.stalled_since = None
+            self._only_queues = False
             self._deputy_leads = False
             self._pass_on()
 
@@ -547,9 +565,9 @@ class ThreadsWorker(EventLoopWorker):
         """
         sent = progress()
         before, self._progress = self._progress, sent
-        if self._stalled_since is None or sent != before:
+        if self._heartbeat.stalled_since is None or sent != before:
             return now
-        return self._stalled_since
+        return self._heartbeat.stalled_since
 
     def _call_hook_for(self, ident: int) -> None:
         """Have ``post_request`` called for a request that does not come back, in a thread that nobody waits for."""
