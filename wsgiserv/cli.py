@@ -188,7 +188,7 @@ def _serve(
     from wsgiserv.master.master import Master
     from wsgiserv.places import check_places
     from wsgiserv.privileges import root_warning
-    from wsgiserv.worker.base import worker_main
+    from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
     enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
@@ -225,7 +225,8 @@ def _checked_application(loaded: Loaded) -> str:
 def _patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
-        from wsgiserv.worker.gevent_worker import patch_master
+        import wsgiserv.worker.gevent_worker  # noqa: F401 - imports what gevent needs before the code of a user runs
+        from wsgiserv.worker.gevent_patching import patch_master
 
         patch_master()
 

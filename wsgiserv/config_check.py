@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 from time import time
@@ -30,10 +30,9 @@ from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
-from wsgiserv.unpatched import no_real_threads
-from wsgiserv.worker.limits import head_limits
 from wsgiserv.worker.preload import preload_application
-from wsgiserv.worker.registry import class_name, resolve_worker_class
+from wsgiserv.worker.registry import resolve_worker_class
+from wsgiserv.worker.serving import head_limits
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -204,10 +203,7 @@ def _load(
     switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
     try:
         application = preload_application(settings, log, False)
-        if class_name(settings.worker_class, settings.threads) == "threads":
-            reason = no_real_threads("the application")
-            if reason:
-                raise ConfigError(f"worker_class = 'threads': {reason}")
+        resolve_worker_class(settings.worker_class, settings.threads).check_patched("the application")
     except WsgiservError as error:
         found.errors.append(error)
         return None

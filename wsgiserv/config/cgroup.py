@@ -39,7 +39,8 @@ def fitting_workers(worker_class: object, cpus: float, memory: int | None) -> in
         cpus: the CPUs this process may use; may be a fraction.
         memory: the memory it may use in bytes; None is unlimited.
     """
-    count = 2 * math.ceil(cpus) + 1 if worker_class == "sync" else math.ceil(cpus)
+    per_cpu = 2 if worker_class == "sync" else getattr(worker_class, "workers_per_cpu", 1)
+    count = per_cpu * math.ceil(cpus) + (per_cpu > 1)
     if memory is not None:
         count = min(count, memory // BYTES_PER_WORKER)
     return max(1, count)

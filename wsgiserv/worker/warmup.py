@@ -26,7 +26,9 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class WarmupContext(Protocol):
     """The parts of a `ServingContext` that a warm-up request uses."""
 
-    app: Callable[..., Any]
+    @property
+    def app(self) -> Callable[..., Any]: ...
+
     gateway: GatewayContext
     id_prefix: str
     log: logging.Logger
