@@ -8,20 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
-from os import _exit, close, kill, pipe, read, waitpid, write
-from select import POLLIN, poll
-from time import monotonic
-from typing import TYPE_CHECKING
+from os import close, kill, waitpid
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TextIO
 
 from wsgiserv import __version__
-from wsgiserv import process as atfork
 from wsgiserv.config.argv import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.library_first import LibraryFirst
-from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.preimport import import_for, import_server
-from wsgiserv.process import fork
-from wsgiserv.unpatched import no_real_threads, patched_by
+from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child
+from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Collected, Loaded
@@ -35,8 +32,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 _LONGEST_IMPORT_S = 30.0
 # A directory can be returned to without the right to read it.
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
-# poll(2) takes milliseconds as an int, so no more than 24 days.
-_LONGEST_POLL_S = 2_000_000.0
+# pidfd_open(2) would save the looking, and is not everywhere.
+_POLL_S = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    atfork.arm()
+    arm()
     predecessor = _predecessor()
     try:
         if predecessor is not None:
@@ -182,7 +179,7 @@ def _serve(
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
     from wsgiserv.privileges import root_warning
-    from wsgiserv.worker.base import worker_main
+    from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
     # Here, and not among the notices of a configuration, which a reload says again.
@@ -260,29 +257,29 @@ def _check_application(settings: Settings) -> None:
 def _patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
-        from wsgiserv.worker.gevent_worker import patch_master
+        import wsgiserv.worker.gevent_worker  # noqa: F401 - imports what gevent needs before the code of a user runs
+        from wsgiserv.worker.gevent_patching import patch_master
 
         patch_master()
 
 
 def _check_patched(loaded: Loaded, class_before: object) -> None:
-    """Check the worker class against what gevent has patched here: workers inherit it. Raises ConfigError.
+    """Check the worker class against what gevent has patched here: workers inherit it. Raises ConfigError."""
+    from wsgiserv.config.worker_class import CLASS_PATHS, known
 
-    Threads that are greenlets by then would not run while the worker waits for its sockets.
-    """
     wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
-    if not patched_by():
+    if not patched_by() or wanted not in CLASS_PATHS:
         return
-    if wanted in ("sync", "threads") and class_before == "gevent":
+    # Threads that are greenlets by then would not run while the worker waits for its sockets.
+    if class_before == "gevent" != wanted:
         raise ConfigError(
             f"WS1051 worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it: "
             "workers of this class would have greenlets for threads, and gevent's sockets. Start it anew for this "
             "class: SIGUSR2, or stop and start."
         )
-    if wanted == "threads":
-        raise ConfigError(
-            f"WS1052 worker_class = 'threads' ({source}): {no_real_threads('the configuration file')}"
-        )
+    found = known(wanted)
+    if found is not None:
+        found.check_patched("the configuration file")
 
 
 def _check_certificates(settings: Settings) -> None:
@@ -327,21 +324,20 @@ def _check_worker_class(loaded: Loaded) -> None:
         # Nothing is patched by that, and no hub is made.
         resolve_worker_class(wanted, source=source)
         return
-    wait_status, fault = _run_in_child(
-        lambda report_to: _resolve_in_child(settings, source, report_to), _LONGEST_IMPORT_S
+    status, fault = _run_in_child(
+        lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S
     )
-    if wait_status == 0:
-        return
     if fault:
         raise ConfigError(fault)
-    raise ConfigError(
-        f"WS1054 worker_class = {wanted!r} ({source}): the process that imported it to try it "
-        f"{_how_it_ended(wait_status, _LONGEST_IMPORT_S)}. "
-        f"Import it alone to see why: python -X faulthandler -c 'import {wanted.rpartition('.')[0]}'"
-    )
+    if status != ExitStatus.OK:
+        raise ConfigError(
+            f"WS1054 worker_class = {wanted!r} ({source}): the process that imported it to try it "
+            f"{_how_it_ended(status, _LONGEST_IMPORT_S)}. "
+            f"Import it alone to see why: python -X faulthandler -c 'import {wanted.rpartition('.')[0]}'"
+        )
 
 
-def _resolve_in_child(settings: Settings, source: str, report_to: int) -> int:
+def _resolve_in_child(settings: Settings, source: str, report: TextIO) -> int:
     from wsgiserv.app.loader import prepare_path
     from wsgiserv.worker.registry import resolve_worker_class
 
@@ -350,7 +346,7 @@ def _resolve_in_child(settings: Settings, source: str, report_to: int) -> int:
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:
-        _write_all(report_to, str(error))
+        report.write(str(error))
         return ExitStatus.CONFIG
     return ExitStatus.OK
 
@@ -358,108 +354,67 @@ def _resolve_in_child(settings: Settings, source: str, report_to: int) -> int:
 # ---- code of the user in a child process -----------------------------------------------------------------------
 
 
-def _run_in_child(work: Callable[[int], int], longest_s: float) -> tuple[int | None, str]:
-    """Run ``work`` in a child process; return its wait status, None when it was killed, and its report.
+def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int | None, str]:
+    """Run ``work`` in a child process; return its exit status and its report.
 
     Args:
-        work: gets a descriptor to write its report to, and returns its exit status. Everything that it starts
-            (threads, connections) ends with the child.
+        work: gets a file to write its report to, and returns the exit status. Everything that it starts (threads,
+            connections) ends with the child.
         longest_s: the child is killed after this time in seconds; 0 is no limit.
+
+    Returns:
+        The status is negative for a signal, None when the child was killed for the time it took.
 
     Raises:
         BootError: the system made no process.
     """
-    flush_standard_streams()
-    read_end, write_end = pipe()
-    try:
-        pid = fork()
-    except OSError as error:
-        close(read_end)
-        close(write_end)
-        raise BootError(
-            f"WS1055 cannot fork: {error.strerror}. Accepted: room for more processes: see ulimit -u."
-        ) from None
-    if pid == 0:
-        status: int = ExitStatus.FAILURE
+
+    def run() -> int:
+        # At a reload the handlers are the master's, and so is the socket that its signals are queued in.
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)
+        if longest_s:
+            signal.alarm(int(longest_s) + 1)  # in case the parent, which would kill this process, is killed
+        status = work(report)
+        report.flush()
+        return status
+
+    flush_standard_streams(wait=True)
+    # A file, not a pipe: a process that the user's code has started could hold the other end open for good.
+    with open(_unnamed_file(), "w+", encoding="utf-8", errors="backslashreplace") as report:
         try:
-            close(read_end)
-            _reset_signals()
-            if longest_s:
-                signal.alarm(
-                    int(longest_s) + 1
-                )  # in case the parent, which would kill this process, is killed
-            status = work(write_end)
-        except (
-            BaseException
-        ) as error:  # whatever the user's code did: this process ends here, and must say why
-            if not isinstance(error, KeyboardInterrupt):
-                sys.excepthook(*sys.exc_info())
-        finally:
-            flush_standard_streams()
-            _exit(status)
-    close(write_end)
-    try:
-        report, is_over = _read_until_exit(read_end, pid, longest_s)
-    finally:
-        close(read_end)
-    if not is_over:
-        kill(pid, signal.SIGKILL)
-    _, wait_status = waitpid(pid, 0)
-    return (wait_status if is_over else None), report.decode("utf-8", "replace")
+            pid = run_in_child(run)
+        except OSError as error:
+            raise BootError(
+                f"WS1055 cannot fork: {error.strerror}. Accepted: room for more processes: see ulimit -u."
+            ) from None
+        end = monotonic() + longest_s
+        while (ended := reap(pid)) is None and not (longest_s and monotonic() > end):
+            sleep(_POLL_S)
+        if ended is None:
+            kill(pid, signal.SIGKILL)
+            waitpid(pid, 0)
+        report.seek(0)
+        text = report.read()
+    return (None if ended is None else os.waitstatus_to_exitcode(ended.wait_status or 0)), text
 
 
-def _reset_signals() -> None:
-    """Take back the parent's handlers and wakeup descriptor: at a reload they are the master's."""
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if callable(handler) and handler is not signal.default_int_handler:
-            signal.signal(number, signal.SIG_DFL)
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("wsgiserv-report")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
-def _read_until_exit(fd: int, pid: int, longest_s: float) -> tuple[bytes, bool]:
-    """Return what a child writes to ``fd`` until it exits, and whether it did in time."""
-    end = monotonic() + longest_s if longest_s else float("inf")
-    poller = poll()
-    poller.register(fd, POLLIN)
-    # Not until the end of file: what the user's code has started may hold the other end for good.
-    exits = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
-    if exits is not None:
-        poller.register(exits, POLLIN)
-    os.set_blocking(fd, False)
-    report = b""
-    is_open = True
-    try:
-        while (left_s := end - monotonic()) > 0:
-            ready = {number for number, _ in poller.poll(min(left_s, _LONGEST_POLL_S) * 1000)}
-            while is_open and fd in ready:
-                try:
-                    data = read(fd, 65536)
-                except BlockingIOError:
-                    break
-                report += data
-                is_open = bool(data)
-            if not is_open and fd in ready:
-                poller.unregister(fd)
-            if exits in ready or (exits is None and not is_open):
-                return report, True
-        return report, False
-    finally:
-        if exits is not None:
-            close(exits)
-
-
-def _how_it_ended(wait_status: int | None, longest_s: float) -> str:
-    if wait_status is None:
+def _how_it_ended(status: int | None, longest_s: float) -> str:
+    if status is None:
         return f"did not come back within {longest_s:g} s"
-    status = os.waitstatus_to_exitcode(wait_status)
     return f"was killed by signal {-status}" if status < 0 else f"exited with status {status} (os._exit?)"
-
-
-def _write_all(fd: int, text: str) -> None:
-    data = text.encode("utf-8", "backslashreplace")
-    while data:
-        data = data[write(fd, data) :]
 
 
 def _check(loaded: Loaded) -> int:
@@ -469,8 +424,8 @@ def _check(loaded: Loaded) -> int:
     application = loaded.settings.wsgi_app or ""
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
     longest_s = boot_timeout_of(loaded.settings)
-    wait_status, report = _run_in_child(lambda report_to: _check_in_child(loaded, report_to), longest_s)
-    if wait_status is None:
+    status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
+    if status is None:
         _print_error(
             BootError(
                 f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
@@ -478,20 +433,20 @@ def _check(loaded: Loaded) -> int:
         )
         return ExitStatus.BOOT
     if not report:
-        how = _how_it_ended(wait_status, longest_s)
+        how = _how_it_ended(status, longest_s)
         _print_error(
             ApplicationError(
                 f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
             )
         )
         return ExitStatus.APPLICATION
-    if wait_status == 0:
+    if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
         print(report, end="")
-    return os.waitstatus_to_exitcode(wait_status)
+    return status
 
 
-def _check_in_child(loaded: Loaded, report_to: int) -> int:
+def _check_in_child(loaded: Loaded, report: TextIO) -> int:
     """Check everything, print what is wrong, and report what is good; return the exit status."""
     from wsgiserv.config_check import examine
 
@@ -502,9 +457,7 @@ def _check_in_child(loaded: Loaded, report_to: int) -> int:
         print(f"wsgiserv: note: {note}", file=sys.stderr)
     for error in found.errors:
         _print_error(error)
-    flush_standard_streams()
-    facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
-    _write_all(report_to, facts)
+    report.writelines(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
     return found.errors[0].exit_status if found.errors else ExitStatus.OK
 
 

@@ -21,7 +21,6 @@ from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
-from wsgiserv.imports import absolute
 from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
 from wsgiserv.logs.opening import check_log
@@ -30,11 +29,11 @@ from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
-from wsgiserv.unpatched import no_real_threads
+from wsgiserv.safe_open import absolute
 from wsgiserv.wording import counted
-from wsgiserv.worker.limits import head_limits
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import resolve_worker_class
+from wsgiserv.worker.serving import head_limits
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -190,9 +189,7 @@ def _load(
     switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
     try:
         application = preload_application(settings, log, False)
-        reason = no_real_threads("the application") if settings.worker_class == "threads" else ""
-        if reason:
-            raise ConfigError(f"WS1060 worker_class = 'threads': {reason}")
+        resolve_worker_class(settings.worker_class).check_patched("the application")
     except WsgiservError as error:
         found.errors.append(error)
         return None

@@ -7,9 +7,8 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import absolute
 from wsgiserv.privileges import acting_as
-from wsgiserv.safe_open import UntrustedPath, check_directory, is_root, place_of
+from wsgiserv.safe_open import UntrustedPath, absolute, check_directory, is_root, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings

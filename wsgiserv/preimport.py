@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ALWAYS: Final = (
     *("wsgiserv.app.diagnostics", "wsgiserv.config.loader", "wsgiserv.config.cgroup", "wsgiserv.logs.error"),
     *("wsgiserv.logs.format", "wsgiserv.master.load", "wsgiserv.master.master", "wsgiserv.master.upgrade"),
-    *("wsgiserv.net.portable_poller", "wsgiserv.places", "wsgiserv.worker.base", "wsgiserv.worker.preload"),
-    *("wsgiserv.worker.request_timeout", "wsgiserv.worker.registry", "wsgiserv.worker.busy_handover"),
+    *("wsgiserv.net.portable_poller", "wsgiserv.places", "wsgiserv.worker.main", "wsgiserv.worker.preload"),
+    *("wsgiserv.worker.request_timeout", "wsgiserv.worker.registry"),
     *(
         "wsgiserv.worker.reloader",
         "wsgiserv.worker.sync",
@@ -44,7 +44,7 @@ OPTIONAL: Final = {
     ),
     "proxy_protocol": ("wsgiserv.net.proxy_socket",),
     "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"),
-    "gevent": ("wsgiserv.worker.gevent_worker",),
+    "gevent": ("wsgiserv.worker.gevent_patching", "wsgiserv.worker.gevent_worker"),
     "reload": ("wsgiserv.worker.debug_page",),
     "watchfiles": ("watchfiles",),
     "logconfig": ("logging.config", "logging.handlers", "configparser"),

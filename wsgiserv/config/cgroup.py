@@ -18,16 +18,15 @@ BYTES_PER_WORKER = 128 * 1024 * 1024
 _NO_LIMIT_BYTES = 2**60
 
 
-def fitting_workers(worker_class: object, cpus: float, memory: int | None) -> int:
+def fitting_workers(per_cpu: int, cpus: float, memory: int | None) -> int:
     """Return how many workers fit, at least 1.
 
     Args:
-        worker_class: the resolved worker class.
+        per_cpu: the worker class's `workers_per_cpu`: above 1 the workers wait during calls, and one more fits.
         cpus: the CPUs this process may use; may be a fraction.
         memory: the memory it may use in bytes; None is no limit.
     """
-    # A sync worker waits during its application's calls; a worker of any other class fills a CPU.
-    count = 2 * math.ceil(cpus) + 1 if worker_class == "sync" else math.ceil(cpus)
+    count = per_cpu * math.ceil(cpus) + (per_cpu > 1)
     if memory is not None:
         count = min(count, memory // BYTES_PER_WORKER)
     return max(1, count)

@@ -17,9 +17,9 @@ from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.setting import Setting
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
-from wsgiserv.config.worker_class import resolve
+from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import working_directory
+from wsgiserv.safe_open import working_directory
 from wsgiserv.wording import did_you_mean, nearest
 
 _FLAGS = "on the command line"
@@ -453,7 +453,11 @@ class _Loader:
         cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
         memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
         memory_words = "no memory limit" if memory is None else f"{memory >> 20} MiB"
-        count = sizing.fitting_workers(self.values.get("worker_class", "sync"), cpus, memory)
+        try:
+            kind = known(self.values.get("worker_class", "sync"))
+        except ImportError:  # gevent is not installed: a fault, which the check of the class reports
+            kind = None
+        count = sizing.fitting_workers(getattr(kind, "workers_per_cpu", 1), cpus, memory)
         return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}"
 
 

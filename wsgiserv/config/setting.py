@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from wsgiserv.callables import own_attribute
+from wsgiserv.user_code import own_attribute
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from wsgiserv.callables import takes
 from wsgiserv.config.address import parse_address
 from wsgiserv.config.setting import Kind
+from wsgiserv.user_code import accepts_args
 
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -398,7 +398,7 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not takes(function, len(arguments)):
+        if not accepts_args(function, len(arguments)):
             raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
         return function
 
@@ -409,7 +409,7 @@ def post_request_hook(raw: object) -> Callable[..., Any]:
     """Read post_request: a function of 2, 3 or 4 arguments, wrapped so that it can be called with 4."""
     function = _callable(raw)
     for count in (4, 3, 2):
-        if takes(function, count):
+        if accepts_args(function, count):
             return function if count == 4 else _with_first_arguments(function, count)
     raise ValueError("it does not take 2, 3 or 4 arguments")
 

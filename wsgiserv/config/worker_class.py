@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsgiserv.config.setting import Kind
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 # The paths of our classes. They are imported where they are used, since gevent is imported for its class alone.
 CLASS_PATHS = {
@@ -52,6 +56,28 @@ _REFUSED = (
 def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
     """Return the class that a configuration means: ``sync`` with several threads is ``threads``, as in gunicorn."""
     return "threads" if worker_class == "sync" and threads > 1 else worker_class
+
+
+def known_worker_class(settings: Settings) -> type[Any] | None:
+    """Return the worker class for the master, which asks it for its `capacity`, say; see `known`."""
+    return known(resolve(settings.worker_class, settings.threads))
+
+
+def known(kind: str | type[Any]) -> type[Any] | None:
+    """Return one of our classes, or the class itself.
+
+    Returns:
+        None for a class of users that is named by its path: workers alone import that, so that changed code comes with
+        a reload.
+    """
+    if not isinstance(kind, str):
+        return kind
+    if kind not in CLASS_PATHS:
+        return None
+    module, _, name = CLASS_PATHS[kind].rpartition(".")
+    # By name: no import statement of the configuration's leads to a worker, and the layer test holds that.
+    found: type[Any] = getattr(import_module(module), name)
+    return found
 
 
 def parse_worker_class(raw: object) -> str | type[Any]:
