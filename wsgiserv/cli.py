@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
-# Set by a master for the one that is to follow it; spelled out here, since most starts need not import that.
+# Set by a master for the next one; spelled out here, since most starts need not import `wsgiserv.master.upgrade`.
 _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predecessor() -> OldMaster | None:
-    """Return the master that this process is to follow (SIGUSR2), if there is one."""
+    """Return the old master in an upgrade (SIGUSR2), else None."""
     if _UPGRADE_VARIABLE not in os.environ:
         return None
     from wsgiserv.master.upgrade import OldMaster
@@ -86,17 +86,16 @@ def _catch_signals() -> None:
 
 
 def _ignore_signals() -> None:
-    """Ignore the signals of an old master to a new one that has failed: they may come before this process exits."""
+    """Ignore signals, after a failure: the old master answers the report with one, maybe before this process exits."""
     from wsgiserv.master.signals import ignore_all
 
     ignore_all()
 
 
 def _unblock_signals() -> None:
-    """Undo what a parent may have left behind: blocked signals, and an ignored SIGCHLD, which hides children's exits.
-
-    Both survive execve(2). Some supervisors, and parents in Java and PHP, block signals; PHP ignores SIGCHLD.
-    """
+    """Unblock all signals, and give SIGCHLD its default."""
+    # Both survive execve(2). Some supervisors, and parents in Java and PHP, block signals. PHP ignores SIGCHLD, and
+    # then no exit of a child can be waited for.
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -120,7 +119,7 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
         return ExitStatus.OK
 
-    # A snapshot, and the directory of the first start, so that a reload finds what the start has found:
+    # A snapshot, and the directory of the first start, so that a reload finds the same:
     # raw_env and chdir change both for this process later.
     environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
@@ -129,13 +128,13 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
     elif predecessor is None:
         _catch_signals()
     if "print_config" not in asked:
-        # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
+        # The server's modules bind the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
     from wsgiserv.config.loader import collect, start_directory
 
     directory = start_directory(environ)
-    # What the old master has served from may have been removed.
+    # The old master's directory may have been removed.
     known_chdir = (lambda chdir: True) if predecessor is not None else None
     found = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
     loaded = found.loaded
@@ -202,13 +201,13 @@ def _serve(
 
 
 def _check_rest(found: Collected, class_before: object = None) -> None:
-    """Check what the layers above the configuration know about, in `chdir`, which becomes the working directory.
+    """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
 
-    Under ``--check-config`` the child does that.
+    Under ``--check-config`` the child changes to it.
 
     Args:
         found: the configuration.
-        class_before: at a reload, the `worker_class` that the server was started with.
+        class_before: at a reload, the `worker_class` of the server's start.
 
     Raises:
         ConfigError: all faults, those of ``found`` too.
@@ -264,7 +263,7 @@ def _patch_for_gevent() -> None:
 
 
 def _check_patched(loaded: Loaded, class_before: object) -> None:
-    """Check the worker class against what gevent has patched here: workers inherit it. Raises ConfigError."""
+    """Check the worker class against the patches of gevent here: workers inherit them. Raises ConfigError."""
     from wsgiserv.config.worker_class import CLASS_PATHS, known
 
     wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
@@ -290,7 +289,7 @@ def _check_certificates(settings: Settings) -> None:
 
 
 def _certificate_warnings(settings: Settings) -> list[str]:
-    """Return a line for each certificate that is expired, or soon will be."""
+    """Return a line for each certificate with its end in the past or near."""
     if not settings.certfile:
         return []
     from wsgiserv.net.certificate_dates import date_warnings
@@ -309,11 +308,7 @@ def _check_format(loaded: Loaded) -> None:
 
 
 def _check_worker_class(loaded: Loaded) -> None:
-    """Raise ConfigError unless the workers will find their class: before anything starts, not in each worker.
-
-    A path is tried in a child process: the module stays out of the master, so that each worker imports it anew, and
-    changed code comes with a reload.
-    """
+    """Raise ConfigError unless the workers will find their class."""
     from wsgiserv.config.worker_class import CLASS_PATHS
     from wsgiserv.worker.registry import resolve_worker_class
 
@@ -324,6 +319,8 @@ def _check_worker_class(loaded: Loaded) -> None:
         # Nothing is patched by that, and no hub is made.
         resolve_worker_class(wanted, source=source)
         return
+    # In a child process: the module stays out of the master, so that each worker imports it anew, and changed code comes
+    # with a reload.
     status, fault = _run_in_child(
         lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S
     )
@@ -358,8 +355,8 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
     """Run ``work`` in a child process; return its exit status and its report.
 
     Args:
-        work: gets a file to write its report to, and returns the exit status. Everything that it starts (threads,
-            connections) ends with the child.
+        work: gets a file to write its report to, and returns the exit status. Its threads and connections
+            end with the child.
         longest_s: the child is killed after this time in seconds; 0 is no limit.
 
     Returns:
@@ -418,7 +415,7 @@ def _how_it_ended(status: int | None, longest_s: float) -> str:
 
 
 def _check(loaded: Loaded) -> int:
-    """Check in a child process; return the status that a start would exit with, for the first thing that stops it."""
+    """Check in a child process; return the exit status of a start, by the first fault."""
     from wsgiserv.master.workers import boot_timeout_of
 
     application = loaded.settings.wsgi_app or ""
@@ -447,7 +444,7 @@ def _check(loaded: Loaded) -> int:
 
 
 def _check_in_child(loaded: Loaded, report: TextIO) -> int:
-    """Check everything, print what is wrong, and report what is good; return the exit status."""
+    """Check everything, print the faults, and report the good parts; return the exit status."""
     from wsgiserv.config_check import examine
 
     found = examine(loaded.settings, loaded.config_path)

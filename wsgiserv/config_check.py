@@ -1,6 +1,6 @@
-"""Looks for everything that could stop a start (``--check-config``): without starting, listening or leaving a file.
+"""Looks for all obstacles to a start (``--check-config``): without starting, listening or leaving a file.
 
-Runs in a child process of the command, which ends with the check.
+Runs in a child process of the command.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Findings(NamedTuple):
 
     Attributes:
         errors: they would stop the start; in the order of a start.
-        warnings: faults that would not.
+        warnings: lesser faults.
         notes: surprises.
         facts: the good parts: for each subject a description, or an empty text.
     """

@@ -1,4 +1,4 @@
-"""Checks that the server can make its files in the directories that settings name."""
+"""Checks the directories in settings: whether the server can make its files there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_SOCKET_PATH: Final = 107
 
 
 def check_places(settings: Settings) -> None:
-    """Raise ConfigError for a directory that cannot be used. Called in `chdir`, before anything is opened."""
+    """Raise ConfigError for an unusable directory. Called in `chdir`, before anything is opened."""
     check_spool_dir(settings)
     check_control_socket(settings)
 
@@ -53,9 +53,9 @@ def check_spool_dir(settings: Settings) -> None:
 
 
 def check_control_socket(settings: Settings) -> None:
-    """Raise ConfigError when the socket that `control_socket` names cannot be made.
+    """Raise ConfigError when the socket of `control_socket` cannot be made.
 
-    A path that is in use, or that root does not follow, only costs the socket: the log says so.
+    With a path in use, or one not safe for root, the server runs without the socket: the log says so.
     """
     written = settings.control_socket
     if settings.control_socket_disable or not written:

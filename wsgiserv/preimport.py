@@ -1,10 +1,10 @@
-"""Imports every module that the server may ever need, before code of its users can run.
+"""Imports all modules of the server, before code of its users can run.
 
 An application's directory is put in front of ``sys.path``, and a file there named like a module of the standard
 library (``random.py``) would be imported in its place, later, by a worker in the middle of a request. And while the
-package of the server is upgraded its files are missing for a moment, or are another version's: a worker that is
-forked then must not look for them. So modules that functions import are imported here, too;
-`tests/integration/test_preimport.py` holds that.
+package of the server is upgraded its files are missing for a moment, or are another version's: a worker
+forked then must not look for them. So the imports within functions are made here, too, as
+`tests/integration/test_preimport.py` checks.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def import_server() -> None:
 
 
 def import_for(settings: Settings) -> None:
-    """Import the modules that these settings need. Called in the master, at the start and at each reload."""
+    """Import the modules for these settings. Called in the master, at the start and at each reload."""
     wanted = {
         "tls": speaks_tls(settings),
         "proxy_protocol": settings.proxy_protocol != "off",

@@ -1,4 +1,4 @@
-"""Reads the addresses that ``bind`` accepts, without touching the network or the file system."""
+"""Reads the addresses of ``bind``, without touching the network or the file system."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Given(NamedTuple):
 
     Attributes:
         name: the setting's name.
-        raw: the text; a list of texts for a flag that may be repeated; True or False for a switch.
+        raw: the text; a list of texts for a repeatable flag; True or False for a switch.
         flag: the flag as written (the last one, if repeated); empty for the application.
     """
 
@@ -79,7 +79,7 @@ class _Take(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raise, in place of ending the process. `parse` leaves nothing to `argparse` that calls this."""
+        """Raise ConfigError, in place of ending the process. Never called for arguments from `_readable`."""
         raise ConfigError(f"WS1000 {message}. {_HELP}")
 
 
@@ -114,12 +114,12 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
 
 
 class _Reader(NamedTuple):
-    """The parser, and two things about its flags that it does not tell.
+    """The parser, and two facts about its flags.
 
     Attributes:
         parser: the parser.
         switches: the flags without a value.
-        unknown_behind: matches switches of one letter that share a dash with a letter that is no flag.
+        unknown_behind: matches an unknown letter behind switches of one letter, as in ``-DZ``.
     """
 
     parser: _Parser

@@ -78,7 +78,7 @@ def memory_room(root: str, cgroups: str, reserve: float = 0.0) -> int | None:
     May be negative. Arguments as for `cpu_quota`.
 
     Args:
-        reserve: the share of each limit that is to stay free.
+        reserve: the share of each limit to keep free.
     """
     rooms = []
     for directory, limit, usage_file in _memory_limits(root, cgroups):

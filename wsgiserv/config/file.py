@@ -28,7 +28,7 @@ last_read: dict[str, tuple[int, int]] = {}
 
 
 class ConfigFile(NamedTuple):
-    """A configuration that has been run.
+    """A configuration after its run.
 
     Attributes:
         location: as given: a path or ``python:some.module``.
@@ -122,7 +122,7 @@ def _run_module(location: str, name: str) -> ConfigFile:
 
 
 def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
-    """Run the module's code under its name in ``sys.modules``, which a failure puts back as it was."""
+    """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:
@@ -162,12 +162,12 @@ def _last_line_in(path: str, trace: TracebackType | None) -> int | None:
 
 
 def line_of(path: str | None, name: str) -> int | None:
-    """Return the last line of the file that gives ``name`` a value, for a message; None if unknown."""
+    """Return the last line with a value for ``name`` in a file, for a message; None if unknown."""
     return max((line for line, _ in _values_of(path, (name,))), default=None)
 
 
 def plain_value(location: str, directory: str, names: Sequence[str]) -> str | None:
-    """Return the text that a configuration file gives to one of ``names``, without running the file.
+    """Return the text given to one of ``names`` in a configuration file, without running the file.
 
     Returns None when it cannot be told: the file is a module or cannot be read, or the name gets a value anywhere
     but by plain assignments of texts at the top level.
@@ -181,7 +181,7 @@ def plain_value(location: str, directory: str, names: Sequence[str]) -> str | No
 
 
 def _values_of(path: str | None, names: Sequence[str]) -> list[tuple[int, str | None]]:
-    """Return the lines of a file that give a value to one of ``names``, in order, each with the text if it is plain.
+    """Return the lines of a file with a value for one of ``names``, in order, each with the text if it is plain.
 
     Plain is a text alone, assigned at the top level. An unreadable file has no such lines.
     """

@@ -1,16 +1,16 @@
-"""Lists the settings of gunicorn that wsgiserv accepts and does not use, each with what to do instead."""
+"""Lists gunicorn's settings without a use in wsgiserv: accepted, each with advice."""
 
 from __future__ import annotations
 
 
 class GunicornOnly:
-    """One setting of gunicorn, present or old, that is accepted and ignored.
+    """One setting of gunicorn, present or old: accepted and ignored.
 
     Args:
-        instead: what to do instead, or why nothing is needed: the notice's end.
+        instead: the advice, or the reason for none: the notice's end.
         name: its name in a configuration file.
         flags: its flags, separated by spaces.
-        defaults: the values that change nothing in gunicorn either; they get no notice. None is one always.
+        defaults: the values without an effect in gunicorn either; they get no notice. None is one always.
         switch: whether its flags have no value; then False is a default unless others are given.
         old: whether the present gunicorn does not have it.
         function: whether its value is a function; a function under another name is the user's own.
@@ -35,7 +35,7 @@ class GunicornOnly:
         self.function = function
 
     def is_default(self, raw: object) -> bool:
-        """Tell whether the value is gunicorn's own default, so that ignoring it changes nothing."""
+        """Tell whether the value is gunicorn's own default: ignoring it changes nothing."""
         if raw is None:
             return True
         if not issubclass(type(raw), (str, bytes, int, float, list, tuple, dict)):

@@ -1,7 +1,7 @@
 """Loads the configuration: command line, environment and configuration file become frozen `Settings`.
 
-Defaults < configuration file < environment < flags. All faults are collected, not the first only. Loading changes
-nothing of the process, but that a configuration file is run: see `read_config_file`.
+Defaults < configuration file < environment < flags. All faults are collected, not the first only. Loading
+changes nothing of the process, but for the configuration file's own code: see `read_config_file`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
         settings: the values.
         sources: for every setting, the source of its value.
         notices: one line each, for the log at the start.
-        config_path: the absolute path of the configuration file, which ``reload`` watches; None without one.
+        config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
     """
 
     settings: Settings
@@ -52,7 +52,7 @@ class Loaded(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """A configuration that may have faults.
+    """A configuration, with its faults.
 
     Attributes:
         loaded: the configuration; a setting with a fault has a lower source's value, or its default.
@@ -69,7 +69,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None 
     """Return the configuration; arguments as for `collect`.
 
     Raises:
-        ConfigError: all faults, each with the setting, the value, its source and what is accepted.
+        ConfigError: all faults, each with the setting, the value, its source and the accepted values.
     """
     found = collect(argv, environ, directory)
     if found.faults:
@@ -91,8 +91,8 @@ def collect(
         environ: the environment.
         directory: where relative paths start: the command's working directory. To load again after a
             ``chdir``, give the same one as the first time.
-        before_gevent: called before a configuration file is run, where it is known by then that the workers are to
-            be gevent's: what the file imports is to be patched.
+        before_gevent: called before a configuration file is run, if the workers are known to be gevent's by then: its
+            imports are to be patched.
         known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
             may have been removed since.
     """
@@ -118,9 +118,9 @@ def collect(
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
-    """Return the working directory; under the name the shell has for it, if that is a symbolic link to it.
+    """Return the working directory, under the shell's name for it (PWD), if that is a symbolic link to it.
 
-    Of a directory that has been removed, the name. A release may be removed before the next master is started there.
+    A removed directory has its name only: a release may be removed before the next master is started there.
     """
     name = environ.get("PWD", "")
     try:
@@ -159,13 +159,13 @@ class _Loader:
     # ---- sources ---------------------------------------------------------------------------------------
 
     def read_line(self, argv: Sequence[str], where: str) -> list[Given]:
-        """Return the settings that arguments give."""
+        """Return the settings given by arguments."""
         line = parse(argv, where)
         self.faults += line.faults
         return line.given
 
     def read_variable(self, environ: Mapping[str, str], variable: str) -> list[Given]:
-        """Return the settings that the arguments in an environment variable give."""
+        """Return the settings given by the arguments in an environment variable."""
         text = environ.get(variable, "").strip()
         if not text:
             return []
@@ -220,13 +220,13 @@ class _Loader:
         return f"{self.values[name]!r} ({self.sources[name]})"
 
     def take_default(self, name: str, environ: Mapping[str, str], variable: str) -> None:
-        """Take an environment variable that stands for a setting's default."""
+        """Take an environment variable in place of a setting's default."""
         raw = environ.get(variable)
         if raw:
             self.take(name, raw, f"{variable} in the environment")
 
     def take_variable(self, name: str, raw: str | None, variable: str) -> None:
-        """Take an environment variable that goes before the configuration file."""
+        """Take an environment variable, which goes before the configuration file."""
         if not raw or not raw.strip():
             return
         before, source = self.values.get(name), self.sources.get(name)
@@ -252,7 +252,7 @@ class _Loader:
     # ---- the configuration file ------------------------------------------------------------------------
 
     def run_config_file(self, arguments: Sequence[Given]) -> None:
-        """Run the configuration file that the arguments name last, or the default one if it is there."""
+        """Run the configuration file named last by the arguments, or the default one if it is there."""
         named = [str(given.raw) for given in arguments if given.name == "config" and given.raw]
         if named:
             location = named[-1]
@@ -305,7 +305,7 @@ class _Loader:
                 )
 
     def _take_old(self, file: ConfigFile, name: str, known: str, raw: object) -> None:
-        """Take a value under a name that gunicorn had once."""
+        """Take a value under a former name of gunicorn's."""
         place = self._place(name)
         if known in file.names:
             self.notices.append(
@@ -352,7 +352,7 @@ class _Loader:
         )
 
     def _check_files(self) -> None:
-        """Complete `chdir`, and check the files that settings name against it and against each other."""
+        """Complete `chdir`, and check the settings with files against it and against each other."""
         values, sources = self.values, self.sources
         chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
         # The directory of the start may have been removed since then, and one that has been served from, too.
@@ -381,7 +381,8 @@ class _Loader:
                 )
 
     def _fill_group(self) -> None:
-        """Give root's workers under another user that user's primary group: root's group would keep its rights."""
+        """Give workers of root under another user the primary group of the latter."""
+        # In root's group they would keep that group's rights.
         values, sources = self.values, self.sources
         uid = values.get("user", 0)
         if not uid or "group" in values or os.geteuid() != 0:
@@ -400,7 +401,7 @@ class _Loader:
         values["group"], sources["group"] = entry.pw_gid, f"the primary group of {entry.pw_name}"
 
     def _size_workers(self) -> None:
-        """Replace ``auto`` by the number that fits the container, and check `workers` against the bounds of scaling."""
+        """Replace ``auto`` by the container's number, and check `workers` against the bounds of scaling."""
         values, sources = self.values, self.sources
         sized = [name for name in ("workers", "workers_max") if values.get(name) == 0]
         if sized:
@@ -478,7 +479,7 @@ def _nearest_choice(setting: Setting, raw: Any) -> str:
 
 
 def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to what is accepted: it is empty, or int()'s own."""
+    """Tell whether the message adds nothing to the accepted values: it is empty, or int()'s own."""
     return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
 
 

@@ -89,7 +89,7 @@ def default_text(setting: Setting) -> str:
 
 
 def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
-    """Return the text of --print-config: every setting, its value and the source of that."""
+    """Return the text of --print-config: every setting, its value and its source."""
     names_width = max(map(len, SETTINGS))
     lines = []
     for section in SECTIONS:

@@ -34,7 +34,7 @@ def _hook(help: str, *arguments: str, doc: str = "") -> Hook:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProcessSettings:
-    """The part of `Settings` that is about processes, logs and files. A hook is None or a function of the user's."""
+    """The part of `Settings` about processes, logs and files. A hook is None or a function of the user's."""
 
     # Process
     chdir: str = _process(

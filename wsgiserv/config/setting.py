@@ -31,11 +31,11 @@ Arity = Literal["one", "none", "many", "optional"]
 
 @dataclass(frozen=True)
 class Kind(Generic[T_co]):
-    """A kind of value that several settings may have.
+    """A kind of value; several settings may share it.
 
     Attributes:
         parse: turns a raw value (text from a flag, anything from a file) into the field's value; raises
-            ValueError or TypeError, whose message may be empty, for a value that is not accepted.
+            ValueError or TypeError, with or without a reason, for any other value.
         accepts: describes the accepted values: follows "Accepted: " in an error.
         metavar: the value's name in --help.
         arity: the number of values of a flag: ``one``, ``none`` (a switch: the flag means True, its ``--no-`` form
@@ -60,16 +60,16 @@ class Setting(NamedTuple):
         default: the value when nothing gives one.
         doc: more, for docs/settings.md; Markdown; may be empty.
         flags: the flags shown in --help; empty: a configuration file only (or the environment).
-        hidden_flags: further flags that are accepted, for command lines written for others.
+        hidden_flags: further accepted flags, for command lines written for other servers.
         metavar: the value's name in --help, where the kind's is not used.
         accepts: describes the accepted values, where the kind's text is not used.
-        aliases: other names that a configuration file may use.
-        old_names: names that old gunicorns had, and the present one ignores; accepted, with a notice.
+        aliases: other names in a configuration file.
+        old_names: names in old gunicorns, ignored by the present one; accepted, with a notice.
         clamped: whether a value above the largest is taken as the largest, with a notice, since gunicorn accepts it.
-        environment: the environment variable that may give the value, for the documentation.
+        environment: the environment variable for the value, for the documentation.
         in_file: whether a configuration file may set it.
         show_default: the default in words, where the value itself says too little.
-        name: the field's name, which is the name in a configuration file.
+        name: the field's name, also in a configuration file.
     """
 
     section: str
@@ -112,7 +112,7 @@ class Section:
     def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "", **more: Any) -> T:
         """Declare a setting.
 
-        Dictionaries are copied for each `Settings`, so that one configuration never writes into another's.
+        Dictionaries are copied for each `Settings`: one configuration never writes into another's.
 
         Args:
             default, kind, help: as in `Setting`.

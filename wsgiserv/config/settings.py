@@ -1,4 +1,4 @@
-"""Declares the settings: one typed field each, with all that is known of it.
+"""Declares the settings: one typed field each, with all facts about it.
 
 --help, the loader, --print-config and docs/settings.md are made from the table of declarations, `SETTINGS`.
 """

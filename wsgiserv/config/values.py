@@ -1,7 +1,7 @@
 """Parses the values of settings: text, or an object from a configuration file, to a typed value.
 
 Every parser raises ValueError or TypeError with a short reason (or none); the loader adds the setting, the
-value, its source and what is accepted.
+value, its source and the accepted values.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LONGEST_S = 366 * 86400.0
 
 
 class TooLarge(ValueError):
-    """A number is above the largest that is accepted.
+    """A number is above the largest accepted one.
 
     Attributes:
-        largest: that number.
+        largest: the largest accepted number.
     """
 
     def __init__(self, largest: float, shown: str) -> None:
@@ -98,7 +98,7 @@ def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
 
 
 def workers(raw: object) -> int:
-    """Read a number of workers; ``auto`` gives 0, which the loader replaces by the number that fits the container."""
+    """Read a number of workers; ``auto`` gives 0; the loader replaces it by the container's number."""
     if isinstance(raw, str) and raw.strip().lower() == "auto":
         return 0
     return integer(1, 10_000)(raw)
@@ -132,7 +132,7 @@ def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:
 
     Args:
         largest: the largest size accepted.
-        zero: what 0 means.
+        zero: the meaning of 0.
     """
 
     def parse(raw: object) -> int:
@@ -169,7 +169,7 @@ def choice(*words: str, metavar: str, other: Mapping[str, str] | None = None) ->
     Args:
         words: the accepted words.
         metavar: the value's name in --help.
-        other: further words that are accepted, each with the one that it stands for.
+        other: further accepted words, each with its equal among ``words``.
     """
 
     def parse(raw: object) -> str:
@@ -191,7 +191,7 @@ def stream_request_body(raw: object) -> str:
 
 
 def warmup_paths(raw: object) -> tuple[str, ...]:
-    """Read paths, each of which must begin with a slash."""
+    """Read paths; each must begin with a slash."""
     paths = strings(raw)
     if not all(path.startswith("/") for path in paths):
         raise ValueError
@@ -248,7 +248,7 @@ _FORWARDED = ("for", "proto", "host", "port", "prefix", "forwarded")
 
 
 def forwarded_headers(raw: object) -> tuple[str, ...]:
-    """Read which of a proxy's headers are used, by short name or by the field's own (``X-Forwarded-For``)."""
+    """Read the headers of a proxy to use, by short name or by the field's own (``X-Forwarded-For``)."""
     found = tuple(dict.fromkeys(word.lower().removeprefix("x-forwarded-") for word in words(raw)))
     for word in found:
         if word not in _FORWARDED:
@@ -262,7 +262,7 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
 
 
 def proxy_protocol(raw: object) -> str:
-    """Read the versions of the PROXY protocol that are expected; True is ``auto``, False and None are ``off``."""
+    """Read the expected versions of the PROXY protocol; True is ``auto``, False and None are ``off``."""
     if raw is None or isinstance(raw, bool):
         return "auto" if raw else "off"
     word = text(raw).lower()
@@ -352,7 +352,7 @@ def mode_or_none(raw: object) -> int | None:
 
 
 def root_path(raw: object) -> str:
-    """Read the path that the application is mounted under, for SCRIPT_NAME: empty, or from a slash on."""
+    """Read the application's mount point, for SCRIPT_NAME: empty, or from a slash on."""
     return _from_slash(text(raw).rstrip("/"))
 
 
@@ -406,7 +406,7 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
 
 def post_request_hook(raw: object) -> Callable[..., Any]:
-    """Read post_request: a function of 2, 3 or 4 arguments, wrapped so that it can be called with 4."""
+    """Read post_request: a function of 2, 3 or 4 arguments, wrapped to be called with 4."""
     function = _callable(raw)
     for count in (4, 3, 2):
         if accepts_args(function, count):

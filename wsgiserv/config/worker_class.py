@@ -1,4 +1,4 @@
-"""Maps the names that ``worker_class`` accepts, ours and gunicorn's, to worker classes; imports none of them."""
+"""Maps the values of ``worker_class``, ours and gunicorn's, to worker classes."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _REFUSED = (
 
 
 def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
-    """Return the class that a configuration means: ``sync`` with several threads is ``threads``, as in gunicorn."""
+    """Return the effective class: ``sync`` with several threads is ``threads``, as in gunicorn."""
     return "threads" if worker_class == "sync" and threads > 1 else worker_class
 
 
 def known_worker_class(settings: Settings) -> type[Any] | None:
-    """Return the worker class for the master, which asks it for its `capacity`, say; see `known`."""
+    """Return the worker class for the master's questions, such as `capacity`; see `known`."""
     return known(resolve(settings.worker_class, settings.threads))
 
 
@@ -67,9 +67,9 @@ def known(kind: str | type[Any]) -> type[Any] | None:
     """Return one of our classes, or the class itself.
 
     Returns:
-        None for a class of users that is named by its path: workers alone import that, so that changed code comes with
-        a reload.
+        None for the path of a user's class.
     """
+    # Workers alone import a user's class, so that changed code comes with a reload.
     if not isinstance(kind, str):
         return kind
     if kind not in CLASS_PATHS:
@@ -83,8 +83,8 @@ def known(kind: str | type[Any]) -> type[Any] | None:
 def parse_worker_class(raw: object) -> str | type[Any]:
     """Return ``sync``, ``threads``, ``gevent``, a dotted path, or the class itself.
 
-    A function is called for its result, as gunicorn does. A path is not imported here:
-    `wsgiserv.worker.registry` does that. Raises ValueError or TypeError with the class to use.
+    A function is called for its result, as gunicorn does. A path is not imported here,
+    but in `wsgiserv.worker.registry`. Raises ValueError or TypeError with the class to use.
     """
     if isinstance(raw, (FunctionType, MethodType)):
         try:
