@@ -46,28 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     when the application cannot be loaded.
     """
     arm()
-    predecessor = _predecessor()
+    old_master = _old_master()
     try:
-        if predecessor is not None:
+        if old_master is not None:
             _catch_signals()
-        return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
+        return _run(list(sys.argv[1:] if argv is None else argv), old_master)
     except WsgiservError as error:
-        if predecessor is not None:
+        if old_master is not None:
             _ignore_signals()
             traceback = error.traceback if isinstance(error, ApplicationError) else ""
-            predecessor.failed(f"{error}\n{traceback}".rstrip())
+            old_master.failed(f"{error}\n{traceback}".rstrip())
         _print_error(error)
         return error.exit_status
     except KeyboardInterrupt as interrupt:
-        if predecessor is not None:
+        if old_master is not None:
             _ignore_signals()
             from wsgiserv.master.upgrade import TOLD_TO_STOP
 
-            predecessor.failed(TOLD_TO_STOP)
+            old_master.failed(TOLD_TO_STOP)
         return ExitStatus.OK if _is_stop(interrupt) else ExitStatus.INTERRUPTED
 
 
-def _predecessor() -> OldMaster | None:
+def _old_master() -> OldMaster | None:
     """Return the old master in an upgrade (SIGUSR2), else None."""
     if _UPGRADE_VARIABLE not in os.environ:
         return None
@@ -107,7 +107,7 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
     return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
 
 
-def _run(argv: list[str], predecessor: OldMaster | None) -> int:
+def _run(argv: list[str], old_master: OldMaster | None) -> int:
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
@@ -125,7 +125,7 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
     asked = {given.name for given in line.given if given.raw}
     if asked & {"print_config", "check_config"}:
         _unblock_signals()
-    elif predecessor is None:
+    elif old_master is None:
         _catch_signals()
     if "print_config" not in asked:
         # The server's modules bind the functions of os, select and so on when it is imported; a configuration
@@ -135,7 +135,7 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
 
     directory = start_directory(environ)
     # The old master's directory may have been removed.
-    known_chdir = (lambda chdir: True) if predecessor is not None else None
+    known_chdir = (lambda chdir: True) if old_master is not None else None
     found = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
     loaded = found.loaded
     if loaded.settings.print_config:
@@ -166,14 +166,14 @@ def _run(argv: list[str], predecessor: OldMaster | None) -> int:
 
     from wsgiserv.master.upgrade import Invocation
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
+    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master)
 
 
 def _serve(
     loaded: Loaded,
     reload_settings: Callable[[], Loaded],
     invocation: Invocation,
-    predecessor: OldMaster | None,
+    old_master: OldMaster | None,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
@@ -191,7 +191,7 @@ def _serve(
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
         invocation=invocation,
-        predecessor=predecessor,
+        predecessor=old_master,
         preload_application=preload_application,
     )
     return master.run()
@@ -319,8 +319,8 @@ def _check_worker_class(loaded: Loaded) -> None:
         # Nothing is patched by that, and no hub is made.
         resolve_worker_class(wanted, source=source)
         return
-    # In a child process: the module stays out of the master, so that each worker imports it anew, and changed code comes
-    # with a reload.
+    # In a child process: the module stays out of the master, so that each worker imports it anew, and changed code
+    # comes with a reload.
     status, fault = _run_in_child(
         lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S
     )
