@@ -61,7 +61,7 @@ class _Take(argparse.Action):
     """Notes a value together with the flag as written, for messages."""
 
     def __call__(self, parser: object, found: Any, raw: Any, flag: str | None = None) -> None:
-        if flag is None:
+        if flag is None:  # once for all adjacent ones; `argparse` leaves later ones to the caller
             found.applications += raw
         elif raw is _MISSING:
             names = "/".join(self.option_strings)
@@ -201,6 +201,7 @@ def _unknown_flag(argument: str, where: str) -> ConfigError:
     known = ["--help", "--version"]
     for setting in SETTINGS.values():
         known += [name for name in (*setting.flags, *setting.off_flags) if name.startswith("--")]
+    # An abbreviation first: "--work" looks as much like "--fork" as like "--workers".
     near = [name for name in known if re.match("--..", flag) and name.startswith(flag)]
     near = near or nearest(flag.lower().replace("_", "-"), known, limit=2)
     advice = f" {did_you_mean(near)} Flags are not abbreviated." if near else ""

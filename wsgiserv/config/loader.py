@@ -101,9 +101,11 @@ def collect(
     gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
     own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
 
+    # As in gunicorn these two stand below the file.
     loader.take_default("forwarded_allow_ips", environ, "FORWARDED_ALLOW_IPS")
     loader.take_default("sendfile", environ, "SENDFILE")
     loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
+    # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
     loader.take_variable("workers", environ.get("WEB_CONCURRENCY"), "WEB_CONCURRENCY")
     port = environ.get("PORT")
     loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
@@ -265,6 +267,7 @@ class _Loader:
                 self.notices.append(
                     f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
                 )
+        # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
         if self._before_gevent is not None:
             given = [given.raw for given in arguments if given.name == "worker_class"]
             wanted = given[-1] if given else plain_value(location, self.directory, _WORKER_CLASS_NAMES)
@@ -274,7 +277,7 @@ class _Loader:
             self.file = read_config_file(location, self.directory)
         except ConfigError as error:
             self.faults.append(error)
-            self.faulty.update(SETTINGS)  # whatever it would have set
+            self.faulty.update(SETTINGS)  # it might have set any
             return
         if not named:
             self.sources["config"] = "found by itself"

@@ -480,4 +480,5 @@ SETTINGS: dict[str, Setting] = declared(Settings)
 
 def speaks_tls(settings: object) -> bool:
     """Tell whether the listeners of these settings, or of a part of them, speak TLS."""
+    # The hook makes a context without `certfile`, too.
     return bool(getattr(settings, "certfile", None)) or getattr(settings, "ssl_context", None) is not None

@@ -336,7 +336,7 @@ def mode(raw: object) -> int:
         if match is None:
             raise ValueError("text is octal, as of umask(1)")
         raw = int(match[1], 8)
-    if isinstance(raw, bool):
+    if isinstance(raw, bool):  # an int by its type, and a slip by its meaning
         raise TypeError("it is of type bool")
     try:
         return integer(0, 0o777)(raw)
