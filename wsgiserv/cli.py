@@ -203,8 +203,6 @@ def _serve(
 def _check_rest(found: Collected, class_before: object = None) -> None:
     """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
 
-    Under ``--check-config`` the child changes to it.
-
     Args:
         found: the configuration.
         class_before: at a reload, the `worker_class` of the server's start.
@@ -213,7 +211,7 @@ def _check_rest(found: Collected, class_before: object = None) -> None:
         ConfigError: all faults, those of ``found`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
-    from wsgiserv.places import check_places
+    from wsgiserv.places import check_control_socket, check_spool_dir
 
     loaded, faults, faulty = found
     settings = loaded.settings
@@ -236,10 +234,12 @@ def _check_rest(found: Collected, class_before: object = None) -> None:
             f"WS1053 pythonpath = {entry!r} ({loaded.sources['pythonpath']}) does not exist: nothing is imported from "
             "there"
         )
-    if not settings.check_config and "chdir" not in faulty:
+    # Under --check-config a child does this, and more, if it is started.
+    if (faults or not settings.check_config) and "chdir" not in faulty:
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
-        check(lambda: check_places(settings), "spool_dir", "control_socket", "user")
+        check(lambda: check_spool_dir(settings), "spool_dir", "user")
+        check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
     if faults:
         raise ConfigError.of(faults)

@@ -18,14 +18,11 @@ _O_PATH: Final = getattr(os, "O_PATH", 0)  # using a directory needs no right to
 _LONGEST_SOCKET_PATH: Final = 107
 
 
-def check_places(settings: Settings) -> None:
-    """Raise ConfigError for an unusable directory. Called in `chdir`, before anything is opened."""
-    check_spool_dir(settings)
-    check_control_socket(settings)
-
-
 def check_spool_dir(settings: Settings) -> None:
-    """Raise ConfigError when workers cannot make files in `spool_dir`: large requests would be refused with 507."""
+    """Raise ConfigError when workers cannot make files in `spool_dir`: large requests would be refused with 507.
+
+    Called in `chdir`, before anything is opened, as is `check_control_socket`.
+    """
     if settings.spool_dir is None:
         return
     path = absolute(settings.spool_dir)
