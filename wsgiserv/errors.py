@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -28,12 +29,24 @@ class WsgiservError(Exception):
 
 
 class ConfigError(WsgiservError):
-    """Bad usage or configuration: nothing has been started (exit status 2).
+    """Wrong usage or configuration: nothing has been started (exit status 2).
 
-    The message names the setting, the value, where the value came from, and what is accepted.
+    Args:
+        faults: the messages, each of which names the setting, the value, its source, and what is accepted.
     """
 
     exit_status = ExitStatus.CONFIG
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+    @staticmethod
+    def of(errors: Sequence[ConfigError]) -> ConfigError:
+        """Return one error with the faults of all of ``errors``, at least one; a single one stays as it is."""
+        if len(errors) == 1:
+            return errors[0]
+        return ConfigError(*[fault for error in errors for fault in error.faults])
 
 
 class UnavailableError(ConfigError):

@@ -31,6 +31,26 @@ _STANDARD: Final = re.compile(r"/dev/std(out|err)|(?:/dev/fd|/proc/self/fd)/([0-
 _NO_GROUP: Final = 65534
 
 
+def working_directory() -> str:
+    """Return the working directory; ``PATH (deleted)``, as the kernel names it, if it has been removed. Never raises.
+
+    A release that is replaced may be removed under a running server.
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        pass
+    try:
+        return os.readlink("/proc/self/cwd")
+    except OSError:
+        return f"{os.sep}(deleted)"
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root; unlike `os.path.abspath`, also in a directory that has been removed."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(working_directory(), path))
+
+
 class Owner(NamedTuple):
     """The user of the workers, and the mode of their files.
 

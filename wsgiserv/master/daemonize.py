@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid
+from os import _exit, close, dup2, pipe, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, UnavailableError, WsgiservError
-from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
-from wsgiserv.logs.standard import flush_standard_streams
-from wsgiserv.process import fork
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
+from wsgiserv.process import flush_standard_streams, fork
 
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _ERRORS = {error.__name__: error for error in (ConfigError, UnavailableError, BootError, ApplicationError)}
 
 
-class Foreground:
+class Foreground(OutcomeWriter):
     """The daemon's line to the foreground process, which waits on the terminal.
 
     Attributes:
@@ -25,7 +24,7 @@ class Foreground:
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.is_silent = False
 
     def silence(self, *, keep_output: bool) -> None:
@@ -35,30 +34,15 @@ class Foreground:
 
     def started(self) -> None:
         """Report that the server serves: the foreground process exits with status 0."""
-        self._report({})
+        self.tell({})
 
     def failed(self, error: WsgiservError) -> None:
         """Report why the server did not start: the foreground process prints it and exits with its status."""
         traceback = error.traceback if isinstance(error, ApplicationError) else ""
-        self._report({"error": type(error).__name__, "message": str(error), "traceback": traceback})
+        self.tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
         if not self.is_silent:
-            silence_standard_streams(
-                keep_output=False
-            )  # the foreground process prints it on the same terminal
-
-    def _report(self, outcome: dict[str, str]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # the foreground process was interrupted
-            self.close()
-
-    def close(self) -> None:
-        """Close the line. Also called in each worker."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+            # The foreground process prints the error on the same terminal.
+            silence_standard_streams(keep_output=False)
 
 
 def daemonize() -> Foreground:
@@ -67,7 +51,6 @@ def daemonize() -> Foreground:
     The foreground process waits for the outcome. It exits with status 0, or raises the error that ended the start
     (ConfigError, BootError, ApplicationError).
     """
-    flush_standard_streams()
     reader, writer = pipe()
     child = fork()
     if child:
@@ -91,15 +74,12 @@ def daemonize() -> Foreground:
 
 
 def _await_outcome(fd: int) -> NoReturn:
-    data = b""
-    while len(data) <= LONGEST_MESSAGE_BYTES and (piece := read(fd, 65536)):
-        data += piece
-    if not data:
-        raise BootError("the server ended while it was starting; the error log may say why.")
     try:
-        outcome = decode(data)
+        outcome, _ = MessageReader(fd).read_first()
     except MessageError as error:
         raise BootError(f"the server's report of its start is corrupt ({error}).") from None
+    if outcome is None:
+        raise BootError("the server ended while it was starting; the error log may say why.")
     if not outcome:
         # Not sys.exit(): the functions that a configuration file registered with atexit belong to the daemon now.
         flush_standard_streams()

@@ -10,7 +10,7 @@ from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.master.generation import Generation, RawEnvironment
 from wsgiserv.master.hooks_server import HookServer

@@ -15,18 +15,19 @@ from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
+from os import _exit, chdir, close, execve, getpid, pipe
 from signal import SIG_SETMASK, SIGKILL, SIGQUIT, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, Final
 
 from wsgiserv.errors import BootError
-from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
 from wsgiserv.master.classify_exit import died_how
 from wsgiserv.master.control import Done
 from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
+from wsgiserv.master.spawn import fork_child
 from wsgiserv.net.listener import Listener
-from wsgiserv.process import fork
+from wsgiserv.process import reap, send_signal
 
 # The reason of a next master that a signal stopped: not a fault of its code.
 TOLD_TO_STOP: Final = "it was told to stop"
@@ -75,8 +76,8 @@ class OldMaster:
     def __init__(self, inherited: dict[str, Any]) -> None:
         self.pid: int = inherited["pid"]
         self._inherited = inherited
-        self._fd: int = inherited["pipe"]
-        os.set_inheritable(self._fd, False)
+        os.set_inheritable(inherited["pipe"], False)
+        self._outcome = OutcomeWriter(inherited["pipe"])
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> OldMaster | None:
@@ -125,25 +126,15 @@ class OldMaster:
 
     def ready(self) -> None:
         """Report that this master serves, so that the old one shuts down."""
-        self._report({"ready": True})
+        self._outcome.tell({"ready": True})
 
     def failed(self, reason: str) -> None:
         """Report why this master ends, so that the old one goes on. Does nothing after `ready`."""
-        self._report({"ready": False, "reason": reason[:_MAX_REASON_LENGTH]})
-
-    def _report(self, outcome: dict[str, Any]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # the old master has ended: this one serves alone
-            self.close()
+        self._outcome.tell({"ready": False, "reason": reason[:_MAX_REASON_LENGTH]})
 
     def close(self) -> None:
         """Close the pipe. Also called in each worker."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+        self._outcome.close()
 
 
 class NewMaster:
@@ -202,23 +193,14 @@ class NewMaster:
 
     def reap(self) -> bool:
         """Wait for its process without blocking; return True when that has exited."""
-        if not self.ended:
-            try:
-                pid, status = waitpid(self.pid, WNOHANG)
-            except ChildProcessError:  # other code in this process has waited for it
-                self.ended = True
-            else:
-                if pid:
-                    self.ended, self._wait_status = True, status
+        if not self.ended and (end := reap(self.pid)):
+            self.ended, self._wait_status = True, end.wait_status
         return self.ended
 
     def stop(self, signal: Signals = SIGTERM) -> None:
         """Send ``signal`` to its process, unless that has exited."""
         if not self.ended:
-            try:
-                kill(self.pid, signal)
-            except ProcessLookupError:
-                pass
+            send_signal(self.pid, signal)
 
     def close(self) -> None:
         """Close the pipe. Also called in each worker."""
@@ -413,10 +395,7 @@ def _start(
     """Fork and execute the next master; arguments as in `Upgrade.begin`. Raises OSError when the system refuses."""
     reader, writer = pipe()
     try:
-        with signals.held():
-            pid = fork()
-            if pid == 0:
-                signals.leave()
+        pid = fork_child(signals)
     except OSError:
         close(reader)
         close(writer)
@@ -457,7 +436,7 @@ def _start(
         execve(invocation.argv[0], list(invocation.argv), environ)
     except BaseException as error:
         try:
-            write_all(writer, encode({"ready": False, "reason": f"cannot execute it: {error}"}))
+            OutcomeWriter(writer).tell({"ready": False, "reason": f"cannot execute it: {error}"})
         finally:
             _exit(127)
     raise AssertionError("execve returned")

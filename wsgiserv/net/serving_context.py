@@ -1,8 +1,4 @@
-"""What all connections of one worker share, and what a connection asks of the worker's loop.
-
-Owns: `ServingContext`, `Timeouts`, the `Loop` protocol and its words.
-Must not know: the states of a connection, sockets, who waits for them.
-"""
+"""The values that all connections of one worker share, and the calls that a connection makes to its event loop."""
 
 from __future__ import annotations
 
@@ -12,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
-from wsgiserv.scoreboard import Slot
+from wsgiserv.scoreboard import DRAINING, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
 
@@ -25,22 +21,6 @@ if TYPE_CHECKING:
     from wsgiserv.net.client import Connection
     from wsgiserv.net.response_writer import ResponseWriter
     from wsgiserv.wsgi.forwarded import Forwarding
-
-__all__ = [
-    "ALL_STREAMED",
-    "LARGE_STREAMED",
-    "NEVER",
-    "NEVER_STREAMED",
-    "NONE",
-    "RATE_GRACE_S",
-    "READ",
-    "UNWATCHED",
-    "WRITE",
-    "InFlight",
-    "Loop",
-    "ServingContext",
-    "Timeouts",
-]
 
 # What the request bodies of a worker may take of memory together; what is more goes to spool files early.
 _BODIES_MEMORY_BYTES: Final = 64 * 1024 * 1024
@@ -122,6 +102,11 @@ class InFlight(NamedTuple):
     cell: int
 
 
+def no_application(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
+    """Stand for the application before it is loaded, and after the worker has ended."""
+    raise RuntimeError("the worker has ended")
+
+
 class ServingContext:
     """What all connections of one worker share. Read on the hot path, so plain slots.
 
@@ -144,8 +129,6 @@ class ServingContext:
         retiring: whether the worker leaves.
         linger_s: how long a worker that leaves keeps an idle connection that no other worker can take over; 0.0: not
             at all.
-        crowded: whether new clients wait because of `worker_connections`.
-        draining: whether the server is about to stop.
         warned_untrusted_headers: whether it has been said that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
         running: the requests in the application. Whoever takes one out accounts for it: counts it, and writes its line.
@@ -168,8 +151,6 @@ class ServingContext:
         "body_memory",
         "call",
         "counter",
-        "crowded",
-        "draining",
         "forwarding",
         "gateway",
         "header_timeout",
@@ -214,9 +195,10 @@ class ServingContext:
         forwarding: Forwarding | None = None,
         streaming: int = NEVER_STREAMED,
         stream_buffer: int = MEMORY_BYTES,
+        call: Callable[..., BaseException | None] = run_app,
     ) -> None:
         self.app = app
-        self.call: Callable[..., BaseException | None] = run_app
+        self.call = call
         self.streaming = streaming
         self.stream_buffer = stream_buffer
         self.limits = limits
@@ -241,8 +223,6 @@ class ServingContext:
         self.now = monotonic()
         self.retiring = False
         self.linger_s = 0.0
-        self.crowded = False
-        self.draining = False
         self.warned_untrusted_headers = False
         self._refusals: dict[str, tuple[float, int]] = {}
         gateway.keep_open = self.keepalive > 0
@@ -255,6 +235,23 @@ class ServingContext:
         self.serial = itertools.count(1)
         self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
         self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+
+    def begin(
+        self,
+        app: Callable[..., Any],
+        access: AccessLog | None,
+        pre_request: Callable[[Connection, dict[str, Any]], object] | None,
+        post_request: Callable[[Connection, dict[str, Any], Response], object] | None,
+    ) -> None:
+        """Serve a loaded application from now on; see the arguments and attributes of the class."""
+        self.app = app
+        self.access = access
+        self.pre_request = pre_request
+        self.post_request = post_request
+
+    def end(self) -> None:
+        """Drop the application: the worker has ended."""
+        self.app = no_application
 
     def repeated_refusal(self, reason: str) -> int:
         """Return how many refusals for this reason have not been logged, -1 where this one is not to be either."""
@@ -279,12 +276,11 @@ class ServingContext:
         self.keepalive = min(self.keepalive, linger_s)
         self.gateway.keep_open = False
 
-    def crowd(self, crowded: bool) -> None:
-        """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
-        self.crowded = crowded
-        self.gateway.keep_open = not (crowded or self.retiring or self.draining) and self.keepalive > 0
+    def set_at_capacity(self, is_at_capacity: bool) -> None:
+        """Have responses say ``Connection: close`` while clients wait for room: none is cut off to make room."""
+        is_leaving = self.retiring or self.words[DRAINING]
+        self.gateway.keep_open = not (is_at_capacity or is_leaving) and self.keepalive > 0
 
     def drain(self) -> None:
-        """The server is about to stop: from now on every response says ``Connection: close``."""
-        self.draining = True
+        """Have every response say ``Connection: close`` from now on: the server is about to stop."""
         self.gateway.keep_open = False

@@ -133,8 +133,8 @@ def test_what_is_wrong_is_said(site: Path, path: str, source: str, words: list[s
     (site / "sitebad.py").write_text(source)
     said = message(path)
     first = said.splitlines()[0]
-    assert first.startswith(f"worker_class = '{path.replace(':', '.')}' (-k on the command line): ")
-    assert "Expected sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker" in first
+    assert first.startswith(f"WS1150 worker_class = '{path.replace(':', '.')}' (-k on the command line): ")
+    assert "Accepted: sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker" in first
     for word in words:
         assert word in said
     assert "registry.py" not in said, "only the user's own frames are shown"
