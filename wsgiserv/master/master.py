@@ -38,13 +38,13 @@ from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import (
     close_logs_in_child,
-    guard_standard_streams,
     lost_messages,
     reopen_error_log,
-    say_lost_messages,
+    tell_lost_messages,
 )
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
+from wsgiserv.logs.streams import guard_standard_streams
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize, silence_standard_streams
@@ -294,7 +294,7 @@ class Master:
                 self._manager.look(now, self._status_line),
             )
             self._sleep(until)
-            say_lost_messages()
+            tell_lost_messages()
             self._answer_signals()
             self._workers.read_reports()
             self._reap_successors()  # before the workforce waits for orphans of any kind

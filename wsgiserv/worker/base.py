@@ -36,7 +36,7 @@ from wsgiserv.logs.error import (
     close_logs_in_child,
     lost_messages,
     reopen_error_log,
-    say_lost_messages,
+    tell_lost_messages,
     untold_messages,
 )
 from wsgiserv.logs.files import log_files
@@ -658,13 +658,13 @@ class Worker(ABC):
         self.boot.ready.flush()
         self._signals.look()
         fill_standard_streams()
-        say_lost_messages()
+        tell_lost_messages()
         self._note_losses()
 
     def _note_losses(self) -> None:
         context = self.context
         access, words = context.access, context.words
-        words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
+        words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
         words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
         words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
