@@ -13,7 +13,7 @@ from wsgiserv.user_code import is_a
 
 
 def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any) -> bool:
-    """Call ``hook`` with ``arguments``; log its exception, ``sys.exit()`` included. Called in the master and in workers.
+    """Call ``hook`` with ``arguments``; log its exception, even SystemExit. Called in the master and in workers.
 
     Args:
         log: the error log.
