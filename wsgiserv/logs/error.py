@@ -117,7 +117,18 @@ class _Logger(logging.Logger):
         name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, None, None, None)[
             :10
         ]
-        return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
+        try:
+            return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
+        except Exception:  # time.time() of the application raises, or returns no number
+            record = logging.LogRecord.__new__(logging.LogRecord)
+        filename = os.path.basename(path)
+        vars(record).update(
+            name=name, msg=msg, args=values, levelno=level, levelname=logging.getLevelName(level), pathname=path,
+            filename=filename, module=filename.partition(".")[0], lineno=line, funcName=function, exc_info=exc_info,
+            exc_text=None, stack_info=stack, created=0.0, msecs=0.0, relativeCreated=0.0, process=os.getpid(),
+            processName="MainProcess", thread=None, threadName=None, taskName=None,
+        )  # fmt: skip
+        return record
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Give ``record`` to all handlers, even if one raises."""

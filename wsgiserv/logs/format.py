@@ -89,10 +89,18 @@ def _texts_of(second: int) -> tuple[str, str, str]:
     )
 
 
+def _now() -> tuple[int, int]:
+    """Return the time in seconds and milliseconds; 0 if the application's time.time() returns no number."""
+    try:
+        return divmod(int(time() * 1000), 1000)
+    except (ValueError, OverflowError):
+        return 0, 0
+
+
 def _iso_time() -> str:
-    now = time()
-    _, moment, offset = _texts_of(int(now))
-    return f"{moment}.{int(now * 1000) % 1000:03d}{offset}"
+    second, millisecond = _now()
+    _, moment, offset = _texts_of(second)
+    return f"{moment}.{millisecond:03d}{offset}"
 
 
 def _user(exchange: Exchange) -> str:
@@ -127,7 +135,7 @@ _ATOMS: dict[str, _Getter] = {
     "h": lambda exchange: exchange.environ["REMOTE_ADDR"] or "-",
     "l": lambda exchange: "-",
     "u": _user,
-    "t": lambda exchange: _texts_of(int(time()))[0],
+    "t": lambda exchange: _texts_of(_now()[0])[0],
     "r": _request_line,
     "m": lambda exchange: exchange.environ["REQUEST_METHOD"],
     "U": lambda exchange: exchange.environ["PATH_INFO"],
