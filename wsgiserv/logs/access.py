@@ -56,21 +56,6 @@ class AccessLog:
         lost: the number of lines lost so far.
     """
 
-    __slots__ = (
-        "_error_log",
-        "_is_torn",
-        "_lines",
-        "_lock",
-        "_output",
-        "_patient_at",
-        "_retry_at",
-        "_untold",
-        "_waiting",
-        "_warned",
-        "log",
-        "lost",
-    )
-
     log: LogFunction
 
     def __init__(

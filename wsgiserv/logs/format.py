@@ -163,7 +163,7 @@ _BRACED = re.compile(r"\{(?P<key>[^{}]+)\}(?P<kind>[ioe])")
 
 
 def _braced(name: str) -> _Getter | None:
-    """Return the getter of an atom such as ``{host}i``; None if ``name`` is no such atom."""
+    """Return the getter of an atom such as ``{host}i``; None for another name."""
     match = _BRACED.fullmatch(name)
     if match is None:
         return None
@@ -331,7 +331,7 @@ def _parse(format_name: str) -> list[str | _Piece]:
 
 
 def check_format(format_name: str) -> None:
-    """Raise ConfigError that names the fault if this value of ``access_log_format`` cannot be used."""
+    """Raise ConfigError naming the fault if this value of ``access_log_format`` cannot be used."""
     if format_name != "json":
         _parse(format_name)
 
@@ -409,7 +409,7 @@ _HARMLESS = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
 
 
 def _residue(line: bytes) -> bytes:
-    """Return the characters of ``line`` that would need an escape in a value."""
+    """Return the characters of ``line`` without those that need no escape in a value."""
     # In JSON null stands in place of a pair of quotes. A value that has this text makes a difference, too, and is
     # harmless: its line goes the careful way.
     return line.replace(b":null,", b':"",').translate(None, _HARMLESS)

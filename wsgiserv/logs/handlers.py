@@ -42,9 +42,9 @@ def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
 
 
 def unblock_streams() -> None:
-    """Give handlers that write to a standard stream or a pipe a stream that never waits.
+    """Replace the streams of handlers on a standard stream or a pipe by ones without waiting.
 
-    Called after a logging configuration, whose ``console`` is such a handler. Classes of users stay as they are.
+    Called after a logging configuration: its ``console`` is such a handler. Users' own classes stay as they are.
     """
     for found in _all_handlers(logging.StreamHandler):
         handler: Any = found
@@ -128,7 +128,7 @@ def handlers_open_safely(owner: Owner) -> Iterator[None]:
 
 
 def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
-    """Do as `open`. A file that only the master may open stays the one that it opened last."""
+    """Do as `open`; for a file that only the master may open, take its newest descriptor."""
     return cast("IO[Any]", _open(file, *args, opener=partial(_open_or_take, owner), **kwargs))
 
 

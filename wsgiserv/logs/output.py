@@ -53,19 +53,6 @@ class Output:
     Raises OSError if the file cannot be opened. A FIFO without a reader can.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_is_absent",
-        "_is_polled",
-        "_is_shared",
-        "_is_socket",
-        "_standard_fd",
-        "fd",
-        "is_pipe",
-        "owner",
-        "path",
-    )
-
     def __init__(self, path: str, standard_fd: int, owner: Owner) -> None:
         # Absolute from now on: the working directory may have changed when the file is reopened.
         self.path = None if path == "-" else os.path.abspath(path)
@@ -247,8 +234,6 @@ class LossyWriter:
 
     Calls in several threads must be kept apart by the caller. Only `reopen` raises.
     """
-
-    __slots__ = ("_loss_line", "_patient_at", "_pid", "_retry_at", "_tail", "lost", "output", "untold")
 
     def __init__(self, output: Output, loss_line: Callable[[int], bytes]) -> None:
         self.output = output
