@@ -82,6 +82,7 @@ def import_failed(target: Target, error: BaseException) -> ApplicationError:
         return raised(error, f"importing {target.module!r}")
     missing, module = error.name, target.module
     is_target = missing is not None and (module == missing or module.startswith(missing + "."))
+    # A frame of the user means that the module was found, and that one of its own imports failed.
     if is_target and not users_traceback(error):
         return ApplicationError(_not_found(target, str(missing)))
     return ApplicationError(_missing_dependency(target, error), format_users_error(error))
@@ -185,6 +186,7 @@ def _hidden_by_own(error: BaseException) -> str:
 
 def _hides(name: str) -> str:
     """Return the advice if the user's own file is imported under the name of a package; else an empty text."""
+    # Asked for each entry alone: the import system stops at the first hit, and the others are hidden by it.
     specs = [spec for entry in dict.fromkeys(sys.path) if (spec := _spec(name, [entry])) is not None]
     origins = list(dict.fromkeys(os.path.realpath(spec.origin) for spec in specs if spec.origin))
     if not origins or not _is_own(origins[0]):
@@ -284,6 +286,7 @@ def _modules_in(directories: Iterable[str]) -> Iterator[str]:
             continue
         for entry in entries:
             name, extension = os.path.splitext(entry.name)
+            # setup.py and conftest.py are never the application.
             if not name.replace("-", "_").isidentifier() or name in ("setup", "conftest"):
                 continue
             if extension == ".py" or (not extension and _is_package(entry.path)):
@@ -291,6 +294,7 @@ def _modules_in(directories: Iterable[str]) -> Iterator[str]:
 
 
 def _is_package(path: str) -> bool:
+    # Also without an __init__.py: a namespace package (PEP 420)
     try:
         return any(name.endswith(".py") for name in os.listdir(path))
     except OSError:
@@ -305,6 +309,7 @@ def _subdirectory_with(module: str) -> str | None:
         return None
     places = (f"{directory}/{module}" for directory in directories)
     found = [p for p in places if os.path.isfile(p + ".py") or os.path.isfile(p + "/__init__.py")]
+    # With several the advice would be a guess.
     return os.path.dirname(found[0]) if len(found) == 1 else None
 
 
@@ -324,6 +329,7 @@ def place(module: ModuleType) -> str:
 
 def advice(target: Target, holder: Any, wanted: str) -> str:
     """Return names to type in place of ``wanted``: near ones, factories and applications of ``holder``."""
+    # Not dir() or vars(): a proxy's own would run its code.
     names = own_attribute(holder, "__dict__") or {}
     public = {name: value for name, value in names.items() if name[:1] != "_"}
     prefix = target.module + ":"

@@ -7,7 +7,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from keyword import iskeyword
 from types import CoroutineType, FunctionType, ModuleType
 from typing import Any, cast
 
@@ -110,9 +109,6 @@ def _parse(spec: str) -> Target:
         raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {expected}")
     if not colon:
         return Target(spec, module, None, None)
-    names = expression.strip().split(".")
-    if all(name.isidentifier() and not iskeyword(name) for name in names):
-        return Target(spec, module, ".".join(names), None)
     return _parse_expression(spec, module, expression, expected)
 
 
@@ -137,6 +133,7 @@ def _parse_expression(spec: str, module: str, expression: str, expected: str) ->
 
 
 def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+    # Not eval(): the text may come from a unit file or an environment variable, and must not run any code.
     try:
         positional = [ast.literal_eval(argument) for argument in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
@@ -166,6 +163,7 @@ def _import(target: Target) -> ModuleType:
 
 def _find(target: Target, module: ModuleType) -> Any:
     if target.name is None:
+        # vars(), not getattr(): a module's own __getattr__ (PEP 562) may answer for any name.
         for name in _DEFAULT_NAMES:
             if name in vars(module):
                 return vars(module)[name]
@@ -200,7 +198,7 @@ def _call(target: Target, factory: Any) -> Any:
     except BaseException as error:
         leave_if_child(error)
         raise diagnostics.raised(error, doing) from None
-    leave_if_child()
+    leave_if_child()  # the factory has forked
     return application
 
 

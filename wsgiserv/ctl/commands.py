@@ -218,6 +218,7 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
 
 def _process(pid: int) -> int | None:
     """Return a descriptor that becomes readable at the end of the process (pidfd_open(2)); None if there is none."""
+    # Unlike kill(pid, 0) this sees the end even if the number is another process's at once.
     try:
         return os.pidfd_open(pid) if pid else None
     except (AttributeError, OSError):

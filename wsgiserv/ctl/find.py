@@ -72,6 +72,7 @@ def ask(
             except BrokenPipeError:
                 pass  # refused unread: the reply tells the reason
             while not received.endswith(b"\n"):
+                # 0 would make the socket non-blocking.
                 connection.settimeout(None if end is None else max(end - time.monotonic(), 0.001))
                 data = connection.recv(65536)
                 if not data:
@@ -140,6 +141,7 @@ def find_server(pid: int | None = None, pidfile: str | None = None, path: str | 
 
 def is_positive(text: str) -> bool:
     """Return True for a whole number from 1 on."""
+    # At most nine digits: process ids end at 2**22, and int() of a very long text takes long.
     return text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0
 
 
@@ -206,6 +208,7 @@ def _may_be_anothers(pid: int) -> bool:
 
 def _listening(name: str) -> Iterator[str]:
     """Yield the paths of listening sockets of this file name, in any directory."""
+    # RuntimeDirectory= of a systemd unit: a directory not named in this command's environment.
     try:
         rows = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]
     except OSError:
@@ -237,6 +240,7 @@ def _only_one() -> Server:
     found = list(_running())
     if len(found) == 1:
         return found[0]
+    # Asking uses up the connections, so the chosen server gets a new one.
     states = {server: _state(server) for server in found}
     # During an upgrade the other masters are the ones before and after this one.
     left = [server for server, state in states.items() if state != "stopping"]
@@ -303,6 +307,7 @@ def _connect_in(directory: str, name: str) -> Server:
     """Connect to a socket in a searched directory. Raises PermissionError if neither its owner nor root listens."""
     path = f"{directory}/{name}"
     if os.geteuid() == 0:
+        # In another user's directory a link could lead root to any socket of the system.
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise PermissionError(errno.EPERM, "it is no socket")
         owners = {0, os.lstat(directory).st_uid}
