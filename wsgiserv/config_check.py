@@ -23,7 +23,7 @@ from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
-from wsgiserv.logs.opening import check_log
+from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners

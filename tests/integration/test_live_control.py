@@ -366,7 +366,7 @@ def test_stop_now_and_stop(start_unclassed: Start, connect: Connect, ctl: Ctl) -
         clients[-1].request(f"/sleep?{seconds}")
         server.wait_for_log("sleeping")
     graceful, hasty = servers
-    assert ctl(graceful, "stop") == (0, "the server stops\n", "")
+    assert ctl(graceful, "stop") == (0, "the server is stopping\n", "")
     begun = time.monotonic()
     assert ctl(hasty, "stop", "--now", "--wait") == (0, "stopped\n", "")
     assert time.monotonic() - begun < 5.0

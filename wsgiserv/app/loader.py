@@ -1,8 +1,4 @@
-"""From `module:app` on the command line to the WSGI application object.
-
-Owns: the grammar of that string, the import, the check that what is found can be a WSGI application.
-Must not know: settings, workers, who loads and why. What is said when it fails is `wsgiserv.app.diagnostics`'s.
-"""
+"""Loads a WSGI application from ``module:app``: parses the text, imports the module, checks the object."""
 
 from __future__ import annotations
 
@@ -11,9 +7,8 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from keyword import iskeyword
 from types import CoroutineType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from wsgiserv.app import diagnostics
 from wsgiserv.app.diagnostics import Target
@@ -22,18 +17,17 @@ from wsgiserv.process import leave_if_child
 from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.user_code import accepts_args, import_fresh, is_a
 
-__all__ = ["enter_directory", "leave_names_free", "load_application", "missing_in", "prepare_path"]
-
-# Without a name in the string
+# For a text without a name
 _DEFAULT_NAMES = ("application", "app")
 
 
 def enter_directory(chdir: str) -> bool:
-    """Change to ``chdir``; False when it does not exist any more: then the working directory stays what it is.
+    """Change to ``chdir``; return False, and change nothing, if it has been removed.
 
-    It existed when the server started. Releases are removed under running servers, whose applications may well be
-    elsewhere, or in memory. Raises ConfigError when it may not be entered.
+    Raises ConfigError if it may not be entered.
     """
+    # It existed at the start of the server. Releases are removed under running servers, whose applications may be
+    # elsewhere, or in memory.
     try:
         os.chdir(chdir)
     except FileNotFoundError:
@@ -49,11 +43,10 @@ def enter_directory(chdir: str) -> bool:
 def prepare_path(chdir: str, pythonpath: str | None) -> bool:
     """Change to ``chdir`` and make it importable, as well as the directories of ``pythonpath``.
 
-    ``pythonpath`` is separated by commas. Its entries are searched before the working directory, the last
-    one first (gunicorn's order); relative ones start at ``chdir``. What is on sys.path already stays where
-    it is.
+    ``pythonpath`` is separated by commas. Its entries are searched before the working directory, the last one first
+    (gunicorn's order); relative ones start at ``chdir``. Entries of sys.path keep their place.
 
-    Returns whether ``chdir`` exists; see `enter_directory`. Raises ConfigError when it may not be entered.
+    Returns False if ``chdir`` has been removed. Raises ConfigError if it may not be entered.
     """
     exists = enter_directory(chdir)
     for entry in [working_directory() if exists else chdir, *(pythonpath or "").split(",")]:
@@ -63,28 +56,26 @@ def prepare_path(chdir: str, pythonpath: str | None) -> bool:
 
 
 def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
-    """Return the entries of ``pythonpath`` that do not exist: directories, or archives."""
+    """Return the missing entries of ``pythonpath``, directories or archives."""
     entries = (pythonpath or "").split(",")
     return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
 def leave_names_free() -> None:
-    """Take out of `sys.modules` what only the master needs. Called in processes that load an application.
-
-    ``resource`` is imported by os.wait4(), and a good name for a file of an application.
-    """
+    """Remove modules of the master from `sys.modules`. Called before an application is loaded."""
+    # os.wait4() imports it, and an application may have a file of this name.
     sys.modules.pop("resource", None)
 
 
 def load_application(spec: str) -> Callable[..., Any]:
-    """Import and return the WSGI application that ``spec`` names.
+    """Import and return the WSGI application named by ``spec``.
 
     Args:
         spec: ``module:app``, ``package.module:obj.attr``, ``module:factory()``,
             ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``).
 
-    Raises ApplicationError, whatever the application's code raises, `SystemExit` and `KeyboardInterrupt`
-    included. Called by a worker, the zygote, or --check-config's child; `prepare_path` comes first.
+    Raises ApplicationError for any exception of the application's code, `SystemExit` and `KeyboardInterrupt` included.
+    Called by a worker, the zygote, or --check-config's child, after `prepare_path`.
     """
     target = _parse(spec)
     module = _import(target)
@@ -95,11 +86,10 @@ def load_application(spec: str) -> Callable[..., Any]:
         _check(target, application)
     except ApplicationError:
         raise
-    except BaseException as error:  # an object of theirs is odd in a way that nobody has thought of
+    except BaseException as error:  # an object of the application raises for a simple question
         leave_if_child(error)
         raise diagnostics.raised(error, f"looking at {target.spec!r}") from None
-    found: Callable[..., Any] = application
-    return found
+    return cast("Callable[..., Any]", application)
 
 
 # --- the string
@@ -114,14 +104,11 @@ def _parse(spec: str) -> Target:
         raise ApplicationError(diagnostics.path_advice(spec, module, expression))
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {expected}")
-    # Any name that importlib takes, `my-app` and `2024_site` too: only an import statement needs identifiers.
+    # Any name for importlib, `my-app` and `2024_site` too: only an import statement needs identifiers.
     if not all(part and part == part.strip() and part.isprintable() for part in module.split(".")):
         raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {expected}")
     if not colon:
         return Target(spec, module, None, None)
-    names = expression.strip().split(".")
-    if all(name.isidentifier() and not iskeyword(name) for name in names):
-        return Target(spec, module, ".".join(names), None)
     return _parse_expression(spec, module, expression, expected)
 
 
@@ -146,6 +133,7 @@ def _parse_expression(spec: str, module: str, expression: str, expected: str) ->
 
 
 def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+    # Not eval(): the text may come from a unit file or an environment variable, and must not run any code.
     try:
         positional = [ast.literal_eval(argument) for argument in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
@@ -175,6 +163,7 @@ def _import(target: Target) -> ModuleType:
 
 def _find(target: Target, module: ModuleType) -> Any:
     if target.name is None:
+        # vars(), not getattr(): a module's own __getattr__ (PEP 562) may answer for any name.
         for name in _DEFAULT_NAMES:
             if name in vars(module):
                 return vars(module)[name]
@@ -209,7 +198,7 @@ def _call(target: Target, factory: Any) -> Any:
     except BaseException as error:
         leave_if_child(error)
         raise diagnostics.raised(error, doing) from None
-    leave_if_child()
+    leave_if_child()  # the factory has forked
     return application
 
 
@@ -218,9 +207,9 @@ def _described(value: Any) -> str:
 
 
 def _check(target: Target, application: Any) -> None:
-    """Raise ApplicationError when ``application`` cannot be one in the sense of PEP 3333."""
+    """Raise ApplicationError if ``application`` cannot be one in the sense of PEP 3333."""
     what = f"{target.spec!r} is {_described(application)}"
-    # By its type: isinstance() asks __class__, which a proxy looks up in the object that it stands for.
+    # By its type: isinstance() asks __class__, which a proxy looks up in another object.
     kind = type(application)
     if issubclass(kind, ModuleType):
         inner = target._replace(module=f"{target.module}.{target.name or 'app'}", name=None)

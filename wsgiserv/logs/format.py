@@ -89,10 +89,18 @@ def _texts_of(second: int) -> tuple[str, str, str]:
     )
 
 
+def _now() -> tuple[int, int]:
+    """Return the time in seconds and milliseconds; 0 if the application's time.time() returns no number."""
+    try:
+        return divmod(int(time() * 1000), 1000)
+    except (ValueError, OverflowError):
+        return 0, 0
+
+
 def _iso_time() -> str:
-    now = time()
-    _, moment, offset = _texts_of(int(now))
-    return f"{moment}.{int(now * 1000) % 1000:03d}{offset}"
+    second, millisecond = _now()
+    _, moment, offset = _texts_of(second)
+    return f"{moment}.{millisecond:03d}{offset}"
 
 
 def _user(exchange: Exchange) -> str:
@@ -127,7 +135,7 @@ _ATOMS: dict[str, _Getter] = {
     "h": lambda exchange: exchange.environ["REMOTE_ADDR"] or "-",
     "l": lambda exchange: "-",
     "u": _user,
-    "t": lambda exchange: _texts_of(int(time()))[0],
+    "t": lambda exchange: _texts_of(_now()[0])[0],
     "r": _request_line,
     "m": lambda exchange: exchange.environ["REQUEST_METHOD"],
     "U": lambda exchange: exchange.environ["PATH_INFO"],
@@ -155,7 +163,7 @@ _BRACED = re.compile(r"\{(?P<key>[^{}]+)\}(?P<kind>[ioe])")
 
 
 def _braced(name: str) -> _Getter | None:
-    """Return the getter of an atom such as ``{host}i``; None if ``name`` is no such atom."""
+    """Return the getter of an atom such as ``{host}i``; None for another name."""
     match = _BRACED.fullmatch(name)
     if match is None:
         return None
@@ -323,7 +331,7 @@ def _parse(format_name: str) -> list[str | _Piece]:
 
 
 def check_format(format_name: str) -> None:
-    """Raise ConfigError that names the fault if this value of ``access_log_format`` cannot be used."""
+    """Raise ConfigError naming the fault if this value of ``access_log_format`` cannot be used."""
     if format_name != "json":
         _parse(format_name)
 
@@ -401,7 +409,7 @@ _HARMLESS = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
 
 
 def _residue(line: bytes) -> bytes:
-    """Return the characters of ``line`` that would need an escape in a value."""
+    """Return the characters of ``line`` without those that need no escape in a value."""
     # In JSON null stands in place of a pair of quotes. A value that has this text makes a difference, too, and is
     # harmless: its line goes the careful way.
     return line.replace(b":null,", b':"",').translate(None, _HARMLESS)

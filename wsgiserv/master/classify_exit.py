@@ -23,7 +23,7 @@ from signal import (
 from typing import Final
 
 from wsgiserv.errors import ExitStatus
-from wsgiserv.logs.lost import LostRequest
+from wsgiserv.logs.access import LostRequest
 from wsgiserv.master.crash_dump_file import CRASHES, Stacks
 from wsgiserv.master.crash_report import Cause, Certificate, requests_in_words
 from wsgiserv.master.oom import Verdict

@@ -35,13 +35,13 @@ from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import (
     close_logs_in_child,
-    guard_standard_streams,
     lost_messages,
     reopen_error_log,
-    say_lost_messages,
+    tell_lost_messages,
 )
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
+from wsgiserv.logs.streams import guard_standard_streams
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
@@ -287,7 +287,7 @@ class Master:
                 self._manager.update(now, self._status_line),
             )
             self._sleep(until)
-            say_lost_messages()
+            tell_lost_messages()
             self._handle_signals()
             self._workers.read_reports()
             self._reap_new_masters()  # before the workers' reaper waits for orphans of any kind

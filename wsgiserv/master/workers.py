@@ -19,8 +19,8 @@ from wsgiserv.boot import Report
 from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
+from wsgiserv.logs.access import KILLED, log_lost_requests
 from wsgiserv.logs.error import take_over_losses
-from wsgiserv.logs.lost import KILLED, log_lost_requests
 from wsgiserv.master.classify_exit import (
     calls_for_certificate,
     died_how,

@@ -21,7 +21,7 @@ from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
-from wsgiserv.logs.error import lost_messages, reopen_error_log, say_lost_messages, untold_messages
+from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files
 from wsgiserv.net.client import Connection
 from wsgiserv.net.peers import PeerNames
@@ -368,12 +368,12 @@ class Worker(WorkerProcess):
         self.boot.ready.flush()
         self._signals.look()
         fill_standard_streams()
-        say_lost_messages()
+        tell_lost_messages()
         self._note_losses()
 
     def _note_losses(self) -> None:
         access, words = self.context.access, self.context.words
-        words[LOST_LINES] = lost_messages() + (access.lost_lines() if access is not None else 0)
+        words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
         words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
         words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
 

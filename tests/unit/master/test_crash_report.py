@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from wsgiserv.boot import Report
-from wsgiserv.logs.lost import LostRequest, environ_of
+from wsgiserv.logs.access import LostRequest, environ_of
 from wsgiserv.master.classify_exit import calls_for_certificate, certify, died_how
 from wsgiserv.master.crash_dump_file import CrashDumpFile, Stacks
 from wsgiserv.master.exit_records import Coroner
