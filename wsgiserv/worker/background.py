@@ -1,7 +1,7 @@
-"""Ends what an application has started in the background while it was loaded for all workers (``preload_app``).
+"""Ends an application's background work, started while it was loaded for all workers (``preload_app``).
 
-It finds the greenlets, timers and watchers of gevent and eventlet, and imports neither: a library that has not been
-imported has started nothing.
+It finds the greenlets, timers and watchers of gevent and eventlet, and imports neither: without an
+import a library has started nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LIBRARIES: Final = frozenset({"gevent", "eventlet", "greenlet", "concurrent"})
 def end_background(log: logging.Logger) -> None:
     """End all greenlets, timers and watchers of this process, and warn of each with its place. Never raises.
 
-    It warns of native threads that `threading` does not know, too; the zygote warns of the others. Called once, when
+    It warns of native threads unknown to `threading`, too; the zygote warns of the others. Called once, when
     the application has been loaded, before workers are forked.
 
     Args:
@@ -97,7 +97,7 @@ def _end_gevent(found: list[str]) -> None:
 
 
 def _greenlets_below(hub: Any) -> list[Any]:
-    """Return the greenlets that the hub runs, and those that have not begun yet."""
+    """Return the hub's greenlets, those not begun yet included."""
     library = sys.modules["greenlet"]
     raw, own = library.greenlet, library.getcurrent()
     return [
@@ -109,7 +109,7 @@ def _greenlets_below(hub: Any) -> list[Any]:
 
 
 def _stop_watchers(hub: Any) -> list[str]:
-    """Stop the watchers from which the hub would call functions: of timers, descriptors and files."""
+    """Stop the hub's watchers of timers, descriptors and files."""
     loop = hub.loop
     kinds = tuple({type(loop.timer(1.0)), type(loop.io(0, 1)), type(loop.stat("/"))})
     told = []
@@ -131,7 +131,7 @@ def _is_of_library(function: Any) -> bool:
 
 @contextmanager
 def _quiet_exits() -> Iterator[None]:
-    """Let `threading.excepthook` say nothing of threads that are ended."""
+    """Let `threading.excepthook` say nothing of ended threads."""
     hook = threading.excepthook
 
     def excepthook(args: Any) -> None:
@@ -193,7 +193,7 @@ def _describe(greenlet: Any) -> str:
 
 
 def _target(greenlet: Any) -> tuple[str, str]:
-    """Return the function of a greenlet in words, and the name of the thread that it is where threads are patched."""
+    """Return the function of a greenlet in words, and its name where it stands for a thread."""
     run = own_attribute(greenlet, "_run")
     thread = own_attribute(run, "__self__")
     if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, patched or not
@@ -215,7 +215,7 @@ def _function(function: Any) -> str:
 
 
 def _spawned_at(greenlet: Any) -> str:
-    """Return the file and line of the application that spawned a greenlet of gevent; empty where it is not known."""
+    """Return the application's file and line where a greenlet of gevent was spawned; empty when not known."""
     frame = own_attribute(greenlet, "spawning_stack")
     while frame is not None:
         if not _is_library_file(frame.f_code.co_filename):
@@ -246,7 +246,7 @@ def _library_directories() -> tuple[str, ...]:
 
 
 def _pool_threads() -> list[str]:
-    """Return the functions of threads that `threading` does not know: those of gevent's and eventlet's pools."""
+    """Return the functions of threads unknown to `threading`, those of gevent's and eventlet's pools."""
     own = sys._getframe()
     known = {thread.ident for thread in threading.enumerate()}
     others = [

@@ -1,4 +1,4 @@
-"""Finds modules that were imported before the standard library was patched, and go on using its unpatched parts."""
+"""Finds modules with unpatched parts of the standard library: they were imported before it was patched."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _MOST_NAMES: Final = 6
 
 
 def later_modules() -> list[str]:
-    """Return the names of the modules that were imported after this server."""
+    """Return the names of the modules imported after this server."""
     names = list(sys.modules)
     return names[names.index("wsgiserv") :] if "wsgiserv" in names else names
 
 
 def earlier_modules() -> list[str]:
-    """Return the names of the modules that the interpreter, or a launcher, imported before this server."""
+    """Return the names of the modules imported before this server, by the interpreter or a launcher."""
     names = list(sys.modules)
     return names[: names.index("wsgiserv")] if "wsgiserv" in names else []
 
@@ -59,12 +59,12 @@ def earlier_modules() -> list[str]:
 def find_early_imports(
     names: Iterable[str], original: Callable[[str, str], object], advice: str = _ADVICE
 ) -> list[str]:
-    """Return a line for each package, or module outside of one, that has kept unpatched parts.
+    """Return a line for each package, or module outside of one, with unpatched parts.
 
     Args:
         names: the modules to look at; those of the standard library and of gevent are skipped.
         original: returns the object at a place (module, name) before patching; None where nothing was replaced.
-        advice: what to do about it, without a full stop.
+        advice: the next step, without a full stop.
     """
     # By id, since an object may have no hash; with the object, since an id is good only while that lives.
     originals: dict[int, tuple[str, object]] = {}

@@ -1,4 +1,4 @@
-"""Finds worker classes by name, and says what is wrong with one that is not found or cannot be used."""
+"""Finds worker classes by name, and explains why one cannot be used."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def resolve_worker_class(
 ) -> type[Worker]:
     """Return the class for a ``worker_class`` setting.
 
-    A path is imported in the process that calls this: a worker, before it serves, or a child made to check it.
-    The directories of the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
+    It imports a path. Called in a worker, before it serves, or in a child made to check the class. The directories of
+    the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
 
     Args:
         worker_class: ``sync``, ``threads``, ``gevent``, a dotted path, or a class.
@@ -43,7 +43,7 @@ def resolve_worker_class(
         source: where the value came from, for the message.
 
     Raises:
-        ConfigError: it cannot be imported, or is not a `wsgiserv.worker.base.Worker` that can be used. The message
+        ConfigError: it cannot be imported, or is no usable subclass of `wsgiserv.worker.base.Worker`. The message
             ends with the user's own traceback when their code has failed.
     """
     wanted = class_meant(worker_class, threads)
@@ -58,7 +58,7 @@ def resolve_worker_class(
 
 
 def _found(path: str) -> object:
-    """Return what is at a dotted path: the longest part of it that is a module, then names in that."""
+    """Return the object at a dotted path: the longest importable part of it, then names in that module."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])

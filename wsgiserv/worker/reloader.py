@@ -1,7 +1,7 @@
-"""Watches the files that the application was made from (``--reload``).
+"""Watches the files of the application (``--reload``).
 
-Both engines compare modification time and size; they differ in what wakes them: the clock, or the kernel by way of the
-watchfiles package.
+Both engines compare modification time and size. The clock wakes one, the kernel the other, by way of the watchfiles
+package.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def note_imports() -> None:
 class Reloader:
     """Calls ``on_change(path)`` when a file has changed, in a thread of its own.
 
-    Make it before the application is imported: a chosen file that differs later from how it is now has changed.
+    Make it before the application is imported: a chosen file has changed when it differs later from now.
 
     Args:
         on_change: called in the watching thread, a native one even under gevent: it must only signal (write to a pipe,
             send a signal), and must not raise. Called again for later changes.
         extra_files: beside the files of all loaded modules: files (the configuration file, say), directories
-            (everything below them) and glob patterns (``**`` included). Files that appear there later count.
-        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. A process that gevent or
-            eventlet has patched polls with any of them.
+            (everything below them) and glob patterns (``**`` included). Files may appear there later.
+        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. In a process patched by gevent
+            or eventlet all of them poll.
         interval_s: seconds between two looks.
         noted: how some of ``extra_files`` were when they were read, by path.
 
@@ -117,7 +117,7 @@ class Reloader:
         """Watch the files of its traceback, and all Python files here: a change of these may mend a failed import.
 
         Args:
-            failed_import: what it has raised.
+            failed_import: the failure.
         """
         # The broken module is not among the loaded ones.
         self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
@@ -138,7 +138,7 @@ class Reloader:
         return None if status.st_ctime_ns > self._made_at_ns else (status.st_mtime_ns, status.st_size)
 
     def start(self) -> None:
-        """Start the watching thread, which does not keep the process alive. Changes up to now are found soon."""
+        """Start the watching thread. It does not keep the process alive, and finds changes up to now soon."""
         self._note_modules()
         # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
         # a hub that never runs there; looking at the clock needs no lock.
@@ -158,7 +158,7 @@ class Reloader:
     # --- what counts as a change
 
     def _look(self) -> str | None:
-        """Compare all files with the last look; return one that has changed since, or None."""
+        """Compare all files with the last look; return one changed since, or None."""
         changed = None
         self._note_modules()
         for path in self._chosen_files():
@@ -176,7 +176,7 @@ class Reloader:
         return changed
 
     def _note_modules(self) -> None:
-        """Note the modules that have been imported since the last look, as they were when they were read."""
+        """Note the modules imported since the last look, as they were when they were read."""
         for path in _module_files():
             if path not in self._seen:
                 self._seen[path] = _noted[path] if path in _noted else _signature(path)
@@ -231,7 +231,7 @@ class Reloader:
             self._on_change(path)
 
     def _directories(self) -> set[str]:
-        """Return the directories that hold a watched file, and those where one may appear."""
+        """Return the directories with a watched file, and those where one may appear."""
         # The kernel reports a change of a link's target in the target's directory only.
         found = {os.path.dirname(each) for path in self._seen for each in (path, os.path.realpath(path))}
         for root in filter(None, (*self._roots, self._python_below)):
