@@ -21,7 +21,6 @@ from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
-from wsgiserv.imports import absolute
 from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
 from wsgiserv.logs.opening import check_log
@@ -30,6 +29,7 @@ from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
+from wsgiserv.safe_open import absolute
 from wsgiserv.unpatched import no_real_threads
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import class_name, resolve_worker_class

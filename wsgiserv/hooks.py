@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from wsgiserv.callables import is_a
 from wsgiserv.errors import BootError
 from wsgiserv.process import leave_if_child
+from wsgiserv.tracebacks import describe_error
+from wsgiserv.user_code import is_a
 
 __all__ = ["call_hook", "call_hook_or_stop"]
 
@@ -41,7 +42,7 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
     if not is_a(failure, (Exception, SystemExit)):
         raise failure
     # Outside of the handler: the log's handlers and filters may be people's code, too.
-    log.error("the hook %s raised %s; the server goes on", name, _brief(failure), exc_info=failure)
+    log.error("the hook %s raised %s; the server goes on", name, describe_error(failure), exc_info=failure)
     return False
 
 
@@ -64,16 +65,8 @@ def call_hook_or_stop(
         return
     if not is_a(failure, (Exception, SystemExit)):
         raise failure
-    log.error("the hook %s raised %s", name, _brief(failure), exc_info=failure)
+    log.error("the hook %s raised %s", name, describe_error(failure), exc_info=failure)
     raise BootError(
-        f"the hook {name} raised {_brief(failure)}, so the server does not start. "
+        f"the hook {name} raised {describe_error(failure)}, so the server does not start. "
         f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
     ) from failure
-
-
-def _brief(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except BaseException:  # its own __str__ may fail, too
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

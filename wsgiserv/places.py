@@ -11,9 +11,8 @@ import stat
 from typing import Final, Protocol
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import absolute
 from wsgiserv.privileges import PrivilegeSettings, acting_as
-from wsgiserv.safe_open import UntrustedPath, check_directory, is_root, place_of
+from wsgiserv.safe_open import UntrustedPath, absolute, check_directory, is_root, place_of
 
 __all__ = ["PlaceSettings", "check_control_socket", "check_places", "check_spool_dir"]
 

@@ -31,6 +31,7 @@ __all__ = [
     "Owner",
     "Place",
     "UntrustedPath",
+    "absolute",
     "acting_as_owner",
     "acting_as_user",
     "check_directory",
@@ -38,6 +39,7 @@ __all__ = [
     "is_root",
     "open_file",
     "place_of",
+    "working_directory",
 ]
 
 # O_PATH: to go through a directory one need not be able to read it.
@@ -46,6 +48,26 @@ _STEP: Final = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS: Final = 40  # as the kernel's, path_resolution(7)
 _STANDARD: Final = re.compile(r"/dev/std(out|err)|(?:/dev/fd|/proc/self/fd)/([0-9]{1,6})")
 _NO_GROUP: Final = 65534
+
+
+def working_directory() -> str:
+    """Return the working directory; ``PATH (deleted)``, as the kernel names it, if it has been removed. Never raises.
+
+    A release that is replaced may be removed under a running server.
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        pass
+    try:
+        return os.readlink("/proc/self/cwd")
+    except OSError:
+        return f"{os.sep}(deleted)"
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root; unlike `os.path.abspath`, also in a directory that has been removed."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(working_directory(), path))
 
 
 class Owner(NamedTuple):

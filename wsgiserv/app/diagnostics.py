@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from wsgiserv.callables import is_a, own_attribute
 from wsgiserv.errors import ApplicationError
-from wsgiserv.imports import absolute, is_importing, working_directory
-
-if TYPE_CHECKING:
-    from wsgiserv.app.loader import Target
-
-__all__ = [
-    "advice",
-    "import_failed",
-    "in_words",
-    "no_attribute",
-    "nothing_in",
-    "path_advice",
-    "place",
-    "raised",
-    "traceback_of",
-]
+from wsgiserv.safe_open import absolute, working_directory
+from wsgiserv.tracebacks import describe_error, format_users_error, users_traceback
+from wsgiserv.user_code import is_a, own_attribute
 
 # What people commonly call them
 _FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
+
+
+class Target(NamedTuple):
+    """A parsed ``module:app``.
+
+    Attributes:
+        spec: the whole text.
+        module: the module's name.
+        name: the dotted name in the module; None for the default names.
+        call: the arguments of the call; None if the name is not called.
+    """
+
+    spec: str
+    module: str
+    name: str | None
+    call: tuple[list[Any], dict[str, Any]] | None
 
 
 def path_advice(spec: str, path: str, expression: str) -> str:
@@ -65,15 +66,7 @@ def _what_happened(error: BaseException, doing: str) -> str:
     if is_a(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
         return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
-    return f"The application raised an exception while {doing}: {in_words(error)}"
-
-
-def in_words(error: BaseException) -> str:
-    """Return the type and the text of an exception; of one with an odd ``__str__`` the type alone."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:
-        return type(error).__name__
+    return f"The application raised an exception while {doing}: {describe_error(error)}"
 
 
 def raised(error: BaseException, doing: str) -> ApplicationError:
@@ -85,7 +78,7 @@ def raised(error: BaseException, doing: str) -> ApplicationError:
         hint = ""
     if hint:
         text = f"{text.removesuffix('.')}. {hint}"
-    return ApplicationError(text, traceback_of(error))
+    return ApplicationError(text, format_users_error(error))
 
 
 def import_failed(target: Target, error: BaseException) -> ApplicationError:
@@ -94,9 +87,9 @@ def import_failed(target: Target, error: BaseException) -> ApplicationError:
         return raised(error, f"importing {target.module!r}")
     missing, module = error.name, target.module
     is_target = missing is not None and (module == missing or module.startswith(missing + "."))
-    if is_target and not _users_frames(error):
+    if is_target and not users_traceback(error):
         return ApplicationError(_not_found(target, str(missing)))
-    return ApplicationError(_missing_dependency(target, error), traceback_of(error))
+    return ApplicationError(_missing_dependency(target, error), format_users_error(error))
 
 
 def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
@@ -111,7 +104,7 @@ def no_attribute(
     target: Target, module: ModuleType, holder: Any, what: str, name: str, error: AttributeError
 ) -> ApplicationError:
     """Return what to raise when ``holder``, which is described by ``what``, has no ``name``."""
-    text = traceback_of(error) if _users_frames(error) else ""
+    text = format_users_error(error) if users_traceback(error) else ""
     hints = _shadowed(target, module) + advice(target, holder, name)
     return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
 
@@ -364,40 +357,3 @@ def advice(target: Target, holder: Any, wanted: str) -> str:
 def _quoted(spec: str) -> str:
     """Return ``spec`` as a shell takes it."""
     return f"'{spec}'" if "(" in spec else spec
-
-
-# --- the user's own traceback
-
-# A traceback goes through the loader; this file only looks at it.
-_LOADER = os.path.join(os.path.dirname(__file__), "loader.py")
-
-
-def _is_ours(filename: str) -> bool:
-    return filename == _LOADER or is_importing(filename)
-
-
-def _users_frames(error: BaseException) -> list[str]:
-    """Return the files of the traceback's frames that are the user's."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [name for frame, _ in frames if not _is_ours(name := frame.f_code.co_filename)]
-
-
-def traceback_of(error: BaseException) -> str:
-    """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
-    try:
-        whole = traceback.TracebackException.from_exception(error, compact=True)
-        _remove_ours(whole)
-        return "".join(whole.format())
-    except BaseException:  # it asks the exception for its notes and causes, and that may raise
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-        head = "Traceback (most recent call last):\n"
-        return f"{head}{''.join(traceback.format_list(frames))}{in_words(error)}\n"
-
-
-def _remove_ours(part: traceback.TracebackException) -> None:
-    stack: list[Any] = [part]
-    while stack:
-        one = stack.pop()
-        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame.filename)]
-        stack += [inner for inner in (one.__cause__, one.__context__) if inner is not None]
-        stack += getattr(one, "exceptions", None) or []

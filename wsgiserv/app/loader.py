@@ -6,37 +6,26 @@ Must not know: settings, workers, who loads and why. What is said when it fails 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from keyword import iskeyword
-from types import CodeType, CoroutineType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from types import CoroutineType, FunctionType, ModuleType
+from typing import Any
 
-from wsgiserv.callables import is_a, own_attribute, own_call, takes
+from wsgiserv.app import diagnostics
+from wsgiserv.app.diagnostics import Target
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.imports import absolute, import_fresh, working_directory
 from wsgiserv.process import leave_if_child
-
-if TYPE_CHECKING:
-    import ast
+from wsgiserv.safe_open import absolute, working_directory
+from wsgiserv.user_code import accepts_args, import_fresh, is_a
 
 __all__ = ["enter_directory", "leave_names_free", "load_application", "missing_in", "prepare_path"]
 
-# inspect.CO_COROUTINE
-_CO_COROUTINE: Final = 0x80
 # Without a name in the string
 _DEFAULT_NAMES = ("application", "app")
-
-
-class Target(NamedTuple):
-    """A parsed string: the module, the dotted name in it (None: the default names), the call's arguments."""
-
-    spec: str
-    module: str
-    name: str | None
-    call: tuple[list[Any], dict[str, Any]] | None
 
 
 def enter_directory(chdir: str) -> bool:
@@ -108,9 +97,7 @@ def load_application(spec: str) -> Callable[..., Any]:
         raise
     except BaseException as error:  # an object of theirs is odd in a way that nobody has thought of
         leave_if_child(error)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.raised(error, f"looking at {target.spec!r}") from None
+        raise diagnostics.raised(error, f"looking at {target.spec!r}") from None
     found: Callable[..., Any] = application
     return found
 
@@ -124,9 +111,7 @@ def _parse(spec: str) -> Target:
         'Expected module:app, package.module:app, module:factory() or module:factory("text", debug=True).'
     )
     if "/" in module or os.sep in module or module.endswith(".py"):
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise ApplicationError(appadvice.path_advice(spec, module, expression))
+        raise ApplicationError(diagnostics.path_advice(spec, module, expression))
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {expected}")
     # Any name that importlib takes, `my-app` and `2024_site` too: only an import statement needs identifiers.
@@ -141,8 +126,6 @@ def _parse(spec: str) -> Target:
 
 
 def _parse_expression(spec: str, module: str, expression: str, expected: str) -> Target:
-    import ast  # large, and most applications have a name
-
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
@@ -163,8 +146,6 @@ def _parse_expression(spec: str, module: str, expression: str, expected: str) ->
 
 
 def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
-    import ast
-
     try:
         positional = [ast.literal_eval(argument) for argument in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
@@ -186,9 +167,7 @@ def _import(target: Target) -> ModuleType:
     try:
         return import_fresh(target.module)
     except BaseException as error:
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.import_failed(target, error) from None
+        raise diagnostics.import_failed(target, error) from None
 
 
 # --- the object
@@ -199,21 +178,19 @@ def _find(target: Target, module: ModuleType) -> Any:
         for name in _DEFAULT_NAMES:
             if name in vars(module):
                 return vars(module)[name]
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.nothing_in(target, module)
+        raise diagnostics.nothing_in(target, module)
     found: Any = module
     path = target.module
     for name in target.name.split("."):
         try:
             found = getattr(found, name)
         except BaseException as error:
-            from wsgiserv.app import diagnostics as appadvice
-
-            holder = f"module {path!r} ({appadvice.place(module)})" if found is module else f"object {path!r}"
+            holder = (
+                f"module {path!r} ({diagnostics.place(module)})" if found is module else f"object {path!r}"
+            )
             if is_a(error, AttributeError):
-                raise appadvice.no_attribute(target, module, found, holder, name, error) from None
-            raise appadvice.raised(error, f"getting {name!r} of {path!r}") from None
+                raise diagnostics.no_attribute(target, module, found, holder, name, error) from None
+            raise diagnostics.raised(error, f"getting {name!r} of {path!r}") from None
         path += f".{name}"
     return found
 
@@ -231,9 +208,7 @@ def _call(target: Target, factory: Any) -> Any:
         application = factory(*positional, **keywords)
     except BaseException as error:
         leave_if_child(error)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.raised(error, doing) from None
+        raise diagnostics.raised(error, doing) from None
     leave_if_child()
     return application
 
@@ -249,9 +224,7 @@ def _check(target: Target, application: Any) -> None:
     kind = type(application)
     if issubclass(kind, ModuleType):
         inner = target._replace(module=f"{target.module}.{target.name or 'app'}", name=None)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise ApplicationError(f"{what}, not an application. {appadvice.advice(inner, application, 'app')}")
+        raise ApplicationError(f"{what}, not an application. {diagnostics.advice(inner, application, 'app')}")
     if kind is CoroutineType:
         application.close()  # or Python warns that it was never awaited
         raise ApplicationError(
@@ -263,13 +236,17 @@ def _check(target: Target, application: Any) -> None:
             f"{what}{after}, which cannot be called. Expected a WSGI application: a callable that takes "
             "environ and start_response, such as Flask(...), or get_wsgi_application() of Django."
         )
-    # own_call(): a class that is the application itself is called through its metaclass
-    if any(map(_is_async, (application, own_call(application)))):
+    # A class that is the application itself is called through its metaclass
+    if any(map(_is_async, (application, _call_method(application)))):
         raise ApplicationError(
             f"{what}, an ASGI application (async). wsgiserv serves WSGI applications: run this one with an "
             "ASGI server, or wrap it: a2wsgi.ASGIMiddleware(app)."
         )
-    if target.call is None and kind is FunctionType and not takes(application, 2, follow_wrapped=False):
+    if (
+        target.call is None
+        and kind is FunctionType
+        and not accepts_args(application, 2, follow_wrapped=False)
+    ):
         raise ApplicationError(
             f"{target.spec!r} is a function that does not take the two arguments of a WSGI application, "
             "environ and start_response. If it makes the application, call it: "
@@ -278,12 +255,18 @@ def _check(target: Target, application: Any) -> None:
 
 
 def _is_async(function: Any) -> bool:
-    # The rule without `inspect`, which is 1 MB in every worker.
-    while issubclass(type(function), partial):
-        function = own_attribute(function, "func")
-    if type(function) in (MethodType, staticmethod, classmethod):
+    if type(function) in (staticmethod, classmethod):
         function = function.__func__
-    code = own_attribute(function, "__code__")
-    is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
-    # inspect.markcoroutinefunction(), Python 3.12
-    return bool(is_coroutine) or own_attribute(function, "_is_coroutine_marker") is not None
+    try:
+        return inspect.iscoroutinefunction(function)
+    except BaseException:  # the attributes of a proxy raise anything
+        return False
+
+
+def _call_method(value: object) -> Any:
+    """Return ``__call__`` of the object's class, unbound; None if it has none."""
+    for kind in type.__getattribute__(type(value), "__mro__"):
+        found = type.__getattribute__(kind, "__dict__").get("__call__")
+        if found is not None:
+            return found
+    return None

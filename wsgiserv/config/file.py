@@ -6,16 +6,17 @@ Must not know: which names are settings, what their values may be.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.callables import is_a
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import forget_listings
 from wsgiserv.process import leave_if_child
+from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
+from wsgiserv.user_code import is_a
 
 if TYPE_CHECKING:
     import ast
@@ -34,8 +35,6 @@ FOUND_BY_ITSELF = ("wsgiserv.conf.py", "gunicorn.conf.py")
 
 # gunicorn's name for the running configuration; logging configurations refer to it ("__config__.MyFilter").
 _MODULE = "__config__"
-
-_OUR_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 # The configuration's source by its absolute path, and how that file was when it was read last: (modification time in
 # ns, size). Empty without one. What `reload` compares with.
@@ -100,9 +99,7 @@ def _note(path: str, status: os.stat_result) -> None:
 
 
 def _run_module(location: str, name: str) -> ConfigFile:
-    import importlib.util
-
-    forget_listings()
+    importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -155,35 +152,16 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
 
 
 def _failure(where: str, error: BaseException) -> ConfigError:
-    from traceback import format_exception, format_tb
-
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace):
-        trace = trace.tb_next
+    trace = users_traceback(error)
     if is_a(error, SyntaxError) and error.lineno is not None:
         place, what = f"{error.filename or where}, line {error.lineno}", error.msg
     else:
         line = _last_line_in(where, trace)
         place = f"{where}, line {line}" if line else where
-        what = _text(error)
-    name = type(error).__name__
-    try:
-        text = "".join(format_exception(type(error), error, trace)).rstrip()
-    except Exception:  # it raises when it is asked for its notes
-        text = "".join(format_tb(trace)) + name
-    return ConfigError(f"the configuration {place} cannot be run: {name}: {what}\n{text}")
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # its own __str__ may fail, too
-        return ""
-
-
-def _is_ours(trace: TracebackType) -> bool:
-    filename = trace.tb_frame.f_code.co_filename
-    return filename.startswith((_OUR_DIRECTORY, "<frozen importlib"))
+        what = error_text(error)
+    return ConfigError(
+        f"the configuration {place} cannot be run: {type(error).__name__}: {what}\n{format_users_error(error)}"
+    )
 
 
 def _last_line_in(path: str, trace: TracebackType | None) -> int | None:

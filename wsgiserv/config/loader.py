@@ -20,7 +20,7 @@ from wsgiserv.config.gunicorn_compat import FOREIGN
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import working_directory
+from wsgiserv.safe_open import working_directory
 
 __all__ = ["Loaded", "load", "start_directory"]
 

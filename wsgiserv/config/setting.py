@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from wsgiserv.callables import own_attribute
+from wsgiserv.user_code import own_attribute
 
 __all__ = ["SECTIONS", "Setting", "declared", "setting", "show"]
 

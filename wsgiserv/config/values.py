@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from wsgiserv.callables import takes
 from wsgiserv.config.address import parse_address
+from wsgiserv.user_code import accepts_args
 
 __all__ = [
     "TooLarge",
@@ -467,7 +467,7 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not takes(function, len(arguments)):
+        if not accepts_args(function, len(arguments)):
             raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
         return function
 
@@ -477,10 +477,10 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 def post_request_hook(raw: object) -> Callable[..., Any]:
     """Read post_request: a function of 2, 3 or 4 arguments, wrapped so that it can be called with 4."""
     function = _callable(raw)
-    if takes(function, 4):
+    if accepts_args(function, 4):
         return function
     for count in (3, 2):
-        if takes(function, count):
+        if accepts_args(function, count):
             return _with_first_arguments(function, count)
     raise ValueError("it does not take 2, 3 or 4 arguments")
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import errno
 import logging
 from _thread import allocate_lock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.logs.atoms import LogFunction
 from wsgiserv.logs.config import ACCESS_NAMES
 from wsgiserv.logs.error import access_logger, cannot_open, warn_reliably
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.format import atoms_for, check_format, compile_format, template_of
-from wsgiserv.logs.json_lines import json_line
+from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, template_of
 from wsgiserv.logs.output import Output
 from wsgiserv.privileges import owner_of
 from wsgiserv.wording import counted
@@ -63,7 +61,6 @@ class AccessLog:
 
     __slots__ = (
         "_error_log",
-        "_format",
         "_is_torn",
         "_lines",
         "_lock",
@@ -82,7 +79,6 @@ class AccessLog:
     def __init__(self, output: Output, log_format: str, error_log: logging.Logger) -> None:
         self._output = output
         self._error_log = error_log
-        self._format = log_format
         self._lines: list[bytes] = []
         self._lock = allocate_lock()
         self._waiting = b""  # lines that could not be written yet; the first may have gone out in part
@@ -96,15 +92,6 @@ class AccessLog:
     def append(self, line: str) -> None:
         """Buffer a line that is ready. Never raises."""
         self._lines.append(line.encode("utf-8", "backslashreplace"))
-
-    def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
-        """Buffer the line of a request that got no response, in the name of the worker ``pid``. Never raises."""
-        if self._format == "json":
-            self._lines.append(json_line(environ, status, (), 0, duration_s, True, pid))
-        else:
-            atoms = atoms_for(self._format)(environ, status, (), 0, duration_s, True)
-            atoms["p"] = f"<{pid}>"
-            self.append(template_of(self._format) % atoms)
 
     def flush(self) -> None:
         """Write all buffered lines, in one write if the kernel takes them. Never raises.
@@ -275,26 +262,15 @@ class _LoggerAccessLog(AccessLog):
         self._logger = logger
         self._direct = direct
         self._error_log = error_log
-        self._format = log_format
         self._template = template_of(log_format)
         self._atoms = atoms_for(log_format)
         self._warned_of_handler = False
         self.lost = 0
         self.log = compile_format("json", self._emit) if log_format == "json" else self._log_template
 
-    def _log_template(
-        self,
-        environ: dict[str, Any],
-        status: int,
-        headers: Sequence[tuple[str, str]],
-        sent_bytes: int,
-        duration_s: float,
-        aborted: bool = False,
-    ) -> None:
+    def _log_template(self, *exchange: Any) -> None:
         try:
-            self._logger.info(
-                self._template, self._atoms(environ, status, headers, sent_bytes, duration_s, aborted)
-            )
+            self._logger.info(self._template, self._atoms(*exchange))
         except (Exception, SystemExit) as error:
             self._warn(error)
 
@@ -316,17 +292,6 @@ class _LoggerAccessLog(AccessLog):
         """Log a line that is ready. Never raises."""
         try:
             self._logger.info("%s", line)
-        except (Exception, SystemExit) as error:
-            self._warn(error)
-
-    def log_for(self, pid: int, environ: dict[str, Any], status: int, duration_s: float) -> None:
-        if self._format == "json":
-            self._emit(json_line(environ, status, (), 0, duration_s, True, pid))
-            return
-        try:
-            atoms = self._atoms(environ, status, (), 0, duration_s, True)
-            atoms["p"] = f"<{pid}>"
-            self._logger.info(self._template, atoms)
         except (Exception, SystemExit) as error:
             self._warn(error)
 

@@ -73,7 +73,7 @@ def log_lost_requests(
         with acting_as(settings), borrowed_access_log(settings, error_log) as access:
             if access is not None:
                 for lost in requests:
-                    access.log_for(pid, environ_of(lost), status, lost.age_s)
+                    access.log(environ_of(lost), status, (), 0, lost.age_s, True, pid)
     except (ConfigError, OSError) as error:
         error_log.warning("The requests that worker %d has lost are not in the access log: %s", pid, error)
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.hooks import call_hook
-from wsgiserv.imports import working_directory
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.listener import Listener
+from wsgiserv.safe_open import working_directory
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings

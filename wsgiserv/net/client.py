@@ -28,7 +28,6 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgiserv.callables import is_a
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.grammar import STRAY
@@ -53,6 +52,7 @@ from wsgiserv.net.serving_context import (
     ServingContext,
 )
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.user_code import is_a
 from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import adjust, refused_environ
 from wsgiserv.wsgi.gateway import TIMEOUT_HEADERS, BodyTooLong, ClientGone, Response

@@ -20,12 +20,12 @@ from sys import maxsize
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
-from wsgiserv import process as atfork
 from wsgiserv.net.client import Connection
 from wsgiserv.net.descriptors import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.process import leave
 from wsgiserv.wording import counted
 
 # Without the rest, a readable listener that cannot be accepted from, for lack of descriptors or memory, spins
@@ -465,4 +465,4 @@ class EventLoop:
 
 
 def _leave(timeout_s: float) -> NoReturn:
-    atfork.leave()
+    leave()

@@ -9,17 +9,15 @@ client's socket alive while its message waits for somebody who is free.
 
 from __future__ import annotations
 
-import _socket
-import json
-from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, MSG_TRUNC, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
+from _socket import MSG_DONTWAIT, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from _socket import socket as RawSocket
 from contextlib import suppress
 from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from os import close, dup, set_inheritable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from wsgiserv.net.descriptors import FD_BYTES, fds_in, send_fds
+from wsgiserv.ipc import decode, encode, packet_pair, packet_socket, receive_packet, send_packet
 from wsgiserv.net.serving_context import NEVER
 
 __all__ = ["MOST_MOVED_BYTES", "ConnectionState", "Handoff", "Transferred"]
@@ -29,10 +27,6 @@ MOST_MOVED_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 16 * 1024
 # The kernel gives what net.core.wmem_max allows.
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
-_ANCILLARY_BYTES: Final = CMSG_SPACE(FD_BYTES)
-# Absent on some platforms, which lack the one thing or do the other with a second system call.
-_SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
-_MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 # Corrupt messages that are dropped at a time: one that writes without end delays nobody.
 _MOST_CORRUPT: Final = 64
 _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
@@ -95,7 +89,7 @@ class Handoff:
     def open(cls) -> Handoff | None:
         """Make a channel; None where the platform has none, or descriptors have run out. Called by the master."""
         try:
-            pair = _socket.socketpair(AF_UNIX, _SOCK_SEQPACKET, 0)
+            pair = packet_pair()
         except OSError:
             return None
         try:
@@ -109,7 +103,7 @@ class Handoff:
     @classmethod
     def from_fds(cls, receive_fd: int, send_fd: int) -> Handoff:
         """Take over a channel by its descriptors, as `fds` has given them (to the next master of an upgrade)."""
-        receiver, sender = (RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd) for fd in (receive_fd, send_fd))
+        receiver, sender = map(packet_socket, (receive_fd, send_fd))
         for fd in (receive_fd, send_fd):
             set_inheritable(fd, False)
         return cls(receiver, sender)
@@ -147,9 +141,8 @@ class Handoff:
             "used": luggage.used,
             "deadline": None if deadline == NEVER else deadline,
         }
-        message = json.dumps(header).encode("ascii") + b"\n" + luggage.data
         try:
-            send_fds(self._sender, message, [fd], MSG_DONTWAIT)
+            send_packet(self._sender, encode(header) + luggage.data, [fd], MSG_DONTWAIT)
         except OSError as error:
             if error.errno in _FULL:
                 return False
@@ -166,14 +159,13 @@ class Handoff:
             # The kernel drops a descriptor that the receiver has no room for, and the client with it.
             close(dup(self._receiver.fileno()))
             try:
-                message, ancillary, flags, _ = self._receiver.recvmsg(
-                    MOST_MOVED_BYTES + _HEADER_BYTES, _ANCILLARY_BYTES, MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
+                message, fds, is_truncated = receive_packet(
+                    self._receiver, MOST_MOVED_BYTES + _HEADER_BYTES, 1, MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return None
             if not message:
                 return None
-            fds = fds_in(ancillary)
             if not fds:
                 continue  # another thread has taken the last descriptor in between
             try:
@@ -184,10 +176,10 @@ class Handoff:
             if getdefaulttimeout() is not None:
                 sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
             try:
-                if flags & MSG_TRUNC:
+                if is_truncated:
                     raise ValueError("longer than any message")
                 return _read(sock, message)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 sock.close()  # of another version of this program, or corrupt
         return None
 
@@ -203,7 +195,7 @@ def _above_standard_streams(sock: RawSocket) -> RawSocket:
         return sock
     fd = fcntl(sock.fileno(), F_DUPFD_CLOEXEC, 3)
     sock.close()
-    return RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd)
+    return packet_socket(fd)
 
 
 def _read(sock: RawSocket, message: bytes) -> Transferred:
@@ -211,7 +203,7 @@ def _read(sock: RawSocket, message: bytes) -> Transferred:
     text, separator, data = message.partition(b"\n")
     if not separator:
         raise ValueError("a message without a header")
-    header: dict[str, Any] = json.loads(text)
+    header = decode(text)
     deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])
     if len(data) > MOST_MOVED_BYTES or not all(type(each) is str for each in (listener, *peer.values())):
         raise ValueError("not a message of a worker")

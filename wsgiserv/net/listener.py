@@ -40,9 +40,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError, UnavailableError
-from wsgiserv.imports import absolute
 from wsgiserv.net.port_owner import tcp_holder, unix_holder
-from wsgiserv.safe_open import Place, acting_as_user, check_directory, is_root, place_of
+from wsgiserv.safe_open import Place, absolute, acting_as_user, check_directory, is_root, place_of
 
 __all__ = [
     "Checked",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.callables import is_a, own_attribute
+from wsgiserv.user_code import is_a, own_attribute
 
 __all__ = ["end_background"]
 

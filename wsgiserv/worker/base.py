@@ -23,10 +23,10 @@ from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, reopen_error_log, say_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.standard import fill_standard_streams
 from wsgiserv.net.client import Connection
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
+from wsgiserv.process import fill_standard_streams
 from wsgiserv.scoreboard import (
     CONNECTIONS,
     DRAINING,

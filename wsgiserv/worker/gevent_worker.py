@@ -34,11 +34,11 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, gettrace, settrace
 from greenlet import greenlet as RawGreenlet
 
-from wsgiserv import process as atfork
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.net.event_loop import EventLoop, body_limit_s
 from wsgiserv.net.serving_context import LARGE_STREAMED
+from wsgiserv.process import leave
 from wsgiserv.worker.active_requests import Call, call_in, describe, other_threads, stack_of
 from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
@@ -408,4 +408,4 @@ class GeventWorker(EventLoopWorker):
 
 
 def _leave(ended: Greenlet[Any, Any]) -> None:
-    atfork.leave(ended.exception)
+    leave(ended.exception)

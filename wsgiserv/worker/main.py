@@ -10,9 +10,8 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.error import close_logs_in_child
-from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.privileges import drop_privileges, set_home
-from wsgiserv.process import add_child_cleanup, unblock_last
+from wsgiserv.process import add_child_cleanup, release_standard_streams, unblock_last
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.worker.base import Worker
 from wsgiserv.worker.registry import resolve_worker_class

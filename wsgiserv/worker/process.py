@@ -21,9 +21,9 @@ from typing import Any, Final
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
-from wsgiserv.logs.standard import release_standard_streams
-from wsgiserv.process import leave_if_child, unblock_last
+from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
 from wsgiserv.scoreboard import PID, STARTED
+from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
 from wsgiserv.worker.crash_dump import catch_crashes, write_report
 from wsgiserv.worker.signals import SignalHandlers
@@ -251,10 +251,8 @@ class WorkerProcess(ABC):
         else:
             # Without a report the master would take the exit for the application's os._exit().
             leave_if_child(failure)
-            from wsgiserv.app.diagnostics import in_words
-
             self.log.error("WS1702 worker %d: cannot boot:", self.pid, exc_info=failure)
-            self._report_failure(f"booting raised {in_words(failure)}", ExitStatus.BOOT)
+            self._report_failure(f"booting raised {describe_error(failure)}", ExitStatus.BOOT)
         return ExitStatus.BOOT
 
     def _report_failure(self, reason: str, status: int, traceback: str = "") -> None:

@@ -6,13 +6,13 @@ Must not know: what a class does; who asks, in which process.
 
 from __future__ import annotations
 
-import traceback
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.callables import is_a, own_attribute
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import import_fresh, is_importing, working_directory
+from wsgiserv.safe_open import working_directory
+from wsgiserv.tracebacks import describe_error, format_users_error, users_traceback
+from wsgiserv.user_code import import_fresh, is_a, own_attribute
 
 if TYPE_CHECKING:
     from wsgiserv.worker.base import Worker
@@ -83,7 +83,7 @@ def _found(path: str) -> object:
         except ModuleNotFoundError as error:
             missing = error.name or ""
             is_target = name == missing or name.startswith(missing + ".")
-            if not missing or not is_target or _users_frames(error) is not None:
+            if not missing or not is_target or users_traceback(error) is not None:
                 raise _failure(name, error) from None
         except _Refused:
             raise
@@ -145,26 +145,9 @@ def _accepted(found: object) -> type[Worker]:
 
 
 def _failure(module: str, error: BaseException) -> _Refused:
-    trace = _users_frames(error)
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    text = format_users_error(error)
     if is_a(error, SyntaxError):
         return _Refused(
             f"there is a syntax error in {error.filename}, line {error.lineno}: {error.msg}.", text
         )
-    try:
-        what = str(error)
-    except Exception:  # a __str__ that raises
-        what = ""
-    name = type(error).__name__
-    return _Refused(f"importing {module!r} raised {name}{f': {what}' if what else ''}.", text)
-
-
-def _users_frames(error: BaseException) -> TracebackType | None:
-    """Return the traceback from the first frame of the user's on; None when there is none."""
-    trace = error.__traceback__
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if filename != __file__ and not is_importing(filename):
-            break
-        trace = trace.tb_next
-    return trace
+    return _Refused(f"importing {module!r} raised {describe_error(error)}.", text)

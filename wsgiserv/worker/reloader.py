@@ -24,7 +24,7 @@ from os import stat
 from time import monotonic, time_ns
 
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.imports import absolute, working_directory
+from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
 __all__ = ["Reloader", "note_imports"]

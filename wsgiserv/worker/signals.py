@@ -36,8 +36,9 @@ from signal import signal as set_handler
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.callables import is_a
 from wsgiserv.hooks import call_hook
+from wsgiserv.tracebacks import OUR_DIRECTORY
+from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.gateway import run_app
 
 Handler = Callable[[int, FrameType | None], object]
@@ -46,7 +47,6 @@ Handler = Callable[[int, FrameType | None], object]
 _LEAVE: Final = frozenset({SIGTERM, SIGINT, SIGQUIT})
 # The code of users runs below these: an exception that a handler of theirs raises there is theirs to handle.
 _CALLS_USERS_CODE: Final = frozenset({run_app.__code__, call_hook.__code__})
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _GEVENT: Final = f"{os.sep}gevent{os.sep}"
 
 
@@ -300,7 +300,7 @@ def _is_ours(frame: FrameType | None) -> bool:
         code = frame.f_code
         if code in _CALLS_USERS_CODE:
             return False
-        if code.co_filename.startswith(_OUR_DIRECTORY):
+        if code.co_filename.startswith(OUR_DIRECTORY):
             ours = True
         elif _GEVENT not in code.co_filename:
             foreign = True

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
@@ -35,6 +34,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.net.event_loop import EventLoop
+from wsgiserv.process import flush_standard_streams
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
@@ -237,9 +237,7 @@ class ThreadsWorker(EventLoopWorker):
         super()._let_go()
         if patched_by():
             atexit._run_exitfuncs()
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(AttributeError, OSError, ValueError):  # None, broken, closed
-                    stream.flush()
+            flush_standard_streams(wait=True)
             os._exit(ExitStatus.OK)
 
     # ---- the threads of requests -----------------------------------------------------------------------

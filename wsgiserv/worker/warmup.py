@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from wsgiserv.callables import is_a
 from wsgiserv.errors import ApplicationError, ProtocolError
 from wsgiserv.http.head import HeadParser
+from wsgiserv.tracebacks import describe_error, format_users_error
+from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.gateway import BodyTooLong, GatewayContext, Response, run_app
 from wsgiserv.wsgi.input import empty_input
 
@@ -83,11 +84,8 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
         if failure is not None and not is_a(failure, (Exception, SystemExit)):
             raise failure
         if failure is not None and not is_a(failure, BodyTooLong):
-            from wsgiserv.app import diagnostics as appadvice
-
-            what = appadvice.in_words(failure)  # also of one whose str() raises
-            text = appadvice.traceback_of(failure)
-            raise ApplicationError(f"the warm-up request of {path} (warmup) raised {what}", text)
+            what = f"the warm-up request of {path} (warmup) raised {describe_error(failure)}"
+            raise ApplicationError(what, format_users_error(failure))
         if response.code >= 500:
             raise ApplicationError(
                 f"the warm-up request of {path} (warmup) was answered with {response.status}", ""
