@@ -108,27 +108,6 @@ class Leadership:
         helper_sleeps: the main thread sleeps until `wake_helper`.
     """
 
-    __slots__ = (
-        "_free_numbers",
-        "_last_look",
-        "_leaderless",
-        "_long_rate",
-        "_lose",
-        "_queue",
-        "_quiet",
-        "_run",
-        "_standby",
-        "_threads",
-        "_wakeup",
-        "helper_sleeps",
-        "is_fallback",
-        "leader",
-        "lock",
-        "lost",
-        "passes_first",
-        "threads",
-    )
-
     def __init__(
         self,
         threads: int,
@@ -212,6 +191,7 @@ class Leadership:
 
     def enlist(self, thread: PoolThread) -> None:
         """Stand by for the lead. The thread then acquires `lock`, and calls `take`."""
+        thread.leads = False
         self._standby.append(thread)
 
     def take(self, thread: PoolThread) -> None:

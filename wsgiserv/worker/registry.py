@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wsgiserv.config.known_class import CLASS_PATHS, class_meant
 from wsgiserv.errors import ConfigError
@@ -91,7 +91,11 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
             kind = "module" if found is module else "object"
             place = f" ({module.__file__})" if found is module and getattr(module, "__file__", None) else ""
             reason = f"the {kind} {path!r}{place} has no {name!r}."
-            classes = [key for key, value in vars(module).items() if _is_usable(value, module)]
+            classes = [
+                key
+                for key, value in vars(module).items()
+                if own_attribute(value, "__module__") == module.__name__ and not _fault_of(value)
+            ]
             near = nearest(name, classes, limit=1) or classes[:1]
             advice = did_you_mean(f"{module.__name__}:{each}" for each in near)
             raise _Refused(f"{reason} {advice}".rstrip()) from None
@@ -99,30 +103,25 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
     return found
 
 
-def _is_usable(value: object, module: ModuleType) -> bool:
-    from wsgiserv.worker.base import Worker
-
-    return (
-        is_a(value, type)  # not isinstance(): __class__ of a proxy may raise
-        and own_attribute(value, "__module__") == module.__name__
-        and issubclass(value, Worker)
-        and not getattr(value, "__abstractmethods__", ())
-    )
-
-
 def _accepted(found: object) -> type[Worker]:
+    reason = _fault_of(found)
+    if reason:
+        raise _Refused(reason)
+    return cast("type[Worker]", found)
+
+
+def _fault_of(found: object) -> str:
+    """Return why an object is no worker class; empty for one."""
     from wsgiserv.worker.base import Worker
 
-    if not isinstance(found, type):
-        article = "an" if type(found).__name__[0] in "AEIOaeio" else "a"
-        raise _Refused(f"it is not a class, but {article} {type(found).__name__}.")
+    kind = type(found).__name__
+    if not is_a(found, type):  # not isinstance(): __class__ of a proxy may raise
+        return f"it is not a class, but {'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}."
     if not issubclass(found, Worker):
         bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
-        raise _Refused(f"it is not a worker class of wsgiserv (its bases: {bases}).")
+        return f"it is not a worker class of wsgiserv (its bases: {bases})."
     missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise _Refused(f"it is abstract: it does not implement {', '.join(missing)}.")
-    return found
+    return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
 
 
 def _failure(module: str, error: BaseException) -> _Refused:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.http.response import refusal
 from wsgiserv.net.reset import reset
+from wsgiserv.unpatched import OSThread, start_thread
 from wsgiserv.worker.active_requests import Call, describe
 from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app
 
@@ -60,19 +61,6 @@ class TimedSink:
         expired: the watching thread has ended the client's part.
         finished: the call has ended.
     """
-
-    __slots__ = (
-        "_hook",
-        "began",
-        "connection",
-        "environ",
-        "expired",
-        "finished",
-        "ident",
-        "lock",
-        "response",
-        "sent",
-    )
 
     def __init__(self, environ: dict[str, Any], response: Response) -> None:
         self.environ = environ
@@ -175,6 +163,13 @@ class TimedSink:
             return
         hook(self.connection, self.environ, self.response)
 
+    def call_hook_apart(self) -> OSThread | None:
+        """Call ``post_request`` in a thread of its own, and return that; None where there is nothing to call."""
+        if self._hook:
+            with suppress(RuntimeError):  # the system starts no thread
+                return start_thread(self.call_hook, (), name="wsgiserv-post-request")
+        return None
+
     @property
     def outcome(self) -> str:
         """The client's part in words, for the log."""
@@ -276,21 +271,15 @@ class Deadlines:
             )
         return True
 
-    def stuck(self, now: float, for_s: float) -> list[int]:
-        """Return the idents of the threads stuck in their calls.
+    def stuck(self, now: float, for_s: float) -> list[TimedSink]:
+        """Return the calls that do not end.
 
         Args:
             now: ``time.monotonic()``.
-            for_s: how long they may take after they were interrupted, in seconds.
+            for_s: how long a call may take to end after it was interrupted, in seconds.
         """
         since = now - self._limit_s - for_s
-        return [sink.ident for sink in list(self._running) if sink.expired and sink.began < since]
-
-    def call_hook_for(self, ident: int) -> None:
-        """Call ``post_request`` for the overdue request of a stuck thread."""
-        for sink in list(self._running):
-            if sink.ident == ident and sink.expired:
-                sink.call_hook()
+        return [sink for sink in list(self._running) if sink.expired and sink.began < since]
 
     def is_interrupted(self, ident: int) -> bool:
         """Return whether the call of a thread is overdue and still runs."""

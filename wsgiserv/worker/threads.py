@@ -12,7 +12,6 @@ import threading
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from time import monotonic
@@ -269,10 +268,10 @@ class ThreadsWorker(EventLoopWorker):
             while not self.is_done:
                 if (connection := self._next_queued()) is not None:
                     return False, connection
+                # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no heartbeat,
+                # and the master would kill a healthy worker. So one that only queues is due at times.
+                queues = lead.passes_first or self.context.now > self._heartbeat.due
                 try:
-                    # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no
-                    # heartbeat, and the master would kill a healthy worker. So one that only queues is due at times.
-                    queues = lead.passes_first or self.context.now > self._heartbeat.due
                     self.turn(self._heartbeat.turn_s, None if queues else lead.call)
                     if not thread.leads:
                         return False, None
@@ -371,8 +370,8 @@ class ThreadsWorker(EventLoopWorker):
     def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
         """Start a thread in the place of each stuck one; leave when all are stuck."""
         deadlines.look(now)
-        for ident in deadlines.stuck(now, _STUCK_S):
-            thread = self._lead.give_up_on(ident)
+        for call in deadlines.stuck(now, _STUCK_S):
+            thread = self._lead.give_up_on(call.ident)
             if thread is None:
                 continue
             self.log.error(
@@ -380,10 +379,7 @@ class ThreadsWorker(EventLoopWorker):
                 self.pid,
                 thread.thread.name,
             )
-            if self.context.post_request is not None:
-                # In a thread of its own, for which nothing waits: the hook may need a lock that the culprit holds.
-                with suppress(RuntimeError):  # the system starts no thread
-                    start_thread(deadlines.call_hook_for, (ident,), name="wsgiserv-post-request")
+            call.call_hook_apart()
             if self._lead.lost == self.cfg.threads:
                 stuck = counted(self._lead.lost, "thread", "is", "are")
                 self.leave_for(f"{stuck} stuck in overdue requests (request_timeout)")
