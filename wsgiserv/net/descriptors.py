@@ -8,15 +8,12 @@ Must not know: who sends what to whom.
 
 from __future__ import annotations
 
-import os
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET, socket
 from array import array
 from collections.abc import Iterable, Sequence
-from fcntl import F_DUPFD_CLOEXEC, fcntl
-from os import close, dup2
 from typing import Final
 
-__all__ = ["FD_BYTES", "fds_in", "off_standard", "recv_fds", "send_fds"]
+__all__ = ["FD_BYTES", "fds_in", "recv_fds", "send_fds"]
 
 FD_BYTES: Final = array("i").itemsize
 
@@ -39,20 +36,3 @@ def fds_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % FD_BYTES])
     return fds.tolist()
-
-
-def off_standard(fd: int) -> int:
-    """Return a duplicate of the socket ``fd``, which is 0, 1 or 2, and put the null device in its place.
-
-    The application has closed a standard stream: what is printed, or logged to it, would reach the client. Raises
-    OSError when no descriptor is left; ``fd`` is closed then.
-    """
-    try:
-        high = fcntl(fd, F_DUPFD_CLOEXEC, 3)
-        null = os.open(os.devnull, os.O_RDWR)
-    except OSError:
-        close(fd)
-        raise
-    dup2(null, fd)
-    close(null)
-    return high

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from wsgiserv import process as atfork
 from wsgiserv.net.client import Connection
-from wsgiserv.net.descriptors import off_standard
+from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE

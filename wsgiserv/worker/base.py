@@ -385,15 +385,9 @@ class Worker(ABC):
         client = sock if secure is None else secure(sock, peer)
         if self._proxies is None or not self._proxies.of(address)[2]:
             return make(self.context, self.loop, client, base, peer, name, trusted)
-        proxied = self._proxied(sock, client, self.cfg.proxy_protocol, peer)
-        connection = make(self.context, self.loop, proxied, base, peer, name, trusted)
-
-        def hand_over(inner: RawSocket | TLSSocket) -> None:
-            connection.sock = inner
-            if "PROXY_PROTOCOL" in peer:  # from now on the client has one name, in all logs and in the status
-                connection.peer_name = peer["REMOTE_ADDR"].encode("latin-1")
-
-        proxied.hand_over = hand_over
+        connection = make(self.context, self.loop, client, base, peer, name, trusted)
+        mode = self.cfg.proxy_protocol
+        connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
         return connection
 
     def _adopt(self, handed: Transferred) -> Connection | None:
@@ -402,7 +396,7 @@ class Worker(ABC):
         Returns:
             None, and the socket is closed, when the client has left, or HTTP is not what is spoken here.
         """
-        sock, luggage = handed.sock, handed.luggage
+        sock, state = handed.sock, handed.state
         try:
             address = sock.getpeername()
         except OSError:
@@ -418,8 +412,8 @@ class Worker(ABC):
             base = {**base, "wsgi.url_scheme": "http"}  # TLS has come with a reload, and this one is older
         # Whether the peer is trusted is this configuration's word, not the sender's.
         trusted = self._peers.of(address)[2]
-        connection = Connection(self.context, self.loop, sock, base, luggage.peer, luggage.peer_name, trusted)
-        connection.restore(luggage)
+        connection = Connection(self.context, self.loop, sock, base, state.peer, state.peer_name, trusted)
+        connection.restore(state)
         return connection
 
     loop: Any  # the `Loop` of the connections

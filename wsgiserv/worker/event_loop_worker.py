@@ -322,7 +322,7 @@ class EventLoopWorker(Worker):
         assert handoff is not None
         address = self._addresses.get(id(connection.base), "")
         try:
-            if not handoff.send(connection.fd, connection.luggage(), address):
+            if not handoff.send(connection.fd, connection.transfer_state(), address):
                 return False
         except OSError as error:
             self.log.error("%s cannot be handed over and is closed: %s", connection.name, error)
@@ -382,10 +382,10 @@ class EventLoopWorker(Worker):
         handoff, event_loop = self.boot.handoff, self.event_loop
         assert handoff is not None
         try:
-            handed = handoff.receive()
+            handed = handoff.receive(self.log)
             if handed is None:
                 return
-            if handoff.send(handed.sock.fileno(), handed.luggage, handed.listener):
+            if handoff.send(handed.sock.fileno(), handed.state, handed.listener):
                 handed.sock.close()
                 return
         except OSError:
@@ -410,7 +410,7 @@ class EventLoopWorker(Worker):
             if self.retiring or not event_loop.has_room():
                 return
             try:
-                handed = handoff.receive()
+                handed = handoff.receive(self.log)
             except OSError as error:
                 event_loop.refused(error)
                 return
@@ -438,7 +438,7 @@ class EventLoopWorker(Worker):
         handoff = self.boot.handoff
         while handoff is not None and self.event_loop.has_room():
             try:
-                handed = handoff.receive()
+                handed = handoff.receive(self.log)
             except OSError:
                 return
             if handed is None:
