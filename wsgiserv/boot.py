@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from wsgiserv.net.tls_series import ContextSeries
     from wsgiserv.scoreboard import Slot
 
-__all__ = [
-    "EXIT_APPLICATION",
-    "EXIT_BOOT",
-    "EXIT_CONFIG",
-    "EXIT_OK",
-    "REPORT_MARK",
-    "ReadinessReader",
-    "ReadinessWriter",
-    "Report",
-    "WorkerBoot",
-]
-
 EXIT_OK = 0  # stopped as told
 EXIT_CONFIG = 2  # bad usage or configuration
 EXIT_BOOT = 3  # workers cannot boot
@@ -103,28 +91,17 @@ class ReadinessWriter:
         self._writer.close()
 
 
-class ReadinessReader:
+class ReadinessReader(MessageReader):
     """The master's end: non-blocking, to be polled through `fileno`."""
 
-    def __init__(self, fd: int) -> None:
-        self._reader = MessageReader(fd)
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        return self._reader.fileno()
-
-    def read(self) -> tuple[list[Report], bool]:
+    def read_reports(self) -> tuple[list[Report], bool]:
         """Return the reports that have arrived, oldest first, and whether the worker's end is closed.
 
         Raises:
             MessageError: the worker has sent something that is not a report.
         """
-        messages, closed = self._reader.read()
+        messages, closed = self.read()
         return [_report(message) for message in messages], closed
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._reader.close()
 
 
 def _report(message: dict[str, Any]) -> Report:

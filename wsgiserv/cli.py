@@ -12,23 +12,19 @@ import sys
 from collections.abc import Callable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
-from os import _exit, close, kill, pipe, read, waitpid, write
-from select import POLLIN, poll
-from time import monotonic
+from os import close, kill, pipe, waitpid
 from typing import TYPE_CHECKING
 
 from wsgiserv import __version__
-from wsgiserv import process as atfork
 from wsgiserv.config.argv import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
-from wsgiserv.ipc import MessageError
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter, wait_for
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
-from wsgiserv.process import fork
+from wsgiserv.process import arm, flush_standard_streams, run_in_child
 from wsgiserv.unpatched import no_real_threads, patched_by
 
 if TYPE_CHECKING:
-    from wsgiserv.boot import ReadinessWriter, Report
     from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
@@ -46,10 +42,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
 _LONGEST_IMPORT_S = 30.0
-# poll(2) takes milliseconds as an int, so no more than 24 days.
-_LONGEST_POLL_S = 2_000_000.0
-# What a pipe takes at once, whatever its size is (PIPE_BUF of pipe(7)).
-_LONGEST_FACTS = 4096
+# A pipe takes them at once, whatever its size: the parent reads them when the child has ended.
+_LONGEST_FACTS = 4000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    atfork.arm()
+    arm()
     predecessor = _predecessor()
     try:
         if predecessor is not None:
@@ -315,64 +309,53 @@ def _check_worker_class(settings: Settings, source: str) -> None:
 
         resolve_worker_class(wanted, source=source)
         return
-    report, how = _ask_child(lambda answer: _resolve_in_child(settings, source, answer), _LONGEST_IMPORT_S)
-    if report is None:
+    trouble, how = _ask_child(lambda: _resolve_in_child(settings, source), _LONGEST_IMPORT_S)
+    if trouble is None:
         raise ConfigError(
             f"worker_class = {wanted!r} ({source}): the process that imported it to try it {how}. "
             f"Import it alone to see why: python -X faulthandler -c 'import {wanted.rpartition('.')[0]}'"
         )
-    if report.state == "failed":
-        raise ConfigError(report.reason)
+    if trouble:
+        raise ConfigError(trouble)
 
 
-def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tuple[Report | None, str]:
-    """Run ``ask`` in a child until it reports; return the report, or None and how the child ended without one.
+def _ask_child(ask: Callable[[], str], longest_s: float) -> tuple[str | None, str]:
+    """Call ``ask`` in a child; return its answer, or None and how the child ended without one.
 
     Args:
-        ask: is given the pipe for its report; what it does to its process ends with that.
+        ask: what it does to its process ends with that.
         longest_s: after so many seconds the child is killed.
 
-    Raises BootError when the system would not make a process.
+    Raises:
+        BootError: the system would not make a process.
     """
-    from wsgiserv.boot import ReadinessReader, ReadinessWriter
-
-    _flush()
     read_end, write_end = pipe()
+
+    def answer() -> int:
+        # At a reload these are the master's, and so is the socket that its signals are queued in.
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        signal.alarm(int(longest_s) + 1)  # in case the parent is killed, and does not end it
+        text = ask()
+        flush_standard_streams(wait=True)
+        OutcomeWriter(write_end).tell({"answer": text})
+        return 0
+
     try:
-        pid = fork()
+        pid = run_in_child(answer)
     except OSError as error:
         close(read_end)
         close(write_end)
         raise BootError(
             f"cannot fork: {error.strerror}. Expected room for more processes: see ulimit -u."
         ) from None
-    if pid == 0:
-        status = 1
-        try:
-            # At a reload these are the master's, and so is the socket that its signals are queued in.
-            signal.set_wakeup_fd(-1)
-            for number in signal.valid_signals():
-                if callable(signal.getsignal(number)):
-                    signal.signal(number, signal.SIG_DFL)
-            signal.alarm(int(longest_s) + 1)  # in case the parent is killed, who would end it
-            ask(ReadinessWriter(write_end))
-            status = 0
-        except BaseException:  # this process ends here, and must say why
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _flush()
-            _exit(status)
     close(write_end)
-    reader = ReadinessReader(read_end)
-    reports: list[Report] = []
-    is_closed = False
+    reader = MessageReader(read_end)
+    outcome, is_closed = None, False
     try:
-        poller = poll()
-        poller.register(read_end, POLLIN)
-        end = monotonic() + longest_s
-        while not (reports or is_closed) and (left_s := end - monotonic()) > 0:
-            poller.poll(left_s * 1000)
-            reports, is_closed = reader.read()
+        outcome, is_closed = reader.read_first(longest_s)
     except MessageError as error:
         return None, f"sent a corrupt message ({error})"
     finally:
@@ -380,15 +363,16 @@ def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tupl
         if not is_closed:
             kill(pid, signal.SIGKILL)  # it hangs, or has nothing more to say
         _, wait_status = waitpid(pid, 0)
-    if reports:
-        return reports[0], ""
+    if outcome is not None:
+        return str(outcome.get("answer")), ""
     if not is_closed:
         return None, f"did not come back within {longest_s:g} s"
     status = os.waitstatus_to_exitcode(wait_status)
     return None, f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
-def _resolve_in_child(settings: Settings, source: str, answer: ReadinessWriter) -> None:
+def _resolve_in_child(settings: Settings, source: str) -> str:
+    """Return why the worker class cannot be found; empty when it can be."""
     from wsgiserv.app.loader import prepare_path
     from wsgiserv.worker.registry import resolve_worker_class
 
@@ -397,20 +381,8 @@ def _resolve_in_child(settings: Settings, source: str, answer: ReadinessWriter) 
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:
-        _flush()
-        answer.report("failed", str(error))
-    else:
-        _flush()
-        answer.report("ready")
-
-
-def _flush() -> None:
-    """Empty the buffers of the standard streams, or a child would write what is in them again."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, broken, closed
-            pass
+        return str(error)
+    return ""
 
 
 def _check(loaded: Loaded, application: str) -> int:
@@ -420,33 +392,18 @@ def _check(loaded: Loaded, application: str) -> int:
     """
     from wsgiserv.master.workers import boot_timeout_of
 
-    _flush()
+    flush_standard_streams(wait=True)
     read_end, write_end = pipe()
-    pid = fork()
-    if pid == 0:
-        close(read_end)
-        status = _EXIT_APPLICATION
-        try:
-            status = _check_in_child(loaded, write_end)
-        except (
-            BaseException
-        ) as error:  # whatever the application did: this process ends here, and must say why
-            if not isinstance(error, KeyboardInterrupt):
-                sys.excepthook(*sys.exc_info())
-        finally:
-            _flush()
-            _exit(status)
+    pid = run_in_child(lambda: _check_in_child(loaded, OutcomeWriter(write_end)), _EXIT_APPLICATION)
     close(write_end)
     longest_s = boot_timeout_of(loaded.settings)
     ended = _wait_for(pid, longest_s)
     _, wait_status = waitpid(pid, 0)
-    os.set_blocking(read_end, False)
-    try:
-        # What the application has started may hold the other end: not until its end.
-        report = read(read_end, _LONGEST_FACTS)
-    except BlockingIOError:
-        report = b""
-    close(read_end)
+    reader = MessageReader(read_end)
+    outcome, _ = reader.read_first(
+        0.0
+    )  # a process that the application has started may hold the other end open
+    reader.close()
     status = os.waitstatus_to_exitcode(wait_status)
     module = application.partition(":")[0]
     if not ended:
@@ -457,7 +414,7 @@ def _check(loaded: Loaded, application: str) -> int:
             )
         )
         return BootError.exit_status
-    if not report:
+    if outcome is None:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} (os._exit?)"
         print(
             f"wsgiserv: error: the process that loaded the application {application!r} {how}. Load it alone to see "
@@ -467,7 +424,7 @@ def _check(loaded: Loaded, application: str) -> int:
         return _EXIT_APPLICATION
     if status == _EXIT_OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
-        print(report.decode("utf-8", "replace"), end="")
+        print(outcome["facts"], end="")
     return status
 
 
@@ -479,16 +436,14 @@ def _wait_for(pid: int, longest_s: float) -> bool:
         fd = os.pidfd_open(pid)
     except OSError:  # a kernel without it
         return True
-    poller = poll()
-    poller.register(fd, POLLIN)
-    ended = bool(poller.poll(min(longest_s, _LONGEST_POLL_S) * 1000))
+    ended = wait_for(fd, longest_s)
     close(fd)
     if not ended:
         kill(pid, signal.SIGKILL)
     return ended
 
 
-def _check_in_child(loaded: Loaded, report_to: int) -> int:
+def _check_in_child(loaded: Loaded, report: OutcomeWriter) -> int:
     """Check everything, say what is wrong, and report what is good; return the exit status."""
     from wsgiserv.config_check import examine
 
@@ -499,9 +454,9 @@ def _check_in_child(loaded: Loaded, report_to: int) -> int:
         print(f"wsgiserv: note: {note}", file=sys.stderr)
     for error in found.errors:
         _tell(error)
-    _flush()
+    flush_standard_streams(wait=True)
     facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
-    write(report_to, facts.encode("utf-8", "backslashreplace")[:_LONGEST_FACTS])
+    report.tell({"facts": facts[:_LONGEST_FACTS]})
     return found.errors[0].exit_status if found.errors else _EXIT_OK
 
 

@@ -492,7 +492,7 @@ def test_wrong_usage(run: Ctl, fake: Fake, argv: str) -> None:
 
 def test_another_users_socket_gets_no_orders(fake: Fake, run: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr(ctl, "_peer", lambda connection: (PID, 4712))
+    monkeypatch.setattr(ctl, "peer_of", lambda connection: (PID, 4712))
     done = run("--socket", str(fake.path), "stop")
     assert done.status == 2
     assert "user id 4712" in done.err or "another user's" in done.err

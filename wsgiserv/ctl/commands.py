@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import stat
-import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from wsgiserv import __version__
 from wsgiserv.ctl.format import report, server_line
+from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape, escape_keeping_lines
 from wsgiserv.runtime_dir import directories_to_search, socket_name
 from wsgiserv.wording import counted
@@ -37,7 +37,6 @@ _EXIT_INTERRUPTED = 130
 _ANSWER_S = 10.0
 _TRACE_S = 30.0
 _STATE_S = 2.0
-_UCRED = struct.Struct("iII")  # unix(7)
 _LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags of /proc/net/unix
 
 
@@ -243,7 +242,7 @@ def _ask(
         try:
             connection.settimeout(_ANSWER_S)
             try:
-                connection.sendall(json.dumps(request).encode() + b"\n")
+                connection.sendall(encode(dict(request)))
             except BrokenPipeError:
                 pass  # refused unheard: the reply says why
             while not received.endswith(b"\n"):
@@ -258,10 +257,10 @@ def _ask(
             if not received.endswith(b"\n"):
                 raise _Failure(f"{command}: {server.path}: {error.strerror}", EXIT_NO) from None
     try:
-        reply = json.loads(received)
+        reply = decode(received)
         if isinstance(reply["ok"], bool) and (command != "status" or not reply["ok"] or reply["status"]):
             return dict(reply)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (MessageError, KeyError):
         pass
     if not received and command == "stop":
         return {"ok": True}  # it has stopped
@@ -451,7 +450,7 @@ def _connect_in(directory: str, name: str) -> _Server:
     else:
         owners = {0, os.geteuid()}
     server = _connect(path)
-    if _peer(server.connection)[1] not in owners:
+    if peer_of(server.connection)[1] not in owners:
         server.connection.close()
         raise PermissionError(errno.EPERM, "what listens there is another user's")
     return server
@@ -497,7 +496,7 @@ def _connect(path: str) -> _Server:
             raise _Failure(
                 f"{path}: its master does not answer. It is stopped or very busy; see its log", EXIT_NO
             ) from None
-        pid, uid = _peer(connection)
+        pid, uid = peer_of(connection)
         # Somebody else's socket at a place where ours is expected gets no orders, and is not believed.
         if os.geteuid() not in (0, uid) and uid != 0:
             raise PermissionError(1, f"what listens there is of user id {uid}")
@@ -505,15 +504,6 @@ def _connect(path: str) -> _Server:
         connection.close()
         raise
     return _Server(connection, path, pid)
-
-
-def _peer(connection: socket.socket) -> tuple[int, int]:
-    """Return the process and the user that listen; 0 and this user where the system does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return 0, os.geteuid()
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, _ = _UCRED.unpack(data)
-    return pid, uid
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.lossy import LogText, LossyText, LossyWriter
 from wsgiserv.logs.output import Output, close_duplicates, renew_standard_streams
-from wsgiserv.logs.standard import fill_standard_streams, flush_standard_streams
 from wsgiserv.privileges import owner_of
+from wsgiserv.process import fill_standard_streams, flush_standard_streams
 from wsgiserv.safe_open import Owner, is_root, open_file
 from wsgiserv.unpatched import RealRLock
 from wsgiserv.wording import counted
@@ -411,7 +411,7 @@ class _Capture:
         self._handler = handler
         self._saved = [self._duplicate(1), self._duplicate(2)]
         self._streams = sys.stdout, sys.stderr
-        self._flush()
+        flush_standard_streams(wait=True)
         self.attach()
         write = handler.write_bytes
         sys.stdout, sys.stderr = self._captured = _lossy_stream(write, 1), _lossy_stream(write, 2)
@@ -423,21 +423,13 @@ class _Capture:
         except OSError:
             return None  # it was closed
 
-    @staticmethod
-    def _flush() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):  # None under a daemon, broken, closed
-                pass
-
     def attach(self) -> None:
         """Send the descriptors to the file that is open now. For children, and for what is not Python."""
         for fd in (1, 2):
             dup2(self._handler.output.fd, fd)
 
     def detach(self) -> None:
-        self._flush()
+        flush_standard_streams(wait=True)
         if sys.stdout is self._captured[0]:
             sys.stdout = self._streams[0]
         if sys.stderr is self._captured[1]:

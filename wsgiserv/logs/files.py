@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import os
 import sys
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_PEEK, SOCK_SEQPACKET, socket, socketpair
+from _socket import MSG_DONTWAIT, MSG_PEEK, socket
 from collections.abc import Mapping
 from os import close, dup2, getpid
 from typing import Final
 
+from wsgiserv.ipc import packet_pair, receive_packet, send_packet
 from wsgiserv.logs.opening import open_log
-from wsgiserv.net.descriptors import recv_fds, send_fds
 from wsgiserv.safe_open import Owner
 
 __all__ = ["log_files"]
 
 
-_MSG_CMSG_CLOEXEC: Final = 0x40000000  # linux/socket.h
 _LONGEST_MESSAGE: Final = 65536
 _MOST_FILES: Final = 128  # in a message; the kernel takes 253 (SCM_MAX_FD)
 _MOST_ACCESS_LOGS: Final = 4
@@ -47,7 +46,7 @@ class _LogFiles:
         """Be the master's from now on. Called once, in the process that forks the workers."""
         self._master = getpid()
         if sys.platform.startswith("linux"):
-            self._mailbox = socketpair(AF_UNIX, SOCK_SEQPACKET)
+            self._mailbox = packet_pair()
 
     def open(self, path: str, owner: Owner) -> None:
         """Open a file for the workers to come, or open it again. Raises OSError."""
@@ -100,7 +99,7 @@ class _LogFiles:
         names = list(files)[-_MOST_FILES:]
         try:
             data = b"\0".join(map(os.fsencode, names))
-            send_fds(writer, data, [files[name] for name in names], MSG_DONTWAIT)
+            send_packet(writer, data, [files[name] for name in names], MSG_DONTWAIT)
         except OSError:
             pass  # the workers open the files themselves
 
@@ -125,8 +124,9 @@ class _LogFiles:
         if self._mailbox is None or self._master == getpid():
             return None
         try:
-            flags = MSG_PEEK | MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
-            data, fds = recv_fds(self._mailbox[0], _LONGEST_MESSAGE, _MOST_FILES, flags)
+            data, fds, _ = receive_packet(
+                self._mailbox[0], _LONGEST_MESSAGE, _MOST_FILES, MSG_PEEK | MSG_DONTWAIT
+            )
         except OSError:
             return None
         found = None
@@ -169,7 +169,7 @@ class _LogFiles:
 
 def _discard(sock: socket) -> bool:
     """Discard one message with its descriptors; whether there was one. Raises OSError."""
-    data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FILES, MSG_DONTWAIT | _MSG_CMSG_CLOEXEC)
+    data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FILES, MSG_DONTWAIT)
     for fd in fds:
         close(fd)
     return bool(data)

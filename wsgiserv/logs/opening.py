@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from wsgiserv.logs.standard import reopened
+from wsgiserv.process import reopened
 from wsgiserv.safe_open import Owner, check_directory, open_file, place_of
 
 __all__ = ["Opened", "check_log", "open_log"]

@@ -29,7 +29,7 @@ from weakref import WeakSet
 
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.opening import open_log
-from wsgiserv.logs.standard import duplicate, is_writable, reopened
+from wsgiserv.process import duplicate, is_writable, reopened
 from wsgiserv.safe_open import Owner
 
 __all__ = ["Output", "close_duplicates", "renew_standard_streams"]

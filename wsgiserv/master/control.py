@@ -14,13 +14,10 @@ accepted, or refused at once; with it when it is done, or has failed.
 
 from __future__ import annotations
 
-import _socket
-import json
 import logging
 import os
 import re
 import stat
-import struct
 from _socket import AF_UNIX, MSG_DONTWAIT, SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as RawSocket  # what gevent's patches leave alone
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +27,7 @@ from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
 from wsgiserv.runtime_dir import DirectoryError, runtime_directory, socket_name
 from wsgiserv.safe_open import Place, place_of
@@ -52,8 +50,6 @@ CLIENT_S: Final = 10.0
 _REST_S: Final = 1.0
 _MOST_WORKERS: Final = 10_000
 _SOCKET_NAME = re.compile(r"[0-9]{1,9}\.sock")
-_PEER = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
-_SO_PEERCRED: Final[int | None] = getattr(_socket, "SO_PEERCRED", None)
 
 
 class Commands(Protocol):
@@ -236,7 +232,7 @@ class ControlServer:
                 return
             sock = RawSocket(AF_UNIX, SOCK_STREAM, 0, fd)
             sock.setblocking(False)
-            pid, uid = _peer(sock)
+            pid, uid = peer_of(sock)
             client = _Client(sock, f"wsgiservctl (pid {pid}, user id {uid})", monotonic() + CLIENT_S)
             self._clients[fd] = client
             if uid not in (geteuid(), 0):
@@ -313,7 +309,7 @@ class ControlServer:
             return
         client.is_answered = True
         client.deadline = monotonic() + CLIENT_S
-        client.unsent = json.dumps(reply, default=str).encode() + b"\n"
+        client.unsent = encode(reply)
         self._send(client)
 
     def _send(self, client: _Client) -> None:
@@ -425,29 +421,16 @@ def _holder(path: str) -> int | None:
         if error:
             raise OSError(error, os.strerror(error), path)
         sock.getsockopt(SOL_SOCKET, SO_ERROR)
-        return _peer(sock)[0]
+        return peer_of(sock)[0]
     finally:
         sock.close()
 
 
-def _peer(sock: RawSocket) -> tuple[int, int]:
-    """Return the process and the user at the other end (SO_PEERCRED, unix(7)).
-
-    Where the system does not tell, the socket's mode and directory have kept others out: pid 0, this user.
-    """
-    if _SO_PEERCRED is None:
-        return 0, geteuid()
-    pid, uid, _ = _PEER.unpack(sock.getsockopt(SOL_SOCKET, _SO_PEERCRED, _PEER.size))
-    return pid, uid
-
-
 def _request(line: bytes) -> dict[str, Any]:
     try:
-        request = json.loads(line)
-    except (ValueError, RecursionError):
-        request = None
-    if not isinstance(request, dict):
-        raise _Refused("the request is not a JSON object on one line")
+        request = decode(line)
+    except MessageError:
+        raise _Refused("the request is not a JSON object on one line") from None
     command = request.get("command")
     if not isinstance(command, str) or command not in _ARGUMENTS:
         raise _Refused(f"unknown command {command!r}; expected one of {', '.join(_ARGUMENTS)}"[:400])

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid
+from os import _exit, close, dup2, pipe, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, UnavailableError, WsgiservError
-from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
-from wsgiserv.logs.standard import flush_standard_streams
-from wsgiserv.process import fork
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
+from wsgiserv.process import flush_standard_streams, fork
 
 __all__ = ["Foreground", "daemonize", "silence_standard_streams"]
 
@@ -22,34 +21,17 @@ _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _ERRORS = {error.__name__: error for error in (ConfigError, UnavailableError, BootError, ApplicationError)}
 
 
-class Foreground:
+class Foreground(OutcomeWriter):
     """The background process's line to the process in front, which waits on the terminal."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
 
     def started(self) -> None:
         """All is up: the process in front exits with status 0."""
-        self._tell({})
+        self.tell({})
 
     def failed(self, error: WsgiservError) -> None:
         """It did not start: the process in front says why and exits with the error's status."""
         traceback = error.traceback if isinstance(error, ApplicationError) else ""
-        self._tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
-
-    def _tell(self, outcome: dict[str, str]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # the process in front was interrupted: nobody waits any more
-            self.close()
-
-    def close(self) -> None:
-        """Hang up. Also called in each worker, which must not hold the line."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+        self.tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
 
 
 def daemonize() -> Foreground:
@@ -58,7 +40,6 @@ def daemonize() -> Foreground:
     Returns in the grandchild only. The process in front stays until it is told the outcome; then it exits
     with status 0, or raises the error that ended the start (as ConfigError, BootError or ApplicationError).
     """
-    flush_standard_streams()
     reader, writer = pipe()
     child = fork()
     if child:
@@ -82,15 +63,12 @@ def daemonize() -> Foreground:
 
 
 def _await_outcome(fd: int) -> NoReturn:
-    data = b""
-    while len(data) <= LONGEST_MESSAGE_BYTES and (piece := read(fd, 65536)):
-        data += piece
-    if not data:
-        raise BootError("the server ended while it was starting; the error log may say why.")
     try:
-        outcome = decode(data)
+        outcome, _ = MessageReader(fd).read_first()
     except MessageError as error:
         raise BootError(f"the server's report of its start is corrupt ({error}).") from None
+    if outcome is None:
+        raise BootError("the server ended while it was starting; the error log may say why.")
     if not outcome:
         # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
         flush_standard_streams()

@@ -21,8 +21,8 @@ from wsgiserv.master.classify_exit import certify
 from wsgiserv.master.crash_dump_file import Stacks
 from wsgiserv.master.crash_report import Certificate
 from wsgiserv.master.oom import OomWatch
-from wsgiserv.master.status import rss_of
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import rss_of
 
 __all__ = ["Coroner"]
 

@@ -45,7 +45,6 @@ from wsgiserv.logs.error import (
 )
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
-from wsgiserv.logs.standard import release_standard_streams
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize, silence_standard_streams
@@ -73,7 +72,7 @@ from wsgiserv.master.status import ServerFacts, ServerState, status_line, status
 from wsgiserv.master.upgrade import TOLD_TO_STOP, Invocation, OldMaster
 from wsgiserv.master.upgrade_attempt import Succession
 from wsgiserv.master.workers import Workers
-from wsgiserv.process import add_child_cleanup, arm
+from wsgiserv.process import add_child_cleanup, arm, release_standard_streams
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Must not know: who asks, how it is shown to a person (that is `wsgiserv.ctl.comm
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import rss_of
 from wsgiserv.scoreboard import SlotFigures
 from wsgiserv.wording import counted
 
-__all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "rss_of", "status_line", "status_of"]
+__all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "status_line", "status_of"]
 
 ServerState: TypeAlias = Literal["starting", "running", "reloading", "upgrading", "draining", "stopping"]
-
-_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class LastReload(NamedTuple):
@@ -154,15 +152,6 @@ def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
         lines = server.last_reload.reason.splitlines() or [""]
         parts.append(f"the last reload has failed: {lines[0]}")
     return "; ".join(parts)
-
-
-def rss_of(pid: int) -> int:
-    """Return the resident memory of a process in bytes (proc(5)); 0 where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:

@@ -17,16 +17,17 @@ import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
+from os import _exit, chdir, close, execve, getpid, pipe
 from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, Final
 
-from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
 from wsgiserv.master.classify_exit import died_how
 from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
+from wsgiserv.master.spawn import fork_child
 from wsgiserv.net.listener import Listener
-from wsgiserv.process import fork
+from wsgiserv.process import reap, send_signal
 
 __all__ = ["TOLD_TO_STOP", "Invocation", "NewMaster", "OldMaster", "start_successor"]
 
@@ -72,8 +73,8 @@ class OldMaster:
         self.pid: int = told["pid"]
         self.handoff: tuple[int, int] | None = tuple(told["handoff"]) if told["handoff"] else None
         self._told = told
-        self._fd: int = told["pipe"]
-        os.set_inheritable(self._fd, False)
+        os.set_inheritable(told["pipe"], False)
+        self._outcome = OutcomeWriter(told["pipe"])
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> OldMaster | None:
@@ -107,25 +108,15 @@ class OldMaster:
 
     def ready(self) -> None:
         """Say that this master serves: the old one takes its leave."""
-        self._tell({"ready": True})
+        self._outcome.tell({"ready": True})
 
     def failed(self, reason: str) -> None:
         """Say that this master ends, and why: the old one goes on. Nothing when it was ready before."""
-        self._tell({"ready": False, "reason": reason[:_LONGEST_TEXT]})
-
-    def _tell(self, outcome: dict[str, Any]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # it is gone: this one serves alone
-            self.close()
+        self._outcome.tell({"ready": False, "reason": reason[:_LONGEST_TEXT]})
 
     def close(self) -> None:
         """Hang up. Also called in each worker, which must not hold the line."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+        self._outcome.close()
 
 
 class NewMaster:
@@ -184,23 +175,14 @@ class NewMaster:
 
     def reap(self) -> bool:
         """Wait for its process if it has ended; return whether it has. Never blocks."""
-        if not self.ended:
-            try:
-                pid, status = waitpid(self.pid, WNOHANG)
-            except ChildProcessError:  # somebody else in this process has waited for it
-                self.ended = True
-            else:
-                if pid:
-                    self.ended, self._wait_status = True, status
+        if not self.ended and (end := reap(self.pid)):
+            self.ended, self._wait_status = True, end.wait_status
         return self.ended
 
     def stop(self, signal: Signals = SIGTERM) -> None:
         """Tell it to end, unless it has."""
         if not self.ended:
-            try:
-                kill(self.pid, signal)
-            except ProcessLookupError:
-                pass
+            send_signal(self.pid, signal)
 
     def close(self) -> None:
         """Close the pipe; also called in each worker."""
@@ -230,10 +212,7 @@ def start_successor(
     """
     reader, writer = pipe()
     try:
-        with signals.held():
-            pid = fork()
-            if pid == 0:
-                signals.leave()
+        pid = fork_child(signals)
     except OSError:
         close(reader)
         close(writer)
@@ -282,7 +261,7 @@ def start_successor(
         execve(invocation.argv[0], list(invocation.argv), environ)
     except BaseException as error:
         try:
-            write_all(writer, encode({"ready": False, "reason": f"it cannot be started: {error}"}))
+            OutcomeWriter(writer).tell({"ready": False, "reason": f"it cannot be started: {error}"})
         finally:
             _exit(127)
     raise AssertionError("execve returned")

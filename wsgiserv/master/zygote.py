@@ -12,20 +12,18 @@ not know of cannot be, whenever the zygote is killed.
 
 from __future__ import annotations
 
-import _socket as socket_module
 import gc
 import importlib
 import logging
 import os
 import sys
 import threading
-import warnings
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
-from select import POLLERR, POLLIN, poll
+from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
@@ -33,15 +31,13 @@ from typing import Any, Final
 
 from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.ipc import decode, encode
+from wsgiserv.ipc import decode, encode, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
-from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import MASTER_SIGNALS
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.privileges import set_home
-from wsgiserv.process import add_child_cleanup, forget_cleanups, fork, unblock_last
+from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
@@ -53,8 +49,6 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LONGEST_MESSAGE: Final = 4096
 _MOST_FDS: Final = 2
-# Absent on some platforms, which have no zygotes either.
-_MSG_CMSG_CLOEXEC: Final = getattr(socket_module, "MSG_CMSG_CLOEXEC", 0)
 
 
 def become_subreaper() -> bool:
@@ -223,15 +217,13 @@ def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
     while True:
         try:
-            data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
+            data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
         except BlockingIOError:
             if flags & MSG_DONTWAIT:
                 raise
         # The application has set O_NONBLOCK on a descriptor of ours: gevent does for each that it makes a socket of.
-        poller = poll()
-        poller.register(sock, POLLIN)
-        poller.poll()
+        wait_for(sock.fileno(), None)
 
 
 def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
@@ -262,16 +254,13 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
 
 def _spawn_worker(sock: socket, age: int, ready: int) -> bool:
     """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
-    poller = poll()
-    poller.register(ready, 0)
-    if any(events & POLLERR for _, events in poller.poll(0)):
+    if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "withdrawn", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    flush_standard_streams()
     try:
         pid_reader, pid_writer = pipe()
         go_reader, go_writer = pipe()
-        child = _fork()
+        child = fork()
     except OSError as error:
         _tell(sock, {"state": "stillborn", "age": age, "error": error.strerror})
         return False
@@ -296,20 +285,10 @@ def _spawn_worker(sock: socket, age: int, ready: int) -> bool:
     return False
 
 
-def _fork() -> int:
-    """fork(2) without Python's warning of threads (3.12 and later), which `_threads_left_behind` has given better.
-
-    A blank in the process title makes Python count the entries of `threading`, where gevent notes greenlets.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return fork()
-
-
 def _be_born(pid_writer: int, go_reader: int) -> None:
     """In the child: make the worker, and end. In the worker: say who it is, and wait until the master knows."""
     try:
-        if _fork():
+        if fork():
             _exit(EXIT_OK)
     except OSError as error:
         _exit(error.errno or EXIT_BOOT)

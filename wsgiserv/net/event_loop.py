@@ -20,12 +20,12 @@ from sys import maxsize
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
-from wsgiserv import process as atfork
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.process import leave
 from wsgiserv.wording import counted
 
 __all__ = ["EventLoop", "Poller", "open_poller"]
@@ -472,4 +472,4 @@ class EventLoop:
 
 
 def _leave(timeout_s: float) -> NoReturn:
-    atfork.leave()
+    leave()

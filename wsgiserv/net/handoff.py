@@ -6,18 +6,16 @@ next master, whose version may differ. The kernel keeps a client's socket open w
 
 from __future__ import annotations
 
-import _socket
-import json
 import logging
-from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, MSG_TRUNC, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
+from _socket import MSG_DONTWAIT, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from _socket import socket as RawSocket
 from contextlib import suppress
 from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from os import close, dup, set_inheritable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from wsgiserv.net.descriptors import FD_BYTES, fds_in, send_fds
+from wsgiserv.ipc import decode, encode, packet_pair, packet_socket, receive_packet, send_packet
 from wsgiserv.net.serving_context import NEVER
 
 # Of the messages. One of another version is refused: during an upgrade, both versions read the same channel.
@@ -27,9 +25,6 @@ MOST_MOVED_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 16 * 1024
 # The kernel gives what net.core.wmem_max allows.
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
-# Absent on some platforms, which lack the first or need a second system call for the other.
-_SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
-_MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 # Corrupt messages that are dropped at a time: a process that writes them without end must not delay others.
 _MOST_CORRUPT: Final = 64
 _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
@@ -83,6 +78,7 @@ class Handoff:
     def __init__(self, receiver: RawSocket, sender: RawSocket) -> None:
         self._receiver = receiver
         self._sender = sender
+        self._warned = False
         for sock in (receiver, sender):
             sock.setblocking(False)
         with suppress(OSError):
@@ -92,7 +88,7 @@ class Handoff:
     def open(cls) -> Handoff | None:
         """Return a channel; None where the platform has none, or descriptors have run out. Called by the master."""
         try:
-            pair = _socket.socketpair(AF_UNIX, _SOCK_SEQPACKET, 0)
+            pair = packet_pair()
         except OSError:
             return None
         try:
@@ -106,7 +102,7 @@ class Handoff:
     @classmethod
     def from_fds(cls, receive_fd: int, send_fd: int) -> Handoff:
         """Return the channel of these descriptors, as `fds` has given them (to the next master of an upgrade)."""
-        receiver, sender = (RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd) for fd in (receive_fd, send_fd))
+        receiver, sender = map(packet_socket, (receive_fd, send_fd))
         for fd in (receive_fd, send_fd):
             set_inheritable(fd, False)
         return cls(receiver, sender)
@@ -144,9 +140,8 @@ class Handoff:
             "used": state.used,
             "deadline": None if deadline == NEVER else deadline,
         }
-        message = json.dumps(header).encode("ascii") + b"\n" + state.data
         try:
-            send_fds(self._sender, message, [fd], MSG_DONTWAIT)
+            send_packet(self._sender, encode(header) + state.data, [fd], MSG_DONTWAIT)
         except OSError as error:
             if error.errno in _FULL:
                 return False
@@ -166,14 +161,13 @@ class Handoff:
             # The kernel drops a descriptor that the receiver has no room for, and the client with it.
             close(dup(self._receiver.fileno()))
             try:
-                message, ancillary, flags, _ = self._receiver.recvmsg(
-                    MOST_MOVED_BYTES + _HEADER_BYTES, CMSG_SPACE(FD_BYTES), MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
+                message, fds, is_truncated = receive_packet(
+                    self._receiver, MOST_MOVED_BYTES + _HEADER_BYTES, 1, MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return None
             if not message:
                 return None
-            fds = fds_in(ancillary)
             if not fds:
                 continue  # another thread has taken the last descriptor in between
             try:
@@ -184,18 +178,20 @@ class Handoff:
             if getdefaulttimeout() is not None:
                 sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
             try:
-                if flags & MSG_TRUNC:
+                if is_truncated:
                     raise ValueError("longer than any message")
                 transferred = _read(sock, message)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 sock.close()
                 continue
             if transferred is not None:
                 return transferred
             sock.close()
-            log.warning(
-                "WS1401 handoff: connection closed: sent by another version of wsgiserv; its client connects again"
-            )
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "WS1401 handoff: connections of another version of wsgiserv are closed; their clients connect again"
+                )
         return None
 
     def close(self) -> None:
@@ -210,7 +206,7 @@ def _above_standard_streams(sock: RawSocket) -> RawSocket:
         return sock
     fd = fcntl(sock.fileno(), F_DUPFD_CLOEXEC, 3)
     sock.close()
-    return RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd)
+    return packet_socket(fd)
 
 
 def _read(sock: RawSocket, message: bytes) -> Transferred | None:
@@ -218,8 +214,8 @@ def _read(sock: RawSocket, message: bytes) -> Transferred | None:
     text, separator, data = message.partition(b"\n")
     if not separator:
         raise ValueError("a message without a header")
-    header: dict[str, Any] = json.loads(text)
-    if header["version"] != _VERSION:
+    header = decode(text)
+    if header.get("version") != _VERSION:
         return None
     deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])
     if len(data) > MOST_MOVED_BYTES or not all(type(each) is str for each in (listener, *peer.values())):

@@ -40,14 +40,19 @@ from wsgiserv.logs.error import (
     untold_messages,
 )
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.standard import fill_standard_streams, release_standard_streams
 from wsgiserv.net.client import Connection
 from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import ALL_STREAMED, NEVER_STREAMED, ServingContext, Timeouts
 from wsgiserv.privileges import drop_privileges, set_home
-from wsgiserv.process import add_child_cleanup, leave_if_child, unblock_last
+from wsgiserv.process import (
+    add_child_cleanup,
+    fill_standard_streams,
+    leave_if_child,
+    release_standard_streams,
+    unblock_last,
+)
 from wsgiserv.scoreboard import (
     CONNECTIONS,
     DRAINING,

@@ -41,11 +41,11 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, gettrace, settrace
 from greenlet import greenlet as RawGreenlet
 
-from wsgiserv import process as atfork
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import LARGE_STREAMED, RATE_GRACE_S
+from wsgiserv.process import leave
 from wsgiserv.worker.active_requests import Call, call_in, describe, other_threads, stack_of
 from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker, TurnEnded
 from wsgiserv.worker.helper_thread import cannot_start
@@ -657,7 +657,7 @@ class GeventWorker(EventLoopWorker):
 
 
 def _leave(ended: Greenlet[Any, Any]) -> None:
-    atfork.leave(ended.exception)
+    leave(ended.exception)
 
 
 def _early_imports(names: list[str]) -> list[str]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
@@ -33,6 +32,7 @@ from setproctitle import setthreadtitle
 from wsgiserv.boot import EXIT_OK, WorkerBoot
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.client import Connection
+from wsgiserv.process import flush_standard_streams
 from wsgiserv.unpatched import OSThread, no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
@@ -219,9 +219,7 @@ class ThreadsWorker(EventLoopWorker):
         super()._let_go()
         if patched_by():
             atexit._run_exitfuncs()
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(AttributeError, OSError, ValueError):  # None, broken, closed
-                    stream.flush()
+            flush_standard_streams(wait=True)
             os._exit(EXIT_OK)
 
     # ---- the threads of requests -----------------------------------------------------------------------

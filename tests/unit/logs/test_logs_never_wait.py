@@ -24,7 +24,7 @@ from wsgiserv.logs import lossy
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.lossy import LossyWriter
 from wsgiserv.logs.output import Output, Owner
-from wsgiserv.logs.standard import flush_standard_streams, release_standard_streams, reopened
+from wsgiserv.process import flush_standard_streams, release_standard_streams, reopened
 
 NOBODY = Owner(0, 0)
 
