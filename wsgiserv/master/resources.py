@@ -20,7 +20,8 @@ from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import OldMaster
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, check_descriptors, open_listeners
+from wsgiserv.net.inherited_sockets import check_descriptors
+from wsgiserv.net.listener import Listener, open_listeners
 from wsgiserv.process import add_child_cleanup
 
 if TYPE_CHECKING:

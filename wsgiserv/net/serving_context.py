@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
@@ -18,8 +18,6 @@ from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
 
 if TYPE_CHECKING:
-    from wsgiserv.net.client import Connection
-    from wsgiserv.net.response_writer import ResponseWriter
     from wsgiserv.wsgi.forwarded import Forwarding
 
 # What the request bodies of a worker may take of memory together; what is more goes to spool files early.
@@ -44,31 +42,35 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-class Loop(Protocol):
-    """What a connection asks of whoever waits for its socket."""
+# The connections of a loop. Their modules import this one, so it cannot name their class.
+C = TypeVar("C", contravariant=True)
 
-    def watch(self, connection: Connection, interest: int) -> None:
+
+class Loop(Protocol[C]):
+    """The calls of a connection to the loop that waits for its socket."""
+
+    def watch(self, connection: C, interest: int) -> None:
         """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone.
 
         Called with WRITE while the application runs, too, when something of its response has been queued.
         """
 
-    def ignore(self, connection: Connection) -> None:
+    def ignore(self, connection: C) -> None:
         """Not even tell that the client has left, until the next `watch`."""
 
-    def resume(self, connection: Connection) -> None:
+    def resume(self, connection: C) -> None:
         """Call `advance` soon: bytes of a next request are here already."""
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: C) -> None:
         """The connection is about to close its socket."""
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
+    def wait_writable(self, connection: C) -> bool:
         """Let the producer of a response wait until its client has taken more; False at the send timeout.
 
         Raises ClientGone when the worker has no time left to wait.
         """
 
-    def wait_readable(self, connection: ResponseWriter) -> bool:
+    def wait_readable(self, connection: C) -> bool:
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 
@@ -227,21 +229,21 @@ class ServingContext:
         self._refusals: dict[str, tuple[float, int]] = {}
         gateway.keep_open = self.keepalive > 0
         self.answered = 0
-        self.running: dict[Connection, InFlight] = {}
+        self.running: dict[Any, InFlight] = {}  # by connection
         self.why_leaving = (logging.WARNING, "the worker ends")
         self.counter = itertools.count(1)
         # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
         self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
         self.serial = itertools.count(1)
-        self.pre_request: Callable[[Connection, dict[str, Any]], object] | None = None
-        self.post_request: Callable[[Connection, dict[str, Any], Response], object] | None = None
+        self.pre_request: Callable[[Any, dict[str, Any]], object] | None = None
+        self.post_request: Callable[[Any, dict[str, Any], Response], object] | None = None
 
     def begin(
         self,
         app: Callable[..., Any],
         access: AccessLog | None,
-        pre_request: Callable[[Connection, dict[str, Any]], object] | None,
-        post_request: Callable[[Connection, dict[str, Any], Response], object] | None,
+        pre_request: Callable[[Any, dict[str, Any]], object] | None,
+        post_request: Callable[[Any, dict[str, Any], Response], object] | None,
     ) -> None:
         """Serve a loaded application from now on; see the arguments and attributes of the class."""
         self.app = app

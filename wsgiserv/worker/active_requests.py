@@ -1,7 +1,7 @@
-"""Finds the requests that are in the application at this moment, and where in its code, for reports.
+"""Finds the requests in the application at this moment, and their places in its code, for reports.
 
-Nothing is noted down while a request runs: the frame of `Connection.run` has all of it, so requests that never hang
-cost nothing.
+Nothing is noted down while a request runs: the frame of `Connection.run` has all of it, so a request
+costs nothing unless it hangs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _frame_of_run(frame: FrameType | None) -> FrameType | None:
 
 
 def call_in(frame: FrameType | None, where: str) -> Call | None:
-    """Return the request that a stack runs; None when there is none.
+    """Return the request of a stack; None when there is none.
 
     Args:
         frame: the innermost frame of a thread or greenlet.
@@ -97,7 +97,7 @@ def stack_of(frame: FrameType | None) -> str:
 
 
 def _without_report(frame: FrameType | None) -> FrameType | None:
-    """Return the frame below those of the report itself, which the reporting thread has."""
+    """Return the frame below those of the report itself, in the reporting thread."""
     while frame is not None and frame.f_code.co_filename in _REPORTERS:
         frame = frame.f_back
     return frame
@@ -118,14 +118,14 @@ def _named_threads() -> Iterable[tuple[str, FrameType]]:
 
 
 def thread_calls() -> list[Call]:
-    """Return the requests that the process's threads run now, oldest first."""
+    """Return the requests in the process's threads, oldest first."""
     calls = [call for name, frame in _named_threads() if (call := call_in(frame, name)) is not None]
     calls.sort(key=lambda call: call.started)
     return calls
 
 
 def other_threads() -> list[str]:
-    """Return the stacks of the threads that run no request, except those of the server that wait, by their names."""
+    """Return the stacks of all other threads by their names, without the server's own waiting ones."""
     found = []
     for name, frame in _named_threads():
         top = _without_report(frame)
@@ -136,9 +136,9 @@ def other_threads() -> list[str]:
 
 
 def progress() -> dict[str, int]:
-    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far.
+    """Return the requests in the process's threads by id, each with the bytes of its bodies so far.
 
-    To wait for a slow client is progress, too: `send_timeout` bounds that.
+    To wait for a slow client is progress, too: `send_timeout` bounds it.
     """
     found = {}
     for _, frame in _named_threads():
@@ -164,7 +164,7 @@ def describe(call: Call, now: float) -> str:
 
 
 def report(calls: list[Call], others: Iterable[str], now: float) -> str:
-    """Return all requests in flight and all other stacks, for a worker that is about to be killed.
+    """Return all requests in flight and all other stacks, for a worker about to be killed.
 
     Args:
         calls: the requests.

@@ -12,7 +12,12 @@ from typing import Any, Final
 import gevent.events
 import gevent.monkey
 
-from wsgiserv.worker.patch_check import OLDER_THAN_SERVER, find_early_imports, newcomers, seniors
+from wsgiserv.worker.patch_check import (
+    OLDER_THAN_SERVER,
+    earlier_modules,
+    find_early_imports,
+    later_modules,
+)
 
 # Patched in workers only. In a master, gevent's subprocess would take SIGCHLD, and reap the workers.
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
@@ -51,7 +56,7 @@ def patch_master() -> None:
     global _before_patching
     if is_patched():
         return
-    _before_patching = newcomers()
+    _before_patching = later_modules()
     with _patching():
         gevent.monkey.patch_all(**dict.fromkeys(_OF_WORKERS, False))
     _note_as_done(_OF_WORKERS)
@@ -74,7 +79,7 @@ def patch_worker(log: logging.Logger, warns: bool = True, in_zygote: bool = Fals
     if _patched_in_zygote:
         return
     _patched_in_zygote = in_zygote
-    names = newcomers()
+    names = later_modules()
     _patch()
     if warns:
         for line in _early_imports(names):
@@ -132,7 +137,7 @@ def _original(module: str, name: str) -> object:
 
 def _early_imports(names: list[str]) -> list[str]:
     """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
-    older = find_early_imports(seniors(), _original, OLDER_THAN_SERVER)
+    older = find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER)
     if _before_patching is None:
         return [*older, *find_early_imports(names, _original)]
     later = [name for name in names if name not in _before_patching]

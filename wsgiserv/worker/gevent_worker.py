@@ -44,7 +44,7 @@ from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, Ev
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
 from wsgiserv.worker.helper_thread import cannot_start
-from wsgiserv.worker.loop_watchdog import HubWatch
+from wsgiserv.worker.loop_watchdog import LoopWatchdog
 from wsgiserv.wsgi.gateway import Response, run_app
 
 if TYPE_CHECKING:
@@ -290,10 +290,10 @@ class GeventWorker(EventLoopWorker):
                 each.stop()
             self._close_connections()
 
-    def _watch_the_hub(self) -> HubWatch:
+    def _watch_the_hub(self) -> LoopWatchdog:
         sign = self._hub_loop.async_()
         get_original = gevent.monkey.get_original
-        watch = HubWatch(
+        watch = LoopWatchdog(
             self.cfg.gevent_block_warning,
             self.log,
             sign.send,

@@ -1,12 +1,12 @@
-"""Decides which thread of a ``threads`` worker runs the event loop.
+"""Chooses the thread of a ``threads`` worker to run the event loop.
 
-One thread leads at a time: it polls, reads, and runs what is ready itself, so a quick application runs at the speed of
+One thread leads at a time: it polls, reads, and runs ready requests itself, so a quick application runs at the speed of
 ``sync``, without a queue and a thread switch for each request. The lead moves to another thread in three ways:
 
-- A call lasts: the main thread, which never runs the application, looks every millisecond, and takes the lead from a
-  leader that is in the same call as at the last look.
-- Calls usually last: the leader queues what is ready, takes the first request itself, and gives the lead up before it.
-- All threads are busy: the main thread is the fallback leader. It queues what is ready for the first free thread.
+- A call lasts: the main thread never runs the application. It looks every millisecond, and takes the lead from a leader
+  in the same call as at the last look.
+- Calls usually last: the leader queues ready requests, takes the first request itself, and gives the lead up before it.
+- All threads are busy: the main thread is the fallback leader. It queues ready requests for the first free thread.
 
 Nothing here knows sockets, clocks other than the thread's CPU time, or how a thread is started.
 """
@@ -51,14 +51,14 @@ _WAITED_S: Final = 0.0001
 
 
 class PoolThread:
-    """One thread that runs requests.
+    """One thread for requests.
 
     Attributes:
         number: from 1 on.
         cell: its cell of the scoreboard.
         ident: its identifier, once it runs.
         thread: the thread itself, to be joined.
-        lost: it is in a call that is overdue, and another thread has been started in its place.
+        lost: it is stuck in an overdue call, and another thread has been started in its place.
         leads: it has the lead. Only the thread itself reads and writes this: see `Leadership.call`.
         token: holds one item while the thread leads and is in a call; see `Leadership`.
         calls: calls made since it leads.
@@ -90,58 +90,32 @@ class Leadership:
     - While the leader is in a call, its token holds one item. Either the leader pops it, when the call ends, and still
       leads; or the main thread pops it before that, and then the main thread passes the lead on, once. `list.pop` is
       atomic, so exactly one of them succeeds, without a lock for each request.
-    - A thread that has lost the lead in a call touches no connection but its own, and ends its turn.
+    - A thread touches, once it has lost the lead in a call, no connection but its own, and ends its turn.
 
     Args:
         threads: how many requests may run at once.
-        cells: how many cells the worker's row of the scoreboard has.
-        queue: the connections whose requests are complete and wait for a thread.
+        queue: connections with complete requests, waiting for a thread.
         run: runs a connection's request with a cell, and returns for how many seconds.
-        lose: is called with a connection and what `run` has raised.
+        lose: called with a connection and the exception of its `run`.
 
     Attributes:
         lock: the leader lock.
-        leader: the thread that leads; None while the lead is on its way, or the main thread's.
+        leader: the leading thread; None while the lead is on its way, or the main thread's.
         is_fallback: the main thread leads.
         passes_first: calls usually last, so the lead is passed on before each.
-        threads: the threads that run.
+        threads: the running threads.
         lost: how many threads do not come back from an overdue call; each has been replaced.
         helper_sleeps: the main thread sleeps until `wake_helper`.
     """
 
-    __slots__ = (
-        "_calls_of_last_look",
-        "_cells",
-        "_free_numbers",
-        "_leader_of_last_look",
-        "_leaderless",
-        "_long_rate",
-        "_lose",
-        "_queue",
-        "_quiet",
-        "_run",
-        "_standby",
-        "_threads",
-        "_wakeup",
-        "helper_sleeps",
-        "is_fallback",
-        "leader",
-        "lock",
-        "lost",
-        "passes_first",
-        "threads",
-    )
-
     def __init__(
         self,
         threads: int,
-        cells: int,
         queue: deque[Connection],
         run: Callable[[Connection, int], float],
         lose: Callable[[Connection, BaseException], None],
     ) -> None:
         self._threads = threads
-        self._cells = cells
         self._queue = queue
         self._run = run
         self._lose = lose
@@ -158,8 +132,8 @@ class Leadership:
         self._wakeup = allocate_lock()
         self._wakeup.acquire()
         self.helper_sleeps = False
-        self._leader_of_last_look: PoolThread | None = None
-        self._calls_of_last_look = 0
+        # The leader and its number of calls.
+        self._last_look: tuple[PoolThread | None, int] = (None, 0)
         self._quiet = self._leaderless = 0
 
     # ---- the pool ----------------------------------------------------------------------------------------
@@ -174,22 +148,26 @@ class Leadership:
         """How many more threads there may be."""
         return self._threads + self.lost - len(self.threads)
 
-    def add(self) -> PoolThread:
-        """Return a new thread, for the caller to start; where that fails, it calls `remove`."""
+    def add(self, cells: int) -> PoolThread:
+        """Return a new thread. The caller starts it, and calls `remove` when it cannot.
+
+        Args:
+            cells: how many cells the worker's row of the scoreboard has.
+        """
         number = self._free_numbers.popleft()
-        thread = PoolThread(number, min(number, self._cells) - 1)
+        thread = PoolThread(number, min(number, cells) - 1)
         self.threads.append(thread)
         return thread
 
     def remove(self, thread: PoolThread) -> None:
-        """Forget a thread that ends."""
+        """Forget an ended thread."""
         self.threads.remove(thread)
         self._free_numbers.append(thread.number)
         if thread.lost:
             self.lost -= 1
 
     def give_up_on(self, ident: int) -> PoolThread | None:
-        """Let another thread take the place of one that does not come back from its call.
+        """Let another thread take the place of one stuck in its call.
 
         Args:
             ident: the thread's identifier.
@@ -213,6 +191,7 @@ class Leadership:
 
     def enlist(self, thread: PoolThread) -> None:
         """Stand by for the lead. The thread then acquires `lock`, and calls `take`."""
+        thread.leads = False
         self._standby.append(thread)
 
     def take(self, thread: PoolThread) -> None:
@@ -284,7 +263,7 @@ class Leadership:
             self._long_rate += (1.0 - self._long_rate) * _RAISE
 
     def pass_on(self) -> bool:
-        """Release the lead, in the thread that has it; return whether a thread stands by for it."""
+        """Release the lead, in its thread; return whether another thread stands by for it."""
         self.leader = None
         self.is_fallback = False
         # Before the release: no thread leaves the standby while the lock is held. One that comes now finds it free.
@@ -311,7 +290,7 @@ class Leadership:
         """
         leader = self.leader
         if leader is None:
-            self._leader_of_last_look = None
+            self._last_look = (None, 0)
             self._quiet = 0
             self._leaderless += 1
             if self._leaderless > _LOOKS_WITHOUT_LEADER and self.lock.acquire(blocking=False):
@@ -320,8 +299,9 @@ class Leadership:
                 return "fallback"
             return ""
         self._leaderless = 0
-        if leader is not self._leader_of_last_look or leader.calls != self._calls_of_last_look:
-            self._leader_of_last_look, self._calls_of_last_look = leader, leader.calls
+        look = (leader, leader.calls)
+        if look != self._last_look:
+            self._last_look = look
             self._quiet = 0
         elif not leader.token:
             self._quiet += 1
@@ -344,7 +324,7 @@ class Leadership:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether so little happens that the main thread sleeps until it is woken."""
+        """Whether nothing has happened for so long: the main thread sleeps until it is woken."""
         return self._quiet >= _LOOKS_BEFORE_SLEEP
 
     def rest(self, longest_s: float) -> None:
@@ -359,7 +339,7 @@ class Leadership:
         self.helper_sleeps = True
         # A call may have begun just before, or the lead been passed on, when nothing said yet that it must be woken.
         leader = self.leader
-        if leader is not None and leader is self._leader_of_last_look and not leader.token:
+        if leader is not None and leader is self._last_look[0] and not leader.token:
             self._wakeup.acquire(timeout=longest_s)
         self.helper_sleeps = False
         self._quiet = 0

@@ -1,9 +1,9 @@
-"""Finds worker classes by name, and says what is wrong with one that is not found or cannot be used."""
+"""Finds worker classes by name, and explains why one cannot be used."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wsgiserv.config.worker_class import CLASS_PATHS, resolve
 from wsgiserv.errors import ConfigError
@@ -34,8 +34,8 @@ def resolve_worker_class(
 ) -> type[Worker]:
     """Return the class for a ``worker_class`` setting.
 
-    A path is imported in the process that calls this: a worker, before it serves, or a child made to check it.
-    The directories of the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
+    It imports a path. Called in a worker, before it serves, or in a child made to check the class. The directories of
+    the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
 
     Args:
         worker_class: ``sync``, ``threads``, ``gevent``, a dotted path, or a class.
@@ -43,7 +43,7 @@ def resolve_worker_class(
         source: where the value came from, for the message.
 
     Raises:
-        ConfigError: it cannot be imported, or is not a `wsgiserv.worker.base.Worker` that can be used. The message
+        ConfigError: it cannot be imported, or is no usable subclass of `wsgiserv.worker.base.Worker`. The message
             ends with the user's own traceback when their code has failed.
     """
     wanted = resolve(worker_class, threads)
@@ -58,7 +58,7 @@ def resolve_worker_class(
 
 
 def _found(path: str) -> object:
-    """Return what is at a dotted path: the longest part of it that is a module, then names in that."""
+    """Return the object at a dotted path: the longest importable part of it, then names in that module."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])
@@ -91,7 +91,11 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
             kind = "module" if found is module else "object"
             place = f" ({module.__file__})" if found is module and getattr(module, "__file__", None) else ""
             reason = f"the {kind} {path!r}{place} has no {name!r}."
-            classes = [key for key, value in vars(module).items() if _is_usable(value, module)]
+            classes = [
+                key
+                for key, value in vars(module).items()
+                if own_attribute(value, "__module__") == module.__name__ and not _fault_of(value)
+            ]
             near = nearest(name, classes, limit=1) or classes[:1]
             advice = did_you_mean(f"{module.__name__}:{each}" for each in near)
             raise _Refused(f"{reason} {advice}".rstrip()) from None
@@ -99,30 +103,25 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
     return found
 
 
-def _is_usable(value: object, module: ModuleType) -> bool:
-    from wsgiserv.worker.base import Worker
-
-    return (
-        is_a(value, type)  # not isinstance(): __class__ of a proxy may raise
-        and own_attribute(value, "__module__") == module.__name__
-        and issubclass(value, Worker)
-        and not getattr(value, "__abstractmethods__", ())
-    )
-
-
 def _accepted(found: object) -> type[Worker]:
+    reason = _fault_of(found)
+    if reason:
+        raise _Refused(reason)
+    return cast("type[Worker]", found)
+
+
+def _fault_of(found: object) -> str:
+    """Return why an object is no worker class; empty for one."""
     from wsgiserv.worker.base import Worker
 
-    if not isinstance(found, type):
-        article = "an" if type(found).__name__[0] in "AEIOaeio" else "a"
-        raise _Refused(f"it is not a class, but {article} {type(found).__name__}.")
+    kind = type(found).__name__
+    if not is_a(found, type):  # not isinstance(): __class__ of a proxy may raise
+        return f"it is not a class, but {'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}."
     if not issubclass(found, Worker):
         bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
-        raise _Refused(f"it is not a worker class of wsgiserv (its bases: {bases}).")
+        return f"it is not a worker class of wsgiserv (its bases: {bases})."
     missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise _Refused(f"it is abstract: it does not implement {', '.join(missing)}.")
-    return found
+    return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
 
 
 def _failure(module: str, error: BaseException) -> _Refused:

@@ -1,4 +1,4 @@
-"""Calls gunicorn's ``pre_request`` and ``post_request`` with the objects that those hooks know.
+"""Calls gunicorn's ``pre_request`` and ``post_request`` with objects like gunicorn's.
 
 Nothing here runs unless a hook is set.
 """
@@ -63,12 +63,12 @@ class HookResponse:
 def request_hooks(
     worker: object, settings: Settings, log: logging.Logger
 ) -> tuple[PreRequest | None, PostRequest | None]:
-    """Return the functions that connections call before and after each request; None for a hook that is not set.
+    """Return the functions to call before and after each request; None without the hook.
 
     Args:
         worker: the hooks' first argument.
         settings: has the hooks.
-        log: the error log, for what a hook raises.
+        log: the error log, for exceptions of the hooks.
     """
     pre, post = settings.pre_request, settings.post_request
 

@@ -1,7 +1,7 @@
 """Limits how long a request may take (``request_timeout``), where the application runs in threads.
 
 The watching thread answers the client, since the request's thread may be in a system call for hours. From then on
-nothing that the application sends leaves. The setting is off by default, and costs nothing then: `Connection` calls
+nothing of the application's leaves. The setting is off by default, and costs nothing then: `Connection` calls
 the application directly.
 """
 
@@ -20,7 +20,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.http.response import refusal
-from wsgiserv.net.reset import reset
+from wsgiserv.net.client_socket import reset
+from wsgiserv.unpatched import OSThread, start_thread
 from wsgiserv.worker.active_requests import Call, describe
 from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app
 
@@ -38,9 +39,9 @@ _NULL: Final = ctypes.py_object()  # takes an exception back; None would be rais
 
 
 class RequestTimeout(BaseException):
-    """Raised in an application's call that takes longer than ``request_timeout``.
+    """Raised in a call of the application, when it has taken ``request_timeout``.
 
-    Not an `Exception`: an application that catches those to answer 500 is not meant to catch this.
+    Not an `Exception`: an application may catch those, to answer 500, and is not meant to catch this.
     """
 
 
@@ -49,7 +50,7 @@ class TimedSink:
 
     Args:
         environ: the request's environ.
-        response: the response, whose sink is a connection.
+        response: the response to a connection.
 
     Attributes:
         connection: the connection.
@@ -60,19 +61,6 @@ class TimedSink:
         expired: the watching thread has ended the client's part.
         finished: the call has ended.
     """
-
-    __slots__ = (
-        "_hook",
-        "began",
-        "connection",
-        "environ",
-        "expired",
-        "finished",
-        "ident",
-        "lock",
-        "response",
-        "sent",
-    )
 
     def __init__(self, environ: dict[str, Any], response: Response) -> None:
         self.environ = environ
@@ -175,16 +163,23 @@ class TimedSink:
             return
         hook(self.connection, self.environ, self.response)
 
+    def call_hook_apart(self) -> OSThread | None:
+        """Call ``post_request`` in a thread of its own, and return that; None where there is nothing to call."""
+        if self._hook:
+            with suppress(RuntimeError):  # the system starts no thread
+                return start_thread(self.call_hook, (), name="wsgiserv-post-request")
+        return None
+
     @property
     def outcome(self) -> str:
-        """What the client has got, for the log."""
+        """The client's part in words, for the log."""
         response = self.response
         if response.aborted:
             return "the response is cut"
         return "answered with 504" if response.overdue == ANSWERED else "its response had been sent"
 
     def finish(self) -> None:
-        """End the call, which cannot be interrupted from here on. In the thread that ran it."""
+        """End the call: it cannot be interrupted from here on. In the call's thread."""
         with self.lock:
             self.finished = True
         if self.expired:
@@ -197,7 +192,7 @@ class Deadlines:
     Args:
         limit_s: ``request_timeout`` in seconds.
         log: the error log.
-        calls: returns the calls that run now, with their stacks.
+        calls: returns the running calls, with their stacks.
         interrupt: raises `RequestTimeout` in the thread with this ident.
 
     Attributes:
@@ -230,7 +225,7 @@ class Deadlines:
             response: its response.
 
         Returns:
-            What the call has raised.
+            The exception of the call, or None.
         """
         sink = TimedSink(environ, response)
         response.sink = sink
@@ -276,21 +271,15 @@ class Deadlines:
             )
         return True
 
-    def stuck(self, now: float, for_s: float) -> list[int]:
-        """Return the idents of the threads that do not come back from their calls.
+    def stuck(self, now: float, for_s: float) -> list[TimedSink]:
+        """Return the calls that do not end.
 
         Args:
             now: ``time.monotonic()``.
-            for_s: how long they may take after they were interrupted, in seconds.
+            for_s: how long a call may take to end after it was interrupted, in seconds.
         """
         since = now - self._limit_s - for_s
-        return [sink.ident for sink in list(self._running) if sink.expired and sink.began < since]
-
-    def call_hook_for(self, ident: int) -> None:
-        """Call ``post_request`` for the request of a thread that does not come back from it."""
-        for sink in list(self._running):
-            if sink.ident == ident and sink.expired:
-                sink.call_hook()
+        return [sink for sink in list(self._running) if sink.expired and sink.began < since]
 
     def is_interrupted(self, ident: int) -> bool:
         """Return whether the call of a thread is overdue and still runs."""
@@ -298,7 +287,7 @@ class Deadlines:
 
 
 def _reset(fd: int) -> None:
-    """Reset a client's connection without closing its descriptor, which a thread may use for hours."""
+    """Reset a client's connection without closing its descriptor: a thread may use it for hours."""
     sock = RawSocket(fileno=fd)
     placeholder = None
     reset(sock)

@@ -7,7 +7,6 @@ import select
 import signal
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from os import close, pipe, read, write
 from select import POLLIN, poll
@@ -21,7 +20,7 @@ from wsgiserv.net.client import Connection
 from wsgiserv.net.event_loop import EventLoop
 from wsgiserv.net.serving_context import WRITE
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
-from wsgiserv.unpatched import note_main_greenlet, select_is_patched, start_thread, throw_into_main
+from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.worker.busy_handover import BusyHandover
 from wsgiserv.worker.event_loop_worker import EventLoopWorker
 from wsgiserv.worker.fresh_context import fresh_contexts
@@ -33,7 +32,7 @@ from wsgiserv.wsgi.gateway import ClientGone
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.response_writer import ResponseWriter
-    from wsgiserv.worker.request_timeout import Deadlines
+    from wsgiserv.worker.request_timeout import Deadlines, TimedSink
 
 # How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
 _STUCK_S: Final = 5.0
@@ -222,24 +221,22 @@ class SyncWorker(EventLoopWorker):
                     # An overdue call leaves the application in an unknown state: the worker is replaced, but first
                     # serves what else it has.
                     self.leave_for("a request was overdue (request_timeout)")
-                if deadlines.stuck(now, _STUCK_S):
-                    self._end_stuck(deadlines, ident)
+                for call in deadlines.stuck(now, _STUCK_S):
+                    self._end_stuck(call)
 
         self._signals.raise_at(signal.SIGUSR2, interrupt)
         thread = HelperThread("deadlines", watch)
         thread.start()
 
-    def _end_stuck(self, deadlines: Deadlines, ident: int) -> NoReturn:
+    def _end_stuck(self, call: TimedSink) -> NoReturn:
         self.log.critical(
             "WS1716 worker %d: does not come back from its overdue request within %g s: exiting",
             self.pid,
             _STUCK_S,
         )
-        if self.context.post_request is not None:
-            # In a thread of its own: it may wait for a lock that the hanging call holds.
-            with suppress(RuntimeError):
-                hook = start_thread(deadlines.call_hook_for, (ident,), name="wsgiserv-post-request")
-                hook.join(_HOOK_S)
+        # It may wait for a lock that the hanging call holds.
+        if (hook := call.call_hook_apart()) is not None:
+            hook.join(_HOOK_S)
         self._end_process()
 
     # ---- the end -----------------------------------------------------------------------------------------

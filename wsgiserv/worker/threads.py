@@ -1,7 +1,7 @@
-"""The ``threads`` worker: one event loop, led by one thread at a time, which runs the application itself.
+"""The ``threads`` worker: one event loop, led by one thread at a time. The leader runs the application itself.
 
-`Leadership` decides which thread leads. The main thread never runs the application: it looks after the others, and
-leads while all of them are busy. It reads, flushes, sweeps and answers signals then.
+`Leadership` chooses the leader. The main thread never runs the application: it looks after the other threads, and leads
+while all of them are busy. It reads, flushes, sweeps and answers signals then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from time import monotonic
@@ -60,7 +59,7 @@ class _ThreadsEventLoop(EventLoop):
         self._worker = worker
 
     def resume(self, connection: Connection) -> None:
-        """As of the base; wake the leader, whose poll does not see what another thread has queued."""
+        """As of the base; wake the leader, whose poll does not see the queue."""
         self.waiting.append(connection)
         self._worker._wake_leader_elsewhere()
 
@@ -77,7 +76,7 @@ class ThreadsWorker(EventLoopWorker):
         self._queue: deque[Connection] = deque()
         self._run_fresh = fresh_contexts(Context())
         self._lead = Leadership(
-            self.cfg.threads, boot.slot.cells, self._queue, self._run_fresh, partial(self.lose, is_mine=True)
+            self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True)
         )
         self._progress: dict[str, int] = {}
         self._warned_of_threads = -_WARN_AGAIN_S
@@ -89,7 +88,7 @@ class ThreadsWorker(EventLoopWorker):
 
     @classmethod
     def cells(cls, settings: Settings) -> int:
-        """As of the base; a thread that does not come back from an overdue request is replaced by another."""
+        """As of the base; twice as many where threads stuck in overdue requests are replaced."""
         return settings.threads * (2 if settings.request_timeout else 1)
 
     @classmethod
@@ -100,7 +99,7 @@ class ThreadsWorker(EventLoopWorker):
 
     @property
     def is_done(self) -> bool:
-        """As of the base; the connection of a thread that does not come back is not waited for."""
+        """As of the base, without the connections of stuck threads."""
         leaving = self._leaving
         return leaving.at_once or (
             leaving.begun
@@ -173,7 +172,7 @@ class ThreadsWorker(EventLoopWorker):
 
     def _start_thread(self) -> None:
         """Start one more thread. Raises RuntimeError when the system starts none."""
-        thread = self._lead.add()
+        thread = self._lead.add(self.boot.slot.cells)
         name = f"wsgiserv-request-{thread.number}"
         try:
             if patched_by():
@@ -225,7 +224,7 @@ class ThreadsWorker(EventLoopWorker):
             self._lead.remove(thread)
 
     def _serve_next(self, thread: PoolThread) -> bool:
-        """Run a request that waits, or lead until the lead is lost; False when the worker has left."""
+        """Run a waiting request, or lead until the lead is lost; False when the worker has left."""
         connection = self._next_queued()
         if connection is None:
             is_over, connection = self._lead_loop(thread)
@@ -257,7 +256,7 @@ class ThreadsWorker(EventLoopWorker):
         """Wait for the lead, and take turns of the event loop until the lead is lost or given up.
 
         Returns:
-            Whether the worker has left; and the request for which the thread has given up the lead.
+            Whether the worker has left; and the request to run, if the thread has given up the lead for one.
         """
         lead = self._lead
         lead.enlist(thread)
@@ -269,10 +268,10 @@ class ThreadsWorker(EventLoopWorker):
             while not self.is_done:
                 if (connection := self._next_queued()) is not None:
                     return False, connection
+                # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no heartbeat,
+                # and the master would kill a healthy worker. So one that only queues is due at times.
+                queues = lead.passes_first or self.context.now > self._heartbeat.due
                 try:
-                    # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no
-                    # heartbeat, and the master would kill a healthy worker. So one that only queues is due at times.
-                    queues = lead.passes_first or self.context.now > self._heartbeat.due
                     self.turn(self._heartbeat.turn_s, None if queues else lead.call)
                     if not thread.leads:
                         return False, None
@@ -294,7 +293,7 @@ class ThreadsWorker(EventLoopWorker):
         return (is_last or not self._queue) and super()._take_one(is_last)
 
     def _pass_on(self) -> None:
-        """Give the lead to a thread that stands by, or to a new one."""
+        """Give the lead to a thread standing by, or to a new one."""
         lead = self._lead
         if lead.pass_on():
             return
@@ -332,7 +331,7 @@ class ThreadsWorker(EventLoopWorker):
             lead.rest(look_s)
 
     def _lead_as_fallback(self, look_s: float) -> None:
-        """Lead while all threads are busy, and run nothing: what is ready waits for the first free thread."""
+        """Lead while all threads are busy, and run nothing: ready requests wait for the first free thread."""
         lead, heartbeat = self._lead, self._heartbeat
         next_look = 0.0
         try:
@@ -362,17 +361,17 @@ class ThreadsWorker(EventLoopWorker):
     def _last_progress(self, now: float) -> float:
         """Return when one of the running requests last began or sent something.
 
-        While all threads are in calls that do neither, this is not now: the heartbeat stops, and ``timeout`` counts.
+        While all threads are in calls without either, this is not now: the heartbeat stops, and ``timeout`` counts.
         """
         before, self._progress = self._progress, progress()
         since = self._heartbeat.stalled_since
         return now if since is None or self._progress != before else since
 
     def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
-        """Start a thread in the place of each that does not come back; leave when these are too many."""
+        """Start a thread in the place of each stuck one; leave when all are stuck."""
         deadlines.look(now)
-        for ident in deadlines.stuck(now, _STUCK_S):
-            thread = self._lead.give_up_on(ident)
+        for call in deadlines.stuck(now, _STUCK_S):
+            thread = self._lead.give_up_on(call.ident)
             if thread is None:
                 continue
             self.log.error(
@@ -380,10 +379,7 @@ class ThreadsWorker(EventLoopWorker):
                 self.pid,
                 thread.thread.name,
             )
-            if self.context.post_request is not None:
-                # In a thread of its own, for which nothing waits: the hook may need a lock that the culprit holds.
-                with suppress(RuntimeError):  # the system starts no thread
-                    start_thread(deadlines.call_hook_for, (ident,), name="wsgiserv-post-request")
+            call.call_hook_apart()
             if self._lead.lost == self.cfg.threads:
                 stuck = counted(self._lead.lost, "thread", "is", "are")
                 self.leave_for(f"{stuck} stuck in overdue requests (request_timeout)")

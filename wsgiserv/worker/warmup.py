@@ -1,4 +1,4 @@
-"""Makes requests to the application before its worker reports that it is ready (``warmup``).
+"""Makes requests to the application before its worker is ready (``warmup``).
 
 Such a request takes the way of any other, through the parser and the gateway, but has no connection.
 """
@@ -24,7 +24,7 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class WarmupContext(Protocol):
-    """The parts of a `ServingContext` that a warm-up request uses."""
+    """The parts of a `ServingContext` for warm-up requests."""
 
     @property
     def app(self) -> Callable[..., Any]: ...
@@ -55,9 +55,9 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
     """Call the application with a GET of each path, in order; warn of answers from 400 to 499.
 
     Args:
-        context: what the worker's connections share.
+        context: shared by the worker's connections.
         paths: paths with or without a query, such as ``/search?q=a``, as clients send them.
-        base: the base environ of the listener that the requests seem to come to.
+        base: the base environ of a listener: the requests seem to come from there.
 
     Raises:
         ApplicationError: the application raised, or answered with a status of 500 or above.
@@ -91,7 +91,7 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
 
 
 def _host_of(base: dict[str, Any]) -> str:
-    """Return the Host that a client of this machine sends to the listener of a base environ."""
+    """Return the Host of a local client's request to the listener of a base environ."""
     host = base["SERVER_NAME"].partition("%")[0]  # RFC 9110 §7.2: no zone, which means something here only
     host = _WILDCARDS.get(host, host)
     if ":" in host:
@@ -101,7 +101,7 @@ def _host_of(base: dict[str, Any]) -> str:
 
 
 def _environ(context: WarmupContext, path: str, host: str, base: dict[str, Any]) -> dict[str, Any]:
-    """Return the environ of a GET. Raises ProtocolError for a path that no client could send."""
+    """Return the environ of a GET. Raises ProtocolError for an impossible path."""
     block = context.parser.header_block(f"Host: {host}\r\nUser-Agent: wsgiserv-warmup\r\n".encode())
     # Clients escape all but visible ASCII.
     target = "".join(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in os.fsencode(path))

@@ -121,8 +121,8 @@ class ScheduledLeadership(Leadership):
         self.schedule.switch()
         self.now_leads = thread
 
-    def add(self) -> PoolThread:
-        thread = super().add()
+    def add(self, cells: int) -> PoolThread:
+        thread = super().add(cells)
         thread.token = SwitchingList()
         thread.token.switch = self.schedule.switch  # type: ignore[attr-defined]
         return thread
@@ -135,7 +135,7 @@ class World:
         self.schedule = Schedule(seed)
         self.random = self.schedule.random
         self.queue: deque[Any] = deque()
-        self.lead = ScheduledLeadership(self.schedule, threads, threads, self.queue, self.run, self.lose)
+        self.lead = ScheduledLeadership(self.schedule, threads, self.queue, self.run, self.lose)
         self.to_come = requests
         self.ready: deque[int] = deque()  # a level-triggered poller reports these until they are read
         self.ran: list[int] = []
@@ -193,7 +193,7 @@ class World:
             self.start()
 
     def start(self) -> None:
-        thread = self.lead.add()
+        thread = self.lead.add(2)
         thread.ident = thread.number
         self.schedule.start(self.pool_thread, thread)
 
@@ -276,8 +276,8 @@ def lead_of(
     threads: int = 2, run: Callable[[Any, int], float] = lambda *_: 0.0
 ) -> tuple[Leadership, PoolThread]:
     """Return a pool with one thread, which leads."""
-    lead = Leadership(threads, threads, deque(), run, lambda *_: None)
-    thread = lead.add()
+    lead = Leadership(threads, deque(), run, lambda *_: None)
+    thread = lead.add(2)
     lead.enlist(thread)
     lead.lock.acquire()
     lead.take(thread)
@@ -319,8 +319,8 @@ def test_a_fault_in_a_call_costs_its_connection_and_not_the_lead() -> None:
     def run(connection: Any, cell: int) -> float:
         raise fault
 
-    lead = Leadership(1, 1, deque(), run, lambda *what: lost.append(what))
-    thread = lead.add()
+    lead = Leadership(1, deque(), run, lambda *what: lost.append(what))
+    thread = lead.add(2)
     lead.enlist(thread)
     lead.lock.acquire()
     lead.take(thread)
@@ -463,13 +463,13 @@ def test_the_main_thread_does_not_sleep_over_a_call_that_has_just_begun() -> Non
 def test_a_thread_that_does_not_come_back_is_replaced_until_all_are_stuck() -> None:
     lead, first = lead_of(2)
     first.ident = 11
-    second = lead.add()
+    second = lead.add(2)
     second.ident = 12
     assert (lead.most, lead.missing) == (2, 0)
     assert lead.give_up_on(11) is first
     assert lead.give_up_on(11) is None, "it has been replaced"
     assert (lead.most, lead.missing, lead.lost) == (3, 1, 1)
-    third = lead.add()
+    third = lead.add(2)
     assert third.number == 3
     assert third.cell == 1, "the row has no more cells"
     assert lead.give_up_on(12) is second

@@ -17,7 +17,7 @@ from cases import check_each
 
 from wsgiserv.config.file import plain_value
 from wsgiserv.config.loader import collect
-from wsgiserv.worker.patch_check import find_early_imports, newcomers
+from wsgiserv.worker.patch_check import find_early_imports, later_modules
 
 
 class Context(ssl.SSLContext):
@@ -67,7 +67,7 @@ def test_what_finds_the_patched_parts_by_itself_is_not(found: object) -> None:
     }
     assert found(fine) == []  # type: ignore[operator]
     assert found({"mine": {"sleep": time.sleep}}, ("os",)) == []  # type: ignore[operator] # time is not patched
-    assert "wsgiserv" in newcomers()
+    assert "wsgiserv" in later_modules()
 
 
 def test_a_plain_assignment_is_read_without_running_the_file(tmp_path: Path) -> None:
