@@ -135,7 +135,7 @@ def test_a_class_that_cannot_be_used_stops_the_start(tmp_path: Path, check: bool
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("import os; os._exit(7)", "ended with status 7"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
+    [("import os; os._exit(7)", "exited with status 7"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
 )
 def test_a_module_that_ends_its_process(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "own.py").write_text(text)
