@@ -32,7 +32,8 @@ from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import OldMaster
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, check_descriptors, exposure_warning, open_listeners
+from wsgiserv.net.inherited_sockets import check_descriptors
+from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
 from wsgiserv.wording import counted

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
 from wsgiserv.net.client import Connection
-from wsgiserv.net.descriptors import off_standard
+from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE

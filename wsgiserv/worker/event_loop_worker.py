@@ -330,7 +330,9 @@ class EventLoopWorker(Worker):
         handoff = self.boot.handoff
         assert handoff is not None
         try:
-            if not handoff.send(connection.fd, connection.luggage(), self._admission.address_of(connection)):
+            if not handoff.send(
+                connection.fd, connection.transfer_state(), self._admission.address_of(connection)
+            ):
                 return False
         except OSError as error:
             self.log.error("WS1711 %s: cannot be handed over: %s: closing it", connection.name, error)
@@ -372,10 +374,10 @@ class EventLoopWorker(Worker):
         handoff, event_loop = self.boot.handoff, self.event_loop
         assert handoff is not None
         try:
-            handed = handoff.receive()
+            handed = handoff.receive(self.log)
             if handed is None:
                 return
-            if handoff.send(handed.sock.fileno(), handed.luggage, handed.listener):
+            if handoff.send(handed.sock.fileno(), handed.state, handed.listener):
                 handed.sock.close()
                 return
         except OSError:
@@ -407,7 +409,7 @@ class EventLoopWorker(Worker):
         if handoff is None or not event_loop.has_room():
             return False
         try:
-            handed = handoff.receive()
+            handed = handoff.receive(self.log)
         except OSError as error:
             if not is_last:
                 event_loop.refused(error)

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.http.response import refusal
-from wsgiserv.net.reset import reset
+from wsgiserv.net.client_socket import reset
 from wsgiserv.unpatched import OSThread, start_thread
 from wsgiserv.worker.active_requests import Call, describe
 from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app

@@ -205,7 +205,7 @@ class Admission:
         context, self._secure_until = self._boot.tls_contexts.current(now)
         self._secure = partial(TLSSocket, context)
 
-    def admit(self, loop: Loop, sock: RawSocket, address: Any, listener: Listener) -> Connection:
+    def admit(self, loop: Loop[Connection], sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Return a connection for an accepted socket.
 
         Args:
@@ -221,24 +221,18 @@ class Admission:
         client = sock if self._secure is None else self._secure(sock, peer)
         if self._proxies is None or not self._proxies.of(address)[2]:
             return self._make(context, loop, client, base, peer, name, trusted)
-        proxied = self._proxied(sock, client, self._boot.settings.proxy_protocol, peer)
-        connection = self._make(context, loop, proxied, base, peer, name, trusted)
-
-        def hand_over(inner: RawSocket | TLSSocket) -> None:
-            connection.sock = inner
-            if "PROXY_PROTOCOL" in peer:  # from now on the client has one name, in all logs and in the status
-                connection.peer_name = peer["REMOTE_ADDR"].encode("latin-1")
-
-        proxied.hand_over = hand_over
+        connection = self._make(context, loop, client, base, peer, name, trusted)
+        mode = self._boot.settings.proxy_protocol
+        connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
         return connection
 
-    def adopt(self, loop: Loop, handed: Transferred) -> Connection | None:
+    def adopt(self, loop: Loop[Connection], handed: Transferred) -> Connection | None:
         """Return a connection that goes on where a sibling has left off.
 
         Returns:
             None, and the socket is closed, when the client has left, or HTTP is not spoken here.
         """
-        sock, state = handed.sock, handed.luggage
+        sock, state = handed.sock, handed.state
         try:
             address = sock.getpeername()
         except OSError:

@@ -236,6 +236,14 @@ class Response:
         self.overdue = IN_TIME
         self.request_line = b""
 
+    def allow_keep_alive(self, allowed: bool) -> None:
+        """Say whether the connection may stay open, as far as the request's body goes; before the head is made."""
+        self.keep_alive = self.may_keep_alive and allowed
+
+    def call_before_stream(self, prepare: Callable[[], None]) -> None:
+        """Call ``prepare`` before a body of unknown length begins."""
+        self.before_stream = prepare
+
     @property
     def status(self) -> str:
         """The status as sent, such as ``200 OK``; empty before there is one."""

@@ -13,8 +13,9 @@ import pytest
 
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.net.client import CLOSED, FLUSHING, HEAD, LINGERING, READY, Connection
+from wsgiserv.net.client import Connection
 from wsgiserv.net.event_loop import EventLoop, open_poller
+from wsgiserv.net.request_reader import CLOSED, FLUSHING, HEAD, LINGERING, READY
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -176,7 +177,7 @@ def test_a_late_wish_for_the_same_connection_gives_way_to_its_state(bench: Bench
     event_loop.watch(connection, late)
     event_loop.ignore(connection)
     assert connection.interest == WRITE
-    connection._outbox.clear()  # type: ignore[union-attr]
+    connection._queue.clear()  # type: ignore[union-attr]
     connection.state = HEAD
     event_loop.watch(connection, NONE)
     assert connection.interest == READ
