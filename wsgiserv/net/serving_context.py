@@ -20,7 +20,7 @@ from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
 if TYPE_CHECKING:
     from wsgiserv.wsgi.forwarded import Forwarding
 
-# What the request bodies of a worker may take of memory together; what is more goes to spool files early.
+# The memory that the request bodies of a worker may take together; beyond it they go to spool files early.
 _BODIES_MEMORY_BYTES: Final = 64 * 1024 * 1024
 
 NEVER: Final = float("inf")
@@ -32,7 +32,7 @@ NEVER_STREAMED: Final = 0
 LARGE_STREAMED: Final = 1
 ALL_STREAMED: Final = 2
 
-# A refusal that repeats (health checks of the wrong scheme) is logged once in so many seconds.
+# A refusal that repeats (health checks of the wrong scheme) would fill the log: it is logged once in this time.
 _REPEATED_REFUSAL_S: Final = 10.0
 
 # What a connection wants to be woken for; at first its loop does not know it.
@@ -76,7 +76,7 @@ class Loop(Protocol[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """The timeouts of a connection in seconds, from the settings of the same names; 0 is never.
+    """The timeouts of a connection in seconds, from the settings of the same names; 0 means no limit.
 
     ``body_rate`` is ``body_min_rate``, in bytes per second.
     """
@@ -110,75 +110,81 @@ def no_application(environ: dict[str, Any], start_response: Callable[..., Any]) 
 
 
 class ServingContext:
-    """What all connections of one worker share. Read on the hot path, so plain slots.
+    """The values that all connections of one worker share.
 
     Args:
         app: the WSGI application.
         limits: the limits of a head.
         timeouts: the timeouts of a connection.
-        body_limit: most bytes of a body; 0 is no limit.
+        body_limit: most bytes of a body; 0 means no limit.
         body_memory: bytes of a body kept in memory.
-        spool_dir: directory of spool files; None is the system's.
+        spool_dir: directory of spool files; None means the system's.
         log: the error log.
         access: the access log, None when it is off.
-        gateway: what the responses share.
+        gateway: values shared by the responses.
         slot: the worker's row of the scoreboard.
+        forwarding: the rules for trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
+        streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
+            (its declared length is above ``body_memory``) or `ALL_STREAMED`.
         stream_buffer: how many bytes a response of unknown length may run ahead of its client; then its producer waits.
-        forwarding: what is made of trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
+        call: calls the application: `run_app`, or a function that watches its time around it.
 
     Attributes:
         now: ``time.monotonic()`` of the current loop turn.
+        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
+            response); None when they are not set.
         retiring: whether the worker leaves.
         linger_s: how long a worker that leaves keeps an idle connection that no other worker can take over; 0.0: not
             at all.
-        warned_untrusted_headers: whether it has been said that a peer's forwarded headers are removed.
+        why_leaving: the level and the reason with which requests are logged that the worker cuts.
+        warned_untrusted_headers: whether the log says already that a peer's forwarded headers are removed.
         answered: requests answered by this worker.
-        running: the requests in the application. Whoever takes one out accounts for it: counts it, and writes its line.
-        why_leaving: why the worker cuts what it has, and how loud that is said (a level of logging).
-        call: calls the application: `run_app`, or what watches its time around it.
-        streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
-            (its declared length is above ``body_memory``) or `ALL_STREAMED`.
-        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
-            response); None when they are not set.
+        running: the requests in the application. The code that takes one out counts it, and writes its line.
     """
 
-    __slots__ = (
-        "_refusals",
-        "access",
-        "answered",
-        "app",
-        "blocks",
-        "bodies_memory",
+    # More than 18 attributes, and on purpose: most are read for each request, and a group of them would cost a lookup
+    # each time.
+    __slots__ = (  # noqa: RUF023 - grouped by lifetime
+        # settings
         "body_limit",
         "body_memory",
-        "call",
-        "counter",
         "forwarding",
-        "gateway",
         "header_timeout",
-        "id_prefix",
-        "keepalive",
         "limits",
-        "lines",
-        "linger_s",
-        "log",
-        "longest_head",
-        "now",
-        "parser",
-        "post_request",
-        "pre_request",
-        "response_memory",
-        "retiring",
-        "running",
-        "serial",
-        "slot",
         "spool_dir",
         "stream_buffer",
         "streaming",
         "timeouts",
+        # the application, and the calls around it
+        "access",
+        "app",
+        "call",
+        "post_request",
+        "pre_request",
+        # shared by the requests
+        "blocks",
+        "bodies_memory",
+        "gateway",
+        "lines",
+        "log",
+        "parser",
+        "response_memory",
+        "slot",
+        "words",
+        # counters
+        "answered",
+        "counter",
+        "id_prefix",
+        "running",
+        "serial",
+        # changed by the worker
+        "_refusals",
+        "keepalive",
+        "linger_s",
+        "now",
+        "retiring",
         "warned_untrusted_headers",
         "why_leaving",
-        "words",
     )
 
     def __init__(
@@ -204,7 +210,6 @@ class ServingContext:
         self.streaming = streaming
         self.stream_buffer = stream_buffer
         self.limits = limits
-        self.longest_head = limits.head
         self.parser = HeadParser(limits)
         self.lines = self.parser.lines
         self.blocks = self.parser.blocks
@@ -232,7 +237,7 @@ class ServingContext:
         self.running: dict[Any, InFlight] = {}  # by connection
         self.why_leaving = (logging.WARNING, "the worker ends")
         self.counter = itertools.count(1)
-        # A request id is 32 hexadecimal digits: who made it, and a count. Unique without a system call.
+        # A request id is 32 hexadecimal digits: the process that made it, and a count. Unique without a system call.
         self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
         self.serial = itertools.count(1)
         self.pre_request: Callable[[Any, dict[str, Any]], object] | None = None
@@ -256,7 +261,11 @@ class ServingContext:
         self.app = no_application
 
     def repeated_refusal(self, reason: str) -> int:
-        """Return how many refusals for this reason have not been logged, -1 where this one is not to be either."""
+        """Return how many refusals for this reason have not been logged; -1: do not log this one either.
+
+        Args:
+            reason: the reason of the refusal.
+        """
         now = monotonic()
         logged_at, count = self._refusals.get(reason, (-_REPEATED_REFUSAL_S, 0))
         if now - logged_at < _REPEATED_REFUSAL_S:
@@ -266,13 +275,13 @@ class ServingContext:
         return count
 
     def close_in_child(self) -> None:
-        """Drop what a child of the application must not write again. Called in that child, after `Slot.detach`."""
+        """Drop the data that a child of the application must not write again. Called there, after `Slot.detach`."""
         self.words = self.slot.words
         if self.access is not None:
             self.access.close_in_child()
 
     def retire(self, linger_s: float = 0.0) -> None:
-        """From now on every response says ``Connection: close``; idle connections are kept for ``linger_s``."""
+        """Have every response say ``Connection: close`` from now on; keep idle connections for ``linger_s`` seconds."""
         self.retiring = True
         self.linger_s = linger_s
         self.keepalive = min(self.keepalive, linger_s)

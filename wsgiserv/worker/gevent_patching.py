@@ -109,7 +109,10 @@ def _note_as_done(names: Iterable[str]) -> None:
 
 @contextmanager
 def _patching() -> Iterator[None]:
-    """Keep gevent from warning, and from searching again for what it has found already, while it patches."""
+    """Keep gevent from warning, and from searching for its plugins again and again, while it patches."""
+    # gevent reads the metadata of every installed package for each of 25 events. Once is enough: from the start of
+    # 4 workers to the first answer of a Flask application, the processes take 1.9 s of CPU time instead of 2.8 s
+    # (median of 4 alternating starts, 110 packages installed).
     search = importlib.metadata.entry_points
     found: Any = None
 
