@@ -73,7 +73,6 @@ OPTIONAL: Final = {
             "wsgiserv.net.certificate_dates",
             "wsgiserv.net.tls",
             "wsgiserv.net.tls_context",
-            "wsgiserv.net.tls_series",
         ),
         *("_ssl", "ssl"),
     ),

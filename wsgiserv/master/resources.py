@@ -40,7 +40,7 @@ from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-    from wsgiserv.net.tls_series import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries
 
 __all__ = ["Preload", "ServerResources"]
 
@@ -231,7 +231,7 @@ class ServerResources:
             return None
         if before is not None and before.fits(settings):
             return before
-        from wsgiserv.net.tls_series import ContextSeries  # with it `ssl`, which no plain server needs
+        from wsgiserv.net.tls_context import ContextSeries  # with it `ssl`, which no plain server needs
 
         return ContextSeries(settings, monotonic())
 

@@ -20,12 +20,11 @@ from __future__ import annotations
 import logging
 from _socket import MSG_DONTWAIT, SHUT_WR
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.net.body_stream import BodyStream
-from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.net.connection_life import BRIEF_LINGER_S, ConnectionLife
 from wsgiserv.net.request_account import CLIENT_GONE
 from wsgiserv.net.request_reader import (
@@ -39,7 +38,7 @@ from wsgiserv.net.request_reader import (
     WAITING,
 )
 from wsgiserv.net.send_queue import SendQueue
-from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight, Loop, ServingContext
+from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust
 from wsgiserv.wsgi.gateway import ClientGone, Response
@@ -54,32 +53,9 @@ _SLOW_S: Final = 0.01
 
 
 class Connection(ConnectionLife):
-    """The connection of one client.
+    """The connection of one client; arguments as of `ConnectionLife`."""
 
-    Args:
-        context: values shared by the worker's connections.
-        loop: waits for the socket.
-        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
-        base: the base environ of the listener.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        peer_name: the client's address for logs.
-        trusted: whether the peer is in ``forwarded_allow_ips``.
-    """
-
-    __slots__ = ("_close_after",)
-
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Connection],
-        sock: ClientSocket,
-        base: dict[str, Any],
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, base, peer, peer_name, trusted)
-        self._close_after = False
+    __slots__ = ()
 
     # ---- reading -----------------------------------------------------------------------------------
 
@@ -313,7 +289,7 @@ class Connection(ConnectionLife):
         if self._stream is not None:
             self.reader.buffer = None
             self.state = DISCARDING
-            self.deadline = context.now + (context.timeouts.body or NEVER)
+            self.deadline = context.now + (context.timeouts.body_timeout or NEVER)
             self.loop.watch(self, READ)
         elif self.reader.buffer is not None:
             self.state = WAITING
@@ -406,13 +382,13 @@ class Connection(ConnectionLife):
 
     def _start_flushing(self) -> None:
         self.state = FLUSHING
-        self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
+        self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
         if self.interest != WRITE:
             self.loop.watch(self, WRITE)
 
     def _start_draining(self) -> None:
         if self.state == READY:
-            self.deadline = monotonic() + (self.context.timeouts.send or NEVER)
+            self.deadline = monotonic() + (self.context.timeouts.send_timeout or NEVER)
             self.loop.watch(self, WRITE)
 
     def drain(self) -> int:
@@ -463,7 +439,7 @@ class Connection(ConnectionLife):
             self._connection_lost(queue.error)
         elif queue.has_items:
             if sent:
-                self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
+                self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
         else:
             self._log_pending(False)
             if self._close_after:
@@ -500,7 +476,7 @@ class Connection(ConnectionLife):
         with queue.lock:
             if not queue.has_items:
                 return queue.error is not None
-            due = queue.moved_at + (self.context.timeouts.send or NEVER)
+            due = queue.moved_at + (self.context.timeouts.send_timeout or NEVER)
             if due > now:
                 self.deadline = due  # some of it has been taken, by whichever thread
                 return False

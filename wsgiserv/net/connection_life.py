@@ -26,15 +26,20 @@ class ConnectionLife(RequestAccount):
     """A connection as its loop and its worker see it: whether it is idle, and how it ends.
 
     Args:
-        context, loop, sock, peer, peer_name, trusted: as of `RequestAccount`.
+        context: values shared by the worker's connections.
+        loop: waits for the socket.
+        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
         base: the base environ of the listener.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        peer_name: the client's address for logs.
+        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         deadline: when to call `expire`; ``time.monotonic()`` seconds.
         interest: what the loop watches for now; kept by the loop.
     """
 
-    __slots__ = ("_stream", "base", "deadline", "interest")
+    __slots__ = ("_close_after", "_stream", "base", "deadline", "interest")
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class ConnectionLife(RequestAccount):
         self.interest = UNWATCHED
         # Reads the body of the current request for the application; kept until that body has come to its end.
         self._stream: BodyStream | None = None
+        self._close_after = False  # when the queue is flushed
 
     def replace_socket(self, sock: ClientSocket) -> None:
         """Use ``sock`` from now on: the socket behind a PROXY header that has been read."""
@@ -114,7 +120,7 @@ class ConnectionLife(RequestAccount):
             return reader.since
         if state == BODY and reader.body is not None:
             began = reader.body_since
-            earned = self.context.timeouts.body_rate * (now - began - _BODY_GRACE_S)
+            earned = self.context.timeouts.body_min_rate * (now - began - _BODY_GRACE_S)
             return began if reader.body.length < earned else NEVER
         return NEVER
 

@@ -126,7 +126,7 @@ class EventLoop:
         most: most connections open at once; beyond it they wait in the backlog (``worker_connections``).
             Clients that have not sent a byte do not count, up to as many again.
         log: the error log.
-        send_timeout_s: how long a producer waits for its client; 0 is without end.
+        send_timeout: how long a producer waits for its client; 0 is without end.
         crowd: told when clients begin and cease to wait for a place.
         poller: the platform's poller.
 
@@ -142,7 +142,7 @@ class EventLoop:
         admit: Admit,
         most: int,
         log: logging.Logger,
-        send_timeout_s: float,
+        send_timeout: float,
         crowd: Callable[[bool], None],
         poller: Poller | None = None,
     ) -> None:
@@ -164,7 +164,7 @@ class EventLoop:
         self._admit = admit
         self._most = most
         self._log = log
-        self._send_timeout_s = send_timeout_s
+        self._send_timeout = send_timeout
         # Held while it is decided what is watched for, and the poller is told.
         self._lock = allocate_lock()
         self._rest_until = 0.0
@@ -242,14 +242,14 @@ class EventLoop:
         bell.acquire()
         if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_WAIT_S):
             return True
-        return not connection.has_stopped(monotonic(), self._send_timeout_s)
+        return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""
         poller = _poll()
         poller.register(connection.fd, _POLLIN)
         timeouts = connection.context.timeouts
-        limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+        limit_s = timeouts.body_timeout or (RATE_GRACE_S if timeouts.body_min_rate else 0.0)
         return bool(poller.poll(min(limit_s, _LONGEST_POLL_S) * 1000 or None))
 
     # ---- other descriptors ---------------------------------------------------------------------------------

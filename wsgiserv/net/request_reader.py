@@ -221,9 +221,13 @@ class RequestReader:
         """Return when more of the body must have come: within ``body_timeout``, at ``body_min_rate`` overall."""
         assert self.body is not None
         timeouts = self._context.timeouts
-        deadline = self._context.now + (timeouts.body or NEVER)
-        if timeouts.body_rate:
-            earned = self.body_since + (timeouts.body or RATE_GRACE_S) + self.body.length / timeouts.body_rate
+        deadline = self._context.now + (timeouts.body_timeout or NEVER)
+        if timeouts.body_min_rate:
+            earned = (
+                self.body_since
+                + (timeouts.body_timeout or RATE_GRACE_S)
+                + self.body.length / timeouts.body_min_rate
+            )
             deadline = min(deadline, earned)
         return deadline
 

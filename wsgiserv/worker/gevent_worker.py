@@ -638,7 +638,7 @@ class GeventWorker(EventLoopWorker):
     def _wait_readable(self, connection: ResponseWriter) -> bool:
         """Let the greenlet that reads a streamed body wait for its client."""
         timeouts = connection.context.timeouts
-        limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+        limit_s = timeouts.body_timeout or (RATE_GRACE_S if timeouts.body_min_rate else 0.0)
         return self._wait(connection.fd, _READABLE, limit_s)
 
     def _wait(self, fd: int, event: int, limit_s: float) -> bool:
