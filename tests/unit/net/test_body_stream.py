@@ -691,7 +691,9 @@ def test_who_keeps_the_rate_may_take_long(clock: Clock) -> None:
     data = post(b"x" * 100_000)
     reader = Reader()
     pieces = pieces_of(data, range(100, len(data), 2500))
-    script = Slow(clock, 10.0, streaming(reader, timeouts=Timeouts(body_timeout=30.0, body_min_rate=240)), pieces).play()
+    script = Slow(
+        clock, 10.0, streaming(reader, timeouts=Timeouts(body_timeout=30.0, body_min_rate=240)), pieces
+    ).play()
     assert script.final == [200]
     assert clock.now > 1000.0 + 300
 
