@@ -1,4 +1,4 @@
-"""Binds TCP sockets: names and families, shared ports, and which process is in the way."""
+"""Binds TCP sockets: names and families, shared ports, and the process in the way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
 
 
 class TcpSettings(Protocol):
-    """The settings that are read here."""
+    """The settings read here."""
 
     @property
     def bind(self) -> tuple[str, ...]: ...
@@ -50,13 +50,13 @@ def address_of(spec: str) -> Address:
 
 
 def bind_tcp(spec: str, family: int, sockaddr: Any, settings: TcpSettings, *, listen: bool = True) -> socket:
-    """Return a socket that is bound, and listens if it should.
+    """Return a bound socket.
 
     Args:
-        spec: the `bind` that asks for it.
+        spec: its `bind`.
         family, sockaddr: as `resolve` returns them.
         settings: the configuration.
-        listen: whether to listen.
+        listen: whether it is to listen.
 
     Raises:
         ConfigError: it cannot be bound; `AddressInUse` when the address is taken.
@@ -111,7 +111,7 @@ def resolve(spec: str, address: Address) -> tuple[int, Any]:
 
 
 def check_kept(spec: str, sock: socket, specs: Sequence[str]) -> None:
-    """Raise ConfigError when an open socket has IPv4 addresses that `bind` takes from it, or the reverse."""
+    """Raise ConfigError when an open socket has IPv4 addresses against `bind`, or the reverse."""
     if sock.family != AF_INET6 or sock.getsockname()[0] != "::":
         return
     is_alone = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
@@ -132,7 +132,7 @@ def _shares_with_ipv4(sockaddr: Any, specs: Sequence[str]) -> bool:
 
 
 def _ipv4_wildcard_port(spec: str) -> int:
-    """Return the port of a bind that means all IPv4 addresses (``0.0.0.0``, ``0``, or no host); else -1."""
+    """Return the port of a bind for all IPv4 addresses (``0.0.0.0``, ``0``, or no host); else -1."""
     address = address_of(spec)
     if address.kind != "tcp":
         return -1
@@ -180,7 +180,7 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
 
 
 def own_conflict(spec: str, other: str) -> ConfigError:
-    """Return the error for a `bind` that overlaps ``other``, another one of the same server."""
+    """Return the error for a `bind` overlapping ``other``, another one of the same server."""
     return ConfigError(
         f"bind = {spec!r}: bind = {other!r} has that address already: one of them includes the other. Leave one out."
     )

@@ -1,4 +1,4 @@
-"""Binds Unix sockets: the socket's file, its mode and owner, and files left by a server that has ended."""
+"""Binds Unix sockets: the socket's file, its mode and owner, and files left by earlier servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_PATH: Final = 107
 
 
 class UnixSettings(Protocol):
-    """The settings that are read here."""
+    """The settings read here."""
 
     @property
     def umask(self) -> int: ...
@@ -30,10 +30,10 @@ class UnixSettings(Protocol):
 
 
 def bind_unix(spec: str, path: str, settings: UnixSettings) -> socket:
-    """Return a socket that is bound and does not listen.
+    """Return a bound socket; it does not listen yet.
 
     Args:
-        spec: the `bind` that asks for it.
+        spec: its `bind`.
         path: as `socket_path` returns it.
         settings: the mode and the owner of the file.
 
@@ -87,7 +87,7 @@ def _bound(name: str) -> socket:
 
 
 def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
-    """Bind a socket to a file of the mode and owner that the settings say. Raises OSError."""
+    """Bind a socket to a file with the mode and owner of the settings. Raises OSError."""
     mode: int | None = getattr(settings, "socket_mode", None)
     # The file gets its mode as it is made: no moment in which others may connect.
     old = umask(settings.umask if mode is None else 0o777 & ~mode)
@@ -107,7 +107,7 @@ def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
 
 
 def _bind_safely(place: Place, path: str, settings: UnixSettings) -> tuple[socket, int]:
-    """Bind, and return the socket and the id of the user that has made its file. Raises OSError."""
+    """Bind, and return the socket and the user id of its file. Raises OSError."""
     # bind(2) takes a path only, and follows links on the way to the file's directory. Where another user could still
     # change that way, root does not use it: the workers' user binds, or root by the directory's descriptor.
     uid = os.geteuid()
@@ -142,7 +142,7 @@ def _give(place: Place, path: str, maker: int, settings: UnixSettings) -> None:
 
 
 def _make_way(spec: str, path: str, place: Place) -> None:
-    """Remove the socket of a server that has ended; raise ConfigError for anything else there."""
+    """Remove the socket of an earlier server; raise ConfigError for anything else there."""
     if not _is_stale(spec, path, place):
         return
     try:
@@ -157,7 +157,7 @@ def _make_way(spec: str, path: str, place: Place) -> None:
 
 
 def _is_stale(spec: str, path: str, place: Place) -> bool:
-    """Return whether a server that has ended has left a socket there; raise ConfigError for anything else there."""
+    """Return whether an earlier server has left a socket there; raise ConfigError for anything else there."""
     try:
         status = place.lstat()
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def _unix_in_use(spec: str, path: str) -> ConfigError:
 
 
 def unix_error(spec: str, path: str, error: OSError) -> ConfigError:
-    """Return the ConfigError that says why a socket could not be made."""
+    """Return the ConfigError for a socket that could not be made."""
     directory = os.path.dirname(path)
     if error.errno == errno.EADDRINUSE:
         return _unix_in_use(spec, path)

@@ -1,8 +1,8 @@
 """One client's connection: a state machine that never waits.
 
-The worker's loop calls `Connection.receive` when the socket is readable; True means that a request is complete, and
-`run` may be called, at once or on another thread. The loop calls `flush` when the socket is writable again, also while
-the application runs, and `expire` when `deadline` has passed. The connection tells its `Loop` what to watch for.
+The worker's loop calls `Connection.receive` when the socket is readable; on True a request is complete, and `run` may
+be called, at once or on another thread. The loop calls `flush` when the socket is writable again, also while the
+application runs, and `expire` after the deadline. The connection tells its `Loop` the next event to wait for.
 
     state       readable                  run          writable  deadline
     HEAD        head or part of it        -            -         408 or silent close
@@ -60,7 +60,7 @@ class Connection(ConnectionLife):
     # ---- reading -----------------------------------------------------------------------------------
 
     def receive(self) -> bool:
-        """Take the bytes that have arrived; return True when a request is complete and `run` is to be called."""
+        """Take the arrived bytes; return True when a request is complete and `run` is to be called."""
         state = self.state
         if state > LINGERING:
             self._leave_input()
@@ -141,7 +141,7 @@ class Connection(ConnectionLife):
             self.loop.watch(self, WRITE)
 
     def advance(self) -> bool:
-        """Read the bytes that came behind the last request; return as `receive` does."""
+        """Read the bytes behind the last request; return as `receive` does."""
         buffer = self.reader.buffer
         if self.state != WAITING or buffer is None:
             return False
@@ -171,7 +171,7 @@ class Connection(ConnectionLife):
     # ---- the application ---------------------------------------------------------------------------
 
     def run(self, cell: int = 0) -> float:
-        """Call the application with the request that is ready, and send its response.
+        """Call the application with the complete request, and send its response.
 
         Args:
             cell: the scoreboard cell of this request: one per request in flight.
@@ -305,7 +305,7 @@ class Connection(ConnectionLife):
                 self.loop.watch(self, READ)
 
     def _discard(self, data: bytes) -> None:
-        """Drop what the application has not read of a streamed body. Raises ProtocolError."""
+        """Drop the unread rest of a streamed body. Raises ProtocolError."""
         stream = self._stream
         assert stream is not None
         stream.take(data)
@@ -313,7 +313,7 @@ class Connection(ConnectionLife):
             self._next_request()
 
     def _end_stream(self, stream: BodyStream) -> bool:
-        """Drop a body stream that has come to its end; return False for one that has not."""
+        """Drop the body stream if its body is complete; return whether it is."""
         if stream.done:
             self._stream = None
             if stream.rest:
@@ -321,7 +321,7 @@ class Connection(ConnectionLife):
         return stream.done
 
     def _finish(self) -> None:
-        """Close a connection whose responses have all been sent."""
+        """Close the connection: all responses have been sent."""
         # Unread bytes, or those of a client that cannot know yet that this is the end, would turn the close into a
         # reset, which could take the response along (RFC 9112 §9.6).
         if self.reader.buffer is not None:
@@ -335,7 +335,7 @@ class Connection(ConnectionLife):
         """Answer a broken request and close: no byte behind it is ever read as a request.
 
         Args:
-            error: what to answer, and log.
+            error: the status and the reason.
             quiet: whether the refusal is usual, and no warning.
         """
         context, reader = self.context, self.reader
@@ -394,7 +394,7 @@ class Connection(ConnectionLife):
     def drain(self) -> int:
         """Send queued data, as much as the socket takes; return how many bytes. From any thread, at any time.
 
-        `flush` does what follows a response.
+        `flush` continues after the response.
 
         Raises:
             ClientGone: the response is made, and the connection is broken.
@@ -425,7 +425,7 @@ class Connection(ConnectionLife):
             return sent
 
     def flush(self) -> None:
-        """Send queued data, as much as the socket takes, and do what follows. Called when it is writable."""
+        """Send queued data, as much as the socket takes, and continue after it. Called when it is writable."""
         try:
             sent = self.drain()
         except ClientGone as error:
@@ -450,7 +450,7 @@ class Connection(ConnectionLife):
     # ---- time ----------------------------------------------------------------------------------------
 
     def expire(self) -> None:
-        """Act on the deadline, which has passed: answer 408 where a response is owed, close."""
+        """Act on the passed deadline: answer 408 where a response is owed, close."""
         state = self.state
         if state == BODY:
             self._refuse(ProtocolError(408, "the request body came too slowly (body_timeout, body_min_rate)"))
@@ -466,7 +466,7 @@ class Connection(ConnectionLife):
             self.close()
 
     def expire_output(self, now: float) -> bool:
-        """Give up a client that has taken none of its queued data for ``send_timeout``; return whether it is given up.
+        """Give up a client after ``send_timeout`` without taking queued data; return whether it is given up.
 
         From any thread. The application learns of it when it sends its next block.
         """
@@ -491,7 +491,7 @@ class Connection(ConnectionLife):
         With ``linger_s`` of the context an idle connection stays for so long: its next response announces the end.
 
         Args:
-            grace_s: how long a client that has not sent its first request yet may take.
+            grace_s: how long a client may take to send its first request.
 
         Returns:
             True when a request has come in this very moment: it is still to be `run`.

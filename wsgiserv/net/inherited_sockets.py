@@ -1,4 +1,4 @@
-"""Takes over listening sockets that the parent process has opened: systemd, circus, an older master, a test."""
+"""Takes over listening sockets opened by the parent process: systemd, circus, an older master, a test."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FROM_SYSTEMD = "LISTEN_FDS"
 
 
 def check_descriptors(specs: Sequence[str], inherited: Sequence[int]) -> None:
-    """Raise ConfigError for a descriptor to be taken over that is not open.
+    """Raise ConfigError for a descriptor to be taken over and not open.
 
-    Called before the master opens anything for itself: that would get the number, and be taken for it.
+    Called before the master opens a file of its own: it could get the number, and be taken for it.
 
     Args:
         specs: `bind`.
@@ -59,7 +59,7 @@ def take_over(fd: int, origin: str) -> socket:
         origin: where it is named: the setting with its value, or the variable.
 
     Raises:
-        ConfigError: it is not a stream socket that listens.
+        ConfigError: it is not a listening stream socket.
     """
     check_open(fd, origin)
     if not stat.S_ISSOCK(fstat(fd).st_mode):

@@ -21,14 +21,14 @@ from wsgiserv.safe_open import place_of
 
 
 class ListenerSettings(TcpSettings, UnixSettings, Protocol):
-    """The settings that are read here."""
+    """The settings read here."""
 
     @property
     def certfile(self) -> str | None: ...
 
 
 class ExposureSettings(Protocol):
-    """The settings that are read by `exposure_warning`."""
+    """The settings read by `exposure_warning`."""
 
     @property
     def forwarded_headers(self) -> tuple[str, ...]: ...
@@ -47,14 +47,14 @@ class Listener:
         server_name, server_port: SERVER_NAME and SERVER_PORT (PEP 3333) of a request without a better source; never
             empty. A Unix socket has no port: ``localhost`` and the scheme's default.
         inherited: whether the socket was handed to this process, instead of bound by it.
-        path: the absolute path of a Unix socket that this server has bound, or empty.
+        path: the absolute path of a Unix socket bound by this server, or empty.
         adjusts: whether each accepted socket needs `adjust`.
     """
 
     def __init__(
         self, sock: socket, spec: str, *, secure: bool = False, inherited: bool = False, path: str = ""
     ) -> None:
-        """Take over ``sock``. ``path`` is the absolute path of a Unix socket that this process has bound."""
+        """Take over ``sock``. ``path`` is the absolute path of a Unix socket bound by this process."""
         self.sock = sock
         self.spec = spec
         self.inherited = inherited
@@ -94,7 +94,7 @@ class Listener:
         self.sock.close()
 
     def adjust(self, accepted: socket) -> None:
-        """Set the options that an accepted socket lacks, and undo those that it must not have from its listener."""
+        """Set the options missing at an accepted socket, and undo the unwanted ones of its listener."""
         if self.inherited:
             accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # a connection may be older than this server
         if self._drops_by_ttl:
@@ -103,7 +103,7 @@ class Listener:
     def reject_new_connections(self) -> None:
         """Drop the SYN of each new client, while the backlog can still be accepted. Never raises.
 
-        The last worker of a server that stops calls it.
+        The last worker of a stopping server calls it.
         """
         # Closing a listener resets the clients that have connected since the last accept(2), however short that is. A
         # SYN that is dropped is sent again a second later. By then it is refused, or it reaches another server: one
@@ -119,7 +119,7 @@ class Listener:
             self._drops_by_ttl = self.adjusts = True
 
     def unlink(self) -> None:
-        """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
+        """Remove the Unix socket's file, if it is still the one of this process. Never raises."""
         if self._inode is not None and _inode(self.path) == self._inode:
             try:
                 with place_of(self.path) as place:
@@ -131,7 +131,7 @@ class Listener:
         self._inode = None
 
     def disown(self) -> None:
-        """Leave the Unix socket's file to the next master, which has taken the socket over."""
+        """Leave the Unix socket's file to the next master, the new owner of the socket."""
         self._inode = None
 
 
@@ -142,12 +142,12 @@ def open_listeners(
 
     Args:
         settings: the configuration.
-        inherited: descriptors that the service manager has handed over (sd_listen_fds(3)); they replace `bind`.
-        keep: the listeners that are open already (reload): one whose bind is unchanged is returned as it is.
+        inherited: descriptors from the service manager (sd_listen_fds(3)); they replace `bind`.
+        keep: the open listeners (reload): one of an unchanged bind is returned as it is.
 
     Raises:
         ConfigError: the text names the address, the reason and, where /proc shows it, the process in the way. The
-            listeners that were opened here are closed again, and ``keep`` is untouched.
+            listeners opened here are closed again, and ``keep`` is untouched.
     """
     secure = speaks_tls(settings)
     if inherited:
@@ -187,11 +187,11 @@ def open_listeners(
 
 
 class Checked(NamedTuple):
-    """One bind that could be opened.
+    """A bind without faults.
 
     Attributes:
         url, server_name, server_port: as of a `Listener`.
-        in_use: the sentence about the process that has the address now; empty when it is free.
+        in_use: a sentence about the process at the address now; empty when it is free.
     """
 
     url: str

@@ -1,16 +1,16 @@
-"""The TLS contexts that the settings describe, and faults in their files.
+"""The TLS contexts of the settings, and faults in their files.
 
-The keys that encrypt session tickets (RFC 5077, RFC 8446 §4.6.1) belong to the context: OpenSSL makes them with it, and
+The keys of session tickets (RFC 5077, RFC 8446 §4.6.1) belong to the context: OpenSSL makes them with it, and
 Python can neither read nor set them. So the master makes the contexts, and the workers inherit them by the fork: a
 session resumes in each worker. For the same reason `ContextSeries` makes the contexts of the next days beforehand:
-running workers change to the next one at the same moment as those that are forked later.
+running workers change to the next one at the same moment as workers forked later.
 
-Imported only where `certfile` is set. Nothing is taken ``from ssl``: the gevent worker patches that module
-after this one may have been imported in the master, and the old classes do not work under the new names.
-"""
+Imported only where `certfile` is set."""
 
 from __future__ import annotations
 
+# Nothing is taken `from ssl`: the gevent worker patches that module after this one may have been imported in the
+# master, and the old classes do not work under the new names.
 import hashlib
 import os
 import ssl
@@ -35,7 +35,7 @@ _SNICallback: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], 
 
 
 class TLSSettings(Protocol):
-    """The settings that are read here."""
+    """The settings read here."""
 
     @property
     def certfile(self) -> str | None: ...
@@ -54,10 +54,13 @@ class TLSSettings(Protocol):
 
 
 def make_context(settings: TLSSettings) -> ssl.SSLContext:
-    """Return the context of the settings, or the one that the hook `ssl_context` makes.
+    """Return the context of the settings, or of the hook `ssl_context`.
 
     Called before privileges are given up: only root need be able to read the key. With the hook it is called in each
-    worker. Raises ConfigError naming the setting, the file and what is wrong with it.
+    worker.
+
+    Raises:
+        ConfigError: the text names the setting, the file and its fault.
     """
     context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
     context.sslobject_class = _Client
@@ -65,10 +68,8 @@ def make_context(settings: TLSSettings) -> ssl.SSLContext:
 
 
 def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
-    """Return contexts of the settings that differ in their ticket keys only. Raises ConfigError.
-
-    Those of `sni_certificates` are shared: the keys are those of the context that the connection began with.
-    """
+    """Return contexts of the settings; only their ticket keys differ. Raises ConfigError."""
+    # They share the contexts of `sni_certificates`: a connection keeps the keys of the context that it began with.
     choose = _sni_callback(settings)
     contexts = []
     for _ in range(count):
@@ -79,7 +80,7 @@ def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
 
 
 class _Client(ssl.SSLObject):
-    """What callbacks of a context, such as ``sni_callback``, get for the connection."""
+    """The connection as callbacks of a context (``sni_callback``) get it."""
 
     def _sslsock(self) -> _Client:
         # gevent's SSLContext looks for its own socket in whatever a callback is called for (gevent/ssl.py,
@@ -113,8 +114,8 @@ def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
 def check_certificates(settings: TLSSettings) -> None:
     """Raise ConfigError when a worker could not use the certificate, the key or another TLS setting.
 
-    For the master, before it starts or reloads anything; it keeps nothing of what was read. With the hook
-    `ssl_context`, only the worker, which calls it, can tell.
+    For the master, before it starts or reloads anything; it keeps nothing. The hook `ssl_context` is called, and so
+    checked, by the worker alone.
     """
     if settings.certfile and settings.ssl_context is None:
         _default_context(settings)
@@ -134,7 +135,7 @@ def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) 
 
 
 def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
-    """Return what chooses a certificate by the client's name; None where there is but one. Raises ConfigError."""
+    """Return the function to choose a certificate by the client's name; None for one. Raises ConfigError."""
     if not settings.sni_certificates:
         return None
     named = {
@@ -226,7 +227,7 @@ def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
 
 
 def _check_pem(setting: str, path: str, marker: str) -> None:
-    """OpenSSL's own errors name neither the file nor what it missed there."""
+    # OpenSSL's own errors name neither the file nor what it missed there.
     try:
         with open(path, encoding="latin-1") as file:
             found = any(line.startswith("-----BEGIN ") and marker in line for line in file)
@@ -247,7 +248,7 @@ def _check_pem(setting: str, path: str, marker: str) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what OpenSSL complains of, in words: ``no shared cipher``."""
+    """Return the reason of an OpenSSL error in words: ``no shared cipher``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is refused: {error.verify_message}"
     reason = getattr(error, "reason", None) or (error.args[-1] if error.args else type(error).__name__)
@@ -258,8 +259,8 @@ class ContextSeries:
     """One context for each of the next days, and a last one without tickets for the time after these.
 
     Args:
-        settings: what the contexts are made of; without the hook `ssl_context`.
-        now: when the first day begins, ``time.monotonic()`` seconds, which all processes share.
+        settings: values and files of the contexts; without the hook `ssl_context`.
+        now: when the first day begins; ``time.monotonic()`` seconds, one clock for all processes.
 
     Made by the master; each worker has its own copy by the fork. Raises ConfigError.
     """
@@ -275,22 +276,22 @@ class ContextSeries:
         self._until = now + RENEW_S
 
     def fits(self, settings: TLSSettings) -> bool:
-        """Whether contexts made of these settings now would be the same, but for their keys."""
+        """Return whether contexts made of these settings now would be the same, but for their keys."""
         try:
             return _values(settings) == _values(self._settings) and self._made_of == _read_files(settings)[0]
         except ConfigError:
             return False  # to make them says what is wrong
 
     def current(self, now: float) -> tuple[ssl.SSLContext, float]:
-        """Return the context for new connections, and until when it is; let go of those before. In a worker."""
+        """Return the context for new connections, and when it ends; drop earlier ones. In a worker."""
         self._drop(now)
         return (self._days[0], self._until) if self._days else (self._last, inf)
 
     def renew(self, now: float) -> float:
-        """Let go of the contexts whose day is over and make as many for the days to come; return when to look again.
+        """Drop the contexts of past days, and make as many for the days to come; return when to call it again.
 
-        In the master, which is to know no old keys either. Files that have changed are not read before a reload: then
-        the days that are left must do.
+        In the master, to forget old keys there, too. Changed files are read at a reload only: until then the prepared
+        days must do.
         """
         if now < self._until:
             return self._until
@@ -311,7 +312,8 @@ class ContextSeries:
 
 
 def _issue_no_tickets(context: ssl.SSLContext) -> None:
-    """Have a context neither issue nor take tickets: keys must not live for ever (RFC 8446 §4.6.1: seven days)."""
+    """Have a context neither issue nor take tickets."""
+    # Keys must not live for ever (RFC 8446 §4.6.1: seven days).
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
 
@@ -328,10 +330,8 @@ def _values(settings: TLSSettings) -> tuple[Any, ...]:
 
 
 def _read_files(settings: TLSSettings) -> tuple[list[bytes], int]:
-    """Return what tells whether a file has changed, and the bytes that each context reads. Raises ConfigError.
-
-    Their contents, not their times: a renewal that is no new certificate need not end all sessions.
-    """
+    """Return the hashes of the files, and how many bytes each context reads. Raises ConfigError."""
+    # Of their contents, not their times: a renewal that is no new certificate need not end all sessions.
     in_each = [settings.certfile, settings.keyfile, settings.ca_certs]
     shared = [path for pair in settings.sni_certificates.values() for path in pair]
     contents = [_read_file(path) for path in in_each if path]
