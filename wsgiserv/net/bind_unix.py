@@ -7,29 +7,21 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from os import fstat, umask
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.imports import absolute
 from wsgiserv.net.port_owner import AddressInUse, owner_of_path
 from wsgiserv.safe_open import Place, acting_as_user, check_directory, is_root, place_of
 
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_PATH: Final = 107
 
 
-class UnixSettings(Protocol):
-    """The settings read here."""
-
-    @property
-    def umask(self) -> int: ...
-    @property
-    def user(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-
-
-def bind_unix(spec: str, path: str, settings: UnixSettings) -> socket:
+def bind_unix(spec: str, path: str, settings: Settings) -> socket:
     """Return a bound socket; it does not listen yet.
 
     Args:
@@ -50,7 +42,7 @@ def bind_unix(spec: str, path: str, settings: UnixSettings) -> socket:
         raise unix_error(spec, path, error) from error
 
 
-def check_unix(spec: str, path: str, settings: UnixSettings) -> None:
+def check_unix(spec: str, path: str, settings: Settings) -> None:
     """Raise as `bind_unix` would, and leave no file."""
     try:
         if path.startswith("@"):
@@ -86,7 +78,7 @@ def _bound(name: str) -> socket:
     return sock
 
 
-def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
+def _bind_file(place: Place, path: str, settings: Settings) -> socket:
     """Bind a socket to a file with the mode and owner of the settings. Raises OSError."""
     mode: int | None = getattr(settings, "socket_mode", None)
     # The file gets its mode as it is made: no moment in which others may connect.
@@ -106,7 +98,7 @@ def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
     return sock
 
 
-def _bind_safely(place: Place, path: str, settings: UnixSettings) -> tuple[socket, int]:
+def _bind_safely(place: Place, path: str, settings: Settings) -> tuple[socket, int]:
     """Bind, and return the socket and the user id of its file. Raises OSError."""
     # bind(2) takes a path only, and follows links on the way to the file's directory. Where another user could still
     # change that way, root does not use it: the workers' user binds, or root by the directory's descriptor.
@@ -122,7 +114,7 @@ def _bind_safely(place: Place, path: str, settings: UnixSettings) -> tuple[socke
     return _bound(f"/proc/self/fd/{place.directory}/{place.name}"), uid
 
 
-def _give(place: Place, path: str, maker: int, settings: UnixSettings) -> None:
+def _give(place: Place, path: str, maker: int, settings: Settings) -> None:
     """Give the socket's file to the workers' user. Raises OSError for a file put in its place."""
     if not is_root() and os.geteuid() == 0:  # not Linux
         os.chown(path, settings.user, settings.group, follow_symlinks=False)

@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import write
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 # Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
 _SOON_S: Final = 14 * 86400.0
@@ -21,17 +24,6 @@ _BLOCK: Final = re.compile(
 )
 
 
-class DateSettings(Protocol):
-    """The settings read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-    @property
-    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
-    @property
-    def ca_certs(self) -> str | None: ...
-
-
 class _Dates(NamedTuple):
     """The validity of a certificate, as times of `time.time`, and a name for it."""
 
@@ -40,7 +32,7 @@ class _Dates(NamedTuple):
     ends: float
 
 
-def date_warnings(settings: DateSettings, now: float | None = None) -> list[str]:
+def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
     """Return a line for each expired or not yet valid certificate, and for each one with 14 days or less left.
 
     Args:

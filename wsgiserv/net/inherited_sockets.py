@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import stat
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
-    IPPROTO_TCP,
-    SO_ACCEPTCONN,
-    SO_TYPE,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_NODELAY,
-    socket,
-)
+from _socket import socket
 from collections.abc import Sequence
 from os import fstat
 
@@ -66,13 +56,13 @@ def take_over(fd: int, origin: str) -> socket:
         raise _unfit(fd, origin, "is not a socket")
     sock = socket(fileno=fd)
     try:
-        listens = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        listens = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
     except OSError:  # macOS does not tell
         listens = 1
     fault = ""
-    if sock.family not in (AF_INET, AF_INET6, AF_UNIX):
+    if sock.family not in (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX):
         fault = "is neither a TCP nor a Unix socket"
-    elif sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
+    elif sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE) != _socket.SOCK_STREAM:
         fault = "is not a stream socket"
     elif not listens:
         fault = "does not listen"
@@ -81,8 +71,8 @@ def take_over(fd: int, origin: str) -> socket:
         raise _unfit(fd, origin, fault)
     sock.setblocking(False)
     os.set_inheritable(fd, False)
-    if sock.family != AF_UNIX:
-        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    if sock.family != _socket.AF_UNIX:
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return sock
 
 

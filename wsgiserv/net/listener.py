@@ -8,32 +8,19 @@ import sys
 from _socket import AF_INET6, AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from collections.abc import Sequence
 from os import lstat
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.config.tls import speaks_tls
 from wsgiserv.errors import ConfigError
-from wsgiserv.net.bind_tcp import TcpSettings, address_of, bind_tcp, check_kept, own_conflict, resolve
-from wsgiserv.net.bind_unix import UnixSettings, bind_unix, check_unix, socket_path, unix_error
+from wsgiserv.net.bind_tcp import address_of, bind_tcp, check_kept, own_conflict, resolve
+from wsgiserv.net.bind_unix import bind_unix, check_unix, socket_path, unix_error
 from wsgiserv.net.inherited_sockets import FROM_SYSTEMD, check_open, take_over
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress
 from wsgiserv.net.syn_filter import drop_new_clients, undo_least_ttl
 from wsgiserv.safe_open import place_of
 
-
-class ListenerSettings(TcpSettings, UnixSettings, Protocol):
-    """The settings read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-
-
-class ExposureSettings(Protocol):
-    """The settings read by `exposure_warning`."""
-
-    @property
-    def forwarded_headers(self) -> tuple[str, ...]: ...
-    @property
-    def forwarded_allow_ips(self) -> tuple[str, ...]: ...
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 
 class Listener:
@@ -136,7 +123,7 @@ class Listener:
 
 
 def open_listeners(
-    settings: ListenerSettings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
+    settings: Settings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
 ) -> list[Listener]:
     """Return a listener for each of `bind`, in that order. Called by the master.
 
@@ -200,7 +187,7 @@ class Checked(NamedTuple):
     in_use: str = ""
 
 
-def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[ConfigError]]:
+def check_listeners(settings: Settings) -> tuple[list[Checked], list[ConfigError]]:
     """Try each of `bind` without listening, and leave no file; return the good ones, and the errors of the others.
 
     An address in use counts as good: the server to be reloaded with this configuration has it.
@@ -217,9 +204,7 @@ def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[Con
     return good, errors
 
 
-def _check(
-    spec: str, settings: ListenerSettings, secure: bool, bound: list[tuple[str, TcpAddress]]
-) -> Checked:
+def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, TcpAddress]]) -> Checked:
     address = address_of(spec)
     if address.kind == "fd":
         check_open(address.fd, f"bind = {spec!r}")
@@ -254,7 +239,7 @@ def _check(
     return Checked(f"{'https' if secure else 'http'}://{shown}:{port}", host, str(port), in_use)
 
 
-def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
+def _open(spec: str, settings: Settings, secure: bool) -> Listener:
     address = address_of(spec)
     if address.kind == "fd":
         return _inherit(address.fd, spec, secure, f"bind = {spec!r}")
@@ -279,7 +264,7 @@ def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
     return Listener(take_over(fd, origin), spec, secure=secure, inherited=True)
 
 
-def exposure_warning(listener: Listener, settings: ExposureSettings) -> str:
+def exposure_warning(listener: Listener, settings: Settings) -> str:
     """Return the warning for a Unix socket where any user of this host is trusted as a proxy, or ""."""
     try:
         open_to_all = bool(listener.path) and lstat(listener.path).st_mode & 0o002

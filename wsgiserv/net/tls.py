@@ -298,10 +298,6 @@ class TLSSocket:
         """Set the raw socket's mode; reads and sends here never wait in either."""
         self._raw.setblocking(blocking)
 
-    def settimeout(self, timeout_s: float | None) -> None:
-        """Set the raw socket's timeout; reads and sends here never wait."""
-        self._raw.settimeout(timeout_s)
-
     def fileno(self) -> int:
         """Return the raw socket's descriptor, for a poller; -1 when closed."""
         return self._raw.fileno()

@@ -15,11 +15,14 @@ import hashlib
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from wsgiserv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 # A context, and so its ticket keys, is in use for this long.
 RENEW_S: float = 86400.0
@@ -34,26 +37,7 @@ _LEAST_AHEAD: Final = 2
 _SNICallback: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
 
 
-class TLSSettings(Protocol):
-    """The settings read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-    @property
-    def keyfile(self) -> str | None: ...
-    @property
-    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
-    @property
-    def ca_certs(self) -> str | None: ...
-    @property
-    def cert_reqs(self) -> int: ...
-    @property
-    def ciphers(self) -> str | None: ...
-    @property
-    def ssl_context(self) -> Callable[..., Any] | None: ...
-
-
-def make_context(settings: TLSSettings) -> ssl.SSLContext:
+def make_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of the settings, or of the hook `ssl_context`.
 
     Called before privileges are given up: only root need be able to read the key. With the hook it is called in each
@@ -67,7 +51,7 @@ def make_context(settings: TLSSettings) -> ssl.SSLContext:
     return context
 
 
-def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
+def make_contexts(settings: Settings, count: int) -> list[ssl.SSLContext]:
     """Return contexts of the settings; only their ticket keys differ. Raises ConfigError."""
     # They share the contexts of `sni_certificates`: a connection keeps the keys of the context that it began with.
     choose = _sni_callback(settings)
@@ -88,7 +72,7 @@ class _Client(ssl.SSLObject):
         return self
 
 
-def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
+def _context_of_hook(settings: Settings) -> ssl.SSLContext:
     hook = settings.ssl_context
     assert hook is not None
     try:
@@ -111,7 +95,7 @@ def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
     return made
 
 
-def check_certificates(settings: TLSSettings) -> None:
+def check_certificates(settings: Settings) -> None:
     """Raise ConfigError when a worker could not use the certificate, the key or another TLS setting.
 
     For the master, before it starts or reloads anything; it keeps nothing. The hook `ssl_context` is called, and so
@@ -121,7 +105,7 @@ def check_certificates(settings: TLSSettings) -> None:
         _default_context(settings)
 
 
-def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) -> ssl.SSLContext:
+def _default_context(settings: Settings, choose: _SNICallback | None = None) -> ssl.SSLContext:
     if settings.certfile is None:
         raise ConfigError(
             "certfile is not set, and default_ssl_context_factory() makes its context of that. Expected the path of a "
@@ -134,7 +118,7 @@ def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) 
     return context
 
 
-def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
+def _sni_callback(settings: Settings) -> _SNICallback | None:
     """Return the function to choose a certificate by the client's name; None for one. Raises ConfigError."""
     if not settings.sni_certificates:
         return None
@@ -156,7 +140,7 @@ def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
 
 
 def _context_with(
-    settings: TLSSettings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
+    settings: Settings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
@@ -208,7 +192,7 @@ def _load_own_certificate(
         ) from None
 
 
-def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
+def _load_authorities(context: ssl.SSLContext, settings: Settings) -> None:
     path, wanted = settings.ca_certs, settings.cert_reqs
     if path:
         _check_pem("ca_certs", path, "CERTIFICATE-----")
@@ -265,7 +249,7 @@ class ContextSeries:
     Made by the master; each worker has its own copy by the fork. Raises ConfigError.
     """
 
-    def __init__(self, settings: TLSSettings, now: float) -> None:
+    def __init__(self, settings: Settings, now: float) -> None:
         self._settings = settings
         self._last = make_context(settings)  # first: it says best what is wrong with a file
         _issue_no_tickets(self._last)
@@ -275,7 +259,7 @@ class ContextSeries:
         self._days = deque(make_contexts(settings, self._ahead))
         self._until = now + RENEW_S
 
-    def fits(self, settings: TLSSettings) -> bool:
+    def fits(self, settings: Settings) -> bool:
         """Return whether contexts made of these settings now would be the same, but for their keys."""
         try:
             return _values(settings) == _values(self._settings) and self._made_of == _read_files(settings)[0]
@@ -318,7 +302,7 @@ def _issue_no_tickets(context: ssl.SSLContext) -> None:
     context.num_tickets = 0
 
 
-def _values(settings: TLSSettings) -> tuple[Any, ...]:
+def _values(settings: Settings) -> tuple[Any, ...]:
     return (
         settings.certfile,
         settings.keyfile,
@@ -329,7 +313,7 @@ def _values(settings: TLSSettings) -> tuple[Any, ...]:
     )
 
 
-def _read_files(settings: TLSSettings) -> tuple[list[bytes], int]:
+def _read_files(settings: Settings) -> tuple[list[bytes], int]:
     """Return the hashes of the files, and how many bytes each context reads. Raises ConfigError."""
     # Of their contents, not their times: a renewal that is no new certificate need not end all sessions.
     in_each = [settings.certfile, settings.keyfile, settings.ca_certs]
