@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
     from wsgiserv.net.listener import Listener
-    from wsgiserv.net.tls_series import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries
     from wsgiserv.scoreboard import Slot
 
 

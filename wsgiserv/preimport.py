@@ -40,7 +40,7 @@ ALWAYS: Final = (
 OPTIONAL: Final = {
     "tls": (
         *("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context"),
-        *("wsgiserv.net.tls_series", "_ssl", "ssl"),
+        *("_ssl", "ssl"),
     ),
     "proxy_protocol": ("wsgiserv.net.proxy_socket",),
     "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"),

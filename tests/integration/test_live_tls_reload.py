@@ -603,8 +603,8 @@ def test_the_master_alone_reads_the_key(begin: Start, connect: Connect, tmp_path
 
 
 DAY = """
-import wsgiserv.net.tls_series
-wsgiserv.net.tls_series.RENEW_S = 2.0
+import wsgiserv.net.tls_context
+wsgiserv.net.tls_context.RENEW_S = 2.0
 """
 
 

@@ -17,7 +17,7 @@ from wsgiserv.scoreboard import Scoreboard, Slot
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.zygote_client import Zygote
-    from wsgiserv.net.tls_series import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries
 
 __all__ = ["Generation", "RawEnvironment", "SlotPool", "cells_of", "room_for"]
 

@@ -26,7 +26,7 @@ from wsgiserv.process import add_child_cleanup
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-    from wsgiserv.net.tls_series import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries
 
 # Loads an application with these settings; the last argument is True when this process goes on as the master.
 Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
@@ -205,7 +205,7 @@ class ServerResources:
             return None
         if before is not None and before.fits(settings):
             return before
-        from wsgiserv.net.tls_series import ContextSeries  # imports ssl, which a plain server does not need
+        from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
 
         return ContextSeries(settings, monotonic())
 

@@ -1,44 +1,21 @@
-"""Binds TCP sockets: names and families, shared ports, and which process is in the way."""
+"""Binds TCP sockets: names and families, shared ports, and the process in the way."""
 
 from __future__ import annotations
 
-import _socket as socket_constants
+import _socket
 import errno
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    AI_PASSIVE,
-    IPPROTO_IPV6,
-    IPPROTO_TCP,
-    IPV6_V6ONLY,
-    SO_REUSEADDR,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_NODELAY,
-    gaierror,
-    getaddrinfo,
-    inet_aton,
-    socket,
-)
+from _socket import socket
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv.config.address import Address, parse_address
 from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress, owner_of_port
 
-_SO_REUSEPORT: Final = getattr(socket_constants, "SO_REUSEPORT", None)
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
-
-class TcpSettings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def bind(self) -> tuple[str, ...]: ...
-    @property
-    def backlog(self) -> int: ...
-    @property
-    def reuse_port(self) -> bool: ...
+_SO_REUSEPORT: Final = getattr(_socket, "SO_REUSEPORT", None)
 
 
 def address_of(spec: str) -> Address:
@@ -49,36 +26,37 @@ def address_of(spec: str) -> Address:
         raise ConfigError(f"bind = {spec!r}: {error}.") from None
 
 
-def bind_tcp(spec: str, family: int, sockaddr: Any, settings: TcpSettings, *, listen: bool = True) -> socket:
-    """Return a socket that is bound, and listens if it should.
+def bind_tcp(spec: str, family: int, sockaddr: Any, settings: Settings, *, listen: bool = True) -> socket:
+    """Return a bound socket.
 
     Args:
-        spec: the `bind` that asks for it.
+        spec: its `bind`.
         family, sockaddr: as `resolve` returns them.
         settings: the configuration.
-        listen: whether to listen.
+        listen: whether it is to listen.
 
     Raises:
         ConfigError: it cannot be bound; `AddressInUse` when the address is taken.
     """
     try:
-        sock = socket(family, SOCK_STREAM)
+        sock = socket(family, _socket.SOCK_STREAM)
     except OSError as error:  # EAFNOSUPPORT: a kernel without IPv6
         raise ConfigError(f"bind = {spec!r}: this host cannot do it: {error.strerror}.") from error
     try:
         # A restart must not wait for the connections of the last run to leave TIME_WAIT.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         if settings.reuse_port:
             _share_port(sock, spec)
-        if family == AF_INET6 and _shares_with_ipv4(sockaddr, settings.bind):
+        if family == _socket.AF_INET6 and _shares_with_ipv4(sockaddr, settings.bind):
             # Else [::] is all IPv4 addresses, too, and one of the two could not be bound.
-            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
         # Otherwise it stays as the host has it (net.ipv6.bindv6only), as with gunicorn.
         sock.bind(sockaddr)
         if listen:
             # Linux hands it on to every accepted socket, which saves a system call for each connection.
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            sock.listen(settings.backlog)  # EADDRINUSE may also come from here, when two share SO_REUSEADDR
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            # EADDRINUSE may also come from here, when two share SO_REUSEADDR.
+            sock.listen(settings.backlog)
             sock.setblocking(False)
         return sock
     except BaseException as error:
@@ -93,30 +71,35 @@ def resolve(spec: str, address: Address) -> tuple[int, Any]:
     try:
         host = address.host or "0.0.0.0"
         # As bytes it is not encoded by the codec for international names, which would be imported for it.
-        found = getaddrinfo(
-            host.encode() if host.isascii() else host, address.port, 0, SOCK_STREAM, 0, AI_PASSIVE
+        found = _socket.getaddrinfo(
+            host.encode() if host.isascii() else host,
+            address.port,
+            0,
+            _socket.SOCK_STREAM,
+            0,
+            _socket.AI_PASSIVE,
         )
-    except (gaierror, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, gaierror) else "not a host's name"
+    except (_socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, _socket.gaierror) else "not a host's name"
         # A resolver that is not up yet answers like one that does not know the name: EAI_AGAIN or EAI_NONAME.
-        kind = UnavailableError if isinstance(error, gaierror) else ConfigError
+        kind = UnavailableError if isinstance(error, _socket.gaierror) else ConfigError
         raise kind(
             f"bind = {spec!r}: the host {address.host!r} cannot be resolved: {reason}. "
             "Expected an address of this host; for example 127.0.0.1, or 0.0.0.0 for all interfaces."
         ) from error
-    for family, _, _, _, sockaddr in sorted(found, key=lambda each: each[0] != AF_INET):
-        if family in (AF_INET, AF_INET6):
+    for family, _, _, _, sockaddr in sorted(found, key=lambda each: each[0] != _socket.AF_INET):
+        if family in (_socket.AF_INET, _socket.AF_INET6):
             return family, sockaddr
     raise ConfigError(f"bind = {spec!r}: the host {address.host!r} has no IPv4 or IPv6 address.")
 
 
 def check_kept(spec: str, sock: socket, specs: Sequence[str]) -> None:
-    """Raise ConfigError when an open socket has IPv4 addresses that `bind` takes from it, or the reverse."""
-    if sock.family != AF_INET6 or sock.getsockname()[0] != "::":
+    """Raise ConfigError when an open socket has IPv4 addresses against `bind`, or the reverse."""
+    if sock.family != _socket.AF_INET6 or sock.getsockname()[0] != "::":
         return
-    is_alone = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
-    fresh = socket(AF_INET6, SOCK_STREAM)
-    is_usual = bool(fresh.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
+    is_alone = bool(sock.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
+    fresh = socket(_socket.AF_INET6, _socket.SOCK_STREAM)
+    is_usual = bool(fresh.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
     fresh.close()
     if is_alone != (is_usual or _shares_with_ipv4(sock.getsockname(), specs)):
         raise ConfigError(
@@ -132,12 +115,12 @@ def _shares_with_ipv4(sockaddr: Any, specs: Sequence[str]) -> bool:
 
 
 def _ipv4_wildcard_port(spec: str) -> int:
-    """Return the port of a bind that means all IPv4 addresses (``0.0.0.0``, ``0``, or no host); else -1."""
+    """Return the port of a bind for all IPv4 addresses (``0.0.0.0``, ``0``, or no host); else -1."""
     address = address_of(spec)
     if address.kind != "tcp":
         return -1
     try:
-        is_wildcard = not address.host or inet_aton(address.host) == bytes(4)
+        is_wildcard = not address.host or _socket.inet_aton(address.host) == bytes(4)
     except (OSError, UnicodeError):
         return -1
     return address.port if is_wildcard else -1
@@ -148,12 +131,12 @@ def _share_port(sock: socket, spec: str) -> None:
         raise ConfigError(
             f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
         )
-    sock.setsockopt(SOL_SOCKET, _SO_REUSEPORT, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _SO_REUSEPORT, 1)
 
 
 def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigError:
     host, port = sockaddr[0], sockaddr[1]
-    where = f"[{host}]:{port}" if family == AF_INET6 else f"{host}:{port}"
+    where = f"[{host}]:{port}" if family == _socket.AF_INET6 else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
         owner = owner_of_port(family, host, port)
         by = f"{owner} listens there" if owner else "another process listens there"
@@ -180,7 +163,7 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
 
 
 def own_conflict(spec: str, other: str) -> ConfigError:
-    """Return the error for a `bind` that overlaps ``other``, another one of the same server."""
+    """Return the error for a `bind` overlapping ``other``, another one of the same server."""
     return ConfigError(
         f"bind = {spec!r}: bind = {other!r} has that address already: one of them includes the other. Leave one out."
     )

@@ -1,4 +1,4 @@
-"""Binds Unix sockets: the socket's file, its mode and owner, and files left by a server that has ended."""
+"""Binds Unix sockets: the socket's file, its mode and owner, and files left by earlier servers."""
 
 from __future__ import annotations
 
@@ -7,32 +7,24 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from os import fstat, umask
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.port_owner import AddressInUse, owner_of_path
 from wsgiserv.safe_open import Place, absolute, acting_as_user, check_directory, is_root, place_of
 
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_PATH: Final = 107
 
 
-class UnixSettings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def umask(self) -> int: ...
-    @property
-    def user(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-
-
-def bind_unix(spec: str, path: str, settings: UnixSettings) -> socket:
-    """Return a socket that is bound and does not listen.
+def bind_unix(spec: str, path: str, settings: Settings) -> socket:
+    """Return a bound socket; it does not listen yet.
 
     Args:
-        spec: the `bind` that asks for it.
+        spec: its `bind`.
         path: as `socket_path` returns it.
         settings: the mode and the owner of the file.
 
@@ -49,7 +41,7 @@ def bind_unix(spec: str, path: str, settings: UnixSettings) -> socket:
         raise unix_error(spec, path, error) from error
 
 
-def check_unix(spec: str, path: str, settings: UnixSettings) -> None:
+def check_unix(spec: str, path: str, settings: Settings) -> None:
     """Raise as `bind_unix` would, and leave no file."""
     try:
         if path.startswith("@"):
@@ -85,8 +77,8 @@ def _bound(name: str) -> socket:
     return sock
 
 
-def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
-    """Bind a socket to a file of the mode and owner that the settings say. Raises OSError."""
+def _bind_file(place: Place, path: str, settings: Settings) -> socket:
+    """Bind a socket to a file with the mode and owner of the settings. Raises OSError."""
     mode: int | None = getattr(settings, "socket_mode", None)
     # The file gets its mode as it is made: no moment in which others may connect.
     old = umask(settings.umask if mode is None else 0o777 & ~mode)
@@ -105,8 +97,8 @@ def _bind_file(place: Place, path: str, settings: UnixSettings) -> socket:
     return sock
 
 
-def _bind_safely(place: Place, path: str, settings: UnixSettings) -> tuple[socket, int]:
-    """Bind, and return the socket and the id of the user that has made its file. Raises OSError."""
+def _bind_safely(place: Place, path: str, settings: Settings) -> tuple[socket, int]:
+    """Bind, and return the socket and the user id of its file. Raises OSError."""
     # bind(2) takes a path only, and follows links on the way to the file's directory. Where another user could still
     # change that way, root does not use it: the workers' user binds, or root by the directory's descriptor.
     uid = os.geteuid()
@@ -121,7 +113,7 @@ def _bind_safely(place: Place, path: str, settings: UnixSettings) -> tuple[socke
     return _bound(f"/proc/self/fd/{place.directory}/{place.name}"), uid
 
 
-def _give(place: Place, path: str, maker: int, settings: UnixSettings) -> None:
+def _give(place: Place, path: str, maker: int, settings: Settings) -> None:
     """Give the socket's file to the workers' user. Raises OSError for a file put in its place."""
     if not is_root() and os.geteuid() == 0:  # not Linux
         os.chown(path, settings.user, settings.group, follow_symlinks=False)
@@ -141,7 +133,7 @@ def _give(place: Place, path: str, maker: int, settings: UnixSettings) -> None:
 
 
 def _make_way(spec: str, path: str, place: Place) -> None:
-    """Remove the socket of a server that has ended; raise ConfigError for anything else there."""
+    """Remove the socket of an earlier server; raise ConfigError for anything else there."""
     if not _is_stale(spec, path, place):
         return
     try:
@@ -156,7 +148,7 @@ def _make_way(spec: str, path: str, place: Place) -> None:
 
 
 def _is_stale(spec: str, path: str, place: Place) -> bool:
-    """Return whether a server that has ended has left a socket there; raise ConfigError for anything else there."""
+    """Return whether an earlier server has left a socket there; raise ConfigError for anything else there."""
     try:
         status = place.lstat()
     except FileNotFoundError:
@@ -196,7 +188,7 @@ def _unix_in_use(spec: str, path: str) -> ConfigError:
 
 
 def unix_error(spec: str, path: str, error: OSError) -> ConfigError:
-    """Return the ConfigError that says why a socket could not be made."""
+    """Return the ConfigError for a socket that could not be made."""
     directory = os.path.dirname(path)
     if error.errno == errno.EADDRINUSE:
         return _unix_in_use(spec, path)

@@ -178,8 +178,8 @@ class BodyStream:
             raise self._break(408, "the request body came too slowly (body_timeout)")
         # Only waiting counts: the time that the application takes is not the client's fault.
         self._waited_s += monotonic() - started
-        late_s = self._waited_s - (timeouts.body or RATE_GRACE_S)
-        if timeouts.body_rate and late_s > self.received / timeouts.body_rate:
+        late_s = self._waited_s - (timeouts.body_timeout or RATE_GRACE_S)
+        if timeouts.body_min_rate and late_s > self.received / timeouts.body_min_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
     def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:

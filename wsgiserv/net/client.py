@@ -1,8 +1,8 @@
 """One client's connection: a state machine that never waits.
 
-The worker's loop calls `Connection.receive` when the socket is readable; True means that a request is complete, and
-`run` may be called, at once or on another thread. The loop calls `flush` when the socket is writable again, also while
-the application runs, and `expire` when `deadline` has passed. The connection tells its `Loop` what to watch for.
+The worker's loop calls `Connection.receive` when the socket is readable; on True a request is complete, and `run` may
+be called, at once or on another thread. The loop calls `flush` when the socket is writable again, also while the
+application runs, and `expire` after the deadline. The connection tells its `Loop` the next event to wait for.
 
     state       readable                  run          writable  deadline
     HEAD        head or part of it        -            -         408 or silent close
@@ -20,12 +20,11 @@ from __future__ import annotations
 import logging
 from _socket import MSG_DONTWAIT, SHUT_WR
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.net.body_stream import BodyStream
-from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.net.connection_life import BRIEF_LINGER_S, ConnectionLife
 from wsgiserv.net.request_account import CLIENT_GONE
 from wsgiserv.net.request_reader import (
@@ -39,7 +38,7 @@ from wsgiserv.net.request_reader import (
     WAITING,
 )
 from wsgiserv.net.send_queue import SendQueue
-from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight, Loop, ServingContext
+from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust
 from wsgiserv.wsgi.gateway import ClientGone, Response
@@ -54,37 +53,14 @@ _SLOW_S: Final = 0.01
 
 
 class Connection(ConnectionLife):
-    """The connection of one client.
+    """The connection of one client; arguments as of `ConnectionLife`."""
 
-    Args:
-        context: values shared by the worker's connections.
-        loop: waits for the socket.
-        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
-        base: the base environ of the listener.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        peer_name: the client's address for logs.
-        trusted: whether the peer is in ``forwarded_allow_ips``.
-    """
-
-    __slots__ = ("_close_after",)
-
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Connection],
-        sock: ClientSocket,
-        base: dict[str, Any],
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, base, peer, peer_name, trusted)
-        self._close_after = False
+    __slots__ = ()
 
     # ---- reading -----------------------------------------------------------------------------------
 
     def receive(self) -> bool:
-        """Take the bytes that have arrived; return True when a request is complete and `run` is to be called."""
+        """Take the arrived bytes; return True when a request is complete and `run` is to be called."""
         state = self.state
         if state > LINGERING:
             self._leave_input()
@@ -165,7 +141,7 @@ class Connection(ConnectionLife):
             self.loop.watch(self, WRITE)
 
     def advance(self) -> bool:
-        """Read the bytes that came behind the last request; return as `receive` does."""
+        """Read the bytes behind the last request; return as `receive` does."""
         buffer = self.reader.buffer
         if self.state != WAITING or buffer is None:
             return False
@@ -195,7 +171,7 @@ class Connection(ConnectionLife):
     # ---- the application ---------------------------------------------------------------------------
 
     def run(self, cell: int = 0) -> float:
-        """Call the application with the request that is ready, and send its response.
+        """Call the application with the complete request, and send its response.
 
         Args:
             cell: the scoreboard cell of this request: one per request in flight.
@@ -313,7 +289,7 @@ class Connection(ConnectionLife):
         if self._stream is not None:
             self.reader.buffer = None
             self.state = DISCARDING
-            self.deadline = context.now + (context.timeouts.body or NEVER)
+            self.deadline = context.now + (context.timeouts.body_timeout or NEVER)
             self.loop.watch(self, READ)
         elif self.reader.buffer is not None:
             self.state = WAITING
@@ -329,7 +305,7 @@ class Connection(ConnectionLife):
                 self.loop.watch(self, READ)
 
     def _discard(self, data: bytes) -> None:
-        """Drop what the application has not read of a streamed body. Raises ProtocolError."""
+        """Drop the unread rest of a streamed body. Raises ProtocolError."""
         stream = self._stream
         assert stream is not None
         stream.take(data)
@@ -337,7 +313,7 @@ class Connection(ConnectionLife):
             self._next_request()
 
     def _end_stream(self, stream: BodyStream) -> bool:
-        """Drop a body stream that has come to its end; return False for one that has not."""
+        """Drop the body stream if its body is complete; return whether it is."""
         if stream.done:
             self._stream = None
             if stream.rest:
@@ -345,7 +321,7 @@ class Connection(ConnectionLife):
         return stream.done
 
     def _finish(self) -> None:
-        """Close a connection whose responses have all been sent."""
+        """Close the connection: all responses have been sent."""
         # Unread bytes, or those of a client that cannot know yet that this is the end, would turn the close into a
         # reset, which could take the response along (RFC 9112 §9.6).
         if self.reader.buffer is not None:
@@ -359,7 +335,7 @@ class Connection(ConnectionLife):
         """Answer a broken request and close: no byte behind it is ever read as a request.
 
         Args:
-            error: what to answer, and log.
+            error: the status and the reason.
             quiet: whether the refusal is usual, and no warning.
         """
         context, reader = self.context, self.reader
@@ -406,19 +382,19 @@ class Connection(ConnectionLife):
 
     def _start_flushing(self) -> None:
         self.state = FLUSHING
-        self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
+        self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
         if self.interest != WRITE:
             self.loop.watch(self, WRITE)
 
     def _start_draining(self) -> None:
         if self.state == READY:
-            self.deadline = monotonic() + (self.context.timeouts.send or NEVER)
+            self.deadline = monotonic() + (self.context.timeouts.send_timeout or NEVER)
             self.loop.watch(self, WRITE)
 
     def drain(self) -> int:
         """Send queued data, as much as the socket takes; return how many bytes. From any thread, at any time.
 
-        `flush` does what follows a response.
+        `flush` continues after the response.
 
         Raises:
             ClientGone: the response is made, and the connection is broken.
@@ -449,7 +425,7 @@ class Connection(ConnectionLife):
             return sent
 
     def flush(self) -> None:
-        """Send queued data, as much as the socket takes, and do what follows. Called when it is writable."""
+        """Send queued data, as much as the socket takes, and continue after it. Called when it is writable."""
         try:
             sent = self.drain()
         except ClientGone as error:
@@ -463,7 +439,7 @@ class Connection(ConnectionLife):
             self._connection_lost(queue.error)
         elif queue.has_items:
             if sent:
-                self.deadline = self.context.now + (self.context.timeouts.send or NEVER)
+                self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
         else:
             self._log_pending(False)
             if self._close_after:
@@ -474,7 +450,7 @@ class Connection(ConnectionLife):
     # ---- time ----------------------------------------------------------------------------------------
 
     def expire(self) -> None:
-        """Act on the deadline, which has passed: answer 408 where a response is owed, close."""
+        """Act on the passed deadline: answer 408 where a response is owed, close."""
         state = self.state
         if state == BODY:
             self._refuse(ProtocolError(408, "the request body came too slowly (body_timeout, body_min_rate)"))
@@ -490,7 +466,7 @@ class Connection(ConnectionLife):
             self.close()
 
     def expire_output(self, now: float) -> bool:
-        """Give up a client that has taken none of its queued data for ``send_timeout``; return whether it is given up.
+        """Give up a client after ``send_timeout`` without taking queued data; return whether it is given up.
 
         From any thread. The application learns of it when it sends its next block.
         """
@@ -500,7 +476,7 @@ class Connection(ConnectionLife):
         with queue.lock:
             if not queue.has_items:
                 return queue.error is not None
-            due = queue.moved_at + (self.context.timeouts.send or NEVER)
+            due = queue.moved_at + (self.context.timeouts.send_timeout or NEVER)
             if due > now:
                 self.deadline = due  # some of it has been taken, by whichever thread
                 return False
@@ -515,7 +491,7 @@ class Connection(ConnectionLife):
         With ``linger_s`` of the context an idle connection stays for so long: its next response announces the end.
 
         Args:
-            grace_s: how long a client that has not sent its first request yet may take.
+            grace_s: how long a client may take to send its first request.
 
         Returns:
             True when a request has come in this very moment: it is still to be `run`.

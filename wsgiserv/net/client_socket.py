@@ -70,7 +70,7 @@ def reset(sock: ClientSocket) -> None:
 
 
 def off_standard(fd: int) -> int:
-    """Move an accepted socket off a standard stream's number.
+    """Move an accepted socket off the number of a standard stream.
 
     Args:
         fd: the socket: 0, 1 or 2, since the application has closed that stream. Text that is printed, or logged to the

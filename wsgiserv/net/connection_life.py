@@ -26,15 +26,20 @@ class ConnectionLife(RequestAccount):
     """A connection as its loop and its worker see it: whether it is idle, and how it ends.
 
     Args:
-        context, loop, sock, peer, peer_name, trusted: as of `RequestAccount`.
+        context: values shared by the worker's connections.
+        loop: waits for the socket.
+        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
         base: the base environ of the listener.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        peer_name: the client's address for logs.
+        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         deadline: when to call `expire`; ``time.monotonic()`` seconds.
         interest: what the loop watches for now; kept by the loop.
     """
 
-    __slots__ = ("_stream", "base", "deadline", "interest")
+    __slots__ = ("_close_after", "_stream", "base", "deadline", "interest")
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class ConnectionLife(RequestAccount):
         self.interest = UNWATCHED
         # Reads the body of the current request for the application; kept until that body has come to its end.
         self._stream: BodyStream | None = None
+        self._close_after = False  # when the queue is flushed
 
     def replace_socket(self, sock: ClientSocket) -> None:
         """Use ``sock`` from now on: the socket behind a PROXY header that has been read."""
@@ -62,11 +68,11 @@ class ConnectionLife(RequestAccount):
             self.peer_name = self.peer["REMOTE_ADDR"].encode("latin-1")
 
     def due_interest(self, wish: int) -> int:
-        """Return what the state asks the loop to watch for, where it asks for something; else ``wish``.
+        """Return the interest of the state, if it has one; else ``wish``.
 
-        The loop calls it under its lock: the wish of a thread that another has overtaken must not undo the wish of
-        that one.
+        The loop calls it under its lock.
         """
+        # A thread may have been overtaken by another: its wish must not undo the other's.
         state = self.state
         if state <= LINGERING:
             return READ
@@ -107,14 +113,14 @@ class ConnectionLife(RequestAccount):
         """Return when the unfinished request began, in seconds.
 
         Returns:
-            `NEVER` without one, and for a body that is not slower than ``body_min_rate``: it may be an honest client's.
+            `NEVER` without one, and for a body at ``body_min_rate`` or faster: it may be an honest client's.
         """
         state, reader = self.state, self.reader
         if state == HEAD and (reader.buffer is not None or reader.line is None):
             return reader.since
         if state == BODY and reader.body is not None:
             began = reader.body_since
-            earned = self.context.timeouts.body_rate * (now - began - _BODY_GRACE_S)
+            earned = self.context.timeouts.body_min_rate * (now - began - _BODY_GRACE_S)
             return began if reader.body.length < earned else NEVER
         return NEVER
 
@@ -153,7 +159,7 @@ class ConnectionLife(RequestAccount):
         return self.state == WAITING
 
     def transfer_state(self) -> ConnectionState:
-        """Return the values that another process needs to continue a movable connection."""
+        """Return the values for another process to continue a movable connection."""
         reader = self.reader
         data = b"" if reader.buffer is None else bytes(reader.buffer)
         waiting = self.state == WAITING
@@ -163,7 +169,7 @@ class ConnectionLife(RequestAccount):
         )
 
     def detach(self) -> None:
-        """Drop a connection that another process has now; its client sees nothing of it."""
+        """Drop a connection after another process has got it; its client sees nothing of it."""
         self.state = CLOSED
         self.loop.forget(self)
         self.reader.buffer = None
@@ -194,15 +200,15 @@ class ConnectionLife(RequestAccount):
         self.close()
 
     def reset(self) -> None:
-        """Close with a reset, so that the client does not take what it has for the whole."""
+        """Close with a reset: the client must not take its part for the whole."""
         reset(self.sock)
         self.close()
 
     def abandon(self, is_mine: bool) -> None:
-        """Close after a fault of the server, in whatever state that has left it. Raises nothing.
+        """Close after a fault of the server, in any state. Raises nothing.
 
         Args:
-            is_mine: whether no other thread can be in its call. One that is finds the connection broken, and closes it.
+            is_mine: whether no other thread can be in its call. That thread finds the connection broken and closes it.
         """
         if self.state == READY and not is_mine:
             self._lost = True
@@ -231,7 +237,7 @@ class ConnectionLife(RequestAccount):
                 self.loop.ignore(self)  # epoll would report the broken socket again and again
 
     def close(self) -> None:
-        """Close the socket and release all that the connection holds."""
+        """Close the socket and release body, queue and buffer."""
         if self.state == CLOSED:
             return
         self.state = CLOSED

@@ -110,7 +110,7 @@ def open_poller(portable: bool = False) -> Poller:
 def body_limit_s(connection: ResponseWriter) -> float:
     """Return how long the reader of a streamed body may wait for more of it, in seconds; 0.0 means no limit."""
     timeouts = connection.context.timeouts
-    return timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+    return timeouts.body_timeout or (RATE_GRACE_S if timeouts.body_min_rate else 0.0)
 
 
 def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:
@@ -130,7 +130,7 @@ class EventLoop:
         most: most connections open at once; beyond it they wait in the backlog (``worker_connections``).
             Clients that have not sent a byte do not count, up to as many again.
         log: the error log.
-        send_timeout_s: how long a producer waits for its client; 0 means no limit.
+        send_timeout: how long a producer waits for its client in seconds; 0 means no limit.
         at_capacity: called with True when clients begin to wait for room, with False when they cease to.
         poller: the platform's poller.
 
@@ -147,7 +147,7 @@ class EventLoop:
         admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection],
         most: int,
         log: logging.Logger,
-        send_timeout_s: float,
+        send_timeout: float,
         at_capacity: Callable[[bool], None],
         poller: Poller | None = None,
     ) -> None:
@@ -169,7 +169,7 @@ class EventLoop:
         self._admit = admit
         self._most = most
         self._log = log
-        self._send_timeout_s = send_timeout_s
+        self._send_timeout = send_timeout
         # Held while it is decided what to watch for, and the poller is told.
         self._lock = allocate_lock()
         self._rest_until = 0.0
@@ -241,7 +241,7 @@ class EventLoop:
         wakeup.acquire()
         if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=_WAIT_S):
             return True
-        return not connection.has_stopped(monotonic(), self._send_timeout_s)
+        return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""

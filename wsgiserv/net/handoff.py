@@ -1,7 +1,7 @@
 """The channel on which workers pass connections to one another.
 
 All workers of all generations share one pair of sockets, for the life of the server; an upgrade passes it on to the
-next master, whose version may differ. The kernel keeps a client's socket open while its message waits for a worker.
+next master, perhaps of another version. The kernel keeps a client's socket open while its message waits for a worker.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
 
 
 class ConnectionState(NamedTuple):
-    """The values that go with a connection's socket.
+    """The values sent with a connection's socket.
 
     Attributes:
         peer: the client's keys of the environ; behind a proxy, as its PROXY header has said.
         peer_name: the client's address for logs.
-        data: bytes that have been read and belong to no request that the application has seen.
+        data: bytes read and not yet given to the application.
         waiting: whether ``data`` is unexamined; otherwise it is the beginning of a head.
-        blank: whether an empty line before that head has been skipped.
+        blank: whether an empty line before the head has been skipped.
         used: whether a request has been answered on the connection.
         deadline: when its client must have sent the next head; ``time.monotonic()`` is one clock for all processes.
     """
@@ -53,11 +53,11 @@ class ConnectionState(NamedTuple):
 
 
 class Transferred(NamedTuple):
-    """A connection that has come over the channel. The receiver owns ``sock``.
+    """A connection from the channel. The receiver owns ``sock``.
 
     Attributes:
         sock: the client's socket.
-        listener: the address of the listener that it was accepted from; empty when the sender did not know.
+        listener: the address of its listener; empty when the sender did not know it.
         state: all else.
     """
 
@@ -112,7 +112,7 @@ class Handoff:
         return self._receiver.fileno(), self._sender.fileno()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable while a connection waits."""
+        """Return the descriptor to poll: readable while a connection waits."""
         return self._receiver.fileno()
 
     def send(self, fd: int, state: ConnectionState, listener: str) -> bool:
@@ -120,7 +120,7 @@ class Handoff:
 
         Args:
             fd: the client's socket.
-            state: the values that go with it.
+            state: the values of the connection.
             listener: the address of its listener.
 
         Returns:
@@ -152,7 +152,7 @@ class Handoff:
         """Take a connection; None when none waits.
 
         Args:
-            log: told of a connection that cannot be taken since another version has sent it.
+            log: gets a line, once, for connections of another version.
 
         Raises:
             OSError: EMFILE or ENFILE, there is no descriptor left for it; it stays in the channel.
@@ -201,7 +201,7 @@ class Handoff:
 
 
 def _above_standard_streams(sock: RawSocket) -> RawSocket:
-    """Return ``sock`` under a descriptor above 2: standard streams that were closed are opened again later."""
+    """Return ``sock`` under a descriptor above 2: closed standard streams are opened again later."""
     if sock.fileno() > 2:
         return sock
     fd = fcntl(sock.fileno(), F_DUPFD_CLOEXEC, 3)

@@ -1,21 +1,11 @@
-"""Takes over listening sockets that the parent process has opened: systemd, circus, an older master, a test."""
+"""Takes over listening sockets opened by the parent process: systemd, circus, an older master, a test."""
 
 from __future__ import annotations
 
+import _socket
 import os
 import stat
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
-    IPPROTO_TCP,
-    SO_ACCEPTCONN,
-    SO_TYPE,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_NODELAY,
-    socket,
-)
+from _socket import socket
 from collections.abc import Sequence
 from os import fstat
 
@@ -26,9 +16,9 @@ FROM_SYSTEMD = "LISTEN_FDS"
 
 
 def check_descriptors(specs: Sequence[str], inherited: Sequence[int]) -> None:
-    """Raise ConfigError for a descriptor to be taken over that is not open.
+    """Raise ConfigError for a descriptor to be taken over and not open.
 
-    Called before the master opens anything for itself: that would get the number, and be taken for it.
+    Called before the master opens a file of its own: it could get the number, and be taken for it.
 
     Args:
         specs: `bind`.
@@ -59,20 +49,20 @@ def take_over(fd: int, origin: str) -> socket:
         origin: where it is named: the setting with its value, or the variable.
 
     Raises:
-        ConfigError: it is not a stream socket that listens.
+        ConfigError: it is not a listening stream socket.
     """
     check_open(fd, origin)
     if not stat.S_ISSOCK(fstat(fd).st_mode):
         raise _unfit(fd, origin, "is not a socket")
     sock = socket(fileno=fd)
     try:
-        listens = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        listens = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
     except OSError:  # macOS does not tell
         listens = 1
     fault = ""
-    if sock.family not in (AF_INET, AF_INET6, AF_UNIX):
+    if sock.family not in (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX):
         fault = "is neither a TCP nor a Unix socket"
-    elif sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
+    elif sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE) != _socket.SOCK_STREAM:
         fault = "is not a stream socket"
     elif not listens:
         fault = "does not listen"
@@ -81,8 +71,8 @@ def take_over(fd: int, origin: str) -> socket:
         raise _unfit(fd, origin, fault)
     sock.setblocking(False)
     os.set_inheritable(fd, False)
-    if sock.family != AF_UNIX:
-        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    if sock.family != _socket.AF_UNIX:
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return sock
 
 

@@ -8,32 +8,19 @@ import sys
 from _socket import AF_INET6, AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from collections.abc import Sequence
 from os import lstat
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ConfigError
-from wsgiserv.net.bind_tcp import TcpSettings, address_of, bind_tcp, check_kept, own_conflict, resolve
-from wsgiserv.net.bind_unix import UnixSettings, bind_unix, check_unix, socket_path, unix_error
+from wsgiserv.net.bind_tcp import address_of, bind_tcp, check_kept, own_conflict, resolve
+from wsgiserv.net.bind_unix import bind_unix, check_unix, socket_path, unix_error
 from wsgiserv.net.inherited_sockets import FROM_SYSTEMD, check_open, take_over
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress
 from wsgiserv.net.syn_filter import drop_new_clients, undo_least_ttl
 from wsgiserv.safe_open import place_of
 
-
-class ListenerSettings(TcpSettings, UnixSettings, Protocol):
-    """The settings that are read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-
-
-class ExposureSettings(Protocol):
-    """The settings that are read by `exposure_warning`."""
-
-    @property
-    def forwarded_headers(self) -> tuple[str, ...]: ...
-    @property
-    def forwarded_allow_ips(self) -> tuple[str, ...]: ...
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 
 class Listener:
@@ -47,14 +34,14 @@ class Listener:
         server_name, server_port: SERVER_NAME and SERVER_PORT (PEP 3333) of a request without a better source; never
             empty. A Unix socket has no port: ``localhost`` and the scheme's default.
         inherited: whether the socket was handed to this process, instead of bound by it.
-        path: the absolute path of a Unix socket that this server has bound, or empty.
+        path: the absolute path of a Unix socket bound by this server, or empty.
         adjusts: whether each accepted socket needs `adjust`.
     """
 
     def __init__(
         self, sock: socket, spec: str, *, secure: bool = False, inherited: bool = False, path: str = ""
     ) -> None:
-        """Take over ``sock``. ``path`` is the absolute path of a Unix socket that this process has bound."""
+        """Take over ``sock``. ``path`` is the absolute path of a Unix socket bound by this process."""
         self.sock = sock
         self.spec = spec
         self.inherited = inherited
@@ -94,7 +81,7 @@ class Listener:
         self.sock.close()
 
     def adjust(self, accepted: socket) -> None:
-        """Set the options that an accepted socket lacks, and undo those that it must not have from its listener."""
+        """Set the options missing at an accepted socket, and undo the unwanted ones of its listener."""
         if self.inherited:
             accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # a connection may be older than this server
         if self._drops_by_ttl:
@@ -103,7 +90,7 @@ class Listener:
     def reject_new_connections(self) -> None:
         """Drop the SYN of each new client, while the backlog can still be accepted. Never raises.
 
-        The last worker of a server that stops calls it.
+        The last worker of a stopping server calls it.
         """
         # Closing a listener resets the clients that have connected since the last accept(2), however short that is. A
         # SYN that is dropped is sent again a second later. By then it is refused, or it reaches another server: one
@@ -119,7 +106,7 @@ class Listener:
             self._drops_by_ttl = self.adjusts = True
 
     def unlink(self) -> None:
-        """Remove the Unix socket's file when it is still the one that this process made. Never raises."""
+        """Remove the Unix socket's file, if it is still the one of this process. Never raises."""
         if self._inode is not None and _inode(self.path) == self._inode:
             try:
                 with place_of(self.path) as place:
@@ -131,23 +118,23 @@ class Listener:
         self._inode = None
 
     def disown(self) -> None:
-        """Leave the Unix socket's file to the next master, which has taken the socket over."""
+        """Leave the Unix socket's file to the next master, the new owner of the socket."""
         self._inode = None
 
 
 def open_listeners(
-    settings: ListenerSettings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
+    settings: Settings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
 ) -> list[Listener]:
     """Return a listener for each of `bind`, in that order. Called by the master.
 
     Args:
         settings: the configuration.
-        inherited: descriptors that the service manager has handed over (sd_listen_fds(3)); they replace `bind`.
-        keep: the listeners that are open already (reload): one whose bind is unchanged is returned as it is.
+        inherited: descriptors from the service manager (sd_listen_fds(3)); they replace `bind`.
+        keep: the open listeners (reload): one of an unchanged bind is returned as it is.
 
     Raises:
         ConfigError: the text names the address, the reason and, where /proc shows it, the process in the way. The
-            listeners that were opened here are closed again, and ``keep`` is untouched.
+            listeners opened here are closed again, and ``keep`` is untouched.
     """
     secure = speaks_tls(settings)
     if inherited:
@@ -187,11 +174,11 @@ def open_listeners(
 
 
 class Checked(NamedTuple):
-    """One bind that could be opened.
+    """A bind without faults.
 
     Attributes:
         url, server_name, server_port: as of a `Listener`.
-        in_use: the sentence about the process that has the address now; empty when it is free.
+        in_use: a sentence about the process at the address now; empty when it is free.
     """
 
     url: str
@@ -200,7 +187,7 @@ class Checked(NamedTuple):
     in_use: str = ""
 
 
-def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[ConfigError]]:
+def check_listeners(settings: Settings) -> tuple[list[Checked], list[ConfigError]]:
     """Try each of `bind` without listening, and leave no file; return the good ones, and the errors of the others.
 
     An address in use counts as good: the server to be reloaded with this configuration has it.
@@ -217,9 +204,7 @@ def check_listeners(settings: ListenerSettings) -> tuple[list[Checked], list[Con
     return good, errors
 
 
-def _check(
-    spec: str, settings: ListenerSettings, secure: bool, bound: list[tuple[str, TcpAddress]]
-) -> Checked:
+def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, TcpAddress]]) -> Checked:
     address = address_of(spec)
     if address.kind == "fd":
         check_open(address.fd, f"bind = {spec!r}")
@@ -254,7 +239,7 @@ def _check(
     return Checked(f"{'https' if secure else 'http'}://{shown}:{port}", host, str(port), in_use)
 
 
-def _open(spec: str, settings: ListenerSettings, secure: bool) -> Listener:
+def _open(spec: str, settings: Settings, secure: bool) -> Listener:
     address = address_of(spec)
     if address.kind == "fd":
         return _inherit(address.fd, spec, secure, f"bind = {spec!r}")
@@ -279,7 +264,7 @@ def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
     return Listener(take_over(fd, origin), spec, secure=secure, inherited=True)
 
 
-def exposure_warning(listener: Listener, settings: ExposureSettings) -> str:
+def exposure_warning(listener: Listener, settings: Settings) -> str:
     """Return the warning for a Unix socket where any user of this host is trusted as a proxy, or ""."""
     try:
         open_to_all = bool(listener.path) and lstat(listener.path).st_mode & 0o002

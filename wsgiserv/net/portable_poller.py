@@ -1,8 +1,4 @@
-"""Waiting for sockets where there is no epoll: kqueue, devpoll or poll, through `selectors`.
-
-Owns: `SelectorPoller`.
-Must not know: what is waited for.
-"""
+"""Waits for sockets where there is no epoll: kqueue, devpoll or poll, through `selectors`."""
 
 from __future__ import annotations
 
@@ -12,37 +8,34 @@ from typing import Final
 
 from wsgiserv.net.serving_context import NONE, READ, WRITE
 
-__all__ = ["SelectorPoller"]
-
-# What EPOLLIN and EPOLLOUT are, too.
-_IN: Final = POLLIN
-_OUT: Final = POLLOUT
 # Bound at import: a config file may call gevent.monkey.patch_all().
 _default_selector = selectors.DefaultSelector
+_BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
 
 
 class SelectorPoller:
     """A `wsgiserv.net.event_loop.Poller` over the best of `selectors`."""
 
-    _BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
-
     def __init__(self) -> None:
         self._selector = _default_selector()
+        # Descriptors registered for nothing, which `selectors` refuses and epoll allows.
         self._silent: set[int] = set()
 
     def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        self._selector.register(fd, self._BITS[interest])
+        if interest == NONE:
+            self._silent.add(fd)
+            return
+        self._silent.discard(fd)
+        self._selector.register(fd, _BITS[interest])
 
     def modify(self, fd: int, interest: int) -> None:
-        if interest == NONE:
-            if fd not in self._silent:
-                self._selector.unregister(fd)
-                self._silent.add(fd)
-        elif fd in self._silent:
-            self._silent.discard(fd)
-            self._selector.register(fd, self._BITS[interest])
+        if fd in self._silent:
+            self.register(fd, interest)
+        elif interest == NONE:
+            self._selector.unregister(fd)
+            self._silent.add(fd)
         else:
-            self._selector.modify(fd, self._BITS[interest])
+            self._selector.modify(fd, _BITS[interest])
 
     def unregister(self, fd: int) -> None:
         if fd in self._silent:
@@ -51,8 +44,9 @@ class SelectorPoller:
             self._selector.unregister(fd)
 
     def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        # With the bits of EPOLLIN and EPOLLOUT, which are those of poll(2).
         return [
-            (key.fd, _OUT if events == selectors.EVENT_WRITE else _IN)
+            (key.fd, POLLOUT if events == selectors.EVENT_WRITE else POLLIN)
             for key, events in self._selector.select(timeout_s)
         ]
 

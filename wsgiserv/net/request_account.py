@@ -29,11 +29,10 @@ _CUT: Final = 504
 
 
 class RequestAccount(ResponseWriter):
-    """A `ResponseWriter` that accounts for the requests.
+    """Accounts for the requests of one connection.
 
-    ``context.running`` holds the requests in the application. The thread that takes one out accounts for it, so each
-    is counted and logged once, whichever of its own thread, the one that watches its time and the one that ends the
-    worker comes first.
+    ``context.running`` holds the requests in the application. A thread takes one out to account for it: its own, one
+    watching its time, or one ending the worker. So each request is counted and logged once.
 
     Args:
         context, loop, sock, peer_name: as of `ResponseWriter`.
@@ -80,7 +79,7 @@ class RequestAccount(ResponseWriter):
             words[ERRORS] += 1
 
     def _log_request(self, request: InFlight, aborted: bool, unsent_status: int = CLIENT_GONE) -> None:
-        """Write the line of a request that the application got.
+        """Write the line of a request after the application's call.
 
         Args:
             request: the request.
@@ -100,13 +99,13 @@ class RequestAccount(ResponseWriter):
         access.log(environ, status, response.headers, sent, monotonic() - started, aborted)
 
     def _log_unrun(self, status: int, sent: int = 0, aborted: bool = True) -> None:
-        """Write the line of a request that does not reach the application."""
+        """Write the line of a request without an application's call."""
         if self.context.access is not None:
             environ = refused_environ(self.reader.line, self.reader.block, self.peer)
             self.context.access.log(environ, status, [], sent, 0.0, aborted)
 
     def _log_later(self, request: InFlight, failure: BaseException | None) -> None:
-        """Write the line of a request that may have ended early; while data wait for the client, only note that."""
+        """Write the line of a request that may have ended early; later, if data is still queued."""
         queue, response = self._queue, request.response
         if response.missing and failure is None:
             self._report_missing(request)
@@ -123,7 +122,7 @@ class RequestAccount(ResponseWriter):
         self._log_request(request, gone or (self._lost and not response.is_whole))
 
     def _log_pending(self, aborted: bool) -> None:
-        """Write the line that waited for the response to be sent, or to fail."""
+        """Write the line put off until the response is sent, or has failed."""
         request, self._pending = self._pending, None
         if request is not None:
             self._log_request(request, aborted)
@@ -134,7 +133,7 @@ class RequestAccount(ResponseWriter):
         return None if request is None else InFlight(*request)
 
     def _log_server_fault(self) -> None:
-        """Account for a request that a fault of the server has ended."""
+        """Account for a request ended by a fault of the server."""
         request = self._take_running()
         if request is not None:
             self._count(500, 0)
@@ -144,11 +143,11 @@ class RequestAccount(ResponseWriter):
     # ---- requests that end early ---------------------------------------------------------------------
 
     def answer_overdue(self, sent: int | None) -> bool:
-        """Account for a request that has exceeded ``request_timeout``; its call may never end. By the watching thread.
+        """Account for a request beyond ``request_timeout``; its call may never end. By the watching thread.
 
         Args:
-            sent: bytes of the body of a 504 that have been sent, -1 when its client had gone; None when the response
-                of the application stays.
+            sent: bytes sent of the body of a 504, -1 when its client had gone; None when the response of the
+                application stays.
 
         Returns:
             False when it has been accounted for already.
@@ -177,7 +176,7 @@ class RequestAccount(ResponseWriter):
         return True
 
     def cut(self, running: bool = True) -> None:
-        """Account for what is under way: the worker ends, and this with it. The worker closes the connection.
+        """Account for the request under way: the worker ends, and closes the connection.
 
         Called by a thread other than the request's.
 
@@ -206,7 +205,7 @@ class RequestAccount(ResponseWriter):
             reset(self.sock)  # what the client has must not look like the whole
 
     def cut_unrun(self) -> None:
-        """As `cut`, for a request that waits for its thread. Called by the thread that took it out of the queue."""
+        """As `cut`, for a request waiting for a thread. Called by the thread that took it out of the queue."""
         block = self.reader.block
         environ = refused_environ(self.reader.line, block, self.peer)
         given = block.request_id if block and self.trusted else None
@@ -218,7 +217,7 @@ class RequestAccount(ResponseWriter):
     # ---- the error log -------------------------------------------------------------------------------
 
     def _report_failure(self, failure: BaseException, environ: dict[str, Any]) -> None:
-        """Report the exception that `run_app` returned."""
+        """Report an exception returned by `run_app`."""
         log = self.context.log
         asked = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
@@ -264,7 +263,7 @@ class RequestAccount(ResponseWriter):
         )
 
     def _report_cut(self, environ: dict[str, Any], after_s: float | None = None) -> None:
-        """Report a request that ends with its worker, so many seconds after the application was called."""
+        """Report a request ended with its worker, so many seconds after the application was called."""
         level, why = self.context.why_leaving
         self.context.log.log(
             level,

@@ -1,6 +1,6 @@
 """Reads requests: takes bytes, gives request lines, header blocks and bodies. Uses no socket and no clock.
 
-The connection feeds `RequestReader` with the bytes that arrive, and takes the state that it returns:
+The connection feeds `RequestReader` with arriving bytes, and takes the returned state:
 
     state   fed with              becomes
     HEAD    a head or part of it  HEAD, BODY, READY
@@ -39,12 +39,12 @@ class RequestReader:
         context: limits, caches and the time of the loop's turn, shared by the connections of a worker.
 
     Attributes:
-        line, block: head of the current request; None where that has not come.
+        line, block: head of the current request; None before it has come.
         body: body of the current request; None without one.
-        decoder: removes the framing of a body that did not come whole with its head.
+        decoder: removes the framing of a body, unless it came whole with its head.
         keep_alive: whether the client wants to use the connection again (RFC 9112 §9.3).
         expects_continue: whether the client waits for ``100 Continue`` before it sends the body.
-        buffer: bytes that are not consumed: an unfinished head, or what came behind a request (pipelined).
+        buffer: unconsumed bytes: an unfinished head, or bytes behind a request (pipelined).
         has_blank: whether an empty line before the current head has been skipped.
         head_since: when the first byte of the unfinished head came; times are ``time.monotonic()`` seconds.
         since: the same for a later request; for the first one, when the connection came.
@@ -80,7 +80,7 @@ class RequestReader:
         self.body_since = 0.0
 
     def feed_head(self, data: bytes) -> int:
-        """Take a head or part of it, and what came behind it; return the next state.
+        """Take a head or part of it, and bytes behind it; return the next state.
 
         Raises:
             ProtocolError: the request is refused. Nothing may be fed after that.
@@ -134,7 +134,7 @@ class RequestReader:
         return self._begin_body(line, block, rest)
 
     def feed_body(self, data: bytes) -> int:
-        """Take part of a body, and what came behind it; return the next state. Raises ProtocolError."""
+        """Take part of a body, and bytes behind it; return the next state. Raises ProtocolError."""
         decoder = self.decoder
         assert decoder is not None
         rest = decoder.feed(data)
@@ -162,7 +162,7 @@ class RequestReader:
         return data[2:]
 
     def _check_partial(self, buffer: bytearray, seen: int) -> None:
-        """Refuse at once a head that no further byte can make valid: the client need not wait for the timeout."""
+        """Refuse at once a head beyond repair: the client need not wait for the timeout. Raises ProtocolError."""
         limits = self._context.limits
         if STRAY.search(buffer, max(0, seen - 1)):
             raise ProtocolError(400, "stray control character, or a line that does not end with CRLF")
@@ -179,7 +179,7 @@ class RequestReader:
             raise ProtocolError(431, "header field larger than limit_request_field_size")
 
     def _begin_body(self, line: RequestLine, block: HeaderBlock, rest: bytes) -> int:
-        """Settle what follows the head (RFC 9112 §6.3); return the next state. Raises ProtocolError."""
+        """Settle the framing of the body (RFC 9112 §6.3); return the next state. Raises ProtocolError."""
         context = self._context
         length = block.content_length
         if context.body_limit and length > context.body_limit:
@@ -221,9 +221,13 @@ class RequestReader:
         """Return when more of the body must have come: within ``body_timeout``, at ``body_min_rate`` overall."""
         assert self.body is not None
         timeouts = self._context.timeouts
-        deadline = self._context.now + (timeouts.body or NEVER)
-        if timeouts.body_rate:
-            earned = self.body_since + (timeouts.body or RATE_GRACE_S) + self.body.length / timeouts.body_rate
+        deadline = self._context.now + (timeouts.body_timeout or NEVER)
+        if timeouts.body_min_rate:
+            earned = (
+                self.body_since
+                + (timeouts.body_timeout or RATE_GRACE_S)
+                + self.body.length / timeouts.body_min_rate
+            )
             deadline = min(deadline, earned)
         return deadline
 
@@ -234,7 +238,7 @@ class RequestReader:
             self.body = None
 
     def explain(self, error: ProtocolError, data: bytes) -> ProtocolError:
-        """Return the error to answer with for a head that ends with ``data``: a TLS handshake is named as such."""
+        """Return the error to answer a head ending with ``data``: a TLS handshake is named as such."""
         buffer = self.buffer
         if data[1:2] not in (b"", b"\x03") or (buffer is not None and buffer[0] != TLS_HANDSHAKE):
             return error

@@ -1,11 +1,7 @@
-"""What a connection has to send and its client has not taken yet.
+"""Queues response data for a slow client: bytes, file ranges and a spool file, flushed without waiting.
 
-Owns: `SendQueue`: an ordered queue of bytes, file ranges and a spool file, flushed without waiting.
-Must not know: HTTP, who waits for the socket.
-
-A slow reader costs at most `MEMORY_BYTES` of memory, all of a worker's together `WORKER_MEMORY_BYTES`; what is
-more goes to a temporary file and leaves it by ``sendfile``, so the application's thread is free again as soon
-as the response is made.
+A slow reader costs at most `MEMORY_BYTES` of memory, all of a worker's together `WORKER_MEMORY_BYTES`; the rest goes
+to a temporary file and is sent by ``sendfile``, so the application's thread is free as soon as the response is made.
 """
 
 from __future__ import annotations
@@ -63,20 +59,20 @@ class _FileRange:
 
 
 class SendQueue:
-    """The queue of one connection. False when there is nothing in it and its client can be sent to.
+    """The queue of one connection. False when it is empty and its client can be sent to.
 
     The application's thread fills it while the worker's loop, or a helper, empties it: `add`, `add_file`, `flush` and
-    `fail` are called with `lock` held. What is in it may be looked at without.
+    `fail` are called with `lock` held. Reading needs no lock.
 
     Args:
         spool_dir: the directory of the spool file; None is the system's.
-        shared: the memory of the worker's outboxes together.
+        shared: the memory of all queues of the worker.
 
     Attributes:
-        lock: held by the thread that fills, sends or drops; never while anything is awaited.
-        low: a producer that waits goes on when no more bytes than these wait.
-        size: bytes that wait, without those of queued files.
-        error: why nothing can be sent any more. What was queued then is dropped.
+        lock: held to fill, send or drop; never while waiting.
+        low: a waiting producer continues when no more bytes than these are queued.
+        size: queued bytes, without those of files.
+        error: why nothing can be sent any more; the queue is dropped then.
         dropped: how many bytes have been dropped.
         moved_at: when the client last took something, or began to be waited for; ``time.monotonic()`` seconds.
         waits: how often a producer has looked whether its client has taken enough: a waiting producer's progress.
@@ -125,7 +121,7 @@ class SendQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether neither the memory that may be used nor the disk takes more: the producer should wait."""
+        """Whether neither memory nor disk takes more: the producer should wait."""
         return self._memory > self._taken
 
     def add(self, data: bytes | memoryview, overshoot: bool = False) -> bool:
@@ -195,10 +191,10 @@ class SendQueue:
         self._items.append(_FileRange(os.dup(fd), offset, count))
 
     def flush(self, sock: ClientSocket) -> int:
-        """Send what the socket takes now and return how many bytes that was.
+        """Send as much as the socket takes now; return how many bytes.
 
         Raises:
-            OSError: the connection is broken, now or since an earlier call; what was queued is dropped.
+            OSError: the connection is broken, now or since an earlier call; the queue is dropped.
             FileTruncated: a file is shorter than its range.
         """
         if self.error is not None:
@@ -255,7 +251,7 @@ class SendQueue:
         return sent
 
     def _give_back(self) -> None:
-        """Return the memory of what has been sent, and wake a producer whose client has taken enough."""
+        """Return the memory of sent data, and wake a producer when its client has taken enough."""
         unused = self._taken - self._memory
         if unused > 0:
             self._taken -= unused
@@ -268,7 +264,10 @@ class SendQueue:
     def call_when_sent(self, wake: Callable[[], object]) -> bool:
         """Call ``wake`` once, in any thread, when no more than `low` bytes wait, or all has been dropped.
 
-        Returns False when that is so already: ``wake`` is not called then. Call it without the lock.
+        Call it without the lock.
+
+        Returns:
+            False when it is so already: ``wake`` is not called then.
         """
         with self.lock:
             if self.size <= self.low or self.error is not None:
@@ -277,18 +276,18 @@ class SendQueue:
             return True
 
     def count_unsent(self) -> int:
-        """Return how many bytes have not been sent: those that wait, and those that were dropped."""
+        """Return how many bytes have not been sent: queued and dropped ones."""
         with self.lock:
             files = sum(each.count for each in self._items if type(each) is _FileRange and each.spool is None)
             return self.dropped + self.size + files
 
     def fail(self, error: OSError) -> None:
-        """Send nothing any more: drop what is queued, and remember why."""
+        """Send nothing any more: drop the queue, and remember why."""
         self.error = error.with_traceback(None)
         self._drop()
 
     def clear(self) -> None:
-        """Drop everything and close what the queue holds open. Call it without the lock."""
+        """Drop everything and close all files. Call it without the lock."""
         with self.lock:
             self._drop()
             self.error = None  # it has a traceback, and that has this queue

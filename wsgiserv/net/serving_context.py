@@ -76,15 +76,12 @@ class Loop(Protocol[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """The timeouts of a connection in seconds, from the settings of the same names; 0 means no limit.
+    """The settings of the same names: seconds, ``body_min_rate`` in bytes per second; 0 means no limit."""
 
-    ``body_rate`` is ``body_min_rate``, in bytes per second.
-    """
-
-    header: float = 10.0
-    body: float = 30.0
-    body_rate: int = 240
-    send: float = 60.0
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    body_min_rate: int = 240
+    send_timeout: float = 60.0
     keepalive: float = 75.0
 
 
@@ -215,7 +212,7 @@ class ServingContext:
         self.blocks = self.parser.blocks
         self.timeouts = timeouts
         self.keepalive = timeouts.keepalive
-        self.header_timeout = timeouts.header or NEVER
+        self.header_timeout = timeouts.header_timeout or NEVER
         self.body_limit = body_limit
         self.body_memory = body_memory
         self.spool_dir = spool_dir

@@ -1,63 +1,59 @@
-"""The TLS context that the settings describe.
+"""The TLS contexts of the settings, and faults in their files.
 
-Owns: `make_context`, `make_contexts`, `check_certificates`: the files, what is wrong with them, the hook `ssl_context`.
-Must not know: sockets, who serves.
+The keys of session tickets (RFC 5077, RFC 8446 §4.6.1) belong to the context: OpenSSL makes them with it, and
+Python can neither read nor set them. So the master makes the contexts, and the workers inherit them by the fork: a
+session resumes in each worker. For the same reason `ContextSeries` makes the contexts of the next days beforehand:
+running workers change to the next one at the same moment as workers forked later.
 
-Imported only where `certfile` is set. Nothing is taken ``from ssl``: the gevent worker patches that module
-after this one may have been imported in the master, and the old classes do not work under the new names.
-"""
+Imported only where `certfile` is set."""
 
 from __future__ import annotations
 
+# Nothing is taken `from ssl`: the gevent worker patches that module after this one may have been imported in the
+# master, and the old classes do not work under the new names.
+import hashlib
 import os
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from wsgiserv.errors import ConfigError
 
-__all__ = ["TLSSettings", "check_certificates", "make_context", "make_contexts", "reason_of"]
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
+# A context, and so its ticket keys, is in use for this long.
+RENEW_S: float = 86400.0
+# So many days are prepared: certificates are renewed, and the server is reloaded for that, more often than this.
+# One context takes 21 KB, which the fork shares, and 0.7 ms.
+_MOST_AHEAD: Final = 31
+# The authorities of clients are in each context, and may be large: together no more than about this.
+_MOST_FILE_BYTES: Final = 2 * 1024 * 1024
+_LEAST_AHEAD: Final = 2
 
 # Called with the connection, the name that its client asks for, and the context.
 _SNICallback: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
 
 
-class TLSSettings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-    @property
-    def keyfile(self) -> str | None: ...
-    @property
-    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
-    @property
-    def ca_certs(self) -> str | None: ...
-    @property
-    def cert_reqs(self) -> int: ...
-    @property
-    def ciphers(self) -> str | None: ...
-    @property
-    def ssl_context(self) -> Callable[..., Any] | None: ...
-
-
-def make_context(settings: TLSSettings) -> ssl.SSLContext:
-    """Return the context of the settings, or the one that the hook `ssl_context` makes.
+def make_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context of the settings, or of the hook `ssl_context`.
 
     Called before privileges are given up: only root need be able to read the key. With the hook it is called in each
-    worker. Raises ConfigError naming the setting, the file and what is wrong with it.
+    worker.
+
+    Raises:
+        ConfigError: the text names the setting, the file and its fault.
     """
     context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
     context.sslobject_class = _Client
     return context
 
 
-def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
-    """Return contexts of the settings that differ in their ticket keys only. Raises ConfigError.
-
-    Those of `sni_certificates` are shared: the keys are those of the context that the connection began with.
-    """
+def make_contexts(settings: Settings, count: int) -> list[ssl.SSLContext]:
+    """Return contexts of the settings; only their ticket keys differ. Raises ConfigError."""
+    # They share the contexts of `sni_certificates`: a connection keeps the keys of the context that it began with.
     choose = _sni_callback(settings)
     contexts = []
     for _ in range(count):
@@ -68,7 +64,7 @@ def make_contexts(settings: TLSSettings, count: int) -> list[ssl.SSLContext]:
 
 
 class _Client(ssl.SSLObject):
-    """What callbacks of a context, such as ``sni_callback``, get for the connection."""
+    """The connection as callbacks of a context (``sni_callback``) get it."""
 
     def _sslsock(self) -> _Client:
         # gevent's SSLContext looks for its own socket in whatever a callback is called for (gevent/ssl.py,
@@ -76,7 +72,7 @@ class _Client(ssl.SSLObject):
         return self
 
 
-def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
+def _context_of_hook(settings: Settings) -> ssl.SSLContext:
     hook = settings.ssl_context
     assert hook is not None
     try:
@@ -99,17 +95,17 @@ def _context_of_hook(settings: TLSSettings) -> ssl.SSLContext:
     return made
 
 
-def check_certificates(settings: TLSSettings) -> None:
+def check_certificates(settings: Settings) -> None:
     """Raise ConfigError when a worker could not use the certificate, the key or another TLS setting.
 
-    For the master, before it starts or reloads anything; it keeps nothing of what was read. With the hook
-    `ssl_context`, only the worker, which calls it, can tell.
+    For the master, before it starts or reloads anything; it keeps nothing. The hook `ssl_context` is called, and so
+    checked, by the worker alone.
     """
     if settings.certfile and settings.ssl_context is None:
         _default_context(settings)
 
 
-def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) -> ssl.SSLContext:
+def _default_context(settings: Settings, choose: _SNICallback | None = None) -> ssl.SSLContext:
     if settings.certfile is None:
         raise ConfigError(
             "certfile is not set, and default_ssl_context_factory() makes its context of that. Expected the path of a "
@@ -122,8 +118,8 @@ def _default_context(settings: TLSSettings, choose: _SNICallback | None = None) 
     return context
 
 
-def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
-    """Return what chooses a certificate by the client's name; None where there is but one. Raises ConfigError."""
+def _sni_callback(settings: Settings) -> _SNICallback | None:
+    """Return the function to choose a certificate by the client's name; None for one. Raises ConfigError."""
     if not settings.sni_certificates:
         return None
     named = {
@@ -144,7 +140,7 @@ def _sni_callback(settings: TLSSettings) -> _SNICallback | None:
 
 
 def _context_with(
-    settings: TLSSettings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
+    settings: Settings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
@@ -196,7 +192,7 @@ def _load_own_certificate(
         ) from None
 
 
-def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
+def _load_authorities(context: ssl.SSLContext, settings: Settings) -> None:
     path, wanted = settings.ca_certs, settings.cert_reqs
     if path:
         _check_pem("ca_certs", path, "CERTIFICATE-----")
@@ -215,7 +211,7 @@ def _load_authorities(context: ssl.SSLContext, settings: TLSSettings) -> None:
 
 
 def _check_pem(setting: str, path: str, marker: str) -> None:
-    """OpenSSL's own errors name neither the file nor what it missed there."""
+    # OpenSSL's own errors name neither the file nor what it missed there.
     try:
         with open(path, encoding="latin-1") as file:
             found = any(line.startswith("-----BEGIN ") and marker in line for line in file)
@@ -236,8 +232,101 @@ def _check_pem(setting: str, path: str, marker: str) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what OpenSSL complains of, in words: ``no shared cipher``."""
+    """Return the reason of an OpenSSL error in words: ``no shared cipher``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is refused: {error.verify_message}"
     reason = getattr(error, "reason", None) or (error.args[-1] if error.args else type(error).__name__)
     return str(reason).replace("_", " ").lower()
+
+
+class ContextSeries:
+    """One context for each of the next days, and a last one without tickets for the time after these.
+
+    Args:
+        settings: values and files of the contexts; without the hook `ssl_context`.
+        now: when the first day begins; ``time.monotonic()`` seconds, one clock for all processes.
+
+    Made by the master; each worker has its own copy by the fork. Raises ConfigError.
+    """
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self._settings = settings
+        self._last = make_context(settings)  # first: it says best what is wrong with a file
+        _issue_no_tickets(self._last)
+        self._made_of, size = _read_files(settings)
+        self._ahead = max(_LEAST_AHEAD, min(_MOST_AHEAD, _MOST_FILE_BYTES // max(size, 1)))
+        # Oldest first; the first one is in use until `_until`.
+        self._days = deque(make_contexts(settings, self._ahead))
+        self._until = now + RENEW_S
+
+    def fits(self, settings: Settings) -> bool:
+        """Return whether contexts made of these settings now would be the same, but for their keys."""
+        try:
+            return _values(settings) == _values(self._settings) and self._made_of == _read_files(settings)[0]
+        except ConfigError:
+            return False  # to make them says what is wrong
+
+    def current(self, now: float) -> tuple[ssl.SSLContext, float]:
+        """Return the context for new connections, and when it ends; drop earlier ones. In a worker."""
+        self._drop(now)
+        return (self._days[0], self._until) if self._days else (self._last, inf)
+
+    def renew(self, now: float) -> float:
+        """Drop the contexts of past days, and make as many for the days to come; return when to call it again.
+
+        In the master, to forget old keys there, too. Changed files are read at a reload only: until then the prepared
+        days must do.
+        """
+        if now < self._until:
+            return self._until
+        before = len(self._days)
+        self._drop(now)
+        if before and self.fits(self._settings):
+            try:
+                self._days += make_contexts(self._settings, self._ahead - len(self._days))
+            except ConfigError:
+                pass  # replaced in this very moment
+        return self._until
+
+    def _drop(self, now: float) -> None:
+        while now >= self._until:
+            if self._days:
+                self._days.popleft()
+            self._until += RENEW_S
+
+
+def _issue_no_tickets(context: ssl.SSLContext) -> None:
+    """Have a context neither issue nor take tickets."""
+    # Keys must not live for ever (RFC 8446 §4.6.1: seven days).
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+
+
+def _values(settings: Settings) -> tuple[Any, ...]:
+    return (
+        settings.certfile,
+        settings.keyfile,
+        dict(settings.sni_certificates),
+        settings.ca_certs,
+        settings.cert_reqs,
+        settings.ciphers,
+    )
+
+
+def _read_files(settings: Settings) -> tuple[list[bytes], int]:
+    """Return the hashes of the files, and how many bytes each context reads. Raises ConfigError."""
+    # Of their contents, not their times: a renewal that is no new certificate need not end all sessions.
+    in_each = [settings.certfile, settings.keyfile, settings.ca_certs]
+    shared = [path for pair in settings.sni_certificates.values() for path in pair]
+    contents = [_read_file(path) for path in in_each if path]
+    size = sum(map(len, contents))
+    contents += [_read_file(path) for path in shared if path]
+    return [hashlib.sha256(data).digest() for data in contents], size
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"{path!r} cannot be read by user id {os.geteuid()}: {error.strerror}.") from None

@@ -34,7 +34,7 @@ class UwsgiRequestReader(RequestReader):
         self._name_client = name_client
 
     def feed_head(self, data: bytes) -> int:
-        """Take a packet or part of it, and what came behind it; return the next state. Raises ProtocolError."""
+        """Take a packet or part of it, and bytes behind it; return the next state. Raises ProtocolError."""
         if self.buffer is None:
             self.head_since = self._context.now
         else:
@@ -54,7 +54,7 @@ class UwsgiRequestReader(RequestReader):
         return self._begin_body(line, block, data[size:])
 
     def explain(self, error: ProtocolError, data: bytes) -> ProtocolError:
-        """Return ``error``: it says already what this port speaks."""
+        """Return ``error``: it names the protocol of this port."""
         return error
 
 
@@ -79,7 +79,7 @@ class UwsgiConnection(Connection):
 
 
 class BarredConnection(Connection):
-    """A peer that is not in ``uwsgi_allow_ips``: closed unread, since a uwsgi peer is trusted in everything."""
+    """A peer outside of ``uwsgi_allow_ips``: closed unread, since a uwsgi peer is trusted in everything."""
 
     __slots__ = ()
 

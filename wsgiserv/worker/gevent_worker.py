@@ -98,7 +98,7 @@ class _GeventEventLoop(EventLoop):
         taken = gevent.event.Event()
         if not connection.call_when_sent(taken.set) or taken.wait(_CHECK_S):
             return True
-        return not connection.has_stopped(monotonic(), self._send_timeout_s)
+        return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Let the greenlet that reads a streamed body wait for its client."""

@@ -66,7 +66,7 @@ class _SyncEventLoop(EventLoop):
         longest_s = self._worker._wait_in_call(monotonic())
         if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
             return True
-        return not connection.has_stopped(monotonic(), self._send_timeout_s)
+        return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_among_greenlets(self) -> None:
         """Wait in the application's event loop from now on, where its background jobs run."""

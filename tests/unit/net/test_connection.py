@@ -325,14 +325,14 @@ def test_one_byte_at_a_time_does_not_move_the_heads_deadline(peers: Callable[...
 
 
 def test_a_body_that_trickles_does_not_move_its_deadline_for_ever(peers: Callable[..., Peer]) -> None:
-    peer = peers(echo, timeouts=Timeouts(body=30.0, body_rate=100))
+    peer = peers(echo, timeouts=Timeouts(body_timeout=30.0, body_min_rate=100))
     peer.feed(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n")
     began = peer.context.now
     for seconds in range(1, 100):
         peer.context.now = began + seconds
         peer.feed(b"x")
     assert peer.connection.deadline == pytest.approx(began + 30.0 + 0.99)
-    quick = peers(echo, timeouts=Timeouts(body=30.0, body_rate=100))
+    quick = peers(echo, timeouts=Timeouts(body_timeout=30.0, body_min_rate=100))
     quick.feed(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n")
     quick.context.now = now = quick.context.now + 20
     quick.feed(b"x" * 4000)

@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.net import tls_series as tlsseries
-from wsgiserv.net.tls_series import RENEW_S, ContextSeries
+from wsgiserv.net import tls_context as tlsseries
+from wsgiserv.net.tls_context import RENEW_S, ContextSeries
 
 CA = trustme.CA()
 
