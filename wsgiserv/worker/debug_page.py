@@ -15,8 +15,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>The application cannot be loaded</title>
 <style>
-body {{ margin: 0; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }}
-main {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; }}
+body {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; font: 16px/1.5 system-ui; color: #1a1a1a; }}
 h1 {{ font-size: 1.4rem; color: #a40000; }}
 p {{ overflow-wrap: anywhere; }}
 pre {{ padding: 1rem; overflow-x: auto; background: #f4f4f4; font-size: 0.85rem; line-height: 1.4; }}
@@ -24,12 +23,10 @@ footer {{ color: #666; font-size: 0.85rem; }}
 </style>
 </head>
 <body>
-<main>
 <h1>The application cannot be loaded</h1>
 <p>{message}</p>
 {traceback}<footer>Save a corrected file and reload this page:
 wsgiserv --reload tries again on every change.</footer>
-</main>
 </body>
 </html>
 """

@@ -79,6 +79,7 @@ class ThreadsWorker(EventLoopWorker):
             self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True)
         )
         self._progress: dict[str, int] = {}
+        self._next_look = 0.0
         self._warned_of_threads = -_WARN_AGAIN_S
 
     @classmethod
@@ -212,24 +213,21 @@ class ThreadsWorker(EventLoopWorker):
         setthreadtitle(f"request-{thread.number}")
         thread.ident = get_ident()
         try:
-            while not thread.lost:
+            while not (thread.lost or self.is_done):
                 try:
-                    if self._serve_next(thread):
-                        continue
-                    break
+                    self._serve_next(thread)
+                    continue
                 except BaseException as error:
                     failure = error
                 self.survive(failure)
         finally:
             self._lead.remove(thread)
 
-    def _serve_next(self, thread: PoolThread) -> bool:
-        """Run a waiting request, or lead until the lead is lost; False when the worker has left."""
+    def _serve_next(self, thread: PoolThread) -> None:
+        """Run a waiting request, or lead until the lead is lost."""
         connection = self._next_queued()
         if connection is None:
-            is_over, connection = self._lead_loop(thread)
-            if is_over:
-                return False
+            connection = self._lead_loop(thread)
         if connection is not None:
             failure: BaseException | None = None
             try:
@@ -244,7 +242,6 @@ class ThreadsWorker(EventLoopWorker):
             self.context.access.flush()
         if self.retiring:
             self._signals.wake()
-        return True
 
     def _next_queued(self) -> Connection | None:
         try:
@@ -252,11 +249,11 @@ class ThreadsWorker(EventLoopWorker):
         except IndexError:
             return None
 
-    def _lead_loop(self, thread: PoolThread) -> tuple[bool, Connection | None]:
+    def _lead_loop(self, thread: PoolThread) -> Connection | None:
         """Wait for the lead, and take turns of the event loop until the lead is lost or given up.
 
         Returns:
-            Whether the worker has left; and the request to run, if the thread has given up the lead for one.
+            The request to run, if the thread has given up the lead for one.
         """
         lead = self._lead
         lead.enlist(thread)
@@ -267,14 +264,14 @@ class ThreadsWorker(EventLoopWorker):
             lead.take(thread)
             while not self.is_done:
                 if (connection := self._next_queued()) is not None:
-                    return False, connection
+                    return connection
                 # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no heartbeat,
                 # and the master would kill a healthy worker. So one that only queues is due at times.
                 queues = lead.passes_first or self.context.now > self._heartbeat.due
                 try:
                     self.turn(self._heartbeat.turn_s, None if queues else lead.call)
                     if not thread.leads:
-                        return False, None
+                        break
                     continue
                 except BaseException as error:  # a fault of the server must not cost the thread
                     failure = error
@@ -282,7 +279,7 @@ class ThreadsWorker(EventLoopWorker):
         finally:
             if thread.leads:
                 self._pass_on()
-        return True, None
+        return None
 
     def run_request(self, connection: Connection) -> None:
         """Queue a request for the next free thread; only the leader, in its turn, runs one at once."""
@@ -313,27 +310,25 @@ class ThreadsWorker(EventLoopWorker):
 
     def _look_after(self) -> None:
         """Take the lead from a leader in a long call, lead while no thread can, watch the requests' time."""
-        lead, deadlines = self._lead, self._deadlines
-        look_s = _SLEEP_S if deadlines is None else deadlines.look_s
-        looks, next_look = 0, 0.0
+        lead = self._lead
+        longest_s = _SLEEP_S if self._deadlines is None else self._deadlines.look_s
+        looks = 0
         while not self.is_done:
             event = lead.look()
             if event == "taken":
                 self._pass_on()
             elif event == "fallback":
-                self._lead_as_fallback(look_s)
+                self._lead_as_fallback(min(longest_s, _PROGRESS_S, self._heartbeat.turn_s))
             looks += 1
             if lead.is_quiet or not looks % _LOOKS_PER_SECOND:
                 self._signals.look()  # the main thread alone can
-            if deadlines is not None and (now := monotonic()) >= next_look:
-                next_look = now + look_s
-                self._enforce_deadlines(deadlines, now)
-            lead.rest(look_s)
+            self._enforce_deadlines()
+            lead.rest(longest_s)
 
-    def _lead_as_fallback(self, look_s: float) -> None:
+    def _lead_as_fallback(self, turn_s: float) -> None:
         """Lead while all threads are busy, and run nothing: ready requests wait for the first free thread."""
         lead, heartbeat = self._lead, self._heartbeat
-        next_look = 0.0
+        next_check = 0.0
         try:
             while not (lead.is_wanted or self.is_done):
                 # Threads that find the queue filled when their call ends do not come for the lead, so nothing but this
@@ -341,15 +336,12 @@ class ThreadsWorker(EventLoopWorker):
                 for _ in range(min(len(self._queue), lead.missing)):
                     self._start_another()
                 now = monotonic()
-                if now >= next_look:
-                    next_look = now + _PROGRESS_S
+                if now >= next_check:
+                    next_check = now + _PROGRESS_S
                     heartbeat.stalled_since = self._last_progress(now)
-                if self._deadlines is not None:
-                    self._enforce_deadlines(self._deadlines, now)
-                    if lead.missing:
-                        break
+                self._enforce_deadlines()
                 try:
-                    self.turn(min(look_s, _PROGRESS_S, heartbeat.turn_s))
+                    self.turn(turn_s)
                     continue
                 except BaseException as error:
                     failure = error
@@ -367,8 +359,12 @@ class ThreadsWorker(EventLoopWorker):
         since = self._heartbeat.stalled_since
         return now if since is None or self._progress != before else since
 
-    def _enforce_deadlines(self, deadlines: Deadlines, now: float) -> None:
-        """Start a thread in the place of each stuck one; leave when all are stuck."""
+    def _enforce_deadlines(self) -> None:
+        """End overdue requests, and let a thread take the place of each stuck one; leave when all are stuck."""
+        now, deadlines = monotonic(), self._deadlines
+        if deadlines is None or now < self._next_look:
+            return
+        self._next_look = now + deadlines.look_s
         deadlines.look(now)
         for call in deadlines.stuck(now, _STUCK_S):
             thread = self._lead.give_up_on(call.ident)
