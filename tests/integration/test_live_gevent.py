@@ -150,7 +150,7 @@ def test_what_an_application_may_do_to_the_hub(start_unclassed: Start, connect: 
     # A call that blocks is told while it does, with its request and its place; once.
     assert client.get("/block?0.5").status == 200
     line = server.wait_for_log(r"\[WARNING\].*gevent_block_warning")[0]
-    assert f"worker {about['worker']} " in line
+    assert f"worker {about['worker']}" in line
     wait_until(lambda: "native_sleep(float(query))" in server.log.text, "the stack of the call")
     log = server.log.text
     assert log.count("gevent_block_warning") == 1
@@ -331,7 +331,7 @@ def test_what_is_older_than_the_server_is_told(
     start_unclassed: Start, connect: Connect, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     """A sitecustomize, as a launcher's, has imported it: a warning once, with what comes of it."""
-    path = f"{environment({})['PYTHONPATH']}:{tmp_path}"
+    path = f"{tmp_path}:{environment({})['PYTHONPATH']}"  # before the suite's own sitecustomize
     server = start_unclassed(
         "traced:app",
         *("-w", "2", *options),
