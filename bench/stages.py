@@ -21,8 +21,9 @@ from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import ServingContext, Timeouts
 from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext, Response, Sink, run_app
 from wsgiserv.wsgi.input import empty_input
+from wsgiserv.wsgi.response import Response, ResponseContext, Sink
+from wsgiserv.wsgi.run import run_app
 
 __all__ = ["HEADERS", "Run", "Stages"]
 
@@ -131,7 +132,7 @@ class Stages:
             spool_dir=None,
             log=self._log,
             access=access,
-            gateway=GatewayContext(self._log, date_line(0)),
+            gateway=ResponseContext(self._log, date_line(0)),
             slot=Scoreboard(1, 1).slots[0],
         )
         base = base_environ(
@@ -215,7 +216,7 @@ class Stages:
         return run
 
     def _gateway(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         sink = cast(Sink, _Sink())
         environ: dict[str, Any] = {}
 
@@ -228,7 +229,7 @@ class Stages:
         return run
 
     def _serialise(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         templates: HeadTemplates = context.templates
         response = Response(cast(Sink, _Sink()), context, True, False, True)
         response.start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])

@@ -36,7 +36,7 @@ from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import class_name, resolve_worker_class
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -49,7 +49,7 @@ class _WarmupContext:
     """See `WarmupContext`."""
 
     app: Callable[..., Any]
-    gateway: GatewayContext
+    gateway: ResponseContext
     id_prefix: str
     log: logging.Logger
     parser: HeadParser
@@ -253,7 +253,7 @@ def _warm_up(
     )
     context = _WarmupContext(
         app=application,
-        gateway=GatewayContext(log, date_line(time()), settings.sendfile),
+        gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         id_prefix=f"check-{os.getpid()}-",
         log=log,
         parser=HeadParser(head_limits(settings)),

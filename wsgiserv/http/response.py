@@ -15,7 +15,6 @@ from wsgiserv.http.grammar import DIGITS, RESPONSE_NAME, RESPONSE_VALUE, STATUS
 
 __all__ = [
     "CHUNKED",
-    "CHUNKED_CLOSE",
     "CLOSE",
     "CONTINUE",
     "LAST_CHUNK",
@@ -34,8 +33,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 # The ends of a head. The template ends behind the application's last header line.
 CLOSE: Final = b"Connection: close\r\n"
 KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-CHUNKED: Final = b"Transfer-Encoding: chunked\r\n\r\n"
-CHUNKED_CLOSE: Final = CLOSE + CHUNKED
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 # RFC 9110 §7.6.1 and PEP 3333 "Other HTTP Features": these are about this connection, which is not
 # the application's. wsgiref and RFC 2616 §13.5.1 list the same names.

@@ -16,8 +16,8 @@ from wsgiserv.errors import ProtocolError
 from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.response import CONTINUE
 from wsgiserv.net.serving_context import LARGE_STREAMED, RATE_GRACE_S
-from wsgiserv.wsgi.gateway import ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, StreamedInput
+from wsgiserv.wsgi.response import ClientGone, Response
 
 if TYPE_CHECKING:
     from wsgiserv.net.response_writer import ResponseWriter
@@ -100,7 +100,7 @@ class BodyStream:
         self._response = response
         self._judge_keep_alive()
         if self._sink.context.streaming == LARGE_STREAMED:
-            response.before_stream = self.absorb
+            response.call_before_stream(self.absorb)
 
     def absorb(self) -> None:
         """Take the rest of the body before a response begins that comes in pieces.
@@ -199,7 +199,7 @@ class BodyStream:
 
     def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:
         if self._response is not None:
-            self._response.keep_alive = False
+            self._response.close_connection()
         return BodyError(status, reason, gone)
 
     def take(self, data: bytes) -> bytes:
@@ -227,4 +227,4 @@ class BodyStream:
         # A client that waits for a 100 which it does not get may send the body or leave it out: nobody can know
         # what its next bytes are (RFC 9110 §10.1.1). How much is left of a chunked body is not known either.
         small = self._decoder is None and not self._expects_continue and self._left <= _MOST_DISCARDED
-        response.keep_alive = response.may_keep_alive and (self.done or small)
+        response.allow_keep_alive(self.done or small)

@@ -55,8 +55,8 @@ from wsgiserv.net.serving_context import (
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
 from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import adjust, refused_environ
-from wsgiserv.wsgi.gateway import TIMEOUT_HEADERS, BodyTooLong, ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
+from wsgiserv.wsgi.response import TIMEOUT_HEADERS, BodyTooLong, ClientGone, Response
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxy_socket import ProxySocket
@@ -483,8 +483,7 @@ class Connection(ResponseWriter):
         if environ is None:
             self._refuse(broken)
             return 0.0
-        response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive)
-        response.request_line = line.raw
+        response = Response(self, context.gateway, line.http11, line.is_head, self._keep_alive, line.raw)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = NEVER
@@ -591,7 +590,7 @@ class Connection(ResponseWriter):
         left_before = failure is None and not self._lost and self._error_of_socket() == errno.EPIPE
         if left_before:
             self._lost = True
-            response.unsent = response.is_one_block
+            response.note_client_gone()
         gone = left_before or is_a(failure, ClientGone) or response.unsent
         gone = gone or (self._lost and outbox is not None and outbox.dropped > 0)
         self._log(request, gone or (self._lost and not response.is_whole))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.net.reset import reset
 from wsgiserv.net.send_queue import FileTruncated, SendQueue
 from wsgiserv.net.serving_context import Loop, ServingContext
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxy_socket import ProxySocket
@@ -67,6 +67,10 @@ class ResponseWriter:
         self._outbox: SendQueue | None = None
         self._lost = False
         self.streams = False
+
+    def set_streaming(self, streaming: bool) -> None:
+        """Tell whether blocks of a body of unknown length follow."""
+        self.streams = streaming
 
     @property
     def name(self) -> str:

@@ -19,7 +19,8 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.budget import MemoryBudget
-from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
+from wsgiserv.wsgi.response import Response, ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.client import Connection
@@ -209,7 +210,7 @@ class ServingContext:
         spool_dir: str | None,
         log: logging.Logger,
         access: AccessLog | None,
-        gateway: GatewayContext,
+        gateway: ResponseContext,
         slot: Slot,
         forwarding: Forwarding | None = None,
         streaming: int = NEVER_STREAMED,
@@ -245,7 +246,7 @@ class ServingContext:
         self.draining = False
         self.warned_untrusted_headers = False
         self._refusals: dict[str, tuple[float, int]] = {}
-        gateway.keep_open = self.keepalive > 0
+        gateway.allow_keep_alive(self.keepalive > 0)
         self.answered = 0
         self.running: dict[Connection, InFlight] = {}
         self.why_leaving = (logging.WARNING, "the worker ends")
@@ -277,14 +278,14 @@ class ServingContext:
         self.retiring = True
         self.linger_s = linger_s
         self.keepalive = min(self.keepalive, linger_s)
-        self.gateway.keep_open = False
+        self.gateway.allow_keep_alive(False)
 
     def crowd(self, crowded: bool) -> None:
         """While clients wait for a place, responses say ``Connection: close``: nobody is cut off to make room."""
         self.crowded = crowded
-        self.gateway.keep_open = not (crowded or self.retiring or self.draining) and self.keepalive > 0
+        self.gateway.allow_keep_alive(not (crowded or self.retiring or self.draining) and self.keepalive > 0)
 
     def drain(self) -> None:
         """The server is about to stop: from now on every response says ``Connection: close``."""
         self.draining = True
-        self.gateway.keep_open = False
+        self.gateway.allow_keep_alive(False)

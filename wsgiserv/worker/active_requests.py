@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import thread_names, waiting_main_frame
-from wsgiserv.wsgi.gateway import run_app
+from wsgiserv.wsgi.run import run_app
 
 __all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report", "stack_of", "thread_calls"]
 

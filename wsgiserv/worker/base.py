@@ -74,8 +74,8 @@ from wsgiserv.worker.runnable_time import runnable_time_s
 from wsgiserv.worker.signals import SignalHandlers
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
-from wsgiserv.wsgi.gateway import GatewayContext
 from wsgiserv.wsgi.readiness import Readiness
+from wsgiserv.wsgi.response import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxy_socket import ProxySocket
@@ -299,7 +299,7 @@ class Worker(ABC):
             self._proxies = PeerNames(settings.proxy_allow_ips)
             self._proxied = ProxySocket
         access = open_access_log(settings, self.log)
-        gateway = GatewayContext(self.log, date_line(time()), settings.sendfile)
+        gateway = ResponseContext(self.log, date_line(time()), settings.sendfile)
         words = boot.slot.words
         self.context = context = ServingContext(
             app=(
@@ -528,7 +528,7 @@ class Worker(ABC):
             if self._told_at is None:
                 self._told_at = monotonic()
             if not self.may_hand_over():
-                self.context.gateway.keep_open = False
+                self.context.gateway.allow_keep_alive(False)
         else:
             self._exit_while_booting()
 
@@ -631,9 +631,7 @@ class Worker(ABC):
         if now < self._next_second:
             return False
         wall = time()
-        gateway = context.gateway
-        gateway.date_line = date_line(wall)
-        gateway.date_until = wall // 1.0 + 1.0
+        context.gateway.renew_date(wall)
         self._next_second = now + 1.0 - wall % 1.0
         context.words[CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.

@@ -51,7 +51,8 @@ from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, Ev
 from wsgiserv.worker.helper_thread import cannot_start
 from wsgiserv.worker.loop_watchdog import HubWatch
 from wsgiserv.worker.patch_check import OLDER_THAN_SERVER, find_early_imports, newcomers, seniors
-from wsgiserv.wsgi.gateway import Response, run_app
+from wsgiserv.wsgi.response import Response
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.response_writer import ResponseWriter
@@ -456,7 +457,7 @@ class GeventWorker(EventLoopWorker):
             timer.stop()
             timer.close()
         if timeout.cut and failure is not None:
-            response.aborted = True  # what has been sent must not look like the whole
+            response.cut()  # what has been sent must not look like the whole
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:

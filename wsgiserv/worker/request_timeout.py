@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgiserv.http.response import refusal
 from wsgiserv.net.reset import reset
 from wsgiserv.worker.active_requests import Call, describe
-from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app
+from wsgiserv.wsgi.response import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.client import Connection
@@ -74,7 +75,7 @@ class TimedSink:
         self.environ = environ
         self.hook: list[Callable[[Connection, dict[str, Any], Response], object]] = []
         self.response = response
-        self.connection: Connection = response.sink  # type: ignore[assignment]
+        self.connection: Connection = response.redirect(self)  # type: ignore[assignment]
         self.began = monotonic()
         self.ident = get_ident()
         self.lock = allocate_lock()
@@ -84,13 +85,8 @@ class TimedSink:
 
     # ---- the Sink of the response ----------------------------------------------------------------------
 
-    @property
-    def streams(self) -> bool:
-        return self.connection.streams
-
-    @streams.setter
-    def streams(self, streams: bool) -> None:
-        self.connection.streams = streams
+    def set_streaming(self, streaming: bool) -> None:
+        self.connection.set_streaming(streaming)
 
     def send(self, data: bytes) -> None:
         with self.lock:
@@ -139,7 +135,7 @@ class TimedSink:
             # Where the request's thread may be reading through TLS at this moment, nobody else may use it.
             if self.sent or connection.is_read_by_application:
                 response.time_out()
-                response.aborted = True
+                response.cut()
                 connection.cut_off(TimeoutError("the request was overdue"))
                 self._account(None)
                 _reset(connection.fd)
@@ -217,7 +213,6 @@ class Deadlines:
     ) -> BaseException | None:
         """Call the application, as `run_app` does, within its time. In the thread of the request."""
         guard = TimedSink(environ, response)
-        response.sink = guard
         self._running[guard] = None
         failure: BaseException | None
         try:

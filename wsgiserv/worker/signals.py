@@ -42,7 +42,7 @@ from typing import Any, Final
 
 from wsgiserv.callables import is_a
 from wsgiserv.hooks import call_hook
-from wsgiserv.wsgi.gateway import run_app
+from wsgiserv.wsgi.run import run_app
 
 __all__ = ["SignalHandlers"]
 

@@ -21,7 +21,7 @@ from wsgiserv.net.serving_context import WRITE
 from wsgiserv.unpatched import allocate_lock
 from wsgiserv.worker.event_loop_worker import EventLoopWorker
 from wsgiserv.worker.helper_thread import HelperThread
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 __all__ = ["StreamDrain"]
 

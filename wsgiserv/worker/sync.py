@@ -28,7 +28,7 @@ from wsgiserv.worker.event_loop_worker import EventLoopWorker
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.worker.stream_drain import StreamDrain
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
     from wsgiserv.net.response_writer import ResponseWriter

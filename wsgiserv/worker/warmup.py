@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from wsgiserv.callables import is_a
 from wsgiserv.errors import ApplicationError, ProtocolError
 from wsgiserv.http.head import HeadParser
-from wsgiserv.wsgi.gateway import BodyTooLong, GatewayContext, Response, run_app
 from wsgiserv.wsgi.input import empty_input
+from wsgiserv.wsgi.response import BodyTooLong, Response, ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 __all__ = ["WarmupContext", "warm_up"]
 
@@ -32,7 +33,7 @@ class WarmupContext(Protocol):
     @property
     def app(self) -> Callable[..., Any]: ...
     @property
-    def gateway(self) -> GatewayContext: ...
+    def gateway(self) -> ResponseContext: ...
     @property
     def id_prefix(self) -> str: ...
     @property
@@ -46,7 +47,8 @@ class WarmupContext(Protocol):
 class _Nowhere:
     """Takes a response that nobody reads."""
 
-    streams = False
+    def set_streaming(self, streaming: bool) -> None:
+        """Nothing waits here."""
 
     def send(self, data: bytes) -> None:
         """Drop ``data``."""

@@ -15,7 +15,8 @@ import pytest
 
 from wsgiserv.http.response import date_line
 from wsgiserv.wsgi.filewrapper import FileWrapper
-from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
+from wsgiserv.wsgi.response import ClientGone, Response, ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 
 class Wire:
@@ -35,6 +36,9 @@ class Wire:
 
     def send_pair(self, head: bytes, body: bytes) -> None:
         self.send(head + body)
+
+    def set_streaming(self, streaming: bool) -> None:
+        pass
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         self.send(os.pread(fd, count, offset))
@@ -57,7 +61,7 @@ def call(
     wire: Wire | None = None,
 ) -> tuple[Wire, Response, BaseException | None]:
     wire = wire or Wire()
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.gateway"), date_line(0))
     response = Response(wire, context, http11, is_head, keep_alive)
     return wire, response, run_app(app, {}, response)
 
@@ -318,7 +322,7 @@ def test_an_announced_close_is_in_the_head() -> None:
 
 
 def test_early_hints_go_before_the_response_to_1_1_only() -> None:
-    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    wire, context = Wire(), ResponseContext(logging.getLogger("test.gateway"), date_line(0))
     response = Response(wire, context, True, False, True)
     response.early_hints([("Link", "</style.css>; rel=preload")])
     run_app(answering([b"x"]), {}, response)
@@ -350,13 +354,13 @@ def test_early_hints_go_before_the_response_to_1_1_only() -> None:
     ],
 )
 def test_early_hints_may_be_bytes_in_any_iterable(headers: Any, caplog: pytest.LogCaptureFixture) -> None:
-    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    wire, context = Wire(), ResponseContext(logging.getLogger("test.gateway"), date_line(0))
     Response(wire, context, True, False, True).early_hints(headers)
     assert wire.data == b"HTTP/1.1 103 Early Hints\r\nLink: </\xe9.css>\r\n\r\n"
     assert len(caplog.records) == (3 if len(headers) == 4 else 0)
 
 
-def answer(context: GatewayContext, headers: Any, request_line: bytes = b"") -> tuple[Wire, Response]:
+def answer(context: ResponseContext, headers: Any, request_line: bytes = b"") -> tuple[Wire, Response]:
     wire = Wire()
     response = Response(wire, context, True, False, True)
     response.request_line = request_line
@@ -365,7 +369,7 @@ def answer(context: GatewayContext, headers: Any, request_line: bytes = b"") -> 
 
 
 def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture) -> None:
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.gateway"), date_line(0))
     for _ in range(3):
         wire, response = answer(context, [("Connection", "keep-alive")], b"GET /events?key=secret HTTP/1.1")
         assert response.keep_alive
@@ -383,7 +387,7 @@ def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture
 
 
 def test_connection_close_closes_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.gateway"), date_line(0))
     for headers in [("Connection", "close")], [("Connection", "Close"), ("Content-Length", "1")]:
         wire, response = answer(context, headers)
         assert not response.keep_alive
@@ -395,9 +399,9 @@ def test_connection_close_closes_and_is_not_told(caplog: pytest.LogCaptureFixtur
 
 def test_the_date_is_that_of_the_head_however_long_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1_000_000.5]
-    monkeypatch.setattr("wsgiserv.wsgi.gateway.time", lambda: clock[0])
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
-    context.date_until = 1.0
+    monkeypatch.setattr("wsgiserv.wsgi.response.time", lambda: clock[0])
+    context = ResponseContext(logging.getLogger("test.gateway"), date_line(0))
+    context.renew_date(0.0)
 
     def slow(result: Any) -> Callable[..., Any]:
         def app(environ: dict[str, Any], start_response: Any) -> Any:

@@ -1,0 +1,109 @@
+"""Calls the application and closes what it returns (PEP 3333)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final
+
+from wsgiserv.callables import is_a
+from wsgiserv.process import SERVER_PROCESS, leave
+from wsgiserv.wsgi.filewrapper import FileWrapper
+from wsgiserv.wsgi.input import BodyError
+from wsgiserv.wsgi.response import BodyTooLong, ClientGone, Response
+
+
+def run_app(
+    app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response
+) -> BaseException | None:
+    """Call the application, send what it returns, and call ``close()`` of its result exactly once.
+
+    Args:
+        app: the WSGI application.
+        environ: the request's environ.
+        response: the response that the application starts; it is finished or failed afterwards.
+
+    Returns:
+        The exception that the application raised (the client has got a 500, or its connection is marked to be closed),
+        `ClientGone` when the client had left, None when all went well. No exception of the application, not even
+        ``SystemExit``, leaves this function.
+    """
+    # No code of the application, not even a filter of its log, runs inside an except block here: it would find our
+    # exception in sys.exc_info(), and as the context of its own.
+    result: Any = None
+    failure: BaseException | None = None
+    try:
+        result = app(environ, response.start_response)
+        if not SERVER_PROCESS[0]:
+            leave()  # the application has forked, and this is the child
+        kind = type(result)
+        if kind is list and len(result) == 1:
+            response.whole(result[0])
+            return None
+        if kind is tuple and len(result) == 1:
+            response.whole(result[0])
+        elif kind is bytes or kind is str:
+            raise TypeError(
+                f"the application returned {kind.__name__}; return a list of bytes, for example [body]"
+            )
+        elif kind is not FileWrapper or not response.file(result):
+            response.stream(result)
+    except BaseException as error:
+        failure = error
+    if failure is not None:
+        _failed(response, failure)
+    if result is not None:
+        failed_close = _close(result)
+        if failed_close is not None:
+            _leave_child(failed_close)
+            if not is_a(failed_close, BodyError):  # the client's fault: reported with the request
+                response.log.error(
+                    "WS1601 close() of the application's result raised an exception", exc_info=failed_close
+                )
+            failure = failure or failed_close
+    return failure
+
+
+def _close(result: Any) -> BaseException | None:
+    """Call ``close()`` of an application's result where it has one. Returns the exception that it raised."""
+    try:
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+            if not SERVER_PROCESS[0]:
+                leave()
+    except BaseException as error:
+        return error
+    return None
+
+
+def _failed(response: Response, error: BaseException) -> None:
+    """End a response whose application raised ``error``."""
+    _leave_child(error)
+    if is_a(error, BodyTooLong):
+        return  # the client has its whole response
+    if is_a(error, ClientGone):
+        response.close_connection()
+        return
+    error.__traceback__ = _without_own_frames(error.__traceback__)
+    try:
+        response.fail(error)
+    except ClientGone:
+        response.close_connection()
+
+
+def _leave_child(error: BaseException) -> None:
+    """End the process with ``error`` where it is a child that the application has forked."""
+    if not SERVER_PROCESS[0]:
+        leave(error.with_traceback(_without_own_frames(error.__traceback__)))
+
+
+_OWN_FILES: Final = (run_app.__code__.co_filename, Response.stream.__code__.co_filename)
+
+
+def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Drop the frames of `run_app` and `Response` that precede the application's own."""
+    first = traceback
+    while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
+        first = first.tb_next
+    return first or traceback
