@@ -19,10 +19,11 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.output import Output, Owner
 from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import ServingContext, Timeouts
-from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
+from wsgiserv.scoreboard import REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.input import empty_input
-from wsgiserv.wsgi.response import Response, ResponseContext, Sink
+from wsgiserv.wsgi.response import Response, Sink
+from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
 
 __all__ = ["HEADERS", "Run", "Stages"]
@@ -211,7 +212,6 @@ class Stages:
                 slot.begin(0, 1000.5, b"127.0.0.1", b"0123456789abcdef0123456789abcdef", line)
                 slot.end(0)
                 words[REQUESTS] = number
-                words[BYTES_SENT] += 14
 
         return run
 

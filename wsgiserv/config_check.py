@@ -36,7 +36,7 @@ from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import class_name, resolve_worker_class
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.response import ResponseContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings

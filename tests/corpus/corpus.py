@@ -38,7 +38,7 @@ from wsgiserv.http.response import date_line  # noqa: E402
 from wsgiserv.net.client import CLOSED, LINGERING, Connection  # noqa: E402
 from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
 from wsgiserv.scoreboard import Scoreboard  # noqa: E402
-from wsgiserv.wsgi.response import ResponseContext  # noqa: E402
+from wsgiserv.wsgi.response_context import ResponseContext  # noqa: E402
 
 HERE = Path(__file__).parent
 HARDENING = ROOT / "docs" / "hardening.md"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.http.percent import decoded
 from wsgiserv.logs.access import borrowed_access_log
 from wsgiserv.privileges import acting_as
 
@@ -89,7 +89,7 @@ def environ_of(lost: LostRequest) -> dict[str, Any]:
         "REMOTE_ADDR": lost.peer,
         "REQUEST_METHOD": method,
         "RAW_URI": target,
-        "PATH_INFO": decoded(path),
+        "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1"),
         "QUERY_STRING": query,
         "SERVER_PROTOCOL": protocol or None,
         "wsgiserv.request_id": lost.request_id or None,

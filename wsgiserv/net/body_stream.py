@@ -78,7 +78,7 @@ class BodyStream:
         self._decoder = decoder
         self._decoded: list[bytes] = []
         if decoder is not None:
-            decoder.sink = self._decoded.append
+            decoder.redirect(self._decoded.append)
         self._left = left
         self._expects_continue = expects_continue
         self._response: Response | None = None

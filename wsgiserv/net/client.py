@@ -52,7 +52,7 @@ from wsgiserv.net.serving_context import (
     Loop,
     ServingContext,
 )
-from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.scoreboard import ERRORS, REQUESTS
 from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import adjust, refused_environ
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, empty_input
@@ -504,7 +504,6 @@ class Connection(ResponseWriter):
             context.answered = answered = next(context.counter)
             words = context.words
             words[REQUESTS] = answered
-            words[BYTES_SENT] += response.sent
             code = response.code
             if code >= 500:
                 words[ERRORS] += 1
@@ -663,14 +662,13 @@ class Connection(ResponseWriter):
                 gone,
             )
         context.slot.mark_logged(request.cell)
-        self._count(code, response.sent if sent is None else max(0, sent))
+        self._count(code)
         return True
 
-    def _count(self, code: int, sent: int) -> None:
+    def _count(self, code: int) -> None:
         context = self.context
         words = context.words
         context.answered = words[REQUESTS] = next(context.counter)
-        words[BYTES_SENT] += sent
         if code >= 500:
             words[ERRORS] += 1
 
@@ -691,7 +689,7 @@ class Connection(ResponseWriter):
             whole = response.is_whole and not self.has_output
             self._lost = True
             self._log(request, not whole, _CUT)
-            self._count(response.code if response.begun else _CUT, response.sent)
+            self._count(response.code if response.begun else _CUT)
             context.slot.end(request.cell)
             if not whole:
                 self._tell_cut(request.environ, level, why, monotonic() - request.started)
@@ -833,7 +831,6 @@ class Connection(ResponseWriter):
         except ClientGone:
             gone = True
         sent = 0 if gone else len(answer) - answer.index(b"\r\n\r\n") - 4
-        context.words[BYTES_SENT] += sent
         if context.access is not None:
             environ = refused_environ(self._line, self._block, self.peer)
             context.access.log(environ, _CLIENT_GONE if gone else error.status, [], sent, 0.0, gone)
@@ -1149,7 +1146,7 @@ class Connection(ResponseWriter):
         request = self.context.running.pop(self, None)
         if request is not None:
             request = InFlight(*request)
-            self._count(500, 0)
+            self._count(500)
             self._log(request, True, 500)
             self.context.slot.end(request.cell)
 

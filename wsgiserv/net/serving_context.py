@@ -19,7 +19,8 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wsgi.budget import MemoryBudget
-from wsgiserv.wsgi.response import Response, ResponseContext
+from wsgiserv.wsgi.response import Response
+from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:

@@ -56,8 +56,6 @@ from wsgiserv.scoreboard import (
     LINGERING,
     LOAD,
     LOST_LINES,
-    PID,
-    STARTED,
     STOPPING,
     UNTOLD_LINES,
     WAITING_LINES,
@@ -75,7 +73,7 @@ from wsgiserv.worker.signals import SignalHandlers
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
 from wsgiserv.wsgi.readiness import Readiness
-from wsgiserv.wsgi.response import ResponseContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.net.proxy_socket import ProxySocket
@@ -734,8 +732,6 @@ class Worker(ABC):
         """Boot and serve; return the exit status."""
         boot, log = self.boot, self.log
         boot.ready.report("loading")
-        boot.slot.words[PID] = self.pid
-        boot.slot.seconds[STARTED] = monotonic()
         refused: BootError | None = None
         try:
             self.load()

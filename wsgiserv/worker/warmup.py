@@ -17,7 +17,8 @@ from wsgiserv.callables import is_a
 from wsgiserv.errors import ApplicationError, ProtocolError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.wsgi.input import empty_input
-from wsgiserv.wsgi.response import BodyTooLong, Response, ResponseContext
+from wsgiserv.wsgi.response import BodyTooLong, Response
+from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
 
 __all__ = ["WarmupContext", "warm_up"]

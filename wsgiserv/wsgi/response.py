@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from math import inf
 from time import time
 from types import TracebackType
 from typing import Final, Protocol, cast
@@ -17,14 +16,12 @@ from wsgiserv.http.response import (
     KEEP_ALIVE,
     LAST_CHUNK,
     HeadTemplate,
-    HeadTemplates,
     content_length,
-    date_line,
-    early_hints,
 )
 from wsgiserv.process import SERVER_PROCESS, leave
 from wsgiserv.wsgi.filewrapper import FileWrapper
 from wsgiserv.wsgi.input import BodyError
+from wsgiserv.wsgi.response_context import ResponseContext
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
@@ -39,16 +36,15 @@ _MOST_EMPTY: Final = 1000
 _MOST_UNSENT: Final = 1024 * 1024
 # A longer body is not copied behind its head (measured: up to about here the copy is cheaper than a second buffer).
 _COPY_UP_TO = 32 * 1024
-# An application may make up header names without end: a worker warns about this many.
-_MOST_WARNED_HEADERS: Final = 64
 
+# Stands for the status and headers until start_response() is called.
+_UNSET: Final = HeadTemplate(b"", 500, -1, False, False, "", (), (), False)
 _ERROR_STATUS = "500 Internal Server Error"
-_ERROR_HEADERS = [("Content-Type", "text/plain; charset=utf-8")]
 # The answer to an overdue request, the same in all worker classes.
 TIMEOUT_STATUS: Final = "504 Gateway Timeout"
 TIMEOUT_REASON: Final = "the request took too long"
 TIMEOUT_BODY: Final = f"{TIMEOUT_STATUS}: {TIMEOUT_REASON}\n".encode()
-TIMEOUT_HEADERS: Final = tuple(_ERROR_HEADERS)
+TIMEOUT_HEADERS: Final = (("Content-Type", "text/plain; charset=utf-8"),)
 
 
 class ClientGone(Exception):
@@ -76,71 +72,6 @@ class Sink(Protocol):
 
     def set_streaming(self, streaming: bool) -> None:
         """Tell whether blocks of a body of unknown length follow: their producer may have to wait for the client."""
-
-
-class ResponseContext:
-    """Data shared by all responses of one worker.
-
-    Args:
-        log: the error log.
-        date_line: the Date header line until the first `renew_date`.
-        sendfile: whether the kernel may send the files of ``wsgi.file_wrapper``.
-
-    Attributes:
-        templates: the response heads seen so far.
-        date_until: when the Date line becomes too old, ``time.time()``.
-        keep_open: whether connections may stay open after a response. Read when a head is made, so that a response
-            says ``close`` even if the worker starts to leave during the call.
-    """
-
-    def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
-        self.templates = HeadTemplates()
-        self.date_line = date_line
-        self.date_until = inf
-        self.keep_open = True
-        self.log = log
-        self.sendfile = sendfile
-        self._warned_headers: dict[str, object] = {}
-
-    def allow_keep_alive(self, allowed: bool) -> None:
-        """Let connections stay open, or not, after the responses whose heads are made from now on."""
-        self.keep_open = allowed
-
-    def renew_date(self, now: float) -> None:
-        """Make the Date line of ``now`` (``time.time()``). The worker's loop calls it every second."""
-        self.date_line = date_line(now)
-        self.date_until = now // 1.0 + 1.0
-
-    def date(self) -> bytes:
-        """Return the current Date line, also in a call that outlasts the loop's last renewal."""
-        now = time()
-        if now >= self.date_until:
-            self.renew_date(now)
-        return self.date_line
-
-    def warn_dropped(self, names: Iterable[str], request_line: bytes) -> None:
-        """Warn about headers of the application that are not sent, once per worker and name.
-
-        Args:
-            names: the headers' names.
-            request_line: the line of the answered request, empty when there is none.
-        """
-        for name in names:
-            mark = object()
-            # setdefault: two threads may be here at once.
-            if (
-                len(self._warned_headers) >= _MOST_WARNED_HEADERS
-                or self._warned_headers.setdefault(name.lower(), mark) is not mark
-            ):
-                continue
-            method, _, target = request_line.decode("ascii", "backslashreplace").partition(" ")
-            path = target.partition(" ")[0].partition("?")[0]
-            self.log.warning(
-                "WS1600 %s: response header %s dropped: it is about the connection, which is the server's (PEP 3333): "
-                "remove it from the application (logged once per worker and header)",
-                f"{method} {path}" if path else "The application",
-                name,
-            )
 
 
 class Response:
@@ -200,7 +131,7 @@ class Response:
         self.is_head = is_head
         self.keep_alive = self._may_keep_alive = keep_alive
         self.request_line = request_line
-        self._template: HeadTemplate | None = None
+        self._template = _UNSET
         self._chunked = False
         self._cut = False
         self._left = -1  # body bytes still owed to the declared length; -1 without one
@@ -222,19 +153,17 @@ class Response:
     @property
     def status(self) -> str:
         """The status as sent, for example ``200 OK``; empty before there is one."""
-        return self._template.status if self._template is not None else ""
+        return self._template.status
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The application's headers as sent."""
-        return self._template.fields if self._template is not None else ()
+        return self._template.fields
 
     @property
     def code(self) -> int:
         """The status code; 500 before there is one."""
-        if self.overdue == ANSWERED:
-            return 504
-        return self._template.code if self._template is not None else 500
+        return 504 if self.overdue == ANSWERED else self._template.code
 
     @property
     def is_whole(self) -> bool:
@@ -251,12 +180,11 @@ class Response:
     @property
     def length(self) -> int | None:
         """The declared Content-Length in bytes, if there is one."""
-        template = self._template
-        return template.length if template is not None and template.length >= 0 else None
+        return self._template.length if self._template.length >= 0 else None
 
     @property
     def _bodiless(self) -> bool:
-        return self.is_head or (self._template is not None and self._template.bodiless)
+        return self.is_head or self._template.bodiless
 
     # ---- changes from outside --------------------------------------------------------------------------
 
@@ -313,7 +241,7 @@ class Response:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # no cycle through the traceback's frames
-        elif self._template is not None:
+        elif self._template is not _UNSET:
             raise AssertionError("start_response() was called a second time without exc_info")
         self._template = template = self._context.templates.get(status, headers)
         if template.hop_by_hop:
@@ -337,11 +265,10 @@ class Response:
         Raises:
             TypeError, ValueError: a header must not reach the wire.
         """
-        hints, dropped = early_hints(headers)
-        if dropped:
-            self._context.warn_dropped(dropped, self.request_line)
+        template = self._context.templates.early_hints(headers)
+        self._context.warn_dropped(template.hop_by_hop, self.request_line)
         if self._http11 and not self.begun:
-            self._sink.send(hints)
+            self._sink.send(template.prefix + b"\r\n")
 
     def write(self, data: bytes) -> None:
         """Send a block of the body: PEP 3333's ``write()``, and each item of an iterable.
@@ -392,7 +319,7 @@ class Response:
     # ---- head and framing ------------------------------------------------------------------------------
 
     def _started(self) -> HeadTemplate:
-        if self._template is None:
+        if self._template is _UNSET:
             raise AssertionError("the application did not call start_response()")
         return self._template
 
@@ -452,7 +379,7 @@ class Response:
     def whole(self, body: bytes) -> None:
         """Send a response whose body is one block in one call of the sink: the usual way."""
         template = self._template
-        if template is None or type(body) is not bytes or self.begun or template.bodiless or self.is_head:
+        if template is _UNSET or type(body) is not bytes or self.begun or template.bodiless or self.is_head:
             self._whole_unusual(body)
             return
         size, context = len(body), self._context
@@ -532,7 +459,7 @@ class Response:
     def file(self, wrapper: FileWrapper) -> bool:
         """Let the kernel send a file. Returns False when it must be read here instead."""
         template = self._template
-        if template is None or self.begun or template.bodiless or not self._context.sendfile:
+        if template is _UNSET or self.begun or template.bodiless or not self._context.sendfile:
             return False
         extent = wrapper.extent()
         if extent is None:
@@ -596,13 +523,13 @@ class Response:
             # ends does not: there the connection must be reset.
             self.aborted = not self._chunked and self._left < 0 and not self._bodiless
             return
-        self._template = None
+        self._template = _UNSET
         status = _ERROR_STATUS
         if self.overdue:
             status = TIMEOUT_STATUS
         elif is_a(error, BodyError):
             status = f"{error.status} {HTTPStatus(error.status).phrase}"
-        self.start_response(status, list(_ERROR_HEADERS))
+        self.start_response(status, list(TIMEOUT_HEADERS))
         self.whole(TIMEOUT_BODY if self.overdue else status.encode() + b"\n")
 
 

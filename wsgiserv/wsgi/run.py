@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Final
 
 from wsgiserv.callables import is_a
-from wsgiserv.process import SERVER_PROCESS, leave
+from wsgiserv.process import SERVER_PROCESS, leave, leave_if_child
 from wsgiserv.wsgi.filewrapper import FileWrapper
 from wsgiserv.wsgi.input import BodyError
 from wsgiserv.wsgi.response import BodyTooLong, ClientGone, Response
@@ -55,7 +54,7 @@ def run_app(
     if result is not None:
         failed_close = _close(result)
         if failed_close is not None:
-            _leave_child(failed_close)
+            _come_back(failed_close)
             if not is_a(failed_close, BodyError):  # the client's fault: reported with the request
                 response.log.error(
                     "WS1601 close() of the application's result raised an exception", exc_info=failed_close
@@ -70,8 +69,7 @@ def _close(result: Any) -> BaseException | None:
         close = getattr(result, "close", None)
         if close is not None:
             close()
-            if not SERVER_PROCESS[0]:
-                leave()
+            leave_if_child()
     except BaseException as error:
         return error
     return None
@@ -79,31 +77,25 @@ def _close(result: Any) -> BaseException | None:
 
 def _failed(response: Response, error: BaseException) -> None:
     """End a response whose application raised ``error``."""
-    _leave_child(error)
+    _come_back(error)
     if is_a(error, BodyTooLong):
         return  # the client has its whole response
-    if is_a(error, ClientGone):
-        response.close_connection()
-        return
-    error.__traceback__ = _without_own_frames(error.__traceback__)
     try:
-        response.fail(error)
+        if not is_a(error, ClientGone):
+            response.fail(error)
+            return
     except ClientGone:
-        response.close_connection()
+        pass
+    response.close_connection()
 
 
-def _leave_child(error: BaseException) -> None:
-    """End the process with ``error`` where it is a child that the application has forked."""
-    if not SERVER_PROCESS[0]:
-        leave(error.with_traceback(_without_own_frames(error.__traceback__)))
+def _come_back(error: BaseException) -> None:
+    """Drop our own frames from the beginning of a traceback; end the process where it is a child that was forked."""
+    first = error.__traceback__
+    while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
+        first = first.tb_next
+    error.__traceback__ = first or error.__traceback__
+    leave_if_child(error)
 
 
 _OWN_FILES: Final = (run_app.__code__.co_filename, Response.stream.__code__.co_filename)
-
-
-def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Drop the frames of `run_app` and `Response` that precede the application's own."""
-    first = traceback
-    while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
-        first = first.tb_next
-    return first or traceback

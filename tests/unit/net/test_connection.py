@@ -14,7 +14,7 @@ from wsgiserv.http.response import date_line
 from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.response import ResponseContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.connection")
 

@@ -17,7 +17,7 @@ from wsgiserv.net.client import CLOSED, FLUSHING, HEAD, LINGERING, READY, Connec
 from wsgiserv.net.event_loop import EventLoop, open_poller
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.response import ResponseContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.event_loop")
 DEADLINE_S = 10.0

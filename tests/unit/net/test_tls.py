@@ -28,7 +28,7 @@ from wsgiserv.net.tls_context import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.response import ResponseContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 
 @pytest.fixture(scope="module")
