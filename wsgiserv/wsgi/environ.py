@@ -80,6 +80,7 @@ def adjust(
         for key in block.claims:
             environ.pop(key, None)
         return
+    # One header says https, the other does not: secure cookies and redirects would depend on the reader.
     if block.contradictory:
         raise ProtocolError(400, "contradictory scheme headers")
     if block.secure:

@@ -67,6 +67,7 @@ class Forwarding:
                 environ["REMOTE_PORT"] = remote_port
         if (proto := said.get("proto", "").lower()) in _DEFAULT_PORTS:
             environ["wsgi.url_scheme"] = proto
+        # A host with userinfo, a path or a control character would end up in links and redirects of the application.
         host = said.get("host")
         if host and not host.startswith(":") and HOST.fullmatch(host):
             environ["HTTP_HOST"] = host
@@ -157,6 +158,7 @@ def read_for(value: str, is_proxy: Callable[[str], bool]) -> tuple[str, str] | N
         if node is None:
             break
         client = node
+        # To the left of the first address that is no proxy's, every member may be the client's own invention.
         if not is_proxy(node[0]):
             break
     return client

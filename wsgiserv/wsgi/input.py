@@ -47,6 +47,7 @@ class BodyBuffer:
         length = self.length + len(data)
         try:
             if self._taken >= 0 and not self._fits(length, len(data)):
+                # Many small bodies at once fill the memory as well as a large one does.
                 self._spool()
             self._file.write(data)
         except OSError as error:
@@ -63,6 +64,7 @@ class BodyBuffer:
         """Move the body to a file without a name."""
         import tempfile  # few servers spool: 1 MB and 5 ms for the others
 
+        # Without a name the file ends with the process, even after SIGKILL, and no other user can open it.
         spool = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self._spool_dir)  # noqa: SIM115
         try:
             spool.write(self._file.getvalue())  # type: ignore[attr-defined]
@@ -149,6 +151,7 @@ class StreamedInput(io.BufferedIOBase):
             if not data:
                 self._begun = None
         if self._begun is None:
+            # A new object at each read: a second raise of the same one would grow its traceback and context.
             if self._error is not None:
                 raise BodyError(self._error.status, self._error.reason, self._error.gone)
             try:

@@ -28,6 +28,7 @@ class Readiness:
             return self._app(environ, start_response)
         leaving = self._is_leaving()
         body = b"draining\n" if leaving else b"ready\n"
+        # no-store: a cache between the load balancer and this server would keep a draining server in use.
         start_response(
             "503 Service Unavailable" if leaving else "200 OK",
             [

@@ -174,7 +174,7 @@ class Response:
 
     @property
     def missing(self) -> int:
-        """The number of bytes of the declared length that the application has not sent."""
+        """The number of bytes missing from the declared length."""
         return max(0, self._left)
 
     @property
@@ -215,11 +215,11 @@ class Response:
         self.close_connection()
 
     def cut(self) -> None:
-        """Mark the response as one that ended early: its connection is to be reset."""
+        """Mark the response as cut short: its connection is to be reset."""
         self.aborted = True
 
     def note_client_gone(self) -> None:
-        """Mark a response that was sent in one piece as unsent: the client had gone before."""
+        """Mark a response in one piece as unsent: the client had gone before."""
         self.unsent = self.begun and not self._chunked and self._left < 0
 
     # ---- the application's side ------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Response:
                 self._sink.send(data)
         elif self._bodiless:
             self._count_unsent(data)
-        elif data:
+        elif data:  # a chunk of no bytes would be the last one
             self.sent += len(data)
             self._sink.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
@@ -325,11 +325,13 @@ class Response:
 
     def _head(self, framing: bytes = b"") -> bytes:
         template = self._started()
+        # RFC 9110 §6.6.1: an origin server with a clock sends Date; a proxy must not have to guess it.
         date = b"" if template.has_date else self._context.date()
         return b"".join((template.prefix, date, framing, self._ending()))
 
     def _ending(self) -> bytes:
         """Return the Connection line and the empty line that ends a head."""
+        # RFC 9112 §9.3: HTTP/1.1 stays open unless one side says close; HTTP/1.0 closes unless both say keep-alive.
         if self.keep_alive and self._context.keep_open:
             return b"\r\n" if self._http11 else KEEP_ALIVE + b"\r\n"
         self.keep_alive = False
@@ -345,12 +347,15 @@ class Response:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows
             self._send_first(self._head())
-            self._count_unsent(data)
+            self._count_unsent(
+                data
+            )  # RFC 9112 §6.3, 1: a byte of body would begin the client's next response
         elif template.length >= 0:
             head = self._head()
             self._left = template.length
             self._send_first(head, self._count_declared(data))
         elif self._http11:
+            # RFC 9112 §7.1: the client sees by the last chunk that nothing is missing; the close would not tell.
             self._chunked = True
             self._begin_stream(CHUNKED, b"%x\r\n%b\r\n" % (len(data), data) if data else b"", len(data))
         else:
@@ -512,7 +517,7 @@ class Response:
         """Answer 500, 504 when it is overdue, the client's own fault with its status; cut a response that has begun.
 
         Args:
-            error: the exception that the application raised.
+            error: the exception raised by the application.
         """
         if self.overdue == ANSWERED:
             return
@@ -523,7 +528,7 @@ class Response:
             # ends does not: there the connection must be reset.
             self.aborted = not self._chunked and self._left < 0 and not self._bodiless
             return
-        self._template = _UNSET
+        self._template = _UNSET  # the application's own head, if it has made one, is not sent
         status = _ERROR_STATUS
         if self.overdue:
             status = TIMEOUT_STATUS

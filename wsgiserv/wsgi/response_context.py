@@ -49,6 +49,7 @@ class ResponseContext:
 
     def date(self) -> bytes:
         """Return the current Date line, also in a call that outlasts the loop's last renewal."""
+        # The loop of a sync worker stands still during a call: after a long one its Date would be old.
         now = time()
         if now >= self.date_until:
             self.renew_date(now)

@@ -1,4 +1,4 @@
-"""Calls the application and closes what it returns (PEP 3333)."""
+"""Calls the application and closes its result (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from wsgiserv.wsgi.response import BodyTooLong, ClientGone, Response
 def run_app(
     app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response
 ) -> BaseException | None:
-    """Call the application, send what it returns, and call ``close()`` of its result exactly once.
+    """Call the application, send its result, and call ``close()`` of the result exactly once.
 
     Args:
         app: the WSGI application.
         environ: the request's environ.
-        response: the response that the application starts; it is finished or failed afterwards.
+        response: started by the application; finished or failed afterwards.
 
     Returns:
-        The exception that the application raised (the client has got a 500, or its connection is marked to be closed),
+        The exception raised by the application (the client has got a 500, or its connection is marked to be closed),
         `ClientGone` when the client had left, None when all went well. No exception of the application, not even
         ``SystemExit``, leaves this function.
     """
@@ -36,12 +36,14 @@ def run_app(
         if not SERVER_PROCESS[0]:
             leave()  # the application has forked, and this is the child
         kind = type(result)
+        # One block in a list or tuple: its length is known, and no second block can follow. A list has no close().
         if kind is list and len(result) == 1:
             response.whole(result[0])
             return None
         if kind is tuple and len(result) == 1:
             response.whole(result[0])
         elif kind is bytes or kind is str:
+            # Iterated, bytes are integers and a str is one character after the other: a common mistake gets its name.
             raise TypeError(
                 f"the application returned {kind.__name__}; return a list of bytes, for example [body]"
             )
@@ -64,7 +66,7 @@ def run_app(
 
 
 def _close(result: Any) -> BaseException | None:
-    """Call ``close()`` of an application's result where it has one. Returns the exception that it raised."""
+    """Call ``close()`` of an application's result where it has one. Returns the exception from it."""
     try:
         close = getattr(result, "close", None)
         if close is not None:
@@ -90,7 +92,7 @@ def _failed(response: Response, error: BaseException) -> None:
 
 
 def _come_back(error: BaseException) -> None:
-    """Drop our own frames from the beginning of a traceback; end the process where it is a child that was forked."""
+    """Drop our own frames from the beginning of a traceback; end the process if the application has forked it."""
     first = error.__traceback__
     while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
         first = first.tb_next
