@@ -29,6 +29,17 @@ class ResponseContext:
             says ``close`` even if the worker starts to leave during the call.
     """
 
+    # Read for each response: a slot is found without a look at an instance dictionary.
+    __slots__ = (
+        "_warned_headers",
+        "date_line",
+        "date_until",
+        "keep_open",
+        "log",
+        "sendfile",
+        "templates",
+    )
+
     def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
         self.templates = HeadTemplates()
         self.date_line = date_line
