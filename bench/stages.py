@@ -20,10 +20,12 @@ from wsgiserv.logs.output import Output
 from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import ServingContext, Timeouts
 from wsgiserv.safe_open import Owner
-from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
+from wsgiserv.scoreboard import REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext, Response, Sink, run_app
 from wsgiserv.wsgi.input import empty_input
+from wsgiserv.wsgi.response import Response, Sink
+from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 TURN = 32  # requests for one flush of the access log
 BODY = b"Hello, World!\n"
@@ -108,7 +110,7 @@ class Stages:
             spool_dir=None,
             log=self._log,
             access=access,
-            gateway=GatewayContext(self._log, date_line(0)),
+            gateway=ResponseContext(self._log, date_line(0)),
             slot=Scoreboard(1, 1).slots[0],
         )
         base = base_environ(
@@ -184,12 +186,11 @@ class Stages:
                 slot.begin(0, 1000.5, b"127.0.0.1", b"0123456789abcdef0123456789abcdef", line)
                 slot.end(0)
                 words[REQUESTS] = number
-                words[BYTES_SENT] += 14
 
         return run
 
     def _gateway(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         sink = cast(Sink, _Sink())
         environ: dict[str, Any] = {}
 
@@ -202,7 +203,7 @@ class Stages:
         return run
 
     def _serialise(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         templates: HeadTemplates = context.templates
         response = Response(cast(Sink, _Sink()), context, True, False, True)
         response.start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])

@@ -36,7 +36,7 @@ from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.serving import head_limits
 from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -234,7 +234,7 @@ def _warm_up(
     )
     context: Any = SimpleNamespace(  # see `WarmupContext`
         app=application,
-        gateway=GatewayContext(log, date_line(time()), settings.sendfile),
+        gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         id_prefix=f"check-{os.getpid()}-",
         log=log,
         parser=HeadParser(head_limits(settings)),

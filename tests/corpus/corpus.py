@@ -39,7 +39,7 @@ from wsgiserv.net.client import Connection  # noqa: E402
 from wsgiserv.net.request_reader import CLOSED, LINGERING  # noqa: E402
 from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
 from wsgiserv.scoreboard import Scoreboard  # noqa: E402
-from wsgiserv.wsgi.gateway import GatewayContext  # noqa: E402
+from wsgiserv.wsgi.response_context import ResponseContext  # noqa: E402
 
 HERE = Path(__file__).parent
 HARDENING = ROOT / "docs" / "hardening.md"
@@ -175,7 +175,7 @@ def serving(app: Callable[..., Any], **overrides: Any) -> ServingContext:
         "spool_dir": None,
         "log": _LOG,
         "access": None,
-        "gateway": GatewayContext(_LOG, date_line(0)),
+        "gateway": ResponseContext(_LOG, date_line(0)),
         "slot": _SLOT,
     }
     return ServingContext(**{**settings, **overrides})

@@ -21,7 +21,7 @@ from wsgiserv.ctl import commands as ctl
 from wsgiserv.ctl import find
 from wsgiserv.master.status import LastReload, ServerFacts, Totals, status_line, status_of
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.scoreboard import CONNECTIONS, ERRORS, IN_FLIGHT, REQUESTS, Scoreboard
+from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS, Scoreboard
 
 PID = os.getpid()
 
@@ -263,7 +263,6 @@ def sample() -> dict[str, Any]:
     serving.ready_at = retiring.ready_at = 101.0
     retiring.term_at = 150.0
     serving.recycle(reason="it is large", now=120.0)
-    serving.slot.words[IN_FLIGHT] = 1
     serving.slot.begin(0, 188.0, b"10.0.0.1", b"r-1", b"GET /slow\x1b HTTP/1.1")
     serving.slot.begin(1, 199.0, b"", b"", b"GET / HTTP/1.1")
     gone = Totals(requests=1000, errors=1)

@@ -19,7 +19,7 @@ OWN_JSON = (
     '{"path":"%(U)s","line":"%(r)s","user":"%(u)s","agent":"%(a)s","own":"%({X-Own}i)s","out":"%({X-Out}o)s",'
     '"type":"%({Content-Type}o)s","status":%(s)s,"cut":"%(a).3s"}'
 )
-DROPPED = r"\[WARNING\] \S+ \S+: response header \S+ dropped"
+DROPPED = r"\[WARNING\] WS1600 \S+ \S+: response header \S+ dropped"
 TOO_LONG = r"\[ERROR\] GET /ranged.*longer than its Content-Length of 0"
 
 
@@ -81,7 +81,7 @@ def test_headers_about_the_connection_are_dropped_and_told_once(site: Server, cl
     client.request("/hop?Connection=keep-alive&Keep-Alive=5", headers="Connection: keep-alive\r\n")
     assert client.read_response().body == b"data: 1\n\ndata: 2\n\n"
     for name in (*dropped, "X-Named"):
-        match = site.wait_for_log(rf"\[WARNING\] GET (/\S+): response header {name} dropped")
+        match = site.wait_for_log(rf"\[WARNING\] WS1600 GET (/\S+): response header {name} dropped")
         assert match[1] in (
             ["/whole"] if name == "X-Named" else ["/hop", "/switch"]
         )  # whichever test came first

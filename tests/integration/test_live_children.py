@@ -104,7 +104,7 @@ def test_what_a_child_says_is_written_once(forking: Server, connect: Connect) ->
     lines = forking.log.lines[before:]
     assert lines.count("the child says why") == 1
     assert lines.count("ValueError: the child raises") == 1
-    assert not [line for line in lines if "gateway.py" in line]
+    assert not [line for line in lines if "/wsgi/run.py" in line or "/wsgi/response.py" in line]
 
 
 def test_a_child_of_the_iterable_ends(start: Start, connect: Connect, tmp_path: Path) -> None:

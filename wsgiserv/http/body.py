@@ -17,7 +17,8 @@ _LONGEST_CHUNK_LINE: Final = 512
 _MOST_EXTENSION_BYTES: Final = 16 * 1024
 _MOST_TRAILER_BYTES: Final = 16 * 1024
 
-_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+# chunked-body = *chunk last-chunk trailer-section CRLF; chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+_SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
 
 class ChunkedDecoder:
@@ -25,13 +26,13 @@ class ChunkedDecoder:
 
     Args:
         sink: called with each run of decoded bytes.
-        limit: most decoded bytes (``limit_request_body``); 0 is no limit.
+        limit: most decoded bytes (``limit_request_body``); 0 means no limit.
         trailer_fields: most trailer fields (``limit_request_fields``).
         trailer_size: longest trailer field in bytes (``limit_request_field_size``).
 
     Attributes:
         length: decoded bytes so far.
-        done: whether the body, trailers and all, has ended.
+        done: whether the body has ended, trailers included.
     """
 
     __slots__ = (
@@ -54,7 +55,7 @@ class ChunkedDecoder:
         self.limits = (limit, trailer_fields, trailer_size)
         self._state = _SIZE
         self._left = 0
-        self._pending = b""  # a line, or a CRLF, that has not wholly come
+        self._pending = b""  # the beginning of a line or a CRLF
         self._extensions = 0
         self._trailer = 0
         self._fields = 0
@@ -62,11 +63,14 @@ class ChunkedDecoder:
         self.done = False
 
     def redirect(self, sink: Callable[[bytes], object]) -> None:
-        """Call ``sink`` from the next `feed` on."""
+        """Pass decoded bytes to ``sink`` from the next `feed` on."""
         self._sink = sink
 
     def feed(self, data: bytes) -> bytes:
-        """Decode ``data`` and return what is left of it behind the body's end (empty while not `done`).
+        """Decode ``data``.
+
+        Returns:
+            The bytes behind the body's end; empty while it is not `done`.
 
         Raises:
             ProtocolError: 400 malformed, 413 larger than the limit, 431 trailers too large.
@@ -84,7 +88,7 @@ class ChunkedDecoder:
                 if self._left == 0:
                     self._state = _DATA_END
             elif state == _DATA_END:
-                # The data ends in CRLF exactly; anything else is another reader's chunk line.
+                # The data ends in CRLF exactly; anything else is a chunk line for another reader.
                 if not b"\r\n".startswith(data[position : position + 2]):
                     raise ProtocolError(400, "chunk data does not end with CRLF")
                 if end - position < 2:
@@ -93,24 +97,23 @@ class ChunkedDecoder:
                 self._state = _SIZE
             else:
                 eol = data.find(b"\r\n", position)
-                line = data[position:] if eol < 0 else data[position:eol]
                 if eol < 0:
-                    self._check_partial(line)
+                    self._check_partial(data[position:])
                     break
+                line = data[position:eol]
                 position = eol + 2
                 if state == _SIZE:
                     self._take_size(line)
-                elif not line:
-                    self._state = _DONE
+                elif line:
+                    self._take_trailer(line)
+                else:
                     self.done = True
                     return data[position:]
-                else:
-                    self._take_trailer(line)
         self._pending = data[position:]
         return b""
 
     def _check_partial(self, line: bytes) -> None:
-        """Refuse early what no further byte can mend; bounds what is kept, too."""
+        """Refuse early what no further byte can make valid; bounds the bytes kept, too."""
         if STRAY.search(line):
             raise ProtocolError(400, "stray control character in a chunked body")
         if self._state == _SIZE:
@@ -122,6 +125,8 @@ class ChunkedDecoder:
     def _take_size(self, line: bytes) -> None:
         if len(line) > _LONGEST_CHUNK_LINE:
             raise ProtocolError(400, "chunk line too long")
+        # Bytes that CHUNK_LINE refuses: a sign, "0x" or "_" (int() takes them, other readers do not), and a bare LF
+        # in an extension, behind which some readers see a chunk (RFC 9112 §7.1.1).
         match = CHUNK_LINE.fullmatch(line)
         if match is None:
             raise ProtocolError(400, "malformed chunk line")
@@ -138,12 +143,12 @@ class ChunkedDecoder:
         self._state = _DATA if size else _TRAILER
 
     def _take_trailer(self, line: bytes) -> None:
-        # As strict as the head's fields, and dropped: merged into the environ they could forge headers
-        # that a proxy has checked (gevent CVE-2023-41419, eventlet CVE-2025-58068).
-        _, most_fields, longest = self.limits
+        # trailer-section = *( field-line CRLF ). As strict as the head's fields, and dropped: merged into the environ
+        # they could forge headers that a proxy has checked (gevent CVE-2023-41419, eventlet CVE-2025-58068).
         self._fields += 1
         self._trailer += len(line)
-        if len(line) > longest or self._fields > most_fields or self._trailer > _MOST_TRAILER_BYTES:
+        too_large = len(line) > self.limits[2] or self._trailer > _MOST_TRAILER_BYTES
+        if too_large or self._fields > self.limits[1]:
             raise ProtocolError(431, "trailers too many or too large")
         if FIELD_LINE.fullmatch(line) is None:
             raise ProtocolError(400, "malformed trailer field")

@@ -1,7 +1,6 @@
-"""The PROXY protocol: what a proxy says of its client before the first byte of TLS or HTTP.
+"""Reads the PROXY protocol, versions 1 and 2: a proxy's header before the first byte of TLS or HTTP.
 
-Owns: `ProxyLine`, `read_proxy_line`; versions 1 and 2 of the protocol by HAProxy's proxy-protocol.txt.
-Must not know: sockets, which peers may speak it.
+Sections are those of HAProxy's proxy-protocol.txt.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from typing import Final, NamedTuple
 
 from wsgiserv.errors import ProtocolError
 
-__all__ = ["LONGEST_BYTES", "ProxyLine", "read_proxy_line"]
-
 # §2.2: "\r\n\r\n\0\r\nQUIT\n". No HTTP request and no TLS record begins so.
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_HEAD_BYTES: Final = 16
@@ -23,22 +20,22 @@ _V1_LONGEST_BYTES: Final = 107
 # A header of version 2 could announce 64 KiB of TLVs. The largest in use is a client's certificate.
 LONGEST_BYTES: Final = 16384
 
-# Ports and IPv4 numbers without leading zeros (§2.1), so that nobody reads one as octal.
+# Ports and IPv4 numbers without leading zeros (§2.1), so that no reader takes one for octal.
 _V1_ENDS: Final = rb"([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
 _V1: Final = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?|(TCP4|TCP6) " + _V1_ENDS + rb")")
 
-# §2.2: the family and the transport: the size of the addresses, or 0 where they are of no use to us.
+# §2.2: the family and the transport: the size of the addresses; 0 where they do not matter.
 _V2_FAMILIES: Final = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 
 
 class ProxyLine(NamedTuple):
-    """What was read.
+    """A proxy's header.
 
     Attributes:
-        size: how many bytes it took; 0: the connection begins with something else, which is allowed (``auto``).
-        protocol: ``TCP4`` or ``TCP6``; empty: the proxy names no client, the connection's own addresses hold.
+        size: its bytes; 0: the connection begins with something else, as ``auto`` allows.
+        protocol: ``TCP4`` or ``TCP6``; empty: the proxy names no client, and the connection's own addresses hold.
         source: the client's address and port.
         destination: the address and port that the client connected to.
     """
@@ -50,16 +47,17 @@ class ProxyLine(NamedTuple):
 
 
 def read_proxy_line(data: bytes, mode: str) -> ProxyLine | None:
-    """Read the header at the beginning of what has come; None while it is not all here.
-
-    As long as the answer is None, every byte of ``data`` belongs to the header.
+    """Read the header at the beginning of a connection.
 
     Args:
-        data: all bytes since the connection's first, as far as they have come.
-        mode: ``v1``, ``v2``, or ``auto``: either version, or none at all.
+        data: all bytes since the connection's first.
+        mode: ``v1``, ``v2``, or ``auto``: either version, or no header at all.
+
+    Returns:
+        The header; None until it is complete. As long as it is None, every byte of ``data`` belongs to the header.
 
     Raises:
-        ProtocolError: 400, the header is malformed; or it is missing, and the mode is not ``auto``.
+        ProtocolError: 400, the header is malformed; or missing, and the mode is not ``auto``.
     """
     if mode != "v1":
         if data.startswith(_SIGNATURE):
@@ -103,7 +101,7 @@ def _read_v1(data: bytes) -> ProxyLine | None:
 
 
 def _read_v2(data: bytes) -> ProxyLine | None:
-    # Refused as soon as it can be seen: what is wrong will not become right.
+    # Refused as soon as it shows: no further byte can make it valid.
     if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
         raise ProtocolError(400, "PROXY protocol header of an unknown version or command")
     if len(data) < _V2_HEAD_BYTES:
@@ -121,18 +119,12 @@ def _read_v2(data: bytes) -> ProxyLine | None:
         return None
     if command == _LOCAL or family not in (0x11, 0x21):
         # LOCAL is the proxy itself (a health check), and the family is ignored with it. A client of the proxy
-        # on a Unix socket, or of a kind unknown, has no address that we could name.
+        # on a Unix socket, or of a kind unknown, has no address that could be named.
         return ProxyLine(size)
     # Behind the addresses are TLVs, which are skipped.
-    if family == 0x11:
-        source, destination = str(IPv4Address(data[16:20])), str(IPv4Address(data[20:24]))
-        ports, protocol = data[24:28], "TCP4"
-    else:
-        source, destination = str(IPv6Address(data[16:32])), str(IPv6Address(data[32:48]))
-        ports, protocol = data[48:52], "TCP6"
-    return ProxyLine(
-        size,
-        protocol,
-        (source, int.from_bytes(ports[:2], "big")),
-        (destination, int.from_bytes(ports[2:], "big")),
-    )
+    protocol, parse, width = ("TCP4", IPv4Address, 4) if family == 0x11 else ("TCP6", IPv6Address, 16)
+    at = _V2_HEAD_BYTES
+    source, destination = (str(parse(data[start : start + width])) for start in (at, at + width))
+    at += 2 * width
+    source_port, destination_port = (int.from_bytes(data[start : start + 2], "big") for start in (at, at + 2))
+    return ProxyLine(size, protocol, (source, source_port), (destination, destination_port))

@@ -32,7 +32,7 @@ _FATAL: Final = "Fatal Python error: "
 _MODULES: Final = re.compile(r"^Extension modules: .*\n?", re.MULTILINE)
 # The server's own frames below the application's: the same in every dump.
 _SERVERS_FRAMES: Final = re.compile(
-    r"^.*wsgi/gateway\.py\", line \d+ in run_app\n(?:  File .*\n?)*", re.MULTILINE
+    r"^.*wsgi/run\.py\", line \d+ in run_app\n(?:  File .*\n?)*", re.MULTILINE
 )
 _MOST_BYTES: Final = 256 << 10
 

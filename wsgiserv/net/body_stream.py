@@ -14,8 +14,8 @@ from wsgiserv.http.body import ChunkedDecoder, LengthDecoder
 from wsgiserv.http.response import CONTINUE
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import LARGE_STREAMED, RATE_GRACE_S
-from wsgiserv.wsgi.gateway import ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, BodyError, StreamedInput
+from wsgiserv.wsgi.response import ClientGone, Response
 
 _RECV_BYTES: Final = 65536
 # An unread rest up to this size is read and dropped, so that the connection can be used again.

@@ -39,10 +39,10 @@ from wsgiserv.net.request_reader import (
 )
 from wsgiserv.net.send_queue import SendQueue
 from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
-from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.scoreboard import ERRORS, REQUESTS
 from wsgiserv.wsgi.environ import adjust
-from wsgiserv.wsgi.gateway import ClientGone, Response
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
+from wsgiserv.wsgi.response import ClientGone, Response
 
 _RECV_BYTES: Final = 65536
 # How long a closing connection discards what the client still sends, so that the refusal is not lost to a reset
@@ -207,8 +207,7 @@ class Connection(ConnectionLife):
         if environ is None:
             self._refuse(broken)
             return 0.0
-        response = Response(self, context.gateway, line.http11, line.is_head, reader.keep_alive)
-        response.request_line = line.raw
+        response = Response(self, context.gateway, line.http11, line.is_head, reader.keep_alive, line.raw)
         slot = context.slot
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
         self.deadline = NEVER
@@ -229,7 +228,6 @@ class Connection(ConnectionLife):
             context.answered = answered = next(context.counter)
             words = context.words
             words[REQUESTS] = answered
-            words[BYTES_SENT] += response.sent
             code = response.code
             if code >= 500:
                 words[ERRORS] += 1
@@ -355,7 +353,6 @@ class Connection(ConnectionLife):
         except ClientGone:
             gone = True
         sent = 0 if gone else len(answer) - answer.index(b"\r\n\r\n") - 4
-        context.words[BYTES_SENT] += sent
         self._log_unrun(CLIENT_GONE if gone else error.status, sent, gone)
         if gone:
             self.close()

@@ -15,12 +15,12 @@ from wsgiserv.net.client_socket import ClientSocket, reset
 from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
 from wsgiserv.net.response_writer import NoTimeLeft, ResponseWriter
 from wsgiserv.net.serving_context import InFlight, Loop, ServingContext
-from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.scoreboard import ERRORS, REQUESTS
 from wsgiserv.user_code import is_a
 from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import refused_environ
-from wsgiserv.wsgi.gateway import TIMEOUT_HEADERS, BodyTooLong, ClientGone
 from wsgiserv.wsgi.input import BodyError
+from wsgiserv.wsgi.response import TIMEOUT_HEADERS, BodyTooLong, ClientGone
 
 # The status in the access log when the client left before anything was sent; nginx's.
 CLIENT_GONE: Final = 499
@@ -70,11 +70,10 @@ class RequestAccount(ResponseWriter):
 
     # ---- counting and the access log -----------------------------------------------------------------
 
-    def _count(self, status: int, sent: int) -> None:
+    def _count(self, status: int) -> None:
         context = self.context
         words = context.words
         context.answered = words[REQUESTS] = next(context.counter)
-        words[BYTES_SENT] += sent
         if status >= 500:
             words[ERRORS] += 1
 
@@ -117,7 +116,7 @@ class RequestAccount(ResponseWriter):
         # (ECONNRESET; some health checks do) had not.
         if failure is None and not self._lost and _pending_error(self.fd) == errno.EPIPE:
             self._lost = gone = True
-            response.unsent = response.is_one_block
+            response.note_client_gone()
         gone = gone or response.unsent or (self._lost and queue is not None and queue.dropped > 0)
         self._log_request(request, gone or (self._lost and not response.is_whole))
 
@@ -136,7 +135,7 @@ class RequestAccount(ResponseWriter):
         """Account for a request ended by a fault of the server."""
         request = self._take_running()
         if request is not None:
-            self._count(500, 0)
+            self._count(500)
             self._log_request(request, True, 500)
             self.context.slot.end(request.cell)
 
@@ -172,7 +171,7 @@ class RequestAccount(ResponseWriter):
                     gone,
                 )
         context.slot.mark_logged(request.cell)
-        self._count(status, sent)
+        self._count(status)
         return True
 
     def cut(self, running: bool = True) -> None:
@@ -189,7 +188,7 @@ class RequestAccount(ResponseWriter):
             is_whole = response.is_whole and not self.has_output
             self._lost = True
             self._log_request(request, not is_whole, _CUT)
-            self._count(response.code if response.begun else _CUT, response.sent)
+            self._count(response.code if response.begun else _CUT)
             self.context.slot.end(request.cell)
             if is_whole:
                 return

@@ -11,7 +11,7 @@ from typing import Any, Final
 from wsgiserv.net.client_socket import ClientSocket, reset
 from wsgiserv.net.send_queue import FileTruncated, SendQueue
 from wsgiserv.net.serving_context import Loop, ServingContext
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 _READ_BYTES: Final = 65536
 # A waiting producer continues when its client has taken this much, not at each byte: each wake-up switches threads.
@@ -57,6 +57,10 @@ class ResponseWriter(ABC):
         self._queue: SendQueue | None = None
         self._lost = False
         self.streams = False
+
+    def set_streaming(self, streaming: bool) -> None:
+        """Tell whether blocks of a body of unknown length follow."""
+        self.streams = streaming
 
     @property
     def name(self) -> str:

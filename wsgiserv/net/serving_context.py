@@ -15,7 +15,9 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
 from wsgiserv.scoreboard import DRAINING, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
-from wsgiserv.wsgi.gateway import GatewayContext, Response, run_app
+from wsgiserv.wsgi.response import Response
+from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.wsgi.forwarded import Forwarding
@@ -195,7 +197,7 @@ class ServingContext:
         spool_dir: str | None,
         log: logging.Logger,
         access: AccessLog | None,
-        gateway: GatewayContext,
+        gateway: ResponseContext,
         slot: Slot,
         forwarding: Forwarding | None = None,
         streaming: int = NEVER_STREAMED,
@@ -229,7 +231,7 @@ class ServingContext:
         self.linger_s = 0.0
         self.warned_untrusted_headers = False
         self._refusals: dict[str, tuple[float, int]] = {}
-        gateway.keep_open = self.keepalive > 0
+        gateway.allow_keep_alive(self.keepalive > 0)
         self.answered = 0
         self.running: dict[Any, InFlight] = {}  # by connection
         self.why_leaving = (logging.WARNING, "the worker ends")
@@ -282,13 +284,13 @@ class ServingContext:
         self.retiring = True
         self.linger_s = linger_s
         self.keepalive = min(self.keepalive, linger_s)
-        self.gateway.keep_open = False
+        self.gateway.allow_keep_alive(False)
 
     def set_at_capacity(self, is_at_capacity: bool) -> None:
         """Have responses say ``Connection: close`` while clients wait for room: none is cut off to make room."""
         is_leaving = self.retiring or self.words[DRAINING]
-        self.gateway.keep_open = not (is_at_capacity or is_leaving) and self.keepalive > 0
+        self.gateway.allow_keep_alive(not (is_at_capacity or is_leaving) and self.keepalive > 0)
 
     def drain(self) -> None:
         """Have every response say ``Connection: close`` from now on: the server is about to stop."""
-        self.gateway.keep_open = False
+        self.gateway.allow_keep_alive(False)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import thread_names, waiting_main_frame
-from wsgiserv.wsgi.gateway import run_app
+from wsgiserv.wsgi.run import run_app
 
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__

@@ -19,7 +19,6 @@ from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
-from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files
@@ -46,8 +45,8 @@ from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
 from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
-from wsgiserv.wsgi.gateway import run_app
 from wsgiserv.wsgi.readiness import Readiness
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
@@ -295,7 +294,7 @@ class Worker(WorkerProcess):
             self._leaving.told_at = monotonic()
         # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
         if not self.may_hand_over():
-            self.context.gateway.keep_open = False
+            self.context.gateway.allow_keep_alive(False)
 
     def _account_for_waiting(self) -> None:
         # The requests in the application stand on the scoreboard, and the master logs those.
@@ -346,9 +345,7 @@ class Worker(WorkerProcess):
         if now < self._next_second:
             return False
         wall = time()
-        gateway = context.gateway
-        gateway.date_line = date_line(wall)
-        gateway.date_until = wall // 1.0 + 1.0
+        context.gateway.renew_date(wall)
         self._next_second = now + 1.0 - wall % 1.0
         words = context.words
         words[CONNECTIONS] = len(self.connections())

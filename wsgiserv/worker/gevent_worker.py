@@ -45,7 +45,8 @@ from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
 from wsgiserv.worker.helper_thread import cannot_start
 from wsgiserv.worker.loop_watchdog import LoopWatchdog
-from wsgiserv.wsgi.gateway import Response, run_app
+from wsgiserv.wsgi.response import Response
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.client import Connection
@@ -242,7 +243,7 @@ class GeventWorker(EventLoopWorker):
             timer.stop()
             timer.close()
         if timeout.cut and failure is not None:
-            response.aborted = True  # what has been sent must not look like the whole
+            response.cut()  # what has been sent must not look like the whole
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:

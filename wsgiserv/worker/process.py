@@ -22,7 +22,6 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
-from wsgiserv.scoreboard import PID, STARTED
 from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
 from wsgiserv.worker.crash_dump import catch_crashes, write_report
@@ -211,8 +210,6 @@ class WorkerProcess(ABC):
         """Boot and serve; return the exit status."""
         boot = self.boot
         boot.ready.report("loading")
-        boot.slot.words[PID] = self.pid
-        boot.slot.seconds[STARTED] = monotonic()
         failure: BaseException | None = None
         try:
             self.load()

@@ -13,7 +13,7 @@ from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.net.client import Connection
-from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_HEADERS, TIMEOUT_STATUS, Response
+from wsgiserv.wsgi.response import ANSWERED, TIMEOUT_BODY, TIMEOUT_HEADERS, TIMEOUT_STATUS, Response
 
 PreRequest = Callable[[Connection, dict[str, Any]], object]
 PostRequest = Callable[[Connection, dict[str, Any], Response], object]

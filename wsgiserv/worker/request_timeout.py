@@ -23,7 +23,8 @@ from wsgiserv.http.response import refusal
 from wsgiserv.net.client_socket import reset
 from wsgiserv.unpatched import OSThread, start_thread
 from wsgiserv.worker.active_requests import Call, describe
-from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response, run_app
+from wsgiserv.wsgi.response import ANSWERED, TIMEOUT_BODY, TIMEOUT_REASON, ClientGone, Response
+from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
     from wsgiserv.net.client import Connection
@@ -65,7 +66,7 @@ class TimedSink:
     def __init__(self, environ: dict[str, Any], response: Response) -> None:
         self.environ = environ
         self.response = response
-        self.connection: Connection = response.sink  # type: ignore[assignment]
+        self.connection: Connection = response.redirect(self)  # type: ignore[assignment]
         self.began = monotonic()
         self.ident = get_ident()
         self.lock = allocate_lock()
@@ -76,13 +77,8 @@ class TimedSink:
 
     # ---- the Sink of the response ----------------------------------------------------------------------
 
-    @property
-    def streams(self) -> bool:
-        return self.connection.streams
-
-    @streams.setter
-    def streams(self, streams: bool) -> None:
-        self.connection.streams = streams
+    def set_streaming(self, streaming: bool) -> None:
+        self.connection.set_streaming(streaming)
 
     def send(self, data: bytes) -> None:
         with self.lock:
@@ -129,7 +125,7 @@ class TimedSink:
                 # The second: the request's thread may be reading through TLS at this moment, which two threads must not
                 # use at once.
                 response.time_out()
-                response.aborted = True
+                response.cut()
                 connection.cut_off(TimeoutError("the request was overdue"))
                 self._account(None)
                 _reset(connection.fd)
@@ -228,7 +224,7 @@ class Deadlines:
             The exception of the call, or None.
         """
         sink = TimedSink(environ, response)
-        response.sink = sink
+        response.redirect(sink)
         self._running[sink] = None
         failure: BaseException | None
         try:

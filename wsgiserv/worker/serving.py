@@ -24,7 +24,7 @@ from wsgiserv.net.serving_context import (
 )
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 if TYPE_CHECKING:
     from _socket import socket as RawSocket
@@ -85,7 +85,7 @@ def serving_context(
         spool_dir=settings.spool_dir,
         log=boot.log,
         access=None,
-        gateway=GatewayContext(boot.log, date_line(time()), settings.sendfile),
+        gateway=ResponseContext(boot.log, date_line(time()), settings.sendfile),
         slot=boot.slot,
         forwarding=Forwarding(settings.forwarded_headers, peers.names)
         if settings.forwarded_headers

@@ -39,7 +39,7 @@ from typing import Any, Final
 from wsgiserv.hooks import call_hook
 from wsgiserv.tracebacks import OUR_DIRECTORY
 from wsgiserv.user_code import is_a
-from wsgiserv.wsgi.gateway import run_app
+from wsgiserv.wsgi.run import run_app
 
 Handler = Callable[[int, FrameType | None], object]
 

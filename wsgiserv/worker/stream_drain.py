@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from wsgiserv.errors import BootError
 from wsgiserv.net.client import Connection
 from wsgiserv.worker.helper_thread import HelperThread
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
     from wsgiserv.worker.event_loop_worker import EventLoopWorker

@@ -27,7 +27,7 @@ from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.worker.leaving import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
 from wsgiserv.worker.stream_drain import StreamDrain
-from wsgiserv.wsgi.gateway import ClientGone
+from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings

@@ -15,8 +15,10 @@ from wsgiserv.errors import ApplicationError, ProtocolError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.tracebacks import describe_error, format_users_error
 from wsgiserv.user_code import is_a
-from wsgiserv.wsgi.gateway import BodyTooLong, GatewayContext, Response, run_app
 from wsgiserv.wsgi.input import empty_input
+from wsgiserv.wsgi.response import BodyTooLong, Response
+from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # A listener on these has all addresses; a client needs one to connect to.
@@ -29,7 +31,7 @@ class WarmupContext(Protocol):
     @property
     def app(self) -> Callable[..., Any]: ...
 
-    gateway: GatewayContext
+    gateway: ResponseContext
     id_prefix: str
     log: logging.Logger
     parser: HeadParser
@@ -39,7 +41,8 @@ class WarmupContext(Protocol):
 class _NullSink:
     """Drops a response."""
 
-    streams = False
+    def set_streaming(self, streaming: bool) -> None:
+        """Nothing waits here."""
 
     def send(self, data: bytes) -> None:
         """Drop ``data``."""

@@ -1,24 +1,16 @@
-"""How much of bodies and responses one worker keeps in memory; what is more goes to spool files.
-
-Owns: `MemoryBudget`.
-Must not know: whose bytes they are.
-"""
+"""Bounds the memory of one worker's bodies and responses; what exceeds it goes to spool files."""
 
 from __future__ import annotations
 
 from _thread import allocate_lock
 
-__all__ = ["MemoryBudget"]
-
 
 class MemoryBudget:
-    """What all clients of one worker may keep in memory together.
+    """Memory shared by all clients of one worker.
 
     Args:
         most_bytes: the bound.
     """
-
-    __slots__ = ("_left", "_lock")
 
     def __init__(self, most_bytes: int) -> None:
         self._left = most_bytes

@@ -295,3 +295,26 @@ def test_a_repeated_head_comes_from_the_cache_and_the_caches_are_bounded() -> No
 )
 def test_a_request_id_is_usable_or_none(raw: bytes, expected: str | None) -> None:
     assert block(raw).request_id == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/plain", "/plain"),
+        ("/a%20b", "/a b"),
+        ("/%2f%2F", "///"),
+        ("/%C3%A9", "/\xc3\xa9"),
+        ("/%00%ff", "/\x00\xff"),
+        ("/100%", "/100%"),
+        ("/%4", "/%4"),
+        ("/%zz%41", "/%zzA"),
+        ("/%2541", "/%41"),
+        ("/%%41", "/%A"),
+        ("/+", "/+"),
+    ],
+)
+def test_each_octet_of_a_path_is_decoded_once(path: str, expected: str) -> None:
+    """RFC 3986 §2.1, each octet standing for itself (PEP 3333)."""
+    line = parser().request_line(f"GET {path} HTTP/1.1".encode("ascii"))
+    assert line.environ["PATH_INFO"] == expected
+    assert line.environ["RAW_URI"] == path

@@ -248,7 +248,7 @@ def words() -> Iterator[CrashDumpFile]:
 
 ABORTED = (
     b"Fatal Python error: Aborted\n\nThread 0x2 (most recent call first):\n"
-    b'  File "/app.py", line 7 in hang\n  File "/x/wsgiserv/wsgi/gateway.py", line 424 in run_app\n'
+    b'  File "/app.py", line 7 in hang\n  File "/x/wsgiserv/wsgi/run.py", line 424 in run_app\n'
     b'  File "/x/wsgiserv/net/connection.py", line 424 in run\n'
     b"\nExtension modules: greenlet._greenlet, gevent.libev.corecext (total: 2)\n"
 )

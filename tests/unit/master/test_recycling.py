@@ -300,7 +300,7 @@ class Employed:
             access=None,
             words=self.worker.boot.slot.words,
             draining=False,
-            gateway=SimpleNamespace(date_line=b""),
+            gateway=SimpleNamespace(renew_date=lambda now: None),
         )
 
     def after(self, answered: int) -> list[Report]:

@@ -30,8 +30,8 @@ from wsgiserv.net.client import Connection
 from wsgiserv.net.request_reader import CLOSED, LINGERING
 from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext, Timeouts
 from wsgiserv.net.uwsgi_client import UwsgiConnection
-from wsgiserv.wsgi.gateway import OVERDUE
 from wsgiserv.wsgi.input import BodyError
+from wsgiserv.wsgi.response import OVERDUE
 
 AFTER = b"GET /after HTTP/1.1\r\nHost: h\r\n\r\n"
 BAIT = b"GET /bait HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -14,7 +14,7 @@ from wsgiserv.http.response import date_line
 from wsgiserv.net.client import Connection
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.connection")
 
@@ -58,7 +58,7 @@ class Peer:
             "spool_dir": None,
             "log": LOG,
             "access": None,
-            "gateway": GatewayContext(LOG, date_line(0)),
+            "gateway": ResponseContext(LOG, date_line(0)),
             "slot": Scoreboard(1, 1).slots[0],
         }
         settings.update(overrides)

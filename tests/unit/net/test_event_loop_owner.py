@@ -18,7 +18,7 @@ from wsgiserv.net.event_loop import EventLoop, open_poller
 from wsgiserv.net.request_reader import CLOSED, FLUSHING, HEAD, LINGERING, READY
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.event_loop")
 DEADLINE_S = 10.0
@@ -55,7 +55,7 @@ class Bench:
             spool_dir=None,
             log=LOG,
             access=None,
-            gateway=GatewayContext(LOG, date_line(0)),
+            gateway=ResponseContext(LOG, date_line(0)),
             slot=Scoreboard(1, 1).slots[0],
         )
         self.event_loop = EventLoop(

@@ -14,7 +14,7 @@ from wsgiserv.http.response import date_line
 from wsgiserv.net.request_reader import BODY, HEAD, READY, RequestReader
 from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.reader")
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -34,7 +34,7 @@ def reader_of() -> Callable[..., RequestReader]:
             "spool_dir": None,
             "log": LOG,
             "access": None,
-            "gateway": GatewayContext(LOG, date_line(0)),
+            "gateway": ResponseContext(LOG, date_line(0)),
             "slot": Scoreboard(1, 1).slots[0],
         }
         context = ServingContext(**{**settings, **overrides})

@@ -29,7 +29,7 @@ from wsgiserv.net.tls_context import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +443,7 @@ def connection_over(pair: Pair, app: Callable[..., Any]) -> Connection:
         spool_dir=None,
         log=log,
         access=None,
-        gateway=GatewayContext(log, date_line(0)),
+        gateway=ResponseContext(log, date_line(0)),
         slot=Scoreboard(1, 1).slots[0],
     )
     base = base_environ(

@@ -1,4 +1,4 @@
-"""The gateway against PEP 3333 and RFC 9112 §6, without sockets."""
+"""`Response` and `run_app` against PEP 3333 and RFC 9112 §6, without sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pytest
 
 from wsgiserv.http.response import date_line
 from wsgiserv.wsgi.filewrapper import FileWrapper
-from wsgiserv.wsgi.gateway import ClientGone, GatewayContext, Response, run_app
+from wsgiserv.wsgi.response import ClientGone, Response
+from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.wsgi.run import run_app
 
 
 class Wire:
@@ -35,6 +37,9 @@ class Wire:
 
     def send_pair(self, head: bytes, body: bytes) -> None:
         self.send(head + body)
+
+    def set_streaming(self, streaming: bool) -> None:
+        pass
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         self.send(os.pread(fd, count, offset))
@@ -57,7 +62,7 @@ def call(
     wire: Wire | None = None,
 ) -> tuple[Wire, Response, BaseException | None]:
     wire = wire or Wire()
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.response"), date_line(0))
     response = Response(wire, context, http11, is_head, keep_alive)
     return wire, response, run_app(app, {}, response)
 
@@ -318,7 +323,7 @@ def test_an_announced_close_is_in_the_head() -> None:
 
 
 def test_early_hints_go_before_the_response_to_1_1_only() -> None:
-    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    wire, context = Wire(), ResponseContext(logging.getLogger("test.response"), date_line(0))
     response = Response(wire, context, True, False, True)
     response.early_hints([("Link", "</style.css>; rel=preload")])
     run_app(answering([b"x"]), {}, response)
@@ -350,22 +355,21 @@ def test_early_hints_go_before_the_response_to_1_1_only() -> None:
     ],
 )
 def test_early_hints_may_be_bytes_in_any_iterable(headers: Any, caplog: pytest.LogCaptureFixture) -> None:
-    wire, context = Wire(), GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    wire, context = Wire(), ResponseContext(logging.getLogger("test.response"), date_line(0))
     Response(wire, context, True, False, True).early_hints(headers)
     assert wire.data == b"HTTP/1.1 103 Early Hints\r\nLink: </\xe9.css>\r\n\r\n"
     assert len(caplog.records) == (3 if len(headers) == 4 else 0)
 
 
-def answer(context: GatewayContext, headers: Any, request_line: bytes = b"") -> tuple[Wire, Response]:
+def answer(context: ResponseContext, headers: Any, request_line: bytes = b"") -> tuple[Wire, Response]:
     wire = Wire()
-    response = Response(wire, context, True, False, True)
-    response.request_line = request_line
+    response = Response(wire, context, True, False, True, request_line)
     assert run_app(answering([b"x"], headers), {}, response) is None
     return wire, response
 
 
 def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture) -> None:
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.response"), date_line(0))
     for _ in range(3):
         wire, response = answer(context, [("Connection", "keep-alive")], b"GET /events?key=secret HTTP/1.1")
         assert response.keep_alive
@@ -374,8 +378,8 @@ def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture
         answer(context, [("X-A", "1")], b"GET /fine HTTP/1.1")
     messages = [record.getMessage() for record in caplog.records]
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert messages[0].startswith("GET /events: response header Connection dropped")
-    assert messages[1].startswith("POST /b: response header Keep-Alive dropped")
+    assert messages[0].startswith("WS1600 GET /events: response header Connection dropped")
+    assert messages[1].startswith("WS1600 POST /b: response header Keep-Alive dropped")
     assert "secret" not in caplog.text
     for number in range(500):  # an application that makes names up does not fill the memory, nor the log
         answer(context, [("Connection", f"X-{number}"), (f"X-{number}", "1")])
@@ -383,7 +387,7 @@ def test_a_dropped_header_is_told_once_per_name(caplog: pytest.LogCaptureFixture
 
 
 def test_connection_close_closes_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
+    context = ResponseContext(logging.getLogger("test.response"), date_line(0))
     for headers in [("Connection", "close")], [("Connection", "Close"), ("Content-Length", "1")]:
         wire, response = answer(context, headers)
         assert not response.keep_alive
@@ -395,9 +399,10 @@ def test_connection_close_closes_and_is_not_told(caplog: pytest.LogCaptureFixtur
 
 def test_the_date_is_that_of_the_head_however_long_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1_000_000.5]
-    monkeypatch.setattr("wsgiserv.wsgi.gateway.time", lambda: clock[0])
-    context = GatewayContext(logging.getLogger("test.gateway"), date_line(0))
-    context.date_until = 1.0
+    for module in "response", "response_context":
+        monkeypatch.setattr(f"wsgiserv.wsgi.{module}.time", lambda: clock[0])
+    context = ResponseContext(logging.getLogger("test.response"), date_line(0))
+    context.renew_date(0.0)
 
     def slow(result: Any) -> Callable[..., Any]:
         def app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -516,3 +521,65 @@ def test_a_file_without_blocks_is_handed_to_the_kernel_where_its_size_is_true(
             extent = FileWrapper(file).extent()
             assert extent is not None
             assert extent[1:] == (offset, size - offset)
+
+
+def test_a_response_goes_to_the_sink_that_it_is_redirected_to() -> None:
+    first, second = Wire(), Wire()
+    response = Response(
+        first, ResponseContext(logging.getLogger("test.response"), date_line(0)), True, False, True
+    )
+    assert response.redirect(second) is first
+    assert run_app(answering([b"x"]), {}, response) is None
+    assert first.data == b""
+    assert second.body == b"x"
+
+
+def test_a_closed_connection_is_not_kept_open_again() -> None:
+    response = call(answering([b"x"]))[1]
+    response.allow_keep_alive(False)
+    response.allow_keep_alive(True)
+    assert response.keep_alive
+    response.close_connection()
+    response.allow_keep_alive(True)
+    assert not response.keep_alive
+    never = call(answering([b"x"]), keep_alive=False)[1]
+    never.allow_keep_alive(True)
+    assert not never.keep_alive
+
+
+def test_only_a_response_in_one_piece_is_unsent_when_the_client_had_gone() -> None:
+    whole, streamed = call(answering([b"x"]))[1], call(answering([b"x", b"y"]))[1]
+    for response in whole, streamed:
+        response.note_client_gone()
+    assert (whole.unsent, streamed.unsent) == (True, False)
+
+
+def test_the_sink_is_told_of_a_stream_while_it_lasts() -> None:
+    wire = Wire()
+    told: list[bool] = []
+    wire.set_streaming = told.append  # type: ignore[method-assign]
+    call(answering([b"whole"]), wire=wire)
+    assert told == []
+    call(answering(iter([b"a", b"b"])), wire=wire)
+    assert told == [True, False]
+
+
+def test_the_call_before_a_stream_is_made_once_and_not_for_a_whole_response() -> None:
+    for result, calls in ([b"x"], 0), (iter([b"a", b"b"]), 1):
+        made: list[None] = []
+        wire, context = Wire(), ResponseContext(logging.getLogger("test.response"), date_line(0))
+        response = Response(wire, context, True, False, True)
+        response.call_before_stream(lambda made=made: made.append(None))  # type: ignore[misc]
+        assert run_app(answering(result), {}, response) is None
+        assert len(made) == calls
+
+
+def test_frames_of_the_server_do_not_precede_the_applications_in_a_traceback() -> None:
+    def blocks() -> Iterator[bytes]:
+        yield b"a"
+        raise LookupError
+
+    failure = call(answering(blocks()))[2]
+    assert failure is not None
+    assert failure.__traceback__ is not None
+    assert failure.__traceback__.tb_frame.f_code.co_name == "blocks"
