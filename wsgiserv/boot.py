@@ -1,8 +1,4 @@
-"""What passes between the master and a worker at its birth.
-
-Owns: `WorkerBoot` (the values a worker starts with) and the readiness pipe.
-Must not know: how the master supervises, how a worker serves.
-"""
+"""Defines the data exchanged between the master and a new worker: its starting values, its reports."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     from wsgiserv.scoreboard import Slot
 
 
-# In the file of a worker's last words: what follows is from the worker's own code, and complete.
+# In a worker's crash dump: behind it stands the report of the worker's own code, complete.
 REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
 State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
@@ -41,10 +37,9 @@ class Report(NamedTuple):
 
     Attributes:
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
-            boot and is about to exit with ``exit_status``) or ``retiring`` (it has decided by itself to
-            leave, for ``reason``: a successor may start now) or ``recycle`` (it asks to be replaced, for
-            ``reason``, and serves until it is told to leave) or ``trace`` (``reason`` has the requests in flight and
-            all stacks, as it was asked for by SIGTTOU).
+            boot and is about to exit with ``exit_status``), ``retiring`` (it leaves by itself, for ``reason``: a
+            successor may start now), ``recycle`` (it asks to be replaced, for ``reason``, and serves until it is told
+            to leave) or ``trace`` (the answer to SIGTTOU: ``reason`` has the requests in flight and all stacks).
         reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.
         exit_status: for ``failed``, the status the worker exits with.
@@ -63,11 +58,10 @@ class ReadinessWriter:
         self._writer = MessageWriter(fd)
 
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
-        """Tell the master, from any thread or signal handler.
+        """Tell the master, from any thread or signal handler. A master that has gone is not an error.
 
-        A master that is gone is not an error: the worker learns it from its lifeline. While the master does not read
-        (it is stopped) ``failed`` waits for it, since the process is about to exit. Other reports wait `_WAIT_S`, once,
-        and what the pipe does not take goes with a later `flush`.
+        While the master does not read (it is stopped) ``failed`` waits 5 s for it, since the process is about to
+        exit. Other reports wait 1 s, once; what the pipe does not take goes with a later `flush`.
         """
         message = {
             "state": state,
@@ -136,7 +130,7 @@ class WorkerBoot:
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
-        last_words: the descriptor of a file that the master reads when the worker is dead, None without one.
+        crash_dump_fd: a file for the worker's stacks, which the master reads after its exit; None without one.
         tls_contexts: the TLS contexts that the master has made for all workers; None without TLS, and where each
             worker makes its own (the hook `ssl_context`).
     """
@@ -154,7 +148,7 @@ class WorkerBoot:
     handle: Any
     application: Callable[..., Any] | None = None
     handoff: Handoff | None = None
-    last_words: int | None = None
+    crash_dump_fd: int | None = None
     tls_contexts: ContextSeries | None = None
 
     def close_in_child(self) -> None:
@@ -166,6 +160,6 @@ class WorkerBoot:
             self.handoff.close()
         self.ready.close()
         close(self.lifeline)
-        if self.last_words is not None:
-            fd, self.last_words = self.last_words, None
+        if self.crash_dump_fd is not None:
+            fd, self.crash_dump_fd = self.crash_dump_fd, None
             close(fd)

@@ -450,5 +450,5 @@ def test_boot_timeout_at_the_first_start_means_three_rounds(start_unclassed: Sta
             expect=(*KILLED, "cannot boot|boot_timeout"),
         )
         assert server.wait() == 3
-        aborted = server.log.text.count("gets SIGABRT")
+        aborted = server.log.text.count("sending SIGABRT")
         assert aborted == (3 if preload else 5), server.log.text

@@ -189,13 +189,13 @@ class Master:
             # A bug of ours. The workers learn it from their lifeline; the service manager starts us again.
             self._log.critical("the master ends with an error of its own", exc_info=True)
             self._workers.send_all(SIGQUIT)
-            self._workers.nursery.close()
+            self._workers.zygotes.close()
             self._close_control()
             self._rollover.close()
             startup.clean_up()
             self._signals.end(1)
             return 1
-        self._workers.nursery.close()
+        self._workers.zygotes.close()
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         self._close_control()
         self._rollover.close()
@@ -290,7 +290,7 @@ class Master:
             newest = self._rollover.newest
             until = min(
                 until,
-                self._workers.tell_who_waits(now, newest.number, newest.workers),
+                self._workers.tell_waiters(now, newest.number, newest.workers),
                 self._manager.look(now, self._status_line),
             )
             self._sleep(until)
@@ -389,7 +389,7 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
-        for fd in self._workers.nursery.fds():
+        for fd in self._workers.zygotes.fds():
             poller.register(fd, POLLIN)
         if self._succession.successor is not None and self._succession.under_way:
             poller.register(self._succession.successor.fileno(), POLLIN)
@@ -445,7 +445,7 @@ class Master:
 
     def _promote(self) -> None:
         seconds = self._rollover.promote(monotonic())
-        self._forget_other_generations()
+        self._workers.keep_generation(self._rollover.current.number)
         self._log.info(
             "reloaded: %s in %.2f s; the old ones retire", _workers(self._rollover.current.workers), seconds
         )
@@ -457,11 +457,8 @@ class Master:
             reason,
         )
         self._rollover.abandon(reason)
-        self._forget_other_generations()
+        self._workers.keep_generation(self._rollover.current.number, reopen_logs=True)
         self._manager.ready(self._status_line())
-
-    def _forget_other_generations(self) -> None:
-        self._fleet.forget_others(self._rollover.current.number)
 
     def _give_up(self, action: GiveUp) -> None:
         if action.status == ExitStatus.APPLICATION:
@@ -732,7 +729,7 @@ class Master:
 
     def _status(self) -> dict[str, Any]:
         figures = status_of(self._facts(), self._fleet.workers, monotonic(), time())
-        figures["deaths"] = [each.to_dict() for each in self._workers.coroner.certificates]
+        figures["deaths"] = [each.to_dict() for each in self._workers.crashes.reports]
         return figures
 
     def _status_line(self) -> str:

@@ -16,10 +16,11 @@ from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import open_error_log, reopen_error_log
-from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.resources import ServerResources
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.status import LastReload
 from wsgiserv.net.listener import exposure_warning, open_listeners
@@ -172,13 +173,12 @@ class Reload:
         startup.listeners = [*startup.listeners, *fresh]
         startup.environment.apply(settings.raw_env)
         application, preload = startup.preload(settings)
-        cells = cells_of(settings)
         self._last_number += 1
         self._next = Generation(
             self._last_number,
             settings,
             listeners,
-            old.pool if old.pool.cells == cells else SlotPool(cells, room_for(settings)),
+            slot_pool(settings, old.pool),
             application,
             preload,
             monotonic(),
@@ -202,10 +202,8 @@ class Reload:
 
     def promote(self, now: float) -> float:
         """Put the next generation in force; return how long that took, in seconds."""
-        new, old = self.newest, self.current
+        new = self.newest
         self._next, self.current = None, new
-        if old.zygote is not None:
-            old.zygote.end()  # the workers that have come of it do not need it
         self._drop_listeners(keep=new)
         startup = self._startup
         if startup.pid_file is not None and (new.pid_file is not None or not new.settings.pidfile):
@@ -221,8 +219,6 @@ class Reload:
         """Drop the next generation, for ``reason``, and return to the settings of the one in force."""
         failed, old = self.newest, self.current
         self._next = None
-        if failed.zygote is not None:
-            failed.zygote.end()
         self._drop_listeners(keep=old)
         if failed.pid_file is not None:
             failed.pid_file.remove()
@@ -231,8 +227,6 @@ class Reload:
             open_error_log(old.settings)
         except WsgiservError as error:
             self._log.error("the error log of the old settings cannot be opened again: %s", error)
-        if old.zygote is not None:
-            old.zygote.reopen_logs()  # as the master has, at the beginning
         self._show(old)
         self._settle(False, reason)
 

@@ -23,9 +23,10 @@ from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
-from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
+from wsgiserv.master.generation import Generation, RawEnvironment
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.start_interrupt import StartInterrupt
 from wsgiserv.master.systemd import take_listen_fds
@@ -146,7 +147,7 @@ class ServerResources:
             1,
             settings,
             self.listeners,
-            SlotPool(cells_of(settings), room_for(settings)),
+            slot_pool(settings),
             *self.preload(settings),
             self.began_at,
             self.tls_contexts(settings),

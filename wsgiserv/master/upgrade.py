@@ -23,7 +23,7 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
-from wsgiserv.master.classify_exit import died_how
+from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
 from wsgiserv.master.spawn import fork_child
 from wsgiserv.net.listener import Listener
@@ -171,7 +171,7 @@ class NewMaster:
             return "it ended without a word; its lines in the log say more"
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOP_SIGNALS:
             return TOLD_TO_STOP  # before it could catch the signal
-        return f"it {died_how(status)} without a word; its lines in the log say more"
+        return f"it {describe_exit(status)} without a word; its lines in the log say more"
 
     def reap(self) -> bool:
         """Wait for its process if it has ended; return whether it has. Never blocks."""

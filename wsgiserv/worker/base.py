@@ -489,7 +489,7 @@ class Worker(ABC):
     def _install_signals(self) -> None:
         """Queue the signals of the master and of people; the loop reads them from `wakeup_fd`."""
         self._signals.install()
-        catch_crashes(self.boot.last_words)
+        catch_crashes(self.boot.crash_dump_fd)
 
     @property
     def wakeup_fd(self) -> int:
@@ -583,7 +583,7 @@ class Worker(ABC):
         """
         self.aborted = True
         text = report(self.calls(), self.other_stacks(), monotonic())
-        if say(self.boot.last_words, text):
+        if say(self.boot.crash_dump_fd, text):
             self.log.critical("worker %d is aborted; the master tells what it was doing", self.pid)
         else:
             self.log.critical("worker %d is aborted\n%s", self.pid, text)
