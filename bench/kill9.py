@@ -5,7 +5,7 @@ Must not know: how clients count.
 
 A worker is stopped (SIGSTOP) for a moment before it is killed, so that what it holds can be looked at:
 
-- *in flight* is what its death certificate says: requests in the application. The response of such a request may have
+- *in flight* is what its crash report says: requests in the application. The response of such a request may have
   left already, so this can be one too many for each kill; and a request that the worker had read but not begun is on
   no certificate, so it can be one too few.
 - *unread* are connections with a request in the socket that the worker has not come to (the kernel says so).
@@ -144,7 +144,7 @@ class Killer:
         found = []
         missing = self._killed.keys() - self._certified.keys()
         if missing:
-            found.append(f"no death certificate for the workers {sorted(missing)}")
+            found.append(f"no crash report for the workers {sorted(missing)}")
         others = self._certified.keys() - self._killed.keys()
         if others:
             found.append(f"workers have died that nobody killed: {sorted(others)}")
@@ -216,9 +216,9 @@ def _established() -> Iterator[tuple[int, int, int]]:
 
 
 def _certificates(log: str) -> dict[int, int]:
-    """Return for each worker that has a death certificate in the error log how many requests it had in flight."""
+    """Return for each worker that has a crash report in the error log how many requests it had in flight."""
     # A worker that was booting dies like the others; the long lists of requests are cut, and end with their rest.
-    found = {int(pid): 0 for pid in re.findall(r"\] worker (\d+) \(age \d+\) was killed by", log)}
+    found = {int(pid): 0 for pid in re.findall(r"crash report: worker (\d+) \(age \d+\) was killed by", log)}
     for pid in re.findall(r"^ +in flight in worker (\d+) for ", log, re.MULTILINE):
         found[int(pid)] += 1
     for pid, count in re.findall(r"^ +in flight in worker (\d+): (\d+) more", log, re.MULTILINE):
