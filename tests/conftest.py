@@ -154,6 +154,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     selects = option.keyword or option.collectonly or option.usepdb or getattr(option, "lf", False)
     if everything and not selects and getattr(option, "numprocesses", 1) is None:
         option.numprocesses = min(3 * (os.cpu_count() or 1), 12)
+        _share_out_coverage(config)
+
+
+def _share_out_coverage(config: pytest.Config) -> None:
+    """Make pytest-cov (``--cov``) expect several processes: it has decided for one before this file was read."""
+    plugin = config.pluginmanager.get_plugin("_cov")
+    if plugin is not None and plugin.cov_controller is not None:
+        from pytest_cov.engine import DistMaster
+
+        plugin.cov_controller.cov.stop()
+        plugin.start(DistMaster, config)
 
 
 @pytest.hookimpl(optionalhook=True)

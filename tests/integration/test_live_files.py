@@ -145,7 +145,7 @@ def test_a_file_without_a_descriptor_to_spare(start: Start, connect: Connect, tm
 
 
 def test_ten_clients_of_a_large_file_hold_nobody(start: Start, connect: Connect, tmp_path: Path) -> None:
-    """Short form of bench/large.py: they read nothing, and one worker goes on answering."""
+    """Short form of tests/soak/large.py: they read nothing, and one worker goes on answering."""
     with (tmp_path / "data").open("wb") as file:
         file.truncate(2 << 30)
     server = start("limitapps:app", "-w", "1")

@@ -330,7 +330,7 @@ def ask_many(address: tuple[str, int], total: int, at_once: int = 100) -> None:
 
 
 def test_memory_stays_where_it_was(start: Start) -> None:
-    """The short form of bench/memory.py: 30,000 requests, after the first 10,000 within 1 MB."""
+    """The short form of tests/soak/memory.py: 30,000 requests, after the first 10,000 within 1 MB."""
     server = start("apps:app", "-w", "1")
     (worker,) = wait_ready(server, 1)
     ask_many(server.address, 10_000)

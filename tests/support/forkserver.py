@@ -189,6 +189,9 @@ if __name__ == "__main__":
     for _name in preimport.OPTIONAL["gevent"] if "gevent" in sys.argv[2:] else ():
         importlib.import_module(_name)
     getproctitle()  # it finds the place for titles beside an environment that has not been changed
+    # What the imports have executed, under pytest --cov: this process ends after the figures have been added up.
+    if coverage := sys.modules.get("coverage"):
+        coverage.Coverage.current().save()
     # Else each server would search all of that for garbage, several times, and copy the pages it is on.
     gc.collect()
     gc.freeze()

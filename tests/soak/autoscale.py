@@ -1,29 +1,29 @@
-"""Autoscaling against fixed fleets, by simulation: a step, a spike and a day, with the server's own rules.
+"""Simulate autoscaling against fixed fleets: a step, a spike and a day, with the server's own rules.
 
-    python -m bench.autoscale [--seed 1] [--chart | --constant]
+    python -m bench autoscale [--seed 1] [--chart | --constant]
 
 Requests come by chance (Poisson) at the rate of the trace, take an exponentially distributed time of 0.1 s on average,
-and wait in one queue for a sync worker. A new worker takes 1 to 3 s to boot, a retired one finishes first. Decisions
-are made by `wsgiserv.master.load.Scaler`, the very object that the master asks, on an invented clock. The same requests
-go through fixed fleets of ``workers_min``, of the autoscaled fleet's mean, and of what the peak needs (busy to 75 %).
+and wait in one queue for a sync worker. A new worker takes 1 to 3 s to boot, a retired one finishes first. The master's
+own object decides (`wsgiserv.master.load.Scaler`), on an invented clock. The same requests go through fixed fleets of
+``workers_min``, of the autoscaled fleet's mean, and of the size for the peak (busy to 75 %). --chart also draws load
+and workers over time; --constant counts the changes at constant rates instead.
 
-Takes some 3 s. Exits 1 when the autoscaled fleet costs more than the one for the peak, or lets wait longer (p50) than
-the least. Not modelled: CPUs that are full, what a boot costs the others, kept connections.
+Takes some 3 s. Exits 1 when the autoscaled fleet costs more than the one for the peak, or its median wait (p50) is
+longer than that of the least. Not modelled: full CPUs, the price of a boot for the others, kept connections.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import math
 import random
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from bench.load import percentile
+from bench.table import Table, options_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.master.autoscale import Sample
 from wsgiserv.master.load import Scaler
@@ -37,7 +37,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Trace(NamedTuple):
-    """A load: requests per second at each moment, ``peak`` at most, for so many seconds."""
+    """A load: requests per second at each moment, ``peak`` at most, for some seconds."""
 
     name: str
     seconds: float
@@ -54,7 +54,7 @@ TRACES = [
 
 
 class Request(NamedTuple):
-    """When it comes and how long it takes, in seconds."""
+    """A request: the moment it comes, and the seconds it takes."""
 
     at: float
     takes_s: float
@@ -73,7 +73,7 @@ def requests_of(trace: Trace, seed: int) -> list[Request]:
 
 
 class Row:
-    """A worker's row of the scoreboard, of which the scaler asks only this."""
+    """A worker's row of the scoreboard, as far as the scaler reads it."""
 
     def __init__(self) -> None:
         self.began_at = 0.0
@@ -83,7 +83,7 @@ class Row:
 
 
 class Result(NamedTuple):
-    """What a fleet has done: the workers at each second, how long each request waited (sorted), what it cost."""
+    """The history of a fleet: the workers at each second, the wait of each request (sorted), the cost, the changes."""
 
     workers: list[int]
     waits: list[float]
@@ -215,74 +215,73 @@ def chart(values: list[float], columns: int = 90) -> str:
     return "".join(BLOCKS[max(1, round(mean / most * 8))] for mean in means)
 
 
-def _percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
 def _time(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
 
 
-def _count_changes(seed: int) -> None:
+def _range(counts: list[int]) -> str:
+    return f"{min(counts)} / {sum(counts) / len(counts):.1f} / {max(counts)}"
+
+
+def count_changes(scaling: Settings, seed: int) -> None:
     """Print how often the fleet changes in an hour though the rate never does: chance alone."""
-    print("| requests of | busy workers | changes in an hour | workers min / mean / max |")
-    print("|---|---:|---:|---:|")
+    table = Table("requests of", "busy workers", "changes in an hour", "workers min / mean / max")
     for service_s in (0.1, 1.0):
         for busy in (0.3, 1.0, 3.0, 6.0):
             rate = busy / service_s
             trace = Trace(f"{rate}", 4200, lambda at, rate=rate: rate, rate, service_s)
-            scaling = Settings(workers=LEAST, workers_min=LEAST, workers_max=MOST)
             counts = Fleet(scaling, seed).run(requests_of(trace, seed), trace.seconds).workers[600:]
             changes = sum(one != two for one, two in pairwise(counts))
-            print(
-                f"| {_time(service_s)} | {busy} | {changes} | "
-                f"{min(counts)} / {sum(counts) / len(counts):.1f} / {max(counts)} |"
-            )
+            table.row(_time(service_s), f"{busy}", changes, _range(counts))
 
 
 def main() -> int:
-    """Run the benchmark; return 1 when the autoscaled fleet is not what the rules promise."""
-    parser = argparse.ArgumentParser(prog="python -m bench.autoscale", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--chart", action="store_true", help="also draw load and workers over time")
-    parser.add_argument("--constant", action="store_true", help="count the changes at constant rates instead")
-    args = parser.parse_args()
-    if args.constant:
-        _count_changes(args.seed)
+    """Simulate; return 1 when the autoscaled fleet breaks a promise of the rules."""
+    options = options_of(__doc__, seed=1, chart=False, constant=False)
+    scaling = Settings(workers=LEAST, workers_min=LEAST, workers_max=MOST)
+    if options.constant:
+        count_changes(scaling, options.seed)
         return 0
-    begun = time.monotonic()
     failed = False
-    print(
-        "| load | fleet | workers min / mean / max | changes | queue p50 | p99 | longest | worker-seconds |"
+    charts = []
+    table = Table(
+        *(
+            "load, fleet",
+            "workers min / mean / max",
+            "changes",
+            "queue p50",
+            "p99",
+            "longest",
+            "worker-seconds",
+        )
     )
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
     for trace in TRACES:
-        requests = requests_of(trace, args.seed)
-        scaling = Settings(workers=LEAST, workers_min=LEAST, workers_max=MOST)
-        auto = Fleet(scaling, args.seed).run(requests, trace.seconds)
-        mean = math.ceil(sum(auto.workers) / len(auto.workers))
-        peak = math.ceil(trace.peak * SERVICE_S / 0.75)
+        requests = requests_of(trace, options.seed)
+        auto = Fleet(scaling, options.seed).run(requests, trace.seconds)
         fleets = {f"{LEAST} to {MOST}": auto}
-        for count, what in ((LEAST, "the least"), (mean, "the mean"), (peak, "for the peak")):
-            fixed = Fleet(Settings(workers=count), args.seed).run(requests, trace.seconds)
-            fleets[f"fixed, {what}: {count}"] = fixed
-        for name, result in fleets.items():
-            counts, waits = result.workers, result.waits
-            print(
-                f"| {trace.name if result is auto else ''} | {name} | {min(counts)} / "
-                f"{sum(counts) / len(counts):.1f} / {max(counts)} | {result.changes or '-'} | "
-                f"{_time(_percentile(waits, 0.5))} | {_time(_percentile(waits, 0.99))} | "
-                f"{_time(waits[-1])} | {result.worker_s:,.0f} |"
+        mean, peak = (
+            math.ceil(sum(auto.workers) / len(auto.workers)),
+            math.ceil(trace.peak * SERVICE_S / 0.75),
+        )
+        for count, label in ((LEAST, "the least"), (mean, "the mean"), (peak, "for the peak")):
+            fixed = Fleet(Settings(workers=count), options.seed).run(requests, trace.seconds)
+            fleets[f"fixed, {label}: {count}"] = fixed
+            failed |= count == peak and auto.worker_s > fixed.worker_s
+            failed |= count == LEAST and percentile(auto.waits, 0.5) > percentile(fixed.waits, 0.5)
+        for name, fleet in fleets.items():
+            waits = (percentile(fleet.waits, 0.5), percentile(fleet.waits, 0.99), fleet.waits[-1])
+            costs = f"{fleet.worker_s:,.0f}"
+            table.row(
+                f"{trace.name}, {name}",
+                _range(fleet.workers),
+                fleet.changes or "-",
+                *map(_time, waits),
+                costs,
             )
-        if args.chart:
-            print(f"\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}")
-            print(f"    workers {chart([float(count) for count in auto.workers])}\n")
-        dearest = fleets[f"fixed, for the peak: {peak}"].worker_s
-        cheapest = fleets[f"fixed, the least: {LEAST}"]
-        failed |= auto.worker_s > dearest or _percentile(auto.waits, 0.5) > _percentile(cheapest.waits, 0.5)
-    print(f"\n{time.monotonic() - begun:.1f} s, seed {args.seed}", file=sys.stderr)
+        charts.append(
+            f"{trace.name}\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}"
+        )
+        charts.append(f"    workers {chart([float(count) for count in auto.workers])}")
+    if options.chart:
+        print("", *charts, sep="\n")
     return int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

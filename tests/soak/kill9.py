@@ -1,18 +1,17 @@
-"""What kill -9 costs: random workers are killed under load, and each failed request is accounted for.
+"""Kill random workers by SIGKILL under load, and account for each failed request.
 
-Owns: the killing, the account of what the killed workers held, its row in the table of `bench.restarts`.
-Must not know: how clients count.
+    python -m tests.soak kill9 [-k sync,threads,gevent] [--seconds 60]
 
-A worker is stopped (SIGSTOP) for a moment before it is killed, so that what it holds can be looked at:
+A worker is stopped (SIGSTOP) for a moment before it is killed, for a look at its connections:
 
-- *in flight* is what its crash report says: requests in the application. The response of such a request may have
-  left already, so this can be one too many for each kill; and a request that the worker had read but not begun is on
-  no certificate, so it can be one too few.
-- *unread* are connections with a request in the socket that the worker has not come to (the kernel says so).
-- *held* are all its connections. Those without a request are closed without announcement, which a client that is idle
-  notices (*idle lost*); sending the next request over a new connection then is no failure.
+- *in flight* are the requests in its crash report: those in the application. The response of such a request may have
+  left already, so this can be one too many for each kill; and a request that was read but not begun is in no report, so
+  it can be one too few.
+- *unread* are connections with a request in the socket that the worker has not read (the kernel says so).
+- *held* are all its connections. Those without a request are closed without announcement, which an idle client notices
+  (*idle lost*); the next request over a new connection then is no failure.
 
-A connection carries one request at a time here, so more than ``held`` can never be lost.
+A connection carries one request at a time here, so more than ``held`` can never be lost. Exits 1 when more was lost.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from bench.underload import ROOT, Clients, Server
-
-__all__ = ["Killer"]
+from bench.servers import ROOT
+from bench.table import Table, need, options_of, say
+from tests.soak.underload import Clients, SiteServer
 
 _EVERY_S = 0.7
 # Clients that wait for a response send nothing more: after so long a stopped worker's sockets are as they stay.
@@ -49,7 +48,7 @@ _DONE = 3
 
 
 class Held(NamedTuple):
-    """Connections of a worker: all of them, and those with a request that it has not read."""
+    """The number of a worker's connections, and of those with an unread request."""
 
     connections: int
     unread: int
@@ -60,13 +59,8 @@ class Killer:
 
     Args:
         worker_class: of the server.
-        seconds: how long workers are killed.
+        seconds: how long the run lasts.
     """
-
-    HEADING = (
-        "| class | kills | requests | failed | in flight (certificates) | unread in their sockets | difference | "
-        "idle connections lost | connections held | slowest |\n|---|" + "---:|" * 9
-    )
 
     def __init__(self, worker_class: str, seconds: float) -> None:
         self._worker_class = worker_class
@@ -83,7 +77,7 @@ class Killer:
         chance = random.Random(9)
         # `%(s)s` alone: the whole log is read afterwards, for its lost requests.
         logged = ("--access-logfile", "access.log", "--access-logformat", "%(s)s")
-        with Server(self._worker_class, *logged) as server:
+        with SiteServer(self._worker_class, *logged) as server:
             with Clients(server.port) as clients:
                 time.sleep(0.5)
                 end = time.monotonic() + self._seconds
@@ -97,7 +91,7 @@ class Killer:
             with (server.directory / "access.log").open() as lines:
                 self._logged_lost = sum(line == "000\n" for line in lines)
 
-    def _kill_one(self, server: Server, chance: random.Random) -> None:
+    def _kill_one(self, server: SiteServer, chance: random.Random) -> None:
         workers = server.workers()
         if not workers:
             self._without_workers += 1
@@ -126,16 +120,20 @@ class Killer:
     def _failed(self) -> int:
         return self._clients.failures if self._clients else 0
 
-    def row(self) -> str:
-        """Return the row for the table."""
+    def cells(self) -> list[object]:
+        """Return the cells of its row."""
         clients = self._clients
         assert clients is not None
         difference = self._failed - self._in_flight - self._unread
-        return (
-            f"| {self._worker_class} | {len(self._killed)} | {clients.asked:,} | {self._failed} | {self._in_flight} "
-            f"| {self._unread} | {difference:+d} | {clients.unannounced} | {self._held} "
-            f"| {clients.slowest_s * 1000:.0f} ms |"
+        counts = (
+            len(self._killed),
+            clients.asked,
+            self._failed,
+            self._in_flight,
+            self._unread,
+            f"{difference:+d}",
         )
+        return [*counts, clients.unannounced, self._held, f"{clients.slowest_s * 1000:.0f} ms"]
 
     def complaints(self) -> list[str]:
         """Return what should not have been, in words; nothing when only the killed workers' requests are lost."""
@@ -226,7 +224,7 @@ def _certificates(log: str) -> dict[int, int]:
     return found
 
 
-def _deaths(server: Server) -> list[dict[str, object]]:
+def _deaths(server: SiteServer) -> list[dict[str, object]]:
     """Return the last deaths, as ``wsgiservctl status`` has them: it keeps 20."""
     done = subprocess.run(
         [sys.executable, "-m", "wsgiserv.ctl", "--pidfile", str(server.pidfile), "status", "--json"],
@@ -237,3 +235,25 @@ def _deaths(server: Server) -> list[dict[str, object]]:
     )
     deaths: list[dict[str, object]] = json.loads(done.stdout)["deaths"]
     return deaths
+
+
+def run(classes: list[str], seconds: float) -> bool:
+    """Run each class and print the table; return whether there were complaints."""
+    heads = ["kills", "requests", "failed", "in flight (reports)", "unread in their sockets", "difference"]
+    table = Table("class", *heads, "idle connections lost", "connections held", "slowest")
+    complained = False
+    for worker_class in classes:
+        killer = Killer(worker_class, seconds)
+        killer.run()
+        table.row(worker_class, *killer.cells())
+        for complaint in killer.complaints():
+            complained = True
+            say(f"  {complaint}")
+    return complained
+
+
+def main() -> int:
+    """Run from the command line; return the exit status."""
+    options = options_of(__doc__, choose=("classes",), seconds=60.0)
+    need("wrk", "ab")
+    return int(run(options.classes, options.seconds))

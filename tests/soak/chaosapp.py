@@ -1,4 +1,4 @@
-"""The application of the soak run: it does to a server what real applications do.
+"""The application of chaos: it forks, streams, and uses pools of processes, as real applications do.
 
 Owns: the views. Each answer has the id in the header ``X-Soak-Id`` and in each line of its body.
 Must not know: who asks.
