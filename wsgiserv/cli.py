@@ -85,7 +85,7 @@ def _predecessor() -> OldMaster | None:
 def _catch_signals() -> None:
     """Let signals end the start in an orderly way, from here on until the master catches them."""
     with LibraryFirst():
-        from wsgiserv.master.start_interrupt import catch_early
+        from wsgiserv.master.signals import catch_early
 
     catch_early()
     _hear_signals()
@@ -110,7 +110,7 @@ def _hear_signals() -> None:
 
 def _is_stop(interrupt: KeyboardInterrupt) -> bool:
     """Whether a starting server was told to stop; else a person has interrupted a command."""
-    module = sys.modules.get("wsgiserv.master.start_interrupt")
+    module = sys.modules.get("wsgiserv.master.signals")
     return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
 
 
@@ -204,7 +204,7 @@ def _serve(
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
         invocation=invocation,
-        predecessor=predecessor,
+        old_master=predecessor,
         preload_application=preload_application,
     )
     return master.run()

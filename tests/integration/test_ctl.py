@@ -137,7 +137,7 @@ def fake(make: Callable[[str], Fake]) -> Fake:
         ("stop", {"command": "stop", "wait": False, "now": False}, "the server stops"),
         ("stop --now", {"command": "stop", "wait": False, "now": True}, "the server stops"),
         ("trace 77", {"command": "trace", "wait": True, "pid": 77}, ""),
-        ("reopen-logs", {"command": "reopen_logs", "wait": False}, "the logs are reopened"),
+        ("reopen-logs", {"command": "reopen_logs", "wait": False}, "logs reopened"),
     ],
 )
 def test_each_command(fake: Fake, run: Ctl, argv: str, request_: dict[str, Any], said: str) -> None:
@@ -319,7 +319,7 @@ def test_the_line_for_the_service_manager() -> None:
     )
     assert status_line(facts, [handle]) == (
         "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; "
-        "the last reload has failed: SyntaxError"
+        "the last reload failed: SyntaxError"
     )
 
 

@@ -30,7 +30,7 @@ class CrashReports:
             lines = self._server.log.text.split("\n")
             for number, line in enumerate(lines):
                 if re.search(
-                    rf"\[ERROR\] WS1201 crash report: worker {pid} \(age \d+\) (was killed|exited)", line
+                    rf"\[ERROR\] WS1209 crash report: worker {pid} \(age \d+\) (was killed|exited)", line
                 ):
                     rest = itertools.takewhile(lambda line: line.startswith("    "), lines[number + 1 :])
                     return [line, *rest]

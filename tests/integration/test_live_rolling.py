@@ -502,7 +502,7 @@ def test_a_reload_asked_for_during_another_comes_after_it(start_unclassed: Start
         change(tmp_path, version("three"))
         for _ in range(3):
             server.send_signal(signal.SIGHUP)
-        server.wait_for_log("SIGHUP: a start or a reload is under way; this one comes after it")
+        server.wait_for_log("SIGHUP: reload queued behind the start or reload in progress")
         assert bodies(server, 2) == {b"one"}
         hold.unlink()
         wait_until(lambda: bodies(server, 4) == {b"three"}, "the last is served")

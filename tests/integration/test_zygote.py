@@ -95,7 +95,7 @@ def test_workers_come_of_a_zygote(begin: Start, write: Callable[[str], object], 
     # A worker that is made after a rotation writes into the new file.
     (tmp_path / "log").rename(tmp_path / "old")
     server.send_signal(signal.SIGUSR1)
-    wait_until(lambda: "reopened" in log(), "the logs are reopened")
+    wait_until(lambda: "reopened" in log(), "logs reopened")
     os.kill(workers[0], signal.SIGKILL)
     [born] = set(
         wait_until(lambda: len(w := set(of_role(server, "worker")) - {workers[0]}) == 2 and w, "a new one")

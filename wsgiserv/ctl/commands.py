@@ -225,7 +225,7 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
             *(("serves", "serve") if request["wait"] else ("is wanted", "are wanted")),
         ),
         "retire": f"worker {request.get('pid')} {'has been' if request['wait'] else 'is to be'} replaced",
-        "reopen_logs": "the logs are reopened",
+        "reopen_logs": "logs reopened",
     }[command]
     if not reason or command in ("stop", "reopen_logs"):
         return done

@@ -421,7 +421,7 @@ class CrashReporter:
         find_oom = partial(self._oom.attribute_kill, now)
         report = make_report(worker, end, now, time(), dump=dump, find_oom=find_oom)
         self.reports.append(report)
-        self._log.error("WS1201 crash report: %s", report.text())
+        self._log.error("WS1209 crash report: %s", report.text())
         was_late = worker.abort_at is not None or worker.kill_at is not None
         status = KILLED if was_late and report.cause == "server" else NO_RESPONSE
         if worker.cfg is not None:

@@ -1,8 +1,4 @@
-"""The master as gunicorn's hooks know it: their ``server`` argument.
-
-Owns: `HookServer`, its attributes.
-Must not know: how the master works. It is filled by the master.
-"""
+"""The ``server`` argument of hooks: the master with gunicorn's attributes."""
 
 from __future__ import annotations
 
@@ -20,8 +16,6 @@ from wsgiserv.net.listener import Listener
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
-
-__all__ = ["HookServer"]
 
 
 class HookServer:

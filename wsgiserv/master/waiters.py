@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
-from typing import TypeAlias
 
+from wsgiserv.master.control import Done
 from wsgiserv.master.crash_report import lost_requests, request_lines
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import state_of
 from wsgiserv.wording import counted
-
-# Called when a command has come to its end: whether it went well, and a line about it.
-Done: TypeAlias = Callable[[bool, str], None]
 
 _TRACE_S = 2.0
 

@@ -19,6 +19,7 @@ from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.error import take_over_losses
 from wsgiserv.logs.lost import KILLED, log_lost_requests
+from wsgiserv.master.control import Done
 from wsgiserv.master.crash_report import (
     CrashReporter,
     describe_exit,
@@ -34,7 +35,7 @@ from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import Parent, fork_worker
 from wsgiserv.master.status import Totals
-from wsgiserv.master.waiters import Done, Waiters
+from wsgiserv.master.waiters import Waiters
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote_client import Answer, Failed, Spawned, ZygoteClients
 from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal
