@@ -71,9 +71,9 @@ def test_hup_loads_changed_code_and_refuses_broken_code(start: Start, tmp_path: 
 
     own = tmp_path / "lib" / "own.py"
     own.write_text("def broken():\n    1 / 0\nbroken()\n")
-    server.expect(r"nothing is reloaded", "Traceback")
+    server.expect(r"reload failed; still running", "Traceback")
     server.send_signal(signal.SIGHUP)
-    said = server.wait_for_log(r"nothing is reloaded.*worker_class = 'own\.Outer\.Mine'.*")
+    said = server.wait_for_log(r"reload failed; still running.*worker_class = 'own\.Outer\.Mine'.*")
     assert "gun.py" in said[0]
     server.wait_for_log(r'own\.py", line 2, in broken')
     assert server.workers() == workers

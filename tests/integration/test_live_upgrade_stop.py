@@ -476,14 +476,14 @@ def test_the_end_of_a_next_master_that_has_just_taken_over(
         start_unclassed,
         "--keep-alive",
         "60",
-        expect=(r"\[ERROR\].*nobody goes on",),
+        expect=(r"\[ERROR\].*no process goes on",),
     )
     busy, gate = connect(server.address), tmp_path / "gate"
     begin_slow(busy, gate)
     assert ctl(server.pid, "upgrade", "--wait").status == 0
     new = int((tmp_path / "server.pid").read_text())
     os.kill(new, signal.SIGTERM)
-    server.wait_for_log(rf"the next master \(pid {new}\) has ended; nobody goes on")
+    server.wait_for_log(rf"the next master \(pid {new}\) exited: no process goes on")
     gate.unlink()
     assert busy.read_response().body == b"one"
     is_gone(server)
