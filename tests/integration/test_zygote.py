@@ -224,7 +224,7 @@ def test_without_subreapers_the_master_loads_the_application(
     assert "PR_SET_CHILD_SUBREAPER" in server.log.text
     assert imports(server) == [server.pid]
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log("SIGHUP does not reload preloaded code here")
+    server.wait_for_log("WS1303 reload: the preloaded application stays as it is")
     server.wait_for_log("reloaded: 2 workers")
     assert imports(server) == [server.pid]
 
@@ -233,7 +233,7 @@ def test_with_the_reloader_each_worker_loads_for_itself(begin: Start, write: Cal
     write(APP)
     server = begin("-w", "1", "--preload", "--reload")
     ready(server, 1)
-    server.wait_for_log("preload_app does nothing with reload")
+    server.wait_for_log("WS1301 preload_app: ignored with reload")
     assert not of_role(server, "zygote")
 
 
