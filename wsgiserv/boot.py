@@ -58,10 +58,10 @@ class ReadinessWriter:
         self._writer = MessageWriter(fd)
 
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
-        """Tell the master, from any thread or signal handler. A master that has gone is not an error.
+        """Tell the master, from any thread or signal handler. A missing master is not an error.
 
         While the master does not read (it is stopped) ``failed`` waits 5 s for it, since the process is about to
-        exit. Other reports wait 1 s, once; what the pipe does not take goes with a later `flush`.
+        exit. Other reports wait 1 s, once; the rest goes with a later `flush`.
         """
         message = {
             "state": state,
@@ -73,7 +73,7 @@ class ReadinessWriter:
         self._writer.send(message, wait_s)
 
     def flush(self) -> None:
-        """Send what the pipe has not taken yet. Called at each turn of the worker's loop; never waits."""
+        """Send the rest of the reports. Called at each turn of the worker's loop; never waits."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -85,10 +85,10 @@ class ReadinessReader(MessageReader):
     """The master's end: non-blocking, to be polled through `fileno`."""
 
     def read_reports(self) -> tuple[list[Report], bool]:
-        """Return the reports that have arrived, oldest first, and whether the worker's end is closed.
+        """Return the reports in the pipe, oldest first, and whether the worker's end is closed.
 
         Raises:
-            MessageError: the worker has sent something that is not a report.
+            MessageError: the worker has sent something else than a report.
         """
         messages, closed = self.read()
         return [_report(message) for message in messages], closed
@@ -121,7 +121,7 @@ class WorkerBoot:
         listeners: the bound listening sockets, non-blocking, shared by all workers.
         slot: the worker's row in the scoreboard; the master has cleared it.
         ready: the readiness pipe; the worker reports ``loading`` first, then ``ready`` or ``failed``.
-        lifeline: a read end that becomes readable (end of file) when the master is gone.
+        lifeline: a pipe, readable (end of file) when the master has ended.
         age: the worker's serial number, from 1 (gunicorn's ``worker.age``).
         generation: the serial number of the configuration it was started with, from 1.
         master_pid: the master's process id.
@@ -130,8 +130,8 @@ class WorkerBoot:
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
-        crash_dump_fd: a file for the worker's stacks, which the master reads after its exit; None without one.
-        tls_contexts: the TLS contexts that the master has made for all workers; None without TLS, and where each
+        crash_dump_fd: a file for the worker's stacks, read by the master after its exit; None without one.
+        tls_contexts: the TLS contexts of all workers; None without TLS, and where each
             worker makes its own (the hook `ssl_context`).
     """
 
@@ -152,7 +152,7 @@ class WorkerBoot:
     tls_contexts: ContextSeries | None = None
 
     def close_in_child(self) -> None:
-        """Close what a child of the application must not hold, and detach it from the scoreboard. Called there."""
+        """Close the worker's descriptors and leave the scoreboard. Called in a child of the application."""
         self.slot.detach()
         for listener in self.listeners:
             listener.close()

@@ -386,7 +386,7 @@ def _check(loaded: Loaded, application: str) -> int:
 
     Returns the status that a start would end with, for the first thing that would stop it.
     """
-    from wsgiserv.master.workers import boot_timeout_of
+    from wsgiserv.master.spawn import boot_timeout_of
 
     flush_standard_streams(wait=True)
     read_end, write_end = pipe()

@@ -2,7 +2,7 @@
 
 The unit is one worker's worth: a fleet of 4 sync workers with 3 requests in the application is 3 workers' worth
 occupied. The occupied part does not depend on the size of the fleet (unless it is full), so the load of a smaller or
-larger fleet is a division. Times are numbers that the caller gives.
+larger fleet is a division. The caller gives the time.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Sample(NamedTuple):
     Attributes:
         at: when, in seconds.
         occupied: requests in the application, divided by the capacity of one worker.
-        cpu: the CPUs that the workers use, lately.
-        queue: connections that wait to be accepted.
+        cpu: the CPUs in use by the workers, lately.
+        queue: connections waiting to be accepted.
         rate: requests answered per second, lately.
     """
 
@@ -91,8 +91,8 @@ class Decision(NamedTuple):
 
     Attributes:
         workers: how many.
-        why: the figures behind a change, or behind one that is not possible; else empty.
-        held: the limit that forbids more workers, though they would be wanted; else empty.
+        why: the figures behind a change, also an impossible one; else empty.
+        held: the limit against more workers, though they would be wanted; else empty.
     """
 
     workers: int
@@ -123,12 +123,12 @@ class Load(NamedTuple):
 
     @property
     def busy(self) -> float:
-        """Workers' worth of places in the application, or of CPU where that is more."""
+        """Workers' worth of places in the application, or of CPU if more."""
         return max(self.occupied, self.cpu)
 
     @property
     def queue_s(self) -> float:
-        """How long a connection that comes now waits to be accepted (Little's law): the queue by the rate."""
+        """How long a new connection waits to be accepted (Little's law): the queue by the rate."""
         if not self.queue:
             return 0.0
         return self.queue / self.rate if self.rate else inf
@@ -180,7 +180,7 @@ class History:
         self._part.clear()
 
     def changed(self, before: int, after: int, now: float, window_s: float) -> None:
-        """Note that the size has been changed, as `decide` said."""
+        """Note a change of size, as `decide` said."""
         if after < before:
             # The occupied part does not depend on the size: the parts still count.
             self.samples.clear()
@@ -198,15 +198,15 @@ def decide(history: History, workers: int, bounds: Bounds) -> Decision:
     """Return how many workers are wanted. Pure: the same arguments, the same answer.
 
     Args:
-        history: samples of a fleet that had its full size all the time.
-        workers: how many there are: all that are wanted serve.
+        history: samples of a fleet with its full size all the time.
+        workers: the size of the fleet: all wanted workers serve.
         bounds: the limits.
 
     - It grows when more than `CROWDED` of the workers are busy for a short window, or connections wait while more
-      than `QUIET` are; to the size of which `AIM` would be busy, at most to twice as many.
-    - It shrinks by one, once in a window, when during the last window the fleet without that worker would have been
+      than `QUIET` are; to a size with `AIM` of it busy, at most to twice as many.
+    - It shrinks by one, once in a window, when during the last window the smaller fleet would have been
       below `QUIET` on average, and during `History.patience` windows never above `AIM`, without a queue.
-    - Growing clears the history, so that the next decision is made on its outcome.
+    - Growing clears the history: the next decision is made on its outcome.
     """
     if not bounds.least <= workers <= bounds.most:
         wanted = min(max(workers, bounds.least), bounds.most)
@@ -251,7 +251,7 @@ def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Decision:
 
 
 def _drains(samples: Sequence[Sample], places: int) -> bool:
-    """Whether a queue that has piled up is shrinking fast enough."""
+    """Whether a large queue is shrinking fast enough."""
     first, last = samples[0], samples[-1]
     gone = first.queue - last.queue
     return first.queue > places and gone > 0 and last.queue * (last.at - first.at) < gone * _DRAINED_S

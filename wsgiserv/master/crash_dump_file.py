@@ -1,4 +1,4 @@
-"""Keeps the file for the stacks of a worker that crashes or is aborted: the worker writes it, the master reads it."""
+"""Keeps the file for a worker's stacks at a crash or SIGABRT: the worker writes it, the master reads it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class CrashDumpFile:
             return None
 
     def read(self) -> CrashDump:
-        """Return what has been written. Called by the master, after the worker's exit. Never raises."""
+        """Return the contents. Called by the master, after the worker's exit. Never raises."""
         try:
             size = fstat(self.fd).st_size
             data = pread(self.fd, _MOST_BYTES, max(0, size - _MOST_BYTES))
@@ -83,5 +83,5 @@ class CrashDumpFile:
         return CrashDump(report.strip(), dump.strip() if fatal else "")
 
     def close(self) -> None:
-        """Close the file, which ceases to exist."""
+        """Close the file, and so delete it."""
         close(self.fd)

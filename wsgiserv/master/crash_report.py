@@ -1,4 +1,4 @@
-"""Reports each worker that exits without being told to, or that is killed because it does not do what it was told.
+"""Reports each worker's exit that was not asked for, or had to be forced.
 
 A crash report states how the worker ended, its cause, its memory, the requests it was running, and its stacks. It is
 one record of the error log, and an object of ``wsgiservctl status --json``.
@@ -71,7 +71,7 @@ def describe_exit(wait_status: int | None) -> str:
 
 
 def signal_name(wait_status: int) -> str:
-    """Return the name of the signal that has killed a process; empty when none has."""
+    """Return the name of the signal behind a wait status; empty when there is none."""
     if not WIFSIGNALED(wait_status):
         return ""
     number = WTERMSIG(wait_status)
@@ -109,7 +109,7 @@ def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_R
 
 
 def is_told_to_end(worker: WorkerHandle, wait_status: int | None) -> bool:
-    """Whether a worker that the master has not told to leave has ended as if it had been: a signal to all of them."""
+    """Whether a worker has ended as if told to leave, though not by the master: by a signal to all processes."""
     if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
         return False
     return wait_status == ExitStatus.OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
@@ -142,13 +142,13 @@ def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -
 def classify_exit(
     worker: WorkerHandle, wait_status: int | None, dump: CrashDump, find_oom: Callable[[], OomEvidence]
 ) -> tuple[Cause, str]:
-    """Return whose doing an exit was, and a phrase that says why.
+    """Return the cause of an exit, and the reason in words.
 
     Args:
         worker: the worker, just reaped.
         wait_status: see `describe_exit`.
-        dump: what the worker has written at its end.
-        find_oom: see `OomWatch.attribute_kill`; called at most once, for a SIGKILL that the master has not sent.
+        dump: the worker's stacks.
+        find_oom: see `OomWatch.attribute_kill`; called at most once, for a SIGKILL from elsewhere.
     """
     ours = f"sent by wsgiserv: it {worker.sent_because}"
     if wait_status is None:
@@ -223,20 +223,20 @@ class CrashReport:
     """A crash report.
 
     Attributes:
-        pid, age, generation: which worker.
+        pid, age, generation: of the worker.
         died_at: when it was found dead, ``time.time()`` seconds.
         lived_s: how long it had lived, in seconds.
         was_ready: whether it had ever served.
         requests, errors: the number of responses, and of those with 5xx.
-        connections: the clients that were connected to it, when it counted them last (it does once a second).
+        connections: its connected clients at its last count (once a second).
         how: see `describe_exit`.
         exit_status: None when it was killed by a signal, or the status is unknown.
         signal: the signal's name, None when there was none.
         cause, reason: see `classify_exit`.
         rss_bytes, rss_age_s: its resident memory at the last look, and how long before its end; 0 is unknown.
-        max_rss_bytes: the most memory that it, or a process that it had waited for, had; 0 is unknown.
+        max_rss_bytes: its maximum, or that of a process it had waited for; 0 is unknown.
         lost: the requests in the application at its end, oldest first.
-        stacks: what was running; or empty.
+        stacks: its stacks; or empty.
         stacks_by: the writer of the stacks: the worker itself, or the interpreter's faulthandler; or empty.
     """
 
@@ -262,7 +262,7 @@ class CrashReport:
     stacks_by: Literal["", "worker", "faulthandler"] = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it fit for JSON, for ``wsgiservctl status --json``. Text that came from clients is as it came."""
+        """Return it fit for JSON, for ``wsgiservctl status --json``. Text from clients is not escaped."""
         seconds, fraction = divmod(self.died_at, 1)
         died = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{int(fraction * 1000):03d}+00:00"
         found = asdict(self)
@@ -325,7 +325,7 @@ def make_report(
     dump: CrashDump = CrashDump(),  # noqa: B008 - a tuple
     find_oom: Callable[[], OomEvidence] = lambda: OomEvidence("unknown"),
 ) -> CrashReport:
-    """Return the report of a worker that has just been reaped; its slot is still its own.
+    """Return the report of a worker just reaped; its slot is still its own.
 
     Args:
         worker: the worker.
@@ -369,7 +369,7 @@ def make_report(
 
 
 class CrashReporter:
-    """Writes the crash reports of one master, and keeps what they need of workers that still run.
+    """Writes the crash reports of one master, and samples the running workers for them.
 
     Args:
         log: the error log.
@@ -404,7 +404,7 @@ class CrashReporter:
                 worker.rss_bytes, worker.measured_at = size, now
 
     def is_killed_from_outside(self, wait_status: int | None, now: float) -> bool:
-        """Whether a SIGKILL that the master has not sent is not the OOM killer's, as far as the system tells."""
+        """Whether a foreign SIGKILL is not the OOM killer's, as far as the system tells."""
         if wait_status is None or not WIFSIGNALED(wait_status) or WTERMSIG(wait_status) != SIGKILL:
             return False
         return not self._oom.suspects(now)

@@ -1,4 +1,4 @@
-"""Defines a generation: one reading of the configuration, and what belongs to it."""
+"""Defines a generation: one reading of the configuration, with its sockets and slots."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Generation:
-    """The values that the workers of one generation start with.
+    """The starting values of one generation's workers.
 
     Attributes:
         number: the serial number, from 1.
         settings: the configuration.
         listeners: its listening sockets; those of the generation before, where `bind` is the same.
         pool: where its workers get their slots.
-        application: the application that the master itself has preloaded, or None.
+        application: the application, where the master itself has preloaded it; or None.
         preload: loads the application in a zygote; None: its workers are forked by the master.
         began_at: when its start or reload began, ``time.monotonic()`` seconds.
         tls_contexts: the TLS contexts of its workers; None without TLS, and where each worker makes its own.
         workers: how many workers it is to have (TTIN and TTOU change it).
-        pid_file: a new pid file that replaces the old one when this generation is in force.
+        pid_file: a new pid file to replace the old one when this generation is in force.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Generation:
 
 
 class RawEnvironment:
-    """Applies `raw_env` to an environment, and takes back what an earlier configuration has set.
+    """Applies `raw_env` to an environment, and takes back an earlier configuration's variables.
 
     Args:
         environ: ``os.environ``.
@@ -60,7 +60,7 @@ class RawEnvironment:
         self._before: dict[str, str | None] = {}
 
     def apply(self, pairs: Sequence[str]) -> None:
-        """Set each ``KEY=VALUE``; variables of the last call that are not among them get their old values back."""
+        """Set each ``KEY=VALUE``; other variables of the last call get their old values back."""
         for key, value in self._before.items():
             if value is None:
                 self._environ.pop(key, None)

@@ -1,4 +1,4 @@
-"""Measures the load of the fleet, and asks `autoscale` for the number of workers that it needs.
+"""Measures the load of the fleet, and asks `autoscale` for the number of workers.
 
 Nothing here waits, and nothing is read while scaling is off.
 """
@@ -132,7 +132,7 @@ class Gauge:
         """Return the load now.
 
         Args:
-            workers: the fleet; of those that do not serve only the answers count, not the requests in flight.
+            workers: the fleet; of workers not serving only the answers count, not the requests in flight.
             capacity: see `capacity_of`.
             now: ``time.monotonic()`` seconds.
         """
@@ -180,7 +180,7 @@ class Scaler:
         listeners: returns the listening sockets in force.
         tell: called with a line for the log, when more workers are needed and not possible.
         gauge: measures the load.
-        cpus: returns the CPUs that this server may use.
+        cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
     """
@@ -272,7 +272,7 @@ class Scaler:
         return self._explanation
 
     def _note_held(self, decision: Decision, window_s: float, now: float) -> None:
-        """Log why the fleet cannot grow; once, until that has been over for a window."""
+        """Log why the fleet cannot grow; once in a window."""
         if now - self._held_at > window_s:
             self._told = ""
         if decision.held:

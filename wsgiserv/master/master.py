@@ -578,7 +578,7 @@ class Master:
         for done in requests:
             done(False, reason)
         self._reload.overtake(reason, requests_too=True)
-        self._workers.tell_overtaken(reason)
+        self._workers.waiters.on_overtaken(reason)
 
     def _request_upgrade(self, done: Done) -> None:
         self._upgrade.requests.append(done)

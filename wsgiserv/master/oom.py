@@ -1,4 +1,4 @@
-"""Reads the counters of the kernel's out-of-memory killer, and tells which of them have grown lately."""
+"""Reads the counters of the kernel's out-of-memory killer, and tells whether they have grown lately."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LATELY_S: Final = 5.0
 
 
 class OomEvidence(NamedTuple):
-    """Evidence that the OOM killer has ended a process.
+    """Evidence for the OOM killer.
 
     Attributes:
         source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was: a hint
-            only, since in a container the cgroup that can be seen may not be the one that counts), ``none`` (none
+            only: in a container the visible cgroup may be another), ``none`` (none
             was), ``unknown`` (the system does not tell).
-        path: the file that counts them; or empty.
+        path: the file of the counter; or empty.
     """
 
     source: Literal["cgroup", "machine", "none", "unknown"]
@@ -74,14 +74,14 @@ class OomWatch:
             counter.look(now)
 
     def suspects(self, now: float) -> bool:
-        """Return whether the killer may have been at work lately, which is also so where the system does not tell."""
+        """Return whether the killer may have been at work lately; True, too, where the system does not tell."""
         self.look(now)
         return any(each.grown for each in self._counters) or all(
             each.value is None for each in self._counters
         )
 
     def attribute_kill(self, now: float) -> OomEvidence:
-        """Return whether the killer has ended a process that was found dead by SIGKILL just now."""
+        """Return the evidence about a process just found dead by SIGKILL."""
         self.look(now)
         machine = self._machine.take()
         if self._cgroup is not None and self._cgroup.take():

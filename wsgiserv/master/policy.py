@@ -1,7 +1,7 @@
 """Decides what to do about the workers: `plan` is a pure function of the fleet and the target.
 
-`plan` changes nothing. The master's loop carries the actions out, notes in the fleet what happened (`Fleet.died`,
-`Fleet.reported`), and asks again. Times are numbers that the caller gives.
+`plan` changes nothing. The master's loop carries the actions out, notes events in the fleet (`Fleet.died`,
+`Fleet.reported`), and asks again. The caller gives the time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ Action: TypeAlias = Spawn | Send | Promote | Abandon | GiveUp | Stopped | Wait
 
 @dataclass(frozen=True)
 class Target:
-    """The state that `plan` works towards.
+    """The goal of `plan`.
 
     Attributes:
         wanted: for each generation the number of workers, oldest first. Two while a reload is under way.
@@ -112,7 +112,7 @@ class Target:
 class Failures:
     """The failed boots of one generation since one of its workers became ready.
 
-    ``rounds`` counts tries, not workers: those that were forked before the pause after a failure failed with it.
+    ``rounds`` counts tries, not workers: those forked before the pause after a failure failed with it.
     ``hung``: the last has taken longer than ``boot_timeout``.
     """
 
@@ -127,7 +127,7 @@ class Failures:
 class Crashes:
     """The exits of one generation's workers soon after they were ready, without being told to leave.
 
-    ``level`` counts the pauses of the crash loop that is going on; 0: there is none. ``pause_s`` is the last pause.
+    ``level`` counts the pauses of the current crash loop; 0: there is none. ``pause_s`` is the last pause.
     ``told``: whether it has been logged.
     """
 
@@ -143,9 +143,9 @@ class Fleet:
     """The workers and the history of their failures.
 
     Attributes:
-        workers: those that have been forked and not been reaped.
+        workers: all workers from their fork until they are reaped.
         ever_ready: whether any worker has ever been ready.
-        proven: the generations of which a worker has been ready: their code boots.
+        proven: the generations with a worker that has been ready: their code boots.
         failures, crashes: by generation.
     """
 
@@ -156,7 +156,7 @@ class Fleet:
     crashes: dict[int, Crashes] = field(default_factory=dict)
 
     def reported(self, worker: WorkerHandle, report: Report, now: float, jitter: float) -> None:
-        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off, so that servers do not retry in step."""
+        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off: servers must not retry in step."""
         if report.state == "ready":
             worker.ready_at = now
             self.ever_ready = True
@@ -174,7 +174,7 @@ class Fleet:
     def died(
         self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False
     ) -> bool:
-        """Note that ``worker`` has been reaped; return whether it was neither told to leave nor leaving by itself.
+        """Note a reaped worker; return whether it was neither told to leave nor leaving by itself.
 
         Args:
             worker: the worker.
@@ -198,7 +198,7 @@ class Fleet:
         return True
 
     def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
-        """Note that the system did not make a process."""
+        """Note a failed fork."""
         self._boot_failed(generation, now, reason, None, now, jitter)
 
     def _boot_failed(
@@ -231,7 +231,7 @@ class Fleet:
             crashes.not_before = now + crashes.pause_s
 
     def untold_loop(self, generation: int) -> Crashes | None:
-        """Return the crash loop of a generation that has begun to pause, once; None when there is no news."""
+        """Return the new crash loop of a generation, once; None when there is none."""
         crashes = self.crashes.get(generation)
         if crashes is None or not crashes.level or crashes.told:
             return None
@@ -256,10 +256,10 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
     Called by the master's loop after each event. Its guarantees:
 
     - it replaces a dead worker at once, unless boots fail: then one worker at a time tries, less and less often;
-    - at a reload it first boots one worker of the new generation, and retires nothing before that is ready;
+    - at a reload it first boots one worker of the new generation, and retires nothing before it is ready;
     - it retires a serving worker only when there is one too many, so one to be replaced only after its successor is
       ready;
-    - it sends a worker no signal twice, and kills one that does not do what it was told.
+    - it sends a worker no signal twice, and kills one for not obeying in time.
     """
     actions: list[Action] = []
     wake = inf
@@ -289,7 +289,7 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
 
 
 def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
-    """Return whether the newest generation is in place, or has failed; None while that is open."""
+    """Return whether the newest generation is in place, or has failed; None while undecided."""
     newest, count = target.wanted[-1]
     rolling = len(target.wanted) > 1
     if rolling and newest in fleet.proven:

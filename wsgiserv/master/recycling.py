@@ -20,7 +20,7 @@ _JITTER: Final = 0.1
 
 
 def too_large_at_boot(pid: int, settings: Settings) -> str:
-    """Return an error for a worker that `max_worker_memory` would have replaced before its first request; or empty."""
+    """Return an error for a worker above `max_worker_memory` before its first request; or empty."""
     most = settings.max_worker_memory
     size = least_memory_of(pid, max(settings.workers, settings.workers_max or 0)) if most else 0
     if size <= most:

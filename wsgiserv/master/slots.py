@@ -34,7 +34,7 @@ class SlotPool:
 
     @property
     def boards(self) -> int:
-        """The number of times that room has been made. A zygote knows the boards made before its fork only."""
+        """The number of boards. A zygote knows those made before its fork only."""
         return len(self._boards)
 
     def place(self, slot: Slot) -> tuple[int, int]:

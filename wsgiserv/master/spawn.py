@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import close, getpid
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from setproctitle import setproctitle
 
@@ -20,11 +20,16 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
 
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+_BOOT_S: Final = 30.0
+
 
 class ForkedChild(BaseException):
     """Raised in a child, to leave the master's loop behind: `Master.run` catches it and becomes the child.
 
-    A BaseException, so that no handler of the master's takes it for an error.
+    A BaseException: no handler of the master's must take it for an error.
 
     Attributes:
         main: runs the child; it is given ``worker_main`` and returns the status to exit with.
@@ -37,10 +42,10 @@ class ForkedChild(BaseException):
 
 @dataclass(frozen=True)
 class Parent:
-    """The values of the master that every child is made with.
+    """The master's values for every child.
 
     Attributes:
-        signals: the master's signals, which a child leaves.
+        signals: the master's signals.
         log: the error log.
         server: the master as hooks see it.
         lifeline: a pipe; only the master has the writing end, so children see its end of file when the master ends.
@@ -52,8 +57,34 @@ class Parent:
     lifeline: tuple[int, int]
 
 
+def new_handle(
+    parent: Parent, settings: Settings, age: int, generation: int, spawned_at: float, pid: int = 0
+) -> WorkerHandle:
+    """Return the handle of a worker, see `WorkerHandle`, as hooks get it too."""
+    return WorkerHandle(
+        age=age,
+        generation=generation,
+        spawned_at=spawned_at,
+        timeout=settings.timeout,
+        graceful_timeout=settings.graceful_timeout,
+        boot_timeout=boot_timeout_of(settings),
+        pid=pid,
+        cfg=settings,
+        log=parent.log,
+        ppid=parent.server.pid,
+    )
+
+
+def boot_timeout_of(settings: Settings) -> float:
+    """Return how many seconds a worker may take to boot; 0.0 means no limit."""
+    if settings.boot_timeout is not None:
+        return settings.boot_timeout
+    # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
+    return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
+
+
 def fork_child(signals: SignalQueue) -> int:
-    """Return 0 in the child, which has left the master's signals and streams. Raises OSError."""
+    """Fork, and leave the master's signals and streams in the child; return 0 there. Raises OSError."""
     with signals.held():
         pid = fork()
         if pid == 0:
@@ -70,10 +101,10 @@ def fork_worker(
 
     Args:
         parent: the master's values.
-        generation: what the worker serves with.
+        generation: the worker's.
         handle: the worker, without a process.
         slot: its row of the scoreboard.
-        leave: closes, in the child, what belongs to the master.
+        leave: closes, in the child, the master's descriptors.
 
     Raises:
         OSError: the system does not make a process.
@@ -110,7 +141,7 @@ def worker_boot(
     crash_dump_fd: int | None,
     application: Callable[..., Any] | None,
 ) -> WorkerBoot:
-    """Return the values that a worker starts with. Called in its process, by the arguments of `WorkerBoot`."""
+    """Return a worker's starting values. Called in its process."""
     return WorkerBoot(
         settings=generation.settings,
         listeners=generation.listeners,

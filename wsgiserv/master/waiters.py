@@ -1,4 +1,4 @@
-"""Keeps the commands that wait for something to happen to the workers, and tells them how it went."""
+"""Keeps the commands waiting for an event of the workers, and tells them the outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRACE_S = 2.0
 
 
 class Waiters:
-    """The callers that wait: for a number of serving workers, for an exit, for a trace."""
+    """The commands waiting for a number of serving workers, for an exit, for a trace."""
 
     def __init__(self) -> None:
         self._serving: list[tuple[int, Done]] = []
@@ -31,34 +31,34 @@ class Waiters:
         self._exits.setdefault(worker.age, []).append(done)
 
     def when_traced(self, worker: WorkerHandle, done: Done, now: float) -> None:
-        """Tell ``done`` when the worker has reported its stacks; after 2 s, what the system knows of it."""
+        """Tell ``done`` the worker's report of its stacks; after 2 s, the system's view of the worker."""
         self._traces.setdefault(worker.age, []).append((now + _TRACE_S, done))
 
     # ---- what happens ------------------------------------------------------------------------------------
 
     def on_overtaken(self, reason: str) -> None:
-        """Tell those that wait for a number of workers that it will not be reached."""
+        """End the waits for a number of workers: it will not be reached."""
         waiting, self._serving = self._serving, []
         for _, done in waiting:
             done(False, reason)
 
     def on_exit(self, worker: WorkerHandle, text: str) -> None:
-        """Tell those that wait for this worker that it has exited, or will never be spawned."""
+        """End the waits for this worker: it has exited, or will never be spawned."""
         for done in self._exits.pop(worker.age, []):
             done(True, text)
         for _, done in self._traces.pop(worker.age, []):
             done(False, text)
 
     def on_trace(self, worker: WorkerHandle, text: str) -> None:
-        """Tell those that wait for this worker's stacks."""
+        """End the waits for this worker's stacks."""
         for _, done in self._traces.pop(worker.age, []):
             done(True, text or "it runs nothing")
 
     def look(self, workers: Sequence[WorkerHandle], wanted: int, trouble: str, now: float) -> float:
-        """Tell those whose time is over, or whose event has come about, or will not.
+        """End the waits for events that have come about, will not, or are late.
 
         Args:
-            workers: the workers that have not been reaped.
+            workers: all workers, until they are reaped.
             wanted: how many workers the newest generation is to have.
             trouble: why its workers cannot boot; or empty.
             now: ``time.monotonic()`` seconds.

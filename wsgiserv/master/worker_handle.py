@@ -33,20 +33,20 @@ class WorkerHandle:
         boot_timeout: how many seconds it may take to become ready; 0 means no limit.
         pid: the process id; 0 before the fork.
         ready_at: when it reported ``ready``.
-        retiring_at: when it reported that it leaves by itself.
+        retiring_at: when it reported ``retiring``.
         recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its successor is ready.
         is_busy: whether a request is in its application; copied from the scoreboard.
-        lingers: whether it leaves, and only waits for idle connections that no other worker can take over.
-        failed, failed_at: its report that it cannot boot, and when it came.
+        lingers: whether it leaves, and only waits for idle connections it cannot hand over.
+        failed, failed_at: its report ``failed``, and when it came.
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
         sent_because: why it was sent SIGABRT, or SIGKILL: a verb and more, for the log.
-        rss_bytes, measured_at: its memory at the last look, and when that was; 0 before.
+        rss_bytes, measured_at: its memory at the last look, and the time of that; 0 before.
         reopen_when_ready: a log rotation happened while it was booting.
-        replaces: the process id of the crashed or killed worker that it replaces; 0: none.
-        slot, pool: its row of the scoreboard, and where that goes back to; None in tests of the policy.
+        replaces: the process id of its crashed or killed predecessor; 0: none.
+        slot, pool: its row of the scoreboard, and the row's pool; None in tests of the policy.
         reader, crash_dump: see `open_pipes`.
-        cfg, log, ppid, aborted, tmp: what gunicorn's hooks find at a worker.
+        cfg, log, ppid, aborted, tmp: for gunicorn's hooks.
     """
 
     age: int
@@ -100,12 +100,12 @@ class WorkerHandle:
 
     @property
     def told_to_leave(self) -> bool:
-        """Whether the master has sent it a signal that ends it."""
+        """Whether the master has sent it a signal to end it."""
         return not (self.term_at is self.quit_at is self.abort_at is self.kill_at is None)
 
     @property
     def retires(self) -> bool:
-        """Whether it was told to leave, or leaves by itself, so that it was to be replaced anyway."""
+        """Whether it was told to leave, or leaves by itself, and was to be replaced anyway."""
         return not (self.term_at is self.quit_at is self.retiring_at is None)
 
     @property
@@ -124,18 +124,18 @@ class WorkerHandle:
         return self.ready_at is not None and not self.leaving
 
     def recycle(self, reason: str, now: float) -> None:
-        """Note that it is to be replaced, for ``reason``."""
+        """Have it replaced, for ``reason``."""
         if self.recycle_at is None:
             self.recycle_at, self.recycle_reason = now, reason
 
     def note_sent(self, signal: int, reason: str, now: float) -> None:
-        """Note that it is sent one of TERM, QUIT, ABRT and KILL; of the last two the first reason stays."""
+        """Note a signal: TERM, QUIT, ABRT or KILL; of the last two the first reason stays."""
         setattr(self, _SENT_AT[signal], now)
         if signal in (SIGABRT, SIGKILL):
             self.sent_because = self.sent_because or reason
 
     def life(self, now: float) -> str:
-        """Return how long it has lived and what it has done: ``up 12.3 s, 345 requests``."""
+        """Return its age and work: ``up 12.3 s, 345 requests``."""
         requests = self.slot.figures().requests if self.slot is not None else 0
         return f"up {now - self.spawned_at:.1f} s, {counted(requests, 'request')}"
 
@@ -152,7 +152,7 @@ class WorkerHandle:
             self.reader = None
 
     def close_pipes(self) -> None:
-        """Close what `open_pipes` has made. Called when it has been reaped or will not be spawned, and in siblings."""
+        """Undo `open_pipes`. Called when it has been reaped or will not be spawned, and in siblings."""
         self.close_reader()
         if self.crash_dump is not None:
             self.crash_dump.close()

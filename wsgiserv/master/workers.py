@@ -1,7 +1,4 @@
-"""Spawns the workers, signals them, reads their reports, and reaps them.
-
-What is to be done about the workers, `policy.plan` decides.
-"""
+"""Spawns the workers, signals them, reads their reports, and reaps them, as `policy.plan` decides."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Sequence
 from os import WNOHANG, close, pipe, urandom, wait4
 from signal import SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINCH, Signals
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from wsgiserv.boot import Report
 from wsgiserv.errors import ExitStatus
@@ -33,7 +30,7 @@ from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.master.signals import SignalQueue
-from wsgiserv.master.spawn import Parent, fork_worker
+from wsgiserv.master.spawn import Parent, fork_worker, new_handle
 from wsgiserv.master.status import Totals
 from wsgiserv.master.waiters import Waiters
 from wsgiserv.master.worker_handle import WorkerHandle
@@ -42,10 +39,6 @@ from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
 from wsgiserv.wording import counted
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
-_BOOT_S: Final = 30.0
 # So long after a worker has died of a signal to the process group the master has it, too.
 _GROUP_S: Final = 0.002
 _MOST_VACANT: Final = 1000
@@ -56,16 +49,17 @@ class Workers:
 
     Args:
         server: the master as hooks see it; its WORKERS are kept here.
-        signals: the master's signals, which a child leaves.
+        signals: the master's signals.
         log: the error log.
 
     Attributes:
         fleet: the workers, and how they have failed.
         stopping: set by the master when it stops: exits are expected from then on.
-        gone: the totals of the workers that have exited.
+        gone: the totals of exited workers.
         crashes: writes the crash reports; its `reports` are for the status.
-        zygotes: the zygotes, and the workers that they have been asked for.
-        followed: set when the next master's workers take over the connections that these hand over.
+        zygotes: the zygotes, with the workers requested of them.
+        waiters: commands to answer later.
+        followed: set when the next master's workers take over connections.
     """
 
     def __init__(self, server: HookServer, signals: SignalQueue, log: logging.Logger) -> None:
@@ -79,7 +73,7 @@ class Workers:
         self._log = log
         self._parent = Parent(signals, log, server, pipe())
         self.zygotes = ZygoteClients(self._parent)
-        self._waiters = Waiters()
+        self.waiters = Waiters()
         # The process ids of the workers that have crashed or were killed, and have no successor yet.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
@@ -97,7 +91,7 @@ class Workers:
     # ---- spawning ------------------------------------------------------------------------------------
 
     def spawn(self, generation: Generation, close_others: Callable[[], None]) -> None:
-        """Fork a worker of ``generation``; ``close_others`` closes, in the child, what else is the master's.
+        """Fork a worker of ``generation``; ``close_others`` closes, in the child, the master's other descriptors.
 
         Raises:
             BootError: pre_fork raises before any worker has been ready.
@@ -105,17 +99,7 @@ class Workers:
         """
         settings, server = generation.settings, self._server
         server.worker_age += 1
-        handle = WorkerHandle(
-            age=server.worker_age,
-            generation=generation.number,
-            spawned_at=monotonic(),
-            timeout=settings.timeout,
-            graceful_timeout=settings.graceful_timeout,
-            boot_timeout=boot_timeout_of(settings),
-            cfg=settings,
-            log=self._log,
-            ppid=server.pid,
-        )
+        handle = new_handle(self._parent, settings, server.worker_age, generation.number, monotonic())
 
         def leave() -> None:
             self._leave()
@@ -147,7 +131,7 @@ class Workers:
             self._on_spawned(handle)
 
     def _leave(self) -> None:
-        """Called in a child: close what is the master's, as far as it is here."""
+        """Called in a child: close the master's descriptors."""
         close(self._parent.lifeline[1])
         for sibling in self.fleet.workers:
             sibling.close_pipes()
@@ -158,7 +142,7 @@ class Workers:
         self._log.debug("worker %d (age %d) forked", worker.pid, worker.age)
 
     def _on_answers(self, answers: Sequence[Answer]) -> None:
-        """Note what has become of workers that zygotes were asked for."""
+        """Note the outcome of requests to zygotes."""
         for answer in answers:
             worker = answer.worker
             is_wanted = worker in self.fleet.workers
@@ -174,7 +158,7 @@ class Workers:
                 self.fleet.died(worker, _with_reason(worker, answer.reason), monotonic(), _jitter())
             worker.close_pipes()
             worker.give_slot_back()
-            self._waiters.on_exit(worker, "the worker was not there yet, and will not be")
+            self.waiters.on_exit(worker, "the worker was not there yet, and will not be")
 
     # ---- signals -------------------------------------------------------------------------------------
 
@@ -199,7 +183,7 @@ class Workers:
         send_signal(worker.pid, signal)
 
     def _send_before_spawn(self, action: Send, now: float) -> None:
-        """Do what a signal would to a worker that has no process yet: to its request, or to its zygote."""
+        """Do the like of a signal for a worker without a process: to its request, or to its zygote."""
         worker, signal, reason = action
         worker.note_sent(signal, reason, now)
         if signal in (SIGTERM, SIGQUIT):
@@ -209,12 +193,12 @@ class Workers:
             zygote.signal(worker, signal, reason)
 
     def send_all(self, signal: Signals) -> None:
-        """Send ``signal`` to every worker, whatever it does."""
+        """Send ``signal`` to every worker."""
         for worker in self.fleet.workers:
             send_signal(worker.pid, signal)
 
     def reopen_logs(self) -> None:
-        """Tell the workers that the logs have been rotated."""
+        """Tell the workers to reopen their logs."""
         for worker in self.fleet.workers:
             # Before it is ready a worker may not have its handlers yet, and the signal would kill it.
             if worker.ready_at is None:
@@ -224,10 +208,10 @@ class Workers:
         self.zygotes.reopen_logs()
 
     def hand_over_no_more(self, *, for_good: bool = False) -> None:
-        """Tell all workers, also those that leave already, that no process is left to take their connections.
+        """Tell all workers, leaving ones too, to hand over no more connections: no process would take them.
 
         Args:
-            for_good: whether no process has the listening sockets any more, either.
+            for_good: whether the listening sockets are closed, too.
         """
         for worker in self.fleet.workers:
             if worker.slot is not None:
@@ -237,7 +221,7 @@ class Workers:
                     send_signal(worker.pid, SIGWINCH)
 
     def drain(self) -> None:
-        """Tell all workers, also those still to come, that the server is about to stop."""
+        """Tell all workers, future ones too: the server is about to stop."""
         self._draining = True
         for worker in self.fleet.workers:
             if worker.slot is not None:
@@ -262,7 +246,7 @@ class Workers:
     # ---- reports -------------------------------------------------------------------------------------
 
     def read_reports(self) -> None:
-        """Note what the zygotes and the workers have reported."""
+        """Note the answers of the zygotes and the reports of the workers."""
         self._on_answers(self.zygotes.hear())
         for worker in list(self.fleet.workers):
             self._read_reports_of(worker)
@@ -306,7 +290,7 @@ class Workers:
             case "recycle":
                 self._log_recycling(worker)
             case "trace":
-                self._waiters.on_trace(worker, report.reason)
+                self.waiters.on_trace(worker, report.reason)
             # Before anything has been ready the end of the start says it, once.
             case "failed" if self.fleet.ever_ready and not self.stopping:
                 traceback = "" if is_repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
@@ -323,7 +307,7 @@ class Workers:
             self._log.debug("worker %d is ready after %.2f s", worker.pid, age_s)
 
     def _replace_corrupt(self, worker: WorkerHandle, error: MessageError) -> None:
-        """Have a worker replaced that has sent something else than reports: its pipe is closed."""
+        """Have a worker replaced after a corrupt message; its pipe is closed."""
         self._log.error(
             "WS1206 worker %d: corrupt message on its readiness pipe (%s): the worker is replaced. The application, "
             "or a library of its own, writes to descriptors that it has not opened.",
@@ -350,42 +334,30 @@ class Workers:
         """Return the worker with this process id."""
         return next((worker for worker in self.fleet.workers if worker.pid == pid), None)
 
-    def when_serving(self, count: int, done: Done) -> None:
-        """See `Waiters.when_serving`."""
-        self._waiters.when_serving(count, done)
-
-    def when_gone(self, worker: WorkerHandle, done: Done) -> None:
-        """See `Waiters.when_exited`."""
-        self._waiters.when_exited(worker, done)
-
     def trace(self, worker: WorkerHandle, done: Done) -> None:
         """Ask a worker for its stacks, and tell ``done``; see `Waiters.when_traced`."""
-        self._waiters.when_traced(worker, done, monotonic())
+        self.waiters.when_traced(worker, done, monotonic())
         send_signal(worker.pid, SIGTTOU)
 
-    def tell_overtaken(self, reason: str) -> None:
-        """See `Waiters.on_overtaken`."""
-        self._waiters.on_overtaken(reason)
-
     def tell_waiters(self, now: float, newest: int, wanted: int) -> float:
-        """Tell the commands whose event has come about, or will not; return when to look again.
+        """Answer the commands that are due; return when to look again.
 
         Args:
             now: the time.
             newest: the serial number of the newest generation.
-            wanted: how many workers that is to have.
+            wanted: the number of workers wanted of it.
         """
         failures = self.fleet.failures.get(newest)
         trouble = failures.reason if failures is not None else ""
-        return self._waiters.look(self.fleet.workers, wanted, trouble, now)
+        return self.waiters.look(self.fleet.workers, wanted, trouble, now)
 
     # ---- exits ---------------------------------------------------------------------------------------
 
     def reap(self, answer_signals: Callable[[], object]) -> None:
-        """Note the workers that have exited. Waits for our workers only: a hook's own children are the hook's.
+        """Note the exited workers. Waits for our workers only: a hook's own children are the hook's.
 
         Args:
-            answer_signals: has the master answer the signals that have come.
+            answer_signals: has the master answer its pending signals.
         """
         exits = [(worker, end) for worker in self.fleet.workers if worker.pid and (end := reap(worker.pid))]
         if not self.stopping and any(is_told_to_end(worker, end.wait_status) for worker, end in exits):
@@ -415,7 +387,7 @@ class Workers:
                 self._on_answers(self.zygotes.on_exit(zygotes[pid], status))
 
     def _on_exit(self, worker: WorkerHandle, end: Ended) -> None:
-        """Note an exit: the last reports, the fleet, the log, those that wait, the hook, the slot."""
+        """Note an exit: the last reports, the fleet, the log, the waiting commands, the hook, the slot."""
         self._read_reports_of(worker, is_alive=False)
         now, status = monotonic(), end.wait_status
         how = describe_exit(status)
@@ -431,7 +403,7 @@ class Workers:
             self._note_vacancy(worker, unasked)
             self._log_crash_loop(worker.generation)
         worker.close_pipes()
-        self._waiters.on_exit(worker, f"worker {worker.pid} has left: it {how}")
+        self.waiters.on_exit(worker, f"worker {worker.pid} has left: it {how}")
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
         if worker.slot is not None:
             figures = worker.slot.figures()
@@ -446,7 +418,7 @@ class Workers:
         worker.give_slot_back()
 
     def _log_cut_requests(self, worker: WorkerHandle, how: str, now: float) -> None:
-        """Log the requests that a fast stop has cut, and that the worker could not log any more."""
+        """Log requests cut by a fast stop, unless the worker has."""
         lost = [each for each in lost_requests(worker, now) if not each.logged]
         for line in request_lines(worker.pid, lost, len(lost)):
             self._log.info("cut: %s: it %s", line, worker.sent_because or how)
@@ -454,7 +426,7 @@ class Workers:
             log_lost_requests(worker.cfg, self._log, worker.pid, lost, KILLED)
 
     def _note_vacancy(self, worker: WorkerHandle, unasked: bool) -> None:
-        """Note that the next worker comes in the place of one that has crashed or was killed."""
+        """Note a crashed or killed worker for the log line of its successor."""
         if worker.ready_at is None:
             if worker.replaces and not worker.retires:
                 self._vacant.appendleft(worker.replaces)
@@ -475,14 +447,6 @@ class Workers:
                 BACKOFF_LONGEST_S,
                 counted(serving, "worker", "serves", "serve"),
             )
-
-
-def boot_timeout_of(settings: Settings) -> float:
-    """Return how many seconds a worker may take to boot; 0.0 means no limit."""
-    if settings.boot_timeout is not None:
-        return settings.boot_timeout
-    # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
-    return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
 
 
 def _with_reason(worker: WorkerHandle, how: str) -> str:

@@ -1,7 +1,7 @@
-"""Runs the zygote: the process that loads the application once, and is copied into each worker (``preload_app``).
+"""Runs the zygote: the process to load the application once, and to be copied into each worker (``preload_app``).
 
 A worker is the zygote's grandchild: the child between them exits at once, and the kernel gives the worker to the
-nearest ancestor that is a subreaper, the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master waits for it, and
+nearest subreaper above, the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master waits for it, and
 for all others, in one way. It begins only when its process id has been told: no worker exists unknown to the master,
 whenever the zygote is killed.
 """
@@ -47,7 +47,7 @@ _MOST_FDS: Final = 2
 
 
 def become_subreaper() -> bool:
-    """Have orphans among this process's descendants become its children; whether the kernel does that."""
+    """Adopt orphans among this process's descendants; return whether the kernel can."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -68,7 +68,7 @@ class ZygoteBoot:
 
     Attributes:
         parent: the master's values.
-        generation: the generation that its workers serve with; its `preload` loads the application.
+        generation: its workers' generation; its `preload` loads the application.
         sock: its end of the line to the master (SOCK_SEQPACKET).
         handle: the first worker, the model of the others' handles.
     """
@@ -79,7 +79,7 @@ class ZygoteBoot:
     handle: WorkerHandle
 
     def close_in_child(self) -> None:
-        """Close what a child of the application must not hold. Called in that child."""
+        """Close the zygote's descriptors. Called in a child of the application."""
         self.sock.close()
         close(self.parent.lifeline[0])
         for listener in self.generation.listeners:
@@ -92,7 +92,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     """Load the application, then spawn workers at the master's requests. Called in the zygote's process.
 
     Returns:
-        in each worker's process, the values that it starts with. Never in the zygote: its process ends here.
+        in each worker's process, its values. Never in the zygote: its process ends here.
     """
     status: int = ExitStatus.BOOT
     try:
@@ -245,7 +245,7 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
 
 
 def _spawn(sock: socket, age: int, ready: int) -> bool:
-    """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
+    """Make the process of a worker, and tell the master; True in the worker, after the master knows it."""
     if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "cancelled", "age": age})  # the master has closed its end of the readiness pipe
         return False

@@ -1,8 +1,8 @@
 """Runs the zygotes from the master's side: forks them, asks them for workers, hears their answers.
 
 The master never waits for a zygote: a request lies in its socket while it loads the application. Meanwhile the worker
-has a `WorkerHandle` with the process id 0, which no system call may ever be given: 0 is the master's own process
-group. A signal for such a worker goes to the zygote, or cancels the request.
+has a `WorkerHandle` with the process id 0; no system call may ever get it: 0 is the master's own process group. A
+signal for such a worker goes to the zygote, or cancels the request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
 from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, set_title
+from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
 from wsgiserv.process import reap, send_signal
@@ -65,7 +65,7 @@ class Zygote:
         sock: the line to it, owned from now on.
         generation: the generation of its workers.
         log: the error log.
-        is_new_child: whether a process id is a child of the master that is no worker yet.
+        is_new_child: whether a process id is a child of the master, and no worker yet.
 
     Attributes:
         pid: its process id.
@@ -76,7 +76,7 @@ class Zygote:
         over: whether it has exited, or has been ended.
         is_outdated: whether another has taken its place: it ends when it has answered all.
         aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
-        asked: the workers that it has been asked for and has not answered about, by age.
+        asked: the requested workers without an answer, by age.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Zygote:
         self._send()
 
     def reopen_logs(self) -> None:
-        """Have it reopen its log, which its workers inherit."""
+        """Have it reopen its log, for its future workers."""
         if not self.over:
             self._unsent.append(({"do": "reopen_logs"}, ()))
             self._send()
@@ -147,7 +147,7 @@ class Zygote:
             self._unsent.popleft()
 
     def hear(self) -> list[Answer]:
-        """Return what it has answered. Called at every turn of the master's loop."""
+        """Return its answers. Called at every turn of the master's loop."""
         answers: list[Answer] = []
         if self.over:
             return answers
@@ -183,7 +183,7 @@ class Zygote:
         return answers
 
     def _understand(self, message: dict[str, Any]) -> Answer | None:
-        """Return what a message says of a worker. Raises MessageError, and has changed nothing then."""
+        """Return a message's meaning for a worker. Raises MessageError, and changes nothing then."""
         state, age, pid = message.get("state"), message.get("age"), message.get("pid")
         if state == "loaded":
             self.loaded = True
@@ -206,7 +206,7 @@ class Zygote:
         return Failed(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
 
     def signal(self, worker: WorkerHandle, signal: Signals, reason: str) -> None:
-        """Send the zygote what a worker without a process is due: SIGABRT, SIGKILL."""
+        """Send the zygote the signal for a worker without a process: SIGABRT, SIGKILL."""
         if self.over or (signal == SIGABRT and self.aborted):
             return
         self.aborted = True
@@ -235,10 +235,10 @@ class ZygoteClients:
     """The zygotes of one master.
 
     Args:
-        parent: the values that each child is made with.
+        parent: the master's values.
 
     Attributes:
-        zygotes: those that have not been reaped.
+        zygotes: all zygotes, until they are reaped.
         inherits_orphans: whether there has been any: then this process is a subreaper.
     """
 
@@ -262,7 +262,7 @@ class ZygoteClients:
             worker: without a process.
             generation: its generation.
             slot: its row of the scoreboard.
-            leave: closes, in the zygote, what is the master's.
+            leave: closes, in the zygote, the master's descriptors.
 
         Raises:
             OSError: the system does not make a process, or a descriptor.
@@ -308,7 +308,7 @@ class ZygoteClients:
         raise ForkedChild(live)
 
     def _is_new_child(self, pid: int) -> bool:
-        """Whether ``pid`` is a child of this process that is no worker yet: it will be sent signals."""
+        """Whether ``pid`` is a child of this process, and no worker yet: it will be sent signals."""
         if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
             return False
         try:
@@ -323,15 +323,15 @@ class ZygoteClients:
             zygote.close()
 
     def zygote_of(self, worker: WorkerHandle) -> Zygote | None:
-        """Return the zygote that has been asked for ``worker`` and has not answered."""
+        """Return the zygote with an open request for ``worker``."""
         return next((each for each in self.zygotes if each.asked.get(worker.age) is worker), None)
 
     def hear(self) -> list[Answer]:
-        """Return what the zygotes have answered."""
+        """Return the zygotes' answers."""
         return [answer for zygote in self.zygotes for answer in zygote.hear()]
 
     def reap(self) -> list[Answer]:
-        """Note the zygotes that have exited; return what becomes of the workers that they were asked for."""
+        """Note exited zygotes; return their last answers."""
         answers: list[Answer] = []
         for zygote in list(self.zygotes):
             if end := reap(zygote.pid):
@@ -353,26 +353,14 @@ class ZygoteClients:
             )
         zygote.over = True
         zygote.close()
-        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, self._as_worker(zygote))
+        # For the hook a worker of age 0: the application's import may have left something under the zygote's process
+        # id (a file of Prometheus gauges) to be removed.
+        cfg = self._server.cfg
+        worker = new_handle(self._parent, cfg, 0, zygote.generation, zygote.began_at, zygote.pid)
+        call_hook(self._log, "child_exit", cfg.child_exit, self._server, worker)
         lost = [Failed(worker, how) for worker in zygote.asked.values()]
         zygote.asked.clear()
         return [*answers, *lost]
-
-    def _as_worker(self, zygote: Zygote) -> WorkerHandle:
-        """Return what `child_exit` gets: a worker of age 0 with the zygote's process id."""
-        # The application's import may have left something under that id (a file of Prometheus gauges) to be removed.
-        settings = self._server.cfg
-        return WorkerHandle(
-            age=0,
-            generation=zygote.generation,
-            spawned_at=zygote.began_at,
-            timeout=settings.timeout,
-            graceful_timeout=settings.graceful_timeout,
-            pid=zygote.pid,
-            cfg=settings,
-            log=self._log,
-            ppid=self._server.pid,
-        )
 
     def reopen_logs(self) -> None:
         """Have all zygotes reopen their logs."""
@@ -388,7 +376,7 @@ class ZygoteClients:
     def dismiss(self) -> list[Answer]:
         """End the zygotes before the workers leave, and wait for their processes; return their last answers.
 
-        One that is still asked for a worker is ended by `hear`, after its answer.
+        `hear` ends a zygote with an open request, after its answer.
         """
         # They hold the listening sockets, too: a client that connects when the workers have closed theirs would wait
         # in a backlog that nothing serves.
