@@ -472,7 +472,7 @@ def _rollup(pid: int) -> dict[bytes, int]:
 def cpu_time_of(pid: int) -> float | None:
     """Return the CPU seconds of a process, all threads; None where the system does not tell."""
     try:
-        fields = _stat(pid)
+        fields = _stat(pid)  # utime and stime, fields 14 and 15 of proc(5)
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     except (OSError, ValueError, IndexError):
         return None

@@ -73,6 +73,7 @@ class CrashDumpFile:
             data = pread(self.fd, _MOST_BYTES, max(0, size - _MOST_BYTES))
         except OSError:
             return CrashDump()
+        # The end counts: children of the worker may have written dumps before, and without bound.
         text = data.decode("utf-8", "backslashreplace")
         before, mark, report = text.rpartition(REPORT_MARK)
         if not mark:

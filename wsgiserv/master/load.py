@@ -123,7 +123,6 @@ class Gauge:
         self._backlog = backlog
         self._answered: dict[int, int] = {}
         self._answered_at = 0.0
-        self._rate = 0.0
         self._cpu_seconds: dict[int, float] = {}
         self._cpu_at = 0.0
         self._cpu = 0.0
@@ -136,37 +135,35 @@ class Gauge:
             capacity: see `capacity_of`.
             now: ``time.monotonic()`` seconds.
         """
-        in_flight = 0
-        for worker in workers:
-            if worker.serving and worker.slot is not None:
-                # A worker may have more requests than it can run, handed over by a leaving sibling.
-                in_flight += min(worker.slot.load()[0], capacity)
-        waiting = 0
-        for listener in self._listeners():
-            waiting += self._backlog(listener.sock) or 0
+        # A worker may have more requests than it can run, handed over by a leaving sibling.
+        in_flight = sum(
+            min(worker.slot.load()[0], capacity)
+            for worker in workers
+            if worker.serving and worker.slot is not None
+        )
+        waiting = sum(self._backlog(listener.sock) or 0 for listener in self._listeners())
         if now - self._cpu_at >= _CPU_EVERY_S:
             self._read_cpu(workers, now)
-        self._read_rate(workers, now)
-        return Sample(now, in_flight / capacity, self._cpu, waiting, self._rate)
+        return Sample(now, in_flight / capacity, self._cpu, waiting, self._read_rate(workers, now))
 
-    def _read_rate(self, workers: Sequence[WorkerHandle], now: float) -> None:
+    def _read_rate(self, workers: Sequence[WorkerHandle], now: float) -> float:
         answered = {w.age: w.slot.words[REQUESTS] for w in workers if w.slot is not None}
         fresh = sum(count - self._answered.get(age, 0) for age, count in answered.items())
         passed_s = now - self._answered_at
-        self._rate = fresh / passed_s if self._answered and passed_s > 0 else 0.0
+        rate = fresh / passed_s if self._answered and passed_s > 0 else 0.0
         self._answered, self._answered_at = answered, now
+        return rate
 
     def _read_cpu(self, workers: Sequence[WorkerHandle], now: float) -> None:
-        seconds: dict[int, float] = {}
-        for worker in workers:
-            used = self._cpu_time(worker.pid) if worker.serving else None
-            if used is not None:
-                seconds[worker.age] = used
-        passed_s = now - self._cpu_at
-        before = self._cpu_seconds
+        seconds = {
+            worker.age: used
+            for worker in workers
+            if worker.serving and (used := self._cpu_time(worker.pid)) is not None
+        }
+        passed_s, before = now - self._cpu_at, self._cpu_seconds
         # The time that a worker has used to boot is not the load's.
-        used = sum(max(0.0, seconds[age] - before[age]) for age in seconds if age in before)
-        self._cpu = used / passed_s if before else 0.0
+        spent = sum(max(0.0, seconds[age] - before[age]) for age in seconds if age in before)
+        self._cpu = spent / passed_s if before else 0.0
         self._cpu_seconds, self._cpu_at = seconds, now
 
 
@@ -261,7 +258,7 @@ class Scaler:
             within and decision.workers < wanted and not _may_retire(workers, serving, capacity, now)
         ):
             return None, self._next_sample
-        self._explanation = f"{_workers(decision.workers)} wanted, were {wanted}: {decision.why}"
+        self._explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
         if within:
             self._history.changed(wanted, decision.workers, now, window_s)
             self._of = (decision.workers, *of[1:])
@@ -284,12 +281,11 @@ class Scaler:
     def _fitting(self, serving: Sequence[WorkerHandle], now: float) -> int | None:
         """Return how many workers the memory allows; None without a limit."""
         if now - self._fits_at >= _MEMORY_EVERY_S:
-            self._fits_at = now
+            self._fits_at, self._fits = now, None
             room = self._memory_room()
-            size = (
-                max((self._measure(worker.pid) for worker in serving), default=0) if room is not None else 0
-            )
-            self._fits = len(serving) + max(0, room // size) if room is not None and size else None
+            if room is not None:
+                size = max((self._measure(worker.pid) for worker in serving), default=0)
+                self._fits = len(serving) + max(0, room // size) if size else None
         return self._fits
 
 
@@ -303,10 +299,6 @@ def _may_retire(
         return False
     oldest = [worker.slot.load()[1] for worker in serving if worker.slot is not None]
     return not all(oldest) or (capacity > 1 and now - min(oldest, default=now) < _YOUNG_S)
-
-
-def _workers(count: int) -> str:
-    return counted(count, "worker")
 
 
 def _cpus() -> float:

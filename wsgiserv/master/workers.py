@@ -265,6 +265,7 @@ class Workers:
             # A worker says nothing before its zygote has told of it: that can be read now.
             self._on_answers(self.zygotes.hear())
         if closed:
+            # An end of file is no exit: the application may have closed the descriptor. wait4(2) tells of exits.
             worker.close_reader()
         for report in reports:
             self._on_report(worker, report, monotonic())

@@ -157,11 +157,9 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
     except ApplicationError as error:
         _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
         return None
-    except ConfigError as error:
-        _refuse(boot, str(error), "", ExitStatus.CONFIG)
-        return None
-    except OSError as error:
-        _refuse(boot, str(error), "", ExitStatus.BOOT)
+    except (ConfigError, OSError) as error:
+        is_config = isinstance(error, ConfigError)
+        _refuse(boot, str(error), "", ExitStatus.CONFIG if is_config else ExitStatus.BOOT)
         return None
     names = _threads_left_behind()
     if names:
@@ -246,9 +244,12 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
 
 def _spawn(sock: socket, age: int, ready: int) -> bool:
     """Make the process of a worker, and tell the master; True in the worker, after the master knows it."""
+    # pipe(7): the writing end has POLLERR when no reader is left. The request may have lain in the socket for minutes.
     if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "cancelled", "age": age})  # the master has closed its end of the readiness pipe
         return False
+    # Two pipes: the worker tells its process id, then waits for the byte that says that the master knows it. If the
+    # zygote is killed in between, the worker reads the end of file and exits: it has touched nothing yet.
     try:
         pid_reader, pid_writer = pipe()
         go_reader, go_writer = pipe()

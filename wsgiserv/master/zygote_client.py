@@ -195,6 +195,8 @@ class Zygote:
         if state not in ("spawned", "cancelled", "fork_failed"):
             raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
         if state == "spawned":
+            # The application runs in the zygote and can write here: a forged pid must not make the master signal, or
+            # wait for, another process.
             if type(pid) is not int or not self._is_new_child(pid):
                 raise MessageError(f"not the process of a new worker: {str(message)[:80]}")
             worker.pid = pid
