@@ -416,7 +416,7 @@ def _how_it_ended(status: int | None, longest_s: float) -> str:
 
 def _check(loaded: Loaded) -> int:
     """Check in a child process; return the exit status of a start, by the first fault."""
-    from wsgiserv.master.workers import boot_timeout_of
+    from wsgiserv.master.spawn import boot_timeout_of
 
     application = loaded.settings.wsgi_app or ""
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"

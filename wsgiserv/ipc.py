@@ -1,10 +1,8 @@
 """Passes messages, descriptors and outcomes between the server's processes.
 
-A message is one JSON object: a line on a pipe or a stream socket, a packet on a socket of packets, where descriptors
-can go with it. A reader never trusts its peer: a worker runs the application, which can write anything into any
-descriptor. A reader never waits, keeps at most one message, and takes at most `MOST_READ_BYTES` at a time, so a peer
-that writes without end delays nothing. A writer never tears a message: it keeps the bytes that the pipe does not
-take, and writes them later, before the next message.
+A message is one JSON object: a line on a pipe or a stream socket, a packet on a socket of packets, there with
+descriptors. A reader never trusts its peer, never waits, keeps at most one message, and takes at most
+`MOST_READ_BYTES` at a time. A writer never tears a message: it keeps the rest for later.
 """
 
 from __future__ import annotations
@@ -25,7 +23,9 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 
 LONGEST_MESSAGE_BYTES: Final = 1024 * 1024
-# What a reader takes at a time; the pipe holds 64 KiB on Linux, so a peer that has exited is read to its end.
+# A worker runs the application, which can write anything, without end, into any descriptor: a reader takes so much at
+# a time, and closes the pipe at the first byte that is not a message's. The pipe holds 64 KiB on Linux, so a peer that
+# has exited is read to its end.
 MOST_READ_BYTES: Final = 256 * 1024
 # What a writer keeps for a reader that does not read (a stopped master); beyond it messages are dropped.
 _MOST_UNSENT_BYTES: Final = 4 * LONGEST_MESSAGE_BYTES
@@ -33,7 +33,7 @@ _PIECE_BYTES: Final = 64 * 1024
 
 
 class MessageError(ValueError):
-    """The peer has sent something that is not a message; the text says why."""
+    """The peer has sent something else than a message; the text says why."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -42,7 +42,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Return the message in ``line``. Raises MessageError when that is not one JSON object."""
+    """Return the message in ``line``. Raises MessageError for anything but one JSON object."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
@@ -75,10 +75,10 @@ class MessageWriter:
         set_blocking(fd, False)
 
     def send(self, message: dict[str, Any], wait_s: float = 0.0) -> None:
-        """Send ``message`` after those that are still unsent. A reader that has gone is not an error.
+        """Send ``message`` after all unsent ones. A missing reader is not an error.
 
         Args:
-            message: what `encode` takes; above `LONGEST_MESSAGE_BYTES` encoded it is dropped.
+            message: for `encode`; above `LONGEST_MESSAGE_BYTES` encoded it is dropped.
             wait_s: how many seconds to wait while the pipe is full; the rest stays unsent and goes with the next call.
         """
         data = encode(message)
@@ -92,7 +92,7 @@ class MessageWriter:
         return bool(self._unsent)
 
     def flush(self, wait_s: float = 0.0) -> None:
-        """Write what is unsent, as far as the pipe takes it within ``wait_s`` seconds."""
+        """Write the unsent messages, as far as the pipe takes them within ``wait_s`` seconds."""
         until = monotonic() + wait_s
         # The holder of the lock also writes what others append: a signal handler cannot wait for the code that it
         # has interrupted.
@@ -126,7 +126,7 @@ class MessageWriter:
         return True
 
     def close(self) -> None:
-        """Close the pipe; what is unsent, or sent after this, is lost."""
+        """Close the pipe; unsent messages are lost."""
         fd, self._fd = self._fd, -1
         self._unsent.clear()
         close(fd)
@@ -149,9 +149,9 @@ class MessageReader:
         return self._fd
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Return the messages that have arrived, oldest first, and whether the other end is closed.
+        """Return the messages in the pipe, oldest first, and whether the other end is closed.
 
-        There may be more: a descriptor that is still readable is to be read again. At the end of the pipe a last
+        There may be more: read again while the descriptor is readable. At the end of the pipe a last
         message may lack its newline; an unfinished one is dropped, since its sender has exited.
 
         Raises:
@@ -208,7 +208,7 @@ class MessageReader:
 
 
 def wait_for(fd: int, wait_s: float | None, events: int = POLLIN) -> bool:
-    """Return whether a descriptor has become readable, or what else ``events`` asks for; None waits without limit."""
+    """Return whether a descriptor has become ready for ``events``; ``wait_s`` None waits without limit."""
     poller = poll()
     poller.register(fd, events)
     # poll(2) takes milliseconds as an int, so no more than 24 days.
@@ -216,7 +216,7 @@ def wait_for(fd: int, wait_s: float | None, events: int = POLLIN) -> bool:
 
 
 class OutcomeWriter:
-    """Tells another process, once, how something has gone; a pipe closed without a message means that it has failed.
+    """Tells another process, once, the outcome of something; a pipe closed without a message means failure.
 
     Args:
         fd: the pipe, owned from now on; blocking.
@@ -226,14 +226,14 @@ class OutcomeWriter:
         self._fd = fd
 
     def tell(self, outcome: dict[str, Any]) -> None:
-        """Send ``outcome``, the first time. A reader that has gone is not an error."""
+        """Send ``outcome``, the first time. A missing reader is not an error."""
         if self._fd >= 0:
             with suppress(OSError):
                 write_all(self._fd, encode(outcome))
             self.close()
 
     def close(self) -> None:
-        """Close the pipe. Also called in each child, which must not hold it open."""
+        """Close the pipe. Also called in each child."""
         if self._fd >= 0:
             close(self._fd)
             self._fd = -1
@@ -248,7 +248,7 @@ _FD_BYTES: Final = array("i").itemsize
 
 
 class Packet(NamedTuple):
-    """A packet, with the descriptors that came with it; the receiver owns these.
+    """A packet with its descriptors; the receiver owns these.
 
     Attributes:
         data: the bytes; empty: the other end is closed.
@@ -262,7 +262,7 @@ class Packet(NamedTuple):
 
 
 def packet_pair() -> tuple[RawSocket, RawSocket]:
-    """Return a connected pair of sockets that keep the boundaries of packets. Raises OSError."""
+    """Return a connected pair of sockets with packet boundaries. Raises OSError."""
     return socketpair(AF_UNIX, _SOCK_SEQPACKET)
 
 
@@ -274,7 +274,7 @@ def packet_socket(fd: int) -> RawSocket:
 # Not `socket.send_fds` and `recv_fds`: up to Python 3.13 both drop the flags that they are given. Without
 # MSG_CMSG_CLOEXEC a program that the application starts meanwhile inherits a client's socket.
 def send_packet(sock: RawSocket, data: bytes, fds: Sequence[int] = (), flags: int = 0) -> None:
-    """Send a packet with descriptors, which stay the caller's.
+    """Send a packet with descriptors; these stay the caller's.
 
     Raises:
         OSError: BlockingIOError when a non-blocking socket, or one with MSG_DONTWAIT, has no room.

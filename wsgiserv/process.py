@@ -42,17 +42,17 @@ _PACKAGE: Final = f"{__package__}."
 
 
 class Helper(Protocol):
-    """A thread of the server that must not run while the application forks."""
+    """A thread of the server, paused while the application forks."""
 
     def pause(self) -> None:
-        """Stop the thread and wait until it has ended. Called in the thread that forks, before the fork."""
+        """Stop the thread and wait until it has ended. Called in the forking thread, before the fork."""
 
     def resume(self) -> None:
         """Start the thread again. Called in the parent, after the fork."""
 
 
 def _make_mark() -> mmap.mmap | bytearray:
-    """Return a byte that is 1 here, and 0 in any child, one forked by C code too (madvise(2), MADV_WIPEONFORK)."""
+    """Return a byte, 1 here, and 0 in any child, one forked by C code too (madvise(2), MADV_WIPEONFORK)."""
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(_MADV_WIPEONFORK)
@@ -68,16 +68,16 @@ SERVER_PROCESS: Final = _make_mark()
 
 
 class _State:
-    """The state of the at-fork handlers, which do nothing until `arm`: they cannot be removed.
+    """The state of the at-fork handlers. They cannot be removed, and do nothing until `arm`.
 
     Attributes:
         armed: whether this process is one of the server's.
-        last: the number of the handler that unblocks the signals in a child, see `unblock_last`.
-        mask_of_child: in a child, the mask that this handler is to set.
-        own: the thread in which the server itself is forking.
-        masks: the signal masks of the threads that are forking.
-        cleanups: the functions that a child runs, oldest first.
-        helpers: the threads that stop while the application forks.
+        last: the number of the newest `unblock_last`.
+        mask_of_child: in a child, the mask for that handler.
+        own: the thread in `fork`.
+        masks: the signal masks of forking threads.
+        cleanups: functions for a child, oldest first.
+        helpers: threads to stop while the application forks.
     """
 
     armed = False
@@ -107,14 +107,14 @@ def unblock_last() -> None:
 def add_child_cleanup(cleanup: Callable[[], object]) -> None:
     """Have ``cleanup`` called in each child of the application, to close the descriptors a child must not hold.
 
-    It closes descriptors only: no shutdown(2), no epoll_ctl(2), both of which would act on objects of the parent.
-    It takes care that the objects do not close the same numbers again. It may raise.
+    It closes descriptors only: no shutdown(2), no epoll_ctl(2): both act on objects of the parent.
+    Its objects must not close the same numbers again. It may raise.
     """
     _State.cleanups.append(cleanup)
 
 
 def forget_cleanups() -> None:
-    """Drop the parent's cleanups and helpers. Called in a new process of the server, which adds its own."""
+    """Drop the parent's cleanups and helpers. Called in a new process of the server."""
     _State.cleanups.clear()
     _State.helpers.clear()
 
@@ -145,10 +145,10 @@ def fork() -> int:
 
 
 def run_in_child(run: Callable[[], int], failed_status: int = 1) -> int:
-    """Fork a child that does nothing but call ``run``, and return its process id. Raises OSError.
+    """Fork a child to call ``run`` and exit; return its process id. Raises OSError.
 
     Args:
-        run: returns the exit status. Whatever it raises is printed.
+        run: returns the exit status. An exception is printed.
         failed_status: the exit status where it raises.
     """
     pid = fork()
@@ -172,10 +172,10 @@ def leave_if_child(error: BaseException | None = None) -> None:
 
 
 def leave(error: BaseException | None = None) -> NoReturn:
-    """End a child of the application with the status that an interpreter would give.
+    """End a child of the application with the status of an interpreter's end.
 
     Args:
-        error: the exception that ended it; None for a return.
+        error: its last exception; None for a return.
     """
     status = 1
     try:
@@ -187,7 +187,7 @@ def leave(error: BaseException | None = None) -> NoReturn:
 
 
 def _report(error: BaseException | None) -> int:
-    """Say what ended this process, and return its exit status."""
+    """Print the error, and return the exit status."""
     if error is None:
         return 0
     if isinstance(error, SystemExit):
@@ -268,7 +268,7 @@ def _unblock_in_child(number: int) -> None:
 
 
 def _reset_handlers() -> None:
-    """Give the signals that the server handles their default; the application's own handlers stay."""
+    """Give the server's signals their default; the application's own handlers stay."""
     for number in valid_signals():
         handler = getsignal(number)
         module = getattr(handler, "__module__", None)
@@ -292,7 +292,7 @@ _HIGH: Final = 64
 
 
 def is_writable(fd: int, wait_s: float = 0.0) -> bool:
-    """Whether a write would not wait, or would fail at once; waits for that up to ``wait_s`` seconds."""
+    """Whether a write would not wait, or would fail at once; polls up to ``wait_s`` seconds."""
     poller = poll()
     poller.register(fd, POLLOUT)
     return bool(poller.poll(wait_s * 1000))
@@ -309,7 +309,7 @@ def duplicate(fd: int) -> int:
 
 
 def reopened(fd: int, access: int = os.O_WRONLY) -> int | None:
-    """Return a non-blocking descriptor of the same pipe or terminal, which shares no flags with ``fd``.
+    """Return a non-blocking descriptor of the same pipe or terminal, with flags of its own.
 
     Args:
         fd: an open descriptor.
@@ -336,7 +336,7 @@ def reopened(fd: int, access: int = os.O_WRONLY) -> int | None:
 
 
 def fill_standard_streams() -> None:
-    """Open the null device in place of standard streams that are closed. Never raises."""
+    """Open the null device in place of closed standard streams. Never raises."""
     try:
         # Else the next socket would be descriptor 1 or 2, and whatever is printed would go to a client.
         while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -350,7 +350,7 @@ def flush_standard_streams(*, wait: bool = False) -> None:
     """Write the buffers of `sys.stdout` and `sys.stderr`. Never raises.
 
     Args:
-        wait: whether to wait for a reader that does not read; else what does not go out at once stays.
+        wait: whether to wait for a slow reader; else the rest stays in the buffer.
     """
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         with suppress(Exception):  # None, broken, closed, or an object of the application's own
@@ -420,7 +420,7 @@ def reap(pid: int) -> Ended | None:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended, or may not have begun (0). Raises PermissionError."""
+    """Send a signal to a process, unless it has ended, or not begun (0). Raises PermissionError."""
     if pid > 0:  # kill(2) takes 0 for the caller's own process group
         with suppress(ProcessLookupError):
             kill(pid, number)
@@ -444,10 +444,10 @@ def memory_of(pid: int) -> int:
 
 
 def least_memory_of(pid: int, workers: int) -> int:
-    """Return what `memory_of` a process will be at least, when all workers share what this one shares now.
+    """Return the least `memory_of` a process when all workers share its shared pages.
 
     Args:
-        pid: a worker that has just booted.
+        pid: a worker after its boot.
         workers: how many workers there will be.
     """
     found = _rollup(pid)
@@ -470,9 +470,9 @@ def _rollup(pid: int) -> dict[bytes, int]:
 
 
 def cpu_time_of(pid: int) -> float | None:
-    """Return the CPU seconds that a process has used, all threads; None where the system does not tell."""
+    """Return the CPU seconds of a process, all threads; None where the system does not tell."""
     try:
-        fields = _stat(pid)
+        fields = _stat(pid)  # utime and stime, fields 14 and 15 of proc(5)
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     except (OSError, ValueError, IndexError):
         return None

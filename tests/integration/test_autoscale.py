@@ -108,9 +108,9 @@ def test_without_samples_nothing_changes() -> None:
 @pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (2, 2), (5, 5), (9, 5)])
 def test_bounds_hold_at_once(workers: int, wanted: int) -> None:
     bounds = Bounds(least=2, most=5, window_s=WINDOW_S)
-    verdict = decide(History(), workers, bounds)
-    assert verdict.workers == wanted
-    assert verdict.why == ("" if workers == wanted else "workers_min is 2, workers_max 5")
+    decision = decide(History(), workers, bounds)
+    assert decision.workers == wanted
+    assert decision.why == ("" if workers == wanted else "workers_min is 2, workers_max 5")
 
 
 def test_growing_says_why() -> None:
@@ -123,16 +123,16 @@ def test_growing_says_why() -> None:
     ("bounds", "cpu", "held"),
     [
         (Bounds(least=1, most=4, window_s=WINDOW_S), 0.0, "workers_max is 4"),
-        (Bounds(least=1, most=8, window_s=WINDOW_S, cpus=2), 1.9, "the workers use all they can of 2 CPUs"),
+        (Bounds(least=1, most=8, window_s=WINDOW_S, cpus=2), 1.9, "the workers use all of 2 CPUs"),
         (Bounds(least=1, most=8, window_s=WINDOW_S, fits=4), 0.0, "the memory limit leaves no room"),
         (Bounds(least=1, most=8, window_s=WINDOW_S, fits=2), 0.0, "the memory limit leaves no room"),
     ],
 )
 def test_what_holds_a_fleet_back_is_said(bounds: Bounds, cpu: float, held: str) -> None:
-    verdict = decide(history_of(1.1, 4.0, cpu=cpu), 4, bounds)
-    assert verdict.workers == 4
-    assert held in verdict.held
-    assert verdict.why == "busy 100% over 1 s"
+    decision = decide(history_of(1.1, 4.0, cpu=cpu), 4, bounds)
+    assert decision.workers == 4
+    assert held in decision.held
+    assert decision.why == "busy 100% over 1 s"
 
 
 def test_memory_allows_some() -> None:
@@ -256,10 +256,10 @@ def run(
         queue = max(0.0, queue + (wanted - workers) * step / service_s)
         occupied = float(workers) if queue else min(wanted, workers)
         history.add(Sample(now, occupied, 0.0, float(round(queue)), occupied / service_s), bounds.window_s)
-        verdict = decide(history, workers, bounds)
-        if verdict.workers != workers:
-            history.changed(workers, verdict.workers, now, bounds.window_s)
-            workers = verdict.workers
+        decision = decide(history, workers, bounds)
+        if decision.workers != workers:
+            history.changed(workers, decision.workers, now, bounds.window_s)
+            workers = decision.workers
             sizes.append((now, workers))
     return sizes
 
@@ -318,12 +318,12 @@ def test_deciding_changes_nothing_and_keeps_the_bounds(data: st.DataObject) -> N
     )
     workers = data.draw(st.integers(2, bounds.most))
     before = copy.deepcopy(history)
-    verdict = decide(history, workers, bounds)
+    decision = decide(history, workers, bounds)
     assert history == before
-    assert decide(history, workers, bounds) == verdict
-    assert bounds.least <= verdict.workers <= bounds.most
-    assert verdict.workers <= 2 * workers
+    assert decide(history, workers, bounds) == decision
+    assert bounds.least <= decision.workers <= bounds.most
+    assert decision.workers <= 2 * workers
     if bounds.fits is not None:
-        assert verdict.workers <= max(workers, bounds.fits)
-    assert not (verdict.held and verdict.workers != workers)
-    assert bool(verdict.why) == (verdict.workers != workers or bool(verdict.held))
+        assert decision.workers <= max(workers, bounds.fits)
+    assert not (decision.held and decision.workers != workers)
+    assert bool(decision.why) == (decision.workers != workers or bool(decision.held))

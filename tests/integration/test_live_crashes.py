@@ -17,19 +17,21 @@ from server import Connect, Server, Start, wait_until
 TROUBLE = (r"\[(WARNING|ERROR|CRITICAL)\]|Traceback",)
 
 
-class Certificates:
-    """The certificates in a server's log, by process id: the lines of each."""
+class CrashReports:
+    """The reports in a server's log, by process id: the lines of each."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def of(self, pid: int, *words: str) -> list[str]:
-        """Wait for a worker's certificate that has these words, and return its lines."""
+        """Wait for a worker's report that has these words, and return its lines."""
 
         def found() -> list[str]:
             lines = self._server.log.text.split("\n")
             for number, line in enumerate(lines):
-                if re.search(rf"\[ERROR\] worker {pid} \(age \d+\) (was killed|exited)", line):
+                if re.search(
+                    rf"\[ERROR\] WS1209 crash report: worker {pid} \(age \d+\) (was killed|exited)", line
+                ):
                     rest = itertools.takewhile(lambda line: line.startswith("    "), lines[number + 1 :])
                     return [line, *rest]
             return []
@@ -37,9 +39,7 @@ class Certificates:
         try:
             wait_until(lambda: all(word in "\n".join(found()) for word in words) and found(), "the words")
         except AssertionError as failure:
-            failure.add_note(
-                f"the certificate of {pid} with {words}, but the log is:\n{self._server.log.text}"
-            )
+            failure.add_note(f"the report of {pid} with {words}, but the log is:\n{self._server.log.text}")
             raise
         return found()
 
@@ -78,11 +78,11 @@ def test_deaths_and_the_requests_they_cost(
     options = ["--access-logfile", "access.log", "--access-logformat", "json", "-w", "2"]
     options += ["--threads", "8"] if worker_class == "threads" else []
     server = start("deathapps:app", *options, expect=TROUBLE)
-    certificates = Certificates(server)
+    reports = CrashReports(server)
     server.wait_for_log("ready: 2 workers")
 
     def access_lines(pid: int, count: int) -> list[dict[str, Any]]:
-        """Wait for the lines of a worker's lost requests: they come after the certificate, in one write."""
+        """Wait for the lines of a worker's lost requests: they come after the report, in one write."""
 
         def found() -> list[dict[str, Any]]:
             log = tmp_path / "access.log"
@@ -98,14 +98,14 @@ def test_deaths_and_the_requests_they_cost(
     holders = [request_begins(server, client, f"/wait?{tmp_path / 'go'}") for client in clients]
     victim = holders[0]
     os.kill(victim, signal.SIGKILL)
-    certificate = certificates.of(victim, "in flight")
+    report = reports.of(victim, "in flight")
     (tmp_path / "go").touch()
     lost = [is_lost(client) for client in clients]
     assert lost == [holder == victim for holder in holders]
-    assert "was killed by SIGKILL" in certificate[0]
-    assert "somebody else (kill -9?)" in certificate[1] or "kill -9" in certificate[1]
-    assert re.fullmatch(r" +memory: .*\d\.\d MiB at its most", certificate[2])
-    in_flight = [line for line in certificate if re.search(rf"in flight in worker {victim} for", line)]
+    assert "was killed by SIGKILL" in report[0]
+    assert "SIGKILL from outside" in report[1]
+    assert re.fullmatch(r" +memory: .*\d\.\d MiB at its most", report[2])
+    in_flight = [line for line in report if re.search(rf"in flight in worker {victim} for", line)]
     assert len(in_flight) == sum(lost)
     assert '"GET /wait?' in in_flight[0]
     assert "from 127.0.0.1, request id " in in_flight[0]
@@ -131,15 +131,15 @@ def test_deaths_and_the_requests_they_cost(
         client = connect(server.address)
         pid = request_begins(server, client, target)
         assert is_lost(client)
-        certificate = certificates.of(pid, *words, f'"GET {target} HTTP/1.1"')
-        assert how in certificate[0]
-        assert "\n".join(certificate).count("in flight in worker") == 1
+        report = reports.of(pid, *words, f'"GET {target} HTTP/1.1"')
+        assert how in report[0]
+        assert "\n".join(report).count("in flight in worker") == 1
         assert [line["path"] for line in access_lines(pid, 1)] == [target]
         wait_until(lambda: len(server.workers()) == 2, "it is replaced")
 
     # Who was told to leave gets none.
     assert server.stop() == 0
-    assert certificates.count == 4
+    assert reports.count == 4
     assert "lost" not in server.log.text
 
 
@@ -149,27 +149,27 @@ def test_hangs_tell_where(start: Start, connect: Connect, tmp_path: Path, worker
     options += ["-t", "1", "-w", "1" if worker_class == "threads" else "2"]
     options += ["--threads", "2"] if worker_class == "threads" else []
     server = start("deathapps:app", *options, expect=TROUBLE)
-    certificates = Certificates(server)
+    reports = CrashReports(server)
     server.wait_for_log("ready: ")
 
     def is_in_access_log(line: str) -> None:
         wait_until(lambda: line in (tmp_path / "access.log").read_text().splitlines(), line)
 
     def spun(pid: int, others: list[int]) -> None:
-        said = ["this server: it was silent for more than timeout (1 s)", "stacks, by the worker itself"]
-        certificates.of(pid, *said, "in spin_in_python")
+        said = ["sent by wsgiserv: it has not responded for 1 s (timeout)", "stacks, by the worker itself"]
+        reports.of(pid, *said, "in spin_in_python")
         waiting = others.count(pid)
         wait_until(
-            lambda: "\n".join(certificates.of(pid)).count("in wait_for_file") == waiting,
+            lambda: "\n".join(reports.of(pid)).count("in wait_for_file") == waiting,
             f"{waiting} greenlets that wait are listed",
         )
         is_in_access_log(f"504 GET /spin <{pid}> 0 -")
 
     def held(pid: int) -> None:
-        said = ["this server: it was silent for more than timeout (1 s); it did not end within 1."]
-        certificate = certificates.of(pid, *said, "stacks, by faulthandler", "in hold_the_gil")
-        assert "was killed by SIGKILL" in certificate[0]
-        assert "run_app" not in "\n".join(certificate)
+        said = ["sent by wsgiserv: it has not responded for 1 s (timeout); it did not end within 1."]
+        report = reports.of(pid, *said, "stacks, by faulthandler", "in hold_the_gil")
+        assert "was killed by SIGKILL" in report[0]
+        assert "run_app" not in "\n".join(report)
         is_in_access_log(f"504 GET /gil <{pid}> 0 -")
 
     def client() -> RawClient:
@@ -197,11 +197,11 @@ def test_hangs_tell_where(start: Start, connect: Connect, tmp_path: Path, worker
 def test_whoever_has_faulthandler_on_keeps_it(start: Start, connect: Connect) -> None:
     options = ["-w", "2", "-t", "1"]
     server = start("deathapps:app", *options, expect=(*TROUBLE, "Fatal"), env={"PYTHONFAULTHANDLER": "1"})
-    certificates = Certificates(server)
+    reports = CrashReports(server)
     spinning = request_begins(server, connect(server.address), "/spin")
     crashed = request_begins(server, connect(server.address), "/segv")
-    certificates.of(crashed, "no stack is left, unless faulthandler was on already")
-    certificates.of(spinning, "it ended at SIGABRT", "stacks, by the worker itself", "in spin_in_python")
+    reports.of(crashed, "no stack is left, unless faulthandler was on before")
+    reports.of(spinning, "it ended at SIGABRT", "stacks, by the worker itself", "in spin_in_python")
     assert "Fatal Python error: Segmentation fault" in server.log.lines
     assert "Fatal Python error: Aborted" in server.log.lines
 
@@ -212,5 +212,7 @@ def test_an_import_that_hangs_tells_where(start: Start) -> None:
         "hanging.py": "import time\n\n\ndef connect_to_nowhere():\n    time.sleep(60)\n\n\nconnect_to_nowhere()\n"
     }
     server = start("hanging:app", "--boot-timeout", "2", files=files, expect=TROUBLE)
-    pid = int(server.wait_for_log(r"worker (\d+) gets SIGABRT .* it was not ready after 2 s")[1])
-    Certificates(server).of(pid, "(boot_timeout); it ended at SIGABRT", "in connect_to_nowhere")
+    pid = int(
+        server.wait_for_log(r"worker (\d+) was not ready after 2 s \(boot_timeout\): sending SIGABRT")[1]
+    )
+    CrashReports(server).of(pid, "(boot_timeout); it ended at SIGABRT", "in connect_to_nowhere")

@@ -77,7 +77,7 @@ def test_loaded_once_for_all_workers(
     assert (second["version"], imports()) == (2, [zygote, second["loaded_in"]])
 
     # Without the zygote all serve on, and who is needed comes of another one.
-    kill(server, second["loaded_in"], "the zygote")
+    kill(server, second["loaded_in"], "zygote")
     assert (ask()["version"], len(imports())) == (2, 2)
     for pid in wait_until(lambda: len(found := server.workers()) == 2 and found, "two workers"):
         kill(server, pid)

@@ -200,7 +200,7 @@ def fail(server: Server, directory: Path, fault: Fault) -> None:
     lines = "\n".join(server.log.lines[mark:])
     assert re.search(fault.reason, lines, re.DOTALL), lines
     assert re.search(fault.logged, lines), lines
-    assert len(re.findall(r"gets SIGABRT", lines)) == ("boot_timeout" in fault.conf), "it is tried once"
+    assert len(re.findall(r"sending SIGABRT", lines)) == ("boot_timeout" in fault.conf), "it is tried once"
     wait_until(lambda: set(server.workers()) == before, "the same workers, and nobody besides")
     assert state["workers"]["serving"] == 2
 

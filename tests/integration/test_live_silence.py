@@ -390,7 +390,7 @@ def test_lines_that_a_killed_worker_kept_are_counted(start: Start, connect: Conn
     (worker,) = server.workers()
     os.kill(worker, signal.SIGABRT)
     ended = server.wait_for_log(
-        rf"worker {worker} has ended while the access log could not be written: (\d+) lines? (is|are) lost"
+        rf"WS1207 worker {worker}: exited while the access log could not be written: (\d+) lines? (is|are) lost"
     )
     # The last may be in flight all the same, though its client has it all: then its line is the master's.
     assert int(ended[1]) in (4, 5)
@@ -450,5 +450,5 @@ def test_boot_timeout_at_the_first_start_means_three_rounds(start_unclassed: Sta
             expect=(*KILLED, "cannot boot|boot_timeout"),
         )
         assert server.wait() == 3
-        aborted = server.log.text.count("gets SIGABRT")
+        aborted = server.log.text.count("sending SIGABRT")
         assert aborted == (3 if preload else 5), server.log.text

@@ -217,7 +217,7 @@ def test_a_worker_whose_threads_all_hang_is_silent(start: Start, connect: Connec
     hung = [connect(server.address) for _ in range(2)]
     for client in hung:
         client.request("/sleep?30")
-    server.wait_for_log(r"silent for more than timeout \(1 s\)")
+    server.wait_for_log(r"has not responded for 1 s \(timeout\)")
     found = server.wait_for_log(r"in flight: \"GET /sleep\?30 HTTP/1\.1\".*in wsgiserv-request-\d:")
     assert found
     server.wait_for_log(r"threadapps\.py\", line \d+, in _sleep")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from server import Server, Start, children, is_alive, wait_until
 
-from wsgiserv.master.generation import SlotPool
+from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote_client import Cancelled, Zygote
 
@@ -115,7 +115,7 @@ def test_workers_come_of_a_zygote(begin: Start, write: Callable[[str], object], 
 
     # Nobody needs it until a worker is needed; then it is another one.
     os.kill(second, signal.SIGKILL)
-    wait_until(lambda: f"the zygote {second} was killed by SIGKILL" in log(), "its death is told")
+    wait_until(lambda: f"zygote {second} was killed by SIGKILL" in log(), "its death is told")
     assert len(wait_for(server, "worker", 2)) == 2
     server.send_signal(signal.SIGTTIN)
     wait_for(server, "worker", 3)
@@ -167,7 +167,7 @@ def test_workers_that_are_not_there_yet(begin: Start, write: Callable[[str], obj
     server.send_signal(signal.SIGTTOU)
     wait_until(lambda: server.log.text.count("2 workers wanted") == 2, "the third signal")
     os.kill(zygote, signal.SIGKILL)
-    server.wait_for_log(f"the zygote {zygote} was killed by SIGKILL")
+    server.wait_for_log(f"zygote {zygote} was killed by SIGKILL")
     (tmp_path / "go").touch()
     ready(server, 2)
     assert len(wait_for(server, "worker", 2)) == 2
@@ -190,8 +190,10 @@ def test_the_end_while_the_application_is_loaded(
 def test_an_import_that_hangs(begin: Start, write: Callable[[str], object]) -> None:
     write(WAITS)
     server = begin("-w", "2", "--preload", "--boot-timeout", "0.3")
-    server.wait_for_log(r"the zygote \d+ gets SIGABRT: .* not ready after 0.3 s \(boot_timeout\)")
-    server.wait_for_log("is aborted while it was here")
+    server.wait_for_log(
+        r"zygote \d+: its worker of age \d+ was not ready after 0.3 s \(boot_timeout\): sending SIGABRT"
+    )
+    server.wait_for_log("aborted while it was here")
     server.wait_for_log(r"fake\.py\", line 4, in <module>")
     assert server.wait() == 3
     assert re.search(
@@ -201,7 +203,7 @@ def test_an_import_that_hangs(begin: Start, write: Callable[[str], object]) -> N
 
 def test_more_workers_than_the_zygote_knows_slots_for(begin: Start, write: Callable[[str], object]) -> None:
     write(APP)
-    config = "import wsgiserv.master.resources\nwsgiserv.master.resources.room_for = lambda settings: 1\n"
+    config = "import wsgiserv.master.slots\nwsgiserv.master.slots.room_for = lambda settings: 1\n"
     server = begin("-w", "1", "--preload", config=config)
     ready(server, 1)
     server.send_signal(signal.SIGTTIN)
@@ -222,7 +224,7 @@ def test_without_subreapers_the_master_loads_the_application(
     assert "PR_SET_CHILD_SUBREAPER" in server.log.text
     assert imports(server) == [server.pid]
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log("SIGHUP does not reload preloaded code here")
+    server.wait_for_log("WS1303 reload: the preloaded application stays as it is")
     server.wait_for_log("reloaded: 2 workers")
     assert imports(server) == [server.pid]
 
@@ -231,7 +233,7 @@ def test_with_the_reloader_each_worker_loads_for_itself(begin: Start, write: Cal
     write(APP)
     server = begin("-w", "1", "--preload", "--reload")
     ready(server, 1)
-    server.wait_for_log("preload_app does nothing with reload")
+    server.wait_for_log("WS1301 preload_app: ignored with reload")
     assert not of_role(server, "zygote")
 
 
@@ -275,14 +277,12 @@ def test_requests_wait_while_the_line_is_full() -> None:
         received.append(json.loads(data)["age"])
         for fd in fds:
             os.close(fd)
-        theirs.send(json.dumps({"state": "withdrawn", "age": received[-1]}).encode())
+        theirs.send(json.dumps({"state": "cancelled", "age": received[-1]}).encode())
         assert zygote.hear() == [Cancelled(workers[received[-1] - 1])]
     assert received == list(range(1, 41))
     assert not zygote.asked
     for worker in workers:
         assert worker.reader is not None
-        worker.reader.close()
-        if worker.last_words is not None:
-            worker.last_words.close()
+        worker.close_pipes()
     zygote.close()
     theirs.close()

@@ -216,7 +216,7 @@ def _established() -> Iterator[tuple[int, int, int]]:
 def _certificates(log: str) -> dict[int, int]:
     """Return for each worker that has a crash report in the error log how many requests it had in flight."""
     # A worker that was booting dies like the others; the long lists of requests are cut, and end with their rest.
-    found = {int(pid): 0 for pid in re.findall(r"\] worker (\d+) \(age \d+\) was killed by", log)}
+    found = {int(pid): 0 for pid in re.findall(r"crash report: worker (\d+) \(age \d+\) was killed by", log)}
     for pid in re.findall(r"^ +in flight in worker (\d+) for ", log, re.MULTILINE):
         found[int(pid)] += 1
     for pid, count in re.findall(r"^ +in flight in worker (\d+): (\d+) more", log, re.MULTILINE):

@@ -33,7 +33,7 @@ def open_descriptors(pid: int | str = "self") -> list[str]:
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{name}")
-            if "last-words" not in target:
+            if "crash-dump" not in target:
                 found.append(target)
         except OSError:
             pass

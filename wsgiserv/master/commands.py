@@ -91,7 +91,7 @@ class MasterCommands:
             )
             return
         self._scale(count)
-        self._workers.when_serving(count, done)
+        self._workers.waiters.when_serving(count, done)
 
     def retire(self, pid: int, done: Done) -> None:
         """Replace the worker ``pid``; done when it has exited."""
@@ -102,7 +102,7 @@ class MasterCommands:
             done(False, _not_a_worker(pid))
             return
         self._workers.recycle(worker, "requested by wsgiservctl")
-        self._workers.when_gone(worker, done)
+        self._workers.waiters.when_exited(worker, done)
 
     def upgrade(self, done: Done) -> None:
         """Start the next master."""

@@ -1,11 +1,4 @@
-"""The last words of a worker: a file that it inherits, and that the master reads when it is dead.
-
-Owns: `CrashDumpFile`: making the file, telling what the interpreter wrote into it from what the worker wrote itself.
-Must not know: when a worker writes there, what a certificate looks like.
-
-What `faulthandler` writes needs neither the GIL nor a main thread that runs Python code; what the worker writes in its
-handler of SIGABRT is better (all greenlets, the requests), and comes after it if it comes.
-"""
+"""Keeps the file for a worker's stacks at a crash or SIGABRT: the worker writes it, the master reads it."""
 
 from __future__ import annotations
 
@@ -17,10 +10,8 @@ from typing import Final, NamedTuple
 
 from wsgiserv.boot import REPORT_MARK
 
-__all__ = ["CRASHES", "CrashDumpFile", "Stacks"]
-
 # What faulthandler calls the signals that it catches.
-CRASHES: Final = {
+CRASHES: Final[dict[int, str]] = {
     SIGSEGV: "Segmentation fault",
     SIGBUS: "Bus error",
     SIGFPE: "Floating-point exception",
@@ -37,21 +28,23 @@ _SERVERS_FRAMES: Final = re.compile(
 _MOST_BYTES: Final = 256 << 10
 
 
-class Stacks(NamedTuple):
-    """What was running.
+class CrashDump(NamedTuple):
+    """The contents of the file.
 
     Attributes:
         report: the worker's own report, with all requests, threads and greenlets; or empty.
-        dump: what faulthandler wrote last: the stacks of all threads; or empty.
+        faulthandler: the last dump of faulthandler, the stacks of all threads; or empty.
     """
 
+    # faulthandler needs neither the GIL nor a main thread that runs Python code. The worker's own report, made in its
+    # handler of SIGABRT, is better, and comes after the dump if it comes.
     report: str = ""
-    dump: str = ""
+    faulthandler: str = ""
 
-    def dump_of(self, signal: int) -> str:
-        """Return the dump if it was made at ``signal``, else nothing: a child of the worker may have written it."""
-        name = CRASHES.get(signal)  # type: ignore[call-overload]
-        return self.dump if name is not None and self.dump.startswith(_FATAL + name) else ""
+    def at(self, signal: int) -> str:
+        """Return faulthandler's dump if it was made at ``signal``, else an empty text."""
+        name = CRASHES.get(signal)
+        return self.faulthandler if name and self.faulthandler.startswith(_FATAL + name) else ""
 
 
 class CrashDumpFile:
@@ -62,10 +55,10 @@ class CrashDumpFile:
 
     @classmethod
     def make(cls) -> CrashDumpFile | None:
-        """Make one. None when the system would not: a worker does without."""
+        """Make one. None when the system would not: a worker can do without."""
         try:
             if hasattr(os, "memfd_create"):
-                return cls(os.memfd_create("wsgiserv-last-words", os.MFD_CLOEXEC))
+                return cls(os.memfd_create("wsgiserv-crash-dump", os.MFD_CLOEXEC))
             import tempfile
 
             with tempfile.TemporaryFile() as file:
@@ -73,13 +66,14 @@ class CrashDumpFile:
         except OSError:
             return None
 
-    def read(self) -> Stacks:
-        """Return what has been written. Called by the master, when the worker is dead. Never raises."""
+    def read(self) -> CrashDump:
+        """Return the contents. Called by the master, after the worker's exit. Never raises."""
         try:
             size = fstat(self.fd).st_size
             data = pread(self.fd, _MOST_BYTES, max(0, size - _MOST_BYTES))
         except OSError:
-            return Stacks()
+            return CrashDump()
+        # The end counts: children of the worker may have written dumps before, and without bound.
         text = data.decode("utf-8", "backslashreplace")
         before, mark, report = text.rpartition(REPORT_MARK)
         if not mark:
@@ -87,8 +81,8 @@ class CrashDumpFile:
         _, fatal, dump = before.rpartition(_FATAL)
         if fatal:
             dump = fatal + _SERVERS_FRAMES.sub("", _MODULES.sub("", dump))
-        return Stacks(report.strip(), dump.strip() if fatal else "")
+        return CrashDump(report.strip(), dump.strip() if fatal else "")
 
     def close(self) -> None:
-        """Close the file, which is gone then."""
+        """Close the file, and so delete it."""
         close(self.fd)

@@ -180,7 +180,7 @@ class Master:
             self._workers.send_all(SIGQUIT)
             self._close(1)
             return 1
-        self._workers.nursery.close()
+        self._workers.zygotes.close()
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
@@ -192,7 +192,7 @@ class Master:
         return ExitStatus.OK
 
     def _close(self, status: int) -> None:
-        self._workers.nursery.close()
+        self._workers.zygotes.close()
         self._close_control()
         self._reload.close()
         self._resources.clean_up()
@@ -283,7 +283,7 @@ class Master:
             newest = self._reload.newest
             until = min(
                 until,
-                self._workers.tell_who_waits(now, newest.number, newest.workers),
+                self._workers.tell_waiters(now, newest.number, newest.workers),
                 self._manager.update(now, self._status_line),
             )
             self._sleep(until)
@@ -381,7 +381,7 @@ class Master:
         for worker in self._fleet.workers:
             if worker.reader is not None:
                 poller.register(worker.reader.fileno(), POLLIN)
-        for fd in self._workers.nursery.fds():
+        for fd in self._workers.zygotes.fds():
             poller.register(fd, POLLIN)
         if self._upgrade.new_master is not None and self._upgrade.in_progress:
             poller.register(self._upgrade.new_master.fileno(), POLLIN)
@@ -437,7 +437,7 @@ class Master:
 
     def _promote(self) -> None:
         seconds = self._reload.promote(monotonic())
-        self._fleet.forget_others(self._reload.current.number)
+        self._workers.keep_generation(self._reload.current.number)
         self._log.info(
             "reloaded: %s in %.2f s; the old ones retire", _workers(self._reload.current.workers), seconds
         )
@@ -449,7 +449,7 @@ class Master:
             reason,
         )
         self._reload.abandon(reason)
-        self._fleet.forget_others(self._reload.current.number)
+        self._workers.keep_generation(self._reload.current.number, reopen_logs=True)
         self._manager.ready(self._status_line())
 
     def _give_up(self, action: GiveUp) -> None:
@@ -578,7 +578,7 @@ class Master:
         for done in requests:
             done(False, reason)
         self._reload.overtake(reason, requests_too=True)
-        self._workers.tell_overtaken(reason)
+        self._workers.waiters.on_overtaken(reason)
 
     def _request_upgrade(self, done: Done) -> None:
         self._upgrade.requests.append(done)
@@ -709,7 +709,7 @@ class Master:
 
     def _status(self) -> dict[str, Any]:
         figures = status_of(self._facts(), self._fleet.workers, monotonic(), time())
-        figures["deaths"] = [each.to_dict() for each in self._workers.coroner.certificates]
+        figures["deaths"] = [each.to_dict() for each in self._workers.crashes.reports]
         return figures
 
     def _status_line(self) -> str:

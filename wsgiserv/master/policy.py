@@ -1,10 +1,7 @@
-"""What to do about the workers: a pure function over what is known of them.
+"""Decides what to do about the workers: `plan` is a pure function of the fleet and the target.
 
-Owns: `Fleet` (the workers and the history of their failures), `Target`, the actions, `plan`.
-Must not know: processes, signals being sent, files, clocks, logs. Times are numbers that the caller gives.
-
-`plan` changes nothing. The loop carries the actions out and notes what happened in the fleet (`Fleet.died`,
-`Fleet.reported`), then asks again.
+`plan` changes nothing. The master's loop carries the actions out, notes events in the fleet (`Fleet.died`,
+`Fleet.reported`), and asks again. The caller gives the time.
 """
 
 from __future__ import annotations
@@ -19,39 +16,24 @@ from wsgiserv.boot import Report
 from wsgiserv.errors import ExitStatus
 from wsgiserv.master.worker_handle import WorkerHandle
 
-__all__ = [
-    "Abandon",
-    "Action",
-    "Fleet",
-    "GiveUp",
-    "Promote",
-    "Send",
-    "Spawn",
-    "Stopped",
-    "Target",
-    "Wait",
-    "plan",
-]
-
 # A worker writes a heartbeat once a second, or four times in a shorter `timeout`, but not more often than every 50 ms,
 # and up to 250 ms late: that is not silence.
 HEARTBEAT_SLACK_S: Final = 0.5
-# After ABRT a worker has this long to say where it was, before it is killed.
+# After ABRT a worker may take so long to report where it was, after QUIT to leave, before it is killed.
 ABORT_KILL_S: Final = 1.0
-# After QUIT a worker has this long to leave.
 QUIT_KILL_S: Final = 1.0
-# A worker bounds its own retirement by graceful_timeout; it is killed when it is this late.
+# A worker bounds its own retirement by graceful_timeout; it is killed when it is so much later than that.
 RETIRE_MARGIN_S: Final = 1.0
-# So many rounds of failing boots, with nothing ever ready, and the start (or the new generation) is given up.
+# After so many rounds of failing boots, with nothing ever ready, the start (or the new generation) is given up.
 BOOT_ROUNDS: Final = 3
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_LONGEST_S: Final = 30.0
-# A worker that dies sooner after it was ready than this counts as a crash of a possible crash loop.
+# The exit of a worker so soon after it was ready is a crash of a possible crash loop.
 EARLY_S: Final = 5.0
-# The same where somebody has killed it: that is no fault of its code, unless it is killed as soon as it is there.
+# The same where it was killed from outside: that is no fault of its code, unless it is killed as soon as it is there.
 EARLY_KILLED_S: Final = 0.2
 CRASH_WINDOW_S: Final = 30.0
-# So long without a crash, and a crash loop is over: longer than the longest pause.
+# After so long without a crash a crash loop is over: longer than the longest pause.
 CALM_S: Final = 60.0
 
 
@@ -62,7 +44,7 @@ class Spawn(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send ``signal`` to ``worker``, for ``reason`` (a phrase for the log)."""
+    """Send ``signal`` to ``worker``; ``reason`` continues a sentence about it: ``has not responded for 30 s``."""
 
     worker: WorkerHandle
     signal: Signals
@@ -70,22 +52,22 @@ class Send(NamedTuple):
 
 
 class Promote(NamedTuple):
-    """The newest generation, ``generation``, is ready in full and no older worker is left to replace."""
+    """Put the newest generation in force: it is ready in full, and no older worker is left to replace."""
 
     generation: int
 
 
 class Abandon(NamedTuple):
-    """The newest generation, ``generation``, cannot boot, for ``reason``: the one before stays."""
+    """Roll back to the generation before: the newest one cannot boot, for ``reason``."""
 
     generation: int
     reason: str
 
 
 class GiveUp(NamedTuple):
-    """Nothing has ever been ready and nothing will be: end with ``status``.
+    """End with ``status``: nothing has ever been ready and nothing will be.
 
-    ``report`` is what a worker said about it, or None when the workers died without a word.
+    ``report`` is a worker's report about it, or None when the workers exited without one.
     """
 
     status: int
@@ -94,11 +76,11 @@ class GiveUp(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The last worker has left, as was wanted by ``Target.stop``."""
+    """End: the last worker has left, after ``Target.stop``."""
 
 
 class Wait(NamedTuple):
-    """Nothing more to do before ``until`` (``inf``: before something happens). Always the last action."""
+    """Wait for an event, at most until ``until`` (``inf``: without limit). Always the last action."""
 
     until: float
 
@@ -108,15 +90,15 @@ Action: TypeAlias = Spawn | Send | Promote | Abandon | GiveUp | Stopped | Wait
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted.
+    """The goal of `plan`.
 
     Attributes:
         wanted: for each generation the number of workers, oldest first. Two while a reload is under way.
-        surge: how many workers more than wanted there may be while some are replaced (``reload_surge``).
-        unavailable: how many may be on their way out to be recycled at once (``max_unavailable``).
         stop: ``graceful`` retires all workers, ``fast`` makes them leave at once.
-        resumed_at: silence is counted from here at the earliest: when the master itself was stopped for a
+        resumed_at: time-outs count from here at the earliest: when the master itself was stopped for a
             while (a suspended machine, SIGSTOP), the workers were, too.
+        surge: how many workers more than wanted there may be while some are replaced (``reload_surge``).
+        unavailable: how many may be leaving at once to be recycled (``max_unavailable``).
     """
 
     wanted: tuple[tuple[int, int], ...]
@@ -128,9 +110,9 @@ class Target:
 
 @dataclass
 class Failures:
-    """How the boots of one generation have failed since one of its workers became ready.
+    """The failed boots of one generation since one of its workers became ready.
 
-    ``rounds`` counts tries, not workers: those that were forked before the pause after a failure failed with it.
+    ``rounds`` counts tries, not workers: those forked before the pause after a failure failed with it.
     ``hung``: the last has taken longer than ``boot_timeout``.
     """
 
@@ -143,10 +125,10 @@ class Failures:
 
 @dataclass
 class Crashes:
-    """How the workers of one generation have died soon after they were ready, unasked.
+    """The exits of one generation's workers soon after they were ready, without being told to leave.
 
-    ``level`` counts the pauses of the crash loop that is going on; 0: there is none. ``pause_s`` is the last pause.
-    ``told``: the log tells of it.
+    ``level`` counts the pauses of the current crash loop; 0: there is none. ``pause_s`` is the last pause.
+    ``told``: whether it has been logged.
     """
 
     times: list[float] = field(default_factory=list)
@@ -161,11 +143,10 @@ class Fleet:
     """The workers and the history of their failures.
 
     Attributes:
-        workers: those that have been forked and not been reaped.
+        workers: all workers from their fork until they are reaped.
         ever_ready: whether any worker has ever been ready.
-        proven: the generations of which a worker has been ready: their code boots.
-        failures: boots that failed, by generation.
-        crashes: how workers died early and unasked, by generation.
+        proven: the generations with a worker that has been ready: their code boots.
+        failures, crashes: by generation.
     """
 
     workers: list[WorkerHandle] = field(default_factory=list)
@@ -175,7 +156,7 @@ class Fleet:
     crashes: dict[int, Crashes] = field(default_factory=dict)
 
     def reported(self, worker: WorkerHandle, report: Report, now: float, jitter: float) -> None:
-        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off, so that servers do not retry in step."""
+        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off: servers must not retry in step."""
         if report.state == "ready":
             worker.ready_at = now
             self.ever_ready = True
@@ -191,16 +172,16 @@ class Fleet:
                 self._boot_failed(worker.generation, worker.spawned_at, report.reason, report, now, jitter)
 
     def died(
-        self, worker: WorkerHandle, how: str, now: float, jitter: float, by_others: bool = False
+        self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False
     ) -> bool:
-        """Note that ``worker`` has been reaped; return whether nobody had asked for it.
+        """Note a reaped worker; return whether it was neither told to leave nor leaving by itself.
 
         Args:
-            worker: who.
+            worker: the worker.
             how: ``was killed by SIGSEGV``, ``exited with status 1``.
             now: the time.
             jitter: see `reported`.
-            by_others: whether neither its own fault, nor we, nor the system for want of memory has ended it.
+            from_outside: whether it was killed neither by the master, nor by the OOM killer.
         """
         self.workers.remove(worker)
         # An abort while booting is the master's, but the boot has failed.
@@ -208,16 +189,16 @@ class Fleet:
         if asked or worker.failed is not None or worker.retiring_at is not None:
             return False
         if worker.ready_at is None:
-            who = f"worker {worker.pid}" if worker.pid else "the zygote"
-            reason = f"{who} {how} while it was booting"
+            subject = f"worker {worker.pid}" if worker.pid else "the zygote"
+            reason = f"{subject} {how} while it was booting"
             self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
             self.failures[worker.generation].hung = worker.hung
-        elif now - worker.ready_at < (EARLY_KILLED_S if by_others else EARLY_S):
+        elif now - worker.ready_at < (EARLY_KILLED_S if from_outside else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
 
     def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
-        """Note that the system would not fork."""
+        """Note a failed fork."""
         self._boot_failed(generation, now, reason, None, now, jitter)
 
     def _boot_failed(
@@ -234,11 +215,10 @@ class Fleet:
         failures.report = report or failures.report
         if spawned_at >= failures.not_before:
             failures.rounds += 1
-            pause = min(BACKOFF_FIRST_S * 2 ** min(failures.rounds - 1, 16), BACKOFF_LONGEST_S)
-            failures.not_before = now + pause * jitter
+            failures.not_before = now + _pause(failures.rounds, jitter)
 
     def _crashed(self, generation: int, now: float, jitter: float) -> None:
-        """A worker that was killed once is replaced at once; one that always dies young must not cost a CPU."""
+        # A worker that was killed once is replaced at once; code that always crashes early must not cost a CPU.
         crashes = self.crashes.setdefault(generation, Crashes())
         if crashes.times and now - crashes.times[-1] > CALM_S:
             crashes.level = 0
@@ -247,12 +227,11 @@ class Fleet:
         crashes.times.append(now)
         if crashes.level or len(crashes.times) > 2 * (len(self.workers) + 1) + 2:
             crashes.level += 1
-            pause = min(BACKOFF_FIRST_S * 2 ** min(crashes.level - 1, 16), BACKOFF_LONGEST_S)
-            crashes.pause_s = pause * jitter
+            crashes.pause_s = _pause(crashes.level, jitter)
             crashes.not_before = now + crashes.pause_s
 
     def untold_loop(self, generation: int) -> Crashes | None:
-        """Return the crash loop of a generation that has begun to pause, once; None when there is no news."""
+        """Return the new crash loop of a generation, once; None when there is none."""
         crashes = self.crashes.get(generation)
         if crashes is None or not crashes.level or crashes.told:
             return None
@@ -266,16 +245,21 @@ class Fleet:
                 del history[number]
 
 
+def _pause(number: int, jitter: float) -> float:
+    """Return the length of the pause ``number``, from 1, of a back-off."""
+    return min(BACKOFF_FIRST_S * 2.0 ** min(number - 1, 16), BACKOFF_LONGEST_S) * jitter
+
+
 def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
-    """Return what to do now, ending with how long to wait. Pure: the same arguments, the same answer.
+    """Return the actions to take now, the last of them a `Wait`. Pure: the same arguments, the same answer.
 
-    Called by the master's loop after everything that happens. What it promises:
+    Called by the master's loop after each event. Its guarantees:
 
-    - a dead worker is replaced at once, unless boots fail: then one worker at a time tries, less and less often;
-    - a reload first boots one worker of the new generation; while that has not been ready, nothing is retired;
-    - a worker that serves is retired when it is one too many, which one that is to be replaced becomes only
-      when its successor is ready;
-    - a worker is never told the same thing twice, and is killed when it does not do what it was told.
+    - it replaces a dead worker at once, unless boots fail: then one worker at a time tries, less and less often;
+    - at a reload it first boots one worker of the new generation, and retires nothing before it is ready;
+    - it retires a serving worker only when there is one too many, so one to be replaced only after its successor is
+      ready;
+    - it sends a worker no signal twice, and kills one for not obeying in time.
     """
     actions: list[Action] = []
     wake = inf
@@ -284,17 +268,17 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
             return [Stopped()]
         unwanted = set(map(id, fleet.workers))
     else:
-        verdict = _reload_outcome(fleet, target)
-        if verdict is not None:
-            # It changes the target: what else there is to do depends on that.
-            return [verdict]
+        outcome = _reload_outcome(fleet, target)
+        if outcome is not None:
+            return [outcome]  # it changes the target, on which all else depends
         unwanted = set(_surplus(fleet, target))
 
     for worker in fleet.workers:
-        send, at = _due_signal(worker, id(worker) in unwanted, target, now)
-        if send is not None:
-            actions.append(send)
-        wake = min(wake, at)
+        signal, reason, due = _next_signal(worker, id(worker) in unwanted, target, now)
+        if signal is not None and due <= now:
+            actions.append(Send(worker, signal, reason))
+            due = now  # the next signal has its own time, which the next plan gives
+        wake = min(wake, due)
 
     if not target.stop:
         spawns, at = _spawns(fleet, target, now)
@@ -305,7 +289,7 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
 
 
 def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp | None:
-    """Has the newest generation arrived, or failed?"""
+    """Return whether the newest generation is in place, or has failed; None while undecided."""
     newest, count = target.wanted[-1]
     rolling = len(target.wanted) > 1
     if rolling and newest in fleet.proven:
@@ -317,7 +301,7 @@ def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp 
     failures = fleet.failures.get(newest)
     if failures is None or (fleet.ever_ready and not rolling):
         return None
-    # Who waits for a reload is not to wait for boot_timeout three times over.
+    # A reload is not to take boot_timeout three times over.
     is_clear = failures.report is not None or (failures.hung and fleet.ever_ready)
     # Once a worker of it has been ready its code is good: what fails now may be chance, and is tried again.
     if (not is_clear or newest in fleet.proven) and failures.rounds < BOOT_ROUNDS:
@@ -329,17 +313,17 @@ def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp 
 
 
 def _active_generations(fleet: Fleet, target: Target) -> Iterator[tuple[int, int, list[WorkerHandle]]]:
-    """Yield each generation that has a say now, the number of workers it may have, and those it has.
+    """Yield each active generation, the number of workers it may have, and those it has.
 
-    While a reload is under way the older generation has a say until the newer one is proven; from then on its
-    workers are some that are to be replaced. So are those of a generation that was abandoned.
+    While a reload is under way the older generation is active until the newer one is proven; from then on its
+    workers are to be replaced, as are those of an abandoned generation.
     """
     active = [worker for worker in fleet.workers if not worker.leaving]
     newest, count = target.wanted[-1]
     if len(target.wanted) > 1 and newest not in fleet.proven:
         current, wanted = target.wanted[-2]
         yield current, wanted, [w for w in active if w.generation != newest]
-        # One that hangs is not dead yet, but no other is tried in its place: its death is the verdict.
+        # One that hangs has not exited yet, but no other is tried in its place: its exit decides.
         canaries = [w for w in fleet.workers if w.generation == newest and (w.hung or not w.leaving)]
         yield newest, min(count, 1), canaries
     else:
@@ -352,7 +336,7 @@ def _is_stale(worker: WorkerHandle, newest: int) -> bool:
 
 
 def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
-    """Yield the identity of each worker that is not wanted: those still booting first, then the oldest."""
+    """Yield the identity of each unwanted worker: first of those still booting, then of the oldest."""
     for generation, count, active in _active_generations(fleet, target):
         fresh = [w for w in active if not _is_stale(w, generation)]
         booting = sorted((w for w in fresh if w.ready_at is None), key=lambda w: w.age)
@@ -362,9 +346,9 @@ def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
             if worker.ready_at is None and _is_stale(worker, generation):
                 yield id(worker)
         ready = [w for w in active if w.ready_at is not None]
-        # Those that are to be replaced first, and of these those of another configuration.
+        # Those to be replaced first, and of these those of another configuration.
         ready.sort(key=lambda w: (w.generation == generation, w.recycle_at is None, w.is_busy, w.age))
-        # One that only lingers is replaced already, and must not hold the next one up.
+        # One that only lingers has its successor already, and must not hold up the next one.
         leaving = sum(w.leaving and w.recycle_at is not None and not w.lingers for w in fleet.workers)
         room = max(0, target.unavailable - leaving) if count else len(ready)
         for worker in ready[: max(0, len(ready) - count)]:
@@ -375,55 +359,39 @@ def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
             yield id(worker)
 
 
-def _due_signal(
-    worker: WorkerHandle, unwanted: bool, target: Target, now: float
-) -> tuple[Send | None, float]:
-    """Return the signal that ``worker`` is due now, if any, and when to look again."""
-    signal, reason, due = _next_signal(worker, unwanted, target, now)
-    if signal is None:
-        return None, inf
-    if due > now:
-        return None, due
-    # What follows a signal, or a spawn, has its own time, which the next plan gives: it is asked for at once.
-    return Send(worker, signal, reason), now
-
-
 def _next_signal(
     worker: WorkerHandle, unwanted: bool, target: Target, now: float
 ) -> tuple[Signals | None, str, float]:
-    """Return the next signal that ``worker`` is to get if nothing happens, why, and when."""
+    """Return the next signal for ``worker`` if nothing happens, the reason, and when it is due."""
     if worker.kill_at is not None:
         return None, "", inf
     if worker.abort_at is not None:
-        return SIGKILL, "it did not end after SIGABRT", worker.abort_at + ABORT_KILL_S
+        return SIGKILL, "did not end after SIGABRT", worker.abort_at + ABORT_KILL_S
     if worker.quit_at is not None:
-        return SIGKILL, "it did not leave at once when told to", worker.quit_at + QUIT_KILL_S
+        return SIGKILL, "did not leave at once when told to", worker.quit_at + QUIT_KILL_S
     if target.stop == "fast":
-        return SIGQUIT, "stop", now
+        return SIGQUIT, "is to leave at once", now
     if worker.term_at is not None and worker.ready_at is None:
-        # One that is booting has nothing to finish, and leaves at once. It gets TERM all the same: it may have
-        # begun to accept, and its word of it may be on the way.
-        return SIGKILL, "it did not leave when told to while it was booting", worker.term_at + QUIT_KILL_S
+        # A booting worker has nothing to finish, and leaves at once. It gets TERM all the same: it may have begun to
+        # accept, and its report may be on the way.
+        return SIGKILL, "did not leave when told to while it was booting", worker.term_at + QUIT_KILL_S
     left_at = worker.term_at if worker.term_at is not None else worker.retiring_at
     if left_at is not None:
         late = left_at + worker.graceful_timeout + RETIRE_MARGIN_S
-        return SIGKILL, f"it did not retire within graceful_timeout ({worker.graceful_timeout:g} s)", late
+        return SIGKILL, f"did not retire within graceful_timeout ({worker.graceful_timeout:g} s)", late
     if unwanted:
-        return SIGTERM, "retire", now
+        return SIGTERM, "is to retire", now
     if worker.failed is not None:
-        return SIGKILL, "it could not boot, and did not end", worker.failed_at + QUIT_KILL_S
+        return SIGKILL, "could not boot, and did not exit", worker.failed_at + QUIT_KILL_S
     if worker.ready_at is None:
         limit = worker.boot_timeout
         since = max(worker.spawned_at, target.resumed_at)
-        return SIGABRT, f"it was not ready after {limit:g} s (boot_timeout)", since + (limit or inf)
+        return SIGABRT, f"was not ready after {limit:g} s (boot_timeout)", since + (limit or inf)
     if not worker.timeout:
         return None, "", inf
     since = max(worker.heartbeat, worker.ready_at, target.resumed_at)
-    return (
-        SIGABRT,
-        f"it was silent for more than timeout ({worker.timeout:g} s)",
-        since + worker.timeout + HEARTBEAT_SLACK_S,
-    )
+    late = since + worker.timeout + HEARTBEAT_SLACK_S
+    return SIGABRT, f"has not responded for {worker.timeout:g} s (timeout)", late
 
 
 def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], float]:
@@ -438,13 +406,13 @@ def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], floa
         if missing <= 0:
             continue
         if any(w.hung and w.generation == generation for w in fleet.workers):
-            continue  # its death is a boot that failed, and says how to go on
+            continue  # its exit will be a boot that failed, and decides how to go on
         failures = fleet.failures.get(generation)
         crashes = fleet.crashes.get(generation)
         not_before = crashes.not_before if crashes is not None else -inf
         if failures is not None:
             not_before = max(not_before, failures.not_before)
-            # One tries for all, until it is ready.
+            # One boots for all, until it is ready.
             missing = 0 if any(w.booting for w in active) else 1
         if not_before > now:
             wake = min(wake, not_before)

@@ -1,8 +1,4 @@
-"""Which workers have had their time: too old, or too large.
-
-Owns: `Recycler`: the age limit with its jitter, the samples of memory.
-Must not know: how a worker is replaced.
-"""
+"""Selects workers to recycle by age or memory."""
 
 from __future__ import annotations
 
@@ -18,20 +14,21 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
 _SAMPLE_EVERY_S: Final = 5.0
-# A peak is no leak: so many samples in a row have to be above.
+# A peak is no leak: so many samples in a row must be above the limit.
 _SAMPLES: Final = 3
 _JITTER: Final = 0.1
 
 
 def too_large_at_boot(pid: int, settings: Settings) -> str:
-    """Return what is said of a worker that `max_worker_memory` would have replaced as it is; or an empty text."""
+    """Return an error for a worker above `max_worker_memory` before its first request; or empty."""
     most = settings.max_worker_memory
     size = least_memory_of(pid, max(settings.workers, settings.workers_max or 0)) if most else 0
     if size <= most:
         return ""
     return (
         f"max_worker_memory = {_mib(most)}: a worker has {_mib(size)} before its first request, so each would be "
-        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 is no limit."
+        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 means no "
+        "limit."
     )
 
 
@@ -40,7 +37,7 @@ def _mib(count: int) -> str:
 
 
 class Recycler:
-    """Says who is to be replaced for its age (``max_worker_lifetime``) or size (``max_worker_memory``).
+    """Selects the workers to replace for their age (``max_worker_lifetime``) or size (``max_worker_memory``).
 
     Args:
         recycle: called with a worker and the reason.
@@ -57,11 +54,14 @@ class Recycler:
         self._lifetimes: dict[int, float] = {}
 
     def look(self, workers: Iterable[WorkerHandle], now: float) -> float:
-        """Look at the workers, when it is time; return when to look again (``inf``: never).
+        """Look at the workers, when it is time.
 
         Args:
             workers: the fleet.
             now: ``time.monotonic()`` seconds.
+
+        Returns:
+            When to look again; ``inf``: never.
         """
         serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
         limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
@@ -80,7 +80,7 @@ class Recycler:
         longest = worker.cfg.max_worker_lifetime
         if not longest:
             return float("inf")
-        # Not all at once, though all were started together.
+        # Jitter: they were all started together, and must not be replaced at once.
         limit = self._lifetimes.get(worker.age)
         if limit is None:
             limit = self._lifetimes[worker.age] = longest * (1 - urandom(1)[0] / 256 * _JITTER)

@@ -13,10 +13,11 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import open_error_log, reopen_error_log
 from wsgiserv.master.control import Done
-from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.resources import ServerResources
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.status import LastReload
 from wsgiserv.net.listener import exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
@@ -150,13 +151,12 @@ class Reload:
         resources.add_listeners(fresh)
         resources.environment.apply(settings.raw_env)
         application, preload = resources.preload(settings)
-        cells = cells_of(settings)
         self._last_number += 1
         self._next = Generation(
             self._last_number,
             settings,
             listeners,
-            old.pool if old.pool.cells == cells else SlotPool(cells, room_for(settings)),
+            slot_pool(settings, old.pool),
             application,
             preload,
             monotonic(),
@@ -180,10 +180,8 @@ class Reload:
 
     def promote(self, now: float) -> float:
         """Put the next generation in force; return the duration of the reload in seconds."""
-        new, old = self.newest, self.current
+        new = self.newest
         self._next, self.current = None, new
-        if old.zygote is not None:
-            old.zygote.end()  # the workers that it forked do not need it
         self._resources.keep_listeners(new.listeners)
         self._resources.replace_pid_file(new.pid_file, new.settings)
         new.pid_file = None
@@ -195,8 +193,6 @@ class Reload:
         """Drop the next generation, for ``reason``, and return to the settings of the current one."""
         failed, old = self.newest, self.current
         self._next = None
-        if failed.zygote is not None:
-            failed.zygote.end()
         self._resources.keep_listeners(old.listeners)
         if failed.pid_file is not None:
             failed.pid_file.remove()
@@ -207,7 +203,5 @@ class Reload:
             self._log.error(
                 "WS1312 reload failed: cannot reopen the error log of the old settings: %s", error
             )
-        if old.zygote is not None:
-            old.zygote.reopen_logs()  # as the master did when the reload began
         self._resources.publish(old)
         self._settle(False, reason)

@@ -1,34 +1,35 @@
-"""The fork: from a generation's values to a worker's process.
-
-Owns: the pipes of a worker, the fork itself, what the child does before `worker_main`.
-Must not know: when and why a worker is made.
-"""
+"""Forks processes of the server: the child leaves everything of the master's, and becomes a worker."""
 
 from __future__ import annotations
 
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from os import close, getpid, pipe
-from typing import Any
+from os import close, getpid
+from typing import TYPE_CHECKING, Any, Final
 
 from setproctitle import setproctitle
 
-from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
+from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.logs.streams import unguard_standard_streams
-from wsgiserv.master.crash_dump_file import CrashDumpFile
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
 
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+_BOOT_S: Final = 30.0
+
 
 class ForkedChild(BaseException):
     """Raised in a child, to leave the master's loop behind: `Master.run` catches it and becomes the child.
 
-    A BaseException, so that no handler of the master's takes it for an error.
+    A BaseException: no handler of the master's must take it for an error.
 
     Attributes:
         main: runs the child; it is given ``worker_main`` and returns the status to exit with.
@@ -39,8 +40,51 @@ class ForkedChild(BaseException):
         self.main = main
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The master's values for every child.
+
+    Attributes:
+        signals: the master's signals.
+        log: the error log.
+        server: the master as hooks see it.
+        lifeline: a pipe; only the master has the writing end, so children see its end of file when the master ends.
+    """
+
+    signals: SignalQueue
+    log: logging.Logger
+    server: Any
+    lifeline: tuple[int, int]
+
+
+def new_handle(
+    parent: Parent, settings: Settings, age: int, generation: int, spawned_at: float, pid: int = 0
+) -> WorkerHandle:
+    """Return the handle of a worker, see `WorkerHandle`, as hooks get it too."""
+    return WorkerHandle(
+        age=age,
+        generation=generation,
+        spawned_at=spawned_at,
+        timeout=settings.timeout,
+        graceful_timeout=settings.graceful_timeout,
+        boot_timeout=boot_timeout_of(settings),
+        pid=pid,
+        cfg=settings,
+        log=parent.log,
+        ppid=parent.server.pid,
+    )
+
+
+def boot_timeout_of(settings: Settings) -> float:
+    """Return how many seconds a worker may take to boot; 0.0 means no limit."""
+    if settings.boot_timeout is not None:
+        return settings.boot_timeout
+    # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
+    return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
+
+
 def fork_child(signals: SignalQueue) -> int:
-    """fork(2): return 0 in the child, which has left the master's signals. Raises OSError when the system won't."""
+    """Fork, and leave the master's signals and streams in the child; return 0 there. Raises OSError."""
     with signals.held():
         pid = fork()
         if pid == 0:
@@ -51,65 +95,70 @@ def fork_child(signals: SignalQueue) -> int:
 
 
 def fork_worker(
-    handle: WorkerHandle,
-    generation: Generation,
-    slot: Slot,
-    *,
-    signals: SignalQueue,
-    lifeline: int,
-    leave: Callable[[], None],
-    master_pid: int,
-    log: logging.Logger,
-    server: Any,
+    parent: Parent, generation: Generation, handle: WorkerHandle, slot: Slot, leave: Callable[[], None]
 ) -> None:
-    """Fork ``handle``'s process and give it its pid, pipe and last words. Raises OSError when the system won't.
+    """Fork ``handle``'s process; give the handle its pid and pipes.
 
     Args:
-        handle: the worker to be; without a process.
-        generation: what it serves with.
+        parent: the master's values.
+        generation: the worker's.
+        handle: the worker, without a process.
         slot: its row of the scoreboard.
-        signals: the master's; the child leaves them.
-        leave: closes, in the child, what belongs to the master.
-        lifeline, master_pid, log, server: see `WorkerBoot`.
+        leave: closes, in the child, the master's descriptors.
 
-    In the child raises ForkedChild.
+    Raises:
+        OSError: the system does not make a process.
+        ForkedChild: in the child.
     """
-    reader, writer = pipe()
-    handle.last_words = last_words = CrashDumpFile.make()
+    writer = handle.open_pipes()
     try:
-        pid = fork_child(signals)
+        handle.pid = fork_child(parent.signals)
     except OSError:
-        close(reader)
         close(writer)
-        if last_words is not None:
-            last_words.close()
+        handle.close_pipes()
         raise
-    if pid:
+    if handle.pid:
         close(writer)
-        handle.pid = pid
-        handle.reader = ReadinessReader(reader)
         return
-    close(reader)
-    leave()
     handle.pid = getpid()
-    boot = WorkerBoot(
+    handle.close_reader()
+    leave()
+    crash_dump = handle.crash_dump.fd if handle.crash_dump is not None else None
+    raise ForkedChild(
+        partial(
+            be_worker,
+            worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application),
+        )
+    )
+
+
+def worker_boot(
+    parent: Parent,
+    generation: Generation,
+    handle: WorkerHandle,
+    slot: Slot,
+    ready_fd: int,
+    crash_dump_fd: int | None,
+    application: Callable[..., Any] | None,
+) -> WorkerBoot:
+    """Return a worker's starting values. Called in its process."""
+    return WorkerBoot(
         settings=generation.settings,
         listeners=generation.listeners,
         slot=slot,
-        ready=ReadinessWriter(writer),
-        lifeline=lifeline,
+        ready=ReadinessWriter(ready_fd),
+        lifeline=parent.lifeline[0],
         age=handle.age,
         generation=handle.generation,
-        master_pid=master_pid,
-        log=log,
-        server=server,
+        master_pid=parent.server.pid,
+        log=parent.log,
+        server=parent.server,
         handle=handle,
-        application=generation.application,
-        handoff=server.handoff,
-        last_words=last_words.fd if last_words is not None else None,
+        application=application,
+        handoff=parent.server.handoff,
+        crash_dump_fd=crash_dump_fd,
         tls_contexts=generation.tls_contexts,
     )
-    raise ForkedChild(partial(be_worker, boot))
 
 
 def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int:
@@ -121,7 +170,7 @@ def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int
     try:
         return worker_main(boot)
     except Exception:
-        boot.log.critical("worker %d ends with an error of the server itself", getpid(), exc_info=True)
+        boot.log.critical("WS1202 worker %d: exits: an error of the server itself", getpid(), exc_info=True)
         return 1
     finally:
         ignore_requests()

@@ -11,10 +11,11 @@ from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
-from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.resources import ServerResources
 from wsgiserv.master.signals import StartInterrupt
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.net.listener import exposure_warning
 from wsgiserv.privileges import check_privileges
@@ -60,7 +61,7 @@ def start_server(
         1,
         settings,
         resources.listeners,
-        SlotPool(cells_of(settings), room_for(settings)),
+        slot_pool(settings),
         *resources.preload(settings),
         resources.began_at,
         resources.tls_contexts(settings),

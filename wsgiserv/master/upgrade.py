@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from wsgiserv.errors import BootError
 from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
-from wsgiserv.master.classify_exit import died_how
 from wsgiserv.master.control import Done
+from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
 from wsgiserv.master.spawn import fork_child
 from wsgiserv.net.listener import Listener
@@ -189,7 +189,7 @@ class NewMaster:
             return "it ended without a report; its lines in the log say more"
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOP_SIGNALS:
             return TOLD_TO_STOP  # before it could catch the signal
-        return f"it {died_how(status)} without a report; its lines in the log say more"
+        return f"it {describe_exit(status)} without a report; its lines in the log say more"
 
     def reap(self) -> bool:
         """Wait for its process without blocking; return True when that has exited."""

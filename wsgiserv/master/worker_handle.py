@@ -1,23 +1,22 @@
-"""The master's view of one worker.
-
-Owns: `WorkerHandle`: who the worker is, what it has reported, which signals it has been sent and when.
-Must not know: what is decided about it, how signals are sent.
-"""
+"""Defines the master's view of one worker: its process, its reports, the signals it has been sent, and when."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from os import pipe
+from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.boot import ReadinessReader, Report
+from wsgiserv.master.crash_dump_file import CrashDumpFile
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
-    from wsgiserv.master.crash_dump_file import CrashDumpFile
-    from wsgiserv.master.generation import SlotPool
+    from wsgiserv.master.slots import SlotPool
     from wsgiserv.scoreboard import Slot
 
-__all__ = ["WorkerHandle"]
+_SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
 
 # Without slots: hooks hang their own attributes on a worker.
@@ -29,26 +28,25 @@ class WorkerHandle:
         age: the serial number, from 1.
         generation: the serial number of the configuration it was started with.
         spawned_at: when it was forked.
-        timeout: how long it may be silent; 0: for ever.
-        graceful_timeout: how long it may take to retire.
-        boot_timeout: how long it may take to become ready; 0: for ever.
+        timeout: how many seconds it may take to respond; 0 means no limit.
+        graceful_timeout: how many seconds it may take to retire.
+        boot_timeout: how many seconds it may take to become ready; 0 means no limit.
         pid: the process id; 0 before the fork.
         ready_at: when it reported ``ready``.
-        retiring_at: when it reported that it leaves by itself.
+        retiring_at: when it reported ``retiring``.
         recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its successor is ready.
         is_busy: whether a request is in its application; copied from the scoreboard.
-        lingers: whether it leaves, and only waits for idle connections that no other worker can take over.
-        failed, failed_at: its report that it cannot boot, and when it came.
+        lingers: whether it leaves, and only waits for idle connections it cannot hand over.
+        failed, failed_at: its report ``failed``, and when it came.
         heartbeat: its last sign of life, copied from the scoreboard; 0.0 before its loop runs.
         term_at, quit_at, abort_at, kill_at: when the master has sent it this signal.
-        sent_because: why it was sent SIGABRT, or SIGKILL; a phrase for the log.
-        rss_bytes, measured_at: its memory when it was looked at last, and when that was; 0 before.
-        last_words: the file for what it says at its end; closed when it is buried.
+        sent_because: why it was sent SIGABRT, or SIGKILL: a verb and more, for the log.
+        rss_bytes, measured_at: its memory at the last look, and the time of that; 0 before.
         reopen_when_ready: a log rotation happened while it was booting.
-        replaces: the process id of the worker that was killed, or has died, and in whose place it is; 0: none.
-        slot, pool, reader: its row of the scoreboard, where that goes back to, its readiness pipe; None in tests
-            of the plan.
-        cfg, log, ppid, aborted, tmp: what gunicorn's hooks find at a worker.
+        replaces: the process id of its crashed or killed predecessor; 0: none.
+        slot, pool: its row of the scoreboard, and the row's pool; None in tests of the policy.
+        reader, crash_dump: see `open_pipes`.
+        cfg, log, ppid, aborted, tmp: for gunicorn's hooks.
     """
 
     age: int
@@ -74,12 +72,12 @@ class WorkerHandle:
     sent_because: str = ""
     rss_bytes: int = 0
     measured_at: float = 0.0
-    last_words: CrashDumpFile | None = None
     reopen_when_ready: bool = False
     replaces: int = 0
     slot: Slot | None = None
     pool: SlotPool | None = None
     reader: ReadinessReader | None = None
+    crash_dump: CrashDumpFile | None = None
     cfg: Any = None
     log: logging.Logger | None = None
     ppid: int = 0
@@ -92,18 +90,23 @@ class WorkerHandle:
 
     @property
     def aborted(self) -> bool:
-        """Whether it was killed for its silence (gunicorn's name)."""
+        """Whether it was sent SIGABRT because it did not respond (gunicorn's name)."""
         return self.abort_at is not None
 
     @property
     def hung(self) -> bool:
-        """Whether it was aborted because it did not become ready: its death will be a boot that failed."""
+        """Whether it was aborted because it did not become ready: its exit will be a boot that failed."""
         return self.abort_at is not None and self.ready_at is None
 
     @property
     def told_to_leave(self) -> bool:
-        """Whether its death is the master's wish."""
+        """Whether the master has sent it a signal to end it."""
         return not (self.term_at is self.quit_at is self.abort_at is self.kill_at is None)
+
+    @property
+    def retires(self) -> bool:
+        """Whether it was told to leave, or leaves by itself, and was to be replaced anyway."""
+        return not (self.term_at is self.quit_at is self.retiring_at is None)
 
     @property
     def leaving(self) -> bool:
@@ -121,9 +124,45 @@ class WorkerHandle:
         return self.ready_at is not None and not self.leaving
 
     def recycle(self, reason: str, now: float) -> None:
-        """Note that it is to be replaced, for ``reason``."""
+        """Have it replaced, for ``reason``."""
         if self.recycle_at is None:
             self.recycle_at, self.recycle_reason = now, reason
+
+    def note_sent(self, signal: int, reason: str, now: float) -> None:
+        """Note a signal: TERM, QUIT, ABRT or KILL; of the last two the first reason stays."""
+        setattr(self, _SENT_AT[signal], now)
+        if signal in (SIGABRT, SIGKILL):
+            self.sent_because = self.sent_because or reason
+
+    def life(self, now: float) -> str:
+        """Return its age and work: ``up 12.3 s, 345 requests``."""
+        requests = self.slot.figures().requests if self.slot is not None else 0
+        return f"up {now - self.spawned_at:.1f} s, {counted(requests, 'request')}"
+
+    def open_pipes(self) -> int:
+        """Make its readiness pipe and its crash dump's file; return the worker's end of the pipe. Raises OSError."""
+        reader, writer = pipe()
+        self.reader, self.crash_dump = ReadinessReader(reader), CrashDumpFile.make()
+        return writer
+
+    def close_reader(self) -> None:
+        """Close its readiness pipe."""
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    def close_pipes(self) -> None:
+        """Undo `open_pipes`. Called when it has been reaped or will not be spawned, and in siblings."""
+        self.close_reader()
+        if self.crash_dump is not None:
+            self.crash_dump.close()
+            self.crash_dump = None
+
+    def give_slot_back(self) -> None:
+        """Free its row of the scoreboard."""
+        if self.pool is not None and self.slot is not None:
+            self.pool.give_back(self.slot)
+            self.slot = None
 
     def __str__(self) -> str:
         return f"<Worker {self.pid}>"

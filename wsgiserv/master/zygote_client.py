@@ -1,11 +1,8 @@
-"""The zygotes as the master sees them, and the workers that they have been asked for.
-
-Owns: `Nursery`: the zygotes' processes, the line to each, the workers that are not born yet.
-Must not know: what a zygote does inside (see `zygote`), when and why a worker is made.
+"""Runs the zygotes from the master's side: forks them, asks them for workers, hears their answers.
 
 The master never waits for a zygote: a request lies in its socket while it loads the application. Meanwhile the worker
-has a `WorkerHandle` with the process id 0, which no system call may ever be given: 0 is the master's own process
-group. What the master would do to such a worker is done to the zygote, or to the request.
+has a `WorkerHandle` with the process id 0; no system call may ever get it: 0 is the master's own process group. A
+signal for such a worker goes to the zygote, or cancels the request.
 """
 
 from __future__ import annotations
@@ -14,30 +11,26 @@ import logging
 from _socket import MSG_DONTWAIT, socket
 from collections import deque
 from collections.abc import Callable
-from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, pipe, waitid
+from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, waitid
 from signal import SIGABRT, SIGKILL, Signals
 from time import monotonic, sleep
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from wsgiserv.boot import ReadinessReader
+from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
-from wsgiserv.master.classify_exit import died_how
-from wsgiserv.master.crash_dump_file import CrashDumpFile
+from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.signals import SignalQueue
-from wsgiserv.master.spawn import ForkedChild, be_worker, fork_child, set_title
+from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
 from wsgiserv.process import reap, send_signal
 from wsgiserv.scoreboard import Slot
 
-__all__ = ["Cancelled", "Failed", "Nursery", "Spawned", "Zygote"]
-
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
-# What the master reads of one zygote in a turn: one that writes without end delays nobody. A socket holds some 280.
+# What the master reads of one zygote in a turn: one that writes without end delays nothing. A socket holds some 280.
 _MOST_MESSAGES: Final = 512
 _LONGEST_MESSAGE: Final = 4096
 
@@ -49,20 +42,30 @@ class Spawned(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """The worker will not be: its request was withdrawn in time."""
+    """The worker is not spawned: its request was withdrawn in time."""
 
     worker: WorkerHandle
 
 
 class Failed(NamedTuple):
-    """The worker will not be. ``because`` continues a sentence about the zygote: ``was killed by SIGKILL``."""
+    """The worker is not spawned. ``reason`` continues a sentence about the zygote: ``was killed by SIGKILL``."""
 
     worker: WorkerHandle
-    because: str
+    reason: str
+
+
+Answer: TypeAlias = Spawned | Cancelled | Failed
 
 
 class Zygote:
     """One zygote.
+
+    Args:
+        pid: its process id.
+        sock: the line to it, owned from now on.
+        generation: the generation of its workers.
+        log: the error log.
+        is_new_child: whether a process id is a child of the master, and no worker yet.
 
     Attributes:
         pid: its process id.
@@ -70,10 +73,10 @@ class Zygote:
         began_at: when it was forked, ``time.monotonic()`` seconds.
         boards: how many boards of slots it knows.
         loaded: whether it has loaded the application.
-        over: whether it has died, or has been ended.
+        over: whether it has exited, or has been ended.
         is_outdated: whether another has taken its place: it ends when it has answered all.
         aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
-        asked: the workers that it has been asked for and has not answered about, by age.
+        asked: the requested workers without an answer, by age.
     """
 
     def __init__(
@@ -97,8 +100,13 @@ class Zygote:
         self.aborted = False
         self._sock = sock
         # What the socket does not take at once: a hundred requests and more.
-        self._unsent: deque[tuple[dict[str, Any], tuple[int, ...], int]] = deque()
+        self._unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = deque()
         sock.setblocking(False)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether more workers can be asked for."""
+        return not (self.over or self.aborted or self.is_outdated)
 
     def fileno(self) -> int:
         """Return the descriptor to poll; -1 when there is none any more."""
@@ -108,42 +116,41 @@ class Zygote:
         """Ask for ``worker``'s process. Raises OSError when there is no descriptor left.
 
         Args:
-            worker: without a process; it gets its pipe and its last words.
+            worker: without a process; it gets its pipes.
             place: where its slot is.
         """
-        reader, writer = pipe()
-        worker.reader = ReadinessReader(reader)
-        worker.last_words = CrashDumpFile.make()
-        fds = (writer,) if worker.last_words is None else (writer, worker.last_words.fd)
-        message = {"do": "bear", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
+        ready = worker.open_pipes()
+        fds = (ready,) if worker.crash_dump is None else (ready, worker.crash_dump.fd)
+        message = {"do": "spawn", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
         self.asked[worker.age] = worker
-        self._unsent.append((message, fds, writer))
+        self._unsent.append((message, fds))
         self._send()
 
     def reopen_logs(self) -> None:
-        """Have it reopen its log, which its workers inherit."""
-        self._unsent.append(({"do": "reopen_logs"}, (), -1))
-        self._send()
+        """Have it reopen its log, for its future workers."""
+        if not self.over:
+            self._unsent.append(({"do": "reopen_logs"}, ()))
+            self._send()
 
     def _send(self) -> None:
         while self._unsent:
-            message, fds, writer = self._unsent[0]
+            message, fds = self._unsent[0]
             if not self.over:
                 try:
-                    send_packet(self._sock, encode(message), fds, MSG_DONTWAIT)
+                    send_packet(self._sock, encode(message), fds)
                 except BlockingIOError:
                     return  # its next answer says that there is room
                 except OSError:
-                    pass  # it has died; who waits is told when it is reaped
-            if writer >= 0:
-                close(writer)
+                    pass  # it has exited; its workers fail when it is reaped
+            for ready in fds[:1]:
+                close(ready)
             self._unsent.popleft()
 
-    def hear(self) -> list[Spawned | Cancelled | Failed]:
-        """Return what it has answered. Called at every turn of the master's loop."""
-        news: list[Spawned | Cancelled | Failed] = []
+    def hear(self) -> list[Answer]:
+        """Return its answers. Called at every turn of the master's loop."""
+        answers: list[Answer] = []
         if self.over:
-            return news
+            return answers
         is_corrupt = False
         for _ in range(_MOST_MESSAGES):
             try:
@@ -153,68 +160,65 @@ class Zygote:
             if not data:
                 break
             try:
-                each = self._understand(decode(data))
+                answer = self._understand(decode(data))
             except MessageError as error:
                 if not is_corrupt:
                     is_corrupt = True
-                    # At once, then on: behind the garbage may be word of a worker that has been let go.
+                    # At once, then on: behind the garbage may be an answer about a worker that has been let go.
                     send_signal(self.pid, SIGKILL)
                     self._log.error(
-                        "zygote %d: corrupt message on its socket (%s): the zygote is replaced. The application, or "
-                        "a library of its own, writes to descriptors that it has not opened.",
+                        "WS1333 zygote %d: corrupt message on its socket (%s): the zygote is replaced. The "
+                        "application, or a library of its own, writes to descriptors that it has not opened.",
                         self.pid,
                         error,
                     )
                 continue
-            if each is not None:
-                news.append(each)
+            if answer is not None:
+                answers.append(answer)
         if is_corrupt:
             self.end()
         self._send()
         if self.is_outdated and not self.asked:
             self.end()
-        return news
+        return answers
 
-    def _understand(self, message: dict[str, Any]) -> Spawned | Cancelled | Failed | None:
-        """Return what a message says of a worker. Raises MessageError, and has changed nothing then."""
-        state = message.get("state")
+    def _understand(self, message: dict[str, Any]) -> Answer | None:
+        """Return a message's meaning for a worker. Raises MessageError, and changes nothing then."""
+        state, age, pid = message.get("state"), message.get("age"), message.get("pid")
         if state == "loaded":
             self.loaded = True
-            took_s = monotonic() - self.began_at
-            self._log.info("the zygote %d has loaded the application in %.2f s", self.pid, took_s)
+            self._log.info("zygote %d: application loaded in %.2f s", self.pid, monotonic() - self.began_at)
             return None
-        age = message.get("age")
         worker = self.asked.get(age) if type(age) is int else None
         if worker is None:
             raise MessageError(f"about a worker that was not asked for: {str(message)[:80]}")
-        assert type(age) is int
-        if state == "born":
-            pid = message.get("pid")
+        if state not in ("spawned", "cancelled", "fork_failed"):
+            raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
+        if state == "spawned":
+            # The application runs in the zygote and can write here: a forged pid must not make the master signal, or
+            # wait for, another process.
             if type(pid) is not int or not self._is_new_child(pid):
                 raise MessageError(f"not the process of a new worker: {str(message)[:80]}")
-            del self.asked[age]
             worker.pid = pid
+        del self.asked[worker.age]
+        if state == "spawned":
             return Spawned(worker)
-        if state == "withdrawn":
-            del self.asked[age]
+        if state == "cancelled":
             return Cancelled(worker)
-        if state == "stillborn":
-            del self.asked[age]
-            return Failed(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
-        raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
+        return Failed(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
 
     def signal(self, worker: WorkerHandle, signal: Signals, reason: str) -> None:
-        """Do to the zygote what a worker that has no process yet is due: SIGABRT, SIGKILL."""
+        """Send the zygote the signal for a worker without a process: SIGABRT, SIGKILL."""
         if self.over or (signal == SIGABRT and self.aborted):
             return
         self.aborted = True
         self._log.error(
-            "the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason
+            "WS1334 zygote %d: its worker of age %d %s: sending %s", self.pid, worker.age, reason, signal.name
         )
         send_signal(self.pid, signal)
 
     def end(self) -> None:
-        """Kill it: it has nothing to finish. Its workers are the master's, and stay."""
+        """Kill it: it has nothing to finish. Its workers are the master's children, and stay."""
         if not self.over:
             self.over = True
             send_signal(self.pid, SIGKILL)
@@ -223,35 +227,29 @@ class Zygote:
     def close(self) -> None:
         """Close the line. Also called in each child of the master."""
         self._sock.close()
-        for _, _, writer in self._unsent:
-            if writer >= 0:
-                close(writer)
+        for _, fds in self._unsent:
+            for ready in fds[:1]:
+                close(ready)
         self._unsent.clear()
 
 
-class Nursery:
+class ZygoteClients:
     """The zygotes of one master.
 
     Args:
-        signals: the master's signals, which a child leaves.
-        log: the error log.
-        lifeline: see `fork_worker`.
-        server: the master as hooks see it.
+        parent: the master's values.
 
     Attributes:
-        zygotes: those that have not been reaped.
-        adopts: whether there has been any: then this process inherits orphans.
+        zygotes: all zygotes, until they are reaped.
+        inherits_orphans: whether there has been any: then this process is a subreaper.
     """
 
-    def __init__(
-        self, signals: SignalQueue, log: logging.Logger, lifeline: tuple[int, int], server: Any
-    ) -> None:
+    def __init__(self, parent: Parent) -> None:
         self.zygotes: list[Zygote] = []
-        self.adopts = False
-        self._signals = signals
-        self._log = log
-        self._lifeline = lifeline
-        self._server = server
+        self.inherits_orphans = False
+        self._parent = parent
+        self._log = parent.log
+        self._server = parent.server
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll."""
@@ -260,57 +258,59 @@ class Nursery:
     def request(
         self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]
     ) -> None:
-        """Ask the generation's zygote for a worker; make that zygote first where there is none.
+        """Ask the generation's zygote for a worker; fork that zygote first where there is none.
 
-        ``slot`` is its row of the scoreboard; ``leave`` closes, in a child, what is the master's. Raises OSError
-        when the system would not; in the zygote `ForkedChild`.
+        Args:
+            worker: without a process.
+            generation: its generation.
+            slot: its row of the scoreboard.
+            leave: closes, in the zygote, the master's descriptors.
+
+        Raises:
+            OSError: the system does not make a process, or a descriptor.
+            ForkedChild: in the zygote.
         """
-        zygote = generation.zygote
-        if zygote is not None and not zygote.is_outdated and zygote.boards < generation.pool.boards:
+        zygote = self._usable(generation.number)
+        if zygote is not None and zygote.boards < generation.pool.boards:
             self._log.info(
-                "more workers than ever: the zygote %d is replaced by one that knows their slots",
-                zygote.pid,
+                "zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid
             )
             zygote.is_outdated = True
-        if zygote is None or zygote.over or zygote.aborted or zygote.is_outdated:
-            zygote = generation.zygote = self._fork_zygote(worker, generation, leave)
+            zygote = None
+        if zygote is None:
+            zygote = self._fork_zygote(worker, generation, leave)
             self.zygotes.append(zygote)
         zygote.request(worker, generation.pool.place(slot))
+
+    def _usable(self, generation: int) -> Zygote | None:
+        return next((each for each in self.zygotes if each.generation == generation and each.is_usable), None)
 
     def _fork_zygote(self, worker: WorkerHandle, generation: Generation, leave: Callable[[], None]) -> Zygote:
         ours, theirs = packet_pair()
         try:
-            pid = fork_child(self._signals)
+            pid = fork_child(self._parent.signals)
         except OSError:
             ours.close()
             theirs.close()
             raise
         if pid:
             theirs.close()
-            self.adopts = True
+            self.inherits_orphans = True
             self._log.debug("zygote %d forked", pid)
             return Zygote(pid, ours, generation, self._log, self._is_new_child)
         ours.close()
         leave()
-        boot = ZygoteBoot(
-            generation=generation,
-            sock=theirs,
-            lifeline=self._lifeline[0],
-            master_pid=self._server.pid,
-            log=self._log,
-            server=self._server,
-            handle=worker,
-        )
+        boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs, handle=worker)
         name = self._server.proc_name
 
-        def live(worker_main: Callable[[Any], int]) -> int:
+        def live(worker_main: Callable[[WorkerBoot], int]) -> int:
             set_title("zygote", name)
             return be_worker(live_as_zygote(boot), worker_main)
 
         raise ForkedChild(live)
 
     def _is_new_child(self, pid: int) -> bool:
-        """Whether ``pid`` is a child of this process that is no worker yet: it will be sent signals."""
+        """Whether ``pid`` is a child of this process, and no worker yet: it will be sent signals."""
         if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
             return False
         try:
@@ -325,80 +325,71 @@ class Nursery:
             zygote.close()
 
     def zygote_of(self, worker: WorkerHandle) -> Zygote | None:
-        """Return the zygote that has been asked for ``worker`` and has not answered."""
+        """Return the zygote with an open request for ``worker``."""
         return next((each for each in self.zygotes if each.asked.get(worker.age) is worker), None)
 
-    def hear(self) -> list[Spawned | Cancelled | Failed]:
-        """Return what the zygotes have answered."""
-        return [each for zygote in self.zygotes for each in zygote.hear()]
+    def hear(self) -> list[Answer]:
+        """Return the zygotes' answers."""
+        return [answer for zygote in self.zygotes for answer in zygote.hear()]
 
-    def reap(self) -> list[Spawned | Cancelled | Failed]:
-        """Note the zygotes that have died; return what becomes of the workers that they were asked for."""
-        news: list[Spawned | Cancelled | Failed] = []
+    def reap(self) -> list[Answer]:
+        """Note exited zygotes; return their last answers."""
+        answers: list[Answer] = []
         for zygote in list(self.zygotes):
             if end := reap(zygote.pid):
-                news += self.died(zygote, end.wait_status)
-        return news
+                answers += self.on_exit(zygote, end.wait_status)
+        return answers
 
-    def died(self, zygote: Zygote, wait_status: int | None) -> list[Spawned | Cancelled | Failed]:
-        """Note that ``zygote`` has been reaped."""
-        news = zygote.hear()
+    def on_exit(self, zygote: Zygote, wait_status: int | None) -> list[Answer]:
+        """Note that ``zygote`` has been reaped; return its last answers."""
+        answers = zygote.hear()
         self.zygotes.remove(zygote)
-        how = died_how(wait_status)
-        # That the application cannot be loaded has been reported, with the reason.
-        is_known = zygote.over or (not zygote.loaded and how == died_how(ExitStatus.APPLICATION << 8))
-        self._log.log(
-            logging.DEBUG if is_known else logging.ERROR,
-            "the zygote %d %s%s",
-            zygote.pid,
-            how,
-            "" if is_known else "; the workers stay, and the next one that is needed gets a new zygote",
-        )
+        how = describe_exit(wait_status)
+        # A zygote that cannot load the application has reported that, with the reason.
+        is_known = zygote.over or (not zygote.loaded and how == describe_exit(ExitStatus.APPLICATION << 8))
+        if is_known:
+            self._log.debug("zygote %d %s", zygote.pid, how)
+        else:
+            self._log.error(
+                "WS1335 zygote %d %s: the workers stay; the next worker gets a new zygote", zygote.pid, how
+            )
         zygote.over = True
         zygote.close()
-        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, self._as_worker(zygote))
+        # For the hook a worker of age 0: the application's import may have left something under the zygote's process
+        # id (a file of Prometheus gauges) to be removed.
+        cfg = self._server.cfg
+        worker = new_handle(self._parent, cfg, 0, zygote.generation, zygote.began_at, zygote.pid)
+        call_hook(self._log, "child_exit", cfg.child_exit, self._server, worker)
         lost = [Failed(worker, how) for worker in zygote.asked.values()]
         zygote.asked.clear()
-        return [*news, *lost]
-
-    def _as_worker(self, zygote: Zygote) -> WorkerHandle:
-        """Return what `child_exit` gets: a worker of age 0 that has the zygote's process id.
-
-        What the application's import has noted under that id (a file of Prometheus gauges) is to be removed, too.
-        """
-        settings = self._server.cfg
-        return WorkerHandle(
-            age=0,
-            generation=zygote.generation,
-            spawned_at=zygote.began_at,
-            timeout=settings.timeout,
-            graceful_timeout=settings.graceful_timeout,
-            pid=zygote.pid,
-            cfg=settings,
-            log=self._log,
-            ppid=self._server.pid,
-        )
+        return [*answers, *lost]
 
     def reopen_logs(self) -> None:
         """Have all zygotes reopen their logs."""
         for zygote in self.zygotes:
-            if not zygote.over:
-                zygote.reopen_logs()
+            zygote.reopen_logs()
 
-    def dismiss(self) -> list[Spawned | Cancelled | Failed]:
-        """The server stops: end the zygotes, and wait for their processes; return what they have answered before.
+    def keep_generation(self, number: int) -> None:
+        """End the zygotes of all other generations: their workers do not need them."""
+        for zygote in self.zygotes:
+            if zygote.generation != number:
+                zygote.end()
 
-        They hold the sockets, too: whoever connects when the workers have closed theirs would wait for nobody. One of
-        which a worker is awaited is ended by `hear`, when that is born.
+    def dismiss(self) -> list[Answer]:
+        """End the zygotes before the workers leave, and wait for their processes; return their last answers.
+
+        `hear` ends a zygote with an open request, after its answer.
         """
+        # They hold the listening sockets, too: a client that connects when the workers have closed theirs would wait
+        # in a backlog that nothing serves.
         for zygote in self.zygotes:
             zygote.is_outdated = True
-        news = self.hear()
+        answers = self.hear()
         until = monotonic() + _GONE_S
         while any(zygote.over for zygote in self.zygotes) and monotonic() < until:
             sleep(0.001)
-            news += self.reap()
-        return news
+            answers += self.reap()
+        return answers
 
     def close(self) -> None:
         """End all zygotes, and wait for their processes. At the end of the master."""

@@ -142,7 +142,7 @@ class WorkerProcess(ABC):
 
     def _install_signals(self) -> None:
         self._signals.install()
-        catch_crashes(self.boot.last_words)
+        catch_crashes(self.boot.crash_dump_fd)
 
     @property
     def wakeup_fd(self) -> int:
@@ -193,7 +193,7 @@ class WorkerProcess(ABC):
         self.aborted = True
         text = report(self.calls(), self.other_stacks(), monotonic())
         # The master's file first: logging may wait for a lock that the hanging call holds.
-        if write_report(self.boot.last_words, text):
+        if write_report(self.boot.crash_dump_fd, text):
             self.log.critical(
                 "WS1700 worker %d: is aborted (SIGABRT): the master logs its crash report", self.pid
             )

@@ -59,25 +59,25 @@ def test_a_crash_loop_costs_little_for_ever_and_the_survivor_stays(wanted: int) 
     assert fleet.workers[0] is survivor
 
 
-def test_workers_that_somebody_kills_are_replaced_at_once() -> None:
+def test_workers_that_are_killed_from_outside_are_replaced_at_once() -> None:
     """However often: that is not their code's fault."""
     fleet, target, now = Fleet([worker(1)], ever_ready=True, proven={1}), Target(((1, 4),)), NOW
     for age in range(2, 200):
         for _ in spawns(fleet, target, now):
             fleet.workers.append(worker(age, spawned_at=now, ready_at=now))
         now += 0.7
-        assert fleet.died(fleet.workers[-1], "was killed by SIGKILL", now, 1.0, by_others=True)
+        assert fleet.died(fleet.workers[-1], "was killed by SIGKILL", now, 1.0, from_outside=True)
         assert spawns(fleet, target, now)
 
 
-def test_workers_that_somebody_kills_as_soon_as_they_are_there_cost_little() -> None:
+def test_workers_that_are_killed_from_outside_as_soon_as_they_are_there_cost_little() -> None:
     fleet, target, now = Fleet([worker(1)], ever_ready=True, proven={1}), Target(((1, 2),)), NOW
     deaths = 0
     while now < NOW + 600:
         if spawns(fleet, target, now):
             fleet.workers.append(worker(2, spawned_at=now, ready_at=now))
             now += 0.1
-            fleet.died(fleet.workers[-1], "was killed by SIGKILL", now, 1.0, by_others=True)
+            fleet.died(fleet.workers[-1], "was killed by SIGKILL", now, 1.0, from_outside=True)
             deaths += 1
         else:
             now = wake(fleet, target, now)

@@ -1,4 +1,4 @@
-"""What a death certificate says: who sent what and why, memory, stacks, the lost requests (issue 5, part 7)."""
+"""What a crash report says: the cause, memory, stacks, the lost requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 
 from wsgiserv.boot import Report
 from wsgiserv.logs.access import LostRequest, environ_of
-from wsgiserv.master.classify_exit import calls_for_certificate, certify, died_how
-from wsgiserv.master.crash_dump_file import CrashDumpFile, Stacks
-from wsgiserv.master.exit_records import Coroner
-from wsgiserv.master.generation import SlotPool
-from wsgiserv.master.oom import OomWatch, Verdict
+from wsgiserv.master.crash_dump_file import CrashDump, CrashDumpFile
+from wsgiserv.master.crash_report import CrashReport, CrashReporter, describe_exit, make_report, needs_report
+from wsgiserv.master.oom import OomEvidence, OomWatch
+from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import Ended
 from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS
 from wsgiserv.worker.crash_dump import write_report
 
@@ -43,11 +43,11 @@ def worker(**rest: Any) -> WorkerHandle:
     return found
 
 
-# ---- who gets one --------------------------------------------------------------------------------------
+# ---- which exits get one --------------------------------------------------------------------------------------
 
 
-def test_who_gets_a_certificate() -> None:
-    """(the worker, its wait status, whether nobody had asked for its death) -> whether it gets one."""
+def test_which_exits_get_a_report() -> None:
+    """(the worker, its wait status, whether it was unasked) -> whether it gets one."""
     failed = Report("failed", "the import fails", "", 4)
     cases: list[tuple[WorkerHandle, int | None, bool, bool]] = [
         (worker(), KILL, True, True),
@@ -72,97 +72,129 @@ def test_who_gets_a_certificate() -> None:
         (worker(retiring_at=50.0), exited(3), False, True),
     ]
     for number, (handle, status, unasked, expected) in enumerate(cases):
-        assert calls_for_certificate(handle, status, unasked) is expected, number
+        assert needs_report(handle, status, unasked) is expected, number
 
 
-# ---- who sent it, and why ------------------------------------------------------------------------------
+# ---- whose doing, and why ------------------------------------------------------------------------------
 
-SILENT = "it was silent for more than timeout (30 s)"
-LATE = "it did not retire within graceful_timeout (20 s)"
+SILENT = "has not responded for 30 s (timeout)"
+LATE = "did not retire within graceful_timeout (20 s)"
+OUTSIDE = "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved (/x)"
 DUMP = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n  File ..."
 
 
-def _answer(verdict: Verdict) -> Verdict:
-    return verdict
+def _answer(evidence: OomEvidence) -> OomEvidence:
+    return evidence
 
 
 def test_causes() -> None:
-    """(the worker, its wait status, its last words, the OOM killer) -> cause, words of the reason."""
-    cases: list[tuple[WorkerHandle, int | None, Stacks, Verdict, str, str]] = [
+    """(the worker, its wait status, its dump, the OOM killer) -> cause, words of the reason."""
+    cases: list[tuple[WorkerHandle, int | None, CrashDump, OomEvidence, str, str]] = [
         (
-            *(worker(abort_at=98.0, kill_at=99.1, sent_because=SILENT), KILL, Stacks(), Verdict("cgroup")),
-            *("server", f"this server: {SILENT}; it did not end within 1.1 s of SIGABRT"),
+            *(
+                worker(abort_at=98.0, kill_at=99.1, sent_because=SILENT),
+                KILL,
+                CrashDump(),
+                OomEvidence("cgroup"),
+            ),
+            *("server", f"sent by wsgiserv: it {SILENT}; it did not end within 1.1 s of SIGABRT"),
         ),
         (
-            *(worker(abort_at=98.0, sent_because=SILENT), exited(1), Stacks("r"), Verdict("none")),
-            *("server", f"this server: {SILENT}; it ended at SIGABRT"),
+            *(worker(abort_at=98.0, sent_because=SILENT), exited(1), CrashDump("r"), OomEvidence("none")),
+            *("server", f"sent by wsgiserv: it {SILENT}; it ended at SIGABRT"),
         ),
         (
-            *(worker(abort_at=98.0, sent_because=SILENT), ABRT, Stacks(), Verdict("none")),
-            *("server", f"this server: {SILENT}"),
+            *(worker(abort_at=98.0, sent_because=SILENT), ABRT, CrashDump(), OomEvidence("none")),
+            *("server", f"sent by wsgiserv: it {SILENT}"),
         ),
         (
-            *(worker(term_at=70.0, kill_at=99.0, sent_because=LATE), KILL, Stacks(), Verdict("none")),
-            *("server", f"this server: {LATE}"),
+            *(worker(term_at=70.0, kill_at=99.0, sent_because=LATE), KILL, CrashDump(), OomEvidence("none")),
+            *("server", f"sent by wsgiserv: it {LATE}"),
         ),
         (
             worker(),
             KILL,
-            Stacks(),
-            Verdict("cgroup", "/x/memory.events"),
+            CrashDump(),
+            OomEvidence("cgroup", "/x/memory.events"),
             "out of memory",
             "/x/memory.events",
         ),
-        (worker(), KILL, Stacks(), Verdict("machine", "/v"), "out of memory", "probably"),
-        (worker(), KILL, Stacks(), Verdict("none", "/x"), "somebody", "kill -9?"),
-        (worker(), KILL, Stacks(), Verdict("unknown"), "somebody", "see dmesg"),
-        (worker(), SEGV | CORE, Stacks("", DUMP), Verdict("none"), "crash", "a crash in C code"),
-        (worker(), SEGV, Stacks(), Verdict("none"), "crash", "no stack is left"),
-        (worker(), ABRT, Stacks(), Verdict("none"), "crash", "abort() in C code"),
-        (worker(), SYS, Stacks(), Verdict("none"), "crash", "seccomp"),
+        (worker(), KILL, CrashDump(), OomEvidence("machine", "/v"), "out of memory", "probably"),
+        (
+            worker(),
+            KILL,
+            CrashDump(),
+            OomEvidence("none", "/x"),
+            "outside",
+            "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved (/x)",
+        ),
+        (worker(), KILL, CrashDump(), OomEvidence("unknown"), "outside", "see dmesg"),
+        (worker(), SEGV | CORE, CrashDump("", DUMP), OomEvidence("none"), "crash", "a crash in C code"),
+        (worker(), SEGV, CrashDump(), OomEvidence("none"), "crash", "no stack is left"),
+        (worker(), ABRT, CrashDump(), OomEvidence("none"), "crash", "abort() in C code"),
+        (worker(), SYS, CrashDump(), OomEvidence("none"), "crash", "seccomp"),
         # What crashed while it was being aborted has crashed.
-        (worker(abort_at=98.0, sent_because=SILENT), SEGV, Stacks(), Verdict("none"), "crash", "C code"),
-        (worker(), TERM, Stacks(), Verdict("none"), "somebody", "somebody has sent it SIGTERM"),
-        (worker(), exited(7), Stacks(), Verdict("none"), "application", "os._exit(7)"),
-        (worker(), exited(0), Stacks(), Verdict("none"), "somebody", "os._exit(0)"),
-        (worker(), exited(1), Stacks("in flight"), Verdict("none"), "somebody", "SIGABRT, not this server"),
-        (worker(retiring_at=9.0), exited(3), Stacks(), Verdict("none"), "server", "request_timeout"),
-        (worker(), None, Stacks(), Verdict("none"), "unknown", "has waited for it"),
+        (
+            worker(abort_at=98.0, sent_because=SILENT),
+            SEGV,
+            CrashDump(),
+            OomEvidence("none"),
+            "crash",
+            "C code",
+        ),
+        (
+            worker(),
+            TERM,
+            CrashDump(),
+            OomEvidence("none"),
+            "outside",
+            "SIGTERM from outside",
+        ),
+        (worker(), exited(7), CrashDump(), OomEvidence("none"), "application", "os._exit(7)"),
+        (worker(), exited(0), CrashDump(), OomEvidence("none"), "outside", "os._exit(0)"),
+        (
+            worker(),
+            exited(1),
+            CrashDump("in flight"),
+            OomEvidence("none"),
+            "outside",
+            "SIGABRT from outside",
+        ),
+        (worker(retiring_at=9.0), exited(3), CrashDump(), OomEvidence("none"), "server", "request_timeout"),
+        (worker(), None, CrashDump(), OomEvidence("none"), "unknown", "has waited for it"),
     ]
-    for handle, status, stacks, verdict, cause, words in cases:
-        found = certify(handle, status, NOW, 1.0, stacks=stacks, blame=partial(_answer, verdict))
+    for handle, status, stacks, evidence, cause, words in cases:
+        found = make_report(handle, Ended(status), NOW, 1.0, dump=stacks, find_oom=partial(_answer, evidence))
         assert (found.cause, words in found.reason) == (cause, True), found
 
 
 def test_the_oom_killer_is_asked_about_foreign_kills_only() -> None:
-    def never() -> Verdict:
+    def never() -> OomEvidence:
         raise AssertionError("asked")
 
-    certify(worker(kill_at=99.0), KILL, NOW, 1.0, blame=never)
-    certify(worker(), SEGV, NOW, 1.0, blame=never)
-    certify(worker(), exited(7), NOW, 1.0, blame=never)
+    make_report(worker(kill_at=99.0), Ended(KILL), NOW, 1.0, find_oom=never)
+    make_report(worker(), Ended(SEGV), NOW, 1.0, find_oom=never)
+    make_report(worker(), Ended(exited(7)), NOW, 1.0, find_oom=never)
 
 
 # ---- what it looks like --------------------------------------------------------------------------------
 
 
-def certified() -> Any:
+def crashed() -> CrashReport:
     handle = worker(rss_bytes=80 << 20, measured_at=99.5)
     assert handle.slot is not None
     for word, value in ((REQUESTS, 345), (ERRORS, 2), (CONNECTIONS, 7)):
         handle.slot.words[word] = value
     handle.slot.begin(1, 99.0, b"", b"", b"GET /b HTTP/1.1")
     handle.slot.begin(0, 97.7, b"192.0.2.7", b"r1", b"GET /a\x1b[2J\nX HTTP/1.1")
-    return certify(
-        handle, SEGV | CORE, NOW, 1_767_225_600.5, max_rss_bytes=100 << 20, stacks=Stacks("", DUMP)
-    )
+    return make_report(handle, Ended(SEGV | CORE, 100 << 10), NOW, 1_767_225_600.5, dump=CrashDump("", DUMP))
 
 
 def test_the_text_is_one_record_with_all_there_is_to_know() -> None:
-    assert certified().text().splitlines() == [
+    assert crashed().text().splitlines() == [
         "worker 77 (age 3) was killed by SIGSEGV after 90.0 s and 345 requests (2 with 5xx)",
-        "    cause: a crash in C code: an extension module, as a rule, or what it was given",
-        "    memory: 80.0 MiB resident 0.5 s before it was found dead, 100.0 MiB at its most",
+        "    cause: a crash in C code: usually of an extension module, or of what it was given",
+        "    memory: 80.0 MiB resident 0.5 s before its exit, 100.0 MiB at its most",
         "    connections: 7 when it counted them last",
         '    in flight in worker 77 for 2.3 s: "GET /a\\x1b[2J\\x0aX HTTP/1.1" from 192.0.2.7, request id r1',
         '    in flight in worker 77 for 1.0 s: "GET /b HTTP/1.1" from a Unix socket, request id -',
@@ -175,7 +207,7 @@ def test_the_text_is_one_record_with_all_there_is_to_know() -> None:
 
 def test_what_is_not_known_is_not_there() -> None:
     handle = worker(ready_at=None)
-    text = certify(handle, exited(7), NOW, 1.0).text()
+    text = make_report(handle, Ended(exited(7)), NOW, 1.0).text()
     assert text.splitlines()[0].endswith(
         "exited with status 7 after 90.0 s and 0 requests, while it was booting"
     )
@@ -184,8 +216,12 @@ def test_what_is_not_known_is_not_there() -> None:
     assert "stacks" not in text
     assert "in flight: nothing" in text
     handle.slot = None
-    assert certify(handle, None, NOW, 1.0).text().startswith("worker 77 (age 3) has ended, nobody knows how")
-    assert died_how(None) == "has ended, nobody knows how"
+    assert (
+        make_report(handle, Ended(None), NOW, 1.0)
+        .text()
+        .startswith("worker 77 (age 3) exited with an unknown status")
+    )
+    assert describe_exit(None) == "exited with an unknown status"
 
 
 def test_long_lists_are_cut_in_the_text_and_whole_for_programs() -> None:
@@ -193,14 +229,14 @@ def test_long_lists_are_cut_in_the_text_and_whole_for_programs() -> None:
     assert handle.slot is not None
     for cell in range(30):
         handle.slot.begin(cell, 90.0, b"p", b"i", b"GET / HTTP/1.1")
-    found = certify(handle, KILL, NOW, 1.0, stacks=Stacks("x\n" * 1000))
+    found = make_report(handle, Ended(KILL), NOW, 1.0, dump=CrashDump("x\n" * 1000))
     assert "in flight in worker 77: 10 more" in found.text()
     assert "600 more lines" in found.text()
     assert len(found.to_dict()["in_flight"]) == 30
 
 
 def test_a_program_gets_json() -> None:
-    found = json.loads(json.dumps(certified().to_dict()))
+    found = json.loads(json.dumps(crashed().to_dict()))
     assert found.pop("stacks") == DUMP
     assert found.pop("reason").startswith("a crash in C code")
     assert found == {
@@ -225,7 +261,7 @@ def test_a_program_gets_json() -> None:
         ],
         "stacks_by": "faulthandler",
     }
-    bare = certify(worker(), exited(7), NOW, 1.0).to_dict()
+    bare = make_report(worker(), Ended(exited(7)), NOW, 1.0).to_dict()
     assert (bare["exit_status"], bare["signal"], bare["rss_bytes"], bare["max_rss_bytes"]) == (
         7,
         None,
@@ -234,11 +270,11 @@ def test_a_program_gets_json() -> None:
     )
 
 
-# ---- last words ----------------------------------------------------------------------------------------
+# ---- the crash dump ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def words() -> Iterator[CrashDumpFile]:
+def dump_file() -> Iterator[CrashDumpFile]:
     """A worker's file."""
     found = CrashDumpFile.make()
     assert found is not None
@@ -254,43 +290,45 @@ ABORTED = (
 )
 
 
-def test_last_words_of_the_interpreter_and_of_the_worker(words: CrashDumpFile) -> None:
-    assert words.read() == ("", "")
-    os.write(words.fd, DUMP.encode())  # from a child that crashed long ago
-    os.write(words.fd, ABORTED)
-    read = words.read()
+def test_the_dumps_of_the_interpreter_and_of_the_worker(dump_file: CrashDumpFile) -> None:
+    assert dump_file.read() == ("", "")
+    os.write(dump_file.fd, DUMP.encode())  # from a child that crashed long ago
+    os.write(dump_file.fd, ABORTED)
+    read = dump_file.read()
     assert read.report == ""
     # The frames of the server, and the modules, tell nobody anything.
-    assert read.dump.splitlines() == [
+    assert read.faulthandler.splitlines() == [
         "Fatal Python error: Aborted",
         "",
         "Thread 0x2 (most recent call first):",
         '  File "/app.py", line 7 in hang',
     ]
-    assert read.dump_of(ABRT) == read.dump
-    assert read.dump_of(SEGV) == ""
-    assert read.dump_of(KILL) == ""
-    assert write_report(words.fd, "in flight: all\nof them \ud800")
-    assert words.read() == ("in flight: all\nof them \\ud800", read.dump)
+    assert read.at(ABRT) == read.faulthandler
+    assert read.at(SEGV) == ""
+    assert read.at(KILL) == ""
+    assert write_report(dump_file.fd, "in flight: all\nof them \ud800")
+    assert dump_file.read() == ("in flight: all\nof them \\ud800", read.faulthandler)
 
 
-def test_the_better_words_are_shown(words: CrashDumpFile) -> None:
+def test_the_better_dump_is_shown(dump_file: CrashDumpFile) -> None:
     silent = worker(abort_at=98.0, kill_at=99.0, sent_because=SILENT)
-    os.write(words.fd, ABORTED)
-    found = certify(silent, KILL, NOW, 1.0, stacks=words.read())
+    os.write(dump_file.fd, ABORTED)
+    found = make_report(silent, Ended(KILL), NOW, 1.0, dump=dump_file.read())
     assert (found.stacks_by, "in hang" in found.stacks) == ("faulthandler", True)
-    write_report(words.fd, "in flight: GET /slow")
-    found = certify(silent, KILL, NOW, 1.0, stacks=words.read())
+    write_report(dump_file.fd, "in flight: GET /slow")
+    found = make_report(silent, Ended(KILL), NOW, 1.0, dump=dump_file.read())
     assert (found.stacks_by, found.stacks) == ("worker", "in flight: GET /slow")
     # A dump that was made at another signal says nothing about this death.
-    found = certify(worker(), SEGV, NOW, 1.0, stacks=Stacks("", "Fatal Python error: Aborted\nold"))
+    found = make_report(
+        worker(), Ended(SEGV), NOW, 1.0, dump=CrashDump("", "Fatal Python error: Aborted\nold")
+    )
     assert (found.stacks_by, found.stacks) == ("", "")
 
 
-def test_last_words_are_bounded_and_never_raise(words: CrashDumpFile) -> None:
-    assert not write_report(words.fd, "x" * (1 << 20)) or len(words.read().report) < 1 << 18
+def test_dumps_are_bounded_and_never_raise(dump_file: CrashDumpFile) -> None:
+    assert not write_report(dump_file.fd, "x" * (1 << 20)) or len(dump_file.read().report) < 1 << 18
     assert not write_report(None, "x")
-    gone = CrashDumpFile(os.dup(words.fd))
+    gone = CrashDumpFile(os.dup(dump_file.fd))
     gone.close()
     assert gone.read() == ("", "")
     assert not write_report(gone.fd, "x")
@@ -330,12 +368,12 @@ def test_a_growing_counter_of_the_cgroup_is_the_oom_killer(own: str, path: str, 
 
     count(3)
     watch = OomWatch(str(tmp_path), own, str(tmp_path / "none"))
-    assert watch.blame(NOW) == ("none", str(file))
+    assert watch.attribute_kill(NOW) == ("none", str(file))
     count(4)
-    assert watch.blame(NOW + 1) == ("cgroup", str(file))
-    assert watch.blame(NOW + 1).who == "none"  # one kill explains one death
+    assert watch.attribute_kill(NOW + 1) == ("cgroup", str(file))
+    assert watch.attribute_kill(NOW + 1).source == "none"  # one kill explains one death
     count(6)
-    assert [watch.blame(NOW + 2).who for _ in range(3)] == ["cgroup", "cgroup", "none"]
+    assert [watch.attribute_kill(NOW + 2).source for _ in range(3)] == ["cgroup", "cgroup", "none"]
     file.unlink()
 
 
@@ -344,7 +382,7 @@ def test_a_kill_long_ago_explains_nothing(tmp_path: Path, count_kills: Callable[
     watch = OomWatch(str(tmp_path), "0::/", str(tmp_path / "none"))
     count_kills("memory.events", 1)
     watch.look(NOW)  # a process of the application's own, say
-    assert watch.blame(NOW + 60).who == "none"
+    assert watch.attribute_kill(NOW + 60).source == "none"
 
 
 def test_the_killer_is_suspected_where_a_counter_has_grown_or_there_is_none(
@@ -355,7 +393,7 @@ def test_the_killer_is_suspected_where_a_counter_has_grown_or_there_is_none(
     assert not watch.suspects(NOW)
     count_kills("memory.events", 1)
     assert watch.suspects(NOW)
-    assert watch.blame(NOW).who == "cgroup"  # to be suspected is not yet to be blamed
+    assert watch.attribute_kill(NOW).source == "cgroup"  # to be suspected is not yet to be blamed
     assert not watch.suspects(NOW)
     assert OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "none")).suspects(NOW)
 
@@ -365,21 +403,21 @@ def test_the_machines_counter_is_the_weaker_hint(
 ) -> None:
     count_kills("vmstat", 0)
     watch = OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "vmstat"))
-    assert watch.blame(NOW).who == "none"
+    assert watch.attribute_kill(NOW).source == "none"
     count_kills("vmstat", 1)
-    assert watch.blame(NOW) == ("machine", str(tmp_path / "vmstat"))
+    assert watch.attribute_kill(NOW) == ("machine", str(tmp_path / "vmstat"))
     nothing = OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "missing"))
-    assert nothing.blame(NOW) == ("unknown", "")
+    assert nothing.attribute_kill(NOW) == ("unknown", "")
     # The cgroup's word counts more than the machine's.
     count_kills("memory.events", 0)
     both = OomWatch(str(tmp_path), "0::/", str(tmp_path / "vmstat"))
     count_kills("memory.events", 1)
     count_kills("vmstat", 2)
-    assert both.blame(NOW).who == "cgroup"
-    assert both.blame(NOW).who == "none"
+    assert both.attribute_kill(NOW).source == "cgroup"
+    assert both.attribute_kill(NOW).source == "none"
 
 
-# ---- the coroner ---------------------------------------------------------------------------------------
+# ---- the reporter ---------------------------------------------------------------------------------------
 
 
 def settings(
@@ -394,9 +432,9 @@ def settings(
 
 
 @pytest.fixture
-def coroner(tmp_path: Path) -> Coroner:
+def reporter(tmp_path: Path) -> CrashReporter:
     log = logging.getLogger("test_death")
-    return Coroner(log, OomWatch(str(tmp_path), "", str(tmp_path / "none")), lambda pid: pid << 20)
+    return CrashReporter(log, OomWatch(str(tmp_path), "", str(tmp_path / "none")), lambda pid: pid << 20)
 
 
 def dead(cfg: Any, **rest: Any) -> WorkerHandle:
@@ -406,40 +444,40 @@ def dead(cfg: Any, **rest: Any) -> WorkerHandle:
     return found
 
 
-def test_memory_is_looked_at_once_a_second(coroner: Coroner) -> None:
+def test_memory_is_looked_at_once_a_second(reporter: CrashReporter) -> None:
     handle = worker()
-    coroner.look([handle], NOW)
+    reporter.look([handle], NOW)
     assert (handle.rss_bytes, handle.measured_at) == (77 << 20, NOW)
-    coroner.look([handle], NOW + 0.5)
+    reporter.look([handle], NOW + 0.5)
     assert handle.measured_at == NOW
-    coroner.look([handle], NOW + 1.0)
+    reporter.look([handle], NOW + 1.0)
     assert handle.measured_at == NOW + 1.0
 
 
 def test_the_last_twenty_are_kept_and_all_are_logged(
-    coroner: Coroner, caplog: pytest.LogCaptureFixture
+    reporter: CrashReporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for pid in range(25):
         handle = worker(cfg=settings(None))
         handle.pid = pid
-        coroner.examine(handle, KILL, 1024, NOW)
-    assert [each.pid for each in coroner.certificates] == list(range(5, 25))
-    assert coroner.certificates[0].max_rss_bytes in (1 << 20, 1024)  # KiB, bytes on macOS
+        reporter.report(handle, Ended(KILL, 1024), NOW)
+    assert [each.pid for each in reporter.reports] == list(range(5, 25))
+    assert reporter.reports[0].max_rss_bytes in (1 << 20, 1024)  # KiB, bytes on macOS
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 25
 
 
-def test_lost_requests_are_in_the_access_log(coroner: Coroner, tmp_path: Path) -> None:
+def test_lost_requests_are_in_the_access_log(reporter: CrashReporter, tmp_path: Path) -> None:
     """000 when the worker has died, 504 when it was killed for being late; in the dead worker's name."""
     path = tmp_path / "access.log"
-    coroner.examine(dead(settings(path)), KILL, 0, NOW)
-    coroner.examine(dead(settings(path), abort_at=99.0, sent_because=SILENT), exited(1), 0, NOW)
+    reporter.report(dead(settings(path)), Ended(KILL, 0), NOW)
+    reporter.report(dead(settings(path), abort_at=99.0, sent_because=SILENT), Ended(exited(1), 0), NOW)
     late = dead(settings(path), term_at=70.0, kill_at=99.0, sent_because=LATE)
-    coroner.examine(late, KILL, 0, NOW)
-    coroner.examine(dead(settings(path), abort_at=99.0, sent_because=SILENT), SEGV, 0, NOW)
+    reporter.report(late, Ended(KILL, 0), NOW)
+    reporter.report(dead(settings(path), abort_at=99.0, sent_because=SILENT), Ended(SEGV, 0), NOW)
     line = "192.0.2.7 GET /a%20b?x=1 HTTP/1.1 {} 0 1.500000 <77> r1 -"
     assert path.read_text().splitlines() == [line.format(each) for each in ("000", "504", "504", "000")]
-    coroner.examine(dead(settings(path, "json")), KILL, 0, NOW)
-    coroner.examine(dead(settings(path, "%(s)d")), KILL, 0, NOW)
+    reporter.report(dead(settings(path, "json")), Ended(KILL, 0), NOW)
+    reporter.report(dead(settings(path, "%(s)d")), Ended(KILL, 0), NOW)
     *_, as_json, as_number = path.read_text().splitlines()
     found = json.loads(as_json)
     assert found.pop("time")
@@ -463,7 +501,7 @@ def test_lost_requests_are_in_the_access_log(coroner: Coroner, tmp_path: Path) -
     assert as_number == "0"
 
 
-def test_the_loggers_are_left_as_they_were(coroner: Coroner, tmp_path: Path) -> None:
+def test_the_loggers_are_left_as_they_were(reporter: CrashReporter, tmp_path: Path) -> None:
     """A filter that people have put on the access log is asked; nothing of ours stays on the logger."""
     logger = logging.getLogger("gunicorn.access")
     seen: list[str] = []
@@ -477,7 +515,7 @@ def test_the_loggers_are_left_as_they_were(coroner: Coroner, tmp_path: Path) -> 
     descriptors = os.listdir("/proc/self/fd")
     logger.addFilter(no_health_checks)
     try:
-        coroner.examine(dead(settings(tmp_path / "access.log")), KILL, 0, NOW)
+        reporter.report(dead(settings(tmp_path / "access.log")), Ended(KILL, 0), NOW)
     finally:
         logger.removeFilter(no_health_checks)
     assert seen == ["/a b"]
@@ -487,21 +525,21 @@ def test_the_loggers_are_left_as_they_were(coroner: Coroner, tmp_path: Path) -> 
 
 
 def test_without_an_access_log_or_with_one_that_cannot_be_written_nothing_breaks(
-    coroner: Coroner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reporter: CrashReporter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    coroner.examine(dead(settings(None)), KILL, 0, NOW)
+    reporter.report(dead(settings(None)), Ended(KILL, 0), NOW)
     os.mkfifo(tmp_path / "fifo")  # to open it would wait for a reader
-    coroner.examine(dead(settings(tmp_path / "fifo")), KILL, 0, NOW)
+    reporter.report(dead(settings(tmp_path / "fifo")), Ended(KILL, 0), NOW)
     assert {record.levelname for record in caplog.records} == {"ERROR"}
-    coroner.examine(dead(settings(tmp_path / "missing" / "access.log")), KILL, 0, NOW)
+    reporter.report(dead(settings(tmp_path / "missing" / "access.log")), Ended(KILL, 0), NOW)
     assert caplog.records[-1].levelname == "WARNING"
     assert "mkdir" in caplog.records[-1].getMessage()
-    assert len(coroner.certificates) == 3
+    assert len(reporter.reports) == 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
 def test_root_opens_the_access_log_as_its_workers_would(
-    coroner: Coroner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reporter: CrashReporter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else a worker's symbolic link would have root write, and give away, any file."""
     cfg = settings(tmp_path / "logs" / "access.log")
@@ -513,12 +551,12 @@ def test_root_opens_the_access_log_as_its_workers_would(
     (tmp_path / "secret").write_text("")
     (tmp_path / "secret").chmod(0o600)
     (tmp_path / "logs" / "access.log").symlink_to(tmp_path / "secret")
-    coroner.examine(dead(cfg), KILL, 0, NOW)
+    reporter.report(dead(cfg), Ended(KILL, 0), NOW)
     assert (tmp_path / "secret").read_text() == ""
     assert (tmp_path / "secret").stat().st_uid == 0
     assert "are not in the access log" in caplog.text
     (tmp_path / "logs" / "access.log").unlink()
-    coroner.examine(dead(cfg), KILL, 0, NOW)
+    reporter.report(dead(cfg), Ended(KILL, 0), NOW)
     assert (tmp_path / "logs" / "access.log").stat().st_uid == 65534
     assert (os.geteuid(), os.getegid()) == (0, 0)
 

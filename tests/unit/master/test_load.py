@@ -17,7 +17,8 @@ import pytest
 from wsgiserv.boot import Report
 from wsgiserv.config.settings import Settings
 from wsgiserv.master.autoscale import Sample, interval_of
-from wsgiserv.master.load import Gauge, Scaler, backlog_of, capacity_of, scaled
+from wsgiserv.master.load import Gauge, Scaler, backlog_of, scaled
+from wsgiserv.master.slots import capacity_of
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import cpu_time_of
 from wsgiserv.scoreboard import CELL_BYTES, REQUESTS, Scoreboard, Slot
@@ -232,7 +233,6 @@ def test_without_bounds_nothing_is_read() -> None:
     bench = Bench(settings=Settings(workers=2))
     assert bench.scaler.look(bench.fleet, 2, bench.settings, 1.0) == (None, math.inf)
     assert bench.samples == 0
-    assert bench.scaler.figures() == {}
 
 
 def test_it_looks_at_its_interval_only(bench: Bench) -> None:
@@ -336,9 +336,8 @@ def test_memory_is_measured_only_to_grow(bench: Bench) -> None:
     assert bench.run(20) == []
     assert bench.measured <= 2 + 3 * 5
     assert len(bench.said) == 1, "it is said once"
-    assert bench.said[0].startswith("more workers are needed and cannot be had: busy 100% over")
+    assert bench.said[0].startswith("more workers are needed, but not possible: busy 100% over")
     assert bench.said[0].endswith("the memory limit leaves no room for another worker")
-    assert bench.scaler.figures()["held_by"] == "the memory limit leaves no room for another worker"
 
 
 def test_a_pause_begins_a_new_history(bench: Bench) -> None:
@@ -347,17 +346,3 @@ def test_a_pause_begins_a_new_history(bench: Bench) -> None:
     bench.now += 5
     assert bench.run(9.9) == []
     assert bench.run(0.5) == [1]
-
-
-def test_figures_for_status(bench: Bench) -> None:
-    crowd(bench)
-    bench.run(0.2)
-    assert bench.scaler.figures() == {
-        "occupied_workers": 2.0,
-        "cpus_used": 0.0,
-        "queue": 5.0,
-        "queue_s": 0.5,
-        "requests_per_s": 10.0,
-        "held_by": "",
-        "last_change": "",
-    }

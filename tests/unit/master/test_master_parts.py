@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.master.classify_exit import died_how, in_flight_lines, life
-from wsgiserv.master.generation import RawEnvironment, SlotPool
+from wsgiserv.master.crash_report import describe_exit, lost_requests, request_lines
+from wsgiserv.master.generation import RawEnvironment
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.scoreboard import LISTENING, REQUESTS, Scoreboard
@@ -129,25 +130,25 @@ def handle() -> WorkerHandle:
 
 
 def test_how_a_process_ended() -> None:
-    assert died_how(9) == "was killed by SIGKILL"
-    assert died_how(11 | 0x80) == "was killed by SIGSEGV"
-    assert died_how(3 << 8) == "exited with status 3"
-    assert died_how(64) == "was killed by signal 64" or "SIGRTMAX" in died_how(64)
+    assert describe_exit(9) == "was killed by SIGKILL"
+    assert describe_exit(11 | 0x80) == "was killed by SIGSEGV"
+    assert describe_exit(3 << 8) == "exited with status 3"
+    assert describe_exit(64) == "was killed by signal 64" or "SIGRTMAX" in describe_exit(64)
 
 
 def test_a_life_and_the_requests_it_left_behind() -> None:
     worker = handle()
     assert worker.slot is not None
     worker.slot.words[REQUESTS] = 1
-    assert life(worker, 12.34) == "after 2.3 s and 1 request"
+    assert worker.life(12.34) == "up 2.3 s, 1 request"
     worker.slot.begin(0, 11.0, b"10.0.0.1", b"r1", b"GET /a\r\nX HTTP/1.1")
     worker.slot.begin(1, 10.5, b"", b"", b"GET /b HTTP/1.1")
-    older, younger = in_flight_lines(worker, 12.0)
+    older, younger = request_lines(77, lost_requests(worker, 12.0))
     assert older == 'in flight in worker 77 for 1.5 s: "GET /b HTTP/1.1" from a Unix socket, request id -'
     assert '"GET /a\\x0d\\x0aX HTTP/1.1" from 10.0.0.1, request id r1' in younger
     for cell in range(2, 30):
         worker.slot.begin(cell, 11.5, b"p", b"i", b"l")
-    lines = in_flight_lines(worker, 12.0)
+    lines = request_lines(77, lost_requests(worker, 12.0))
     assert len(lines) == 21
     assert lines[-1] == "in flight in worker 77: 10 more"
 

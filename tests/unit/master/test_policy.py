@@ -380,8 +380,8 @@ def test_new_ones_that_die_silently_are_tried_three_times() -> None:
 def test_a_graceful_stop_retires_all_and_spawns_none() -> None:
     full = fleet(worker(1), booting(2), worker(3, term_at=NOW - 1), worker(4, retiring_at=NOW - 1))
     assert acts(full, want(9, stop="graceful")) == [
-        Send(full.workers[0], SIGTERM, "retire"),
-        Send(full.workers[1], SIGTERM, "retire"),
+        Send(full.workers[0], SIGTERM, "is to retire"),
+        Send(full.workers[1], SIGTERM, "is to retire"),
     ]
 
 
