@@ -20,6 +20,7 @@ from os import fstat
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.config import cgroup as sizing
+from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.master.autoscale import (
     Bounds,
     History,
@@ -72,9 +73,8 @@ def scaled(settings: Settings, running: int) -> int:
 
 def capacity_of(settings: Settings) -> int:
     """Return how many requests one worker can have in the application at once."""
-    if settings.worker_class == "sync":
-        return 1
-    return settings.threads if settings.worker_class == "threads" else settings.worker_connections
+    kind = known_worker_class(settings)
+    return settings.worker_connections if kind is None else int(kind.capacity(settings))
 
 
 # ---- measuring -----------------------------------------------------------------------------------------

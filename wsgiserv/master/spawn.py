@@ -16,7 +16,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
-from wsgiserv.logs.error import unguard_standard_streams
+from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.crash_dump_file import CrashDumpFile
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests

@@ -15,11 +15,12 @@ from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINC
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.boot import EXIT_CONFIG, Report
+from wsgiserv.boot import Report
+from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
+from wsgiserv.logs.access import KILLED, log_lost_requests
 from wsgiserv.logs.error import take_over_losses
-from wsgiserv.logs.lost import KILLED, log_lost_requests
 from wsgiserv.master.classify_exit import (
     calls_for_certificate,
     died_how,
@@ -28,13 +29,13 @@ from wsgiserv.master.classify_exit import (
     life,
     lost_requests,
 )
+from wsgiserv.master.control import Done
 from wsgiserv.master.crash_report import requests_in_words
 from wsgiserv.master.exit_records import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
 from wsgiserv.master.recycling import too_large_at_boot
-from wsgiserv.master.reload import Done
 from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import fork_worker
 from wsgiserv.master.status import Totals
@@ -309,7 +310,7 @@ class Workers:
                 # Later ones are let be: what serves, if shortly, is better than nothing.
                 too_large = too_large_at_boot(worker.pid, worker.cfg)
                 if too_large:
-                    report = Report("failed", too_large, "", EXIT_CONFIG)
+                    report = Report("failed", too_large, "", ExitStatus.CONFIG)
             known = self.fleet.failures.get(worker.generation)
             repeated = known is not None and known.reason == report.reason
             known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at

@@ -13,7 +13,6 @@ not know of cannot be, whenever the zygote is killed.
 from __future__ import annotations
 
 import gc
-import importlib
 import logging
 import os
 import sys
@@ -29,8 +28,8 @@ from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
-from wsgiserv.errors import ApplicationError, ConfigError
+from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
 from wsgiserv.ipc import decode, encode, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.master.generation import Generation
@@ -38,10 +37,10 @@ from wsgiserv.master.signals import MASTER_SIGNALS
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
+from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -103,7 +102,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     Returns:
         in each worker's process, the values that it starts with. Never in the zygote: its process ends here.
     """
-    status = EXIT_BOOT
+    status = ExitStatus.BOOT
     try:
         add_child_cleanup(boot.close_in_child)
         add_child_cleanup(close_logs_in_child)
@@ -113,12 +112,12 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         application = _load(boot)
         _heed_no_signals(boot)  # again: the application may have its own handlers, for its workers
         if application is None:
-            status = EXIT_APPLICATION
+            status = ExitStatus.APPLICATION
         else:
             worker = _serve(boot, application)
             if worker is not None:
                 return worker
-            status = EXIT_OK
+            status = ExitStatus.OK
     except Exception:
         boot.log.critical("the zygote %d ends with an error of the server itself", getpid(), exc_info=True)
     flush_standard_streams()
@@ -129,7 +128,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
 def _die_with(master_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
     if getppid() != master_pid:
-        _exit(EXIT_OK)
+        _exit(ExitStatus.OK)
 
 
 def _heed_no_signals(boot: ZygoteBoot) -> None:
@@ -138,7 +137,7 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 
     def abort(number: int, frame: FrameType | None) -> None:
         boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), _where(frame))
-        _exit(EXIT_BOOT)
+        _exit(ExitStatus.BOOT)
 
     for number in _HEARD_BY_ALL:
         signal(number, ignore)  # not SIG_IGN, which programs that the application starts would inherit
@@ -148,12 +147,8 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
     stack = list(extract_stack(frame))
-    own = max((n for n, each in enumerate(stack) if each.filename.startswith(_OUR_DIRECTORY)), default=-1)
-    users = [
-        each
-        for each in stack[own + 1 :]
-        if not each.filename.startswith(("<frozen importlib", importlib.__path__[0]))
-    ]
+    own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
+    users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
     return "".join(format_list(users or stack)).rstrip()
 
 
@@ -166,10 +161,12 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
         set_home(boot.generation.settings, os.environ)
         application = preload()
     except ApplicationError as error:
-        _refuse(boot, str(error), error.traceback, EXIT_APPLICATION)
+        _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
         return None
     except (ConfigError, OSError) as error:
-        _refuse(boot, str(error), "", EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_BOOT)
+        _refuse(
+            boot, str(error), "", ExitStatus.CONFIG if isinstance(error, ConfigError) else ExitStatus.BOOT
+        )
         return None
     names = _threads_left_behind()
     if names:
@@ -289,9 +286,9 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
     """In the child: make the worker, and end. In the worker: say who it is, and wait until the master knows."""
     try:
         if fork():
-            _exit(EXIT_OK)
+            _exit(ExitStatus.OK)
     except OSError as error:
-        _exit(error.errno or EXIT_BOOT)
+        _exit(error.errno or ExitStatus.BOOT)
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
     try:
@@ -300,7 +297,7 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
     except OSError:  # the zygote has been killed
         told = b""
     if not told:
-        _exit(EXIT_OK)
+        _exit(ExitStatus.OK)
     close(pid_writer)
     close(go_reader)
     forget_cleanups()  # the zygote's; the worker adds its own

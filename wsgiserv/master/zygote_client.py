@@ -19,7 +19,8 @@ from signal import SIGABRT, SIGKILL, Signals
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
-from wsgiserv.boot import EXIT_APPLICATION, ReadinessReader
+from wsgiserv.boot import ReadinessReader
+from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
 from wsgiserv.master.classify_exit import died_how
@@ -345,7 +346,7 @@ class Nursery:
         self.zygotes.remove(zygote)
         how = died_how(wait_status)
         # That the application cannot be loaded has been reported, with the reason.
-        is_known = zygote.over or (not zygote.loaded and how == died_how(EXIT_APPLICATION << 8))
+        is_known = zygote.over or (not zygote.loaded and how == died_how(ExitStatus.APPLICATION << 8))
         self._log.log(
             logging.DEBUG if is_known else logging.ERROR,
             "the zygote %d %s%s",

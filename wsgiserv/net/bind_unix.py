@@ -10,9 +10,8 @@ from os import fstat, umask
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import absolute
 from wsgiserv.net.port_owner import AddressInUse, owner_of_path
-from wsgiserv.safe_open import Place, acting_as_user, check_directory, is_root, place_of
+from wsgiserv.safe_open import Place, absolute, acting_as_user, check_directory, is_root, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings

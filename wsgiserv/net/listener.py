@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from os import lstat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.bind_tcp import address_of, bind_tcp, check_kept, own_conflict, resolve
 from wsgiserv.net.bind_unix import bind_unix, check_unix, socket_path, unix_error

@@ -9,7 +9,6 @@ from _socket import socket as RawSocket
 from time import monotonic
 from typing import Any, Final
 
-from wsgiserv.callables import is_a
 from wsgiserv.http.head import HeaderBlock
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.client_socket import ClientSocket, reset
@@ -17,6 +16,7 @@ from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
 from wsgiserv.net.response_writer import NoTimeLeft, ResponseWriter
 from wsgiserv.net.serving_context import InFlight, Loop, ServingContext
 from wsgiserv.scoreboard import BYTES_SENT, ERRORS, REQUESTS
+from wsgiserv.user_code import is_a
 from wsgiserv.wording import counted
 from wsgiserv.wsgi.environ import refused_environ
 from wsgiserv.wsgi.gateway import TIMEOUT_HEADERS, BodyTooLong, ClientGone

@@ -171,7 +171,7 @@ class RequestReader:
             raise ProtocolError(414, "request line longer than limit_request_line")
         if first >= 0 and first + 1 >= seen:
             self.line = self._context.parser.request_line(bytes(buffer[:first]))
-        if len(buffer) > self._context.longest_head:
+        if len(buffer) > limits.head:
             raise ProtocolError(
                 431, "header fields larger than limit_request_fields times limit_request_field_size"
             )

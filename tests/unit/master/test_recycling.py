@@ -317,8 +317,7 @@ class Employed:
         self.reader.close()
         os.close(self._writer)
         self.worker.event_loop.close()
-        for sock in (self.worker._wakeup, self.worker._wakeup_writer):
-            sock.close()
+        self.worker._signals.close()
 
 
 @pytest.fixture
