@@ -39,8 +39,7 @@ ALWAYS: Final = (
 # Large, or rarely used: imported with a setting of this name or value only.
 OPTIONAL: Final = {
     "tls": (
-        *("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context"),
-        *("_ssl", "ssl"),
+        *("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context", "_ssl", "ssl"),
     ),
     "proxy_protocol": ("wsgiserv.net.proxy_socket",),
     "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"),
