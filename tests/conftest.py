@@ -99,13 +99,29 @@ _LONG = re.compile(
 )
 
 
+# The groups of tests: a directory of tests/ and the mark of all tests in it.
+GROUPS = ("unit", "integration", "system")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the other groups' files unread where ``-m`` names one group: most of their cost is the collection."""
+    if collection_path.parent == TESTS and collection_path.name in GROUPS:
+        wanted = config.option.markexpr.strip()
+        return True if wanted in GROUPS and wanted != collection_path.name else None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its directory, before ``-m`` selects."""
+    group = item.path.relative_to(TESTS).parts[0]
+    if group in GROUPS:
+        item.add_marker(group)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests by their directory, and put the long ones first when several processes share them out."""
-    for item in items:
-        group = item.path.relative_to(TESTS).parts[0]
-        if group in ("unit", "integration", "system"):
-            item.add_marker(group)
+    """Put the long tests first when several processes share them out."""
     # No process is to begin a long test when the others have nothing left to do.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
