@@ -160,7 +160,8 @@ def _rewrite_once(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Share a run of everything between processes, where pytest-xdist is installed and nobody has said ``-n``.
 
-    Tests wait more than they compute, so there are three processes for each processor.
+    Tests of servers wait more than they compute, so there are three processes for each processor; the unit tests
+    compute.
     """
     if _SHARED_OUT in os.environ:  # by the process that has started this one
         return
@@ -169,7 +170,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     everything = {Path(arg).resolve() for arg in config.args} <= {TESTS, TESTS.parent}
     selects = option.keyword or option.collectonly or option.usepdb or getattr(option, "lf", False)
     if everything and not selects and getattr(option, "numprocesses", 1) is None:
-        option.numprocesses = min(3 * (os.cpu_count() or 1), 12)
+        each = 1 if option.markexpr.strip() == "unit" else 3
+        option.numprocesses = min(each * (os.cpu_count() or 1), 12)
         _share_out_coverage(config)
 
 
