@@ -45,7 +45,7 @@ def refused(directory: Path, *args: str, status: int = 2, env: dict[str, str] | 
     return done.stderr
 
 
-# ServerResources
+# Start and stop
 
 
 def test_the_startup_lines_say_who_listens_where(start: Start, worker_class: str) -> None:

@@ -214,7 +214,7 @@ class Server:
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.directory = directory
-        self._scale_waiters = [re.compile(pattern) for pattern in expect]
+        self._expected = [re.compile(pattern) for pattern in expect]
         self._address: Any = None
         self._sessions: set[int] = set()
         self.listener: socket.socket | None = None
@@ -266,7 +266,7 @@ class Server:
 
     def expect(self, *patterns: str) -> None:
         """From now on, log lines that match are not a fault."""
-        self._scale_waiters += [re.compile(pattern) for pattern in patterns]
+        self._expected += [re.compile(pattern) for pattern in patterns]
 
     def watch_session(self, session: int) -> None:
         """Also look for leftovers in this session (a daemon makes its own)."""
@@ -308,7 +308,7 @@ class Server:
         """Return the log lines, from line ``after`` on, that are warnings or worse and that nobody expected."""
         lines = self.log.text.split("\n")[after:]
         found = [line for line in lines if _TROUBLE.search(line) and not _AS_ROOT.search(line)]
-        return [line for line in found if not any(pattern.search(line) for pattern in self._scale_waiters)]
+        return [line for line in found if not any(pattern.search(line) for pattern in self._expected)]
 
     def check(self, after: int = 0) -> None:
         """Fail if the log holds trouble (from line ``after`` on); after the end, also if a process is left."""
