@@ -99,13 +99,29 @@ _LONG = re.compile(
 )
 
 
+# The groups of tests: a directory of tests/ and the mark of all tests in it.
+GROUPS = ("unit", "integration", "system")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the other groups' files unread where ``-m`` names one group: most of their cost is the collection."""
+    if collection_path.parent == TESTS and collection_path.name in GROUPS:
+        wanted = config.option.markexpr.strip()
+        return True if wanted in GROUPS and wanted != collection_path.name else None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its directory, before ``-m`` selects."""
+    group = item.path.relative_to(TESTS).parts[0]
+    if group in GROUPS:
+        item.add_marker(group)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests by their directory, and put the long ones first when several processes share them out."""
-    for item in items:
-        group = item.path.relative_to(TESTS).parts[0]
-        if group in ("unit", "integration", "system"):
-            item.add_marker(group)
+    """Put the long tests first when several processes share them out."""
     # No process is to begin a long test when the others have nothing left to do.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
@@ -144,7 +160,8 @@ def _rewrite_once(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Share a run of everything between processes, where pytest-xdist is installed and nobody has said ``-n``.
 
-    Tests wait more than they compute, so there are three processes for each processor.
+    Tests of servers wait more than they compute, so there are three processes for each processor; the unit tests
+    compute.
     """
     if _SHARED_OUT in os.environ:  # by the process that has started this one
         return
@@ -153,7 +170,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     everything = {Path(arg).resolve() for arg in config.args} <= {TESTS, TESTS.parent}
     selects = option.keyword or option.collectonly or option.usepdb or getattr(option, "lf", False)
     if everything and not selects and getattr(option, "numprocesses", 1) is None:
-        option.numprocesses = min(3 * (os.cpu_count() or 1), 12)
+        each = 1 if option.markexpr.strip() == "unit" else 3
+        option.numprocesses = min(each * (os.cpu_count() or 1), 12)
         _share_out_coverage(config)
 
 

@@ -2,7 +2,7 @@
 
 an exception other than a refusal, a different outcome at a different split, a request that runs after a refusal, a
 response that h11 cannot read, more or fewer responses than requests. Each input is fed whole, byte by byte, and in two
-pieces, split at a place of its own choice. tests/unit/http/test_properties.py and tests/soak/fuzz.py feed it.
+pieces, split at a place of its own choice. tests/integration/http/test_properties.py and tests/soak/fuzz.py feed it.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Loop:
         self.server = ControlServer(str(path), self.master, LOG, **more)
 
     def turn(self, timeout_s: float = 0.0) -> int:
-        """WorkerHandle what there is; return how many descriptors had something."""
+        """Handle what there is; return how many descriptors had something."""
         poller = select.poll()
         for fd, events in self.server.fds():
             poller.register(fd, events)

@@ -13,6 +13,8 @@ from limitapps import open_descriptors
 from rawclient import RawClient, timed_get
 from server import Connect, Start, wait_until
 
+pytestmark = pytest.mark.no_coverage
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

@@ -125,6 +125,7 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(
         assert client.get("/").status == 200
 
 
+@pytest.mark.no_coverage
 def test_a_file_without_a_descriptor_to_spare(start: Start, connect: Connect, tmp_path: Path) -> None:
     """The server's own descriptor of the file cannot be made: the file goes through memory."""
     (tmp_path / "data").write_bytes(TENS * 30)

@@ -1,9 +1,8 @@
-"""Real applications in eight frameworks, through real clients: requests, httpx and curl."""
+"""Real applications in eight frameworks, through real clients: requests and httpx."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import time
 from collections.abc import Iterator
@@ -13,48 +12,24 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from programs import curl
-from rawclient import RawClient
-from server import ROOT, Server, Start, wait_until
-
-EXAMPLES = ROOT / "examples"
-APPLICATIONS = {
-    "Flask": "flask_app:app",
-    "Django": "django_app:application",
-    "Bottle": "bottle_app:app",
-    "Falcon": "falcon_app:app",
-    "Pyramid": "pyramid_app:app",
-    "web.py": "webpy_app:app",
-    "Werkzeug": "werkzeug_app:app",
-    "CherryPy": "cherrypy_app:app",
-}
-# Their examples have more pages than the others'.
-larger_examples = pytest.mark.parametrize("framework", ["Flask", "Django"], indirect=True, scope="module")
-
-# Above body_buffer_size: spooled in sync and threads, read while it comes in gevent.
-UPLOAD_BYTES = 3 * 1024 * 1024
-LARGE_UPLOAD_BYTES = 20 * 1024 * 1024
-STREAM = "".join(f"line {number}\n" for number in range(1000))
-
-FAILURE = "this view fails on purpose"
-# Of /error alone, as whoever catches it puts it: a framework or the server.
-EXPECTED = (
-    r"^Traceback \(most recent call last\)",
-    r"\[ERROR\] Error handling request GET /error ",
-    r"\[FALCON\] \[ERROR\] GET /error => Traceback",
+from frameworksites import (
+    APPLICATIONS,
+    EXAMPLES,
+    FAILURE,
+    STREAM,
+    UPLOAD_BYTES,
+    larger_examples,
+    make_file,
+    serve,
 )
+from rawclient import RawClient
+from server import Server, Start, wait_until
 
 
 @pytest.fixture(scope="module", params=APPLICATIONS)
 def framework(request: pytest.FixtureRequest) -> str:
     """The framework's name."""
     return str(request.param)
-
-
-def serve(shared_servers: Start, worker_class: str, app: str) -> Server:
-    """Return a server of one worker for an example; where the class has threads, several."""
-    threads = ("--threads", "4") if worker_class == "threads" else ()
-    return shared_servers(app, "--chdir", str(EXAMPLES), "-w", "1", *threads, expect=EXPECTED)
 
 
 @pytest.fixture
@@ -84,23 +59,10 @@ def session() -> Iterator[requests.Session]:
         assert opened == [1], "one connection was to serve all requests"
 
 
-def make_file(directory: Path, size: int) -> Path:
-    """Write a file of random bytes, the same each time."""
-    path = directory / "big.bin"
-    path.write_bytes(random.Random(size).randbytes(size))
-    return path
-
-
 @pytest.fixture(scope="module")
 def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 3 MiB."""
     return make_file(tmp_path_factory.mktemp("upload"), UPLOAD_BYTES)
-
-
-@pytest.fixture(scope="module")
-def large_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 20 MiB."""
-    return make_file(tmp_path_factory.mktemp("large"), LARGE_UPLOAD_BYTES)
 
 
 def test_a_page_a_form_a_stream_an_error(site: Server, session: requests.Session, framework: str) -> None:
@@ -193,38 +155,6 @@ def test_through_httpx(site: Server, framework: str) -> None:
             assert client.post("/json", json=[1]).json() == {"received": [1]}
         with client.stream("GET", "/stream") as response:
             assert "".join(response.iter_text()) == STREAM
-
-
-@larger_examples
-@pytest.mark.system
-def test_through_curl(site: Server, framework: str, large_upload: Path, tmp_path: Path) -> None:
-    url = site.url
-    assert curl(url + "/") == f"Hello from {framework}\n"
-    assert json.loads(curl("-d", "name=a b", "-d", "c=d", url + "/form")) == {"name": "a b", "c": "d"}
-    found = curl("-H", "Content-Type: application/json", "-d", '{"a": 1}', url + "/json")
-    assert json.loads(found) == {"received": {"a": 1}}
-    # curl asks with Expect: 100-continue before a body of this size
-    found = json.loads(curl("-F", f"file=@{large_upload}", url + "/upload"))
-    assert found["size"] == LARGE_UPLOAD_BYTES
-    assert found["sha256"] == hashlib.sha256(large_upload.read_bytes()).hexdigest()
-    assert curl(url + "/stream") == STREAM
-    assert curl("-L", url + "/redirect") == f"Hello from {framework}\n"
-    jar = str(tmp_path / "jar")
-    curl("-c", jar, url + "/cookies/set")
-    assert json.loads(curl("-b", jar, url + "/cookies")) == {"flavour": "chocolate", "size": "large"}
-    status = ("-o", str(tmp_path / "out"), "-w", "%{http_code}")
-    assert curl(*status, url + "/missing") == "404"
-    assert curl(*status, url + "/error") == "500"
-    assert curl("--http1.0", url + "/stream") == STREAM
-    assert "200" in curl("-I", url + "/").splitlines()[0]
-
-
-@larger_examples
-@pytest.mark.system
-def test_curl_keeps_its_connection(site: Server) -> None:
-    pages = [site.url + page for page in ("/", "/stream", "/items/1", "/error", "/missing")]
-    connects = curl("-w", "\n%{num_connects}\n", *pages).splitlines()
-    assert [line for line in connects if line in ("0", "1")].count("1") == 1
 
 
 @pytest.mark.parametrize("framework", ["Werkzeug"], indirect=True, scope="module")

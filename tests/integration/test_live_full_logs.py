@@ -254,6 +254,7 @@ def test_a_terminal_that_is_stopped(start: Start) -> None:
         os.close(master)
 
 
+@pytest.mark.no_coverage
 def test_a_disk_that_is_full_for_a_while(start: Start, tmp_path: Path) -> None:
     """A limit on files stands in for the disk: write(2) fails in the same way, in part at first."""
     server = start("brokenlogapps:app", "--error-logfile", "error.log", "--access-logfile", "access.log")

@@ -223,6 +223,7 @@ def test_no_draft_is_left_on_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.no_coverage
 def test_no_draft_is_left_where_files_cannot_grow(start_unclassed: Start, tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(HELLO)
     code = (

@@ -329,6 +329,7 @@ def ask_many(address: tuple[str, int], total: int, at_once: int = 100) -> None:
                 tail = data[-5:]
 
 
+@pytest.mark.no_coverage
 def test_memory_stays_where_it_was(start: Start) -> None:
     """The short form of tests/soak/memory.py: 30,000 requests, after the first 10,000 within 1 MB."""
     server = start("apps:app", "-w", "1")

@@ -1,14 +1,9 @@
-"""The clients that people measure and script with: httpx, requests, ab, wrk."""
+"""The clients that people measure and script with: httpx, requests."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-
 import httpx
-import pytest
 import requests
-from programs import need
 from server import Server
 
 
@@ -36,24 +31,3 @@ def test_requests_over_one_session(server: Server) -> None:
             assert session.get(server.url + "/", timeout=10).status_code == 200
         assert session.post(server.url + "/echo", data={"a": "1"}, timeout=10).text == "a=1"
         assert session.head(server.url + "/", timeout=10).content == b""
-
-
-@pytest.mark.parametrize("keep", [[], ["-k"]], ids=["a connection each", "keep-alive"])
-def test_ab(server: Server, keep: list[str]) -> None:
-    command = [need("ab"), "-q", "-n", "500", "-c", "10", *keep, server.url + "/"]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True).stdout
-    assert re.search(r"Complete requests:\s+500\b", printed), printed
-    assert re.search(r"Failed requests:\s+0\b", printed), printed
-    assert "Non-2xx" not in printed
-    if keep:
-        assert re.search(r"Keep-Alive requests:\s+500\b", printed), printed
-
-
-def test_wrk(server: Server) -> None:
-    command = [need("wrk"), "-t1", "-c16", "-d1s", server.url + "/"]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True).stdout
-    assert "Non-2xx" not in printed
-    assert "Socket errors" not in printed
-    found = re.search(r"(\d+) requests in", printed)
-    assert found is not None
-    assert int(found[1]) > 0

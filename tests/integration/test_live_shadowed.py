@@ -16,6 +16,8 @@ from server import DEADLINE_S, Connect, Server, Start, wait_until
 
 import wsgiserv
 
+pytestmark = pytest.mark.no_coverage
+
 PACKAGE = Path(wsgiserv.__file__).parent
 
 # Whoever imports such a file gets this.

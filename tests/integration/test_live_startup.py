@@ -45,7 +45,7 @@ def refused(directory: Path, *args: str, status: int = 2, env: dict[str, str] | 
     return done.stderr
 
 
-# ServerResources
+# Start and stop
 
 
 def test_the_startup_lines_say_who_listens_where(start: Start, worker_class: str) -> None:
@@ -460,6 +460,7 @@ def app(environ, start_response):
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "threads"], indirect=True)
+@pytest.mark.no_coverage
 def test_a_worker_has_no_large_modules_that_neither_it_nor_the_application_uses(start: Start) -> None:
     """Each would be in the memory of every worker, and in the time of every start."""
     # The variable: a process of its own, since one forked from the tests has what the tests have.

@@ -11,61 +11,14 @@ from typing import Any
 
 import pytest
 import trustme
-from nginxproxy import PROXY, Nginx
-from programs import need
+from flowclient import BLOCK, COUNT, Reader, numbered
 from rawclient import RawClient
 from server import Connect, Server, Start, wait_until
 
-# More than a pair of sockets takes, over TCP and, by far, over a Unix socket.
-BLOCK = 4 << 20
-COUNT = 3
 # Blocks of a stream whose client has stopped reading: so little that many of them fit in the sockets.
 MIB = 1 << 20
 
 CERTIFICATE = ("--certfile", "server.pem", "--keyfile", "server.key")
-
-
-def numbered(number: int, size: int) -> bytes:
-    """Return what `flowapps.block` makes."""
-    return (b"%08d" % number) * (size // 8)
-
-
-class Reader:
-    """Reads a body by hand, and opens the application's gate at each block that is here whole."""
-
-    def __init__(self, client: RawClient, gate: Path) -> None:
-        self._client = client
-        self._gate = gate
-        self.is_chunked = False
-        self._left = 0  # of the current chunk
-
-    def head(self) -> str:
-        """Read the head and return it, in lower case."""
-        head = self._client._until(b"\r\n\r\n", "a head").decode("latin-1").lower()
-        self.is_chunked = "transfer-encoding: chunked" in head
-        return head
-
-    def take(self, size: int) -> bytes:
-        """Return the next ``size`` bytes of the body."""
-        if not self.is_chunked:
-            return self._client._exactly(size, "a body")
-        body = bytearray()
-        while len(body) < size:
-            if not self._left:
-                self._left = int(self._client._until(b"\r\n", "a chunk's size"), 16)
-                assert self._left, "the last chunk has come too early"
-            piece = self._client._exactly(min(self._left, size - len(body)), "a chunk")
-            body += piece
-            self._left -= len(piece)
-            if not self._left:
-                assert self._client._exactly(2, "a chunk's end") == b"\r\n"
-        return bytes(body)
-
-    def read_blocks(self, count: int = COUNT, size: int = BLOCK) -> None:
-        """Take all blocks, each before the next is made."""
-        for number in range(count):
-            assert self.take(size) == numbered(number, size)
-            (self._gate / str(number)).touch()
 
 
 def ask(gate: Path, *flags: str) -> str:
@@ -413,44 +366,3 @@ def test_a_request_that_waits_for_its_client_ends_at_request_timeout(start: Star
     with pytest.raises(ConnectionResetError):
         read_to_the_end(client)
     assert connect(server.address).get("/").status == 200
-
-
-# ---- behind nginx ----------------------------------------------------------------------------------------
-
-HASTY = """
-            proxy_read_timeout 3s;
-            proxy_buffering off;
-"""
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("how", ["tcp", "unix", "tcp-1.0", "buffered"])
-def test_behind_a_proxy_with_a_short_read_timeout(
-    start: Start, connect: Connect, tmp_path: Path, how: str
-) -> None:
-    """Blocks that are made each second reach a proxy that waits for no longer than three."""
-    program = need("nginx")
-    if how == "unix":
-        server = start("flowapps:app", "-b", "unix:a.sock", bind="none")
-        upstream = f"unix:{tmp_path}/a.sock"
-    else:
-        server = start("flowapps:app")
-        upstream = "{}:{}".format(*server.address)
-    server.wait_for_log("ready")
-    location = PROXY + HASTY
-    if how == "tcp-1.0":
-        location = location.replace("proxy_http_version 1.1", "proxy_http_version 1.0")
-    if how == "buffered":
-        location = location.replace("proxy_buffering off", "proxy_buffering on")
-    nginx = Nginx(program, tmp_path, upstream, location)
-    try:
-        client = connect(nginx.address)
-        client.request(f"/flood?size={BLOCK}&count=6&pause=1")
-        reader = Reader(client, tmp_path)
-        reader.head()
-        for number in range(6):
-            assert reader.take(BLOCK) == numbered(number, BLOCK)
-        assert nginx.statuses.keys() <= {200}
-        assert nginx.errors == []
-    finally:
-        nginx.stop()

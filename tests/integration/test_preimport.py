@@ -36,6 +36,7 @@ def late_imports(path: Path) -> list[tuple[str, int]]:
     return found
 
 
+@pytest.mark.no_coverage
 def test_what_functions_import_is_there_already() -> None:
     code = "import sys, wsgiserv.cli; wsgiserv.preimport.import_server(); print(*sys.modules)"
     command = [sys.executable, "-c", code]

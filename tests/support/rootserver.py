@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from server import ROOT, Server
+from server import ROOT, Server, without_coverage
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -67,12 +67,13 @@ def start_as_root(
     """Start a server of root's in this directory; the caller stops and closes it."""
     assert ROOT_PYTHON is not None
     command = [ROOT_PYTHON, "-m", "wsgiserv", "-k", worker_class, "-b", "127.0.0.1:0", *args, app]
-    return Server(
-        directory,
-        None,
-        worker_class=None,
-        bind="none",
-        command=command,
-        env={**environment_of_workers(), **(env or {})},
-        expect=expect,
-    )
+    with without_coverage():  # the workers' user may not write its files
+        return Server(
+            directory,
+            None,
+            worker_class=None,
+            bind="none",
+            command=command,
+            env={**environment_of_workers(), **(env or {})},
+            expect=expect,
+        )

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -214,7 +214,7 @@ class Server:
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.directory = directory
-        self._scale_waiters = [re.compile(pattern) for pattern in expect]
+        self._expected = [re.compile(pattern) for pattern in expect]
         self._address: Any = None
         self._sessions: set[int] = set()
         self.listener: socket.socket | None = None
@@ -266,7 +266,7 @@ class Server:
 
     def expect(self, *patterns: str) -> None:
         """From now on, log lines that match are not a fault."""
-        self._scale_waiters += [re.compile(pattern) for pattern in patterns]
+        self._expected += [re.compile(pattern) for pattern in patterns]
 
     def watch_session(self, session: int) -> None:
         """Also look for leftovers in this session (a daemon makes its own)."""
@@ -308,7 +308,7 @@ class Server:
         """Return the log lines, from line ``after`` on, that are warnings or worse and that nobody expected."""
         lines = self.log.text.split("\n")[after:]
         found = [line for line in lines if _TROUBLE.search(line) and not _AS_ROOT.search(line)]
-        return [line for line in found if not any(pattern.search(line) for pattern in self._scale_waiters)]
+        return [line for line in found if not any(pattern.search(line) for pattern in self._expected)]
 
     def check(self, after: int = 0) -> None:
         """Fail if the log holds trouble (from line ``after`` on); after the end, also if a process is left."""
@@ -344,6 +344,27 @@ def _runtime_directory() -> str:
     return directory.name
 
 
+# Under --cov, coverage starts in each new Python process that has these.
+_COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+# Execute each server with its own imports, in their real order, in place of forking it from a process that has them.
+_MUST_SPAWN = os.environ.get("WSGISERV_TESTS_SPAWN") == "1"
+_is_coverage_off = False
+
+
+@contextlib.contextmanager
+def without_coverage() -> Iterator[None]:
+    """Start processes that are not measured: --cov imports modules, opens files and needs memory in each."""
+    global _is_coverage_off
+    before = _is_coverage_off
+    dropped = {name: os.environ.pop(name) for name in _COVERAGE if name in os.environ}
+    _is_coverage_off |= bool(dropped)
+    try:
+        yield
+    finally:
+        _is_coverage_off = before
+        os.environ.update(dropped)
+
+
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a server under test: this tree and the test applications importable."""
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
@@ -364,7 +385,8 @@ def start_process(
     """Start ``python -m wsgiserv`` with these arguments, in a new session, its outputs in pipes."""
     whole = environment(env)
     # What the interpreter and the dynamic linker read at their start is theirs to read.
-    if not can_fork or any(name.startswith(("PYTHON", "LD_", "MALLOC_")) for name in env):
+    is_special = any(name.startswith(("PYTHON", "LD_", "MALLOC_")) for name in env)
+    if not can_fork or _MUST_SPAWN or is_special or _is_coverage_off:
         return _execute([*Server.program, *args], directory, whole, pass_fds)
     return Forked(args, str(directory), whole, pass_fds, gevent)
 

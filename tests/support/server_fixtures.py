@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from rawclient import RawClient
-from server import Connect, Server, Start, wait_until
+from server import Connect, Server, Start, wait_until, without_coverage
 
 FAKE_SERVER = str(Path(__file__).with_name("fakeserver.py"))
 
@@ -30,6 +30,16 @@ def _descriptors() -> None:
     """Let the tests open as many connections as the system allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(autouse=True)
+def _coverage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the servers of a test that is marked ``no_coverage`` run as they do without ``--cov``."""
+    if request.node.get_closest_marker("no_coverage") is None:
+        yield
+        return
+    with without_coverage():
+        yield
 
 
 @pytest.fixture(scope="session", params=WORKER_CLASSES)

@@ -16,8 +16,6 @@ from programs import need
 from rawclient import RawClient
 from server import ROOT, Server, Start, wait_until
 
-pytestmark = pytest.mark.system
-
 _LOAD_S = 1.0
 
 

@@ -18,8 +18,6 @@ from programs import need
 from rawclient import RawClient
 from server import DEADLINE_S, ROOT, children, environment, is_alive, processes, wait_until
 
-pytestmark = pytest.mark.system
-
 
 class Supervised:
     """A real supervisord with the example's configuration, and its supervisorctl.

@@ -10,8 +10,6 @@ from programs import need
 from server import Start
 from tlsproxies import Posts, Proxy, issue_certificate, post_through_reloads
 
-pytestmark = pytest.mark.system
-
 _POSTS = 600
 _RELOADS = 3
 

@@ -52,11 +52,21 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Yield the imports of a file, those in functions too."""
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def imports(path: Path) -> list[Import]:
+    """Return the imports of a file, those in functions too."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[Import]:
     module = name_of(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(), str(path))
+    tree = parsed(path)
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -141,7 +151,7 @@ def test_http_and_wsgi_open_no_sockets() -> None:
 
 def test_a_module_has_a_docstring() -> None:
     def check(path: Path) -> None:
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        text = ast.get_docstring(parsed(path)) or ""
         assert text or not path.read_text().strip(), f"{path} has no docstring"
 
     check_each(((name_of(path), path) for path in FILES), check)

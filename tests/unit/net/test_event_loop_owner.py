@@ -43,7 +43,7 @@ class Slow:
 
 
 class Bench:
-    """A event_loop with connections over socket pairs; the test is the leader."""
+    """An event loop with connections over socket pairs; the test is the leader."""
 
     def __init__(self, portable: bool) -> None:
         self.context = ServingContext(

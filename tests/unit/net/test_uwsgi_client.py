@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from test_connection import Peer
+from uwsgipacket import packet
 
 from wsgiserv.http.uwsgi import UwsgiReader
 from wsgiserv.net.client import Connection
 from wsgiserv.net.uwsgi_client import BarredConnection, UwsgiConnection
-
-
-def packet(**variables: str) -> bytes:
-    texts = [text.encode("latin-1") for pair in variables.items() for text in pair]
-    block = b"".join(struct.pack("<H", len(text)) + text for text in texts)
-    return struct.pack("<BHB", 0, len(block), 0) + block
-
 
 BODY = b"five\n"
 POST = packet(

@@ -18,7 +18,7 @@ import pytest
 from cases import check_each
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_uwsgi_client import packet
+from uwsgipacket import packet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "corpus"))
 

@@ -1,6 +1,6 @@
 """What is true of any bytes, any request and any response. hypothesis, derandomised: the same examples in every run.
 
-``WSGISERV_EXAMPLES=50 pytest tests/http/test_properties.py`` looks at fifty times as many, at random.
+``WSGISERV_EXAMPLES=50 pytest tests/integration/http/test_properties.py`` looks at fifty times as many, at random.
 """
 
 from __future__ import annotations
