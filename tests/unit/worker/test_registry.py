@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wsgiserv.config.cgroup import fitting_workers
-from wsgiserv.config.known_class import known_worker_class
+from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.master.generation import cells_of
