@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from wsgiserv.config.cgroup import fitting_workers
-from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.config.settings import SETTINGS, Settings
+from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.errors import ConfigError
-from wsgiserv.master.generation import cells_of
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.worker.base import Worker
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.sync import SyncWorker
@@ -196,7 +196,7 @@ def test_the_master_knows_classes_without_importing_users_modules(
 def test_the_scoreboard_has_a_cell_for_each_request_that_a_worker_serves_at_once(
     settings: Settings, cells: int
 ) -> None:
-    assert cells_of(settings) == cells
+    assert slot_pool(settings).cells == cells
 
 
 def test_a_class_says_how_many_workers_of_it_fit() -> None:
