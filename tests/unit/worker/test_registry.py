@@ -200,5 +200,5 @@ def test_the_scoreboard_has_a_cell_for_each_request_that_a_worker_serves_at_once
 
 
 def test_a_class_says_how_many_workers_of_it_fit() -> None:
-    kinds = ("sync", SyncWorker, ThreadsWorker, Bulk)
-    assert [fitting_workers(kind, 4.0, None) for kind in kinds] == [9, 9, 4, 13]
+    kinds = (SyncWorker, ThreadsWorker, Bulk)
+    assert [fitting_workers(kind.workers_per_cpu, 4.0, None) for kind in kinds] == [9, 4, 13]
