@@ -48,14 +48,6 @@ class BulkheadWorker(EventLoopWorker):
     def serve(self):
         """Turn the loop until the worker has left. Called once, in the main thread."""
         self.event_loop.add_callback(self.bell, self.answer_bell)
-        resume = self.event_loop.resume
-
-        def resume_and_ring(connection):
-            resume(connection)
-            self.ring()
-
-        # A pool's thread queues a connection whose next request is here already: the loop may be asleep.
-        self.event_loop.resume = resume_and_ring
         self.start()
         try:
             while not self.is_done:

@@ -1,8 +1,4 @@
-"""What passes between the master and a worker at its birth, and the statuses that processes end with.
-
-Owns: `WorkerBoot` (the values a worker starts with), the readiness pipe, the exit statuses.
-Must not know: how the master supervises, how a worker serves.
-"""
+"""Data exchanged between the master and a new worker: the values it starts with, and its reports."""
 
 from __future__ import annotations
 
@@ -21,24 +17,8 @@ if TYPE_CHECKING:
     from wsgiserv.net.tls_series import ContextSeries
     from wsgiserv.scoreboard import Slot
 
-__all__ = [
-    "EXIT_APPLICATION",
-    "EXIT_BOOT",
-    "EXIT_CONFIG",
-    "EXIT_OK",
-    "REPORT_MARK",
-    "ReadinessReader",
-    "ReadinessWriter",
-    "Report",
-    "WorkerBoot",
-]
 
-EXIT_OK = 0  # stopped as told
-EXIT_CONFIG = 2  # bad usage or configuration
-EXIT_BOOT = 3  # workers cannot boot
-EXIT_APPLICATION = 4  # the application cannot be loaded
-
-# In the file of a worker's last words: what follows is from the worker's own code, and complete.
+# In the file of a worker's crash dump: the text behind it is from the worker's own code, and complete.
 REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
 State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
@@ -72,14 +52,11 @@ class Report(NamedTuple):
     exit_status: int = 0
 
 
-class ReadinessWriter:
-    """The worker's end. Owns the descriptor ``fd`` (close-on-exec)."""
-
-    def __init__(self, fd: int) -> None:
-        self._writer = MessageWriter(fd)
+class ReadinessWriter(MessageWriter):
+    """The worker's end."""
 
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
-        """Tell the master, from any thread or signal handler.
+        """Send a `Report` of these fields to the master, from any thread or signal handler.
 
         A master that is gone is not an error: the worker learns it from its lifeline. While the master does not read
         (it is stopped) ``failed`` waits for it, since the process is about to exit. Other reports wait `_WAIT_S`, once,
@@ -91,40 +68,20 @@ class ReadinessWriter:
             "traceback": traceback[-_LONGEST_TEXT:],
             "exit_status": exit_status,
         }
-        wait_s = _FAILURE_WAIT_S if state == "failed" else 0.0 if self._writer.is_behind else _WAIT_S
-        self._writer.send(message, wait_s)
-
-    def flush(self) -> None:
-        """Send what the pipe has not taken yet. Called at each turn of the worker's loop; never waits."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._writer.close()
+        self.send(message, _FAILURE_WAIT_S if state == "failed" else 0.0 if self.is_behind else _WAIT_S)
 
 
-class ReadinessReader:
+class ReadinessReader(MessageReader):
     """The master's end: non-blocking, to be polled through `fileno`."""
 
-    def __init__(self, fd: int) -> None:
-        self._reader = MessageReader(fd)
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        return self._reader.fileno()
-
-    def read(self) -> tuple[list[Report], bool]:
+    def read_reports(self) -> tuple[list[Report], bool]:
         """Return the reports that have arrived, oldest first, and whether the worker's end is closed.
 
         Raises:
             MessageError: the worker has sent something that is not a report.
         """
-        messages, closed = self._reader.read()
+        messages, closed = self.read()
         return [_report(message) for message in messages], closed
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._reader.close()
 
 
 def _report(message: dict[str, Any]) -> Report:
@@ -147,7 +104,7 @@ def _report(message: dict[str, Any]) -> Report:
 
 @dataclass(kw_only=True)
 class WorkerBoot:
-    """The values a worker starts with, made by the master just before the fork.
+    """The values that a worker starts with, made by the master just before the fork.
 
     Attributes:
         settings: the configuration of the worker's generation.
@@ -163,7 +120,7 @@ class WorkerBoot:
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
-        last_words: the descriptor of a file that the master reads when the worker is dead, None without one.
+        last_words: the descriptor of the crash dump, which the master reads when the worker has exited; None without.
         tls_contexts: the TLS contexts that the master has made for all workers; None without TLS, and where each
             worker makes its own (the hook `ssl_context`).
     """

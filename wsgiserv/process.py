@@ -1,19 +1,28 @@
-"""Keeps an application's child process from acting as a process of the server.
-
-Owns: the handlers of `os.register_at_fork`, `fork` (for the server's own processes), what a child leaves with.
-Must not know: which descriptors a process of the server has; each owner adds its own cleanup.
+"""Forks and ends processes of the server, and keeps an application's children from acting as one of them.
 
 An application may fork anywhere: in a view, a hook, at import. Its child is not a worker. It gets the default
 signal handlers and loses the listeners, clients, epoll, pipes and the scoreboard before it runs any code. When
 it returns to the server's code, it ends there, as an interpreter would: by return, exception or `sys.exit`.
+
+Below that: the standard streams without waiting for their readers, signals to processes, and readers of proc(5).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import stat
 import sys
-from _signal import (  # type: ignore[import-not-found] # `signal` makes an enum member of each number
+import warnings
+from _thread import get_ident
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from functools import partial
+from os import WNOHANG, _exit, close, dup2, fstat, getpid, kill, wait4
+from os import fork as _os_fork
+from select import POLLOUT, poll
+from signal import (
     SIG_BLOCK,
     SIG_DFL,
     SIG_SETMASK,
@@ -25,26 +34,7 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes an enum
     signal,
     valid_signals,
 )
-from _thread import get_ident
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from os import _exit, getpid, kill
-from os import fork as _os_fork
-from typing import Final, NoReturn, Protocol
-
-__all__ = [
-    "SERVER_PROCESS",
-    "Helper",
-    "add_child_cleanup",
-    "add_helper",
-    "arm",
-    "forget_cleanups",
-    "fork",
-    "leave",
-    "leave_if_child",
-    "unblock_last",
-]
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 # linux/mman.h; since Linux 4.14.
 _MADV_WIPEONFORK: Final = 18
@@ -78,7 +68,7 @@ SERVER_PROCESS: Final = _make_mark()
 
 
 class _State:
-    """What the handlers know. The handlers cannot be removed, so they do nothing until `arm`.
+    """The state of the at-fork handlers, which do nothing until `arm`: they cannot be removed.
 
     Attributes:
         armed: whether this process is one of the server's.
@@ -86,7 +76,7 @@ class _State:
         mask_of_child: in a child, the mask that this handler is to set.
         own: the thread in which the server itself is forking.
         masks: the signal masks of the threads that are forking.
-        cleanups: what a child runs, oldest first.
+        cleanups: the functions that a child runs, oldest first.
         helpers: the threads that stop while the application forks.
     """
 
@@ -107,19 +97,17 @@ def arm() -> None:
 
 
 def unblock_last() -> None:
-    """Unblock the signals of a child after all handlers that are registered now. Called when imports have been made.
-
-    An exception that a signal raises, such as KeyboardInterrupt, is dropped in an at-fork handler of anybody. Handlers
-    cannot be taken out; of ours only the newest acts.
-    """
+    """Unblock the signals of a child after all handlers registered so far. Called when imports have been made."""
+    # Python drops an exception that a signal raises (KeyboardInterrupt) while any at-fork handler runs. A handler
+    # cannot be taken out; of ours only the newest acts.
     _State.last += 1
     os.register_at_fork(after_in_child=partial(_unblock_in_child, _State.last))
 
 
 def add_child_cleanup(cleanup: Callable[[], object]) -> None:
-    """Have ``cleanup`` called in each child of the application: it closes what the child must not hold.
+    """Have ``cleanup`` called in each child of the application, to close the descriptors a child must not hold.
 
-    It closes descriptors only: no shutdown(2), no epoll_ctl(2), both of which would act on what the parent uses.
+    It closes descriptors only: no shutdown(2), no epoll_ctl(2), both of which would act on objects of the parent.
     It takes care that the objects do not close the same numbers again. It may raise.
     """
     _State.cleanups.append(cleanup)
@@ -140,15 +128,41 @@ def add_helper(helper: Helper) -> None:
 
 
 def fork() -> int:
-    """fork(2) for a process of the server: the handlers leave it alone. Raises OSError."""
+    """Fork a process of the server: the at-fork handlers leave it alone. Raises OSError."""
+    flush_standard_streams()  # the child would write the buffers a second time
     _State.own = get_ident()
     try:
-        pid = _os_fork()
+        # From 3.12 on Python warns of other threads. Where they matter (preload_app), our own line says more; and
+        # a blank in the process title makes Python count the entries of `threading`, where gevent notes greenlets.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = _os_fork()
     finally:
         _State.own = None
     if pid == 0:
         SERVER_PROCESS[0] = 1
     return pid
+
+
+def run_in_child(run: Callable[[], int], failed_status: int = 1) -> int:
+    """Fork a child that does nothing but call ``run``, and return its process id. Raises OSError.
+
+    Args:
+        run: returns the exit status. Whatever it raises is printed.
+        failed_status: the exit status where it raises.
+    """
+    pid = fork()
+    if pid:
+        return pid
+    status = failed_status
+    try:
+        status = run()
+    except BaseException as error:  # the process ends here, and must say why
+        if not isinstance(error, KeyboardInterrupt):
+            sys.excepthook(*sys.exc_info())
+    finally:
+        flush_standard_streams(wait=True)
+        _exit(status)
 
 
 def leave_if_child(error: BaseException | None = None) -> None:
@@ -161,15 +175,14 @@ def leave(error: BaseException | None = None) -> NoReturn:
     """End a child of the application with the status that an interpreter would give.
 
     Args:
-        error: what has been raised; None for a return.
-
-    No atexit handler runs: the handlers that the child has inherited are the parent's.
+        error: the exception that ended it; None for a return.
     """
     status = 1
     try:
         status = _report(error)
     finally:
-        _flush_standard_streams()
+        flush_standard_streams(wait=True)
+        # Not sys.exit: the child has inherited the parent's atexit handlers.
         _exit(status)
 
 
@@ -190,21 +203,13 @@ def _report(error: BaseException | None) -> int:
     except Exception:
         sys.__excepthook__(type(error), error, error.__traceback__)
     if isinstance(error, KeyboardInterrupt):  # the parent is to see that a signal has ended it
-        _flush_standard_streams()
+        flush_standard_streams(wait=True)
         signal(SIGINT, SIG_DFL)
         kill(getpid(), SIGINT)
     return 1
 
 
-def _flush_standard_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # None, broken, closed, or somebody's own
-            pass
-
-
-# ---- the handlers --------------------------------------------------------------------------------------
+# ---- the at-fork handlers --------------------------------------------------------------------------------
 
 
 def _before() -> None:
@@ -215,7 +220,7 @@ def _before() -> None:
         return
     # A signal that hits the child before it has its own handlers would be written into our wakeup socket.
     _State.masks[ident] = pthread_sigmask(SIG_BLOCK, valid_signals())
-    _flush_standard_streams()  # text that waits in a buffer would be written twice
+    flush_standard_streams(wait=True)  # the child would write the buffers a second time
     for helper in _State.helpers:
         with suppress(Exception):
             helper.pause()
@@ -271,12 +276,218 @@ def _reset_handlers() -> None:
             # In a worker the application's handler is called by the server's.
             behind = getattr(getattr(handler, "__self__", None), "application_handler", None)
             theirs = behind(number) if behind is not None else SIG_DFL
-            if not callable(theirs):
-                theirs = int(theirs)  # `_signal` knows no members of `signal.Handlers`
-                if theirs == SIG_DFL and number == SIGINT:
-                    theirs = default_int_handler
+            if theirs == SIG_DFL and number == SIGINT:
+                theirs = default_int_handler
             with suppress(OSError, ValueError):
                 signal(number, theirs)
 
 
 os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+
+
+# ---- the standard streams --------------------------------------------------------------------------------
+
+# Above what a program closes that makes itself a daemon by hand, and below every usual limit.
+_HIGH: Final = 64
+
+
+def is_writable(fd: int, wait_s: float = 0.0) -> bool:
+    """Whether a write would not wait, or would fail at once; waits for that up to ``wait_s`` seconds."""
+    poller = poll()
+    poller.register(fd, POLLOUT)
+    return bool(poller.poll(wait_s * 1000))
+
+
+def duplicate(fd: int) -> int:
+    """Return a duplicate of ``fd`` with a high number; ``fd`` itself when there is no room for one."""
+    for least in (_HIGH, 3):
+        try:
+            return fcntl(fd, F_DUPFD_CLOEXEC, least)
+        except OSError:  # EMFILE; EINVAL where the limit is that low
+            continue
+    return fd
+
+
+def reopened(fd: int, access: int = os.O_WRONLY) -> int | None:
+    """Return a non-blocking descriptor of the same pipe or terminal, which shares no flags with ``fd``.
+
+    Args:
+        fd: an open descriptor.
+        access: ``O_WRONLY`` or ``O_RDWR``.
+
+    Returns:
+        None for other kinds of files, and where the system does not allow it.
+    """
+    try:
+        found = fstat(fd)
+        if not (stat.S_ISFIFO(found.st_mode) or (stat.S_ISCHR(found.st_mode) and os.isatty(fd))):
+            return None
+        flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        own = os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:  # no /proc; another user's pipe; a pipe whose reader has gone
+        return None
+    if not os.path.samestat(found, fstat(own)) or os.get_blocking(own):
+        close(own)
+        return None
+    high = duplicate(own)
+    if high != own:
+        close(own)
+    return high
+
+
+def fill_standard_streams() -> None:
+    """Open the null device in place of standard streams that are closed. Never raises."""
+    try:
+        # Else the next socket would be descriptor 1 or 2, and whatever is printed would go to a client.
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+    except OSError:
+        return  # no descriptor is left, so none of these either
+    close(fd)
+
+
+def flush_standard_streams(*, wait: bool = False) -> None:
+    """Write the buffers of `sys.stdout` and `sys.stderr`. Never raises.
+
+    Args:
+        wait: whether to wait for a reader that does not read; else what does not go out at once stays.
+    """
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        with suppress(Exception):  # None, broken, closed, or an object of the application's own
+            own = None if wait else reopened(fd)
+            if own is None:
+                if wait or is_writable(fd):
+                    stream.flush()
+                continue
+            saved = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+            try:
+                dup2(own, fd)
+                stream.flush()
+            finally:
+                dup2(saved, fd)
+                close(saved)
+                close(own)
+
+
+def release_standard_streams() -> None:
+    """Flush the standard streams for the last time in this process. Never waits, never raises."""
+    # The interpreter flushes them at its end, and would wait there for a reader that sleeps, whatever signals come.
+    # From now on they do not block; what does not go out now is given up.
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            own = reopened(fd)
+            if own is not None:
+                dup2(own, fd)
+                close(own)
+            elif not is_writable(fd):
+                raise BlockingIOError
+            stream.flush()
+        except (AttributeError, ValueError):  # None, closed
+            continue
+        except Exception:
+            with suppress(Exception):
+                null = os.open(os.devnull, os.O_WRONLY)
+                dup2(null, fd)
+                close(null)
+                stream.flush()
+
+
+# ---- other processes ---------------------------------------------------------------------------------------
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")  # 64 KiB on some kernels of arm64 and ppc64
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+class Ended(NamedTuple):
+    """The end of a child.
+
+    Attributes:
+        wait_status: as wait4(2) returned it; None: something else in this process has waited for it.
+        max_rss: ``ru_maxrss`` of wait4(2), in the system's unit; 0: unknown.
+    """
+
+    wait_status: int | None = None
+    max_rss: int = 0
+
+
+def reap(pid: int) -> Ended | None:
+    """Wait for the child ``pid`` if it has ended; None while it runs. Never blocks."""
+    try:
+        found, status, usage = wait4(pid, WNOHANG)
+    except ChildProcessError:
+        return Ended()
+    return Ended(status, usage.ru_maxrss) if found else None
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended, or may not have begun (0). Raises PermissionError."""
+    if pid > 0:  # kill(2) takes 0 for the caller's own process group
+        with suppress(ProcessLookupError):
+            kill(pid, number)
+
+
+def rss_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 where the system does not tell (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def memory_of(pid: int) -> int:
+    """Return the memory of a process in bytes: PSS, its private pages and its share of common ones (proc(5)).
+
+    RSS where the kernel does not tell PSS, 0 where it tells nothing or the process has ended.
+    """
+    return _rollup(pid).get(b"Pss") or rss_of(pid)
+
+
+def least_memory_of(pid: int, workers: int) -> int:
+    """Return what `memory_of` a process will be at least, when all workers share what this one shares now.
+
+    Args:
+        pid: a worker that has just booted.
+        workers: how many workers there will be.
+    """
+    found = _rollup(pid)
+    if b"Pss" not in found:
+        return rss_of(pid)
+    private = found.get(b"Private_Clean", 0) + found.get(b"Private_Dirty", 0)
+    # Two processes at least share it now: the worker and its master.
+    return private + max(0, found[b"Pss"] - private) * 2 // (max(workers, 1) + 1)
+
+
+def _rollup(pid: int) -> dict[bytes, int]:
+    """Return the figures of ``smaps_rollup`` in bytes; none where the system does not tell."""
+    found: dict[bytes, int] = {}
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            name, _, rest = line.partition(b":")
+            if rest.endswith(b" kB\n"):
+                found[name] = int(rest.split()[0]) * 1024
+    return found
+
+
+def cpu_time_of(pid: int) -> float | None:
+    """Return the CPU seconds that a process has used, all threads; None where the system does not tell."""
+    try:
+        fields = _stat(pid)
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process, a letter as in ps(1); empty where the system does not tell."""
+    try:
+        return _stat(pid)[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def _stat(pid: int) -> Sequence[bytes]:
+    """Return the fields of ``/proc/<pid>/stat`` from the state on. Raises OSError."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The command's name stands before them in parentheses, and may hold blanks and parentheses itself.
+        return file.read().rpartition(b")")[2].split()

@@ -1,10 +1,7 @@
-"""Where a server's control socket is: what the server and ``wsgiservctl`` must agree about.
+"""Chooses the directory of a control socket, for the server and for ``wsgiservctl``.
 
-Owns: the directories for control sockets, their order, and when one is fit to hold a socket.
-Must not know: what is said over a socket, who listens there.
-
-The name of a socket is ``PID.sock``, after the master. In a directory that somebody else may write to, that name
-could be anybody's: a directory is only used when it is this user's, or root's, alone.
+A socket is named ``PID.sock``, after the master. A directory is only used if nobody but this user and root can write to
+it: another user could put a socket of that name there.
 """
 
 from __future__ import annotations
@@ -14,14 +11,12 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from os import getpid, lstat, mkdir
 
-__all__ = ["DirectoryError", "directories_to_search", "runtime_directory", "socket_name"]
-
 _SYSTEM = "/run/wsgiserv"
 _TMP = "/tmp"
 
 
 class DirectoryError(Exception):
-    """A directory cannot hold a control socket; the text says which and why."""
+    """A directory cannot hold a control socket; the text has its path and the reason."""
 
 
 def socket_name(pid: int = 0) -> str:
@@ -30,21 +25,21 @@ def socket_name(pid: int = 0) -> str:
 
 
 def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP) -> str:
-    """Return the directory for this server's socket; it is made if need be. Called by the master.
+    """Return the directory for this server's socket, and create it if it is missing. Called by the master.
 
-    In this order, the first that is fit:
+    The first fit one, in this order:
 
-    1. RUNTIME_DIRECTORY, which systemd makes and removes (systemd.exec(5), RuntimeDirectory=); of several the first;
+    1. RUNTIME_DIRECTORY, created and removed by systemd (systemd.exec(5), RuntimeDirectory=); of several the first;
     2. ``$XDG_RUNTIME_DIR/wsgiserv`` (XDG Base Directory Specification);
     3. ``/run/wsgiserv``, for root;
-    4. ``/tmp/wsgiserv-UID``, which must be this user's alone: /tmp is everybody's.
+    4. ``/tmp/wsgiserv-UID``, with access for this user only: every user can write to /tmp.
 
     Args:
         environ: the environment.
         uid: this process's effective user.
         system, tmp: ``/run/wsgiserv`` and ``/tmp``.
 
-    Raises DirectoryError when none is; its text names each with the reason.
+    Raises DirectoryError if none is fit; its text names each with the reason.
     """
     given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     refused: list[str] = []
@@ -69,12 +64,9 @@ def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SY
 def directories_to_search(
     environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP
 ) -> list[str]:
-    """Return the directories where a server of this user may have its socket, fit ones only. Called by wsgiservctl.
-
-    The server may have been started with another environment: by systemd, or from another login. Root looks after
-    everybody's servers, as with kill(1): for root these are the directories of all users, each of which only its owner
-    can write to.
-    """
+    """Return the fit directories for sockets of this user's servers; for root, of all users'. Called by wsgiservctl."""
+    # The server may have been started with another environment: by systemd, or from another login. Root may control the
+    # servers of all users, as with kill(1).
     given = [path for path in environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
     own = [*_own_directories(environ, uid, system, tmp), f"/run/user/{uid}/wsgiserv", system]
     found = []
@@ -90,7 +82,7 @@ def directories_to_search(
 
 
 def _of_all_users(given: Sequence[str], tmp: str) -> Iterator[str]:
-    """Yield the directories of other users that are theirs alone, and no links: those could lead astray."""
+    """Yield other users' directories with access for their owner only; no links, which could lead elsewhere."""
     prefix = "wsgiserv-"
     candidates = [
         *((path, "") for path in given),
@@ -143,7 +135,7 @@ def _make(path: str, uid: int, is_private: bool) -> None:
 
 
 def _check(path: str, uid: int, is_private: bool) -> None:
-    """Raise DirectoryError unless nobody but this user and root can put a file there."""
+    """Raise DirectoryError if another user than this one and root can put a file there."""
     try:
         found = lstat(path)  # a symbolic link in /tmp leads where another user wants
     except OSError as error:

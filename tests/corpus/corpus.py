@@ -35,7 +35,8 @@ if str(ROOT) not in sys.path:
 
 from wsgiserv.http.head import HeadLimits  # noqa: E402 - run as a script, too
 from wsgiserv.http.response import date_line  # noqa: E402
-from wsgiserv.net.client import CLOSED, LINGERING, Connection  # noqa: E402
+from wsgiserv.net.client import Connection  # noqa: E402
+from wsgiserv.net.request_reader import CLOSED, LINGERING  # noqa: E402
 from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
 from wsgiserv.scoreboard import Scoreboard  # noqa: E402
 from wsgiserv.wsgi.gateway import GatewayContext  # noqa: E402
@@ -228,7 +229,7 @@ class Feed:
     @property
     def last_method(self) -> str:
         """HEAD if the last request, refused or not, is known to be one, else GET: how its response is to be read."""
-        line = self.connection._line
+        line = self.connection.reader.line
         return "HEAD" if line is not None and line.is_head else "GET"
 
     @property

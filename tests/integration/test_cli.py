@@ -77,7 +77,7 @@ def test_print_config_needs_no_application_and_exits_0(
     assert main(["--print-config", "--spew", "-t", "7"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^timeout +=\s7 +# -t on the command line$", out, re.MULTILINE)
-    assert err.startswith("wsgiserv: note: --spew")
+    assert err.startswith("wsgiserv: note: WS1033 --spew")
 
 
 def test_print_config_and_check_config_start_nothing_of_the_server(tmp_path: Path) -> None:
@@ -153,10 +153,46 @@ def test_check_config_of_a_bad_file_is_status_2_with_the_users_traceback(tmp_pat
     assert str(ROOT / "wsgiserv") not in done.stderr
 
 
+FAULTS = [
+    "WS1001 unknown flag '--wrokers' on the command line. Did you mean --workers",
+    "WS1002 argument -t/--timeout: expected one argument (in WSGISERV_CMD_ARGS)",
+    "WS1010 loglevel = 'wanring' (--log-level on the command line) is not accepted. Did you mean 'warning'? Accepted",
+    "WS1010 backlog = 'lots' (gun.py line 1) is not accepted",
+    "WS1010 worker_class = 'gevnt' (gun.py line 2) is not accepted: not a worker class. Did you mean 'gevent'?",
+    "WS1010 workers = 'many' (WEB_CONCURRENCY in the environment) is not accepted",
+    "WS1013 keyfile = 'k.pem' (gun.py) is given without a certificate",
+    "WS1050 no application is named",
+    "access_log_format",
+    "spool_dir = '/nowhere'",
+    "control_socket = '/nowhere/c'",
+]
+
+
+@pytest.mark.parametrize("check", [[], ["--check-config"]], ids=["start", "check"])
+def test_all_faults_of_flags_file_and_environment_are_told_in_one_run(
+    tmp_path: Path, check: list[str]
+) -> None:
+    (tmp_path / "gun.py").write_text(
+        "backlog = 'lots'\nworker_class = 'gevnt'\nkeyfile = 'k.pem'\n"
+        "access_log_format = '%(nonsense'\nspool_dir = '/nowhere'\ncontrol_socket = '/nowhere/c'\n"
+    )
+    done = wsgiserv_command(
+        tmp_path,
+        *(*check, "-c", "gun.py", "--wrokers=4", "--log-level", "wanring"),
+        WSGISERV_CMD_ARGS="--timeout",
+        WEB_CONCURRENCY="many",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    told = [line for line in done.stderr.splitlines() if line.startswith("wsgiserv: error: ")]
+    for words in FAULTS:
+        assert len([line for line in told if words in line]) == 1, (words, done.stderr)
+    assert len(told) == len(FAULTS)
+
+
 def test_a_bad_configuration_stops_the_start(tmp_path: Path) -> None:
     done = wsgiserv_command(tmp_path, "hello:app", WSGISERV_CMD_ARGS="-w none")
     assert done.returncode == 2
-    assert done.stderr.startswith("wsgiserv: error: workers = 'none' (-w in WSGISERV_CMD_ARGS)")
+    assert done.stderr.startswith("wsgiserv: error: WS1010 workers = 'none' (-w in WSGISERV_CMD_ARGS)")
 
 
 class FakeMaster:
@@ -214,6 +250,14 @@ def test_a_reload_reads_the_same_file_again_from_the_first_directory(
         file.write_text("workers = 'lots'\n")
         with pytest.raises(ConfigError, match=r"gun\.py line 1"):
             made.given["reload_settings"]()
+        file.write_text("workers = 'lots'\nchdir = '.'\nspool_dir = 'nowhere'\naccess_log_format = '%(x'\n")
+        with pytest.raises(ConfigError) as caught:
+            made.given["reload_settings"]()
+        for name, fault in zip(
+            ("workers", "access_log_format", "spool_dir"), caught.value.faults, strict=True
+        ):
+            assert name in fault
+        assert os.getcwd() == str(tmp_path / "sub")  # of the configuration in force
         return 0
 
     master.outcome = outcome

@@ -333,10 +333,10 @@ def test_without_descriptors_accepting_rests(loop: Loop) -> None:
 
 
 def test_another_user_is_refused(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_peer", lambda sock: (5, UID + 1))
+    monkeypatch.setattr(control, "peer_of", lambda sock: (5, UID + 1))
     reply = loop.reply(loop.ask({"command": "stop"}))
     assert f"user id {UID}" in reply["error"]
-    monkeypatch.setattr(control, "_peer", lambda sock: (5, 0))
+    monkeypatch.setattr(control, "peer_of", lambda sock: (5, 0))
     assert loop.reply(loop.ask({"command": "stop"}))["ok"] is True
     assert loop.master.called == [("stop", False)]
 
@@ -344,7 +344,7 @@ def test_another_user_is_refused(loop: Loop, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_peer_is_who_the_kernel_says() -> None:
     left, right = socket.socketpair()
     with left, right:
-        assert control._peer(left) == (os.getpid(), UID)
+        assert control.peer_of(left) == (os.getpid(), UID)
 
 
 # ---- the socket's file -----------------------------------------------------------------------------------

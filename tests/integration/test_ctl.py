@@ -18,6 +18,7 @@ import pytest
 from server import ROOT, environment
 
 from wsgiserv.ctl import commands as ctl
+from wsgiserv.ctl import find
 from wsgiserv.master.status import LastReload, ServerFacts, Totals, status_line, status_of
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.scoreboard import CONNECTIONS, ERRORS, IN_FLIGHT, REQUESTS, Scoreboard
@@ -87,7 +88,7 @@ Ctl = Callable[..., Said]
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory that is searched."""
-    monkeypatch.setattr(ctl, "directories_to_search", lambda environ, uid: [str(tmp_path)])
+    monkeypatch.setattr(find, "directories_to_search", lambda environ, uid: [str(tmp_path)])
     return tmp_path
 
 
@@ -126,18 +127,26 @@ def fake(make: Callable[[str], Fake]) -> Fake:
 @pytest.mark.parametrize(
     ("argv", "request_", "said"),
     [
-        ("reload", {"command": "reload", "wait": False}, "the reload has begun; reload --wait"),
+        (
+            "reload",
+            {"command": "reload", "wait": False},
+            "reload started; see the result with 'wsgiservctl status'",
+        ),
         ("reload --wait", {"command": "reload", "wait": True}, "reloaded"),
         ("scale 5", {"command": "scale", "wait": False, "count": 5}, "5 workers are wanted"),
         ("scale 5 --wait", {"command": "scale", "wait": True, "count": 5}, "5 workers serve"),
         ("retire 77 --wait", {"command": "retire", "wait": True, "pid": 77}, "worker 77 has been replaced"),
         ("retire 77", {"command": "retire", "wait": False, "pid": 77}, "worker 77 is to be replaced"),
-        ("upgrade", {"command": "upgrade", "wait": False}, "the upgrade has begun; upgrade --wait"),
+        (
+            "upgrade",
+            {"command": "upgrade", "wait": False},
+            "upgrade started; see the result with 'wsgiservctl status'",
+        ),
         ("upgrade --wait", {"command": "upgrade", "wait": True}, "upgraded"),
-        ("stop", {"command": "stop", "wait": False, "now": False}, "the server stops"),
-        ("stop --now", {"command": "stop", "wait": False, "now": True}, "the server stops"),
+        ("stop", {"command": "stop", "wait": False, "now": False}, "the server is stopping"),
+        ("stop --now", {"command": "stop", "wait": False, "now": True}, "the server is stopping"),
         ("trace 77", {"command": "trace", "wait": True, "pid": 77}, ""),
-        ("reopen-logs", {"command": "reopen_logs", "wait": False}, "the logs are reopened"),
+        ("reopen-logs", {"command": "reopen_logs", "wait": False}, "logs reopened"),
     ],
 )
 def test_each_command(fake: Fake, run: Ctl, argv: str, request_: dict[str, Any], said: str) -> None:
@@ -165,10 +174,10 @@ def test_each_command(fake: Fake, run: Ctl, argv: str, request_: dict[str, Any],
 
 def test_stop_is_done_when_the_server_hangs_up(fake: Fake, run: Ctl) -> None:
     fake.answer = lambda request: None
-    assert run("stop") == (0, "the server stops\n", "")
+    assert run("stop") == (0, "the server is stopping\n", "")
     failed = run("reload", "--wait")
     assert failed.status == 1
-    assert "the server has ended" in failed.err
+    assert "the server has exited" in failed.err
 
 
 _ENDS = """
@@ -232,7 +241,7 @@ def test_something_else_listens(fake: Fake, run: Ctl, reply: bytes) -> None:
     fake.answer = lambda request: reply
     done = run("status")
     assert done.status == 2
-    assert "is no wsgiserv" in done.err
+    assert "is no wsgiserv's control socket" in done.err
 
 
 # ---- status ----------------------------------------------------------------------------------------------
@@ -319,7 +328,7 @@ def test_the_line_for_the_service_manager() -> None:
     )
     assert status_line(facts, [handle]) == (
         "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; "
-        "the last reload has failed: SyntaxError"
+        "the last reload failed: SyntaxError"
     )
 
 
@@ -372,7 +381,7 @@ def test_a_socket_elsewhere_is_found_by_its_name(
     run: Ctl, fake: Fake, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RuntimeDirectory=shop of a systemd unit: a directory that the client's environment does not name."""
-    monkeypatch.setattr(ctl, "directories_to_search", lambda environ, uid: [str(directory / "other")])
+    monkeypatch.setattr(find, "directories_to_search", lambda environ, uid: [str(directory / "other")])
     assert run("--pid", str(PID), "reload").status == 0
     assert len(fake.asked) == 1
 
@@ -454,8 +463,8 @@ def test_what_cannot_be_found(run: Ctl, directory: Path, dead_pid: int) -> None:
         (["--pidfile", f"{directory}/empty.pid"], "does not hold a process id"),
         (["--pidfile", f"{directory}/words.pid"], "not a number"),
         (["--socket", f"{directory}/missing.sock"], "there is no such file"),
-        (["--socket", f"{directory}/refusing.sock"], "nobody listens there"),
-        (["--socket", f"{directory}/file.sock"], "nobody listens there"),
+        (["--socket", f"{directory}/refusing.sock"], "no process listens there"),
+        (["--socket", f"{directory}/file.sock"], "no process listens there"),
         (["--socket", "x" * 200], "too long"),
         (["--pid", "1", "--socket", "x"], "--pid and --socket name a server each"),
     ):
@@ -490,9 +499,15 @@ def test_wrong_usage(run: Ctl, fake: Fake, argv: str) -> None:
     assert fake.asked == []
 
 
+def test_a_mistyped_command(run: Ctl) -> None:
+    said = "wsgiservctl: WS1915 'relaod' is not a command. Did you mean reload? Type 'wsgiservctl --help'"
+    assert run("relaod").err.startswith(said)
+    assert run("xyzzy").err.startswith("wsgiservctl: WS1915 'xyzzy' is not a command. Type")
+
+
 def test_another_users_socket_gets_no_orders(fake: Fake, run: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr(ctl, "_peer", lambda connection: (PID, 4712))
+    monkeypatch.setattr(find, "peer_of", lambda connection: (PID, 4712))
     done = run("--socket", str(fake.path), "stop")
     assert done.status == 2
     assert "user id 4712" in done.err or "another user's" in done.err
@@ -507,8 +522,8 @@ def test_a_directory_of_another_users_tells_nothing_of_ones_own_servers(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr(ctl, "_directories", lambda: ["/run/wsgiserv"])
-    monkeypatch.setattr(ctl, "_connect_in", refuse)
+    monkeypatch.setattr(find, "_directories", lambda: ["/run/wsgiserv"])
+    monkeypatch.setattr(find, "_connect_in", refuse)
     with subprocess.Popen(["true"]) as ended:
         pass
     assert f"there is no process {ended.pid}" in run("--pid", str(ended.pid), "status").err

@@ -183,7 +183,7 @@ def test_an_application_that_leaves_in_silence(place: Path, status: int) -> None
     (place / "app.py").write_text(f"import os\nos._exit({status})\n")
     done = run(["--check-config", "-b", "127.0.0.1:0", "app:app"], place)
     assert (done.returncode, done.stdout) == (4, "")
-    assert f"ended with status {status}" in done.stderr
+    assert f"exited with status {status}" in done.stderr
 
 
 def test_an_application_that_does_not_come_to_an_end(place: Path) -> None:

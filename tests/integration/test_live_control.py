@@ -234,7 +234,7 @@ def test_status_and_trace_of_a_call_that_lasts(
     for unknown in (server.pid, 1):
         done = ctl(server, "trace", str(unknown))
         assert (done.status, done.out) == (1, "")
-        assert f"trace: {unknown} is no worker of this server" in done.err
+        assert f"trace: {unknown} is not a worker of this server" in done.err
     wait_until(lambda: figures(ctl, server)["server"]["in_flight"] == 0, "it is over")
 
 
@@ -279,7 +279,7 @@ def test_scale_and_retire(alone: Server, ctl: Ctl) -> None:
     for unknown in (first, alone.pid):
         done = ctl(alone, "retire", str(unknown), "--wait")
         assert (done.status, done.out) == (1, "")
-        assert f"retire: {unknown} is no worker of this server" in done.err
+        assert f"retire: {unknown} is not a worker of this server" in done.err
         assert "wsgiservctl status" in done.err
     assert alone.workers() == workers
 
@@ -337,7 +337,7 @@ def test_reopen_logs(start_unclassed: Start, tmp_path: Path, ctl: Ctl) -> None:
     wait_until(lambda: "/log?before" in access.with_suffix(".1").read_text(), "the line")
     assert "before" in error.with_suffix(".1").read_text()
     assert not access.exists()
-    assert ctl(server, "reopen-logs") == (0, "the logs are reopened\n", "")
+    assert ctl(server, "reopen-logs") == (0, "logs reopened\n", "")
     wait_until(access.exists, "the new access log")
     # Each worker for itself.
     with contextlib.ExitStack() as clients:
@@ -366,7 +366,7 @@ def test_stop_now_and_stop(start_unclassed: Start, connect: Connect, ctl: Ctl) -
         clients[-1].request(f"/sleep?{seconds}")
         server.wait_for_log("sleeping")
     graceful, hasty = servers
-    assert ctl(graceful, "stop") == (0, "the server stops\n", "")
+    assert ctl(graceful, "stop") == (0, "the server is stopping\n", "")
     begun = time.monotonic()
     assert ctl(hasty, "stop", "--now", "--wait") == (0, "stopped\n", "")
     assert time.monotonic() - begun < 5.0

@@ -71,9 +71,9 @@ def test_hup_loads_changed_code_and_refuses_broken_code(start: Start, tmp_path: 
 
     own = tmp_path / "lib" / "own.py"
     own.write_text("def broken():\n    1 / 0\nbroken()\n")
-    server.expect(r"nothing is reloaded", "Traceback")
+    server.expect(r"reload failed; still running", "Traceback")
     server.send_signal(signal.SIGHUP)
-    said = server.wait_for_log(r"nothing is reloaded.*worker_class = 'own\.Outer\.Mine'.*")
+    said = server.wait_for_log(r"reload failed; still running.*worker_class = 'own\.Outer\.Mine'.*")
     assert "gun.py" in said[0]
     server.wait_for_log(r'own\.py", line 2, in broken')
     assert server.workers() == workers
@@ -135,7 +135,7 @@ def test_a_class_that_cannot_be_used_stops_the_start(tmp_path: Path, check: bool
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("import os; os._exit(7)", "ended with status 7"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
+    [("import os; os._exit(7)", "exited with status 7"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
 )
 def test_a_module_that_ends_its_process(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "own.py").write_text(text)

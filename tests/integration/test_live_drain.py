@@ -244,7 +244,7 @@ def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_
 ) -> None:
     """Who has connected is still there to be accepted; who comes now is neither taken nor refused."""
     if not may_filter:  # as for a normal user on a current kernel
-        monkeypatch.setattr("wsgiserv.net.listener._SO_ATTACH_FILTER", 0x7FFF)
+        monkeypatch.setattr("wsgiserv.net.syn_filter._SO_ATTACH_FILTER", 0x7FFF)
     shared = SimpleNamespace(
         bind=(f"{host}:0",), backlog=64, reuse_port=True, umask=0, user=0, group=0, certfile=None
     )

@@ -107,7 +107,7 @@ def test_stopped_while_booting(
     first = hanging(tmp_path, 1)
     os.kill(first, number)
     wait_until(lambda: first in pids(tmp_path, "exit"), "the hook of one that somebody has told to leave")
-    server.send_signal(signal.SIGHUP)  # the reload has failed by now, or will be in a moment
+    server.send_signal(signal.SIGHUP)  # reload failed by now, or will be in a moment
     second = hanging(tmp_path, 2)
     assert server.stop(number) == 0
     assert second in pids(tmp_path, "exit")
@@ -141,12 +141,12 @@ def test_aborted_and_failed(start: Start, tmp_path: Path) -> None:
     late = hanging(tmp_path, 1)
     wait_until(lambda: late in pids(tmp_path, "exit"), "the hook of one that is aborted")
     assert pids(tmp_path, "abort") == [late]
-    server.wait_for_log("the reload has failed")
+    server.wait_for_log("reload failed")
     (tmp_path / "slow").unlink()
     (tmp_path / "hangs.py").write_text("raise LookupError")
     mark = len(server.log.lines)
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log("the reload has failed", after=mark)
+    server.wait_for_log("reload failed", after=mark)
     assert server.stop() == 0
     check(server, tmp_path)
 

@@ -180,7 +180,7 @@ def on_reload(server):
     server = start_unclassed(
         *("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf}
     )
-    server.wait_for_log("the logs are reopened")
+    server.wait_for_log("logs reopened")
     server.wait_for_log("SIGTTIN: 2 workers wanted")
     server.wait_for_log(r"reloaded: 1 worker")
     assert (server.directory / "reloaded").read_text() == "once "
@@ -200,7 +200,7 @@ def when_ready(server):
     server = start_unclassed(
         *("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf}
     )
-    server.wait_for_log("serves; this one leaves")
+    server.wait_for_log("serves; this one shuts down")
     assert server.process.wait(15) == 0
     new = int((server.directory / "server.pid").read_text())
     assert is_alive(new)
@@ -280,7 +280,7 @@ def nworkers_changed(server, new, old):
     os.kill(server.pid, signal.SIGTTIN)
     server.wait_for_log("SIGTTIN: 3 workers wanted", after=mark)
     server.wait_for_log("reloaded: 1 worker", after=mark)
-    assert server.log.text.count("the logs are reopened") == 1
+    assert server.log.text.count("logs reopened") == 1
     assert server.stop() == 0
 
 

@@ -16,8 +16,7 @@ import pytest
 from rawclient import RawClient
 from server import DEADLINE_S, Start, children, is_alive, wait_until
 
-from wsgiserv.master.notify import Notifier
-from wsgiserv.master.service_manager import ServiceManager
+from wsgiserv.master.systemd import Notifier, ServiceManager
 
 # The second worker that imports it waits until the test lets it go on.
 SLOW_FLEET = """
@@ -251,10 +250,10 @@ def test_how_often(manager: Manager) -> None:
     signs, told, now = [], [], 100.0
     while now < 160.0:
         seen = len(manager.said)
-        again = speaker.look(now, lambda: f"{next(figures)} requests")
+        again = speaker.update(now, lambda: f"{next(figures)} requests")
         assert now < again <= now + 1.5, "the master spins, or sleeps too long"
-        notifier.extend_timeout(1)  # behind all that was due
-        wait_until(lambda seen=seen: manager.heard("EXTEND_TIMEOUT_USEC", seen), "what was due")
+        notifier.mainpid(1)  # behind all that was due
+        wait_until(lambda seen=seen: manager.heard("MAINPID", seen), "what was due")
         words = [next(iter(lines)) for _, _, lines in manager.said[seen:]]
         if "WATCHDOG" in words:
             signs.append(now)

@@ -248,7 +248,7 @@ def test_standard_streams_by_name(begin: Begin, worker_class: str) -> None:
     ask(server, "/a")
     server.out.wait_for(r"GET /a")
     server.send_signal(signal.SIGUSR1)
-    server.wait_for_log("the logs are reopened")
+    server.wait_for_log("logs reopened")
     ask(server, "/b")
     server.out.wait_for(r"GET /b")
     assert "annot" not in server.log.text
@@ -292,7 +292,7 @@ def test_a_fifo_that_nobody_reads_yet(begin: Begin, place: Path) -> None:
     with (place / "access.fifo").open("rb", buffering=0) as reader:
         assert b"GET /before" in reader.read(4096)
         server.send_signal(signal.SIGUSR1)
-        server.wait_for_log("the logs are reopened")
+        server.wait_for_log("logs reopened")
         ask(server, "/after")
         assert b"GET /after" in reader.read(4096)
 
@@ -503,7 +503,7 @@ def test_a_fifo_of_logconfig_is_opened_again(begin: Begin, place: Path) -> None:
         ask(server, "/before")
         assert b"GET /before" in reader.read(4096)
         server.send_signal(signal.SIGUSR1)
-        server.wait_for_log("the logs are reopened")
+        server.wait_for_log("logs reopened")
         ask(server, "/after")
         assert b"GET /after" in reader.read(4096)
 

@@ -119,7 +119,7 @@ def exercise(server: Server, connect: Connect, application: Path, options: list[
         assert ask(server)[0] == 1
     # A reload that fails, one that does not.
     for text, outcome in (
-        ("def broken(:\n", "reload has failed|Reload failed"),
+        ("def broken(:\n", "reload failed|Reload failed"),
         (APP.format(version=2), "reloaded"),
     ):
         before = len(server.log.lines)

@@ -243,7 +243,7 @@ def test_a_worker_that_never_comes_back_leaves_one_line(
     client = connect(server.address)
     client.request("/hash?2000000000")
     assert client.read_response().status == 504
-    server.wait_for_log("ends itself")
+    server.wait_for_log("does not come back from its overdue request")
     server.wait_for_log(r"worker \d+ \(age 1\) exited with status 3")
     (line,) = lines_of(server, "/hash")
     assert (line["status"], line["bytes"]) == (504, 47)

@@ -244,7 +244,7 @@ def test_a_thread_that_does_not_come_back_is_replaced(start: Start) -> None:
         assert client.get("/who").status == 200
         before = server.workers()
         assert client.get("/deaf?4").status == 504
-    server.wait_for_log("does not come back from its overdue request; another thread takes its place")
+    server.wait_for_log("does not come back from its overdue request: another thread takes its place")
     ready = [RawClient(server.address) for _ in range(2)]
     for client in ready:
         client.request("/meet?2")

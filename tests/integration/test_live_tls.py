@@ -329,12 +329,12 @@ def test_reload_with_a_broken_certificate_changes_nothing(
     start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
 ) -> None:
     first = issue(ca, tmp_path)
-    server = start("apps:app", *CERTIFICATE, expect=("nothing is reloaded",))
+    server = start("apps:app", *CERTIFICATE, expect=("reload failed; still running",))
     server.wait_for_log("ready")
     workers = server.workers()
     (tmp_path / "server.pem").write_text("not a certificate\n")
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log(r"nothing is reloaded.*certfile = 'server\.pem'.*no certificate in it")
+    server.wait_for_log(r"reload failed; still running.*certfile = 'server\.pem'.*no certificate in it")
     assert server.workers() == workers
     assert connect(server).certificate == first
 

@@ -27,7 +27,7 @@ from test_live_rolling import (
     threads_of,
 )
 
-DURING = "SIGTERM during an upgrade: this master leaves when the next one serves"
+DURING = "SIGTERM during an upgrade: this master stops when the next one serves"
 # A zygote is the same in each class, but for what it patches in gevent.
 BOTH = pytest.mark.parametrize(
     ("worker_class", "preload"),
@@ -125,7 +125,7 @@ def is_gone(server: Server) -> None:
     assert server.wait() == 0
     wait_until(lambda: not server.leftovers(), "no process is left", 5.0)
     assert not (server.directory / "server.pid").exists()
-    assert "the upgrade has failed" not in server.log.text
+    assert "upgrade failed" not in server.log.text
 
 
 # ---- the next master goes on -----------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_the_next_master_lives_whenever_the_old_one_is_told_to_stop(
     assert traffic.check() == {b"one"}
     os.kill(master, signal.SIGTERM)
     wait_until(lambda: not server.leftovers(), "no process is left")
-    assert "the upgrade has failed" not in server.log.text
+    assert "upgrade failed" not in server.log.text
 
 
 def test_sigterm_as_soon_as_the_pid_file_changes(
@@ -203,7 +203,7 @@ def test_the_old_one_serves_while_the_next_one_boots_slowly(
         traffic.wait_for_more(10)
         assert bodies(server) == {b"one"}
         (server.directory / "hold").unlink()
-        server.wait_for_log("serves; this one leaves")
+        server.wait_for_log("serves; this one shuts down")
         traffic.wait_for_more(5)
         gate.unlink()
         assert busy.read_response().body == b"one"
@@ -237,7 +237,7 @@ def test_the_old_one_stops_when_the_next_one_fails_after_sigterm(
         traffic.wait_for_more(5)
     assert traffic.check() == {b"one"}
     hold.unlink()
-    server.wait_for_log(r"the upgrade has failed, and this master stops, as it was told.*no table")
+    server.wait_for_log(r"upgrade failed; this master stops as well, as it was told.*no table")
     assert server.wait() == 0
     wait_until(lambda: not server.leftovers(), "no process is left", 5.0)
     assert not (server.directory / "server.pid").exists()
@@ -253,7 +253,7 @@ def test_a_next_master_that_has_failed_leaves_no_zombie(start_unclassed: Start) 
     wait_until(lambda: not zombies(server.pid), "no zombie")
     new = hold_upgrade(server)
     os.kill(new, signal.SIGKILL)
-    server.wait_for_log("was killed by SIGKILL without a word")
+    server.wait_for_log("was killed by SIGKILL without a report")
     (server.directory / "hold").unlink()
     wait_until(lambda: not zombies(server.pid), "no zombie")
     assert len(wait_until(lambda: len(server.workers()) == 2 and server.workers(), "its workers")) == 2
@@ -388,7 +388,7 @@ def test_a_next_master_that_does_not_stop_is_killed(start_unclassed: Start) -> N
     new = hold_upgrade(server)
     os.kill(new, signal.SIGSTOP)
     server.send_signal(signal.SIGQUIT)
-    server.wait_for_log(rf"the next master \(pid {new}\) does not stop, and is killed")
+    server.wait_for_log(rf"the next master \(pid {new}\) does not stop: sending SIGKILL")
     assert server.process.wait(DEADLINE_S) == 0
     (server.directory / "hold").unlink()  # its workers, which have the standard streams, see that it has gone
     assert server.wait() == 0
@@ -429,7 +429,7 @@ def test_an_upgrade_comes_after_a_reload_and_is_cancelled_with_it(
     reload = Order(server.pid, "reload")
     wait_until(lambda: "begin two" in (server.directory / "imports").read_text(), "the canary boots")
     upgrade = Order(server.pid, "upgrade")
-    server.wait_for_log("a start or a reload is under way; this comes after it")
+    server.wait_for_log("queued behind the start or reload in progress")
     server.send_signal(signal.SIGTERM)
     server.wait_for_log(DURING)
     (server.directory / "hold").unlink()
@@ -458,7 +458,7 @@ def test_nothing_is_begun_while_it_drains(start_unclassed: Start) -> None:
     server.wait_for_log("draining for 20 s")
     for name in ("HUP", "USR2"):
         server.send_signal(signal.Signals[f"SIG{name}"])
-        server.wait_for_log(f"SIG{name} is ignored: the server is stopping")
+        server.wait_for_log(f"SIG{name} ignored: the server is stopping")
     for command in ("reload", "upgrade"):
         done = ctl(server.pid, command, "--wait")
         assert (done.status, done.out) == (1, "")
@@ -476,14 +476,14 @@ def test_the_end_of_a_next_master_that_has_just_taken_over(
         start_unclassed,
         "--keep-alive",
         "60",
-        expect=(r"\[ERROR\].*nobody goes on",),
+        expect=(r"\[ERROR\].*no process goes on",),
     )
     busy, gate = connect(server.address), tmp_path / "gate"
     begin_slow(busy, gate)
     assert ctl(server.pid, "upgrade", "--wait").status == 0
     new = int((tmp_path / "server.pid").read_text())
     os.kill(new, signal.SIGTERM)
-    server.wait_for_log(rf"the next master \(pid {new}\) has ended; nobody goes on")
+    server.wait_for_log(rf"the next master \(pid {new}\) exited: no process goes on")
     gate.unlink()
     assert busy.read_response().body == b"one"
     is_gone(server)

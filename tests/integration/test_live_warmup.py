@@ -142,7 +142,7 @@ def test_a_failure_is_told_with_its_path(start: Start, path: str) -> None:
     said, traceback = FAULTS[path]
     server = start("warm:app", "--warmup", "/", "--warmup", path, files=FILES, expect=(r"\[\w+\]|Traceback",))
     assert server.wait() == 4
-    told = [line for line in server.log.lines if f"{path} (warmup)" in line]
+    told = [line for line in server.log.lines if f"warm-up request of {path} " in line]
     assert len(told) == 1, server.log.text
     assert said in told[0]
     assert (traceback is None) == ("Traceback" not in server.log.text)

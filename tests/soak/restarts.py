@@ -79,7 +79,7 @@ def deploy(server: SiteServer, quick: bool) -> None:
 
 
 FAILED = r"(?i)reload (has )?failed"
-REFUSED = r"nothing is reloaded"
+REFUSED = r"reload failed; still running"
 SCENARIOS: dict[str, tuple[Callable[[SiteServer, bool], None], tuple[str, ...]]] = {
     "hup": (hup, ()),
     "upgrade": (upgrade, ()),

@@ -50,7 +50,7 @@ def marked(mark: bytes, error: type[BaseException] = Planted) -> Callable[[Any],
     """Return what raises for a connection whose request line has this mark."""
 
     def fault(connection: Any) -> BaseException | None:
-        line = connection._line
+        line = connection.reader.line
         return error("planted") if line is not None and mark in line.raw else None
 
     return fault

@@ -195,7 +195,7 @@ class TestFailingImport:
             line.split('"')[1] for line in error.traceback.splitlines() if line.strip().startswith("File ")
         ]
         assert files == [str(outer), str(inner)]
-        assert "apploader" not in error.traceback
+        assert "app/loader.py" not in error.traceback
         assert "importlib" not in error.traceback
 
     def test_chained_exceptions_are_cleaned_too(self, write: Write) -> None:
@@ -298,7 +298,7 @@ class TestObject:
         assert "LookupError: no database" in str(error)
         assert "make()" in str(error)
         assert f'File "{path}", line 2' in error.traceback
-        assert "apploader" not in error.traceback
+        assert "app/loader.py" not in error.traceback
 
     def test_factory_that_does_not_take_the_arguments(self, write: Write) -> None:
         write("mod_fa.py", "def make():\n    pass\n")

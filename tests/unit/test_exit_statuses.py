@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv import boot
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, UnavailableError, WsgiservError
+from wsgiserv.errors import (
+    ApplicationError,
+    BootError,
+    ConfigError,
+    ExitStatus,
+    UnavailableError,
+    WsgiservError,
+)
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "examples" / "systemd").glob("*.service"))
@@ -21,12 +27,12 @@ def test_the_documentation_has_the_statuses_of_the_code() -> None:
         int(found[1]): found[2] for found in re.finditer(r"^\| (\d) \| (.*) \|$", section, re.MULTILINE)
     }
     meant = {
-        boot.EXIT_OK: "stopped as told",
+        ExitStatus.OK: "stopped as told",
         UnavailableError.exit_status: "does not resolve",
         WsgiservError.exit_status: "error of the server itself",
-        boot.EXIT_CONFIG: "bad usage or configuration",
-        boot.EXIT_BOOT: "the workers cannot boot",
-        boot.EXIT_APPLICATION: "the application cannot be loaded",
+        ExitStatus.CONFIG: "bad usage or configuration",
+        ExitStatus.BOOT: "the workers cannot boot",
+        ExitStatus.APPLICATION: "the application cannot be loaded",
     }
     assert set(documented) == set(meant)
     for status, words in meant.items():
@@ -35,14 +41,14 @@ def test_the_documentation_has_the_statuses_of_the_code() -> None:
 
 def test_errors_and_processes_have_the_same_statuses() -> None:
     statuses = (ConfigError.exit_status, BootError.exit_status, ApplicationError.exit_status)
-    assert statuses == (boot.EXIT_CONFIG, boot.EXIT_BOOT, boot.EXIT_APPLICATION)
+    assert statuses == (ExitStatus.CONFIG, ExitStatus.BOOT, ExitStatus.APPLICATION)
     assert UnavailableError.exit_status == 1
 
 
 @pytest.mark.parametrize("path", [*UNITS, ROOT / "docs" / "deployment.md"], ids=lambda path: path.name)
 def test_units_try_again_after_everything_but_a_wrong_configuration(path: Path) -> None:
     text = path.read_text()
-    assert re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.MULTILINE) == [str(boot.EXIT_CONFIG)]
+    assert re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.MULTILINE) == [str(ExitStatus.CONFIG)]
     assert re.findall(r"^Restart=(.*)$", text, re.MULTILINE) == ["always"]
     # systemd gives up after 5 starts in 10 s (DefaultStartLimitBurst=, DefaultStartLimitIntervalSec=).
     [pause] = re.findall(r"^RestartSec=(.*)$", text, re.MULTILINE)

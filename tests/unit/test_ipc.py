@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,12 @@ from wsgiserv.ipc import (
     MessageError,
     MessageReader,
     MessageWriter,
+    OutcomeWriter,
+    decode,
     encode,
+    packet_pair,
+    receive_packet,
+    send_packet,
     write_all,
 )
 
@@ -247,6 +253,52 @@ def test_the_end_of_the_pipe(end: bytes, messages: list[dict[str, Any]]) -> None
     reader.close()
 
 
+# ---- outcomes -----------------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_told_once(pipe: Pipe) -> None:
+    writer = OutcomeWriter(os.dup(pipe.write_fd))
+    writer.tell({"ready": True})
+    writer.tell({"ready": False})
+    writer.close()
+    assert pipe.reader.read_first(5.0) == ({"ready": True}, False)
+    assert pipe.reader.read_first(0.0) == (None, False)
+
+
+def test_a_process_that_ends_without_an_outcome_is_noticed() -> None:
+    read_fd, write_fd = os.pipe()
+    reader = MessageReader(read_fd)
+    OutcomeWriter(write_fd).close()
+    assert reader.read_first() == (None, True)
+    reader.close()
+
+
+def test_an_outcome_that_nothing_reads_is_no_error(pipe: Pipe) -> None:
+    writer = OutcomeWriter(os.dup(pipe.write_fd))
+    pipe.break_off()
+    writer.tell({"ready": True})
+
+
+# ---- packets ------------------------------------------------------------------------------------------
+
+
+def test_packets_carry_descriptors_that_no_program_inherits() -> None:
+    left, right = packet_pair()
+    with contextlib.closing(left), contextlib.closing(right):
+        send_packet(left, encode({"a": 1}), [0, 1])
+        send_packet(left, b"x" * 100)
+        data, fds, is_truncated = receive_packet(right, 4096, 2)
+        assert (decode(data), len(fds), is_truncated) == ({"a": 1}, 2, False)
+        assert not any(map(os.get_inheritable, fds))
+        for fd in fds:
+            os.close(fd)
+        assert receive_packet(right, 50, 2) == (b"x" * 50, [], True)
+        with pytest.raises(BlockingIOError):
+            receive_packet(right, 50, 2, socket.MSG_DONTWAIT)
+        left.close()
+        assert receive_packet(right, 50, 2).data == b""
+
+
 # ---- reports ------------------------------------------------------------------------------------------
 
 
@@ -263,7 +315,7 @@ def test_a_report_arrives(reports: tuple[ReadinessReader, int]) -> None:
     reader, fd = reports
     writer = ReadinessWriter(fd)
     writer.report("failed", "no module", "Traceback", 4)
-    assert reader.read() == ([Report("failed", "no module", "Traceback", 4)], False)
+    assert reader.read_reports() == ([Report("failed", "no module", "Traceback", 4)], False)
 
 
 @pytest.mark.parametrize(
@@ -287,4 +339,4 @@ def test_what_is_not_a_report_is_an_error(
     reader, fd = reports
     os.write(fd, encode(message))
     with pytest.raises(MessageError):
-        reader.read()
+        reader.read_reports()

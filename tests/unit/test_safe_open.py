@@ -209,7 +209,7 @@ def test_the_mailbox_gives_each_child_the_files(tmp_path: Path) -> None:
     owner = Owner(os.geteuid(), os.getegid())
     files.begin()
     files.open(str(path), owner)
-    assert files.successor(str(path)) is None
+    assert files.latest(str(path)) is None
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3):
         path.rename(tmp_path / f"access.log.{number}")
@@ -219,10 +219,10 @@ def test_the_mailbox_gives_each_child_the_files(tmp_path: Path) -> None:
             child = os.fork()
             if child == 0:
                 files.close_in_child()
-                fd = files.successor(str(path))
+                fd = files.latest(str(path))
                 assert fd is not None
                 os.write(fd, b"line\n")
-                os._exit(0 if files.successor(str(tmp_path / "other")) is None else 1)
+                os._exit(0 if files.latest(str(tmp_path / "other")) is None else 1)
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
         assert path.read_text() == "line\n" * 3
@@ -239,6 +239,6 @@ def test_garbage_in_the_mailbox_is_nothing(tmp_path: Path, data: bytes) -> None:
     assert files._mailbox is not None
     files._mailbox[1].send(data)
     files._master = 0
-    assert files.successor("/x") is None
+    assert files.latest("/x") is None
     for sock in files._mailbox:
         sock.close()

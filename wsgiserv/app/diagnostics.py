@@ -1,50 +1,46 @@
-"""What is said to a newcomer whose application cannot be loaded.
-
-Owns: the advice: what is missing, what it is near to, where it was searched; the traceback without our own frames.
-Must not know: how an application is loaded. It is imported when that has failed: there is no need of it in a worker.
-"""
+"""Explains why an application cannot be loaded: a missing name, the nearest ones, the searched places."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from wsgiserv.callables import is_a, own_attribute
 from wsgiserv.errors import ApplicationError
-from wsgiserv.imports import absolute, is_importing, working_directory
+from wsgiserv.safe_open import absolute, working_directory
+from wsgiserv.tracebacks import describe_error, format_users_error, users_traceback
+from wsgiserv.user_code import is_a, own_attribute
+from wsgiserv.wording import did_you_mean, nearest
 
-if TYPE_CHECKING:
-    from wsgiserv.app.loader import Target
-
-__all__ = [
-    "advice",
-    "import_failed",
-    "in_words",
-    "no_attribute",
-    "nothing_in",
-    "path_advice",
-    "place",
-    "raised",
-    "traceback_of",
-]
-
-# What people commonly call them
+# The usual names
 _FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
 
 
+class Target(NamedTuple):
+    """A parsed ``module:app``.
+
+    Attributes:
+        spec: the whole text.
+        module: the module's name.
+        name: the dotted name in the module; None for the default names.
+        call: the arguments of the call; None if the name is not called.
+    """
+
+    spec: str
+    module: str
+    name: str | None
+    call: tuple[list[Any], dict[str, Any]] | None
+
+
 def path_advice(spec: str, path: str, expression: str) -> str:
-    """Return what to type instead of a path such as ``dir/hello.py:app``."""
+    """Return the text to type instead of a path such as ``dir/hello.py:app``."""
     bare = os.path.normpath(path.removesuffix(".py"))
     parts = bare.split(os.sep)
     suffix = f":{expression}" if expression else ":app"
-    base = (
-        f"{spec!r} is a path. wsgiserv wants the module's name as an import statement has it, and its app: "
-    )
+    base = f"{spec!r} is a path. wsgiserv needs the module's name as in an import statement, and its app: "
     if not os.path.exists(path) and not os.path.exists(bare + ".py"):
         base = f"{spec!r} is a path, and there is no such file in {working_directory()}. Type a module and its app: "
     if len(parts) == 1:
@@ -65,19 +61,11 @@ def _what_happened(error: BaseException, doing: str) -> str:
     if is_a(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
         return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
-    return f"The application raised an exception while {doing}: {in_words(error)}"
-
-
-def in_words(error: BaseException) -> str:
-    """Return the type and the text of an exception; of one with an odd ``__str__`` the type alone."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:
-        return type(error).__name__
+    return f"The application raised an exception while {doing}: {describe_error(error)}"
 
 
 def raised(error: BaseException, doing: str) -> ApplicationError:
-    """Return what to raise instead of what the application's code has raised."""
+    """Return the error for an exception of the application's code."""
     text = _what_happened(error, doing)
     try:
         hint = _hidden_by_own(error)
@@ -85,22 +73,23 @@ def raised(error: BaseException, doing: str) -> ApplicationError:
         hint = ""
     if hint:
         text = f"{text.removesuffix('.')}. {hint}"
-    return ApplicationError(text, traceback_of(error))
+    return ApplicationError(text, format_users_error(error))
 
 
 def import_failed(target: Target, error: BaseException) -> ApplicationError:
-    """Return what to raise when the target's module could not be imported."""
+    """Return the error for a target whose module could not be imported."""
     if not is_a(error, ModuleNotFoundError):
         return raised(error, f"importing {target.module!r}")
     missing, module = error.name, target.module
     is_target = missing is not None and (module == missing or module.startswith(missing + "."))
-    if is_target and not _users_frames(error):
+    # A frame of the user means that the module was found, and that one of its own imports failed.
+    if is_target and not users_traceback(error):
         return ApplicationError(_not_found(target, str(missing)))
-    return ApplicationError(_missing_dependency(target, error), traceback_of(error))
+    return ApplicationError(_missing_dependency(target, error), format_users_error(error))
 
 
 def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
-    """Return what to raise when the module has no application under the names that are usual."""
+    """Return the error for a module without an application under the default names."""
     return ApplicationError(
         f"The module {target.module!r} ({place(module)}) has neither 'application' nor 'app'. "
         f"{_shadowed(target, module)}{advice(target, module, 'app')}"
@@ -110,8 +99,17 @@ def nothing_in(target: Target, module: ModuleType) -> ApplicationError:
 def no_attribute(
     target: Target, module: ModuleType, holder: Any, what: str, name: str, error: AttributeError
 ) -> ApplicationError:
-    """Return what to raise when ``holder``, which is described by ``what``, has no ``name``."""
-    text = traceback_of(error) if _users_frames(error) else ""
+    """Return the error for a missing attribute.
+
+    Args:
+        target: the parsed text.
+        module: its module.
+        holder: the module or the object in it without the attribute.
+        what: ``holder`` in words.
+        name: the attribute.
+        error: the AttributeError.
+    """
+    text = format_users_error(error) if users_traceback(error) else ""
     hints = _shadowed(target, module) + advice(target, holder, name)
     return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
 
@@ -130,10 +128,8 @@ def _missing_dependency(target: Target, error: ModuleNotFoundError) -> str:
 
 
 def _missing_in_package(name: str) -> str:
-    """Return what is said of a missing ``package.module`` whose package is there; else an empty text.
-
-    Looks for the package on the disk: one whose import has failed is not in `sys.modules` any more.
-    """
+    """Return the advice for a missing ``package.module`` whose package exists; else an empty text."""
+    # Looked for on the disk: a package whose import has failed is not in `sys.modules` any more.
     holder: ModuleSpec | None = None
     parts = name.split(".")
     for number, part in enumerate(parts, 1):
@@ -153,47 +149,44 @@ def _missing_in_package(name: str) -> str:
     missing = parts[holder.name.count(".") + 1]
     message = f"There is no {missing!r} in the package {holder.name!r} ({', '.join(directories)})."
     names = sorted(set(_modules_in(directories)) - {"__init__", "__main__"})
-    near = _near(missing, names)
+    near = nearest(missing, names)
     if near:
-        return f"{message} Did you mean {' or '.join(f'{holder.name}.{each}' for each in near)}?"
+        return f"{message} {did_you_mean(f'{holder.name}.{each}' for each in near)}"
     if any(map(_is_own, directories)):
         return f"{message} Modules in it: {', '.join(names[:8]) or 'none'}."
     return f"{message} Another version of that package may have it (python -m pip install --upgrade ...)."
 
 
 def _misspelt_own(name: str) -> str:
-    """Return the advice for a module that is nearly one of the user's own, or is in a directory below."""
+    """Return the advice for a name near one of the user's own modules, or of a module in a directory below."""
     top = name.partition(".")[0]
     directory = _subdirectory_with(top)
     if directory:
         return f"It is in the directory {directory}: wsgiserv --pythonpath {directory} ..., or --chdir {directory}."
-    near = _near(top, _modules_in(_own_entries()))
+    near = nearest(top, _modules_in(_own_entries()))
     return f"Did you mean your own {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _hidden_by_own(error: BaseException) -> str:
-    """Return what is said of a file of the user's that was imported in place of a package; else an empty text."""
+    """Return the advice for a file of the user imported in place of a package; else an empty text."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
-        for name in _names_looked_in(one):
-            hint = _hides(name)
-            if hint:
-                return hint
+        # The module in which the import, or the attribute, was looked for
+        name = one.name if isinstance(one, ImportError) else None
+        if isinstance(one, AttributeError) and type(one.obj) is ModuleType:
+            name = one.obj.__name__
+        hint = _hides(name.partition(".")[0]) if name else ""
+        if hint:
+            return hint
         one = one.__cause__ or one.__context__
     return ""
 
 
-def _names_looked_in(error: BaseException) -> Iterator[str]:
-    """Yield the top-level names of modules in which the failed import, or attribute, was looked for."""
-    if isinstance(error, ImportError) and error.name:
-        yield error.name.partition(".")[0]
-    if isinstance(error, AttributeError) and type(error.obj) is ModuleType:
-        yield error.obj.__name__.partition(".")[0]
-
-
 def _hides(name: str) -> str:
+    """Return the advice if the user's own file is imported under the name of a package; else an empty text."""
+    # Asked for each entry alone: the import system stops at the first hit, and the others are hidden by it.
     specs = [spec for entry in dict.fromkeys(sys.path) if (spec := _spec(name, [entry])) is not None]
     origins = list(dict.fromkeys(os.path.realpath(spec.origin) for spec in specs if spec.origin))
     if not origins or not _is_own(origins[0]):
@@ -209,7 +202,7 @@ def _hides(name: str) -> str:
 
 
 def _is_own(path: str) -> bool:
-    """Whether a file or directory is the user's: neither an installed package's nor the standard library's."""
+    """Return True for a file of the user, False for one of an installed package or the standard library."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -220,7 +213,7 @@ def _is_own(path: str) -> bool:
 
 
 def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-    """Find a module without importing it, or its package; None: it is not there, or cannot be looked for."""
+    """Find a module without importing it, or its package; None if it is not found."""
     try:
         return PathFinder.find_spec(name, path)
     except Exception:  # an entry of sys.path whose finder fails
@@ -239,14 +232,14 @@ def _not_found(target: Target, missing: str) -> str:
             message = f"There is no module {module!r}: {parent!r} is a module, not a package. "
             if hasattr(package, last):
                 return f"{message}Did you mean wsgiserv {parent}:{last}?"
-        elif near := _near(last, _modules_in(package.__path__)):
+        elif near := nearest(last, _modules_in(package.__path__)):
             return f"{message}Did you mean {_either(f'{parent}.{name}{suffix}' for name in near)}?"
     message += f"Searched: {_searched()}."
     directory = _subdirectory_with(missing.partition(".")[0])
     if directory:
         return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
     top = missing.partition(".")[0]
-    near = _near(top, _modules_in(_own_entries()))
+    near = nearest(top, _modules_in(_own_entries()))
     if near:
         rest = module[len(top) :]
         return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
@@ -261,7 +254,7 @@ def _either(choices: Iterable[str]) -> str:
 
 
 def _entries() -> list[str]:
-    """Return the entries of sys.path that an application could be in: all but the standard library."""
+    """Return the entries of sys.path except the standard library's."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -272,7 +265,7 @@ def _entries() -> list[str]:
 
 
 def _own_entries() -> list[str]:
-    """Return the entries that are not for installed packages."""
+    """Return the entries except those of installed packages."""
     return [e for e in _entries() if os.path.basename(e) not in ("site-packages", "dist-packages")]
 
 
@@ -293,6 +286,7 @@ def _modules_in(directories: Iterable[str]) -> Iterator[str]:
             continue
         for entry in entries:
             name, extension = os.path.splitext(entry.name)
+            # setup.py and conftest.py are never the application.
             if not name.replace("-", "_").isidentifier() or name in ("setup", "conftest"):
                 continue
             if extension == ".py" or (not extension and _is_package(entry.path)):
@@ -300,6 +294,7 @@ def _modules_in(directories: Iterable[str]) -> Iterator[str]:
 
 
 def _is_package(path: str) -> bool:
+    # Also without an __init__.py: a namespace package (PEP 420)
     try:
         return any(name.endswith(".py") for name in os.listdir(path))
     except OSError:
@@ -307,18 +302,19 @@ def _is_package(path: str) -> bool:
 
 
 def _subdirectory_with(module: str) -> str | None:
-    """Return the one directory below the working directory that holds ``module``, such as ``src``."""
+    """Return the only directory below the working directory with ``module``, such as ``src``."""
     try:
         directories = [e.name for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")]
     except OSError:
         return None
     places = (f"{directory}/{module}" for directory in directories)
     found = [p for p in places if os.path.isfile(p + ".py") or os.path.isfile(p + "/__init__.py")]
+    # With several the advice would be a guess.
     return os.path.dirname(found[0]) if len(found) == 1 else None
 
 
 def _shadowed(target: Target, module: ModuleType) -> str:
-    """Return a warning when another module of the same name was imported instead of the user's file."""
+    """Return a warning if another module of the same name was imported instead of the user's file."""
     theirs = absolute(target.module.replace(".", os.sep) + ".py")
     imported = getattr(module, "__file__", None)
     if not imported or not os.path.isfile(theirs) or os.path.realpath(imported) == os.path.realpath(theirs):
@@ -326,25 +322,20 @@ def _shadowed(target: Target, module: ModuleType) -> str:
     return f"Your {theirs} is hidden by that module of the same name: rename yours. "
 
 
-def _near(name: str, names: Iterable[str]) -> list[str]:
-    from difflib import get_close_matches
-
-    return get_close_matches(name, list(names), n=3)
-
-
 def place(module: ModuleType) -> str:
-    """Return the file of the module, in words."""
+    """Return the file of the module, or words for a module without one."""
     return getattr(module, "__file__", None) or "which has no file"
 
 
 def advice(target: Target, holder: Any, wanted: str) -> str:
-    """Return what to type when ``holder`` has no ``wanted``: near names, factories, applications it has."""
+    """Return names to type in place of ``wanted``: near ones, factories and applications of ``holder``."""
+    # Not dir() or vars(): a proxy's own would run its code.
     names = own_attribute(holder, "__dict__") or {}
     public = {name: value for name, value in names.items() if name[:1] != "_"}
     prefix = target.module + ":"
     if target.name is not None and "." in target.name:
         prefix += target.name.rpartition(wanted)[0]
-    near = _near(wanted, public)
+    near = nearest(wanted, public)
     factories = [f"{name}()" for name in _FACTORY_NAMES if callable(public.get(name))]
     # instances with a __call__ are applications more often than functions and classes are
     instances = [
@@ -362,42 +353,5 @@ def advice(target: Target, holder: Any, wanted: str) -> str:
 
 
 def _quoted(spec: str) -> str:
-    """Return ``spec`` as a shell takes it."""
+    """Return ``spec`` quoted for a shell."""
     return f"'{spec}'" if "(" in spec else spec
-
-
-# --- the user's own traceback
-
-# A traceback goes through the loader; this file only looks at it.
-_LOADER = os.path.join(os.path.dirname(__file__), "loader.py")
-
-
-def _is_ours(filename: str) -> bool:
-    return filename == _LOADER or is_importing(filename)
-
-
-def _users_frames(error: BaseException) -> list[str]:
-    """Return the files of the traceback's frames that are the user's."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [name for frame, _ in frames if not _is_ours(name := frame.f_code.co_filename)]
-
-
-def traceback_of(error: BaseException) -> str:
-    """Return the traceback as Python prints it, without the frames of the loader and of importlib."""
-    try:
-        whole = traceback.TracebackException.from_exception(error, compact=True)
-        _remove_ours(whole)
-        return "".join(whole.format())
-    except BaseException:  # it asks the exception for its notes and causes, and that may raise
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-        head = "Traceback (most recent call last):\n"
-        return f"{head}{''.join(traceback.format_list(frames))}{in_words(error)}\n"
-
-
-def _remove_ours(part: traceback.TracebackException) -> None:
-    stack: list[Any] = [part]
-    while stack:
-        one = stack.pop()
-        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame.filename)]
-        stack += [inner for inner in (one.__cause__, one.__context__) if inner is not None]
-        stack += getattr(one, "exceptions", None) or []

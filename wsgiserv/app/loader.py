@@ -1,50 +1,33 @@
-"""From `module:app` on the command line to the WSGI application object.
-
-Owns: the grammar of that string, the import, the check that what is found can be a WSGI application.
-Must not know: settings, workers, who loads and why. What is said when it fails is `wsgiserv.app.diagnostics`'s.
-"""
+"""Loads a WSGI application from ``module:app``: parses the text, imports the module, checks the object."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
-from keyword import iskeyword
-from types import CodeType, CoroutineType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from types import CoroutineType, FunctionType, ModuleType
+from typing import Any, cast
 
-from wsgiserv.callables import is_a, own_attribute, own_call, takes
+from wsgiserv.app import diagnostics
+from wsgiserv.app.diagnostics import Target
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.imports import absolute, import_fresh, working_directory
 from wsgiserv.process import leave_if_child
+from wsgiserv.safe_open import absolute, working_directory
+from wsgiserv.user_code import accepts_args, import_fresh, is_a
 
-if TYPE_CHECKING:
-    import ast
-
-__all__ = ["enter_directory", "leave_names_free", "load_application", "missing_in", "prepare_path"]
-
-# inspect.CO_COROUTINE
-_CO_COROUTINE: Final = 0x80
-# Without a name in the string
+# For a text without a name
 _DEFAULT_NAMES = ("application", "app")
 
 
-class Target(NamedTuple):
-    """A parsed string: the module, the dotted name in it (None: the default names), the call's arguments."""
-
-    spec: str
-    module: str
-    name: str | None
-    call: tuple[list[Any], dict[str, Any]] | None
-
-
 def enter_directory(chdir: str) -> bool:
-    """Change to ``chdir``; False when it does not exist any more: then the working directory stays what it is.
+    """Change to ``chdir``; return False, and change nothing, if it has been removed.
 
-    It existed when the server started. Releases are removed under running servers, whose applications may well be
-    elsewhere, or in memory. Raises ConfigError when it may not be entered.
+    Raises ConfigError if it may not be entered.
     """
+    # It existed at the start of the server. Releases are removed under running servers, whose applications may be
+    # elsewhere, or in memory.
     try:
         os.chdir(chdir)
     except FileNotFoundError:
@@ -60,11 +43,10 @@ def enter_directory(chdir: str) -> bool:
 def prepare_path(chdir: str, pythonpath: str | None) -> bool:
     """Change to ``chdir`` and make it importable, as well as the directories of ``pythonpath``.
 
-    ``pythonpath`` is separated by commas. Its entries are searched before the working directory, the last
-    one first (gunicorn's order); relative ones start at ``chdir``. What is on sys.path already stays where
-    it is.
+    ``pythonpath`` is separated by commas. Its entries are searched before the working directory, the last one first
+    (gunicorn's order); relative ones start at ``chdir``. Entries of sys.path keep their place.
 
-    Returns whether ``chdir`` exists; see `enter_directory`. Raises ConfigError when it may not be entered.
+    Returns False if ``chdir`` has been removed. Raises ConfigError if it may not be entered.
     """
     exists = enter_directory(chdir)
     for entry in [working_directory() if exists else chdir, *(pythonpath or "").split(",")]:
@@ -74,28 +56,26 @@ def prepare_path(chdir: str, pythonpath: str | None) -> bool:
 
 
 def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
-    """Return the entries of ``pythonpath`` that do not exist: directories, or archives."""
+    """Return the missing entries of ``pythonpath``, directories or archives."""
     entries = (pythonpath or "").split(",")
     return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
 def leave_names_free() -> None:
-    """Take out of `sys.modules` what only the master needs. Called in processes that load an application.
-
-    ``resource`` is imported by os.wait4(), and a good name for a file of an application.
-    """
+    """Remove modules of the master from `sys.modules`. Called before an application is loaded."""
+    # os.wait4() imports it, and an application may have a file of this name.
     sys.modules.pop("resource", None)
 
 
 def load_application(spec: str) -> Callable[..., Any]:
-    """Import and return the WSGI application that ``spec`` names.
+    """Import and return the WSGI application named by ``spec``.
 
     Args:
         spec: ``module:app``, ``package.module:obj.attr``, ``module:factory()``,
             ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``).
 
-    Raises ApplicationError, whatever the application's code raises, `SystemExit` and `KeyboardInterrupt`
-    included. Called by a worker, the zygote, or --check-config's child; `prepare_path` comes first.
+    Raises ApplicationError for any exception of the application's code, `SystemExit` and `KeyboardInterrupt` included.
+    Called by a worker, the zygote, or --check-config's child, after `prepare_path`.
     """
     target = _parse(spec)
     module = _import(target)
@@ -106,13 +86,10 @@ def load_application(spec: str) -> Callable[..., Any]:
         _check(target, application)
     except ApplicationError:
         raise
-    except BaseException as error:  # an object of theirs is odd in a way that nobody has thought of
+    except BaseException as error:  # an object of the application raises for a simple question
         leave_if_child(error)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.raised(error, f"looking at {target.spec!r}") from None
-    found: Callable[..., Any] = application
-    return found
+        raise diagnostics.raised(error, f"looking at {target.spec!r}") from None
+    return cast("Callable[..., Any]", application)
 
 
 # --- the string
@@ -124,25 +101,18 @@ def _parse(spec: str) -> Target:
         'Expected module:app, package.module:app, module:factory() or module:factory("text", debug=True).'
     )
     if "/" in module or os.sep in module or module.endswith(".py"):
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise ApplicationError(appadvice.path_advice(spec, module, expression))
+        raise ApplicationError(diagnostics.path_advice(spec, module, expression))
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {expected}")
-    # Any name that importlib takes, `my-app` and `2024_site` too: only an import statement needs identifiers.
+    # Any name for importlib, `my-app` and `2024_site` too: only an import statement needs identifiers.
     if not all(part and part == part.strip() and part.isprintable() for part in module.split(".")):
         raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {expected}")
     if not colon:
         return Target(spec, module, None, None)
-    names = expression.strip().split(".")
-    if all(name.isidentifier() and not iskeyword(name) for name in names):
-        return Target(spec, module, ".".join(names), None)
     return _parse_expression(spec, module, expression, expected)
 
 
 def _parse_expression(spec: str, module: str, expression: str, expected: str) -> Target:
-    import ast  # large, and most applications have a name
-
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
@@ -163,8 +133,7 @@ def _parse_expression(spec: str, module: str, expression: str, expected: str) ->
 
 
 def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
-    import ast
-
+    # Not eval(): the text may come from a unit file or an environment variable, and must not run any code.
     try:
         positional = [ast.literal_eval(argument) for argument in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
@@ -186,9 +155,7 @@ def _import(target: Target) -> ModuleType:
     try:
         return import_fresh(target.module)
     except BaseException as error:
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.import_failed(target, error) from None
+        raise diagnostics.import_failed(target, error) from None
 
 
 # --- the object
@@ -196,24 +163,23 @@ def _import(target: Target) -> ModuleType:
 
 def _find(target: Target, module: ModuleType) -> Any:
     if target.name is None:
+        # vars(), not getattr(): a module's own __getattr__ (PEP 562) may answer for any name.
         for name in _DEFAULT_NAMES:
             if name in vars(module):
                 return vars(module)[name]
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.nothing_in(target, module)
+        raise diagnostics.nothing_in(target, module)
     found: Any = module
     path = target.module
     for name in target.name.split("."):
         try:
             found = getattr(found, name)
         except BaseException as error:
-            from wsgiserv.app import diagnostics as appadvice
-
-            holder = f"module {path!r} ({appadvice.place(module)})" if found is module else f"object {path!r}"
+            holder = (
+                f"module {path!r} ({diagnostics.place(module)})" if found is module else f"object {path!r}"
+            )
             if is_a(error, AttributeError):
-                raise appadvice.no_attribute(target, module, found, holder, name, error) from None
-            raise appadvice.raised(error, f"getting {name!r} of {path!r}") from None
+                raise diagnostics.no_attribute(target, module, found, holder, name, error) from None
+            raise diagnostics.raised(error, f"getting {name!r} of {path!r}") from None
         path += f".{name}"
     return found
 
@@ -231,10 +197,8 @@ def _call(target: Target, factory: Any) -> Any:
         application = factory(*positional, **keywords)
     except BaseException as error:
         leave_if_child(error)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise appadvice.raised(error, doing) from None
-    leave_if_child()
+        raise diagnostics.raised(error, doing) from None
+    leave_if_child()  # the factory has forked
     return application
 
 
@@ -243,15 +207,13 @@ def _described(value: Any) -> str:
 
 
 def _check(target: Target, application: Any) -> None:
-    """Raise ApplicationError when ``application`` cannot be one in the sense of PEP 3333."""
+    """Raise ApplicationError if ``application`` cannot be one in the sense of PEP 3333."""
     what = f"{target.spec!r} is {_described(application)}"
-    # By its type: isinstance() asks __class__, which a proxy looks up in the object that it stands for.
+    # By its type: isinstance() asks __class__, which a proxy looks up in another object.
     kind = type(application)
     if issubclass(kind, ModuleType):
         inner = target._replace(module=f"{target.module}.{target.name or 'app'}", name=None)
-        from wsgiserv.app import diagnostics as appadvice
-
-        raise ApplicationError(f"{what}, not an application. {appadvice.advice(inner, application, 'app')}")
+        raise ApplicationError(f"{what}, not an application. {diagnostics.advice(inner, application, 'app')}")
     if kind is CoroutineType:
         application.close()  # or Python warns that it was never awaited
         raise ApplicationError(
@@ -263,13 +225,17 @@ def _check(target: Target, application: Any) -> None:
             f"{what}{after}, which cannot be called. Expected a WSGI application: a callable that takes "
             "environ and start_response, such as Flask(...), or get_wsgi_application() of Django."
         )
-    # own_call(): a class that is the application itself is called through its metaclass
-    if any(map(_is_async, (application, own_call(application)))):
+    # A class that is the application itself is called through its metaclass
+    if any(map(_is_async, (application, _call_method(application)))):
         raise ApplicationError(
             f"{what}, an ASGI application (async). wsgiserv serves WSGI applications: run this one with an "
             "ASGI server, or wrap it: a2wsgi.ASGIMiddleware(app)."
         )
-    if target.call is None and kind is FunctionType and not takes(application, 2, follow_wrapped=False):
+    if (
+        target.call is None
+        and kind is FunctionType
+        and not accepts_args(application, 2, follow_wrapped=False)
+    ):
         raise ApplicationError(
             f"{target.spec!r} is a function that does not take the two arguments of a WSGI application, "
             "environ and start_response. If it makes the application, call it: "
@@ -278,12 +244,18 @@ def _check(target: Target, application: Any) -> None:
 
 
 def _is_async(function: Any) -> bool:
-    # The rule without `inspect`, which is 1 MB in every worker.
-    while issubclass(type(function), partial):
-        function = own_attribute(function, "func")
-    if type(function) in (MethodType, staticmethod, classmethod):
+    if type(function) in (staticmethod, classmethod):
         function = function.__func__
-    code = own_attribute(function, "__code__")
-    is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
-    # inspect.markcoroutinefunction(), Python 3.12
-    return bool(is_coroutine) or own_attribute(function, "_is_coroutine_marker") is not None
+    try:
+        return inspect.iscoroutinefunction(function)
+    except BaseException:  # the attributes of a proxy raise anything
+        return False
+
+
+def _call_method(value: object) -> Any:
+    """Return ``__call__`` of the object's class, unbound; None if it has none."""
+    for kind in type.__getattribute__(type(value), "__mro__"):
+        found = type.__getattribute__(kind, "__dict__").get("__call__")
+        if found is not None:
+            return found
+    return None

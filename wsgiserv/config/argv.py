@@ -1,26 +1,22 @@
-"""The command line: flags to raw values, nothing decided yet.
-
-Owns: what the flags are, from the table of settings; how arguments are read; the answer to a mistyped flag.
-Must not know: configuration files, defaults, precedence.
-
-It is not `argparse`, which with what it imports is 0.7 MB in every worker, and 10 ms of every start.
-"""
+"""Reads command lines: flags, from the table of settings, to raw values; decides nothing."""
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections import deque
 from collections.abc import Sequence
-from functools import cache
-from typing import Final, Literal, NamedTuple
+from functools import cache, partial
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
-from wsgiserv.config.gunicorn_compat import FOREIGN
+from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.settings import SETTINGS
 from wsgiserv.errors import ConfigError
+from wsgiserv.library_first import LibraryFirst
+from wsgiserv.wording import did_you_mean, nearest
 
-__all__ = ["CommandLine", "Given", "parse"]
-
-_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
+_HELP: Final = "Type 'wsgiserv --help' for the flags."
+# The value of a flag whose value is missing.
+_MISSING: Final = object()
 
 
 class Given(NamedTuple):
@@ -28,7 +24,7 @@ class Given(NamedTuple):
 
     Attributes:
         name: the setting's name.
-        raw: the text; a list of texts for a flag that may be repeated; True or False for a switch.
+        raw: the text; a list of texts for a repeatable flag; True or False for a switch.
         flag: the flag as written (the last one, if repeated); empty for the application.
     """
 
@@ -38,23 +34,53 @@ class Given(NamedTuple):
 
 
 class CommandLine(NamedTuple):
-    """What a command line says.
+    """The contents of a command line.
 
     Attributes:
         given: the settings given, one entry each.
         wants: ``help`` or ``version`` when one of these flags is there.
+        faults: its mistakes: unknown or abbreviated flags, missing values, more than one application.
     """
 
     given: list[Given]
     wants: Literal["help", "version"] | None
+    faults: list[ConfigError]
 
 
-class _Flag(NamedTuple):
-    """What a flag does: the setting's name, what it takes (see `Setting`), and whether it is a ``--no-`` form."""
+class _Found(argparse.Namespace):
+    """Collects a command line: `argparse` itself would keep values only, and stop at the first mistake."""
 
-    name: str
-    takes: str
-    off: bool = False
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.given: dict[str, Given] = {}
+        self.applications: list[str] = []
+        self.faults: list[ConfigError] = []
+
+
+class _Take(argparse.Action):
+    """Notes a value together with the flag as written, for messages."""
+
+    def __call__(self, parser: object, found: Any, raw: Any, flag: str | None = None) -> None:
+        if flag is None:  # once for all adjacent ones; `argparse` leaves later ones to the caller
+            found.applications += raw
+        elif raw is _MISSING:
+            names = "/".join(self.option_strings)
+            found.faults.append(
+                ConfigError(f"WS1002 argument {names}: expected one argument ({found.where}). {_HELP}")
+            )
+        else:
+            if self.nargs == 0:
+                raw = self.const
+            elif self.dest in SETTINGS and SETTINGS[self.dest].kind.arity == "many":
+                before = found.given.get(self.dest)
+                raw = [*before.raw, raw] if before else [raw]
+            found.given[self.dest] = Given(self.dest, raw, flag)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, in place of ending the process. Never called for arguments from `_readable`."""
+        raise ConfigError(f"WS1000 {message}. {_HELP}")
 
 
 def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLine:
@@ -65,105 +91,118 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
 
     Args:
         argv: the arguments.
-        where: follows a flag in errors: where these arguments came from.
-
-    Raises:
-        ConfigError: an unknown or abbreviated flag, a missing value, more than one application.
+        where: follows a flag in errors: the source of these arguments.
     """
-    given: dict[str, Given] = {}
-    applications: list[str] = []
-    unknown: list[str] = []
-    wants: Literal["help", "version"] | None = None
-    rest = deque(argv)
-    while rest:
-        argument = rest.popleft()
-        if argument == "--":
-            applications += rest
-            break
-        if not _looks_like_flag(argument):
-            applications.append(argument)
-            continue
-        text, flag, value = _split(argument)
-        if flag is None:
-            unknown.append(argument)
-            continue
-        if flag.takes == "nothing":
-            if value is not None and argument.startswith("--"):
-                raise _usage(flag, f"takes no value, and {value!r} is given", where)
-            if value:
-                rest.appendleft(f"-{value}")  # the next of the switches that share a dash
-        elif value is None and rest and not _looks_like_flag(rest[0]):
-            value = rest.popleft()
-        elif value is None and flag.takes != "optional":
-            raise _usage(flag, "expected one argument", where)
-        if flag.name in ("help", "version"):
-            wants = wants or flag.name  # type: ignore[assignment]
-        else:
-            given[flag.name] = Given(flag.name, _raw(flag, value, given), text)
-    if wants is None and unknown:
-        raise ConfigError(_unknown_flag(unknown[0], where))
-    if wants is None and len(applications) > 1:
-        raise ConfigError(
-            f"unexpected argument {applications[1]!r} {where}: one application is expected, and that is "
-            f"{applications[0]!r}. A flag's value comes right after the flag."
+    found = _Found(where)
+    _, rest = _reader().parser.parse_known_args(_readable(argv, found), found)
+    unknown = [argument for argument in rest if argument.startswith("-") and argument != "--"]
+    found.faults += [_unknown_flag(argument, where) for argument in unknown]
+    found.applications += [argument for argument in rest if not argument.startswith("-")]
+    # What follows an unknown flag may be its value, so one mistake would be told as two.
+    may_be_value = any("=" not in argument for argument in unknown)
+    for argument in [] if may_be_value else found.applications[1:]:
+        found.faults.append(
+            ConfigError(
+                f"WS1004 unexpected argument {argument!r} {where}: the application is {found.applications[0]!r}, and "
+                "there is one only. A flag's value comes right after the flag."
+            )
         )
-    if applications:
-        given["wsgi_app"] = Given("wsgi_app", applications[0], "")
-    return CommandLine(list(given.values()), wants)
+    if found.applications:
+        found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "")
+    wanted = [found.given.pop(name) for name in ("help", "version") if name in found.given]
+    return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
+
+
+class _Reader(NamedTuple):
+    """The parser, and two facts about its flags.
+
+    Attributes:
+        parser: the parser.
+        switches: the flags without a value.
+        unknown_behind: matches an unknown letter behind switches of one letter, as in ``-DZ``.
+    """
+
+    parser: _Parser
+    switches: list[str]
+    unknown_behind: re.Pattern[str]
+
+
+def _new_parser() -> _Parser:
+    return _Parser(
+        add_help=False,
+        # With abbreviations every new flag could change what an old command line means.
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        # A formatter is made for each flag; without a width each asks for the terminal's, by `shutil`, `bz2`, `lzma`.
+        formatter_class=partial(argparse.HelpFormatter, width=80),
+    )
 
 
 @cache
-def _flags() -> dict[str, _Flag]:
-    found = dict.fromkeys(("-h", "--help"), _Flag("help", "nothing"))
-    found |= dict.fromkeys(("-v", "--version"), _Flag("version", "nothing"))
+def _reader() -> _Reader:
+    with LibraryFirst():  # for its headings `argparse` asks `gettext`, which imports `locale` by then
+        parser = _new_parser()
+    switches: list[str] = []
+    others: list[str] = []
+
+    def add_switch(name: str, flags: Sequence[str], const: bool = True) -> None:
+        parser.add_argument(*flags, dest=name, action=_Take, nargs=0, const=const)
+        switches.extend(flags)
+
+    def add_value(name: str, flags: Sequence[str], without: object = _MISSING) -> None:
+        # Not one value exactly: `argparse` would stop at a flag without it, and the rest would not be checked.
+        parser.add_argument(*flags, dest=name, action=_Take, nargs="?", const=without)
+        others.extend(flags)
+
+    add_switch("help", ("-h", "--help"))
+    add_switch("version", ("-v", "--version"))
     for name, setting in SETTINGS.items():
-        found |= dict.fromkeys((*setting.flags, *setting.hidden_flags), _Flag(name, setting.takes))
-        found |= dict.fromkeys(setting.off_flags, _Flag(name, "nothing", off=True))
-    for name, foreign in FOREIGN.items():
-        found |= dict.fromkeys(foreign.flags, _Flag(name, foreign.takes))
-    return found
+        flags = (*setting.flags, *setting.hidden_flags)
+        if flags and setting.kind.arity == "none":
+            add_switch(name, flags)
+            add_switch(name, setting.off_flags, const=False)
+        elif flags:
+            add_value(name, flags, True if setting.kind.arity == "optional" else _MISSING)
+    for name, ignored in GUNICORN_ONLY.items():
+        if ignored.flags:
+            (add_switch if ignored.switch else add_value)(name, ignored.flags)
+    parser.add_argument("wsgi_app", nargs="*", action=_Take)
+    letters = "".join(flag[1] for flag in switches if len(flag) == 2)
+    known = letters + "".join(flag[1] for flag in others if len(flag) == 2)
+    return _Reader(parser, switches, re.compile(f"-[{letters}]+([^{known}])"))
 
 
-def _looks_like_flag(argument: str) -> bool:
-    if len(argument) < 2 or argument[0] != "-":
-        return False
-    return _split(argument)[1] is not None or not (" " in argument or _NUMBER.fullmatch(argument))
+def _readable(argv: Sequence[str], found: _Found) -> list[str]:
+    """Return the arguments with switches' values, and unknown switches behind a known one, cut off.
+
+    `argparse` stops at both, 3.11 in another way than its successors.
+    """
+    reader = _reader()
+    end = argv.index("--") if "--" in argv else len(argv)
+    kept = []
+    for argument in argv[:end]:
+        flag, equals, value = argument.partition("=")
+        if equals and flag in reader.switches:
+            found.faults.append(
+                ConfigError(
+                    f"WS1003 argument {flag}: takes no value, and {value!r} is given ({found.where}). {_HELP}"
+                )
+            )
+            argument = flag
+        elif match := reader.unknown_behind.match(argument):
+            found.faults.append(_unknown_flag(f"-{match[1]}", found.where))
+            argument = argument[: match.start(1)]
+        kept.append(argument)
+    return [*kept, *argv[end:]]
 
 
-def _split(argument: str) -> tuple[str, _Flag | None, str | None]:
-    """Return the flag as written, what it is (None: unknown), and the value that is written with it."""
-    flags = _flags()
-    text, equals, value = argument.partition("=")
-    if text in flags:
-        return text, flags[text], value if equals else None
-    short = argument[:2]
-    return short, flags.get(short), argument[2:]
-
-
-def _raw(flag: _Flag, value: str | None, given: dict[str, Given]) -> object:
-    if flag.takes == "nothing" or value is None:
-        return not flag.off
-    if flag.takes != "values":
-        return value
-    before = given.get(flag.name)
-    return [*before.raw, value] if before is not None and isinstance(before.raw, list) else [value]
-
-
-def _usage(flag: _Flag, problem: str, where: str) -> ConfigError:
-    names = "/".join(text for text, each in _flags().items() if each == flag)
-    return ConfigError(f"argument {names}: {problem} ({where}). Type 'wsgiserv --help' for the flags.")
-
-
-def _unknown_flag(argument: str, where: str) -> str:
-    from difflib import get_close_matches
-
+def _unknown_flag(argument: str, where: str) -> ConfigError:
     flag = argument.partition("=")[0]
     known = ["--help", "--version"]
     for setting in SETTINGS.values():
         known += [name for name in (*setting.flags, *setting.off_flags) if name.startswith("--")]
-    near = [name for name in known if flag.startswith("--") and len(flag) > 4 and name.startswith(flag)]
-    near = near or get_close_matches(flag.lower().replace("_", "-"), known, n=2, cutoff=0.6)
-    message = f"unknown flag {flag!r} {where}."
-    if near:
-        message += f" Did you mean {' or '.join(near)}? Flags are not abbreviated."
-    return f"{message} Type 'wsgiserv --help' for the flags."
+    # An abbreviation first: "--work" looks as much like "--fork" as like "--workers".
+    near = [name for name in known if re.match("--..", flag) and name.startswith(flag)]
+    near = near or nearest(flag.lower().replace("_", "-"), known, limit=2)
+    advice = f" {did_you_mean(near)} Flags are not abbreviated." if near else ""
+    return ConfigError(f"WS1001 unknown flag {flag!r} {where}.{advice} {_HELP}")

@@ -1,7 +1,6 @@
-"""How many workers fit: from the container's CPU quota and memory limit, not from the host's cores.
+"""Reads CPU quotas and memory limits of cgroups (version 1, version 2, and both mounted together).
 
-Owns: reading cgroups (version 1, version 2, and both mounted together) and the sum.
-Must not know: settings, processes. Every function takes the root of the cgroup file system, for tests.
+Every function takes the root of the cgroup file systems, for tests.
 """
 
 from __future__ import annotations
@@ -10,36 +9,24 @@ import math
 import os
 from collections.abc import Iterator
 
-__all__ = [
-    "CGROUP_ROOT",
-    "available_cpus",
-    "cgroup_directories",
-    "cpu_quota",
-    "fitting_workers",
-    "memory_limit",
-    "memory_room",
-    "own_cgroups",
-]
-
 CGROUP_ROOT = "/sys/fs/cgroup"
 
-# What one worker of a middling Django or Flask application occupies; more workers than fit are killed for it.
+# The memory of one worker of a middling Django or Flask application; above its limit a container is killed.
 BYTES_PER_WORKER = 128 * 1024 * 1024
 
 # cgroup v1 writes "no limit" as the largest multiple of a page below 2**63.
 _NO_LIMIT_BYTES = 2**60
 
 
-def fitting_workers(worker_class: object, cpus: float, memory: int | None) -> int:
+def fitting_workers(per_cpu: int, cpus: float, memory: int | None) -> int:
     """Return how many workers fit, at least 1.
 
     Args:
-        worker_class: ``threads`` and ``gevent`` fill a CPU with one worker; a worker of ``sync`` waits during
-            its application's calls, hence twice as many and one. Any other class is one per CPU.
+        per_cpu: the worker class's `workers_per_cpu`: above 1 the workers wait during calls, and one more fits.
         cpus: the CPUs this process may use; may be a fraction.
-        memory: the memory it may use in bytes; None is unlimited.
+        memory: the memory it may use in bytes; None is no limit.
     """
-    count = 2 * math.ceil(cpus) + 1 if worker_class == "sync" else math.ceil(cpus)
+    count = per_cpu * math.ceil(cpus) + (per_cpu > 1)
     if memory is not None:
         count = min(count, memory // BYTES_PER_WORKER)
     return max(1, count)
@@ -80,37 +67,40 @@ def cpu_quota(root: str, cgroups: str) -> float | None:
 def memory_limit(root: str, cgroups: str) -> int | None:
     """Return the smallest memory limit of the process's cgroup and those above it, in bytes; or None.
 
-    Arguments as for `cpu_quota`. ``memory.high``, above which the kernel slows a group down, counts as well.
+    Arguments as for `cpu_quota`.
     """
-    found = []
-    for directory in cgroup_directories(root, cgroups, ""):
-        found += [_number(os.path.join(directory, name)) for name in ("memory.max", "memory.high")]
-    for directory in cgroup_directories(root, cgroups, "memory"):
-        found.append(_number(os.path.join(directory, "memory.limit_in_bytes")))
-    return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
+    return min((limit for _, limit, _ in _memory_limits(root, cgroups)), default=None)
 
 
 def memory_room(root: str, cgroups: str, reserve: float = 0.0) -> int | None:
     """Return how many bytes may still be used before a limit, or the reserve below it, is reached; or None.
 
-    May be negative. Arguments as for `cpu_quota`. What counts as used is what the kernel cannot drop at once: the
-    cgroup's memory without the files' pages that have not been used lately.
+    May be negative. Arguments as for `cpu_quota`.
 
     Args:
-        reserve: the share of each limit that is to stay free.
+        reserve: the share of each limit to keep free.
     """
     rooms = []
-    for controller, limits, used in (
+    for directory, limit, usage_file in _memory_limits(root, cgroups):
+        current = _number(os.path.join(directory, usage_file))
+        if current is not None:
+            # The kernel can drop pages of files that have not been used lately at once: they count as free.
+            rooms.append(int(limit * (1 - reserve)) - current + _inactive_file(directory))
+    return min(rooms, default=None)
+
+
+def _memory_limits(root: str, cgroups: str) -> Iterator[tuple[str, int, str]]:
+    """Yield each cgroup with a limit: its directory, the limit in bytes, and its file with the memory in use."""
+    for controller, limits, usage_file in (
+        # The kernel slows a group above memory.high down, so that it is a limit as well.
         ("", ("memory.max", "memory.high"), "memory.current"),
         ("memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes"),
     ):
         for directory in cgroup_directories(root, cgroups, controller):
             found = [_number(os.path.join(directory, name)) for name in limits]
-            limit = min((each for each in found if each is not None and each < _NO_LIMIT_BYTES), default=None)
-            current = _number(os.path.join(directory, used))
-            if limit is not None and current is not None:
-                rooms.append(int(limit * (1 - reserve)) - current + _inactive_file(directory))
-    return min(rooms, default=None)
+            below = [limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES]
+            if below:
+                yield directory, min(below), usage_file
 
 
 def _inactive_file(directory: str) -> int:
@@ -119,15 +109,16 @@ def _inactive_file(directory: str) -> int:
         name, _, number = line.partition(" ")
         if name in found and number.isdigit():
             found[name] = int(number)
-    # Version 1 has the group's own under the short name, and with those below it under the other.
+    # Version 1 has the figure of the group alone under the short name, with the groups below it under the other.
     return found["total_inactive_file"] or found["inactive_file"]
 
 
 def cgroup_directories(root: str, cgroups: str, controller: str) -> Iterator[str]:
     """Yield the process's directory in a hierarchy and those above it, up to the hierarchy's root.
 
-    ``controller`` is a v1 controller's name, or empty for the v2 hierarchy. Inside a container the path may
-    be the host's while only the container's part is mounted: directories that do not exist are skipped.
+    Args:
+        root, cgroups: as for `cpu_quota`.
+        controller: a v1 controller's name, or empty for the v2 hierarchy.
     """
     for line in cgroups.splitlines():
         _, _, rest = line.partition(":")
@@ -136,10 +127,11 @@ def cgroup_directories(root: str, cgroups: str, controller: str) -> Iterator[str
             continue
         names = (controllers, controller) if controller else ("", "unified")
         for mount in dict.fromkeys(os.path.join(root, name) for name in names):
-            # "/../other" is what a process sees that has left its cgroup namespace
+            # A process that has left its cgroup namespace sees "/../other".
             parts = [part for part in path.split("/") if part not in ("", "..")]
             for length in range(len(parts), -1, -1):
                 directory = os.path.join(mount, *parts[:length])
+                # Inside a container the path may be the host's, while only the container's part is mounted.
                 if os.path.isdir(directory):
                     yield directory
 

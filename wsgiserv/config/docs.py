@@ -1,17 +1,11 @@
-"""docs/settings.md, made from the table: ``python -m wsgiserv.config.docs > docs/settings.md``.
-
-Owns: the page's layout.
-Must not know: any particular setting.
-"""
+"""Makes docs/settings.md from the table: ``python -m wsgiserv.config.docs > docs/settings.md``."""
 
 from __future__ import annotations
 
-from wsgiserv.config.gunicorn_compat import FOREIGN
+from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.present import default_text
 from wsgiserv.config.setting import SECTIONS, Setting, show
 from wsgiserv.config.settings import SETTINGS
-
-__all__ = ["settings_page"]
 
 _TOP = """\
 # Settings
@@ -44,10 +38,10 @@ The configuration is `-c gun.py`, `-c file:gun.py` or `-c python:some.module`; w
 - **`None`** in a configuration file leaves a setting as it is.
 """
 
-_FOREIGN = """\
+_IGNORED = """\
 ## Settings of gunicorn that are accepted and not used
 
-Each of these is answered by one line in the log at the start, unless its value is gunicorn's default.
+Each of these gets one line in the log at the start, unless its value is gunicorn's default.
 
 | gunicorn's setting | flags | what to do here |
 |---|---|---|
@@ -61,11 +55,11 @@ def settings_page() -> str:
         parts.append(f"## {section}\n")
         parts += [_entry(setting) for setting in SETTINGS.values() if setting.section == section]
     rows = [
-        f"| `{foreign.name}`{' (old)' if foreign.old else ''} "
-        f"| {', '.join(f'`{flag}`' for flag in foreign.flags) or '-'} | {foreign.instead} |"
-        for foreign in FOREIGN.values()
+        f"| `{ignored.name}`{' (old)' if ignored.old else ''} "
+        f"| {', '.join(f'`{flag}`' for flag in ignored.flags) or '-'} | {ignored.instead} |"
+        for ignored in GUNICORN_ONLY.values()
     ]
-    return "\n".join(parts) + "\n" + _FOREIGN + "\n".join(rows) + "\n"
+    return "\n".join(parts) + "\n" + _IGNORED + "\n".join(rows) + "\n"
 
 
 def _entry(setting: Setting) -> str:

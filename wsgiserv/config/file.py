@@ -1,49 +1,34 @@
-"""Configuration files: finding one, running it, and saying what went wrong in it.
-
-Owns: the execution of a user's configuration, as a file or as a module, freshly each time.
-Must not know: which names are settings, what their values may be.
-"""
+"""Finds configuration files and runs them, freshly each time; reads single values without running a file."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.callables import is_a
 from wsgiserv.errors import ConfigError
-from wsgiserv.imports import forget_listings
 from wsgiserv.process import leave_if_child
+from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
+from wsgiserv.user_code import is_a
 
 if TYPE_CHECKING:
     import ast
 
-__all__ = [
-    "FOUND_BY_ITSELF",
-    "ConfigFile",
-    "find_config_file",
-    "last_read",
-    "line_of",
-    "plain_value",
-    "read_config_file",
-]
-
-FOUND_BY_ITSELF = ("wsgiserv.conf.py", "gunicorn.conf.py")
+_DEFAULT_NAMES = ("wsgiserv.conf.py", "gunicorn.conf.py")
 
 # gunicorn's name for the running configuration; logging configurations refer to it ("__config__.MyFilter").
 _MODULE = "__config__"
 
-_OUR_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-# The configuration's source by its absolute path, and how that file was when it was read last: (modification time in
-# ns, size). Empty without one. What `reload` compares with.
+# The configuration's source by its absolute path, with its modification time in ns and size when it was read last;
+# empty without one. `reload` compares with it.
 last_read: dict[str, tuple[int, int]] = {}
 
 
 class ConfigFile(NamedTuple):
-    """A configuration that has been run.
+    """A configuration after its run.
 
     Attributes:
         location: as given: a path or ``python:some.module``.
@@ -57,8 +42,8 @@ class ConfigFile(NamedTuple):
 
 
 def find_config_file(directory: str) -> str | None:
-    """Return the path of the file that is read when none is named, or None."""
-    for name in FOUND_BY_ITSELF:
+    """Return the path of the default configuration file, or None."""
+    for name in _DEFAULT_NAMES:
         path = os.path.join(directory, name)
         if os.path.exists(path):
             return path
@@ -68,8 +53,10 @@ def find_config_file(directory: str) -> str | None:
 def read_config_file(location: str, directory: str) -> ConfigFile:
     """Run the configuration at ``location``: a path, ``file:PATH`` or ``python:some.module``.
 
-    ``directory`` is where a relative path starts; it is put on ``sys.path``, as gunicorn does, and stays
-    there, since hooks may import later. Nothing else of the process changes by our doing.
+    Args:
+        location: the configuration as given.
+        directory: where a relative path starts; it is put on ``sys.path``, as gunicorn does, and stays
+            there, since hooks may import later. Nothing else of the process is changed.
 
     Raises:
         ConfigError: it cannot be found, read or run; with the user's own traceback.
@@ -85,8 +72,8 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
             source = file.read()
     except OSError as error:
         raise ConfigError(
-            f"cannot read the configuration file {path}: {error.strerror}. "
-            "Expected the path of a Python file, or python:some.module, after -c."
+            f"WS1020 cannot read the configuration file {path}: {error.strerror}. "
+            "Accepted: the path of a Python file, or python:some.module, after -c."
         ) from None
     module = ModuleType(_MODULE)
     module.__file__ = path
@@ -100,9 +87,7 @@ def _note(path: str, status: os.stat_result) -> None:
 
 
 def _run_module(location: str, name: str) -> ConfigFile:
-    import importlib.util
-
-    forget_listings()
+    importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -116,7 +101,7 @@ def _run_module(location: str, name: str) -> ConfigFile:
     loader = spec.loader if spec is not None else None
     if spec is None or loader is None:
         raise ConfigError(
-            f"cannot find the configuration module {name!r} (from -c {location}). Searched sys.path: "
+            f"WS1021 cannot find the configuration module {name!r} (from -c {location}). Searched sys.path: "
             f"{', '.join(sys.path)}."
         )
     module = importlib.util.module_from_spec(spec)
@@ -137,13 +122,13 @@ def _run_module(location: str, name: str) -> ConfigFile:
 
 
 def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
-    """Run the module's code under its name in ``sys.modules``, which a failure puts back as it was."""
+    """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:
         exec(code(), vars(module))
     except BaseException as error:
-        leave_if_child(error)  # the file has forked
+        leave_if_child(error)  # a child that the file has forked
         if not is_a(error, (Exception, SystemExit)):
             raise
         if before is None:
@@ -155,35 +140,16 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
 
 
 def _failure(where: str, error: BaseException) -> ConfigError:
-    from traceback import format_exception, format_tb
-
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace):
-        trace = trace.tb_next
     if is_a(error, SyntaxError) and error.lineno is not None:
         place, what = f"{error.filename or where}, line {error.lineno}", error.msg
     else:
-        line = _last_line_in(where, trace)
+        line = _last_line_in(where, users_traceback(error))
         place = f"{where}, line {line}" if line else where
-        what = _text(error)
-    name = type(error).__name__
-    try:
-        text = "".join(format_exception(type(error), error, trace)).rstrip()
-    except Exception:  # it raises when it is asked for its notes
-        text = "".join(format_tb(trace)) + name
-    return ConfigError(f"the configuration {place} cannot be run: {name}: {what}\n{text}")
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # its own __str__ may fail, too
-        return ""
-
-
-def _is_ours(trace: TracebackType) -> bool:
-    filename = trace.tb_frame.f_code.co_filename
-    return filename.startswith((_OUR_DIRECTORY, "<frozen importlib"))
+        what = error_text(error)
+    kind = type(error).__name__
+    return ConfigError(
+        f"WS1022 the configuration {place} cannot be run: {kind}: {what}\n{format_users_error(error)}"
+    )
 
 
 def _last_line_in(path: str, trace: TracebackType | None) -> int | None:
@@ -196,67 +162,58 @@ def _last_line_in(path: str, trace: TracebackType | None) -> int | None:
 
 
 def line_of(path: str | None, name: str) -> int | None:
-    """Return the last line of the file that gives ``name`` a value, for a message; None if unknown."""
-    if path is None:
-        return None
-    import ast
-
-    try:
-        with open(path, "rb") as file:
-            tree = ast.parse(file.read())
-    except (OSError, SyntaxError, ValueError):
-        return None
-    line = None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            found = node.id == name and isinstance(node.ctx, ast.Store)
-        else:
-            found = isinstance(node, ast.FunctionDef) and node.name == name
-        if found:
-            line = max(line or 0, node.lineno)  # type: ignore[attr-defined]
-    return line
+    """Return the last line with a value for ``name`` in a file, for a message; None if unknown."""
+    return max((line for line, _ in _values_of(path, (name,))), default=None)
 
 
 def plain_value(location: str, directory: str, names: Sequence[str]) -> str | None:
-    """Return the text that a configuration file gives to one of ``names``, without running the file.
+    """Return the text given to one of ``names`` in a configuration file, without running the file.
 
     Returns None when it cannot be told: the file is a module or cannot be read, or the name gets a value anywhere
     but by plain assignments of texts at the top level.
     """
     if location.startswith("python:"):
         return None
+    values = [
+        value for _, value in _values_of(os.path.join(directory, location.removeprefix("file:")), names)
+    ]
+    return values[-1] if values and None not in values else None
+
+
+def _values_of(path: str | None, names: Sequence[str]) -> list[tuple[int, str | None]]:
+    """Return the lines of a file with a value for one of ``names``, in order, each with the text if it is plain.
+
+    Plain is a text alone, assigned at the top level. An unreadable file has no such lines.
+    """
     try:
-        with open(os.path.join(directory, location.removeprefix("file:")), "rb") as file:
+        with open(path or "", "rb") as file:
             source = file.read()
     except OSError:
-        return None
+        return []
     if not any(name.encode() in source for name in names):
-        return None
+        return []
     import ast
 
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return None
-    value, plain = None, 0
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target, given = node.targets[0], node.value
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            target, given = node.target, node.value
+        return []
+    texts: dict[ast.AST, str] = {}
+    for statement in tree.body:
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Constant):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if len(targets) == 1 and isinstance(statement.value.value, str):
+                texts[targets[0]] = statement.value.value
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name = node.name
+        elif isinstance(node, ast.alias):
+            name = node.asname or node.name
         else:
             continue
-        if isinstance(target, ast.Name) and target.id in names:
-            if not (isinstance(given, ast.Constant) and isinstance(given.value, str)):
-                return None
-            value, plain = given.value, plain + 1
-    return value if plain == sum(_gives_value(node, names) for node in ast.walk(tree)) else None
-
-
-def _gives_value(node: ast.AST, names: Sequence[str]) -> bool:
-    kind = type(node).__name__
-    if kind == "Name":
-        return node.id in names and type(node.ctx).__name__ == "Store"  # type: ignore[attr-defined]
-    if kind in ("FunctionDef", "ClassDef"):
-        return node.name in names  # type: ignore[attr-defined]
-    return kind == "alias" and (node.asname or node.name) in names  # type: ignore[attr-defined]
+        if name in names:
+            found.append((node.lineno, texts.get(node)))
+    return sorted(found, key=lambda each: each[0])

@@ -1,10 +1,7 @@
-"""The parsers of settings: a raw value, text or an object from a configuration file, to a typed value.
-
-Owns: what each kind of value may look like.
-Must not know: which settings exist, where a value came from.
+"""Parses the values of settings: text, or an object from a configuration file, to a typed value.
 
 Every parser raises ValueError or TypeError with a short reason (or none); the loader adds the setting, the
-value, its source and what is accepted.
+value, its source and the accepted values.
 """
 
 from __future__ import annotations
@@ -13,44 +10,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
-from wsgiserv.callables import takes
 from wsgiserv.config.address import parse_address
-
-__all__ = [
-    "TooLarge",
-    "addresses",
-    "boolean",
-    "choice",
-    "duration",
-    "environment_pairs",
-    "forwarded_headers",
-    "group",
-    "hook",
-    "integer",
-    "log_level",
-    "mapping",
-    "mode",
-    "mode_or_none",
-    "networks",
-    "path",
-    "path_or_off",
-    "post_request_hook",
-    "protocol",
-    "proxy_protocol",
-    "reload_engine",
-    "root_path",
-    "scale_window",
-    "size",
-    "stream_request_body",
-    "text",
-    "text_or_none",
-    "user",
-    "warmup_paths",
-    "words",
-    "workers",
-]
+from wsgiserv.config.setting import Kind
+from wsgiserv.user_code import accepts_args
 
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -60,10 +24,10 @@ _LONGEST_S = 366 * 86400.0
 
 
 class TooLarge(ValueError):
-    """A number is above the largest that is accepted.
+    """A number is above the largest accepted one.
 
     Attributes:
-        largest: that number.
+        largest: the largest accepted number.
     """
 
     def __init__(self, largest: float, shown: str) -> None:
@@ -102,18 +66,19 @@ def path_or_off(raw: object) -> str | None:
     return "" if found.lower() == "off" else found
 
 
+_TRUE = ("true", "yes", "on", "1")
+
+
 def boolean(raw: object) -> bool:
     """Read True or False, also as text; 0 and 1 are the numbers accepted."""
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, int) and raw in (0, 1):
         return bool(raw)
-    words_for = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False}
-    words_for["0"] = False
-    try:
-        return words_for[text(raw).lower()]
-    except KeyError:
-        raise ValueError from None
+    word = text(raw).lower()
+    if word not in (*_TRUE, "false", "no", "off", "0"):
+        raise ValueError
+    return word in _TRUE
 
 
 def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
@@ -133,7 +98,7 @@ def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
 
 
 def workers(raw: object) -> int:
-    """Read a count of workers; ``auto`` gives 0, for the loader to replace by what fits the container."""
+    """Read a number of workers; ``auto`` gives 0; the loader replaces it by the container's number."""
     if isinstance(raw, str) and raw.strip().lower() == "auto":
         return 0
     return integer(1, 10_000)(raw)
@@ -157,8 +122,7 @@ def duration(raw: object) -> float:
 
 def scale_window(raw: object) -> float:
     """Read a duration of a second to an hour."""
-    seconds = duration(raw)
-    if not 1 <= seconds <= 3600:
+    if not 1 <= (seconds := duration(raw)) <= 3600:
         raise ValueError
     return seconds
 
@@ -168,7 +132,7 @@ def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:
 
     Args:
         largest: the largest size accepted.
-        zero: what 0 means.
+        zero: the meaning of 0.
     """
 
     def parse(raw: object) -> int:
@@ -199,62 +163,39 @@ def _size_text(count: int) -> str:
     return f"{count} bytes"
 
 
-def choice(*accepted: str) -> Callable[[object], str]:
-    """Return a parser of one of a few words, in either case."""
+def choice(*words: str, metavar: str, other: Mapping[str, str] | None = None) -> Kind[Any]:
+    """Return the kind of one of a few words, in either case.
+
+    Args:
+        words: the accepted words.
+        metavar: the value's name in --help.
+        other: further accepted words, each with its equal among ``words``.
+    """
 
     def parse(raw: object) -> str:
         word = text(raw).lower()
-        if word not in accepted:
+        word = (other or {}).get(word, word)
+        if word not in words:
             raise ValueError
         return word
 
-    return parse
+    *first, last = map(repr, words)
+    return Kind(parse, f"{', '.join(first)} or {last}", metavar, choices=words)
 
 
-def stream_request_body(raw: object) -> Literal["auto", "on", "off"]:
-    """Read ``auto``, ``on`` or ``off``; True and False will do."""
+def stream_request_body(raw: object) -> str:
+    """Read ``auto``, ``on`` or ``off``; a switch's other values are accepted."""
     if isinstance(raw, str) and raw.strip().lower() == "auto":
         return "auto"
     return "on" if boolean(raw) else "off"
 
 
 def warmup_paths(raw: object) -> tuple[str, ...]:
-    """Read paths, each of which must begin with a slash."""
+    """Read paths; each must begin with a slash."""
     paths = strings(raw)
     if not all(path.startswith("/") for path in paths):
         raise ValueError
     return paths
-
-
-def log_level(raw: object) -> str:
-    """Read a level by name, in either case; the other names that are in use are mapped to the nearest."""
-    word = text(raw).lower()
-    word = {"warn": "warning", "fatal": "critical", "trace": "debug", "notset": "debug"}.get(word, word)
-    return choice("debug", "info", "warning", "error", "critical")(word)
-
-
-def reload_engine(raw: object) -> Literal["auto", "poll", "watchfiles"]:
-    """Read how changes are watched; gunicorn's ``inotify`` is what ``auto`` uses where it can."""
-    word = text(raw).lower()
-    if word in ("auto", "inotify"):
-        return "auto"
-    if word == "poll":
-        return "poll"
-    if word == "watchfiles":
-        return "watchfiles"
-    raise ValueError
-
-
-def header_map(raw: object) -> Literal["drop", "refuse", "dangerous"]:
-    """Read what happens to a header whose name is ambiguous in the environ."""
-    word = text(raw).lower()
-    if word == "drop":
-        return "drop"
-    if word == "refuse":
-        return "refuse"
-    if word == "dangerous":
-        return "dangerous"
-    raise ValueError
 
 
 def words(raw: object) -> tuple[str, ...]:
@@ -307,7 +248,7 @@ _FORWARDED = ("for", "proto", "host", "port", "prefix", "forwarded")
 
 
 def forwarded_headers(raw: object) -> tuple[str, ...]:
-    """Read which of a proxy's headers are used, by short name or by the field's own (``X-Forwarded-For``)."""
+    """Read the headers of a proxy to use, by short name or by the field's own (``X-Forwarded-For``)."""
     found = tuple(dict.fromkeys(word.lower().removeprefix("x-forwarded-") for word in words(raw)))
     for word in found:
         if word not in _FORWARDED:
@@ -320,28 +261,18 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
     return found
 
 
-def protocol(raw: object) -> Literal["http", "uwsgi"]:
-    """Read which protocol the listeners speak."""
+def proxy_protocol(raw: object) -> str:
+    """Read the expected versions of the PROXY protocol; True is ``auto``, False and None are ``off``."""
+    if raw is None or isinstance(raw, bool):
+        return "auto" if raw else "off"
     word = text(raw).lower()
-    if word == "http":
-        return "http"
-    if word == "uwsgi":
-        return "uwsgi"
-    raise ValueError
+    word = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}.get(word, word)
+    if word not in PROXY_VERSIONS:
+        raise ValueError
+    return word
 
 
-def proxy_protocol(raw: object) -> Literal["off", "v1", "v2", "auto"]:
-    """Read which versions of the PROXY protocol are expected; True is ``auto`` and False ``off``."""
-    word = raw if isinstance(raw, bool) else text(raw).lower() if raw is not None else "off"
-    if word == "v1":
-        return "v1"
-    if word == "v2":
-        return "v2"
-    if word in (True, "auto", "true", "1"):
-        return "auto"
-    if word in (False, "off", "false", "0", "none"):
-        return "off"
-    raise ValueError
+PROXY_VERSIONS = ("off", "v1", "v2", "auto")
 
 
 def environment_pairs(raw: object) -> tuple[str, ...]:
@@ -405,7 +336,7 @@ def mode(raw: object) -> int:
         if match is None:
             raise ValueError("text is octal, as of umask(1)")
         raw = int(match[1], 8)
-    if isinstance(raw, bool):
+    if isinstance(raw, bool):  # an int by its type, and a slip by its meaning
         raise TypeError("it is of type bool")
     try:
         return integer(0, 0o777)(raw)
@@ -421,45 +352,45 @@ def mode_or_none(raw: object) -> int | None:
 
 
 def root_path(raw: object) -> str:
-    """Read the path that the application is mounted under, for SCRIPT_NAME: empty, or from a slash on."""
-    found = text(raw).rstrip("/")
-    if found and not found.startswith("/"):
-        raise ValueError("it does not begin with a slash")
-    return found
+    """Read the application's mount point, for SCRIPT_NAME: empty, or from a slash on."""
+    return _from_slash(text(raw).rstrip("/"))
 
 
 def readiness_path(raw: object) -> str:
     """Read a path without a query; an empty one means not set."""
-    found = text(raw)
-    if found and not found.startswith("/"):
-        raise ValueError("it does not begin with a slash")
+    found = _from_slash(text(raw))
     if "?" in found:
         raise ValueError("it has a query")
     return found
 
 
+def _from_slash(path: str) -> str:
+    if path and not path.startswith("/"):
+        raise ValueError("it does not begin with a slash")
+    return path
+
+
 def user(raw: object) -> int:
     """Read a user, by name or by number, into the number."""
-    if isinstance(raw, int) or text(raw).isdigit():
-        return integer(0, 2**32 - 2)(int(text(raw)) if isinstance(raw, str) else raw)
     import pwd
 
-    try:
-        return pwd.getpwnam(text(raw)).pw_uid
-    except KeyError:
-        raise ValueError("this host has no such user") from None
+    return _identity(raw, lambda name: pwd.getpwnam(name).pw_uid, "user")
 
 
 def group(raw: object) -> int:
     """Read a group, by name or by number, into the number."""
-    if isinstance(raw, int) or text(raw).isdigit():
-        return integer(0, 2**32 - 2)(int(text(raw)) if isinstance(raw, str) else raw)
     import grp
 
+    return _identity(raw, lambda name: grp.getgrnam(name).gr_gid, "group")
+
+
+def _identity(raw: object, number_of: Callable[[str], int], thing: str) -> int:
+    if isinstance(raw, int) or text(raw).isdigit():
+        return integer(0, 2**32 - 2)(int(text(raw)) if isinstance(raw, str) else raw)
     try:
-        return grp.getgrnam(text(raw)).gr_gid
+        return number_of(text(raw))
     except KeyError:
-        raise ValueError("this host has no such group") from None
+        raise ValueError(f"this host has no such {thing}") from None
 
 
 def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
@@ -467,7 +398,7 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not takes(function, len(arguments)):
+        if not accepts_args(function, len(arguments)):
             raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
         return function
 
@@ -475,13 +406,11 @@ def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
 
 
 def post_request_hook(raw: object) -> Callable[..., Any]:
-    """Read post_request: a function of 2, 3 or 4 arguments, wrapped so that it can be called with 4."""
+    """Read post_request: a function of 2, 3 or 4 arguments, wrapped to be called with 4."""
     function = _callable(raw)
-    if takes(function, 4):
-        return function
-    for count in (3, 2):
-        if takes(function, count):
-            return _with_first_arguments(function, count)
+    for count in (4, 3, 2):
+        if accepts_args(function, count):
+            return function if count == 4 else _with_first_arguments(function, count)
     raise ValueError("it does not take 2, 3 or 4 arguments")
 
 
@@ -520,3 +449,29 @@ def _items(raw: object) -> list[object]:
     if not isinstance(raw, (list, tuple, set, frozenset)):
         raise TypeError(f"it is of type {type(raw).__name__}")
     return list(raw)
+
+
+# ---- kinds that several settings have --------------------------------------------------------------------
+
+SWITCH = Kind(boolean, "True or False", arity="none")
+SECONDS = Kind(
+    duration,
+    "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30",
+    "SECONDS",
+)
+BYTES = Kind(
+    size(), "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'", "BYTES"
+)
+BYTES_OR_UNLIMITED = Kind(size(), f"{BYTES.accepts}, or 0 for no limit", "BYTES")
+# A line of a request's head is read into memory whole.
+LINE_BYTES = Kind(size(1 << 20, zero=1 << 20), "a size in bytes up to '1M', or 0 for the largest", "BYTES")
+COUNT = Kind(integer(0), "a whole number of 0 or more, at most 2147483647", "N")
+COUNT_FROM_1 = Kind(integer(1), "a whole number of at least 1 and at most 2147483647", "N")
+COUNT_TO_10000 = Kind(integer(1, 10_000), "a whole number of at least 1 and at most 10000", "N")
+WORKERS = Kind(workers, f"{COUNT_TO_10000.accepts}, or 'auto'", "N")
+TEXT = Kind(text, "a text", "NAME")
+TEXT_OR_NONE = Kind(text_or_none, "a text", "NAME")
+FILE = Kind(path, "a path", "FILE")
+NETWORKS = Kind(
+    networks, "IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'", "LIST"
+)

@@ -1,8 +1,4 @@
-"""The server's status as a page for the terminal.
-
-Owns: the layout, durations and sizes in words.
-Must not know: where the figures come from (their names are in `wsgiserv.master.status`).
-"""
+"""Formats the server's status (`wsgiserv.master.status`) as a page for the terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +9,12 @@ from typing import Any
 from wsgiserv.logs.escape import escape
 from wsgiserv.wording import counted
 
-__all__ = ["report", "server_line"]
-
 _HEADS = ("PID", "AGE", "GEN", "STATE", "SINCE", "REQUESTS", "ERRORS", "CONNECTIONS", "IN FLIGHT", "MEMORY")
 _MOST_REQUESTS = 5
 
 
 def report(status: Mapping[str, Any]) -> str:
-    """Return the page. Text that came from clients is made safe to print."""
+    """Return the page. Clients' text is made safe to print."""
     server, workers = status["server"], status["workers"]
     counts = server["workers"]
     first = (
@@ -50,7 +44,7 @@ def report(status: Mapping[str, Any]) -> str:
 
 
 def server_line(pid: int) -> str:
-    """Return a process's title (setproctitle), which names the application; empty when it cannot be read."""
+    """Return a process's title (setproctitle), with the name of the application; empty if it cannot be read."""
     try:
         title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
@@ -59,13 +53,8 @@ def server_line(pid: int) -> str:
 
 
 def _lost_lines(count: int) -> list[str]:
-    return (
-        [
-            f"  logs         {counted(count, 'line', 'is', 'are')} lost: a file, pipe or terminal did not take them"
-        ]
-        if count
-        else []
-    )
+    lost = counted(count, "line", "is", "are")
+    return [f"  logs         {lost} lost: a file, pipe or terminal did not take them"] if count else []
 
 
 def _last_reload(last: Mapping[str, Any] | None) -> list[str]:

@@ -1,7 +1,6 @@
 """The framing of a request's body (RFC 9112 §6-§7).
 
-Owns: `ChunkedDecoder`, the incremental decoder of the chunked coding.
-Must not know: sockets, where the decoded bytes are kept.
+`ChunkedDecoder` and `LengthDecoder` are fed with bytes as they come, and call a sink with the body's.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from typing import Final
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import CHUNK_LINE, FIELD_LINE, STRAY
-
-__all__ = ["ChunkedDecoder"]
 
 # A chunk line is a size and, hardly ever, an extension. Both caps answer clients that send one byte of
 # data per kilobyte of extensions (Go CVE-2023-39326, puma CVE-2024-21647).
@@ -35,7 +32,6 @@ class ChunkedDecoder:
     Attributes:
         length: decoded bytes so far.
         done: whether the body, trailers and all, has ended.
-        sink: as above; may be replaced between two calls of `feed`.
     """
 
     __slots__ = (
@@ -43,18 +39,18 @@ class ChunkedDecoder:
         "_fields",
         "_left",
         "_pending",
+        "_sink",
         "_state",
         "_trailer",
         "done",
         "length",
         "limits",
-        "sink",
     )
 
     def __init__(
         self, sink: Callable[[bytes], object], limit: int, trailer_fields: int, trailer_size: int
     ) -> None:
-        self.sink = sink
+        self._sink = sink
         self.limits = (limit, trailer_fields, trailer_size)
         self._state = _SIZE
         self._left = 0
@@ -64,6 +60,10 @@ class ChunkedDecoder:
         self._fields = 0
         self.length = 0
         self.done = False
+
+    def redirect(self, sink: Callable[[bytes], object]) -> None:
+        """Call ``sink`` from the next `feed` on."""
+        self._sink = sink
 
     def feed(self, data: bytes) -> bytes:
         """Decode ``data`` and return what is left of it behind the body's end (empty while not `done`).
@@ -78,7 +78,7 @@ class ChunkedDecoder:
             state = self._state
             if state == _DATA:
                 taken = min(self._left, end - position)
-                self.sink(data[position : position + taken])
+                self._sink(data[position : position + taken])
                 position += taken
                 self._left -= taken
                 if self._left == 0:
@@ -147,3 +147,36 @@ class ChunkedDecoder:
             raise ProtocolError(431, "trailers too many or too large")
         if FIELD_LINE.fullmatch(line) is None:
             raise ProtocolError(400, "malformed trailer field")
+
+
+class LengthDecoder:
+    """Cuts a body of known length from the bytes that come, like a `ChunkedDecoder`.
+
+    Args:
+        sink: called with each run of the body's bytes.
+        length: the ``Content-Length``.
+
+    Attributes:
+        left: bytes still to come.
+        done: whether the body has ended.
+    """
+
+    __slots__ = ("_sink", "done", "left")
+
+    def __init__(self, sink: Callable[[bytes], object], length: int) -> None:
+        self._sink = sink
+        self.left = length
+        self.done = False
+
+    def redirect(self, sink: Callable[[bytes], object]) -> None:
+        """Call ``sink`` from the next `feed` on."""
+        self._sink = sink
+
+    def feed(self, data: bytes) -> bytes:
+        """Take ``data`` and return what is left of it behind the body's end (empty while not `done`)."""
+        left = self.left
+        rest = data[left:]
+        self._sink(data[:left] if rest else data)
+        self.left = left = max(0, left - len(data))
+        self.done = not left
+        return rest

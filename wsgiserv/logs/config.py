@@ -1,10 +1,7 @@
-"""The settings logconfig, logconfig_dict and logconfig_json: the logging module's own configuration.
+"""Applies logconfig, logconfig_dict and logconfig_json, the logging module's own configuration.
 
-Owns: applying them, and knowing which of our two logs they took over.
-Must not know: what our own handlers look like.
-
-Files written for gunicorn name `gunicorn.error` and `gunicorn.access`; files written for us may name
-`wsgiserv.error` and `wsgiserv.access`. Either name of a pair means the same log.
+Files written for gunicorn name `gunicorn.error` and `gunicorn.access`, others `wsgiserv.error` and `wsgiserv.access`.
+Either name of a pair means the same log.
 """
 
 from __future__ import annotations
@@ -20,13 +17,11 @@ from wsgiserv.errors import ConfigError
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["ACCESS_NAMES", "ERROR_NAMES", "Named", "apply_logconfig"]
-
 ERROR_NAMES = ("wsgiserv.error", "gunicorn.error")
 ACCESS_NAMES = ("wsgiserv.access", "gunicorn.access")
 
-# What a dictionary may leave out, under the names that gunicorn gives it (its documentation of
-# logconfig_dict): people's dictionaries refer to the handler `console` and the formatter `generic`.
+# gunicorn's defaults (its documentation of logconfig_dict): dictionaries refer to the handler `console` and the
+# formatter `generic` without defining them.
 _DEFAULTS: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -55,16 +50,16 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class Named(NamedTuple):
-    """The loggers that the configuration named, or None where it left the log to us."""
+    """The loggers named by the configuration; None for a log that it does not configure."""
 
     error: logging.Logger | None
     access: logging.Logger | None
 
 
 def apply_logconfig(settings: Settings) -> Named:
-    """Apply the first of logconfig_dict, logconfig_json and logconfig that is set (gunicorn's order).
+    """Apply the first one set of logconfig_dict, logconfig_json and logconfig (gunicorn's order).
 
-    Raises ConfigError that names the setting and its file.
+    Raises ConfigError naming the setting and its file.
     """
     if settings.logconfig_dict:
         return _apply_dict("logconfig_dict", settings.logconfig_dict)
@@ -97,7 +92,7 @@ def _apply_dict(where: str, config: dict[str, Any]) -> Named:
         for part in ("handlers", "formatters"):
             whole[part] = copy.deepcopy(_DEFAULTS[part]) | (config.get(part) or {})
         logging.config.dictConfig(whole)
-    except Exception as error:  # dictConfig runs whatever classes the dictionary names
+    except Exception as error:  # dictConfig runs the classes of the dictionary
         raise ConfigError(f"{where}: {_reason(error)}.") from error
     return _named(whole.get("loggers") or {})
 
@@ -116,13 +111,13 @@ def _apply_ini(path: str) -> Named:
         ini = configparser.RawConfigParser()
         ini.read(path, encoding="utf-8")
         names = {ini.get(section, "qualname", fallback="") for section in ini.sections()}
-    except Exception as error:  # fileConfig evaluates what the file says
+    except Exception as error:  # fileConfig evaluates expressions of the file
         raise ConfigError(f"{where}: {_reason(error)}.") from error
     return _named(names)
 
 
 def _reason(error: BaseException) -> str:
-    # dictConfig wraps: "Unable to configure handler 'x'" is raised from the error that says why.
+    # dictConfig wraps: "Unable to configure handler 'x'" is raised from the real error.
     text = str(error) or type(error).__name__
     return f"{text}: {error.__cause__}" if error.__cause__ else text
 

@@ -22,8 +22,8 @@ from signal import (
 )
 from typing import Final
 
-from wsgiserv.boot import EXIT_BOOT, EXIT_OK
-from wsgiserv.logs.lost import LostRequest
+from wsgiserv.errors import ExitStatus
+from wsgiserv.logs.access import LostRequest
 from wsgiserv.master.crash_dump_file import CRASHES, Stacks
 from wsgiserv.master.crash_report import Cause, Certificate, requests_in_words
 from wsgiserv.master.oom import Verdict
@@ -71,7 +71,7 @@ def is_told_to_end(worker: WorkerHandle, wait_status: int | None) -> bool:
     """Whether a worker that the master has not told to leave has ended as if it had been: a signal to all of them."""
     if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
         return False
-    return wait_status == EXIT_OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
+    return wait_status == ExitStatus.OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
 
 
 def calls_for_certificate(worker: WorkerHandle, wait_status: int | None, unasked: bool) -> bool:
@@ -95,7 +95,7 @@ def calls_for_certificate(worker: WorkerHandle, wait_status: int | None, unasked
     if WIFSIGNALED(wait_status):
         return WTERMSIG(wait_status) not in _TOLD
     # An overdue request that does not come back: the worker has said that it leaves, and then cannot.
-    return worker.retiring_at is not None and waitstatus_to_exitcode(wait_status) == EXIT_BOOT
+    return worker.retiring_at is not None and waitstatus_to_exitcode(wait_status) == ExitStatus.BOOT
 
 
 def certify(
@@ -189,9 +189,9 @@ def _cause_of_exit(worker: WorkerHandle, status: int, stacks: Stacks) -> tuple[C
         return "server", f"this server: {worker.sent_because}; it ended at SIGABRT"
     if stacks.report and status == _ABORTED:
         return "somebody", "somebody has sent it SIGABRT, not this server"
-    if worker.retiring_at is not None and status == EXIT_BOOT:
+    if worker.retiring_at is not None and status == ExitStatus.BOOT:
         return "server", "itself: a request was overdue (request_timeout) and did not come back"
-    if status == EXIT_OK:
+    if status == ExitStatus.OK:
         return "somebody", (
             "somebody has told it to leave, with SIGTERM or SIGQUIT, not this server; or the application has "
             "called os._exit(0)"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Final, Literal, TypeAlias
 
+from wsgiserv.logs.access import LostRequest
 from wsgiserv.logs.escape import escape
-from wsgiserv.logs.lost import LostRequest
 from wsgiserv.wording import counted
 
 __all__ = ["Cause", "Certificate", "requests_in_words"]

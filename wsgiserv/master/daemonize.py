@@ -1,64 +1,56 @@
-"""Going into the background, with the terminal told how it went.
-
-Owns: the double fork, the pipe over which the process in front learns the outcome, the standard descriptors.
-Must not know: what is being started.
-"""
+"""Daemonizes the server: the foreground process waits for the outcome of the start, and reports it on the terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
-from os import _exit, close, dup2, pipe, read, setsid, umask, waitpid
+from os import _exit, close, dup2, pipe, setsid, umask, waitpid
 from typing import NoReturn
 
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, UnavailableError, WsgiservError
-from wsgiserv.ipc import LONGEST_MESSAGE_BYTES, MessageError, decode, encode, write_all
-from wsgiserv.logs.standard import flush_standard_streams
-from wsgiserv.process import fork
-
-__all__ = ["Foreground", "daemonize", "silence_standard_streams"]
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
+from wsgiserv.process import flush_standard_streams, fork
 
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _ERRORS = {error.__name__: error for error in (ConfigError, UnavailableError, BootError, ApplicationError)}
 
 
-class Foreground:
-    """The background process's line to the process in front, which waits on the terminal."""
+class Foreground(OutcomeWriter):
+    """The daemon's line to the foreground process, which waits on the terminal.
+
+    Attributes:
+        is_silent: True when the daemon's standard streams are the null device. Before that, an error log on the
+            standard error and the foreground process share a terminal.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
+        self.is_silent = False
+
+    def silence(self, *, keep_output: bool) -> None:
+        """Point the standard streams to the null device; see `silence_standard_streams`."""
+        silence_standard_streams(keep_output=keep_output)
+        self.is_silent = True
 
     def started(self) -> None:
-        """All is up: the process in front exits with status 0."""
-        self._tell({})
+        """Report that the server serves: the foreground process exits with status 0."""
+        self.tell({})
 
     def failed(self, error: WsgiservError) -> None:
-        """It did not start: the process in front says why and exits with the error's status."""
+        """Report why the server did not start: the foreground process prints it and exits with its status."""
         traceback = error.traceback if isinstance(error, ApplicationError) else ""
-        self._tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
-
-    def _tell(self, outcome: dict[str, str]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # the process in front was interrupted: nobody waits any more
-            self.close()
-
-    def close(self) -> None:
-        """Hang up. Also called in each worker, which must not hold the line."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+        self.tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
+        if not self.is_silent:
+            # The foreground process prints the error on the same terminal.
+            silence_standard_streams(keep_output=False)
 
 
 def daemonize() -> Foreground:
-    """Fork twice and go on in the grandchild: a session of its own, no terminal, its parent is init.
+    """Fork twice and return in the grandchild: in its own session, without a terminal, a child of init.
 
-    Returns in the grandchild only. The process in front stays until it is told the outcome; then it exits
-    with status 0, or raises the error that ended the start (as ConfigError, BootError or ApplicationError).
+    The foreground process waits for the outcome. It exits with status 0, or raises the error that ended the start
+    (ConfigError, BootError, ApplicationError).
     """
-    flush_standard_streams()
     reader, writer = pipe()
     child = fork()
     if child:
@@ -67,7 +59,7 @@ def daemonize() -> Foreground:
             waitpid(child, 0)
             _await_outcome(reader)
         except KeyboardInterrupt:
-            # The server is another process, and is not told: a terminal's Ctrl-C does not reach it, either.
+            # The daemon goes on: the terminal's Ctrl-C does not reach it.
             print(
                 "wsgiserv: no longer waiting; the server goes on starting in the background", file=sys.stderr
             )
@@ -76,23 +68,20 @@ def daemonize() -> Foreground:
     close(reader)
     setsid()
     if fork():
-        _exit(0)  # a session's leader could get a terminal again; the grandchild cannot
+        _exit(0)  # a session leader could acquire a terminal again; the grandchild cannot
     umask(0o022)
     return Foreground(writer)
 
 
 def _await_outcome(fd: int) -> NoReturn:
-    data = b""
-    while len(data) <= LONGEST_MESSAGE_BYTES and (piece := read(fd, 65536)):
-        data += piece
-    if not data:
-        raise BootError("the server ended while it was starting; the error log may say why.")
     try:
-        outcome = decode(data)
+        outcome, _ = MessageReader(fd).read_first()
     except MessageError as error:
         raise BootError(f"the server's report of its start is corrupt ({error}).") from None
+    if outcome is None:
+        raise BootError("the server ended while it was starting; the error log may say why.")
     if not outcome:
-        # Not sys.exit: what the configuration file registered with atexit belongs to the server now.
+        # Not sys.exit(): the functions that a configuration file registered with atexit belong to the daemon now.
         flush_standard_streams()
         _exit(0)
     kind, message = outcome.get("error"), str(outcome.get("message"))

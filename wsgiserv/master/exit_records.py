@@ -16,13 +16,13 @@ from signal import SIGKILL
 from time import time
 from typing import Final
 
-from wsgiserv.logs.lost import KILLED, NO_RESPONSE, log_lost_requests
+from wsgiserv.logs.access import KILLED, NO_RESPONSE, log_lost_requests
 from wsgiserv.master.classify_exit import certify
 from wsgiserv.master.crash_dump_file import Stacks
 from wsgiserv.master.crash_report import Certificate
 from wsgiserv.master.oom import OomWatch
-from wsgiserv.master.status import rss_of
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import rss_of
 
 __all__ = ["Coroner"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.net.listener import Listener
 from wsgiserv.scoreboard import Scoreboard, Slot
@@ -119,13 +120,8 @@ def room_for(settings: Settings) -> int:
 
 def cells_of(settings: Settings) -> int:
     """Return how many requests one worker of this configuration can have in flight."""
-    name = settings.worker_class
-    if name == "sync" and settings.threads == 1:
-        return 1
-    if name in ("sync", "threads"):
-        # A thread that does not come back from an overdue request is replaced by another.
-        return settings.threads * (2 if settings.request_timeout else 1)
-    return settings.worker_connections
+    kind = known_worker_class(settings)
+    return settings.worker_connections if kind is None else int(kind.cells(settings))
 
 
 class RawEnvironment:

@@ -1,8 +1,4 @@
-"""The master as gunicorn's hooks know it: their ``server`` argument.
-
-Owns: `HookServer`, its attributes.
-Must not know: how the master works. It is filled by the master.
-"""
+"""The ``server`` argument of hooks: the master with gunicorn's attributes."""
 
 from __future__ import annotations
 
@@ -13,15 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.hooks import call_hook
-from wsgiserv.imports import working_directory
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.listener import Listener
+from wsgiserv.safe_open import working_directory
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
-
-__all__ = ["HookServer"]
 
 
 class HookServer:

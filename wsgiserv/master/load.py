@@ -16,10 +16,11 @@ from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from os import fstat, sysconf
+from os import fstat
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.config import cgroup as sizing
+from wsgiserv.config.worker_class import known_worker_class
 from wsgiserv.master.autoscale import (
     Bounds,
     History,
@@ -30,7 +31,7 @@ from wsgiserv.master.autoscale import (
     interval_of,
     short_window_of,
 )
-from wsgiserv.master.recycling import memory_of
+from wsgiserv.process import cpu_time_of, memory_of
 from wsgiserv.scoreboard import REQUESTS
 from wsgiserv.wording import counted
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.worker_handle import WorkerHandle
     from wsgiserv.net.listener import Listener
-
-__all__ = ["Gauge", "Scaler", "backlog_of", "capacity_of", "scaled", "scales"]
 
 # linux/tcp.h, linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _TCP_INFO: Final = 11
@@ -62,11 +61,6 @@ _YOUNG_S: Final = 1.0
 _RESERVE: Final = 0.1
 
 
-def scales(settings: Settings) -> bool:
-    """Whether the number of workers follows the load."""
-    return settings.workers_min is not None and settings.workers_max is not None
-
-
 def scaled(settings: Settings, running: int) -> int:
     """Return with how many workers a new configuration begins, where ``running`` are wanted now.
 
@@ -79,9 +73,8 @@ def scaled(settings: Settings, running: int) -> int:
 
 def capacity_of(settings: Settings) -> int:
     """Return how many requests one worker can have in the application at once."""
-    if settings.worker_class == "sync":
-        return 1
-    return settings.threads if settings.worker_class == "threads" else settings.worker_connections
+    kind = known_worker_class(settings)
+    return settings.worker_connections if kind is None else int(kind.capacity(settings))
 
 
 # ---- measuring -----------------------------------------------------------------------------------------
@@ -123,16 +116,6 @@ def _unix_backlog(inode: int) -> int | None:
             return int(struct.unpack_from("=I", answer, at + 4)[0])
         at += max((size + 3) & ~3, 4)
     return None
-
-
-def cpu_time_of(pid: int) -> float | None:
-    """Return the CPU seconds that a process has used, all threads; None where the system does not tell (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 class Gauge:

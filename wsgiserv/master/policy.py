@@ -15,7 +15,8 @@ from math import inf
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from wsgiserv.boot import EXIT_BOOT, Report
+from wsgiserv.boot import Report
+from wsgiserv.errors import ExitStatus
 from wsgiserv.master.worker_handle import WorkerHandle
 
 __all__ = [
@@ -324,7 +325,7 @@ def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp 
     if fleet.ever_ready:
         return Abandon(newest, failures.reason)
     status = failures.report.exit_status if failures.report is not None else 0
-    return GiveUp(status or EXIT_BOOT, failures.reason, failures.report)
+    return GiveUp(status or ExitStatus.BOOT, failures.reason, failures.report)
 
 
 def _active_generations(fleet: Fleet, target: Target) -> Iterator[tuple[int, int, list[WorkerHandle]]]:

@@ -10,60 +10,17 @@ from os import urandom
 from typing import TYPE_CHECKING, Final
 
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import least_memory_of, memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Recycler", "least_memory_of", "memory_of", "too_large_at_boot"]
-
 _SAMPLE_EVERY_S: Final = 5.0
 # A peak is no leak: so many samples in a row have to be above.
 _SAMPLES: Final = 3
 _JITTER: Final = 0.1
-
-
-def memory_of(pid: int) -> int:
-    """Return the memory of a process in bytes: PSS, its private pages and its share of common ones (proc(5)).
-
-    RSS where the kernel does not tell PSS, 0 where it tells nothing or the process is gone.
-    """
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * 4096
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def least_memory_of(pid: int, workers: int) -> int:
-    """Return what `memory_of` a process will be at least, when all workers share what this one shares now.
-
-    Args:
-        pid: a worker that has just booted.
-        workers: how many workers there will be.
-    """
-    found: dict[bytes, int] = {}
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                name, _, rest = line.partition(b":")
-                if name in (b"Pss", b"Private_Clean", b"Private_Dirty"):
-                    found[name] = int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    if b"Pss" not in found:
-        return memory_of(pid)
-    private = found.get(b"Private_Clean", 0) + found.get(b"Private_Dirty", 0)
-    # Two processes at least share it now: the worker and its master.
-    return private + max(0, found[b"Pss"] - private) * 2 // (max(workers, 1) + 1)
 
 
 def too_large_at_boot(pid: int, settings: Settings) -> str:

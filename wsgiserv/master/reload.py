@@ -1,13 +1,9 @@
-"""From one configuration to the next while the server serves (SIGHUP).
-
-Owns: the generation in force, the one that is to follow it, and what changes hands between them: sockets,
-logs, environment, pid file, title.
-Must not know: which workers there are, when a generation is ready.
-"""
+"""The reload (SIGHUP): replaces one generation of workers and settings by the next while the server serves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -16,11 +12,11 @@ from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import open_error_log, reopen_error_log
+from wsgiserv.master.control import Done
 from wsgiserv.master.generation import Generation, SlotPool, cells_of, room_for
 from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.resources import ServerResources
-from wsgiserv.master.spawn import set_title
 from wsgiserv.master.status import LastReload
 from wsgiserv.net.listener import exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
@@ -30,52 +26,47 @@ if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Done", "Reload"]
-
-# Called when something that was asked for has come to its end: whether it went well, and a line about it.
-Done = Callable[[bool, str], None]
-
 
 class Reload:
-    """The generations.
+    """Holds the generation in force, and during a reload the next one.
 
     Args:
-        current: the first one.
-        startup: what the master possesses.
+        current: the first generation.
+        resources: the master's resources.
 
     Attributes:
         current: the generation in force.
-        waiting: who has asked for a reload that has not begun yet.
-        last: how the last reload went; None before any has been settled.
+        requests: the callbacks of requested reloads that have not begun.
+        last: the outcome of the last reload; None before the first.
     """
 
-    def __init__(self, current: Generation, startup: ServerResources) -> None:
+    def __init__(self, current: Generation, resources: ServerResources) -> None:
         self.current = current
-        self.waiting: list[Done] = []
+        self.requests: list[Done] = []
         self.last: LastReload | None = None
-        self._watching: list[Done] = []
+        self._waiters: list[Done] = []
         self._next: Generation | None = None
-        self._startup = startup
-        self._log = startup.log
+        self._resources = resources
+        self._log = resources.log
         self._last_number = current.number
 
     @property
-    def under_way(self) -> bool:
-        """Whether a reload has begun and is not decided yet."""
+    def in_progress(self) -> bool:
+        """True from the begin of a reload until its outcome."""
         return self._next is not None
 
     @property
     def newest(self) -> Generation:
-        """The generation that is to be in force in the end."""
+        """The next generation during a reload, otherwise the current one."""
         return self._next or self.current
 
-    def wanted(self) -> tuple[tuple[int, int], ...]:
-        """Return the number of workers that each generation is to have, oldest first."""
+    def targets(self) -> tuple[tuple[int, int], ...]:
+        """Return the number and the wanted workers of each generation, oldest first."""
         both = (self.current,) if self._next is None else (self.current, self._next)
         return tuple((each.number, each.workers) for each in both)
 
     def generation(self, number: int) -> Generation:
-        """Return the generation ``number``, one of those in `wanted`."""
+        """Return the generation with this number, one of `targets`."""
         return self.current if number == self.current.number else self.newest
 
     def pause(self) -> None:
@@ -83,83 +74,70 @@ class Reload:
         self.current.workers = self.newest.workers = 0
 
     def renew_ticket_keys(self, now: float) -> float:
-        """Drop the TLS contexts whose day is over and make as many new ones; return when to look again."""
+        """Replace the TLS contexts whose day is over; return when to call again, ``time.monotonic()`` seconds."""
         series = {self.current.tls_contexts, self.newest.tls_contexts}
         return min((each.renew(now) for each in series if each is not None), default=inf)
 
-    def tell_overtaken(self, why: str, *, also_waiting: bool) -> None:
-        """Tell those who wait for the reload that is under way that it will not come to its end.
+    def overtake(self, reason: str, *, requests_too: bool) -> None:
+        """Report a failure to the callbacks of the reload in progress: another event decides instead.
 
         Args:
-            why: what they are told.
-            also_waiting: whether no reload begins any more, either: tell those who wait for theirs.
+            reason: the reason to report.
+            requests_too: True when no reload begins any more, so that requested ones fail as well.
         """
-        watching, self._watching = self._watching, []
-        if also_waiting:
-            watching += self.waiting
-            self.waiting = []
-        for done in watching:
-            done(False, why)
+        waiters, self._waiters = self._waiters, []
+        if requests_too:
+            waiters += self.requests
+            self.requests = []
+        for done in waiters:
+            done(False, reason)
 
     def close(self) -> None:
-        """Take back what a reload has made that was under way when the server ended."""
+        """Remove the pid file of a reload that was in progress when the server ended."""
         if self._next is not None and self._next.pid_file is not None:
             self._next.pid_file.remove()
             self._next.pid_file = None
 
-    # ---- begin, and one of two ends --------------------------------------------------------------------
+    # ---- begin, and one of two outcomes ----------------------------------------------------------------
 
     def begin(self, read: Callable[[], Loaded]) -> None:
-        """Read the configuration again and make the next generation of it.
+        """Read the configuration again and create the next generation from it. Never raises.
 
-        When that cannot be, it is logged and everything stays as it is. Never raises.
+        A failure is logged, and the current generation stays.
         """
-        self._watching, self.waiting = self.waiting, []
+        self._waiters, self.requests = self.requests, []
         try:
-            loaded = read()
-            self._begin(loaded)
+            self._begin(read())
         except WsgiservError as error:
-            self._log.error("nothing is reloaded, the settings in force stay. %s", error)
+            self._log.error("WS1310 reload failed; still running the old code and settings: %s", error)
             self._settle(False, str(error))
         except Exception as error:
-            self._log.exception("nothing is reloaded, the settings in force stay")
+            self._log.exception("WS1311 reload failed; still running the old code and settings")
             self._settle(False, f"{type(error).__name__}: {error}")
 
-    def _settle(self, good: bool, reason: str) -> None:
-        self.last = LastReload(good, reason, monotonic())
-        watching, self._watching = self._watching, []
-        for done in watching:
-            done(good, reason)
+    def _settle(self, ok: bool, reason: str) -> None:
+        self.last = LastReload(ok, reason, monotonic())
+        waiters, self._waiters = self._waiters, []
+        for done in waiters:
+            done(ok, reason)
 
     def _begin(self, loaded: Loaded) -> None:
-        old, settings, startup = self.current, loaded.settings, self._startup
+        old, settings, resources = self.current, loaded.settings, self._resources
         check_privileges(settings)
-        tls_contexts = startup.tls_contexts(settings, old.tls_contexts)
-        pid_file = self._next_pid_file(settings)
-        try:
-            if startup.inherited:
-                listeners = old.listeners
-            else:
-                listeners = open_listeners(settings, keep=old.listeners)
-        except BaseException:
+        tls_contexts = resources.tls_contexts(settings, old.tls_contexts)
+        with ExitStack() as undo:
+            pid_file = self._new_pid_file(settings)
             if pid_file is not None:
-                pid_file.remove()
-            raise
-        fresh = [listener for listener in listeners if listener not in old.listeners]
-        try:
-            open_error_log(settings)
-            try:
-                open_access_file(settings)
-            except BaseException:
-                open_error_log(old.settings)
-                raise
-        except BaseException:
-            if pid_file is not None:
-                pid_file.remove()
+                undo.callback(pid_file.remove)
+            listeners = old.listeners if resources.activated else open_listeners(settings, keep=old.listeners)
+            fresh = [listener for listener in listeners if listener not in old.listeners]
             for listener in fresh:
-                listener.unlink()
-                listener.close()
-            raise
+                undo.callback(listener.close)
+                undo.callback(listener.unlink)
+            open_error_log(settings)
+            undo.callback(open_error_log, old.settings)
+            open_access_file(settings)
+            undo.pop_all()
         reopen_error_log()
         self._log.info("reloading")
         for notice in loaded.notices:
@@ -169,9 +147,9 @@ class Reload:
         for listener in fresh:
             if warning := exposure_warning(listener, settings):
                 self._log.warning("%s", warning)
-        startup.listeners = [*startup.listeners, *fresh]
-        startup.environment.apply(settings.raw_env)
-        application, preload = startup.preload(settings)
+        resources.add_listeners(fresh)
+        resources.environment.apply(settings.raw_env)
+        application, preload = resources.preload(settings)
         cells = cells_of(settings)
         self._last_number += 1
         self._next = Generation(
@@ -186,12 +164,12 @@ class Reload:
         )
         self._next.workers = scaled(settings, old.workers)
         self._next.pid_file = pid_file
-        self._show(self._next)
-        call_hook(self._log, "on_reload", settings.on_reload, startup.server)
+        resources.publish(self._next)
+        call_hook(self._log, "on_reload", settings.on_reload, resources.server)
 
-    def _next_pid_file(self, settings: Settings) -> PidFile | None:
-        """Create the next generation's pid file where it is to be another one."""
-        held = self._startup.pid_file
+    def _new_pid_file(self, settings: Settings) -> PidFile | None:
+        """Create the next generation's pid file where its path is another one."""
+        held = self._resources.pid_file
         if not settings.pidfile:
             return None
         pid_file = PidFile(settings.pidfile, self._log)
@@ -201,66 +179,35 @@ class Reload:
         return pid_file
 
     def promote(self, now: float) -> float:
-        """Put the next generation in force; return how long that took, in seconds."""
+        """Put the next generation in force; return the duration of the reload in seconds."""
         new, old = self.newest, self.current
         self._next, self.current = None, new
         if old.zygote is not None:
-            old.zygote.end()  # the workers that have come of it do not need it
-        self._drop_listeners(keep=new)
-        startup = self._startup
-        if startup.pid_file is not None and (new.pid_file is not None or not new.settings.pidfile):
-            startup.pid_file.remove()
-            startup.pid_file = None
-        startup.pid_file = new.pid_file or startup.pid_file
+            old.zygote.end()  # the workers that it forked do not need it
+        self._resources.keep_listeners(new.listeners)
+        self._resources.replace_pid_file(new.pid_file, new.settings)
         new.pid_file = None
-        took_s = now - new.began_at
-        self._settle(True, f"{counted(new.workers, 'worker')} in {took_s:.2f} s")
-        return took_s
+        duration_s = now - new.began_at
+        self._settle(True, f"{counted(new.workers, 'worker')} in {duration_s:.2f} s")
+        return duration_s
 
     def abandon(self, reason: str) -> None:
-        """Drop the next generation, for ``reason``, and return to the settings of the one in force."""
+        """Drop the next generation, for ``reason``, and return to the settings of the current one."""
         failed, old = self.newest, self.current
         self._next = None
         if failed.zygote is not None:
             failed.zygote.end()
-        self._drop_listeners(keep=old)
+        self._resources.keep_listeners(old.listeners)
         if failed.pid_file is not None:
             failed.pid_file.remove()
-        self._startup.environment.apply(old.settings.raw_env)
+        self._resources.environment.apply(old.settings.raw_env)
         try:
             open_error_log(old.settings)
         except WsgiservError as error:
-            self._log.error("the error log of the old settings cannot be opened again: %s", error)
+            self._log.error(
+                "WS1312 reload failed: cannot reopen the error log of the old settings: %s", error
+            )
         if old.zygote is not None:
-            old.zygote.reopen_logs()  # as the master has, at the beginning
-        self._show(old)
+            old.zygote.reopen_logs()  # as the master did when the reload began
+        self._resources.publish(old)
         self._settle(False, reason)
-
-    def _drop_listeners(self, keep: Generation) -> None:
-        startup = self._startup
-        for listener in startup.listeners:
-            if listener not in keep.listeners:
-                # Workers that still have it go on until its backlog is empty.
-                listener.unlink()
-                listener.close()
-        startup.listeners = list(keep.listeners)
-
-    def _show(self, generation: Generation) -> None:
-        server = self._startup.server
-        server.configure(generation.settings)
-        server.listen(generation.listeners)
-        server.set_num_workers(generation.workers)
-        set_title("master", server.proc_name)
-
-    # ---- sockets ----------------------------------------------------------------------------------
-
-    def close_listeners(self) -> None:
-        """Close the master's descriptors of all sockets; the files stay until the end."""
-        for listener in self._startup.listeners:
-            listener.close()
-
-    def close_foreign(self, generation: Generation) -> None:
-        """Called in a child: close the sockets that are not its generation's."""
-        for listener in self._startup.listeners:
-            if listener not in generation.listeners:
-                listener.close()

@@ -1,225 +1,200 @@
-"""What the master does before its loop, and what it takes back after it.
-
-Owns: the order of starting: privileges, pid file, environment, hooks, sockets, preloading, the first lines
-of the log.
-Must not know: workers, signals (but that they can end a start), reloads.
-"""
+"""Resources owned by the master: sockets, pid file, environment, title, handoff channel, preloaded application."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv import __version__
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ConfigError
-from wsgiserv.hooks import call_hook, call_hook_or_stop
-from wsgiserv.logs.access import open_access_file
-from wsgiserv.logs.error import share_log_files
-from wsgiserv.logs.files import log_files
-from wsgiserv.master.generation import Generation, RawEnvironment, SlotPool, cells_of, room_for
+from wsgiserv.master.generation import Generation, RawEnvironment
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.spawn import set_title
-from wsgiserv.master.start_interrupt import StartInterrupt
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import OldMaster
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
-from wsgiserv.net.listener import Listener, check_descriptors, exposure_warning, open_listeners
-from wsgiserv.privileges import check_privileges
+from wsgiserv.net.inherited_sockets import check_descriptors
+from wsgiserv.net.listener import Listener, open_listeners
 from wsgiserv.process import add_child_cleanup
-from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.tls_series import ContextSeries
 
-__all__ = ["Preload", "ServerResources"]
-
-# Loads an application with these settings; the last argument says whether this process goes on as the master.
+# Loads an application with these settings; the last argument is True when this process goes on as the master.
 Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
 
 
 class ServerResources:
-    """The master's possessions outside of its process: pid file, sockets, environment, title.
+    """Holds what the master must close or remove at the end, and passes on at an upgrade.
+
+    Created before a daemon forks: LISTEN_PID names the process that the service manager started.
+
+    Args:
+        settings: the configuration of the start.
+        log: the error log.
+        old_master: the master whose sockets this one takes over, or None.
+        preload_application: loads the application for `preload_app`; None where each worker loads it.
 
     Attributes:
-        server: the master as hooks see it.
-        environment: what `raw_env` has set.
+        server: the ``server`` argument of the hooks.
+        environment: the variables of `raw_env`.
         pid_file: the pid file, or None.
-        listeners: all listening sockets that are open, of every generation.
-        handoff: the channel between the workers, one for the life of the server; None where there is none.
+        listeners: all open listening sockets, of every generation.
+        handoff: the workers' channel, one for the life of the server.
         began_at: when this process began to start, ``time.monotonic()`` seconds.
-        inherited: whether the sockets came from the service manager, so that `bind` does not count.
-
-    Made before a daemon forks: LISTEN_PID names the process that the service manager has started.
+        activated: True when the sockets came from the service manager, so that `bind` does not apply.
     """
 
     def __init__(
         self,
         settings: Settings,
-        notices: Sequence[str],
         log: logging.Logger,
-        predecessor: OldMaster | None = None,
+        old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
     ) -> None:
-        self._settings = settings
-        self._preload_application = preload_application
-        self._preloaded: Callable[..., Any] | None = None
-        self._predecessor = predecessor
-        self._notices = notices
         self.log = log
         self.began_at = monotonic()
-        self._inherited_fds = take_listen_fds(os.environ, getpid())
-        self.inherited = bool(self._inherited_fds) or (predecessor is not None and predecessor.activated)
         self.server: HookServer
         self.environment = RawEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
-        # The sockets of the old master: their files are its own until this one serves.
-        self._left: list[Listener] = []
         self.handoff: Handoff | None = None
+        self._settings = settings
+        self._old_master = old_master
+        self._preload_application = preload_application
+        self._preloaded: Callable[..., Any] | None = None
+        self._inherited_fds = take_listen_fds(os.environ, getpid())
+        self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
+        # The sockets of the old master: the files of Unix sockets are its own until this master serves.
+        self._old_listeners: list[Listener] = []
         add_child_cleanup(self._close_in_child)
 
     def _close_in_child(self) -> None:
-        """Called in a child that a hook or a configuration file has forked."""
-        for listener in (*self._left, *self.listeners):
+        """Close the sockets in a child that a hook or a configuration file has forked."""
+        for listener in (*self._old_listeners, *self.listeners):
             listener.close()
         if self.handoff is not None:
             self.handoff.close()
 
-    def check_descriptors(self) -> None:
-        """Raise ConfigError for a socket that should be handed over and is not there. Called before any is opened."""
-        if self._predecessor is None:
-            check_descriptors(self._settings.bind, self._inherited_fds)
+    def check_inherited(self) -> None:
+        """Check what the parent process passed on, before this process opens any descriptor.
 
-    def start(self, interrupt: StartInterrupt) -> Generation:
-        """Do it; return the first generation. Raises ConfigError, BootError, ApplicationError; then `clean_up`.
-
-        ``interrupt`` ends it from outside, but not between the making of a file and the note of it.
+        Raises ConfigError for a missing socket, BootError for an old master of an incompatible version.
         """
-        settings, log = self._settings, self.log
-        check_privileges(settings)
-        self.server = HookServer(settings, log)
-        set_title("master", self.server.proc_name)
-        if settings.pidfile:
-            pid_file = PidFile(settings.pidfile, log)
-            with interrupt.held():
-                if self._predecessor is None or not pid_file.is_held_by(self._predecessor.pid):
-                    pid_file.create()
-                self.pid_file = pid_file
-        self.environment.apply(settings.raw_env)
-        for notice in self._notices:
-            log.warning("%s", notice)
-        call_hook_or_stop(log, "on_starting", settings.on_starting, self.server)
-        with interrupt.held():
-            self.listeners = self._listeners()
-        self.server.listen(self.listeners)
-        # After the sockets that are to be here already: one that is missing must not be this.
-        log_files.begin()
-        open_access_file(settings)  # the workers may not be allowed to: they get the descriptor
-        share_log_files()
-        left = self._predecessor.handoff if self._predecessor is not None else None
-        self.server.handoff = self.handoff = Handoff.from_fds(*left) if left is not None else Handoff.open()
-        log.info(
-            "wsgiserv %s (Python %s), pid %d: %s for %s",
-            __version__,
-            ".".join(map(str, sys.version_info[:3])),
-            self.server.pid,
-            _workers(settings),
-            settings.wsgi_app,
-        )
-        handed_over = " (sockets of the service manager; bind is not used)" if self.inherited else ""
-        spoken = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
-        log.info("listening on %s%s%s", ", ".join(map(str, self.listeners)), spoken, handed_over)
-        for listener in self.listeners:
-            if warning := exposure_warning(listener, settings):
-                log.warning("%s", warning)
-        generation = Generation(
-            1,
-            settings,
-            self.listeners,
-            SlotPool(cells_of(settings), room_for(settings)),
-            *self.preload(settings),
-            self.began_at,
-            self.tls_contexts(settings),
-        )
-        self.server.set_num_workers(settings.workers)
-        call_hook(log, "when_ready", settings.when_ready, self.server)
-        return generation
+        if self._old_master is None:
+            check_descriptors(self._settings.bind, self._inherited_fds)
+        else:
+            self._old_master.check_version()
 
-    def _listeners(self) -> list[Listener]:
-        settings, predecessor = self._settings, self._predecessor
-        if predecessor is None:
-            return open_listeners(settings, self._inherited_fds)
-        left = self._left = predecessor.listeners(speaks_tls(settings))
-        listeners = left if predecessor.activated else open_listeners(settings, keep=left)
-        for listener in left:
-            if listener not in listeners:
-                listener.close()
-        return listeners
-
-    def take_over(self) -> None:
-        """Tell the old master that this one serves, and take its pid file and sockets' files. Once, when all is up."""
-        if self._predecessor is None:
+    def create_pid_file(self) -> None:
+        """Create the pid file, unless the old master holds it until this one serves. Raises ConfigError."""
+        if not self._settings.pidfile:
             return
-        for listener in self._left:
-            if listener not in self.listeners:
-                listener.unlink()  # who is in its backlog is the old workers'
-        self._left = []
-        if self.pid_file is not None:
-            try:
-                self.pid_file.take_over(self._predecessor.pid)
-            except ConfigError as error:
-                self.log.error("%s", error)
-                self.pid_file = None
-        self._predecessor.ready()
+        pid_file = PidFile(self._settings.pidfile, self.log)
+        if self._old_master is None or not pid_file.is_held_by(self._old_master.pid):
+            pid_file.create()
+        self.pid_file = pid_file
 
-    def leave_to_successor(self) -> None:
-        """The next master has the sockets, and their files, from now on."""
+    def open_listeners(self) -> None:
+        """Open the sockets of `bind`, or take those of the old master or the service manager. Raises ConfigError."""
+        settings, old_master = self._settings, self._old_master
+        if old_master is None:
+            self.listeners = open_listeners(settings, self._inherited_fds)
+            return
+        left = self._old_listeners = old_master.listeners(speaks_tls(settings))
+        self.listeners = left if old_master.activated else open_listeners(settings, keep=left)
+        for listener in left:
+            if listener not in self.listeners:
+                listener.close()
+
+    def open_handoff(self) -> None:
+        """Open the workers' handoff channel, or take the old master's."""
+        fds = self._old_master.handoff if self._old_master is not None else None
+        self.server.handoff = self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
+
+    # ---- generations ---------------------------------------------------------------------------------
+
+    def publish(self, generation: Generation) -> None:
+        """Show a generation to hooks and in the process title."""
+        self.server.configure(generation.settings)
+        self.server.listen(generation.listeners)
+        self.server.set_num_workers(generation.workers)
+        set_title("master", self.server.proc_name)
+
+    def add_listeners(self, listeners: Iterable[Listener]) -> None:
+        """Own the sockets of the next generation, too."""
+        self.listeners = [*self.listeners, *listeners]
+
+    def keep_listeners(self, kept: Sequence[Listener]) -> None:
+        """Close all sockets but these. Workers that still have a closed one serve its backlog until it is empty."""
         for listener in self.listeners:
-            listener.disown()
+            if listener not in kept:
+                listener.unlink()
+                listener.close()
+        self.listeners = list(kept)
+
+    def close_listeners(self) -> None:
+        """Close the master's descriptors of all sockets; the files of Unix sockets stay until `clean_up`."""
+        for listener in self.listeners:
+            listener.close()
+
+    def close_listeners_of_others(self, generation: Generation) -> None:
+        """Close the sockets of other generations. Called in a worker."""
+        for listener in self.listeners:
+            if listener not in generation.listeners:
+                listener.close()
+
+    def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:
+        """Put ``new`` in the place of the pid file, or drop it where the new ``settings`` have none."""
+        if self.pid_file is not None and (new is not None or not settings.pidfile):
+            self.pid_file.remove()
+            self.pid_file = None
+        self.pid_file = new or self.pid_file
 
     def preload(
         self, settings: Settings
     ) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
-        """Return what `preload_app` asks for: the application itself, or what loads it in a zygote; or neither.
+        """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
 
-        The application where the system has no subreapers. It stays as it is then, whatever is reloaded. Raises
-        ConfigError, ApplicationError.
+        The master itself loads the application where the system has no subreapers; a reload does not change it then.
+        Raises ConfigError, ApplicationError.
         """
         if not settings.preload_app or settings.wsgi_app is None or self._preload_application is None:
             return None, None
         if settings.reload:
             self.log.warning(
-                "preload_app does nothing with reload: each worker loads the application, to see what has changed in it"
+                "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
             )
             return None, None
         if become_subreaper():
             return None, partial(self._preload_application, settings, self.log, False)
         if self._preloaded is None:
             self.log.warning(
-                "preload_app: this system has no PR_SET_CHILD_SUBREAPER (prctl(2)), so the master itself loads the "
-                "application. SIGHUP will not reload it: restart the server (or SIGUSR2) to load it anew"
+                "WS1302 preload_app: the master itself loads the application: this system has no "
+                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
             )
             self._preloaded = self._preload_application(settings, self.log, True)
         else:
-            self.log.warning("SIGHUP does not reload preloaded code here: restart the server to load it anew")
+            self.log.warning(
+                "WS1303 reload: the preloaded application stays as it is: this system has no PR_SET_CHILD_SUBREAPER "
+                "(prctl(2)). Restart the server, or send SIGUSR2, to load it again"
+            )
         return self._preloaded, None
 
     def tls_contexts(self, settings: Settings, before: ContextSeries | None = None) -> ContextSeries | None:
-        """Return the TLS contexts that the workers inherit, so that sessions resume in each of them.
+        """Return the TLS contexts that all workers inherit, so that a session resumes in each of them.
 
         Args:
             settings: the configuration of the workers.
-            before: those of the generation before, which are kept while certificates and settings are the same.
+            before: those of the previous generation; kept while certificates and settings are the same.
 
         Returns:
             None without TLS, and with the hook `ssl_context`, which each worker calls.
@@ -230,14 +205,37 @@ class ServerResources:
             return None
         if before is not None and before.fits(settings):
             return before
-        from wsgiserv.net.tls_series import ContextSeries  # with it `ssl`, which no plain server needs
+        from wsgiserv.net.tls_series import ContextSeries  # imports ssl, which a plain server does not need
 
         return ContextSeries(settings, monotonic())
 
-    def clean_up(self) -> None:
-        """Close the sockets, remove their files and the pid file: only what is still ours. May be called twice."""
+    # ---- upgrade and end -----------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
+        if self._old_master is None:
+            return
+        for listener in self._old_listeners:
+            if listener not in self.listeners:
+                listener.unlink()  # the old workers serve the clients in its backlog
+        self._old_listeners = []
+        if self.pid_file is not None:
+            try:
+                self.pid_file.take_over(self._old_master.pid)
+            except ConfigError as error:
+                self.log.error("WS1325 upgrade: cannot take over the pid file: %s", error)
+                self.pid_file = None
+        self._old_master.ready()
+
+    def leave_files(self) -> None:
+        """Leave the files of Unix sockets to the next master, which serves now."""
         for listener in self.listeners:
-            if listener not in self._left:
+            listener.disown()
+
+    def clean_up(self) -> None:
+        """Close the sockets, and remove the files that this master still owns. May be called twice."""
+        for listener in self.listeners:
+            if listener not in self._old_listeners:
                 listener.unlink()
             listener.close()
         self.listeners = []
@@ -247,9 +245,3 @@ class ServerResources:
         if self.pid_file is not None:
             self.pid_file.remove()
             self.pid_file = None
-
-
-def _workers(settings: Settings) -> str:
-    kind = settings.worker_class
-    name = kind if isinstance(kind, str) else kind.__name__
-    return counted(settings.workers, f"{name} worker")

@@ -16,16 +16,13 @@ from typing import Any
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, WorkerBoot
-from wsgiserv.logs.error import unguard_standard_streams
-from wsgiserv.logs.standard import flush_standard_streams
+from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.crash_dump_file import CrashDumpFile
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
-
-__all__ = ["ForkedChild", "be_worker", "fork_child", "fork_worker", "set_title"]
 
 
 class ForkedChild(BaseException):
@@ -44,7 +41,6 @@ class ForkedChild(BaseException):
 
 def fork_child(signals: SignalQueue) -> int:
     """fork(2): return 0 in the child, which has left the master's signals. Raises OSError when the system won't."""
-    flush_standard_streams()  # text that waits in a buffer would be written twice
     with signals.held():
         pid = fork()
         if pid == 0:

@@ -10,16 +10,17 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
-from os import WNOHANG, close, kill, pipe, urandom, wait4
+from os import WNOHANG, close, pipe, urandom, wait4
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINCH, Signals
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.boot import EXIT_CONFIG, Report
+from wsgiserv.boot import Report
+from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
+from wsgiserv.logs.access import KILLED, log_lost_requests
 from wsgiserv.logs.error import take_over_losses
-from wsgiserv.logs.lost import KILLED, log_lost_requests
 from wsgiserv.master.classify_exit import (
     calls_for_certificate,
     died_how,
@@ -28,26 +29,24 @@ from wsgiserv.master.classify_exit import (
     life,
     lost_requests,
 )
+from wsgiserv.master.control import Done
 from wsgiserv.master.crash_report import requests_in_words
 from wsgiserv.master.exit_records import Coroner
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
 from wsgiserv.master.recycling import too_large_at_boot
-from wsgiserv.master.reload import Done
 from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import fork_worker
 from wsgiserv.master.status import Totals
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote_client import Cancelled, Failed, Nursery, Spawned
-from wsgiserv.process import add_child_cleanup
+from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal, state_of
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-
-__all__ = ["Workers"]
 
 _BOOT_S: Final = 30.0
 # A worker whose main thread does not answer within this time is in C code.
@@ -262,12 +261,12 @@ class Workers:
             self._log.log(
                 level, "worker %d gets %s %s: %s", worker.pid, signal.name, life(worker, now), reason
             )
-        _kill(worker.pid, signal)
+        send_signal(worker.pid, signal)
 
     def send_all(self, signal: Signals) -> None:
         """Send ``signal`` to every worker, whatever it does."""
         for worker in self.fleet.workers:
-            _kill(worker.pid, signal)
+            send_signal(worker.pid, signal)
 
     def reopen_logs(self) -> None:
         """Tell the workers that the logs have been rotated."""
@@ -276,7 +275,7 @@ class Workers:
             if worker.ready_at is None:
                 worker.reopen_when_ready = True
             else:
-                _kill(worker.pid, SIGUSR1)
+                send_signal(worker.pid, SIGUSR1)
         self.nursery.reopen_logs()
 
     def _jitter(self) -> float:
@@ -292,7 +291,7 @@ class Workers:
         if worker.reader is None:
             return
         try:
-            reports, closed = worker.reader.read()
+            reports, closed = worker.reader.read_reports()
         except MessageError as error:
             worker.reader.close()
             worker.reader = None
@@ -311,7 +310,7 @@ class Workers:
                 # Later ones are let be: what serves, if shortly, is better than nothing.
                 too_large = too_large_at_boot(worker.pid, worker.cfg)
                 if too_large:
-                    report = Report("failed", too_large, "", EXIT_CONFIG)
+                    report = Report("failed", too_large, "", ExitStatus.CONFIG)
             known = self.fleet.failures.get(worker.generation)
             repeated = known is not None and known.reason == report.reason
             known_to_leave = worker.term_at or worker.quit_at or worker.retiring_at
@@ -320,7 +319,7 @@ class Workers:
                 self._tell_ready(worker, now)
                 if worker.reopen_when_ready:
                     worker.reopen_when_ready = False
-                    _kill(worker.pid, SIGUSR1)
+                    send_signal(worker.pid, SIGUSR1)
             elif report.state == "retiring" and known_to_leave is None:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
             elif report.state == "recycle":
@@ -378,7 +377,7 @@ class Workers:
     def trace(self, worker: WorkerHandle, done: Done) -> None:
         """Ask a worker what it does, and tell ``done``; or, if it cannot say, what the scoreboard knows."""
         self._traced.setdefault(worker.age, []).append((monotonic() + _TRACE_S, done))
-        _kill(worker.pid, SIGTTOU)
+        send_signal(worker.pid, SIGTTOU)
 
     def _answer_trace(self, worker: WorkerHandle, text: str) -> None:
         for _, done in self._traced.pop(worker.age, []):
@@ -441,7 +440,7 @@ class Workers:
                 worker.slot.words[STOPPING] = FOR_GOOD if for_good else 1
                 if worker.leaving and worker.ready_at is not None:
                     # It would look within a second. This signal says nothing to a worker, but wakes it.
-                    _kill(worker.pid, SIGWINCH)
+                    send_signal(worker.pid, SIGWINCH)
 
     def dismiss_zygotes(self) -> None:
         """End the zygotes, before the workers are told to leave: they hold the sockets, too."""
@@ -467,23 +466,13 @@ class Workers:
         Args:
             answer_signals: has the master answer the signals that have come.
         """
-        dead: list[tuple[WorkerHandle, int | None, int]] = []
-        for worker in self.fleet.workers:
-            if not worker.pid:
-                continue
-            try:
-                pid, status, usage = wait4(worker.pid, WNOHANG)
-            except ChildProcessError:
-                dead.append((worker, None, 0))  # somebody else in this process has waited for it
-            else:
-                if pid:
-                    dead.append((worker, status, usage.ru_maxrss))
-        if not self.stopping and any(is_told_to_end(each, how) for each, how, _ in dead):
+        dead = [(worker, end) for worker in self.fleet.workers if worker.pid and (end := reap(worker.pid))]
+        if not self.stopping and any(is_told_to_end(each, end.wait_status) for each, end in dead):
             # A signal to the whole process group reaches the youngest first, and this process last.
             sleep(_GROUP_S)
             answer_signals()
-        for each, how, max_rss in dead:
-            self._on_exit(each, how, max_rss)
+        for each, end in dead:
+            self._on_exit(each, end)
         self._hear_nursery(self.nursery.reap())
         if self._server.pid == 1 or self.nursery.adopts:
             self._reap_orphans()
@@ -500,7 +489,7 @@ class Workers:
             if not pid:
                 return
             if pid in workers:
-                self._on_exit(workers[pid], status, usage.ru_maxrss)
+                self._on_exit(workers[pid], Ended(status, usage.ru_maxrss))
             elif pid in zygotes:
                 self._hear_nursery(self.nursery.died(zygotes[pid], status))
 
@@ -525,10 +514,10 @@ class Workers:
                 counted(serving, "worker", "serves", "serve"),
             )
 
-    def _on_exit(self, worker: WorkerHandle, wait_status: int | None, max_rss: int) -> None:
+    def _on_exit(self, worker: WorkerHandle, end: Ended) -> None:
         """Note a dead worker: its last reports, the log, the fleet, the hook, its slot."""
         self._read_reports_of(worker, is_alive=False)
-        now = monotonic()
+        now, (wait_status, max_rss) = monotonic(), end
         how = died_how(wait_status)
         why = f"{how} ({worker.sent_because})" if worker.sent_because else how
         by_others = not worker.sent_because and self.coroner.is_killed_by_others(wait_status, now)
@@ -581,24 +570,11 @@ def boot_timeout_of(settings: Settings) -> float:
 
 def _why_silent(pid: int) -> str:
     """Return why a worker does not answer, as far as its state in proc(5) tells."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        state = b""
-    if state == b"T":
+    state = state_of(pid)
+    if state == "T":
         return f"worker {pid} is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on."
-    if state == b"t":
+    if state == "t":
         return f"worker {pid} is stopped by a debugger or tracer."
-    if state == b"D":
+    if state == "D":
         return f"worker {pid} does not answer: it waits in the kernel (state D), for a disk or a network file system."
     return f"worker {pid} does not answer: its main thread runs no Python code."
-
-
-def _kill(pid: int, signal: Signals) -> None:
-    if pid <= 0:
-        return  # not a process yet; kill(2) would take 0 for our process group
-    try:
-        kill(pid, signal)
-    except ProcessLookupError:
-        pass  # it has just died; the next turn reaps it

@@ -12,40 +12,35 @@ not know of cannot be, whenever the zygote is killed.
 
 from __future__ import annotations
 
-import _socket as socket_module
 import gc
-import importlib
 import logging
 import os
 import sys
 import threading
-import warnings
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
-from select import POLLERR, POLLIN, poll
+from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
-from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.ipc import decode, encode
+from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
+from wsgiserv.ipc import decode, encode, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
-from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import MASTER_SIGNALS
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.net.descriptors import recv_fds
 from wsgiserv.privileges import set_home
-from wsgiserv.process import add_child_cleanup, forget_cleanups, fork, unblock_last
+from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
+from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
 
 __all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
 
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -53,8 +48,6 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LONGEST_MESSAGE: Final = 4096
 _MOST_FDS: Final = 2
-# Absent on some platforms, which have no zygotes either.
-_MSG_CMSG_CLOEXEC: Final = getattr(socket_module, "MSG_CMSG_CLOEXEC", 0)
 
 
 def become_subreaper() -> bool:
@@ -109,7 +102,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
     Returns:
         in each worker's process, the values that it starts with. Never in the zygote: its process ends here.
     """
-    status = EXIT_BOOT
+    status = ExitStatus.BOOT
     try:
         add_child_cleanup(boot.close_in_child)
         add_child_cleanup(close_logs_in_child)
@@ -119,12 +112,12 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         application = _load(boot)
         _heed_no_signals(boot)  # again: the application may have its own handlers, for its workers
         if application is None:
-            status = EXIT_APPLICATION
+            status = ExitStatus.APPLICATION
         else:
             worker = _serve(boot, application)
             if worker is not None:
                 return worker
-            status = EXIT_OK
+            status = ExitStatus.OK
     except Exception:
         boot.log.critical("the zygote %d ends with an error of the server itself", getpid(), exc_info=True)
     flush_standard_streams()
@@ -135,7 +128,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
 def _die_with(master_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
     if getppid() != master_pid:
-        _exit(EXIT_OK)
+        _exit(ExitStatus.OK)
 
 
 def _heed_no_signals(boot: ZygoteBoot) -> None:
@@ -144,7 +137,7 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 
     def abort(number: int, frame: FrameType | None) -> None:
         boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), _where(frame))
-        _exit(EXIT_BOOT)
+        _exit(ExitStatus.BOOT)
 
     for number in _HEARD_BY_ALL:
         signal(number, ignore)  # not SIG_IGN, which programs that the application starts would inherit
@@ -154,12 +147,8 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
     stack = list(extract_stack(frame))
-    own = max((n for n, each in enumerate(stack) if each.filename.startswith(_OUR_DIRECTORY)), default=-1)
-    users = [
-        each
-        for each in stack[own + 1 :]
-        if not each.filename.startswith(("<frozen importlib", importlib.__path__[0]))
-    ]
+    own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
+    users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
     return "".join(format_list(users or stack)).rstrip()
 
 
@@ -172,10 +161,12 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
         set_home(boot.generation.settings, os.environ)
         application = preload()
     except ApplicationError as error:
-        _refuse(boot, str(error), error.traceback, EXIT_APPLICATION)
+        _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
         return None
     except (ConfigError, OSError) as error:
-        _refuse(boot, str(error), "", EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_BOOT)
+        _refuse(
+            boot, str(error), "", ExitStatus.CONFIG if isinstance(error, ConfigError) else ExitStatus.BOOT
+        )
         return None
     names = _threads_left_behind()
     if names:
@@ -223,15 +214,13 @@ def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message, empty when it has gone."""
     while True:
         try:
-            data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
+            data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
         except BlockingIOError:
             if flags & MSG_DONTWAIT:
                 raise
         # The application has set O_NONBLOCK on a descriptor of ours: gevent does for each that it makes a socket of.
-        poller = poll()
-        poller.register(sock, POLLIN)
-        poller.poll()
+        wait_for(sock.fileno(), None)
 
 
 def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
@@ -262,16 +251,13 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
 
 def _spawn_worker(sock: socket, age: int, ready: int) -> bool:
     """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
-    poller = poll()
-    poller.register(ready, 0)
-    if any(events & POLLERR for _, events in poller.poll(0)):
+    if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "withdrawn", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    flush_standard_streams()
     try:
         pid_reader, pid_writer = pipe()
         go_reader, go_writer = pipe()
-        child = _fork()
+        child = fork()
     except OSError as error:
         _tell(sock, {"state": "stillborn", "age": age, "error": error.strerror})
         return False
@@ -296,23 +282,13 @@ def _spawn_worker(sock: socket, age: int, ready: int) -> bool:
     return False
 
 
-def _fork() -> int:
-    """fork(2) without Python's warning of threads (3.12 and later), which `_threads_left_behind` has given better.
-
-    A blank in the process title makes Python count the entries of `threading`, where gevent notes greenlets.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return fork()
-
-
 def _be_born(pid_writer: int, go_reader: int) -> None:
     """In the child: make the worker, and end. In the worker: say who it is, and wait until the master knows."""
     try:
-        if _fork():
-            _exit(EXIT_OK)
+        if fork():
+            _exit(ExitStatus.OK)
     except OSError as error:
-        _exit(error.errno or EXIT_BOOT)
+        _exit(error.errno or ExitStatus.BOOT)
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
     try:
@@ -321,7 +297,7 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
     except OSError:  # the zygote has been killed
         told = b""
     if not told:
-        _exit(EXIT_OK)
+        _exit(ExitStatus.OK)
     close(pid_writer)
     close(go_reader)
     forget_cleanups()  # the zygote's; the worker adds its own

@@ -10,19 +10,19 @@ group. What the master would do to such a worker is done to the zygote, or to th
 
 from __future__ import annotations
 
-import _socket as socket_module
 import logging
-from _socket import AF_UNIX, MSG_DONTWAIT, socket, socketpair
+from _socket import MSG_DONTWAIT, socket
 from collections import deque
 from collections.abc import Callable
-from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, kill, pipe, wait4, waitid
+from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, pipe, waitid
 from signal import SIGABRT, SIGKILL, Signals
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
-from wsgiserv.boot import EXIT_APPLICATION, ReadinessReader
+from wsgiserv.boot import ReadinessReader
+from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook
-from wsgiserv.ipc import MessageError, decode, encode
+from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
 from wsgiserv.master.classify_exit import died_how
 from wsgiserv.master.crash_dump_file import CrashDumpFile
 from wsgiserv.master.generation import Generation
@@ -30,13 +30,11 @@ from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import ForkedChild, be_worker, fork_child, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
-from wsgiserv.net.descriptors import send_fds
+from wsgiserv.process import reap, send_signal
 from wsgiserv.scoreboard import Slot
 
 __all__ = ["Cancelled", "Failed", "Nursery", "Spawned", "Zygote"]
 
-# Absent on some platforms, which have no zygotes either.
-_SOCK_SEQPACKET: Final = getattr(socket_module, "SOCK_SEQPACKET", 5)
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
 # What the master reads of one zygote in a turn: one that writes without end delays nobody. A socket holds some 280.
@@ -132,7 +130,7 @@ class Zygote:
             message, fds, writer = self._unsent[0]
             if not self.over:
                 try:
-                    send_fds(self._sock, encode(message), fds, MSG_DONTWAIT)
+                    send_packet(self._sock, encode(message), fds, MSG_DONTWAIT)
                 except BlockingIOError:
                     return  # its next answer says that there is room
                 except OSError:
@@ -160,7 +158,7 @@ class Zygote:
                 if not is_corrupt:
                     is_corrupt = True
                     # At once, then on: behind the garbage may be word of a worker that has been let go.
-                    _kill(self.pid, SIGKILL)
+                    send_signal(self.pid, SIGKILL)
                     self._log.error(
                         "zygote %d: corrupt message on its socket (%s): the zygote is replaced. The application, or "
                         "a library of its own, writes to descriptors that it has not opened.",
@@ -213,13 +211,13 @@ class Zygote:
         self._log.error(
             "the zygote %d gets %s: its worker of age %d: %s", self.pid, signal.name, worker.age, reason
         )
-        _kill(self.pid, signal)
+        send_signal(self.pid, signal)
 
     def end(self) -> None:
         """Kill it: it has nothing to finish. Its workers are the master's, and stay."""
         if not self.over:
             self.over = True
-            _kill(self.pid, SIGKILL)
+            send_signal(self.pid, SIGKILL)
             self.close()
 
     def close(self) -> None:
@@ -280,7 +278,7 @@ class Nursery:
         zygote.request(worker, generation.pool.place(slot))
 
     def _fork_zygote(self, worker: WorkerHandle, generation: Generation, leave: Callable[[], None]) -> Zygote:
-        ours, theirs = socketpair(AF_UNIX, _SOCK_SEQPACKET)
+        ours, theirs = packet_pair()
         try:
             pid = fork_child(self._signals)
         except OSError:
@@ -338,13 +336,8 @@ class Nursery:
         """Note the zygotes that have died; return what becomes of the workers that they were asked for."""
         news: list[Spawned | Cancelled | Failed] = []
         for zygote in list(self.zygotes):
-            try:
-                pid, status, _ = wait4(zygote.pid, WNOHANG)
-            except ChildProcessError:
-                news += self.died(zygote, None)
-            else:
-                if pid:
-                    news += self.died(zygote, status)
+            if end := reap(zygote.pid):
+                news += self.died(zygote, end.wait_status)
         return news
 
     def died(self, zygote: Zygote, wait_status: int | None) -> list[Spawned | Cancelled | Failed]:
@@ -353,7 +346,7 @@ class Nursery:
         self.zygotes.remove(zygote)
         how = died_how(wait_status)
         # That the application cannot be loaded has been reported, with the reason.
-        is_known = zygote.over or (not zygote.loaded and how == died_how(EXIT_APPLICATION << 8))
+        is_known = zygote.over or (not zygote.loaded and how == died_how(ExitStatus.APPLICATION << 8))
         self._log.log(
             logging.DEBUG if is_known else logging.ERROR,
             "the zygote %d %s%s",
@@ -416,10 +409,3 @@ class Nursery:
             self.reap()
             if self.zygotes:
                 sleep(0.005)
-
-
-def _kill(pid: int, signal: Signals) -> None:
-    try:
-        kill(pid, signal)
-    except ProcessLookupError:
-        pass  # it has just died; the next turn reaps it

@@ -1,7 +1,7 @@
-"""Waits for sockets: epoll where there is one, kqueue or poll through `selectors` elsewhere.
+"""Waits for the sockets of one worker: epoll where there is one, kqueue or poll through `selectors` elsewhere.
 
-Owns: `EventLoop` (who is watched for what, who is connected, accepting, the sweep of deadlines).
-Must not know: HTTP, the application, signals, who runs the loop.
+`EventLoop` accepts connections, watches them for what their state asks for, and expires their deadlines. The worker
+polls it and runs what is ready.
 """
 
 from __future__ import annotations
@@ -20,35 +20,34 @@ from sys import maxsize
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
-from wsgiserv import process as atfork
 from wsgiserv.net.client import Connection
-from wsgiserv.net.descriptors import off_standard
+from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.process import leave
 from wsgiserv.wording import counted
 
-__all__ = ["EventLoop", "Poller", "open_poller"]
-
-# No descriptors or memory left: how long accepting rests. Without the rest a readable listener that cannot
-# be accepted spins (waitress CVE-2024-49769, 100 % CPU).
+# Without the rest, a readable listener that cannot be accepted from, for lack of descriptors or memory, spins
+# (waitress CVE-2024-49769, 100 % CPU).
 _ACCEPT_REST_S: Final = 0.5
 _EXHAUSTED: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
-# A worker that lives at its limit says so once in so long, not at each attempt.
+# accept(2): the client has gone, or a firewall forbids the connection. Neither is the listener's fault.
+_CLIENT_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
+# A worker that lives at its limit would write a line at each attempt.
 _WARN_AGAIN_S: Final = 60.0
-# A connection must have been idle for so long before it may be closed to make room for a new one.
+# A connection must have been idle for this long before it may be closed to make room for a new one.
 _LEAST_IDLE_S: Final = 0.5
-# At so many of them it is looked whether more of their request has come, before none of them is closed.
-_MOST_TRIES: Final = 8
-# How often a producer that waits for its client looks how long that has taken nothing.
+# How many unfinished requests are checked for more input before none of them is closed: each check is a system call.
+_MOST_CHECKS: Final = 8
+# How often a producer that waits for its client checks how long the client has taken nothing.
 _WAIT_S: Final = 0.25
 # poll(2) takes milliseconds as an int, so no more than 24 days.
 _LONGEST_POLL_S: Final = 2_000_000.0
-_PEER_GONE: Final = frozenset({ECONNABORTED, EPROTO, EPERM})
 
 
 class Poller(Protocol):
-    """The few calls the event_loop needs of the platform."""
+    """The few calls that the event loop needs of the platform."""
 
     def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
         """Watch a new descriptor."""
@@ -66,7 +65,7 @@ class Poller(Protocol):
         """Return a descriptor that is readable when `poll` has something to return."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release its descriptor."""
 
 
 # Bound at import: a config file may call gevent.monkey.patch_all(), which removes select.epoll.
@@ -108,42 +107,48 @@ def open_poller(portable: bool = False) -> Poller:
     return SelectorPoller()
 
 
-def _is_readable(fd: int) -> bool:
+def body_limit_s(connection: ResponseWriter) -> float:
+    """Return how long the reader of a streamed body may wait for more of it, in seconds; 0.0 means no limit."""
+    timeouts = connection.context.timeouts
+    return timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
+
+
+def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:
     poller = _poll()
     poller.register(fd, _POLLIN)
-    return bool(poller.poll(0))
-
-
-Admit = Callable[[RawSocket, Any, Listener], Connection]
+    return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 class EventLoop:
     """The sockets of one worker. A `Loop` for its connections.
 
+    Worker classes subclass it where they wait for a client, or need to know of a queued connection, in another way.
+
     Args:
         listeners: the bound listening sockets, non-blocking.
-        admit: makes a `Connection` of an accepted socket and its peer's address.
+        admit: returns a `Connection` for this loop, an accepted socket, its peer's address and its listener.
         most: most connections open at once; beyond it they wait in the backlog (``worker_connections``).
             Clients that have not sent a byte do not count, up to as many again.
         log: the error log.
-        send_timeout_s: how long a producer waits for its client; 0 is without end.
-        crowd: told when clients begin and cease to wait for a place.
+        send_timeout_s: how long a producer waits for its client; 0 means no limit.
+        at_capacity: called with True when clients begin to wait for room, with False when they cease to.
         poller: the platform's poller.
 
     Attributes:
         connections: all open connections by descriptor.
         waiting: connections whose next bytes are here already.
         accepting: whether new connections are taken.
+        poll: the poller's `poll`.
     """
 
     def __init__(
         self,
         listeners: Sequence[Listener],
-        admit: Admit,
+        admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection],
         most: int,
         log: logging.Logger,
         send_timeout_s: float,
-        crowd: Callable[[bool], None],
+        at_capacity: Callable[[bool], None],
         poller: Poller | None = None,
     ) -> None:
         self.poller = poller or open_poller()
@@ -151,8 +156,8 @@ class EventLoop:
         self.connections: dict[int, Connection] = {}
         self.waiting: deque[Connection] = deque()
         self.accepting = False
-        self._crowd = crowd
-        self._crowded = False
+        self._at_capacity = at_capacity
+        self._is_at_capacity = False
         # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
         self._listeners = {
             listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type))
@@ -165,7 +170,7 @@ class EventLoop:
         self._most = most
         self._log = log
         self._send_timeout_s = send_timeout_s
-        # Held while it is decided what is watched for, and the poller is told.
+        # Held while it is decided what to watch for, and the poller is told.
         self._lock = allocate_lock()
         self._rest_until = 0.0
         self._warned_of_exhaustion = -_WARN_AGAIN_S
@@ -173,12 +178,9 @@ class EventLoop:
     # ---- the Loop of the connections -------------------------------------------------------------------
 
     def watch(self, connection: Connection, interest: int) -> None:
-        """Wake `connection` for `interest`; a connection is registered at its first wish only.
-
-        Several threads may be here for one connection, and one of them may come late: when another has closed the
-        connection, and its descriptor is a new client's. So who owns the descriptor, and what its state asks for, is
-        looked at under the lock.
-        """
+        """Wake ``connection`` for ``interest``; it is registered at its first wish only."""
+        # Several threads may be here for one connection, and one of them may come late: when another has closed the
+        # connection, and its descriptor is a new client's. So ownership and state are checked under the lock.
         fd = connection.fd
         with self._lock:
             if self.connections.get(fd) is not connection:
@@ -201,7 +203,7 @@ class EventLoop:
                     self.poller.modify(fd, interest)
 
     def ignore(self, connection: Connection) -> None:
-        """Watch a connection no longer until its next wish: epoll tells of a reset even those who ask for nothing."""
+        """Watch a connection no longer until its next wish: epoll reports a reset without any interest, too."""
         with self._lock:
             if (
                 self.connections.get(connection.fd) is connection
@@ -215,17 +217,14 @@ class EventLoop:
         with suppress(OSError, KeyError):  # another socket has been put in its place
             self.poller.unregister(connection.fd)
 
-    def begin(self, connection: Connection) -> None:
-        """Watch a connection that has brought no whole request along; nothing for one that is closed again."""
-        self.watch(connection, READ)
-
     def resume(self, connection: Connection) -> None:
         """Queue a connection whose next bytes are here: one request per turn each, so none starves the others."""
         self.waiting.append(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Drop a connection that is about to close its socket. A second time, nothing: the number may be another's."""
+        """Drop a connection that is about to close its socket; do nothing the second time."""
         with self._lock:
+            # By then the number may be another connection's.
             if self.connections.get(connection.fd) is connection:
                 del self.connections[connection.fd]
                 if connection.interest != UNWATCHED:
@@ -236,21 +235,17 @@ class EventLoop:
     def wait_writable(self, connection: ResponseWriter) -> bool:
         """Block while the loop sends what is queued, until the client has taken enough; False at ``send_timeout``.
 
-        True also when a moment has passed: the producer then sends what it can by itself, should nobody else do so.
+        It returns True after a moment, too: the producer then sends what it can by itself.
         """
-        bell = allocate_lock()
-        bell.acquire()
-        if not connection.call_when_sent(bell.release) or bell.acquire(timeout=_WAIT_S):
+        wakeup = allocate_lock()
+        wakeup.acquire()
+        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=_WAIT_S):
             return True
         return not connection.has_stopped(monotonic(), self._send_timeout_s)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""
-        poller = _poll()
-        poller.register(connection.fd, _POLLIN)
-        timeouts = connection.context.timeouts
-        limit_s = timeouts.body or (RATE_GRACE_S if timeouts.body_rate else 0.0)
-        return bool(poller.poll(min(limit_s, _LONGEST_POLL_S) * 1000 or None))
+        return _is_readable(connection.fd, min(body_limit_s(connection), _LONGEST_POLL_S) or None)
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 
@@ -262,8 +257,9 @@ class EventLoop:
     def add_source(self, fd: int, callback: Callable[[], None]) -> None:
         """Treat ``fd`` like a listener: watched while connections are taken, and one worker is woken, not all.
 
-        Call it before `start_accepting`. ``callback`` takes connections while there is room (`has_room`), and
-        tells of them by `adopt`.
+        Args:
+            fd: the descriptor; before `start_accepting`.
+            callback: takes connections while there is room (`has_room`), and adds them by `adopt`.
         """
         self._callbacks[fd] = callback
         self._sources.append(fd)
@@ -272,6 +268,18 @@ class EventLoop:
         """Watch ``fd`` no longer."""
         if self._callbacks.pop(fd, None) is not None:
             self.poller.unregister(fd)
+
+    def call_back(self, fd: int) -> None:
+        """Call what `add_callback` or `add_source` was given for ``fd``; do nothing for a descriptor closed since."""
+        callback = self._callbacks.get(fd)
+        if callback is not None:
+            callback()
+            return
+        # With threads, one may have watched a connection that another closed: the number may be the application's by
+        # now, and would wake every poll.
+        with self._lock, suppress(OSError, KeyError):
+            if fd not in self.connections:
+                self.poller.unregister(fd)
 
     # ---- accepting -----------------------------------------------------------------------------------------
 
@@ -283,31 +291,32 @@ class EventLoop:
                 self.poller.register(fd, READ, exclusive=True)
 
     def stop_accepting(self) -> None:
-        """Leave the listeners alone: what comes waits in the backlog, for a sibling or for later."""
+        """Leave what comes in the backlog, for a sibling or for later."""
         if self.accepting:
             self.accepting = False
             for fd in (*self._listeners, *self._sources):
                 self.poller.unregister(fd)
 
     def lift_limit(self) -> None:
-        """Take all that come from now on, whatever ``most`` says. Called by a worker that leaves.
-
-        Who is left in the backlog when the last process closes a listener is reset.
-        """
+        """Take all connections that come from now on, whatever ``most`` says. Called by a worker that leaves."""
+        # When the last process closes a listener, the kernel resets the clients that are left in its backlog.
         self._most = maxsize
 
     def has_room(self) -> bool:
-        """Whether one more connection may be taken; if not, none is until there is room again."""
+        """Return whether one more connection may be taken; if not, stop accepting until there is room again."""
         if len(self.connections) < self._most or self._make_room():
             return True
         self.stop_accepting()
-        if not self._crowded:
-            self._crowded = True
-            self._crowd(True)
+        self._set_at_capacity(True)
         return False
 
+    def _set_at_capacity(self, is_at_capacity: bool) -> None:
+        if is_at_capacity != self._is_at_capacity:
+            self._is_at_capacity = is_at_capacity
+            self._at_capacity(is_at_capacity)
+
     def adopt(self, connection: Connection) -> None:
-        """Have a connection that did not come from a listener; it is watched from its first wish on."""
+        """Add a connection that did not come from a listener; it is watched from its first wish on."""
         self.connections[connection.fd] = connection
 
     def close_listeners(self) -> None:
@@ -323,18 +332,22 @@ class EventLoop:
             listener.reject_new_connections()
 
     def is_listener(self, fd: int) -> bool:
-        """Whether ``fd`` is one of the listeners."""
+        """Return whether ``fd`` is one of the listeners."""
         return fd in self._listeners
+
+    def listener_fds(self) -> list[int]:
+        """Return the descriptors of the listeners."""
+        return list(self._listeners)
 
     def accept(self, listener_fd: int) -> Connection | None:
         """Take one connection; None when there is none, or none can be taken now."""
-        # Asked here first: a call less for each connection. Nobody gives way where nobody waits.
+        # Checked here first: a call less for each connection. Room is made only where a client waits for it.
         if len(self.connections) >= self._most and not (_is_readable(listener_fd) and self.has_room()):
             return None
         listener, family, kind = self._listeners[listener_fd]
         try:
-            # Not accept(): it would make a `socket.socket`, whose Python layer costs more than the system
-            # call, and after monkey patching gevent's.
+            # Private, and in CPython since 2.7: accept() would make a `socket.socket`, whose Python layer costs more
+            # than the system call, and after monkey patching gevent's.
             fd, address = listener.sock._accept()  # type: ignore[attr-defined]
             if fd <= 2:
                 fd = off_standard(fd)
@@ -348,20 +361,19 @@ class EventLoop:
             listener.adjust(sock)
         if getdefaulttimeout() is not None:
             sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
-        connection = self._admit(sock, address, listener)
+        connection = self._admit(self, sock, address, listener)
         self.connections[fd] = connection
         return connection
 
     def _make_room(self, for_descriptor: bool = False) -> bool:
-        """Whether one more connection can be taken; closes one that waits long for its client where that helps.
-
-        A client between two quick requests is never cut off: while others wait, its next response says
-        ``Connection: close``. One that has not completed its first request gives way like one that is idle: a flood of
-        heads that never end must not shut all others out until ``header_timeout``.
+        """Close a connection that waits long for its client where that helps; return whether one more can be taken.
 
         Args:
             for_descriptor: whether a descriptor is wanted, however many connections there are.
         """
+        # A client between two quick requests is never cut off: while others wait, its next response says
+        # ``Connection: close``. A connection that has not completed its first request gives way like an idle one: a
+        # flood of heads that never end must not shut all others out until ``header_timeout`` (puma CVE-2019-16770).
         silent, longest, chosen = 0, _LEAST_IDLE_S, None
         unfinished: list[tuple[float, Connection]] = []
         now = monotonic()
@@ -380,14 +392,14 @@ class EventLoop:
         has_place = total - silent < self._most and total < 2 * self._most
         if has_place and not for_descriptor:
             return True
-        # Those who have sent nothing do not count, so that one of them makes no place unless there are too many of all.
-        wants_any = for_descriptor or total - silent < self._most
-        tries = 0
+        # Silent clients do not count, so closing one makes room only when there are too many of all.
+        takes_silent = for_descriptor or total - silent < self._most
+        checks = 0
         for _, connection in sorted(unfinished, key=itemgetter(0)):
-            if tries >= _MOST_TRIES:
+            if checks >= _MOST_CHECKS:
                 break
-            if wants_any or not connection.is_silent:
-                tries += 1
+            if takes_silent or not connection.is_silent:
+                checks += 1
                 if not connection.has_input():
                     connection.close()
                     return True
@@ -395,23 +407,24 @@ class EventLoop:
 
     def refused(self, error: OSError) -> None:
         """Rest from accepting: the system has no descriptor or memory for a connection, or fails otherwise."""
-        if error.errno in _PEER_GONE:
+        if error.errno in _CLIENT_GONE:
             return
-        if error.errno not in _EXHAUSTED:
-            self._log.error("accept() failed: %s; accepting rests for %.1f s", error, _ACCEPT_REST_S)
+        is_exhausted = error.errno in _EXHAUSTED
+        if not is_exhausted:
+            self._log.error(
+                "WS1706 accept: failed: %s: trying again in %.1f s", error.strerror or error, _ACCEPT_REST_S
+            )
         elif (now := monotonic()) - self._warned_of_exhaustion >= _WARN_AGAIN_S:
             self._warned_of_exhaustion = now
             self._log.warning(
-                "out of descriptors (%s) with %s open; accepting pauses until some are free. "
-                "Raise the limit (ulimit -n, LimitNOFILE=) or lower worker_connections.",
+                "WS1707 accept: out of descriptors (%s) with %s open: accepting pauses until some are free. "
+                "Raise the limit (ulimit -n, LimitNOFILE=) or lower worker_connections",
                 error.strerror,
                 counted(len(self.connections), "connection"),
             )
         self.rest()
-        if error.errno in _EXHAUSTED:
-            if not self._crowded:
-                self._crowded = True
-                self._crowd(True)
+        if is_exhausted:
+            self._set_at_capacity(True)
             self._make_room(for_descriptor=True)  # an idle client gives its descriptor up; that ends the rest
 
     def rest(self) -> None:
@@ -423,25 +436,7 @@ class EventLoop:
         """Accept again when there is room. Called once per turn while not accepting, by a worker that stays."""
         if now >= self._rest_until and (len(self.connections) < self._most or self._make_room()):
             self.start_accepting()
-            if self._crowded:
-                self._crowded = False
-                self._crowd(False)
-
-    def listener_fds(self) -> list[int]:
-        """Return the descriptors of the listeners."""
-        return list(self._listeners)
-
-    def call_back(self, fd: int) -> None:
-        """Call what `add_callback` or `add_source` was given for ``fd``; nothing for one that has been closed since."""
-        callback = self._callbacks.get(fd)
-        if callback is not None:
-            callback()
-        else:
-            # With threads, one may have watched a connection that another closed: the number may be the
-            # application's by now, and would wake every poll.
-            with self._lock, suppress(OSError, KeyError):
-                if fd not in self.connections:
-                    self.poller.unregister(fd)
+            self._set_at_capacity(False)
 
     # ---- deadlines -----------------------------------------------------------------------------------------
 
@@ -458,11 +453,9 @@ class EventLoop:
         self.poller.close()
 
     def close_in_child(self) -> None:
-        """Drop all connections in a child of the application. Their clients see nothing of it.
-
-        The epoll is closed first: it is the parent's, too, and to unregister a descriptor here takes it away there.
-        Whoever comes back to the loop by another way than the gateway leaves at its next turn.
-        """
+        """Drop all connections in a child of the application. Their clients see nothing of it."""
+        # The poller first: the epoll is the parent's, too, and to unregister a descriptor here takes it away there.
+        # Code that comes back to the loop by another way than the gateway leaves at its next turn.
         self.poll = _leave
         self.poller.close()
         for connection in list(self.connections.values()):
@@ -472,4 +465,4 @@ class EventLoop:
 
 
 def _leave(timeout_s: float) -> NoReturn:
-    atfork.leave()
+    leave()

@@ -1,30 +1,62 @@
-"""Which process listens where we want to listen.
-
-Owns: reading it from Linux's /proc, as far as this user may see it.
-Must not know: why somebody asks.
-"""
+"""Finds the process that listens at an address, in Linux's /proc, as far as this user may see it."""
 
 from __future__ import annotations
 
 import _socket
 import os
-from _socket import AF_INET, AF_INET6
-from typing import Literal
+from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, socket
+from typing import Literal, NamedTuple
 
-__all__ = ["describe_process", "is_master", "tcp_holder", "unix_holder"]
+from wsgiserv.errors import ConfigError
 
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, see include/net/tcp_states.h
 _UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags column of /proc/net/unix
 _LONGEST_COMMAND = 120
 
 
-def tcp_holder(family: int, host: str, port: int) -> str | None:
-    """Return ``pid 123 (command line)`` of a process that listens on ``port``, or None when it cannot be seen.
+class TcpAddress(NamedTuple):
+    """The address of a TCP socket, and whether it leaves IPv4 addresses to others."""
+
+    family: int
+    host: str
+    port: int
+    is_v6only: bool
+
+    @classmethod
+    def of(cls, sock: socket) -> TcpAddress:
+        """Return the address of a bound socket."""
+        host, port = sock.getsockname()[:2]
+        is_v6only = sock.family == AF_INET6 and bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
+        return cls(sock.family, host, port, is_v6only)
+
+    def overlaps(self, other: TcpAddress) -> bool:
+        """Return whether a listener at one keeps another from the other."""
+        if self.port != other.port:
+            return False
+        if self.family == other.family:
+            return self.host == other.host or bool({self.host, other.host} & {"0.0.0.0", "::"})
+        return any(each.host == "::" and not each.is_v6only for each in (self, other))
+
+
+class AddressInUse(ConfigError):
+    """A process listens at the address.
+
+    Attributes:
+        address: the TCP address; None for a Unix socket.
+    """
+
+    def __init__(self, text: str, address: TcpAddress | None = None) -> None:
+        super().__init__(text)
+        self.address = address
+
+
+def owner_of_port(family: int, host: str, port: int) -> str | None:
+    """Return ``pid 123 (command line)`` of a process that listens on ``port``, or None when /proc does not show it.
 
     Args:
         family: AF_INET or AF_INET6.
-        host: the IP address that was asked for. Who holds exactly it is preferred to who holds the port
-            at another address, since addresses of all interfaces stand in each other's way.
+        host: the IP address that is wanted. Its owner is preferred to an owner of the port at another address, since
+            addresses of all interfaces stand in each other's way.
     """
     exact, others = set[str](), set[str]()
     wanted = _as_in_proc(family, host)
@@ -38,7 +70,7 @@ def tcp_holder(family: int, host: str, port: int) -> str | None:
     return _owner(exact) or _owner(others)
 
 
-def unix_holder(path: str) -> str | None:
+def owner_of_path(path: str) -> str | None:
     """Return ``pid 123 (command line)`` of a process that listens at ``path``; ``@name`` is an abstract name."""
     inodes = {
         columns[6]
@@ -62,7 +94,7 @@ def describe_process(pid: int) -> str:
 
 
 def is_master(pid: int) -> bool:
-    """Whether the process is the master of a wsgiserv, by its title. False where that cannot be seen."""
+    """Return whether the process is a master of wsgiserv, by its title; False where /proc does not show it."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read(64).startswith(b"wsgiserv: master ")

@@ -1,45 +1,39 @@
-"""A client's socket on which a proxy first says whom it speaks for (PROXY protocol).
-
-Owns: `ProxySocket`.
-Must not know: HTTP, TLS, which peers may speak it.
-"""
+"""A client's socket on which a proxy first names its client (PROXY protocol)."""
 
 from __future__ import annotations
 
 from _socket import MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as RawSocket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.proxy_protocol import LONGEST_BYTES, read_proxy_line
-
-if TYPE_CHECKING:
-    from wsgiserv.net.tls import TLSSocket
-
-__all__ = ["ProxySocket"]
+from wsgiserv.net.client_socket import ClientSocket
 
 
 class ProxySocket:
     """Stands in for a connection's socket until the PROXY header has been read.
 
-    The header is looked at before it is taken out of the kernel, and not one byte behind it is taken: TLS or
-    HTTP finds its own first byte there.
+    The header is peeked at before it is taken out of the kernel, and no byte behind it is taken: TLS or HTTP finds its
+    own first byte there.
 
     Args:
         raw: the accepted socket.
-        inner: what the connection is to use afterwards: ``raw``, or TLS over it.
+        inner: the socket that the connection uses afterwards: ``raw``, or TLS over it.
         mode: ``v1``, ``v2`` or ``auto`` (``proxy_protocol``).
-        environ: the client's part of the environ; what the proxy says is written into it, before any request.
-
-    Attributes:
-        hand_over: called with ``inner`` when the header has been read; set by whoever makes the connection.
+        environ: the client's part of the environ; the values of the header are written into it, before any request.
+        replace: called with ``inner`` when the header has been read.
     """
 
-    __slots__ = ("_environ", "_inner", "_mode", "_raw", "_refused", "_seen", "hand_over")
+    __slots__ = ("_environ", "_inner", "_mode", "_raw", "_refused", "_replace", "_seen")
 
     def __init__(
-        self, raw: RawSocket, inner: RawSocket | TLSSocket, mode: str, environ: dict[str, str]
+        self,
+        raw: RawSocket,
+        inner: ClientSocket,
+        mode: str,
+        environ: dict[str, str],
+        replace: Callable[[ClientSocket], object],
     ) -> None:
         self._raw = raw
         self._inner = inner
@@ -47,10 +41,11 @@ class ProxySocket:
         self._environ = environ
         self._seen = b""
         self._refused = False
-        self.hand_over: Callable[[RawSocket | TLSSocket], object] | None = None
+        # Dropped as soon as it is not needed: it refers to the connection, which refers to this.
+        self._replace: Callable[[ClientSocket], object] | None = replace
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Go on with the header; behind it, return what comes next.
+        """Read on in the header; behind it, return the bytes that come next.
 
         Raises:
             BlockingIOError: the header is not complete, or nothing is here behind it.
@@ -85,18 +80,15 @@ class ProxySocket:
                 PROXY_ADDR=line.destination[0],
                 PROXY_PORT=str(line.destination[1]),
             )
-        self._open()
+        replace, self._replace = self._replace, None
+        if replace is not None:
+            replace(self._inner)
         if seen and not line.size:
             # No header, as `auto` allows; but it began like one, so its first bytes have been taken.
             return seen
         return self._inner.recv(size, flags | MSG_DONTWAIT)
 
-    def _open(self) -> None:
-        hand_over, self.hand_over = self.hand_over, None
-        if hand_over is not None:
-            hand_over(self._inner)
-
-    # ---- the rest of a socket, for the refusal of a header: it goes out in clear ----------------------
+    # ---- the rest of a socket, for the refusal of a header: it is sent in clear -----------------------
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Send on the raw socket. Raises OSError."""
@@ -109,7 +101,7 @@ class ProxySocket:
         return self._raw.sendmsg(buffers, ancillary, flags)
 
     def shutdown(self, how: int) -> None:
-        """End a direction of the raw socket: what comes from now on is discarded unread. Raises OSError."""
+        """End a direction of the raw socket. Raises OSError."""
         self._raw.shutdown(how)
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
@@ -126,10 +118,10 @@ class ProxySocket:
 
     def close(self) -> None:
         """Close the socket."""
-        self.hand_over = None
+        self._replace = None
         self._inner.close()
 
     def close_in_child(self) -> None:
-        """Close the descriptor without a word: the parent goes on with the connection. Called in its child."""
-        self.hand_over = None
+        """Close the descriptor and send nothing: the parent uses the connection. Called in its child."""
+        self._replace = None
         self._raw.close()

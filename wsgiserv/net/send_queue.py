@@ -16,15 +16,10 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, Final
 
+from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.wsgi.budget import MemoryBudget
-
-if TYPE_CHECKING:
-    from wsgiserv.net.proxy_socket import ProxySocket
-    from wsgiserv.net.tls import TLSSocket
-
-__all__ = ["MEMORY_BYTES", "WORKER_MEMORY_BYTES", "FileTruncated", "SendQueue"]
 
 # What one connection, and what all of a worker, may keep in memory.
 MEMORY_BYTES: Final = 1024 * 1024
@@ -199,7 +194,7 @@ class SendQueue:
             self.moved_at = monotonic()
         self._items.append(_FileRange(os.dup(fd), offset, count))
 
-    def flush(self, sock: RawSocket | TLSSocket | ProxySocket) -> int:
+    def flush(self, sock: ClientSocket) -> int:
         """Send what the socket takes now and return how many bytes that was.
 
         Raises:
@@ -226,7 +221,7 @@ class SendQueue:
             self._give_back()
         return total
 
-    def _send(self, sock: RawSocket | TLSSocket | ProxySocket, item: memoryview | bytearray) -> int:
+    def _send(self, sock: ClientSocket, item: memoryview | bytearray) -> int:
         with memoryview(item)[
             self._sent_of_first :
         ] as rest:  # released at once: more may be joined to a bytearray
@@ -241,7 +236,7 @@ class SendQueue:
             self._sent_of_first += sent
         return sent
 
-    def _send_range(self, sock: RawSocket | TLSSocket | ProxySocket, item: _FileRange) -> int:
+    def _send_range(self, sock: ClientSocket, item: _FileRange) -> int:
         if isinstance(sock, RawSocket):
             sent = os.sendfile(sock.fileno(), item.fd, item.offset, min(item.count, _MOST_PER_FLUSH))
         else:

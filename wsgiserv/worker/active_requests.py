@@ -1,10 +1,7 @@
-"""Which requests are in the application at this moment, and where in its code.
+"""Finds the requests in the application at this moment, and their places in its code, for reports.
 
-Owns: finding a request in the frames of a thread or a greenlet, and the words for it.
-Must not know: which worker class runs, what is done about an overdue request.
-
-Nothing is noted down while a request runs: all that is told here stands in the frame of `Connection.run`, so
-requests that never hang pay nothing.
+Nothing is noted down while a request runs: the frame of `Connection.run` has all of it, so a request
+costs nothing unless it hangs.
 """
 
 from __future__ import annotations
@@ -24,12 +21,12 @@ from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import thread_names, waiting_main_frame
 from wsgiserv.wsgi.gateway import run_app
 
-__all__ = ["Call", "call_in", "describe", "other_threads", "progress", "report", "stack_of", "thread_calls"]
-
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
 _OUR_WORKERS: Final = os.path.dirname(__file__)
-_REPORTERS: Final = (__file__, os.path.join(_OUR_WORKERS, "base.py"))
+_REPORTERS: Final = tuple(
+    os.path.join(_OUR_WORKERS, name) for name in ("active_requests.py", "process.py", "base.py")
+)
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 400
 _MOST_CALLS: Final = 50
@@ -39,7 +36,7 @@ class Call(NamedTuple):
     """One request in the application.
 
     Attributes:
-        connection: whose request it is.
+        connection: the request's connection.
         request_line: as it came, for a log.
         request_id: its id.
         peer: the client's address.
@@ -57,19 +54,25 @@ class Call(NamedTuple):
     stack: str
 
 
+def _frame_of_run(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_code is not _RUN:
+        frame = frame.f_back
+    return frame
+
+
 def call_in(frame: FrameType | None, where: str) -> Call | None:
-    """Return the request that a stack runs; None when there is none.
+    """Return the request of a stack; None when there is none.
 
     Args:
         frame: the innermost frame of a thread or greenlet.
         where: its name.
     """
-    at = frame
-    while at is not None and at.f_code is not _RUN:
-        at = at.f_back
-    if at is None:
+    run = _frame_of_run(frame)
+    if run is None:
         return None
-    names = at.f_locals
+    # To note a request where another thread finds it would cost each request a dict entry and a lock; its local
+    # variables are read instead. One that is not set yet is missing here.
+    names = run.f_locals
     connection, line = names["self"], names.get("line")
     return Call(
         connection,
@@ -84,9 +87,7 @@ def call_in(frame: FrameType | None, where: str) -> Call | None:
 
 def stack_of(frame: FrameType | None) -> str:
     """Return a stack as a traceback shows it, from the application's first frame on where there is one."""
-    # In a thread that reports on itself, the innermost frames are the report's own.
-    while frame is not None and frame.f_code.co_filename in _REPORTERS:
-        frame = frame.f_back
+    frame = _without_report(frame)
     frames: list[tuple[FrameType, int]] = []
     while frame is not None and frame.f_code is not _RUN_APP and len(frames) < _MOST_FRAMES:
         frames.append((frame, frame.f_lineno))
@@ -95,8 +96,15 @@ def stack_of(frame: FrameType | None) -> str:
     return "".join(traceback.StackSummary.extract(iter(frames)).format()).rstrip()
 
 
+def _without_report(frame: FrameType | None) -> FrameType | None:
+    """Return the frame below those of the report itself, in the reporting thread."""
+    while frame is not None and frame.f_code.co_filename in _REPORTERS:
+        frame = frame.f_back
+    return frame
+
+
 def _named_threads() -> Iterable[tuple[str, FrameType]]:
-    # Not threading.enumerate(): it takes a lock that the culprit may hold.
+    # threading.enumerate() takes a lock that a hanging thread may hold; the dict below it needs none.
     active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
     # Ours last: where threads are patched, `threading` knows the main thread by its greenlet's identifier.
     names = {ident: thread.name for ident, thread in list(active.items())} | thread_names()
@@ -110,48 +118,40 @@ def _named_threads() -> Iterable[tuple[str, FrameType]]:
 
 
 def thread_calls() -> list[Call]:
-    """Return the requests that the process's threads run now, oldest first."""
+    """Return the requests in the process's threads, oldest first."""
     calls = [call for name, frame in _named_threads() if (call := call_in(frame, name)) is not None]
     calls.sort(key=lambda call: call.started)
     return calls
 
 
 def other_threads() -> list[str]:
-    """Return the stacks of the threads that run no request, each under its thread's name; not of ours that wait."""
-    return [
-        f"{name}:\n{stack_of(frame)}"
-        for name, frame in _named_threads()
-        if call_in(frame, name) is None and not _waits_in_our_code(frame)
-    ]
-
-
-def _waits_in_our_code(frame: FrameType) -> bool:
-    at: FrameType | None = frame
-    while at is not None and at.f_code.co_filename in _REPORTERS:
-        at = at.f_back
-    return at is not None and at.f_code.co_filename.startswith(_OUR_WORKERS)
+    """Return the stacks of all other threads by their names, without the server's own waiting ones."""
+    found = []
+    for name, frame in _named_threads():
+        top = _without_report(frame)
+        waits = top is not None and top.f_code.co_filename.startswith(_OUR_WORKERS)
+        if _frame_of_run(frame) is None and not waits:
+            found.append(f"{name}:\n{stack_of(frame)}")
+    return found
 
 
 def progress() -> dict[str, int]:
-    """Return the requests that the process's threads run by id, each with the bytes of its bodies so far.
+    """Return the requests in the process's threads by id, each with the bytes of its bodies so far.
 
-    To wait for a slow client is progress, too: `send_timeout` bounds that.
+    To wait for a slow client is progress, too: `send_timeout` bounds it.
     """
     found = {}
     for _, frame in _named_threads():
-        at: FrameType | None = frame
-        while at is not None and at.f_code is not _RUN:
-            at = at.f_back
-        if at is not None and (response := at.f_locals.get("response")) is not None:
-            connection = at.f_locals["self"]
-            found[at.f_locals["request_id"]] = (
-                response.sent + connection.received_by_application + connection.waits
-            )
+        run = _frame_of_run(frame)
+        names = run.f_locals if run is not None else {}
+        if (response := names.get("response")) is not None:
+            connection = names["self"]
+            found[names["request_id"]] = response.sent + connection.received_by_application + connection.waits
     return found
 
 
 def describe(call: Call, now: float) -> str:
-    """Return who, what, for how long and where, with the stack, for the log.
+    """Return a request in words, with its peer, its time, its thread and its stack, for the log.
 
     Args:
         call: the request.
@@ -164,7 +164,13 @@ def describe(call: Call, now: float) -> str:
 
 
 def report(calls: list[Call], others: Iterable[str], now: float) -> str:
-    """Return all requests in flight and all other stacks, for a worker that is about to be killed."""
+    """Return all requests in flight and all other stacks, for a worker about to be killed.
+
+    Args:
+        calls: the requests.
+        others: the stacks.
+        now: ``time.monotonic()``.
+    """
     parts = [f"in flight: {describe(call, now)}" for call in calls[:_MOST_CALLS]]
     if len(calls) > _MOST_CALLS:
         parts.append(f"in flight: {len(calls) - _MOST_CALLS} more")

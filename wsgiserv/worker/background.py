@@ -1,11 +1,7 @@
-"""What an application has started in the background while it was loaded for all workers (``preload_app``).
+"""Ends an application's background work, started while it was loaded for all workers (``preload_app``).
 
-Owns: finding the greenlets, timers and watchers of gevent and eventlet, saying where they come from, ending them.
-Must not know: the zygote, who loads the application. It imports neither library: what has not been imported has started
-nothing.
-
-fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they are
-ended in the process that has loaded the application, before it forks, and run nowhere.
+It finds the greenlets, timers and watchers of gevent and eventlet, and imports neither: without an
+import a library has started nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +11,15 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.callables import is_a, own_attribute
+from wsgiserv.user_code import is_a, own_attribute
 
-__all__ = ["end_background"]
+# fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they end
+# in the process that has loaded the application, before it forks, and run nowhere.
 
 # How long greenlets may take to end when GreenletExit is raised in them.
 _END_S: Final = 1.0
@@ -35,15 +33,17 @@ _LIBRARIES: Final = frozenset({"gevent", "eventlet", "greenlet", "concurrent"})
 def end_background(log: logging.Logger) -> None:
     """End all greenlets, timers and watchers of this process, and warn of each with its place. Never raises.
 
-    Of native threads it warns of those that `threading` does not know; the others are the zygote's to tell.
+    It warns of native threads unknown to `threading`, too; the zygote warns of the others. Called once, when
+    the application has been loaded, before workers are forked.
 
-    Called once, when the application has been loaded, before workers are forked.
+    Args:
+        log: the error log.
     """
-    threads = _pool_threads()
-    if threads:
+    if threads := _pool_threads():
         log.warning(
-            "the application has started work in a thread pool while it was loaded (%s): threads stay behind in the "
-            "process that has loaded it, the workers do not have them",
+            "WS1156 preload_app: the application has started work in a thread pool while it was loaded (%s): the "
+            "threads stay in the process that has loaded it, no worker has them: start it in post_worker_init, or at "
+            "the first request",
             ", ".join(threads),
         )
     found: list[str] = []
@@ -51,13 +51,16 @@ def end_background(log: logging.Logger) -> None:
         try:
             end(found)
         except Exception as error:
-            log.error("what the application has started could not be ended", exc_info=error)
+            log.error(
+                "WS1157 preload_app: background work of the application cannot be ended, and may run in each worker",
+                exc_info=error,
+            )
     if found:
         shown = found[:_MOST_SHOWN] + [f"{len(found) - _MOST_SHOWN} more"] * (len(found) > _MOST_SHOWN)
         log.warning(
-            "the application has started %s in the background while it was loaded (preload_app): %s. Each worker would "
-            "have run a copy, so it is ended and runs nowhere. Start it in post_worker_init, or at the first request; "
-            "or leave preload_app out.",
+            "WS1158 preload_app: the application has started %s in the background while it was loaded: %s: ended, as "
+            "each worker would have run a copy: start it in post_worker_init, or at the first request, or leave "
+            "preload_app out",
             "something" if len(found) == 1 else f"{len(found)} things",
             "; ".join(shown),
         )
@@ -71,13 +74,12 @@ def _end_gevent(found: list[str]) -> None:
     hub = local.get_hub_if_exists() if local is not None else None
     if gevent is None or hub is None:
         return
-    hook, threading.excepthook = threading.excepthook, _unless_exit(threading.excepthook)
-    try:
+    with _quiet_exits():
         for _ in range(_ROUNDS):
             greenlets = _greenlets_below(hub)
             if not greenlets:
                 break
-            found += map(_described, greenlets)
+            found += map(_describe, greenlets)
             limit = gevent.Timeout(_END_S)
             limit.start()
             try:
@@ -91,25 +93,23 @@ def _end_gevent(found: list[str]) -> None:
                 break  # they have caught GreenletExit: without their watchers they wait for ever
             finally:
                 limit.close()
-    finally:
-        threading.excepthook = hook
     found += _stop_watchers(hub)
 
 
 def _greenlets_below(hub: Any) -> list[Any]:
-    """Return the greenlets that the hub runs, those that have not begun, too."""
-    raw = sys.modules["greenlet"].greenlet
-    own = sys.modules["greenlet"].getcurrent()
-    found = []
-    for each in gc.get_objects():
-        # By its type: each proxy of the application would be asked for its __class__.
-        if is_a(each, raw) and each is not own and each is not hub and not each.dead and each.parent is hub:
-            found.append(each)
-    return found
+    """Return the hub's greenlets, those not begun yet included."""
+    library = sys.modules["greenlet"]
+    raw, own = library.greenlet, library.getcurrent()
+    return [
+        each
+        for each in gc.get_objects()
+        # isinstance() would ask each proxy of the application for its __class__.
+        if is_a(each, raw) and each is not own and each is not hub and not each.dead and each.parent is hub
+    ]
 
 
 def _stop_watchers(hub: Any) -> list[str]:
-    """Stop what would call functions from the hub: timers, and what waits for descriptors and files."""
+    """Stop the hub's watchers of timers, descriptors and files."""
     loop = hub.loop
     kinds = tuple({type(loop.timer(1.0)), type(loop.io(0, 1)), type(loop.stat("/"))})
     told = []
@@ -117,7 +117,7 @@ def _stop_watchers(hub: Any) -> list[str]:
         if is_a(each, kinds) and each.active and each.loop is loop:
             callback = each.callback
             each.stop()
-            # Of a greenlet, which is told already; or of gevent's own, a resolver's.
+            # Those of a greenlet have been found with it; those of gevent's own are a resolver's.
             if callback is not None and not _is_of_library(callback):
                 told.append(f"a watcher ({type(each).__name__}) that calls {_function(callback)}")
     return told
@@ -129,14 +129,20 @@ def _is_of_library(function: Any) -> bool:
     return is_a(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
-def _unless_exit(hook: Callable[..., object]) -> Callable[..., object]:
-    """Return a `threading.excepthook` that says nothing of threads that are ended."""
+@contextmanager
+def _quiet_exits() -> Iterator[None]:
+    """Let `threading.excepthook` say nothing of ended threads."""
+    hook = threading.excepthook
 
     def excepthook(args: Any) -> None:
         if args.exc_type.__name__ != "GreenletExit":
             hook(args)
 
-    return excepthook
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 # ---- eventlet --------------------------------------------------------------------------------------------
@@ -146,20 +152,17 @@ def _end_eventlet(found: list[str]) -> None:
     hub = getattr(getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None), "hub", None)
     if hub is None:
         return
-    hook, threading.excepthook = threading.excepthook, _unless_exit(threading.excepthook)
-    try:
+    with _quiet_exits():
         for _ in range(_ROUNDS):
             greenlets = _greenlets_below(hub.greenlet)
             if not greenlets:
                 break
-            # Of one that has not begun, eventlet has the function in the timer that is to begin it.
+            # Eventlet has the function of a greenlet that has not begun in the timer that is to begin it.
             begins = {id(own_attribute(t.tpl[0], "__self__")): t.tpl[1][0] for t in _timers(hub) if t.tpl[1]}
             for each in greenlets:
                 begin = begins.get(id(each)) if not each else None
-                found.append(f"a greenlet of {_function(begin)}" if begin is not None else _described(each))
+                found.append(f"a greenlet of {_function(begin)}" if begin is not None else _describe(each))
                 _end_here(each)
-    finally:
-        threading.excepthook = hook
     for timer in _timers(hub):
         if not (timer.called or _is_of_library(timer.tpl[0])):
             found.append(f"a timer that calls {_function(timer.tpl[0])}")
@@ -171,19 +174,18 @@ def _timers(hub: Any) -> list[Any]:
 
 
 def _end_here(greenlet: Any) -> None:
-    """Raise GreenletExit in a greenlet of eventlet, and come back: it would go on to the hub, which runs the others."""
+    """Raise GreenletExit in a greenlet of eventlet, and come back."""
+    # By itself it would go on to its parent, the hub, which runs the other greenlets.
     greenlet.parent = sys.modules["greenlet"].getcurrent()
-    try:
+    with suppress(Exception):
         greenlet.throw(sys.modules["greenlet"].GreenletExit)
-    except Exception:
-        pass
 
 
 # ---- what it is and where it comes from --------------------------------------------------------------------
 
 
-def _described(greenlet: Any) -> str:
-    """Return what runs in a greenlet, and where it was spawned if that is known."""
+def _describe(greenlet: Any) -> str:
+    """Return the function of a greenlet in words, and where it was spawned if that is known."""
     function, thread = _target(greenlet)
     what = f"the thread {thread} (a greenlet)" if thread else "a greenlet"
     where = _spawned_at(greenlet)
@@ -191,10 +193,10 @@ def _described(greenlet: Any) -> str:
 
 
 def _target(greenlet: Any) -> tuple[str, str]:
-    """Return the function of a greenlet in words; of a patched thread with the thread's name, else empty."""
+    """Return the function of a greenlet in words, and its name where it stands for a thread."""
     run = own_attribute(greenlet, "_run")
     thread = own_attribute(run, "__self__")
-    if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, whichever
+    if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, patched or not
         target = own_attribute(thread, "_target")
         kind = type(thread)
         return _function(target if target is not None else kind.run), str(own_attribute(thread, "_name"))
@@ -213,7 +215,7 @@ def _function(function: Any) -> str:
 
 
 def _spawned_at(greenlet: Any) -> str:
-    """Return file and line of the application's that have spawned a greenlet of gevent; empty when nobody has noted."""
+    """Return the application's file and line where a greenlet of gevent was spawned; empty when not known."""
     frame = own_attribute(greenlet, "spawning_stack")
     while frame is not None:
         if not _is_library_file(frame.f_code.co_filename):
@@ -223,7 +225,7 @@ def _spawned_at(greenlet: Any) -> str:
 
 
 def _outermost(frame: FrameType | None) -> str:
-    """Return the function nearest to a stack's beginning that is the application's; empty when there is none."""
+    """Return the outermost function of the application in a stack; empty when there is none."""
     found = ""
     while frame is not None:
         code = frame.f_code
@@ -244,7 +246,7 @@ def _library_directories() -> tuple[str, ...]:
 
 
 def _pool_threads() -> list[str]:
-    """Return what runs in threads that `threading` does not know: those of gevent's and eventlet's thread pools."""
+    """Return the functions of threads unknown to `threading`, those of gevent's and eventlet's pools."""
     own = sys._getframe()
     known = {thread.ident for thread in threading.enumerate()}
     others = [

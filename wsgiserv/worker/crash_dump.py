@@ -1,8 +1,4 @@
-"""What a worker can still say when it crashes, or does not answer any more.
-
-Owns: `faulthandler` in a worker, and writing to the file that the master gave it.
-Must not know: signals other than those that faulthandler catches; what the master does with the words.
-"""
+"""Writes a worker's stacks, and its own report, to the file that the master reads when the worker has crashed."""
 
 from __future__ import annotations
 
@@ -17,51 +13,44 @@ from typing import Final
 from wsgiserv.boot import REPORT_MARK
 from wsgiserv.process import add_child_cleanup
 
-__all__ = ["catch_crashes", "say"]
-
 _MOST_BYTES: Final = 192 << 10
 _STANDARD_ERROR: Final = 2
 
 
 def catch_crashes(fd: int | None) -> None:
-    """Have the stacks of all threads written to ``fd`` at SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT.
+    """Have the stacks of all threads written at SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT.
 
-    Called in the worker, when the handler of SIGABRT is in place: it runs after faulthandler's, which goes first
-    since it needs no GIL. (`faulthandler.register` does not take SIGABRT; `enable` passes it on.)
+    Args:
+        fd: the file; None: no file could be made.
 
-    Whoever has switched faulthandler on before, with PYTHONFAULTHANDLER or in the configuration, keeps it where it
-    writes; an application that does so later, too.
+    Called in the worker, when the handler of SIGABRT is in place. Where faulthandler has been switched on before, with
+    PYTHONFAULTHANDLER or in the configuration, it goes on writing where it does; an application may switch it, too.
     """
+    # faulthandler's handler goes first, since it needs no GIL, and calls the one before it. (`faulthandler.register`
+    # does not take SIGABRT; `enable` passes it on.)
     if faulthandler.is_enabled():
         if os.environ.get("PYTHONFAULTHANDLER") or "faulthandler" in sys._xoptions or sys.flags.dev_mode:
-            # Anew: our handler of SIGABRT has put its own out of place, and is to be called by it.
-            handler = getsignal(SIGABRT)
-            faulthandler.disable()
-            signal(SIGABRT, handler)
-            faulthandler.enable(_STANDARD_ERROR)
-        return
-    if fd is None:
-        return
-    _enable(fd)
-    # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
-    # whose number is a client's then.
-    add_child_cleanup(_dump_to_standard_error)
+            # Anew: our handler of SIGABRT has replaced faulthandler's, and is to be called by it.
+            _enable_before(getsignal(SIGABRT))
+    elif fd is not None:
+        _enable(fd)
+        # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
+        # whose number is a client's then. A child has the default handler of SIGABRT.
+        add_child_cleanup(lambda: _enable_before(SIG_DFL))
 
 
-def _dump_to_standard_error() -> None:
-    # Anew: a child has the default handler of SIGABRT, and it is to be called after faulthandler's.
+def _enable_before(handler: object) -> None:
+    """Have faulthandler write to standard error, and then call ``handler`` at SIGABRT."""
     faulthandler.disable()
-    signal(SIGABRT, SIG_DFL)
+    signal(SIGABRT, handler)  # type: ignore[arg-type]
     faulthandler.enable(_STANDARD_ERROR)
 
 
 def _enable(fd: int) -> None:
-    """Switch faulthandler on from a thread that ends at once.
-
-    It gives the thread that calls it a stack for signals of some 10 KiB. Python's own handlers run on that, one above
-    the other where several signals are pending, each with the processor's registers (3 KiB with AVX-512): three
-    signals at once run over it, into the heap. Without such a stack the main thread's handlers run on its own.
-    """
+    # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
+    # Python's own handlers run on that, one above the other where several signals are pending, each with the
+    # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a stack
+    # the main thread's handlers run on its own.
     is_done = allocate_lock()
     is_done.acquire()
 
@@ -78,8 +67,16 @@ def _enable(fd: int) -> None:
     is_done.acquire()
 
 
-def say(fd: int | None, report: str) -> bool:
-    """Write the worker's own report for the master; return whether that was possible. Never raises."""
+def write_report(fd: int | None, report: str) -> bool:
+    """Write the worker's own report for the master. Never raises.
+
+    Args:
+        fd: the file; None: no file could be made.
+        report: the text.
+
+    Returns:
+        Whether all of it has been written.
+    """
     if fd is None:
         return False
     data = (REPORT_MARK + report).encode("utf-8", "backslashreplace")[:_MOST_BYTES]

@@ -1,8 +1,4 @@
-"""What is served in --reload mode while the application cannot be imported: the reason, on every page.
-
-Owns: that page.
-Must not know: how the failure came about, when the application is loaded again.
-"""
+"""Serves the reason, on every page, while the application cannot be imported (``--reload``)."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from typing import Any
 
 from wsgiserv.errors import ApplicationError
 
-__all__ = ["broken_application"]
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -21,8 +15,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>The application cannot be loaded</title>
 <style>
-body {{ margin: 0; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }}
-main {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; }}
+body {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; font: 16px/1.5 system-ui; color: #1a1a1a; }}
 h1 {{ font-size: 1.4rem; color: #a40000; }}
 p {{ overflow-wrap: anywhere; }}
 pre {{ padding: 1rem; overflow-x: auto; background: #f4f4f4; font-size: 0.85rem; line-height: 1.4; }}
@@ -30,22 +23,22 @@ footer {{ color: #666; font-size: 0.85rem; }}
 </style>
 </head>
 <body>
-<main>
 <h1>The application cannot be loaded</h1>
 <p>{message}</p>
 {traceback}<footer>Save a corrected file and reload this page:
 wsgiserv --reload tries again on every change.</footer>
-</main>
 </body>
 </html>
 """
 
 
 def broken_application(error: ApplicationError) -> Callable[..., Iterable[bytes]]:
-    """Return a WSGI application that answers every request with 500 and says why there is no other.
+    """Return a WSGI application that answers every request with 500 and the reason.
 
-    It shows source lines, so it is for --reload only. HTML goes to clients whose Accept names it (browsers),
-    plain text to the others (curl). Nothing in the page runs: no script, nothing is fetched.
+    It shows source lines, so it is for --reload only.
+
+    Args:
+        error: the reason.
     """
     message, traceback = str(error), error.traceback
     shown = f"<pre>{escape(traceback)}</pre>\n" if traceback else ""
@@ -57,6 +50,7 @@ def broken_application(error: ApplicationError) -> Callable[..., Iterable[bytes]
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         accept = environ.get("HTTP_ACCEPT", "")
+        # Browsers name it, curl does not.
         is_html = "text/html" in accept or "application/xhtml+xml" in accept
         body = html if is_html else plain
         start_response(
@@ -65,6 +59,7 @@ def broken_application(error: ApplicationError) -> Callable[..., Iterable[bytes]
                 ("Content-Type", f"text/{'html' if is_html else 'plain'}; charset=utf-8"),
                 ("Content-Length", str(len(body))),
                 ("Cache-Control", "no-store"),
+                # Source lines may hold what an attacker has sent: nothing in the page runs or is fetched.
                 ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
                 ("X-Content-Type-Options", "nosniff"),
                 ("Vary", "Accept"),

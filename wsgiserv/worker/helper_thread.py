@@ -1,16 +1,9 @@
-"""A thread of a ``sync`` worker that stops while the application forks.
-
-Owns: `HelperThread`: starting it, stopping it around a fork, starting it again; what is said when that fails.
-Must not know: what the thread does.
-
-An application in a `sync` worker has one thread, as far as it knows. From Python 3.12 on ``os.fork()`` warns when
-the process has more, and what a helper holds at that moment would be held in the child for good.
-"""
+"""Threads of a ``sync`` worker that stop while the application forks."""
 
 from __future__ import annotations
 
 from _thread import get_native_id
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from os import stat
 from time import monotonic, sleep
@@ -22,12 +15,12 @@ from wsgiserv.errors import BootError
 from wsgiserv.process import add_helper
 from wsgiserv.unpatched import allocate_lock, start_thread
 
-__all__ = ["HelperThread", "cannot_start"]
-
-# A helper that is in the middle of something may take this long to stop. After that the fork goes on with it.
+# A thread that is in the middle of something may take this long to stop. After that the fork goes on with it.
 _LONGEST_PAUSE_S: Final = 0.5
 # The kernel's thread ends a moment after the interpreter's.
-_LOOK_S: Final = 0.0001
+_CHECK_S: Final = 0.0001
+# After this many looks at which there was nothing to do, the thread sleeps until it is woken.
+_LOOKS_BEFORE_SLEEP: Final = 8
 
 
 class HelperThread:
@@ -35,25 +28,35 @@ class HelperThread:
 
     Args:
         title: its name in top(1).
-        work: what it does; it returns soon after `wake` when `stopping` is set, and not before.
-        wake: wakes it, so that it sees `stopping`. From any thread.
+        work: its function, which returns soon after `wake` when `stopping` is set, and not before.
+        wake: wakes a function that waits for something else than `rest`. From any thread.
 
     Attributes:
-        stopping: whether it is to end: a fork is about to come.
+        stopping: whether the thread is to end: a fork is about to come.
+        asleep: holds one item while the thread sleeps until `wake`.
     """
 
-    def __init__(self, title: str, work: Callable[[], None], wake: Callable[[], object]) -> None:
+    # An application in a `sync` worker has one thread, as far as it knows. From Python 3.12 on os.fork() warns when the
+    # process has more, and a lock that a helper holds at that moment would be held in the child for good.
+
+    def __init__(
+        self, title: str, work: Callable[[], None], wake: Callable[[], object] | None = None
+    ) -> None:
         self.stopping = False
+        self.asleep: list[None] = []
+        self.wake = wake or self._ring
         self._title = title
         self._work = work
-        self._wake = wake
+        self._wakeup = allocate_lock()
+        self._wakeup.acquire()
+        self._quiet_looks = 0
         self._native_id = 0
         self._lock = allocate_lock()  # threads of the application may fork at once
         self._forks = 0
         self._running = allocate_lock()
 
     def start(self) -> None:
-        """Start it for the first time. Raises BootError: a worker without it must not become ready."""
+        """Start the thread for the first time. Raises BootError: a worker without it must not become ready."""
         try:
             self._start()
         except RuntimeError as error:
@@ -76,14 +79,40 @@ class HelperThread:
         finally:
             self._running.release()
 
+    def _ring(self) -> None:
+        self.asleep.clear()
+        try:
+            self._wakeup.release()
+        except RuntimeError:
+            pass  # the thread has not seen the last call yet
+
+    def rest(self, look_s: float, is_quiet: bool = False, pending: Sized = ()) -> None:
+        """Sleep until the next look, or, when nothing has happened for some looks, until `wake`. In the thread.
+
+        Args:
+            look_s: how long to sleep.
+            is_quiet: whether there was nothing to do at this look.
+            pending: not empty when there is something to do; whoever fills it calls `wake` if `asleep` is set then.
+        """
+        self._quiet_looks = self._quiet_looks + 1 if is_quiet else 0
+        if self._quiet_looks < _LOOKS_BEFORE_SLEEP:
+            self._wakeup.acquire(timeout=look_s)
+            return
+        self.asleep.append(None)
+        # Checked again: something may have come, or a fork be about to, before `asleep` could be seen.
+        if not (pending or self.stopping):
+            self._wakeup.acquire()
+        self.asleep.clear()
+        self._quiet_looks = 0
+
     def pause(self) -> None:
-        """Stop it, and wait until the kernel's thread is gone, too: that is what Python counts."""
+        """Stop the thread, and wait until the kernel's is gone, too: Python counts those."""
         with self._lock:
             self._forks += 1
             self.stopping = True
             if not self._running.locked():
                 return
-            self._wake()
+            self.wake()
             if not self._running.acquire(timeout=_LONGEST_PAUSE_S):
                 return
             self._running.release()
@@ -91,22 +120,27 @@ class HelperThread:
             with suppress(OSError):
                 while monotonic() < end:
                     stat(f"/proc/self/task/{self._native_id}")
-                    sleep(_LOOK_S)
+                    sleep(_CHECK_S)
 
     def resume(self) -> None:
-        """Start it again when nobody forks. Raises RuntimeError without a thread for it; the next fork tries again."""
+        """Start the thread again when no fork is under way. Raises RuntimeError; the next fork tries again."""
         with self._lock:
             self._forks -= 1
             if self._forks:
                 return
-            # One that did not stop in time sees this, or has ended since.
+            # A thread that did not stop in time sees this, or has ended since.
             self.stopping = False
             if not self._running.locked():
                 self._start()
 
 
 def cannot_start(name: str, error: RuntimeError) -> BootError:
-    """Return the error for a thread that a worker cannot do without."""
+    """Return the error for a thread that a worker cannot do without.
+
+    Args:
+        name: the thread's.
+        error: what starting it has raised.
+    """
     return BootError(
         f"cannot start the thread {name}: {error}. Raise the limit of processes and threads (ulimit -u, LimitNPROC=, "
         "TasksMax=, pids.max of a container) or of memory (ulimit -v)"

@@ -1,8 +1,4 @@
-"""Tells of a call that keeps an event loop, and with it all other requests of the worker, waiting.
-
-Owns: `HubWatch`: the thread that watches, when a loop counts as blocked, the words for it.
-Must not know: gevent. What it is to run natively it is given, since the modules may be patched by then.
-"""
+"""Warns of a call that blocks an event loop, and with it all other requests of the worker."""
 
 from __future__ import annotations
 
@@ -19,24 +15,19 @@ from typing import Any, Final
 from wsgiserv.logs.output import Output
 from wsgiserv.worker.active_requests import call_in, describe, stack_of
 
-__all__ = ["HubWatch"]
-
 _SHORTEST_NAP_S: Final = 0.05
 _LONGEST_NAP_S: Final = 1.0
 _PATIENCE_S: Final = 0.2
 
 
-class HubWatch:
+class LoopWatchdog:
     """Watches a loop from a thread of its own. Made in the loop's thread.
-
-    It asks the loop for a sign of life with each nap. While none comes, the naps are counted, not the clock: a
-    process that was stopped, or a machine that slept, is not a call that blocks.
 
     Args:
         limit_s: how long the loop may give no sign, in seconds.
         log: the error log.
         ask: makes the loop call `alive` soon. Called in the watching thread.
-        start_thread: starts a native thread, as ``_thread.start_new_thread``.
+        start_thread: starts a native thread, as ``_thread.start_new_thread``; the modules may be patched by now.
         sleep: sleeps natively, as ``time.sleep``.
     """
 
@@ -57,29 +48,31 @@ class HubWatch:
         self._ident = native_ident()
         self._signs = 0
         self._stopped = False
-        self._unsaid: list[logging.LogRecord] = []
+        self._unhandled: list[logging.LogRecord] = []
         # Making a record asks for the current thread, under a lock that the blocked call may hold: only copied there.
         self._template = log.makeRecord(log.name, logging.WARNING, __file__, 0, "", (), None)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the watching thread."""
         self._start_thread(self._watch, ())
 
     def stop(self) -> None:
-        """Watch no more."""
+        """End the watching thread, soon."""
         self._stopped = True
 
     def alive(self) -> None:
-        """The sign of life. In the loop."""
+        """Note a sign of life. Called in the loop."""
         self._signs += 1
-        while self._unsaid:
-            record = self._unsaid.pop(0)
+        while self._unhandled:
+            record = self._unhandled.pop(0)
             for handler in _others(self._log):
                 handler.handle(record)
 
     def _watch(self) -> None:
+        # While no sign comes, the naps are counted, not the clock: in a process that was stopped, or on a machine that
+        # slept, no call has blocked.
         while not self._stopped:
-            signs, silent_s, said = self._signs, 0.0, False
+            signs, silent_s, is_reported = self._signs, 0.0, False
             try:
                 self._ask()
             except Exception:  # the loop is gone, and the process follows
@@ -89,26 +82,26 @@ class HubWatch:
                 if self._signs != signs:
                     break
                 silent_s += self._nap_s
-                if silent_s >= self._limit_s and not said:
-                    said = True
+                if silent_s >= self._limit_s and not is_reported:
+                    is_reported = True
                     try:
-                        self._tell(silent_s)
-                    except Exception:  # the next block is to be told all the same
+                        self._report(silent_s)
+                    except Exception:  # the next block is to be reported all the same
                         sys.excepthook(*sys.exc_info())
 
-    def _tell(self, silent_s: float) -> None:
+    def _report(self, silent_s: float) -> None:
         frame: FrameType | None = sys._current_frames().get(self._ident)
         call = call_in(frame, "the hub's thread")
         if frame is None:
             return
-        told = describe(call, monotonic()) if call is not None else f"not in a request:\n{stack_of(frame)}"
-        self._say(
-            f"a call has kept all other requests of worker {self._template.process} waiting for "
-            f"{silent_s:.1f} s (gevent_block_warning): {told}"
+        text = describe(call, monotonic()) if call is not None else f"not in a request:\n{stack_of(frame)}"
+        self._write(
+            f"WS1753 worker {self._template.process}: a call has kept all other requests waiting for {silent_s:.1f} s "
+            f"(gevent_block_warning): {text}"
         )
 
-    def _say(self, text: str) -> None:
-        """Write a line past all locks, one of which the blocked call may hold; other handlers get it after that."""
+    def _write(self, text: str) -> None:
+        """Write a line past all locks, one of which the blocked call may hold; other handlers get it later."""
         log = self._log
         if log.getEffectiveLevel() > logging.WARNING:  # not isEnabledFor(): that may take a lock
             return
@@ -125,7 +118,7 @@ class HubWatch:
                 if error is not None and not done:
                     handler.writer.lose()  # type: ignore[attr-defined]
         if _others(log):
-            self._unsaid.append(record)
+            self._unhandled.append(record)
 
 
 def _others(log: logging.Logger) -> list[logging.Handler]:

@@ -1,8 +1,4 @@
-"""What was imported before the standard library was patched, and goes on using the unpatched parts.
-
-Owns: finding these modules, and the lines that tell of them.
-Must not know: gevent (it is told what was replaced), worker classes.
-"""
+"""Finds modules with unpatched parts of the standard library: they were imported before it was patched."""
 
 from __future__ import annotations
 
@@ -11,19 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final, cast
 
-__all__ = ["OLDER_THAN_SERVER", "REPLACED", "find_early_imports", "newcomers", "seniors"]
-
 _ADVICE: Final = "Import it in the application, or give -k gevent on the command line"
 
 OLDER_THAN_SERVER: Final = (
     "It is older than the server, which can only patch after it (sitecustomize, a .pth file, a launcher such as "
     "ddtrace-run): have the application import it"
 )
-# Where the original class is kept, its properties call themselves through the name in `ssl`, which is gevent's then.
+# The properties of the original class call themselves through the name in `ssl`, which is gevent's class by then.
 _RECURSES: Final = "ssl.SSLContext"
 
-# What a module must not have kept. Left out of what gevent replaces is what finds the patched parts by itself when it
-# is called, since it looks them up in its own module: subprocess.run, socket.create_connection, threading.Thread, ...
+# The parts that a module must not have kept. subprocess.run, socket.create_connection, threading.Thread and the like
+# are left out, although gevent replaces them: they look the patched parts up in their own modules at each call.
 REPLACED: Final[Mapping[str, tuple[str, ...]]] = {
     "time": ("sleep",),
     "socket": (
@@ -45,19 +39,19 @@ REPLACED: Final[Mapping[str, tuple[str, ...]]] = {
     "os": ("waitpid",),
 }
 
-# Ours, and what gevent itself is made of: they mean to have the originals.
-_KNOWING: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet"})
+# This server and gevent's own parts mean to have the originals.
+_EXEMPT: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet"})
 _MOST_NAMES: Final = 6
 
 
-def newcomers() -> list[str]:
-    """Return the names of the modules that were imported after this server."""
+def later_modules() -> list[str]:
+    """Return the names of the modules imported after this server."""
     names = list(sys.modules)
     return names[names.index("wsgiserv") :] if "wsgiserv" in names else names
 
 
-def seniors() -> list[str]:
-    """Return the names of the modules that were imported before this server: by the interpreter, or by a launcher."""
+def earlier_modules() -> list[str]:
+    """Return the names of the modules imported before this server, by the interpreter or a launcher."""
     names = list(sys.modules)
     return names[: names.index("wsgiserv")] if "wsgiserv" in names else []
 
@@ -65,25 +59,24 @@ def seniors() -> list[str]:
 def find_early_imports(
     names: Iterable[str], original: Callable[[str, str], object], advice: str = _ADVICE
 ) -> list[str]:
-    """Return a line for each package, or module outside of one, that has kept unpatched parts.
+    """Return a line for each package, or module outside of one, with unpatched parts.
 
     Args:
         names: the modules to look at; those of the standard library and of gevent are skipped.
-        original: returns what was at that place (module, name) before patching; None where nothing was replaced.
-        advice: what to do about it, without a full stop.
+        original: returns the object at a place (module, name) before patching; None where nothing was replaced.
+        advice: the next step, without a full stop.
     """
-    originals: dict[int, str] = {}
-    kept_alive = []  # an id is only good for as long as its object lives
+    # By id, since an object may have no hash; with the object, since an id is good only while that lives.
+    originals: dict[int, tuple[str, object]] = {}
     for module_name, parts in REPLACED.items():
         for part in parts:
             found = original(module_name, part)
             if found is not None:
-                kept_alive.append(found)
-                originals.setdefault(id(found), f"{module_name}.{part}")
+                originals.setdefault(id(found), (f"{module_name}.{part}", found))
     packages: dict[str, list[str]] = {}
     for name in names:
         package = name.partition(".")[0]
-        if package in sys.stdlib_module_names or package in _KNOWING:
+        if package in sys.stdlib_module_names or package in _EXEMPT:
             continue
         module = sys.modules.get(name)
         if not issubclass(type(module), ModuleType):  # sys.modules may hold anything
@@ -97,32 +90,29 @@ def find_early_imports(
     return [f"{_line(package, kept)}. {advice}" for package, kept in packages.items()]
 
 
-def _kept(namespace: dict[str, Any], originals: Mapping[int, str]) -> list[str]:
+def _kept(namespace: dict[str, Any], originals: Mapping[int, tuple[str, object]]) -> list[str]:
     found: dict[str, None] = {}
     for value in list(namespace.values()):
-        part = originals.get(id(value))
-        if part is not None:
-            found[part] = None
+        if id(value) in originals:
+            found[originals[id(value)][0]] = None
         elif issubclass(type(value), type):  # not isinstance(): __class__ of a proxy may raise
-            for base in type.__getattribute__(cast("type", value), "__mro__")[1:]:
-                if id(base) in originals:
-                    found[f"a subclass of {originals[id(base)]}"] = None
-                    break
+            bases = type.__getattribute__(cast("type", value), "__mro__")[1:]
+            base = next((base for base in bases if id(base) in originals), None)
+            if base is not None:
+                found[f"a subclass of {originals[id(base)][0]}"] = None
     return list(found)
 
 
 def _line(package: str, kept: list[str]) -> str:
     what = ", ".join(kept[:_MOST_NAMES]) + (", ..." if len(kept) > _MOST_NAMES else "")
-    if package.startswith("the configuration file"):
-        who = f"{package} was run"
-    else:
-        who = f"the module {package!r} was imported"
+    is_file = package.startswith("the configuration file")
+    subject = f"{package} was run" if is_file else f"the module {package!r} was imported"
     recursion = (
         ", and to set options, verify_mode or minimum_version of such an SSLContext ends in a RecursionError"
         if any(part.endswith(_RECURSES) for part in kept)
         else ""
     )
     return (
-        f"{who} before gevent could patch the standard library and keeps its own {what}: calls through them block "
+        f"{subject} before gevent could patch the standard library and keeps its own {what}: calls through them block "
         f"all requests of a worker{recursion}"
     )

@@ -1,9 +1,4 @@
-"""Loading the application for all workers at once (``preload_app``).
-
-Owns: the order: what the worker class must have done first (monkey patching), the path, the application, the end of
-what that has started in the background.
-Must not know: which process this is done in, how workers come of it.
-"""
+"""Loads the application for all workers at once (``preload_app``)."""
 
 from __future__ import annotations
 
@@ -18,20 +13,23 @@ from wsgiserv.worker.registry import resolve_worker_class
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["preload_application"]
-
 
 def preload_application(settings: Settings, log: logging.Logger, in_master: bool) -> Callable[..., Any]:
-    """Load the application that workers are to be forked with. Raises ApplicationError, ConfigError.
+    """Load the application for the workers that this process will fork.
 
     Args:
         settings: the configuration of the workers.
         log: the error log.
-        in_master: whether this process goes on as the master; else it is a zygote.
+        in_master: this process goes on as the master; else it is a zygote.
+
+    Raises:
+        ApplicationError: it cannot be loaded.
+        ConfigError: the worker class cannot.
     """
     prepare_path(settings.chdir, settings.pythonpath)
     if not in_master:
         leave_names_free()
+    # Monkey patching comes before the application's imports, which would keep the unpatched parts.
     resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
     assert settings.wsgi_app is not None
     application = load_application(settings.wsgi_app)

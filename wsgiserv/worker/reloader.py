@@ -1,14 +1,7 @@
-"""Watches the files that the application was made from (--reload).
+"""Watches the files of the application (``--reload``).
 
-Owns: which files count, how a change is recognised, the watching thread.
-Must not know: what is done about a change.
-
-A file counts as changed when it differs from what the process has read. An import may take seconds, and a file may be
-saved meanwhile. So `note_imports` has the import system note each source file before it reads it, and the chosen files
-are noted when the `Reloader` is made, before the application is imported.
-
-Both engines decide in the same way, by comparing modification time and size; they differ in what wakes
-them: the clock, or the kernel's notice through the watchfiles package.
+Both engines compare modification time and size. The clock wakes one, the kernel the other, by way of the watchfiles
+package.
 """
 
 from __future__ import annotations
@@ -24,12 +17,10 @@ from os import stat
 from time import monotonic, time_ns
 
 from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.imports import absolute, working_directory
+from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
 
-__all__ = ["Reloader", "note_imports"]
-
-# A saved file is (modification time in ns, size); None is a file that is not there.
+# Modification time in ns, and size; None of a file that is not there.
 _Signature = tuple[int, int] | None
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -39,18 +30,19 @@ _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
 
 
-# How each source file was when the import system read it last, by absolute path.
+# A file counts as changed when it differs from what the process has read. An import may take seconds, and the file may
+# be saved meanwhile. So each source file is noted here, by absolute path, before the import system reads it.
 _noted: dict[str, _Signature] = {}
 
 
 def note_imports() -> None:
-    """From now on note how each source file is just before it is imported. May be called again."""
+    """Note each source file just before it is imported, from now on. May be called again."""
     real = SourceFileLoader.path_stats
     if getattr(real, "notes", False):
         return
 
     def path_stats(self: SourceFileLoader, path: str) -> Mapping[str, object]:
-        # The loader asks for this before it reads the source, or the bytecode in its place.
+        # The loader calls this before it reads the source, or the bytecode in its place.
         where = absolute(path)
         _noted[where] = _signature(where)
         return real(self, path)
@@ -62,22 +54,20 @@ def note_imports() -> None:
 class Reloader:
     """Calls ``on_change(path)`` when a file has changed, in a thread of its own.
 
+    Make it before the application is imported: a chosen file has changed when it differs later from now.
+
     Args:
-        on_change: called in the watching thread, which is a native one even under gevent: it must only
-            signal (write to a pipe, send a signal), and must not raise. Called again for later changes.
+        on_change: called in the watching thread, a native one even under gevent: it must only signal (write to a pipe,
+            send a signal), and must not raise. Called again for later changes.
         extra_files: beside the files of all loaded modules: files (the configuration file, say), directories
-            (everything below them) and glob patterns (``**`` included). What appears in them later counts.
-        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. A process that
-            gevent or eventlet has patched polls with any of them.
+            (everything below them) and glob patterns (``**`` included). Files may appear there later.
+        engine: ``poll``, ``watchfiles``, or ``auto``: watchfiles where it is installed. In a process patched by gevent
+            or eventlet all of them poll.
         interval_s: seconds between two looks.
-        failed_import: when the application could not be imported, the reason. The files in its traceback
-            and every ``*.py`` below the working directory are watched then, since the broken module is
-            not among the loaded ones. See also `watch_broken`.
-        noted: how some of ``extra_files`` were when they were read, (modification time in ns, size) by path.
+        noted: how some of ``extra_files`` were when they were read, by path.
 
-    Make it before the application is imported: a chosen file that differs later from how it is now has changed.
-
-    Raises ConfigError for the engine watchfiles when it is not installed.
+    Raises:
+        ConfigError: watchfiles is asked for and not installed.
     """
 
     def __init__(
@@ -86,14 +76,13 @@ class Reloader:
         extra_files: Sequence[str],
         engine: str,
         interval_s: float = 1.0,
-        failed_import: ApplicationError | None = None,
         noted: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         installed = importlib.util.find_spec("watchfiles") is not None
         if engine == "watchfiles" and not installed:
             raise ConfigError(
-                "reload_engine = 'watchfiles': the package watchfiles is not installed. "
-                "Expected: pip install wsgiserv[reload], or reload_engine = 'poll'."
+                "WS1159 reload_engine = 'watchfiles': the package watchfiles is not installed. "
+                "Accepted: pip install wsgiserv[reload], or reload_engine = 'poll'."
             )
         self._on_change = on_change
         self._interval_s = interval_s
@@ -108,9 +97,8 @@ class Reloader:
         self._seen: dict[str, _Signature] = {
             path: (noted or {}).get(path) or _signature(path) for path in self._chosen_files()
         }
+        # Gone at the last look.
         self._missing: set[str] = set()
-        if failed_import is not None:
-            self.watch_broken(failed_import)
         # The lock is the stop signal: the thread waits to acquire it.
         self._stop = allocate_lock()
         self._stop.acquire()
@@ -126,7 +114,12 @@ class Reloader:
             self._files.append(path)
 
     def watch_broken(self, failed_import: ApplicationError) -> None:
-        """Watch what may mend the import that has failed: the files in its traceback, and all Python files here."""
+        """Watch the files of its traceback, and all Python files here: a change of these may mend a failed import.
+
+        Args:
+            failed_import: the failure.
+        """
+        # The broken module is not among the loaded ones.
         self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
         self._python_below = working_directory()
         for path in self._chosen_files():
@@ -141,11 +134,11 @@ class Reloader:
             status = stat(path)
         except (OSError, ValueError):
             return None
-        # Nothing that copies a file can set the time of its last change of status.
+        # A copy can have any modification time; no call sets the time of the last change of status (inode(7)).
         return None if status.st_ctime_ns > self._made_at_ns else (status.st_mtime_ns, status.st_size)
 
     def start(self) -> None:
-        """Start to watch. Daemonic: it does not keep the process alive. What has changed by now is told soon."""
+        """Start the watching thread. It does not keep the process alive, and finds changes up to now soon."""
         self._note_modules()
         # In a process that gevent has patched, watchfiles' own imports and locks in a native thread wait for
         # a hub that never runs there; looking at the clock needs no lock.
@@ -159,13 +152,13 @@ class Reloader:
             self._stop.release()
 
     def is_set(self) -> bool:
-        """Return whether `stop` was called (what watchfiles asks of its stop event)."""
+        """Return whether `stop` was called. Of watchfiles' stop event."""
         return self._stopped
 
     # --- what counts as a change
 
     def _look(self) -> str | None:
-        """Compare all files with the last look; return one that has changed since, or None."""
+        """Compare all files with the last look; return one changed since, or None."""
         changed = None
         self._note_modules()
         for path in self._chosen_files():
@@ -183,7 +176,7 @@ class Reloader:
         return changed
 
     def _note_modules(self) -> None:
-        """Note the modules that have been imported since the last look, as they were when they were read."""
+        """Note the modules imported since the last look, as they were when they were read."""
         for path in _module_files():
             if path not in self._seen:
                 self._seen[path] = _noted[path] if path in _noted else _signature(path)
@@ -206,7 +199,7 @@ class Reloader:
     def _run_watchfiles(self) -> None:
         try:
             self._watch()
-        except Exception:  # no inotify watches left, a file system without them: the clock always works
+        except Exception:  # no inotify watches left, or a file system without them: the clock always works
             self._run_poll()
 
     def _watch(self) -> None:
@@ -231,18 +224,17 @@ class Reloader:
                     self._tell(self._look())
                     next_look = monotonic() + self._interval_s
                 if self._directories() != directories:
-                    break  # a module was imported from elsewhere, a directory was made: watch it, too
+                    break  # a module was imported from elsewhere, or a directory was made: watch it, too
 
     def _tell(self, path: str | None) -> None:
         if path is not None and not self._stopped:
             self._on_change(path)
 
     def _directories(self) -> set[str]:
-        """Return the directories that hold a watched file, and those where one may appear."""
-        found = {os.path.dirname(path) for path in self._seen}
-        # a change of the target of a link is no event in the link's own directory
-        found |= {os.path.dirname(os.path.realpath(path)) for path in self._seen}
-        for root in [*self._roots, *([self._python_below] if self._python_below else [])]:
+        """Return the directories with a watched file, and those where one may appear."""
+        # The kernel reports a change of a link's target in the target's directory only.
+        found = {os.path.dirname(each) for path in self._seen for each in (path, os.path.realpath(path))}
+        for root in filter(None, (*self._roots, self._python_below)):
             found.update(directory for directory, _ in _walk(root))
         return {directory for directory in found if os.path.isdir(directory)}
 
@@ -259,7 +251,7 @@ def _module_files() -> Iterator[str]:
     """Yield the source files of all loaded modules."""
     for module in list(sys.modules.values()):
         try:
-            # Past the module's own __getattr__: to ask a lazy module would import it
+            # The module's own __getattr__ would import a lazy module.
             path = object.__getattribute__(module, "__dict__").get("__file__")
         except Exception:  # sys.modules may hold anything
             continue

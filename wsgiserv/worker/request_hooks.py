@@ -1,7 +1,6 @@
-"""gunicorn's ``pre_request`` and ``post_request``: the request and response as those hooks know them.
+"""Calls gunicorn's ``pre_request`` and ``post_request`` with objects like gunicorn's.
 
-Owns: `HookRequest`, `HookResponse` and the callables that the connections call.
-Must not know: sockets. Nothing here runs unless a hook is set.
+Nothing here runs unless a hook is set.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.net.client import Connection
 from wsgiserv.wsgi.gateway import ANSWERED, TIMEOUT_BODY, TIMEOUT_HEADERS, TIMEOUT_STATUS, Response
-
-__all__ = ["HookRequest", "HookResponse", "request_hooks"]
 
 PreRequest = Callable[[Connection, dict[str, Any]], object]
 PostRequest = Callable[[Connection, dict[str, Any], Response], object]
@@ -47,7 +44,7 @@ class HookResponse:
 
     def __init__(self, request: HookRequest, response: Response) -> None:
         self.req = request
-        # Answered in the application's stead, which may be changing its own response at this moment.
+        # With 504 in the application's stead, which may be changing its own response at this moment.
         answered = response.overdue == ANSWERED
         self.status = TIMEOUT_STATUS if answered else response.status
         self.status_code = response.code
@@ -59,32 +56,27 @@ class HookResponse:
         self._close = not response.keep_alive
 
     def should_close(self) -> bool:
-        """Whether the connection closes after this response."""
+        """Return whether the connection closes after this response."""
         return self._close
 
 
 def request_hooks(
     worker: object, settings: Settings, log: logging.Logger
 ) -> tuple[PreRequest | None, PostRequest | None]:
-    """Return what the connections call around each request; None for what is not set."""
+    """Return the functions to call before and after each request; None without the hook.
+
+    Args:
+        worker: the hooks' first argument.
+        settings: has the hooks.
+        log: the error log, for exceptions of the hooks.
+    """
     pre, post = settings.pre_request, settings.post_request
-    if pre is None and post is None:
-        return None, None
 
     def before(connection: Connection, environ: dict[str, Any]) -> None:
-        if pre is not None:
-            call_hook(log, "pre_request", pre, worker, _request(connection, environ))
-
-    if post is None:
-        return before, None
+        call_hook(log, "pre_request", pre, worker, HookRequest(*connection.request, environ, connection.peer))
 
     def after(connection: Connection, environ: dict[str, Any], response: Response) -> None:
-        request = _request(connection, environ)
+        request = HookRequest(*connection.request, environ, connection.peer)
         call_hook(log, "post_request", post, worker, request, environ, HookResponse(request, response))
 
-    return (before if pre is not None else None), after
-
-
-def _request(connection: Connection, environ: dict[str, Any]) -> HookRequest:
-    line, block = connection.request
-    return HookRequest(line, block, environ, connection.peer)
+    return (before if pre is not None else None), (after if post is not None else None)

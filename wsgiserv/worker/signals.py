@@ -1,12 +1,8 @@
 """The signal handlers of a worker: the server's own, and behind each of them the application's.
 
-Owns: `SignalHandlers`: the queue of the server's signals, the wakeup descriptor, what `signal.signal` does in a worker.
-Must not know: what a signal means to the worker.
-
-An application may install handlers, take the wakeup descriptor (asyncio's ``add_signal_handler`` does both, and its
-removal gives the signal its default, which is death), or exit from its handler. None of it may make the worker deaf, or
-break off a request in flight. So the server's handler stays installed, whatever the application asks `signal.signal`
-for; it notes the signal itself, and then calls the application's.
+An application may install handlers, take the wakeup descriptor, or exit from its handler. None of it may make the
+worker deaf, or break off a request in flight. So the server's handler stays installed, whatever the application asks
+`signal.signal` for; it notes the signal itself, and then calls the application's.
 """
 
 from __future__ import annotations
@@ -40,24 +36,22 @@ from signal import signal as set_handler
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.callables import is_a
 from wsgiserv.hooks import call_hook
+from wsgiserv.tracebacks import OUR_DIRECTORY
+from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.gateway import run_app
-
-__all__ = ["SignalHandlers"]
 
 Handler = Callable[[int, FrameType | None], object]
 
 # The worker leaves at these, and answers what it has: the application's handler cannot break that off.
 _LEAVE: Final = frozenset({SIGTERM, SIGINT, SIGQUIT})
-# What an application's handler may raise into: its own code.
-_PEOPLES: Final = frozenset({run_app.__code__, call_hook.__code__})
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+# The code of users runs below these: an exception that a handler of theirs raises there is theirs to handle.
+_CALLS_USERS_CODE: Final = frozenset({run_app.__code__, call_hook.__code__})
 _GEVENT: Final = f"{os.sep}gevent{os.sep}"
 
 
 def _heard_by_server(number: int, frame: FrameType | None) -> None:
-    """What an application finds as the handler before its own. It may call it: the server has heard the signal."""
+    """Stand for the server's handler where the application asks for the one before its own; it may call it."""
 
 
 class SignalHandlers:
@@ -71,7 +65,6 @@ class SignalHandlers:
 
     Attributes:
         reader: readable when a signal has been queued.
-        writer: whatever is written to it makes `reader` readable.
     """
 
     def __init__(
@@ -91,14 +84,14 @@ class SignalHandlers:
         self._main = get_ident()
         self._installed = False
         self._serving = False
-        self.reader, self.writer = socketpair()
+        self.reader, self._writer = socketpair()
         self.reader.setblocking(False)
-        self.writer.setblocking(False)
+        self._writer.setblocking(False)
 
     def install(self) -> None:
         """Catch the server's signals."""
         self._installed = True
-        self.arm()
+        self._arm()
         for number in self._numbers:
             set_handler(number, self._handle)
             # A system call of the application goes on when a signal has only been queued.
@@ -106,12 +99,17 @@ class SignalHandlers:
         pthread_sigmask(SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
 
     def raise_at(self, number: int, handler: Handler) -> None:
-        """Call ``handler``, which may raise, at this signal, also within a system call."""
+        """Call ``handler``, which may raise, at this signal, also within a system call.
+
+        Args:
+            number: one of the server's signals.
+            handler: called after the application's.
+        """
         self._in_the_end[number] = handler
         siginterrupt(number, True)
 
     def guard(self) -> None:
-        """From now on ``signal.signal`` puts the application's handlers behind the server's."""
+        """Put the application's handlers behind the server's from now on, when it calls ``signal.signal``."""
         real_signal, real_getsignal = signal.signal, signal.getsignal
 
         @wraps(real_signal)
@@ -127,18 +125,24 @@ class SignalHandlers:
         self.look()
 
     def serve(self) -> None:
-        """The application has been loaded. From now on what its handlers raise outside of its code ends nothing."""
+        """Contain what the application's handlers raise outside of its code from now on: it has been loaded."""
         self._serving = True
         self.look()
 
+    def close(self) -> None:
+        """Close the wakeup descriptors."""
+        self.reader.close()
+        self._writer.close()
+
     # ---- the queue -------------------------------------------------------------------------------------
 
-    def arm(self) -> None:
-        """Have the interpreter wake the loop at each signal. In the main thread."""
-        set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+    def _arm(self) -> None:
+        # asyncio's add_signal_handler() takes the descriptor, too, and its removal gives the signal its default, which
+        # is death: hence `look`.
+        set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
     def disarm(self) -> None:
-        """The loop has ended, and nobody reads the queue any more."""
+        """Wake nothing any more: the loop, which read the queue, has ended."""
         self._installed = False
         set_wakeup_fd(-1)
 
@@ -150,7 +154,7 @@ class SignalHandlers:
         if not self._installed or get_ident() != self._main or getpid() != self._pid:
             return
         with suppress(OSError, ValueError):
-            self.arm()
+            self._arm()
         for number in self._numbers:
             found = getsignal(number)
             if found != self._handle:
@@ -159,11 +163,9 @@ class SignalHandlers:
                 set_handler(number, self._handle)
                 siginterrupt(number, number in self._in_the_end)
         pthread_sigmask(SIG_UNBLOCK, self._numbers)
-        if not self._serving:
-            self._take_over_others()
-
-    def _take_over_others(self) -> None:
-        """Call what was installed for other signals, by a preloaded application say, through `_handle`."""
+        if self._serving:
+            return
+        # What a preloaded application, say, has installed for other signals is called through `_handle`, too.
         for number in signal.valid_signals():
             if number != SIGCHLD and number not in self._numbers:
                 found = getsignal(number)
@@ -173,27 +175,27 @@ class SignalHandlers:
 
     def take(self) -> list[int]:
         """Return the server's signals that have come, oldest first. In any thread."""
-        numbers: list[int] = []
         try:
             data = self.reader.recv(4096)
         except BlockingIOError:
             data = b""
-        # The interpreter has written those, too, that `_handle` notes; alone it tells of one whose handler is another.
+        # The interpreter has written those, too, that `_handle` notes; the bytes alone show a signal with another
+        # handler.
         numbers = [each for each in data if each in self._numbers and getsignal(each) != self._handle]
         while self._noted:
             numbers.append(self._noted.popleft())
         return numbers
 
     def has_noted(self, numbers: frozenset[int]) -> bool:
-        """Whether one of these signals has come and has not been taken yet."""
+        """Return whether one of these signals has come and has not been taken yet."""
         return not numbers.isdisjoint(tuple(self._noted))
 
     def wake(self) -> None:
         """Make `reader` readable. In any thread, and in a handler."""
         try:
-            self.writer.send(b"\0")
+            self._writer.send(b"\0")
         except OSError:
-            pass  # it is full: readable already
+            pass  # it is full, and so readable already; or the worker has ended
 
     # ---- the handler -----------------------------------------------------------------------------------
 
@@ -202,7 +204,8 @@ class SignalHandlers:
         if getpid() != self._pid:
             self._handle_in_child(number, frame, theirs)
             return
-        if number in self._numbers:
+        is_servers = number in self._numbers
+        if is_servers:
             self._noted.append(number)
             self.wake()
             at_once = self._at_once.get(number)
@@ -213,46 +216,44 @@ class SignalHandlers:
             try:
                 theirs(number, frame)
             except BaseException as error:
-                exits = number in self._numbers and is_a(error, SystemExit)
+                exits = is_servers and is_a(error, SystemExit)
                 if not exits and number not in _LEAVE and not (self._serving and _is_ours(frame)):
                     raise
                 failure = error
             if failure is not None:
-                self._tell(number, failure)
+                with suppress(Exception):  # a handler of the application's log
+                    self._tell(number, failure)
         in_the_end = self._in_the_end.get(number)
         if in_the_end is not None:
             in_the_end(number, frame)
 
     def _tell(self, number: int, failure: BaseException) -> None:
         if number in self._numbers and is_a(failure, SystemExit):
-            if (
-                number not in _LEAVE
-            ):  # else to leave is what it wants; the requests in flight are answered first
-                with suppress(Exception):
-                    text = "the application's handler of %s has called sys.exit(); the worker goes on"
-                    self._log.info(text, _name(number))
-            return
-        if number not in _LEAVE:
-            advice = (
-                " while no request ran its code; the server goes on. If a timer of the application has sent it "
-                "(alarm, setitimer), cancel that at the end of the request"
-            )
-        elif is_a(failure, KeyboardInterrupt):
-            return
-        else:
-            advice = "; the worker leaves all the same, and answers the requests in flight"
-        with suppress(Exception):
+            # At a signal to leave, to leave is what it wants; the requests in flight are answered first.
+            if number not in _LEAVE:
+                text = "the application's handler of %s has called sys.exit(); the worker goes on"
+                self._log.info(text, _name(number))
+        elif number not in _LEAVE:
             self._log.error(
-                "the application's handler of %s raised %s%s",
+                "WS1717 the application's handler of %s raised %s while no request ran its code: the server goes on. "
+                "If a timer of the application has sent the signal (alarm, setitimer), cancel the timer at the end of "
+                "the request",
                 _name(number),
                 type(failure).__name__,
-                advice,
+                exc_info=failure,
+            )
+        elif not is_a(failure, KeyboardInterrupt):
+            self._log.error(
+                "WS1718 the application's handler of %s raised %s: the worker leaves all the same, and answers the "
+                "requests in flight",
+                _name(number),
+                type(failure).__name__,
                 exc_info=failure,
             )
 
     @staticmethod
     def _handle_in_child(number: int, frame: FrameType | None, theirs: Any) -> None:
-        """In a process that the application has forked: only what the application has set counts."""
+        """Do what the application has set, and nothing else, in a process that it has forked."""
         if callable(theirs):
             theirs(number, frame)
         elif theirs != SIG_IGN:
@@ -262,25 +263,23 @@ class SignalHandlers:
     # ---- signal.signal of a worker -----------------------------------------------------------------------
 
     def _set(self, real_signal: Callable[[Any, Any], Any], number: Any, handler: Any) -> Any:
+        is_callable = callable(handler)
         if (
             getpid() != self._pid
             or get_ident() != self._main
-            or not (callable(handler) or handler in (SIG_DFL, SIG_IGN))
+            or not (is_callable or handler in (SIG_DFL, SIG_IGN))
         ):
             return self._shown(number, real_signal(number, handler))
         if number in self._numbers:
             before = self._shown(number, self._handle)
-            if handler is _heard_by_server or handler is signal.default_int_handler:
-                self._applications.pop(number, None)
-            else:
-                self._applications[number] = handler
-            return before
-        if number == SIGCHLD or not callable(handler):
-            before = self._shown(number, real_signal(number, handler))
+            keeps = handler is not _heard_by_server and handler is not signal.default_int_handler
+        else:
+            keeps = number != SIGCHLD and is_callable
+            before = self._shown(number, real_signal(number, self._handle if keeps else handler))
+        if keeps:
+            self._applications[number] = handler
+        else:
             self._applications.pop(number, None)
-            return before
-        before = self._shown(number, real_signal(number, self._handle))
-        self._applications[number] = handler
         return before
 
     def _shown(self, number: Any, handler: Any) -> Any:
@@ -295,13 +294,13 @@ class SignalHandlers:
 
 
 def _is_ours(frame: FrameType | None) -> bool:
-    """Whether the interrupted code is the server's, so that what is raised there would be the server's loss."""
+    """Return whether the interrupted code is the server's: what is raised there would be the server's loss."""
     ours = foreign = False
     while frame is not None:
         code = frame.f_code
-        if code in _PEOPLES:
+        if code in _CALLS_USERS_CODE:
             return False
-        if code.co_filename.startswith(_OUR_DIRECTORY):
+        if code.co_filename.startswith(OUR_DIRECTORY):
             ours = True
         elif _GEVENT not in code.co_filename:
             foreign = True

@@ -1,36 +1,23 @@
-"""Sends queued responses on while the application runs in a ``sync`` worker's only thread.
-
-Owns: `StreamDrain`: its thread, and which connections it looks after.
-Must not know: HTTP, the states of a connection, what is in a queue.
-
-The thread is started when something has been queued for the first time: where clients take their responses at once
-there is none. It sends, and changes nothing else: what comes after a response is the loop's. While the loop turns, the
-thread looks only now and then whether an application has begun to hold it up.
-"""
+"""Sends queued responses on while the application runs in a ``sync`` worker's only thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from select import POLLOUT, poll
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import BootError
 from wsgiserv.net.client import Connection
-from wsgiserv.net.serving_context import WRITE
-from wsgiserv.unpatched import allocate_lock
-from wsgiserv.worker.event_loop_worker import EventLoopWorker
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.wsgi.gateway import ClientGone
 
-__all__ = ["StreamDrain"]
+if TYPE_CHECKING:
+    from wsgiserv.worker.event_loop_worker import EventLoopWorker
 
-# How often it looks whether the application has begun to hold the loop up, and whether more has been queued.
+# How often the thread looks whether the application has begun to hold the loop up, and whether more has been queued.
 _LOOK_S: Final = 0.02
 _POLL_MS: Final = 50
-# After so many looks with nothing queued the thread sleeps until it is woken.
-_LOOKS_BEFORE_SLEEP: Final = 10
-# While the loop turns, how often it drops those that need it no longer.
+# While the loop turns, how often it drops the connections that need it no longer.
 _TIDY_S: Final = 1.0
 # With more clients than these it rests between two rounds: each of them costs a look at all, and the application runs.
 _FEW: Final = 64
@@ -39,55 +26,38 @@ _FEW: Final = 64
 class StreamDrain:
     """The helper of one worker.
 
+    It sends, and changes nothing else: the loop does what comes after a response. While the loop turns, it only looks
+    now and then whether an application has begun to hold the loop up.
+
     Args:
-        worker: whose connections are looked after.
+        worker: the worker, whose loop calls `add`.
     """
 
     def __init__(self, worker: EventLoopWorker) -> None:
         self._worker = worker
         self._queued: dict[Connection, None] = {}
         self._is_started = False
-        self._asleep: list[None] = []
-        self._wakeup = allocate_lock()
-        self._wakeup.acquire()
-        self._thread = HelperThread("drain", self._work, self._wake)
+        self._thread = HelperThread("drain", self._work)
 
-    def watcher(self) -> Callable[[Connection, int], None]:
-        """Return what is to be called instead of the loop's `watch`: it tells of each connection with a queue."""
-        watch, add = self._worker.event_loop.watch, self._add
-
-        def watch_and_tell(connection: Connection, interest: int) -> None:
-            watch(connection, interest)
-            if interest == WRITE:
-                add(connection)
-
-        return watch_and_tell
-
-    def _add(self, connection: Connection) -> None:
+    def add(self, connection: Connection) -> None:
+        """Look after a connection with a queue. The first call starts the thread: many workers never need it."""
         self._queued[connection] = None
         if not self._is_started:
             try:
                 self._thread.start()
             except BootError as error:
-                self._worker.log.error("%s", error)
+                self._worker.log.error("WS1713 worker %d: %s", self._worker.pid, error)
                 return
             self._is_started = True
-        elif self._asleep:
-            self._wake()
-
-    def _wake(self) -> None:
-        self._asleep.clear()
-        try:
-            self._wakeup.release()
-        except RuntimeError:
-            pass  # it has not heard the last one yet
+        elif self._thread.asleep:
+            self._thread.wake()
 
     # ---- the helper's thread -----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        queued, asleep, bell = self._queued, self._asleep, self._wakeup
-        slot, quiet, next_tidy = self._worker.boot.slot, 0, 0.0
-        while not self._thread.stopping:
+        queued, thread, slot = self._queued, self._thread, self._worker.boot.slot
+        next_tidy = 0.0
+        while not thread.stopping:
             now = monotonic()
             begun = slot.load()[1] if queued else 0.0
             if begun and now - begun >= _LOOK_S:  # else the loop turns, and sends by itself
@@ -95,26 +65,20 @@ class StreamDrain:
                     if self._drain():
                         continue
                 except Exception:
-                    self._worker.log.exception("queued responses cannot be sent on")
+                    self._worker.log.exception(
+                        "WS1714 worker %d: queued responses cannot be sent on: please report it",
+                        self._worker.pid,
+                    )
             elif now >= next_tidy:
                 next_tidy = now + _TIDY_S
                 self._drop_done()
-            quiet = 0 if queued else quiet + 1
-            if quiet < _LOOKS_BEFORE_SLEEP:
-                bell.acquire(timeout=_LOOK_S)
-                continue
-            asleep.append(None)
-            # Else something has come, or a fork is about to, before anybody could see that it must ring.
-            if not (queued or self._thread.stopping):
-                bell.acquire()
-            asleep.clear()
-            quiet = 0
+            thread.rest(_LOOK_S, not queued, queued)
 
     def _drop_done(self) -> None:
-        """Look no longer after those of which everything has been sent."""
+        """Look no longer after the connections whose output has all been sent."""
         queued = self._queued
         for connection in list(queued):
-            del queued[connection]  # first: what is queued at this moment is told of before or behind that
+            del queued[connection]  # first: `add` is called before or after what is queued at this moment
             if connection.has_output:
                 queued[connection] = None
 

@@ -7,7 +7,6 @@ Must not know: sockets, threads, the log's format, who waits.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from math import inf
@@ -15,7 +14,6 @@ from time import time
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, cast
 
-from wsgiserv.callables import is_a
 from wsgiserv.http.response import (
     CHUNKED,
     CHUNKED_CLOSE,
@@ -29,6 +27,8 @@ from wsgiserv.http.response import (
     early_hints,
 )
 from wsgiserv.process import SERVER_PROCESS, leave
+from wsgiserv.tracebacks import users_traceback
+from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.filewrapper import FileWrapper
 from wsgiserv.wsgi.input import BodyError
 
@@ -235,6 +235,14 @@ class Response:
         self.before_stream: Callable[[], None] | None = None
         self.overdue = IN_TIME
         self.request_line = b""
+
+    def allow_keep_alive(self, allowed: bool) -> None:
+        """Say whether the connection may stay open, as far as the request's body goes; before the head is made."""
+        self.keep_alive = self.may_keep_alive and allowed
+
+    def call_before_stream(self, prepare: Callable[[], None]) -> None:
+        """Call ``prepare`` before a body of unknown length begins."""
+        self.before_stream = prepare
 
     @property
     def status(self) -> str:
@@ -677,7 +685,7 @@ def _plain(block: object) -> bytes:
 
 
 def _leave(error: BaseException) -> NoReturn:
-    leave(error.with_traceback(_users_part(error.__traceback__)))
+    leave(error.with_traceback(users_traceback(error) or error.__traceback__))
 
 
 def _failed(response: Response, error: BaseException) -> None:
@@ -686,17 +694,8 @@ def _failed(response: Response, error: BaseException) -> None:
     if is_a(error, ClientGone):
         response.keep_alive = False
         return
-    error.__traceback__ = _users_part(error.__traceback__)
+    error.__traceback__ = users_traceback(error) or error.__traceback__
     try:
         response.fail(error)
     except ClientGone:
         response.keep_alive = False
-
-
-def _users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Drop the frames of this file from the traceback's beginning: the user's own code is what helps."""
-    own = sys._getframe().f_code.co_filename
-    first = traceback
-    while first is not None and first.tb_frame.f_code.co_filename == own:
-        first = first.tb_next
-    return first or traceback

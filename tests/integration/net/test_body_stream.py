@@ -26,7 +26,8 @@ from corpus import Case, Feed, Recorder, load, serving, statuses
 
 import wsgiserv.net.body_stream
 from wsgiserv.http.uwsgi import UwsgiReader
-from wsgiserv.net.client import CLOSED, LINGERING, Connection
+from wsgiserv.net.client import Connection
+from wsgiserv.net.request_reader import CLOSED, LINGERING
 from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext, Timeouts
 from wsgiserv.net.uwsgi_client import UwsgiConnection
 from wsgiserv.wsgi.gateway import OVERDUE
@@ -154,7 +155,7 @@ def expect_one_warning(records: list[logging.LogRecord], status: int) -> None:
     """One line with the peer and the status, and no traceback: the client's fault is not the application's."""
     assert [record.levelname for record in records] == ["WARNING"], [r.getMessage() for r in records]
     assert records[0].exc_info is None
-    assert records[0].getMessage().startswith("192.0.2.1: ")
+    assert records[0].getMessage().startswith("WS1551 192.0.2.1: ")
     assert str(status) in records[0].getMessage()
 
 

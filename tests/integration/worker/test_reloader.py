@@ -30,7 +30,9 @@ class Watch:
         self, engine: str, extra: Iterable[str] = (), failed: ApplicationError | None = None
     ) -> None:
         self.changes: queue.Queue[str] = queue.Queue()
-        self.reloader = Reloader(self.changes.put, list(extra), engine, 0.05, failed_import=failed)
+        self.reloader = Reloader(self.changes.put, list(extra), engine, 0.05)
+        if failed is not None:
+            self.reloader.watch_broken(failed)
         self.reloader.start()
 
     def next(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.config import cgroup as sizing
+from wsgiserv.config.loader import load
 
 MIB = 1024 * 1024
 
@@ -91,21 +92,21 @@ def test_limits_are_read(
 
 
 @pytest.mark.parametrize(
-    ("worker_class", "cpus", "memory", "workers"),
+    ("per_cpu", "cpus", "memory", "workers"),
     [
-        ("sync", 1.0, None, 3),
-        ("sync", 4.0, None, 9),
-        ("sync", 1.5, None, 5),
-        ("threads", 4.0, None, 4),
-        ("gevent", 0.5, None, 1),
-        ("my.Worker", 2.0, None, 2),
-        ("sync", 8.0, 512 * MIB, 4),
-        ("threads", 8.0, 64 * MIB, 1),
-        ("threads", 2.0, 64 * 1024 * MIB, 2),
+        (2, 1.0, None, 3),
+        (2, 4.0, None, 9),
+        (2, 1.5, None, 5),
+        (1, 4.0, None, 4),
+        (1, 0.5, None, 1),
+        (1, 2.0, None, 2),
+        (2, 8.0, 512 * MIB, 4),
+        (1, 8.0, 64 * MIB, 1),
+        (1, 2.0, 64 * 1024 * MIB, 2),
     ],
 )
-def test_workers_fit(worker_class: str, cpus: float, memory: int | None, workers: int) -> None:
-    assert sizing.fitting_workers(worker_class, cpus, memory) == workers
+def test_workers_fit(per_cpu: int, cpus: float, memory: int | None, workers: int) -> None:
+    assert sizing.fitting_workers(per_cpu, cpus, memory) == workers
 
 
 def test_the_quota_cuts_the_affinity_and_never_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,4 +119,17 @@ def test_the_quota_cuts_the_affinity_and_never_raises_it(monkeypatch: pytest.Mon
 def test_this_process_has_an_answer() -> None:
     cgroups = sizing.own_cgroups()
     cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
-    assert sizing.fitting_workers("sync", cpus, sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)) >= 1
+    assert sizing.fitting_workers(2, cpus, sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "workers"),
+    [("sync", 5), ("threads", 2), ("gevent", 2), ("my.pkg:Worker", 2)],
+)
+def test_the_class_says_how_many_workers_fit_a_processor(
+    worker_class: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "available_cpus", lambda quota: 2.0)
+    monkeypatch.setattr(sizing, "memory_limit", lambda root, cgroups: None)
+    settings = load(["-k", worker_class, "-w", "auto"], {}, str(tmp_path)).settings
+    assert settings.workers == workers

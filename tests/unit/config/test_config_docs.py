@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.config.docs import settings_page
-from wsgiserv.config.gunicorn_compat import FOREIGN
+from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.loader import load
 from wsgiserv.config.present import config_text, help_text
 from wsgiserv.config.setting import SECTIONS
@@ -25,7 +25,7 @@ def test_the_page_has_every_setting_and_every_ignored_one() -> None:
     page = settings_page()
     for name in SETTINGS:
         assert f"### `{name}`\n" in page
-    for name in FOREIGN:
+    for name in GUNICORN_ONLY:
         assert f"| `{name}`" in page
 
 
@@ -52,14 +52,14 @@ def test_every_declaration_is_whole(setting: object) -> None:
     assert declared.help.endswith(".")
     assert declared.accepts
     assert "\n" not in declared.help
-    assert bool(declared.metavar) == (bool(declared.flags) and declared.takes != "nothing")
+    assert bool(declared.metavar) == (bool(declared.flags) and declared.kind.arity != "none")
 
 
 def test_no_flag_is_declared_twice() -> None:
     flags = [flag for s in SETTINGS.values() for flag in (*s.flags, *s.hidden_flags, *s.off_flags)]
-    flags += [flag for foreign in FOREIGN.values() for flag in foreign.flags]
+    flags += [flag for ignored in GUNICORN_ONLY.values() for flag in ignored.flags]
     assert len(flags) == len(set(flags))
-    assert not set(SETTINGS) & set(FOREIGN)
+    assert not set(SETTINGS) & set(GUNICORN_ONLY)
 
 
 def test_every_default_is_a_value_that_its_parser_accepts() -> None:

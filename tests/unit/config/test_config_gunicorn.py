@@ -13,7 +13,7 @@ from cases import check_each
 from gunicorn.config import KNOWN_SETTINGS
 
 from wsgiserv.config.argv import parse
-from wsgiserv.config.gunicorn_compat import FOREIGN
+from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.loader import load
 from wsgiserv.config.settings import SETTINGS
 from wsgiserv.errors import ConfigError
@@ -61,7 +61,7 @@ def test_every_name_is_supported_or_answered(tmp_path: Path) -> None:
     def check(known: Any) -> None:
         name = known.name
         ours = ALIASES.get(name, name)
-        assert (ours in SETTINGS) != (name in FOREIGN)
+        assert (ours in SETTINGS) != (name in GUNICORN_ONLY)
         if ours in SETTINGS:
             if known.default is not None and name not in ("config", "chdir"):
                 SETTINGS[ours].parse(known.default)  # gunicorn's own default is a value here too
@@ -70,9 +70,9 @@ def test_every_name_is_supported_or_answered(tmp_path: Path) -> None:
         gun = directory / "gun.py"
         gun.write_text(f"def {name}(*args): pass" if callable(known.default) else f"{name} = 'other'")
         (notice,) = load(["-c", str(gun)], {}, str(directory)).notices
-        assert notice.startswith(f"{name} (")
+        assert notice.startswith(f"WS1033 {name} (")
         assert "gun.py line 1" in notice
-        assert FOREIGN[name].instead in notice
+        assert GUNICORN_ONLY[name].instead in notice
         assert "\n" not in notice
 
     check_each(((known.name, known) for known in KNOWN_SETTINGS), check)
@@ -89,7 +89,7 @@ def test_gunicorns_default_gets_no_line(tmp_path: Path) -> None:
     concerned = (
         (known.name, known)
         for known in KNOWN_SETTINGS
-        if known.name in FOREIGN and not callable(known.default) and known.name != "control_socket"
+        if known.name in GUNICORN_ONLY and not callable(known.default) and known.name != "control_socket"
     )
     check_each(concerned, check)
 
@@ -103,13 +103,13 @@ def test_every_flag_is_supported_or_answered(tmp_path: Path) -> None:
         # The application behind the flag shows that the flag has taken its own value only.
         settings, _, notices, _ = load([*argv, "hello:app"], {}, str(tmp_path))
         assert settings.wsgi_app == "hello:app"
-        if known.name in FOREIGN:
+        if known.name in GUNICORN_ONLY:
             if without_value and known.default is True:
                 assert notices == []
                 return
             (notice,) = notices
-            assert notice.startswith(f"{flag} (")
-            assert FOREIGN[known.name].instead in notice
+            assert notice.startswith(f"WS1033 {flag} (")
+            assert GUNICORN_ONLY[known.name].instead in notice
         else:
             assert notices == []
             assert known.name in {given.name for given in parse(argv).given}
@@ -167,10 +167,10 @@ def test_the_first_file_of_the_field(tmp_path: Path) -> None:
     assert settings.loglevel == "debug"
     assert sources["workers"] == "gun.py"
     debug, logfile = notices
-    assert debug.startswith("debug (gun.py line 6) is ignored")
+    assert debug.startswith("WS1033 debug (gun.py line 6) is ignored")
     assert (
         logfile
-        == "logfile (gun.py line 9) is gunicorn's old name of errorlog, and is taken as that: rename it"
+        == "WS1037 logfile (gun.py line 9) is gunicorn's old name of errorlog, and is taken as that: rename it"
     )
     assert settings.errorlog == "/var/log/gunicorn/debug.log"
 
@@ -184,7 +184,7 @@ assert settings.worker_class == "gevent", settings
 assert settings.workers == multiprocessing.cpu_count() * 2 + 1
 assert settings.bind == ("0.0.0.0:8800",)
 assert settings.pidfile == "log/gunicorn.pid"
-print("\\n".join(notice.split(" ", 1)[0] for notice in loaded.notices))
+print("\\n".join(notice.split(" ")[1] for notice in loaded.notices))
 """
 
 
@@ -203,7 +203,7 @@ def test_the_old_name_of_the_error_log(tmp_path: Path) -> None:
     settings, _, notices, _ = load(["-c", "gun.py"], {}, str(tmp_path))
     assert settings.errorlog == "e.log"
     [notice] = notices
-    assert notice.startswith("logfile (gun.py line 1) is ignored")
+    assert notice.startswith("WS1036 logfile (gun.py line 1) is ignored")
     (tmp_path / "gun.py").write_text("logfile = 5\n")
     with pytest.raises(ConfigError, match=r"errorlog = 5 \(gun.py line 1\)"):
         load(["-c", "gun.py"], {}, str(tmp_path))
@@ -241,7 +241,7 @@ def test_a_huge_limit_of_gunicorns_is_the_largest_with_a_line(tmp_path: Path, na
         loaded = load(argv, {}, str(tmp_path))
         assert getattr(loaded.settings, name) == largest
         [notice] = loaded.notices
-        assert notice.startswith(f"{name} = ")
+        assert notice.startswith(f"WS1030 {name} = ")
         assert place in notice
         assert "the largest is " in notice
 

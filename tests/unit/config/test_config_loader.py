@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv.config.loader import Loaded, load, start_directory
+from wsgiserv.config.loader import Loaded, collect, load, start_directory
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
 
@@ -345,6 +345,58 @@ def test_bad_values_are_answered_with_setting_value_source_and_what_to_do(
     message = error_of(tmp_path, *argv)
     for part in parts:
         assert part in message
+
+
+def test_all_faults_are_collected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(
+            tmp_path,
+            *("-w", "0", "--wrokers=3", "-t", "-k", "tornado"),
+            file="workers = 'lots'\nworkers_min = 2\nkeyfile = 'k'\ndef on_exit(): pass\n",
+            PORT="http",
+            GUNICORN_CMD_ARGS="-n 'open",
+            WSGISERV_CMD_ARGS="--nonsense a:b c:d",
+            WEB_CONCURRENCY="none",
+        )
+    faults = caught.value.faults
+    assert str(caught.value) == "\n".join(faults)
+    for words in (
+        "unknown flag '--wrokers'",
+        "-t/--timeout",
+        "GUNICORN_CMD_ARGS",
+        "unknown flag '--nonsense' in WSGISERV_CMD_ARGS",
+        "workers = 'lots' (gun.py line 1)",
+        "on_exit",
+        "workers = 'none' (WEB_CONCURRENCY",
+        "bind = '0.0.0.0:http' (PORT",
+        "workers = '0' (-w on the command line)",
+        "worker_class = 'tornado' (-k on the command line)",
+        "keyfile = 'k'",
+    ):
+        assert len([fault for fault in faults if words in fault]) == 1, words
+    assert len(faults) == 11
+    codes = {fault[:6] for fault in faults}
+    assert all(code[:3] == "WS1" and code[2:].isdigit() for code in codes), codes
+
+
+def test_what_only_follows_from_a_fault_is_not_told(tmp_path: Path) -> None:
+    """Without this rule one mistake would be several faults, of which all but one are none."""
+    for argv, file in (
+        (["--workers-min", "x", "--workers-max", "4"], None),
+        (["--certfile", "a\0b", "--keyfile", "k"], None),
+        (["--chdir", "nowhere", "--reload-extra-file", "none"], None),
+        (["--keyfile", "k"], "1 / 0"),
+        (["--wrokers", "4", "hello:app"], None),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run(tmp_path, *argv, file=file)
+        assert len(caught.value.faults) == 1, caught.value
+
+
+def test_a_setting_with_a_fault_has_the_value_of_a_lower_source(tmp_path: Path) -> None:
+    found = collect(["-w", "none", "-t", "5"], {"WEB_CONCURRENCY": "3"}, str(tmp_path))
+    assert (found.loaded.settings.workers, found.loaded.settings.timeout) == (3, 5)
+    assert (len(found.faults), found.faulty) == (1, {"workers"})
 
 
 def test_bad_values_of_other_sources_name_these(tmp_path: Path) -> None:

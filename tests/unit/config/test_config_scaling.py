@@ -59,7 +59,7 @@ def test_errors(argv: str, environ: dict[str, str], words: list[str], tmp_path: 
         load(argv.split(), environ, str(tmp_path))
     for word in words:
         assert word in str(caught.value)
-    assert "Expected" in str(caught.value)
+    assert "Accepted: " in str(caught.value)
 
 
 MIB = 1 << 20

@@ -18,12 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs import json_lines as jsonlines
-from wsgiserv.logs.atoms import Atoms
 from wsgiserv.logs.escape import escape, escape_keeping_lines, escape_quoted
 from wsgiserv.logs.format import (
     ATOMS,
     COMBINED,
+    Atoms,
     atoms_for,
     check_format,
     compile_format,
@@ -429,7 +428,7 @@ class TestJson:
         def fail(*request: Any) -> bytes:
             raise AssertionError("the careful way was taken")
 
-        monkeypatch.setattr(jsonlines, "json_line", fail)
+        monkeypatch.setattr("wsgiserv.logs.format.json_line", fail)
         optional = ("HTTP_HOST", "HTTP_REFERER", "HTTP_USER_AGENT", "HTTP_AUTHORIZATION")
         for missing in (*optional, None):
             json.loads(line("json", {k: v for k, v in ENVIRON.items() if k != missing}))

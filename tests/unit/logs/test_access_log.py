@@ -295,13 +295,13 @@ class TestThroughLogging:
         target, direct = tmp_path / "custom", tmp_path / "direct"
         through = opened(errors, template, logconfig_dict=self.dictionary("gunicorn.access", target))
         note(through, 200)
-        through.log_for(7, ENVIRON, 502, 1.0)
+        through.log(ENVIRON, 502, (), 0, 1.0, True, 7)
         handlers = logging.getLogger("gunicorn.access").handlers
         while handlers:
             handlers.pop().close()
         log = opened(errors, template, accesslog=str(direct))
         note(log, 200)
-        log.log_for(7, ENVIRON, 502, 1.0)
+        log.log(ENVIRON, 502, (), 0, 1.0, True, 7)
         log.close()
         for path in target, direct:
             lines = path.read_text().splitlines()

@@ -20,11 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv.logs import lossy
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.logs.lossy import LossyWriter
-from wsgiserv.logs.output import Output, Owner
-from wsgiserv.logs.standard import flush_standard_streams, release_standard_streams, reopened
+from wsgiserv.logs.output import PATIENCE_S, LossyWriter, Output, Owner
+from wsgiserv.process import flush_standard_streams, release_standard_streams, reopened
 
 NOBODY = Owner(0, 0)
 
@@ -219,7 +217,7 @@ class TestLossyWriter:
             began = time.monotonic()
             for _ in range(1000):
                 writer.write(b"y" * 200 + b"\n")
-            assert time.monotonic() - began < 10 * lossy._PATIENCE_S
+            assert time.monotonic() - began < 10 * PATIENCE_S
             assert writer.lost == 1000
             writer.output.close()
 
@@ -228,7 +226,7 @@ class TestLossyWriter:
         got: list[bytes] = []
 
         def read() -> None:
-            time.sleep(lossy._PATIENCE_S / 5)
+            time.sleep(PATIENCE_S / 5)
             while len(b"".join(got)) < 4201:
                 got.append(os.read(reader, 65536))
 
@@ -309,7 +307,7 @@ class TestAccessLog:
         log.append("four")
         log.flush()
         assert path.read_text() == "three\nfour\n"
-        assert log.lost_lines() == 1
+        assert log.lost == 1
         log.close()
 
     def test_the_end_waits_for_a_bounded_time(
@@ -322,8 +320,8 @@ class TestAccessLog:
             began = time.monotonic()
             log.close()
             assert time.monotonic() - began < 5
-        assert log.lost_lines() > 190
-        assert f"{log.lost_lines()} lines are lost" in caplog.text
+        assert log.lost > 190
+        assert f"{log.lost} lines are lost" in caplog.text
 
     def test_a_flush_that_a_signal_has_interrupted_is_not_waited_for_forever(self, tmp_path: Path) -> None:
         log = AccessLog(Output(str(tmp_path / "a"), 1, NOBODY), "%(s)s", logging.getLogger("nowhere"))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from wsgiserv.boot import Report
-from wsgiserv.logs.lost import LostRequest, environ_of
+from wsgiserv.logs.access import LostRequest, environ_of
 from wsgiserv.master.classify_exit import calls_for_certificate, certify, died_how
 from wsgiserv.master.crash_dump_file import CrashDumpFile, Stacks
 from wsgiserv.master.exit_records import Coroner
@@ -23,7 +23,7 @@ from wsgiserv.master.generation import SlotPool
 from wsgiserv.master.oom import OomWatch, Verdict
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS
-from wsgiserv.worker.crash_dump import say
+from wsgiserv.worker.crash_dump import write_report
 
 NOW = 100.0
 KILL, SEGV, ABRT, TERM, SYS = 9, 11, 6, 15, 31
@@ -270,7 +270,7 @@ def test_last_words_of_the_interpreter_and_of_the_worker(words: CrashDumpFile) -
     assert read.dump_of(ABRT) == read.dump
     assert read.dump_of(SEGV) == ""
     assert read.dump_of(KILL) == ""
-    assert say(words.fd, "in flight: all\nof them \ud800")
+    assert write_report(words.fd, "in flight: all\nof them \ud800")
     assert words.read() == ("in flight: all\nof them \\ud800", read.dump)
 
 
@@ -279,7 +279,7 @@ def test_the_better_words_are_shown(words: CrashDumpFile) -> None:
     os.write(words.fd, ABORTED)
     found = certify(silent, KILL, NOW, 1.0, stacks=words.read())
     assert (found.stacks_by, "in hang" in found.stacks) == ("faulthandler", True)
-    say(words.fd, "in flight: GET /slow")
+    write_report(words.fd, "in flight: GET /slow")
     found = certify(silent, KILL, NOW, 1.0, stacks=words.read())
     assert (found.stacks_by, found.stacks) == ("worker", "in flight: GET /slow")
     # A dump that was made at another signal says nothing about this death.
@@ -288,12 +288,12 @@ def test_the_better_words_are_shown(words: CrashDumpFile) -> None:
 
 
 def test_last_words_are_bounded_and_never_raise(words: CrashDumpFile) -> None:
-    assert not say(words.fd, "x" * (1 << 20)) or len(words.read().report) < 1 << 18
-    assert not say(None, "x")
+    assert not write_report(words.fd, "x" * (1 << 20)) or len(words.read().report) < 1 << 18
+    assert not write_report(None, "x")
     gone = CrashDumpFile(os.dup(words.fd))
     gone.close()
     assert gone.read() == ("", "")
-    assert not say(gone.fd, "x")
+    assert not write_report(gone.fd, "x")
 
 
 # ---- the OOM killer ------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import pytest
 from wsgiserv.boot import Report
 from wsgiserv.config.settings import Settings
 from wsgiserv.master.autoscale import Sample, interval_of
-from wsgiserv.master.load import Gauge, Scaler, backlog_of, capacity_of, cpu_time_of, scaled, scales
+from wsgiserv.master.load import Gauge, Scaler, backlog_of, capacity_of, scaled
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import cpu_time_of
 from wsgiserv.scoreboard import CELL_BYTES, REQUESTS, Scoreboard, Slot
 
 SCALING = Settings(workers=1, workers_min=1, workers_max=8, scale_window=10.0)
@@ -164,9 +165,7 @@ def test_capacity(settings: Settings, capacity: int) -> None:
 
 
 def test_a_reload_keeps_the_size() -> None:
-    assert not scales(Settings(workers=3))
     assert scaled(Settings(workers=3), 5) == 3
-    assert scales(SCALING)
     assert [scaled(SCALING, running) for running in (0, 1, 5, 20)] == [1, 1, 5, 8]
 
 

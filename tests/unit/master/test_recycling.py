@@ -18,8 +18,9 @@ import pytest
 from wsgiserv.boot import ReadinessReader, ReadinessWriter, Report, WorkerBoot
 from wsgiserv.config.loader import load
 from wsgiserv.master.policy import Fleet, Send, Spawn, Target, plan
-from wsgiserv.master.recycling import Recycler, memory_of
+from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import memory_of
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.worker.sync import SyncWorker
 
@@ -306,7 +307,7 @@ class Employed:
         """Return what it reports when it has answered so many requests."""
         self.worker.context.answered = answered
         self.worker.tick(1.0 + answered)
-        return self.reader.read()[0]
+        return self.reader.read_reports()[0]
 
     def lasts(self) -> int:
         """Return how many requests it takes before it asks to be replaced."""
@@ -316,8 +317,7 @@ class Employed:
         self.reader.close()
         os.close(self._writer)
         self.worker.event_loop.close()
-        for sock in (self.worker._wakeup, self.worker._wakeup_writer):
-            sock.close()
+        self.worker._signals.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsgiserv.master.start_interrupt import StartInterrupt, StoppedWhileStarting, raise_if_dropped
+from wsgiserv.master.signals import StartInterrupt, StoppedWhileStarting, raise_if_dropped
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ import pytest
 
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.net.client import CLOSED, FLUSHING, HEAD, LINGERING, READY, Connection
+from wsgiserv.net.client import Connection
 from wsgiserv.net.event_loop import EventLoop, open_poller
+from wsgiserv.net.request_reader import CLOSED, FLUSHING, HEAD, LINGERING, READY
 from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.gateway import GatewayContext
@@ -58,12 +59,12 @@ class Bench:
             slot=Scoreboard(1, 1).slots[0],
         )
         self.event_loop = EventLoop(
-            [], self.admit, 100, LOG, 60.0, lambda crowded: None, poller=open_poller(portable)
+            [], self.admit, 100, LOG, 60.0, lambda at_capacity: None, poller=open_poller(portable)
         )
         self.clients: list[socket.socket] = []
 
-    def admit(self, sock: Any, address: Any, listener: Any) -> Connection:
-        return Connection(self.context, self.event_loop, sock, {}, {}, b"192.0.2.1", False)
+    def admit(self, loop: Any, sock: Any, address: Any, listener: Any) -> Connection:
+        return Connection(self.context, loop, sock, {}, {}, b"192.0.2.1", False)
 
     def connect(self, fd: int = -1) -> tuple[Connection, socket.socket]:
         """Return a new connection and its client; its descriptor has the number ``fd`` where that is given."""
@@ -76,7 +77,9 @@ class Bench:
             fd = ours.detach()
         from _socket import socket as RawSocket
 
-        connection = self.admit(RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd), "", None)
+        connection = self.admit(
+            self.event_loop, RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd), "", None
+        )
         self.event_loop.adopt(connection)
         return connection, client
 
@@ -117,7 +120,7 @@ def test_one_who_lingers_late_does_not_take_the_next_clients_wish(bench: Bench) 
     """Thread A is in shutdown(2); the leader sees the client's end and closes; a new client has the number."""
     event_loop = bench.event_loop
     old, old_client = bench.connect()
-    event_loop.begin(old)
+    event_loop.watch(old, READ)
     old.sock = slow = Slow(old.sock)  # type: ignore[assignment]
     old.state = READY
     thread = threading.Thread(target=old._linger, args=(1.0,))
@@ -150,10 +153,10 @@ def test_one_who_lingers_late_does_not_take_the_next_clients_wish(bench: Bench) 
 def test_one_who_closes_late_does_not_drop_the_next_client(bench: Bench) -> None:
     event_loop = bench.event_loop
     old, _ = bench.connect()
-    event_loop.begin(old)
+    event_loop.watch(old, READ)
     old.close()
     new, client = bench.connect(old.fd)
-    event_loop.begin(new)
+    event_loop.watch(new, READ)
     old.state = LINGERING  # as a thread leaves it that has not seen the other's close
     event_loop.forget(old)
     event_loop.ignore(old)
@@ -169,12 +172,12 @@ def test_a_late_wish_for_the_same_connection_gives_way_to_its_state(bench: Bench
     """Thread A has ended a request; before it says READ, thread B has run the next one, whose response waits."""
     event_loop = bench.event_loop
     connection, _client = bench.connect()
-    event_loop.begin(connection)
+    event_loop.watch(connection, READ)
     bench.queue(connection)
     event_loop.watch(connection, late)
     event_loop.ignore(connection)
     assert connection.interest == WRITE
-    connection._outbox.clear()  # type: ignore[union-attr]
+    connection._queue.clear()  # type: ignore[union-attr]
     connection.state = HEAD
     event_loop.watch(connection, NONE)
     assert connection.interest == READ
@@ -205,7 +208,7 @@ def test_threads_that_watch_and_close_at_random_raise_nothing(bench: Bench) -> N
             connection, client = bench.connect()
             bench.clients.pop()
             current[:] = [connection]
-            event_loop.begin(connection)
+            event_loop.watch(connection, READ)
             connection.close()
             client.close()
     finally:

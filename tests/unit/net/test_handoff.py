@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import logging
 import os
 import resource
 import socket
@@ -17,11 +19,12 @@ from test_connection import Peer
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, ConnectionState, Handoff
 from wsgiserv.net.serving_context import NEVER, READ
 
+LOG = logging.getLogger("test.handoff")
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\n"
 
 
-def luggage(**changes: Any) -> ConnectionState:
+def state_of(**changes: Any) -> ConnectionState:
     plain = ConnectionState(
         {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"}, b"192.0.2.1", b"", False, False, False, 12.5
     )
@@ -52,30 +55,30 @@ def open_descriptors() -> int:
 @pytest.mark.parametrize(
     "sent",
     [
-        luggage(),
-        luggage(data=REQUEST + b"\n{\0\xff", waiting=True, used=True, deadline=NEVER),
-        luggage(data=b"GET / HT", blank=True),
-        luggage(peer={"REMOTE_ADDR": "", "PROXY_ADDR": "\xe9"}, peer_name=b"unix\xff"),
-        luggage(data=b"x" * MOST_MOVED_BYTES),
+        state_of(),
+        state_of(data=REQUEST + b"\n{\0\xff", waiting=True, used=True, deadline=NEVER),
+        state_of(data=b"GET / HT", blank=True),
+        state_of(peer={"REMOTE_ADDR": "", "PROXY_ADDR": "\xe9"}, peer_name=b"unix\xff"),
+        state_of(data=b"x" * MOST_MOVED_BYTES),
     ],
 )
 def test_a_connection_arrives_with_all_that_was_sent(
     channel: Handoff, pair: tuple[socket.socket, socket.socket], sent: ConnectionState
 ) -> None:
     ours, client = pair
-    assert channel.receive() is None
+    assert channel.receive(LOG) is None
     assert channel.send(ours.fileno(), sent, "127.0.0.1:8000")
     ours.close()
-    handed = channel.receive()
+    handed = channel.receive(LOG)
     assert handed is not None
     assert handed.listener == "127.0.0.1:8000"
-    assert handed.luggage == sent
+    assert handed.state == sent
     assert not os.get_inheritable(handed.sock.fileno())
     handed.sock.send(b"still here")
     assert client.recv(100) == b"still here"
     handed.sock.close()
     assert client.recv(100) == b""
-    assert channel.receive() is None
+    assert channel.receive(LOG) is None
 
 
 def test_its_descriptors(channel: Handoff) -> None:
@@ -87,18 +90,18 @@ def test_its_descriptors(channel: Handoff) -> None:
 
 
 def test_it_is_taken_over_by_numbers(channel: Handoff, pair: tuple[socket.socket, socket.socket]) -> None:
-    channel.send(pair[0].fileno(), luggage(), "a")
+    channel.send(pair[0].fileno(), state_of(), "a")
     copies = [os.dup(fd) for fd in channel.fds()]
     for fd in copies:
         os.set_inheritable(fd, True)  # as they come out of an exec
     next_one = Handoff.from_fds(*copies)
-    handed = next_one.receive()
+    handed = next_one.receive(LOG)
     assert handed is not None
     handed.sock.close()
     assert not any(map(os.get_inheritable, next_one.fds()))
-    assert next_one.send(pair[0].fileno(), luggage(), "b")
+    assert next_one.send(pair[0].fileno(), state_of(), "b")
     next_one.close()
-    handed = channel.receive()
+    handed = channel.receive(LOG)
     assert handed is not None
     handed.sock.close()
 
@@ -108,16 +111,16 @@ def test_a_full_channel_says_so_and_loses_nothing(
 ) -> None:
     before = open_descriptors()
     sent = 0
-    while channel.send(pair[0].fileno(), luggage(data=b"x" * 2000), str(sent)):
+    while channel.send(pair[0].fileno(), state_of(data=b"x" * 2000), str(sent)):
         sent += 1
         assert sent < 100_000, "the channel takes everything"
     received = []
-    while (handed := channel.receive()) is not None:
+    while (handed := channel.receive(LOG)) is not None:
         received.append(handed.listener)
         handed.sock.close()
     assert received == [str(number) for number in range(sent)]
-    assert channel.send(pair[0].fileno(), luggage(), "room again")
-    handed = channel.receive()
+    assert channel.send(pair[0].fileno(), state_of(), "room again")
+    handed = channel.receive(LOG)
     assert handed is not None
     handed.sock.close()
     assert open_descriptors() == before
@@ -126,7 +129,7 @@ def test_a_full_channel_says_so_and_loses_nothing(
 def test_a_worker_without_descriptors_leaves_it_to_others(
     channel: Handoff, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    channel.send(pair[0].fileno(), luggage(), "a")
+    channel.send(pair[0].fileno(), state_of(), "a")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
@@ -137,12 +140,12 @@ def test_a_worker_without_descriptors_leaves_it_to_others(
             while True:
                 taken.append(os.dup(0))
         with pytest.raises(OSError, match="Too many open files"):
-            channel.receive()
+            channel.receive(LOG)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
             os.close(fd)
-    handed = channel.receive()
+    handed = channel.receive(LOG)
     assert handed is not None
     handed.sock.close()
 
@@ -156,8 +159,25 @@ def test_what_nobody_understands_is_closed(
     socket.send_fds(sender, [message], [ours.fileno()])
     sender.close()
     ours.close()
-    assert channel.receive() is None
+    assert channel.receive(LOG) is None
     assert client.recv(10) == b""
+
+
+def test_a_message_of_another_version_is_refused_with_a_line(
+    channel: Handoff, pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, client = pair
+    channel.send(ours.fileno(), state_of(), "l")
+    with socket.socket(fileno=os.dup(channel.fds()[0])) as receiver:
+        message = receiver.recv(1 << 17)
+    header = json.loads(message)
+    with socket.socket(fileno=os.dup(channel.fds()[1])) as sender:
+        newer = json.dumps({**header, "version": header["version"] + 1, "added": 1}).encode() + b"\n"
+        socket.send_fds(sender, [newer], [ours.fileno()])
+    ours.close()
+    assert channel.receive(LOG) is None
+    assert client.recv(10) == b""
+    assert "WS1401" in caplog.text
 
 
 # ---- which connections may go ------------------------------------------------------------------------
@@ -188,20 +208,22 @@ def test_idle_half_read_and_pipelined_connections_go(peers: Callable[..., Peer])
     peer = peers()
     connection = peer.connection
     assert connection.is_movable
-    assert not connection.luggage().used
+    assert not connection.transfer_state().used
     peer.feed(REQUEST)
     assert connection.is_movable
-    assert connection.luggage() == luggage(used=True, deadline=connection.deadline)
+    assert connection.transfer_state() == state_of(used=True, deadline=connection.deadline)
     peer.feed(b"\r\n" + REQUEST[:10])
     assert connection.is_movable
-    assert connection.luggage() == luggage(data=REQUEST[:10], blank=True, deadline=connection.deadline)
+    assert connection.transfer_state() == state_of(
+        data=REQUEST[:10], blank=True, deadline=connection.deadline
+    )
     peer.client.sendall(REQUEST[10:] + REQUEST * 2)
     assert connection.receive()
     assert not connection.is_movable, "its request is with the application"
     connection.run()
     assert connection.is_waiting
     assert connection.is_movable
-    assert connection.luggage() == luggage(data=REQUEST * 2, waiting=True, used=True, deadline=NEVER)
+    assert connection.transfer_state() == state_of(data=REQUEST * 2, waiting=True, used=True, deadline=NEVER)
 
 
 def test_a_connection_that_nobody_watches_yet_stays(peers: Callable[..., Peer]) -> None:
@@ -237,7 +259,7 @@ def test_more_bytes_than_a_message_holds_stay(peers: Callable[..., Peer]) -> Non
     peer = peers()
     peer.client.sendall(REQUEST)
     assert peer.connection.receive()
-    peer.connection._buffer = bytearray(MOST_MOVED_BYTES + 1)
+    peer.connection.reader.buffer = bytearray(MOST_MOVED_BYTES + 1)
     peer.connection.run()
     assert peer.connection.is_waiting
     assert not peer.connection.is_movable
@@ -250,7 +272,7 @@ def test_the_taker_goes_on_where_the_giver_left_off(peers: Callable[..., Peer], 
     giver = peers()
     giver.feed(whole[:cut])
     before = giver.got()
-    taken = giver.connection.luggage()
+    taken = giver.connection.transfer_state()
     assert giver.connection.is_movable
     taker = peers()
     taker.connection.restore(taken)
@@ -259,12 +281,12 @@ def test_the_taker_goes_on_where_the_giver_left_off(peers: Callable[..., Peer], 
     taker.feed(whole[cut:])
     after = taker.got()
     assert (before + after).count(b"HTTP/1.1 200 OK") == 3
-    assert taker.connection.luggage().used
+    assert taker.connection.transfer_state().used
 
 
 def test_the_taker_answers_what_was_pipelined(peers: Callable[..., Peer]) -> None:
     taker = peers()
-    taker.connection.restore(luggage(data=REQUEST * 2, waiting=True, used=True, deadline=NEVER))
+    taker.connection.restore(state_of(data=REQUEST * 2, waiting=True, used=True, deadline=NEVER))
     assert taker.connection.advance()
     taker.connection.run()
     while taker.loop.waiting:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.net import listener as module
+from wsgiserv.net import bind_tcp as module
 from wsgiserv.net.listener import Listener, open_listeners
 
 

@@ -26,8 +26,7 @@ class Pair:
         self.environ = {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"}
         self.handed: list[Any] = []
         self.inner: Any = Inner(self.raw) if secured else self.raw
-        self.sock = ProxySocket(self.raw, self.inner, mode, self.environ)
-        self.sock.hand_over = self.handed.append
+        self.sock = ProxySocket(self.raw, self.inner, mode, self.environ, self.handed.append)
 
     def recv(self) -> bytes | None:
         """Return what a connection would get; None: nothing yet."""

@@ -20,7 +20,8 @@ from tlspair import READ_BYTES, Files, Pair, TLSValues
 from wsgiserv.errors import ConfigError, ProtocolError
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
-from wsgiserv.net.client import LINGERING, Connection
+from wsgiserv.net.client import Connection
+from wsgiserv.net.request_reader import LINGERING
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
 from wsgiserv.net.serving_context import ServingContext, Timeouts
 from wsgiserv.net.tls import TLSSocket

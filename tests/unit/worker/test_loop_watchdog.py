@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.logs.output import Output, Owner
-from wsgiserv.worker.loop_watchdog import HubWatch
+from wsgiserv.worker.loop_watchdog import LoopWatchdog
 
 
 class Direct(logging.Handler):
@@ -45,7 +45,9 @@ def direct(tmp_path: Path) -> Iterator[Direct]:
     made.output.close()
 
 
-def watch_through(log: logging.Logger, blocked: list[bool], at_nap: Callable[[int], object] = id) -> HubWatch:
+def watch_through(
+    log: logging.Logger, blocked: list[bool], at_nap: Callable[[int], object] = id
+) -> LoopWatchdog:
     """Watch a loop with a limit of 1 s through as many naps of 0.25 s; with each the loop is blocked or is not."""
     script = iter(enumerate(blocked))
     asked = False
@@ -67,7 +69,7 @@ def watch_through(log: logging.Logger, blocked: list[bool], at_nap: Callable[[in
             asked = False
             watch.alive()
 
-    watch = HubWatch(1.0, log, ask, lambda function, arguments: function(*arguments), sleep)
+    watch = LoopWatchdog(1.0, log, ask, lambda function, arguments: function(*arguments), sleep)
     watch.start()  # in this thread, to the end of the script
     return watch
 

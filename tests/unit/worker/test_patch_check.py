@@ -16,8 +16,8 @@ import pytest
 from cases import check_each
 
 from wsgiserv.config.file import plain_value
-from wsgiserv.config.loader import load
-from wsgiserv.worker.patch_check import find_early_imports, newcomers
+from wsgiserv.config.loader import collect
+from wsgiserv.worker.patch_check import find_early_imports, later_modules
 
 
 class Context(ssl.SSLContext):
@@ -67,7 +67,7 @@ def test_what_finds_the_patched_parts_by_itself_is_not(found: object) -> None:
     }
     assert found(fine) == []  # type: ignore[operator]
     assert found({"mine": {"sleep": time.sleep}}, ("os",)) == []  # type: ignore[operator] # time is not patched
-    assert "wsgiserv" in newcomers()
+    assert "wsgiserv" in later_modules()
 
 
 def test_a_plain_assignment_is_read_without_running_the_file(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         argv, worker_class, environ, expected = case
         (tmp_path / "gun.py").write_text(f"worker_class = {worker_class!r}\n")
         called: list[bool] = []
-        load(["-c", "gun.py", *argv], environ, str(tmp_path), lambda: called.append(True))
+        collect(["-c", "gun.py", *argv], environ, str(tmp_path), lambda: called.append(True))
         assert bool(called) == expected
 
     check_each(
@@ -117,5 +117,5 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         check,
     )
     called: list[bool] = []
-    load(["-k", "gevent"], {}, str(tmp_path), lambda: called.append(True))
+    collect(["-k", "gevent"], {}, str(tmp_path), lambda: called.append(True))
     assert not called  # no file, no code that would need it

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from wsgiserv.config.settings import SETTINGS
+from wsgiserv.config.cgroup import fitting_workers
+from wsgiserv.config.known_class import known_worker_class
+from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.errors import ConfigError
+from wsgiserv.master.generation import cells_of
 from wsgiserv.worker.base import Worker
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.sync import SyncWorker
@@ -133,8 +136,8 @@ def test_what_is_wrong_is_said(site: Path, path: str, source: str, words: list[s
     (site / "sitebad.py").write_text(source)
     said = message(path)
     first = said.splitlines()[0]
-    assert first.startswith(f"worker_class = '{path.replace(':', '.')}' (-k on the command line): ")
-    assert "Expected sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker" in first
+    assert first.startswith(f"WS1150 worker_class = '{path.replace(':', '.')}' (-k on the command line): ")
+    assert "Accepted: sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker" in first
     for word in words:
         assert word in said
     assert "registry.py" not in said, "only the user's own frames are shown"
@@ -151,3 +154,51 @@ def test_class_objects_that_cannot_be_used(site: Path) -> None:
 
     assert "Other" in message(Other)
     assert "does not implement serve, stop_accepting." in message(Half)
+
+
+class Bulk(SyncWorker):
+    """A class object of a configuration file."""
+
+    workers_per_cpu = 3
+
+    @classmethod
+    def capacity(cls, settings: Settings) -> int:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (Settings(), SyncWorker),
+        (Settings(threads=4), ThreadsWorker),
+        (Settings(worker_class="threads"), ThreadsWorker),
+        (Settings(worker_class=Bulk), Bulk),
+        (Settings(worker_class="no_such_module.Worker"), None),
+    ],
+)
+def test_the_master_knows_classes_without_importing_users_modules(
+    settings: Settings, kind: type[Worker] | None
+) -> None:
+    assert known_worker_class(settings) is kind
+
+
+@pytest.mark.parametrize(
+    ("settings", "cells"),
+    [
+        (Settings(), 1),
+        (Settings(threads=4), 4),
+        (Settings(threads=4, request_timeout=1.0), 8),  # a thread that does not come back is replaced
+        (Settings(worker_class="gevent", worker_connections=50), 50),
+        (Settings(worker_class=Bulk), 7),
+        (Settings(worker_class="no_such_module.Worker", worker_connections=50), 50),
+    ],
+)
+def test_the_scoreboard_has_a_cell_for_each_request_that_a_worker_serves_at_once(
+    settings: Settings, cells: int
+) -> None:
+    assert cells_of(settings) == cells
+
+
+def test_a_class_says_how_many_workers_of_it_fit() -> None:
+    kinds = ("sync", SyncWorker, ThreadsWorker, Bulk)
+    assert [fitting_workers(kind, 4.0, None) for kind in kinds] == [9, 9, 4, 13]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from server import Start, wait_until
 
-from wsgiserv.master.notify import Notifier
+from wsgiserv.master.systemd import Notifier
 
 
 class Manager:
@@ -65,8 +64,6 @@ CASES: list[tuple[Callable[[Notifier], None], list[str]]] = [
     (lambda notifier: notifier.status("Wörter \udcff"), ["STATUS=Wörter ?"]),
     (lambda notifier: notifier.mainpid(4711), ["MAINPID=4711"]),
     (lambda notifier: notifier.watchdog(), ["WATCHDOG=1"]),
-    (lambda notifier: notifier.extend_timeout(5_000_000), ["EXTEND_TIMEOUT_USEC=5000000"]),
-    (lambda notifier: notifier.fdstore_remove("web"), ["FDSTOREREMOVE=1\nFDNAME=web"]),
 ]
 
 
@@ -89,18 +86,6 @@ def test_a_reload_tells_its_time(manager: Manager) -> None:
     assert ready == "RELOADING=1"
     assert before <= int(usec.removeprefix("MONOTONIC_USEC=")) <= after
     assert second.endswith("\nSTATUS=reading gun.py")
-
-
-def test_descriptors_are_stored(manager: Manager) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        Notifier(manager.address).fdstore("web", [listener.fileno()])
-        data, ancillary, _, _ = manager.socket.recvmsg(1000, socket.CMSG_SPACE(16))
-        assert data == b"FDSTORE=1\nFDNAME=web"
-        ((level, kind, rights),) = ancillary
-        assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-        (fd,) = array.array("i", rights)
-        with socket.socket(fileno=fd) as stored:
-            assert stored.getsockname() == listener.getsockname()
 
 
 def test_the_environment_is_taken(manager: Manager) -> None:
@@ -143,7 +128,6 @@ def test_nobody_listens(address: str) -> None:
     for say, _ in CASES:
         say(notifier)
     notifier.reloading()
-    notifier.fdstore("web", [0])
     if address in ("", "relative", "vsock:2:1234"):
         assert not notifier
         assert notifier.watchdog_interval_s == 0.0
