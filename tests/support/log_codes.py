@@ -99,6 +99,14 @@ def _assigned(tree: ast.AST) -> dict[int, dict[str, list[ast.expr]]]:
     return found
 
 
+def _is_lower(level: ast.expr, assigned: Mapping[str, list[ast.expr]]) -> bool:
+    if isinstance(level, ast.IfExp):
+        return _is_lower(level.body, assigned) and _is_lower(level.orelse, assigned)
+    if isinstance(level, ast.Name) and level.id in assigned:
+        return all(_is_lower(value, {}) for value in assigned[level.id])
+    return isinstance(level, ast.Attribute) and level.attr in _LOWER
+
+
 def _is_carried(name: str, arguments: list[ast.expr]) -> bool:
     given = arguments[1:] if arguments and _text(arguments[0]) == "%s" else arguments[:1]
     return bool(given) and (name, ast.unparse(given[0])) in CARRIED
@@ -137,7 +145,7 @@ def uncoded() -> list[str]:
             call = called.get(id(node))
             if node.attr == "log" and call is not None:
                 level, *arguments = call.args
-                if isinstance(level, ast.Attribute) and level.attr in _LOWER:
+                if _is_lower(level, assigned.get(id(call), {})):
                     continue
             elif node.attr in _LEVELS:
                 arguments = call.args if call is not None else []
