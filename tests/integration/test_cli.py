@@ -231,7 +231,7 @@ def test_the_master_runs_with_the_settings_in_their_directory(
     assert len([notice for notice in made.given["notices"] if "as root" not in notice]) == 1
     assert made.given["log"] == str(tmp_path / "sub")  # where the error log was opened
     assert made.given["invocation"].directory == str(tmp_path)  # where the next master is to start
-    assert made.given["predecessor"] is None
+    assert made.given["old_master"] is None
 
 
 def test_a_reload_reads_the_same_file_again_from_the_first_directory(

@@ -172,6 +172,7 @@ def test_standard_streams_that_a_view_closes(start: Start, tmp_path: Path) -> No
     assert server.stop() == 0
 
 
+@pytest.mark.no_coverage  # which takes a part of the stack
 def test_a_stack_that_a_view_uses_up(start: Start) -> None:
     """A record or a request may be lost, never the worker; within a second all is as before."""
     server = start("brokenlogapps:app", "--access-logfile", "access.log", expect=ANYTHING)

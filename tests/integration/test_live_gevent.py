@@ -326,6 +326,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.no_coverage  # which has a sitecustomize of its own
 @pytest.mark.parametrize("options", [(), ("--preload",), ("-c", "gun.py")], ids=["", "preload", "config"])
 def test_what_is_older_than_the_server_is_told(
     start_unclassed: Start, connect: Connect, tmp_path: Path, options: tuple[str, ...]

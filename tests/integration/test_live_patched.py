@@ -19,6 +19,9 @@ from patchedapps import PATCHES, rewrite, text
 from rawclient import RawClient
 from server import DEADLINE_S, Connect, Server, Start, is_alive, run, wait_until
 
+# coverage saves its data through what the application has patched, and a worker does not come to its end.
+pytestmark = pytest.mark.no_coverage
+
 # Where the call stands.
 PLACES = ("app", "view", "file", "hook", "preload")
 EXPECT = (

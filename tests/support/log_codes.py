@@ -20,8 +20,11 @@ REGISTRY = ROOT / "tests" / "unit" / "log_codes.txt"
 RETIRED = "retired"
 # Each hundred: what it is about, and the parts of the package that may write such a line.
 AREAS: dict[int, tuple[str, frozenset[str]]] = {
-    10: ("config and command line", frozenset({"config", "cli", "master", "worker"})),
-    11: ("application loading", frozenset({"app", "master", "worker"})),
+    10: (
+        "config and command line",
+        frozenset({"config", "config_check", "cli", "places", "master", "worker"}),
+    ),
+    11: ("application loading", frozenset({"app", "hooks", "master", "worker"})),
     12: ("supervision, exits, crash reports", frozenset({"master", "worker", "cli"})),
     13: ("reload, upgrade, zygote", frozenset({"master", "worker"})),
     14: ("listeners, TLS, files, privileges", frozenset({"net", "master", "worker", "privileges", "cli"})),
@@ -31,6 +34,18 @@ AREAS: dict[int, tuple[str, frozenset[str]]] = {
     18: ("logs", frozenset({"logs", "worker", "master", "cli"})),
     19: ("control socket, systemd, wsgiservctl", frozenset({"ctl", "master"})),
 }
+# Lines that are made elsewhere, with their code: the module of the call, and the argument which is the line.
+CARRIED = frozenset(
+    {
+        ("logs/error.py", "text"),
+        ("master/exit_records.py", "certificate.text()"),
+        ("master/reload.py", "notice"),
+        ("master/reload.py", "warning"),
+        ("master/starting.py", "notice"),
+        ("master/starting.py", "warning"),
+        ("worker/event_loop_worker.py", "text"),
+    }
+)
 _LEVELS = frozenset({"warning", "error", "critical", "exception", "fatal"})
 _LOWER = frozenset({"DEBUG", "INFO"})
 _LOGGER = re.compile(r"(?:^|[._])log(?:ger)?$|getLogger\(.*\)$", re.IGNORECASE)
@@ -62,10 +77,39 @@ def _text(node: ast.AST) -> str | None:
     return None
 
 
-def _is_coded(message: ast.expr) -> bool:
+def _is_coded(message: ast.expr, assigned: Mapping[str, list[ast.expr]]) -> bool:
     if isinstance(message, ast.IfExp):
-        return _is_coded(message.body) and _is_coded(message.orelse)
+        return _is_coded(message.body, assigned) and _is_coded(message.orelse, assigned)
+    if isinstance(message, ast.Name):
+        values = assigned.get(message.id, [])
+        return bool(values) and all(_CODED.match(_text(value) or "") for value in values)
     return _CODED.match(_text(message) or "") is not None
+
+
+def _assigned(tree: ast.AST) -> dict[int, dict[str, list[ast.expr]]]:
+    """Return, for each call, what the function around it assigns to its variables."""
+    found: dict[int, dict[str, list[ast.expr]]] = {}
+    for function in ast.walk(tree):  # outer functions come before inner ones
+        if isinstance(function, ast.FunctionDef):
+            names: dict[str, list[ast.expr]] = {}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    names.setdefault(node.targets[0].id, []).append(node.value)
+            found.update({id(node): names for node in ast.walk(function) if isinstance(node, ast.Call)})
+    return found
+
+
+def _is_lower(level: ast.expr, assigned: Mapping[str, list[ast.expr]]) -> bool:
+    if isinstance(level, ast.IfExp):
+        return _is_lower(level.body, assigned) and _is_lower(level.orelse, assigned)
+    if isinstance(level, ast.Name) and level.id in assigned:
+        return all(_is_lower(value, {}) for value in assigned[level.id])
+    return isinstance(level, ast.Attribute) and level.attr in _LOWER
+
+
+def _is_carried(name: str, arguments: list[ast.expr]) -> bool:
+    given = arguments[1:] if arguments and _text(arguments[0]) == "%s" else arguments[:1]
+    return bool(given) and (name, ast.unparse(given[0])) in CARRIED
 
 
 def lines() -> list[Line]:
@@ -91,6 +135,7 @@ def uncoded() -> list[str]:
     """
     found = []
     for name, tree in sources():
+        assigned = _assigned(tree)
         called: dict[int, ast.Call] = {
             id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)
         }
@@ -100,13 +145,14 @@ def uncoded() -> list[str]:
             call = called.get(id(node))
             if node.attr == "log" and call is not None:
                 level, *arguments = call.args
-                if isinstance(level, ast.Attribute) and level.attr in _LOWER:
+                if _is_lower(level, assigned.get(id(call), {})):
                     continue
             elif node.attr in _LEVELS:
                 arguments = call.args if call is not None else []
             else:
                 continue
-            if not arguments or not _is_coded(arguments[0]):
+            names = assigned.get(id(call), {})
+            if not arguments or not (_is_coded(arguments[0], names) or _is_carried(name, arguments)):
                 found.append(f"{name}:{node.lineno}: {ast.unparse(call or node)[:100]}")
     return found
 

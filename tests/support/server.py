@@ -368,7 +368,8 @@ def without_coverage() -> Iterator[None]:
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a server under test: this tree and the test applications importable."""
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
-    paths = [str(ROOT), str(HERE), *filter(None, [kept.get("PYTHONPATH")])]
+    measured = [str(HERE / "measured")] if any(name in kept for name in _COVERAGE) else []
+    paths = [str(ROOT), str(HERE), *measured, *filter(None, [kept.get("PYTHONPATH")])]
     kept["PYTHONPATH"] = os.pathsep.join(paths)
     kept["XDG_RUNTIME_DIR"] = _runtime_directory()  # the control sockets
     kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a test that rewrites a module within a second must be seen

@@ -47,6 +47,10 @@ boot.log.exception(
     "WS1203 nothing"
     " is reloaded"
 )
+def tell(text):
+    other = "WS1206 %s: other"
+    log.error(other, 1)
+    log.error(text, 1)
 """
     monkeypatch.setattr(log_codes, "sources", lambda: [("master/a.py", ast.parse(source))])
     assert [(line.code, line.place, line.text) for line in log_codes.lines()] == [
@@ -56,9 +60,10 @@ boot.log.exception(
         ("WS1204", "master/a.py:12", "a"),
         ("WS1205", "master/a.py:12", "b"),
         ("WS1203", "master/a.py:14", "nothing is reloaded"),
+        ("WS1206", "master/a.py:18", "%s: other"),
     ]
     found = {place.split(": ")[0] for place in log_codes.uncoded()}
-    assert found == {f"master/a.py:{line}" for line in (4, 7, 8, 11)}
+    assert found == {f"master/a.py:{line}" for line in (4, 7, 8, 11, 20)}
     assert log_codes.faults() == []
     # A part that does not write such lines, and a code of two lines.
     monkeypatch.setattr(log_codes, "sources", lambda: [("http/a.py", ast.parse('"WS1201 a"; "WS1201 b"'))])

@@ -1,6 +1,6 @@
 """Saves the coverage of a process that ends by os._exit(), for servers started under ``pytest --cov``.
 
-Python imports this module at the start of each process that has tests/support on its path. coverage's own patch of
+Python imports this module at the start of each process that has this directory on its path. coverage's own patch of
 os._exit() saves the data of the process that started coverage; the server binds the function when it is imported, and
 its workers are forked afterwards.
 """
