@@ -20,7 +20,7 @@ OWN_JSON = (
     '"type":"%({Content-Type}o)s","status":%(s)s,"cut":"%(a).3s"}'
 )
 DROPPED = r"\[WARNING\] WS1600 \S+ \S+: response header \S+ dropped"
-TOO_LONG = r"\[ERROR\] GET /ranged.*longer than its Content-Length of 0"
+TOO_LONG = r"\[ERROR\] (?:WS\d+ )?GET /ranged.*longer than its Content-Length of 0"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def site(shared_servers: Start) -> Iterator[Server]:
     """A server of one worker, whose access log is people's own JSON on standard output."""
     found = shared_servers(
         *("answerapps:app", "-w", "1", "--access-logfile", "-", "--access-logformat", OWN_JSON),
-        expect=(DROPPED, r"\[WARNING\] .*refused with 400", TOO_LONG),
+        expect=(DROPPED, r"\[WARNING\] (?:WS\d+ )?.*refused with 400", TOO_LONG),
     )
     before = len(found.log.lines)
     yield found

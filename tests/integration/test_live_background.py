@@ -116,7 +116,7 @@ def test_no_copy_runs_in_a_worker(
             "Eventlet",
         ),
     )
-    server.wait_for_log(r"\[WARNING\] .*the application has started .*" + told)
+    server.wait_for_log(r"\[WARNING\] (?:WS\d+ )?.*the application has started .*" + told)
     server.wait_for_log("ready: 2 workers")
     served: set[int] = set()
 

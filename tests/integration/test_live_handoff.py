@@ -31,7 +31,7 @@ def app(environ, start_response):
 """
 FILES = {"pidapp.py": APP}
 # The master takes a worker that leaves without having been asked to by it for a fault.
-UNASKED = r"\[ERROR\] worker \d+ \(age \d+\) exited with status 0"
+UNASKED = r"\[ERROR\] (?:WS\d+ )?worker \d+ \(age \d+\) exited with status 0"
 BUSY = """
 import os
 import time

@@ -49,7 +49,7 @@ def test_odd_objects_serve(start: Start, connect: Connect, options: tuple[str, .
         server.wait_for_log("Unbound: ", after=before)
     before = len(server.log.lines)
     assert connect(server.address).get("/error").status == 500
-    server.wait_for_log(r"\[ERROR\] .*/error", after=before)
+    server.wait_for_log(r"\[ERROR\] (?:WS\d+ )?.*/error", after=before)
     server.wait_for_log(r"oddapps\.py", after=before)
     server.wait_for_log("OddError", after=before)
     assert connect(server.address).get("/").body == b"odd\n"

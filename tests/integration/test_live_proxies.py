@@ -18,7 +18,7 @@ from server import Server, Start, wait_until
 TRUSTED = "127.0.0.1"
 # Another address of this host: for the server, an ordinary client.
 STRANGER = "127.0.0.2"
-REFUSED = (r"\[WARNING\] (127\.0\.0\.[12]|203\.0\.113\.9): refused with 400",)
+REFUSED = (r"\[WARNING\] (?:WS\d+ )?(127\.0\.0\.[12]|203\.0\.113\.9): refused with 400",)
 
 CLAIMS = (
     "X-Forwarded-For: 203.0.113.9\r\n"

@@ -655,7 +655,7 @@ def test_what_gunicorn_takes_in_silence_gets_a_line(start_unclassed: Start, tmp_
         assert client.get("/").body == b"hello"
     said = (tmp_path / "e.log").read_text()
     for name in ("pythonpath", "access_log_format", "timeout", "logfile"):
-        assert len(re.findall(rf"\[WARNING\] (WS\d+ )?{name} ", said)) == 1, said
+        assert len(re.findall(rf"\[WARNING\] (?:WS\d+ )?(WS\d+ )?{name} ", said)) == 1, said
     done = run(["--check-config", "-c", "gun.py", "-b", "127.0.0.1:0", "app:app"], tmp_path)
     assert done.returncode == 0
     assert len(re.findall(r"^wsgiserv: note: ", done.stderr, re.MULTILINE)) == 4

@@ -25,7 +25,7 @@ ON = ("--stream-request-body", "on")
 # One worker, so that its neighbours are seen to be served, or not; and a client's silence ends soon.
 ONE = ("-w", "1", "--body-timeout", "3")
 
-FAULT = r"\[WARNING\] 127\.0\.0\.1:\d+: POST /\w+\?\S* : |\[WARNING\].*127\.0\.0\.1"
+FAULT = r"\[WARNING\] (?:WS\d+ )?127\.0\.0\.1:\d+: POST /\w+\?\S* : |\[WARNING\].*127\.0\.0\.1"
 
 
 def threads_of(worker_class: str) -> tuple[str, ...]:

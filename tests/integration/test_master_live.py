@@ -212,7 +212,7 @@ def test_a_fleet_that_was_ready_survives_code_that_cannot_boot(begin: Start, tmp
     pids = ready(server, 2)
     (tmp_path / "behaviour").write_text("fail 4")
     os.kill(pids[0], signal.SIGKILL)
-    server.wait_for_log(r"\[ERROR\] worker \d+ cannot boot: it is broken")
+    server.wait_for_log(r"\[ERROR\] (?:WS\d+ )?worker \d+ cannot boot: it is broken")
     wait_until(lambda: server.log.text.count("cannot boot") >= 2, "it tries again")
     assert server.log.text.count("Traceback of the user") == 1
     assert pids[1] in server.workers()
@@ -297,7 +297,7 @@ def test_hup_with_a_bad_configuration_changes_nothing(
     old = ready(server, 2)
     (tmp_path / "conf.py").write_text(config)
     server.send_signal(signal.SIGHUP)
-    server.wait_for_log(rf"\[ERROR\] reload failed; still running.*|{said}")
+    server.wait_for_log(rf"\[ERROR\] (?:WS\d+ )?reload failed; still running.*|{said}")
     server.send_signal(signal.SIGTTIN)
     wait_until(lambda: len(server.workers()) == 3, "the master goes on")
     assert set(old) <= set(server.workers())

@@ -33,8 +33,8 @@ FAILURE = "this view fails on purpose"
 # Of /error alone, as whoever catches it puts it: a framework or the server.
 EXPECTED = (
     r"^Traceback \(most recent call last\)",
-    r"\[ERROR\] Error handling request GET /error ",
-    r"\[FALCON\] \[ERROR\] GET /error => Traceback",
+    r"\[ERROR\] (?:WS\d+ )?Error handling request GET /error ",
+    r"\[FALCON\] \[ERROR\] (?:WS\d+ )?GET /error => Traceback",
 )
 
 
