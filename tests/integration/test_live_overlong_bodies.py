@@ -99,4 +99,6 @@ def test_one_write_that_is_too_long_is_cut_and_said(overlong: Server) -> None:
         client.request("/write-once?200,2000", headers=f"X-Key: {key()}\r\n")
         assert len(client.read_response().body) == 2000
         assert client.get("/closed?none").text == "0"
-    overlong.wait_for_log(r"\[ERROR\] (?:WS\d+ )?GET /write-once.*longer than its Content-Length", after=after)
+    overlong.wait_for_log(
+        r"\[ERROR\] (?:WS\d+ )?GET /write-once.*longer than its Content-Length", after=after
+    )

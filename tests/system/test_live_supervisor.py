@@ -195,7 +195,7 @@ def test_the_master_is_killed_then_supervisor_ends(supervised: Supervised) -> No
     wait_until(lambda: not any(map(is_alive, orphans)), "the orphans leave")
     assert set(supervised.serves()) <= set(workers)
     assert [
-        line for line in supervised.trouble() if "is gone; worker" not in line and "in use" not in line
+        line for line in supervised.trouble() if "is gone: leaving" not in line and "in use" not in line
     ] == []
 
     # The end of supervisor takes the server along.
