@@ -395,8 +395,15 @@ class EventLoopWorker(Worker):
         if started < self._given_at + _GIVEN_S:
             return
         for _ in range(_ACCEPT_BATCH):
-            if self._leaving.begun or not self._take_one() or monotonic() - started > _ACCEPT_BATCH_S:
+            # At least one a turn: where all siblings are busy as well, the connections must not wait for a free one.
+            if self._leaving.begun or not self._take_one():
                 return
+            if self._has_queue() or monotonic() - started > _ACCEPT_BATCH_S:
+                return
+
+    def _has_queue(self) -> bool:
+        """Return True when a complete request waits for a thread."""
+        return False
 
     def _take_all_handed(self) -> None:
         """Serve what waits in the channel like what waits in the backlog: the server stops, or its master is gone."""

@@ -285,9 +285,8 @@ class ThreadsWorker(EventLoopWorker):
         """Queue a request for the next free thread; only the leader, in its turn, runs one at once."""
         self._queue.append(connection)
 
-    def _take_one(self, is_last: bool = False) -> bool:
-        # Where requests wait here, the other connections in the channel are for free siblings.
-        return (is_last or not self._queue) and super()._take_one(is_last)
+    def _has_queue(self) -> bool:
+        return bool(self._queue)
 
     def _pass_on(self) -> None:
         """Give the lead to a thread standing by, or to a new one."""
