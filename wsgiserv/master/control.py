@@ -430,7 +430,7 @@ def _request(line: bytes) -> dict[str, Any]:
         raise _Refused("the request is not a JSON object on one line") from None
     command = request.get("command")
     if not isinstance(command, str) or command not in _ARGUMENTS:
-        raise _Refused(f"unknown command {command!r}; expected one of {', '.join(_ARGUMENTS)}"[:400])
+        raise _Refused(f"unknown command {command!r}; accepted: one of {', '.join(_ARGUMENTS)}"[:400])
     request.setdefault("wait", False)
     _flag(request, "wait")
     return request
@@ -439,14 +439,14 @@ def _request(line: bytes) -> dict[str, Any]:
 def _flag(request: Mapping[str, Any], name: str) -> bool:
     value = request.get(name, False)
     if not isinstance(value, bool):
-        raise _Refused(f"{name!r}: expected true or false")
+        raise _Refused(f"{name!r}: accepted: true or false")
     return value
 
 
 def _number(request: Mapping[str, Any], name: str, largest: int) -> int:
     value = request.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise _Refused(f"{name!r}: expected a number from 1 to {largest}")
+        raise _Refused(f"{name!r}: accepted: a number from 1 to {largest}")
     return value
 
 
