@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsgiserv.config.setting import Kind
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # The paths of our classes. They are imported where they are used, since gevent is imported for its class alone.
 CLASS_PATHS = {
@@ -58,13 +55,8 @@ def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
     return "threads" if worker_class == "sync" and threads > 1 else worker_class
 
 
-def known_worker_class(settings: Settings) -> type[Any] | None:
-    """Return the worker class for the master's questions, such as `capacity`; see `known`."""
-    return known(resolve(settings.worker_class, settings.threads))
-
-
 def known(kind: str | type[Any]) -> type[Any] | None:
-    """Return one of our classes, or the class itself.
+    """Return one of our classes, or the class itself, for the master's questions, such as `capacity`.
 
     Returns:
         None for the path of a user's class.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgiserv.config.worker_class import known_worker_class
+from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.scoreboard import Scoreboard, Slot
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SlotPool:
 
 def slot_pool(settings: Settings, before: SlotPool | None = None) -> SlotPool:
     """Return a pool for workers of this configuration: ``before``, where its slots have the right size."""
-    kind = known_worker_class(settings)
+    kind = known(resolve(settings.worker_class, settings.threads))
     cells = settings.worker_connections if kind is None else int(kind.cells(settings))
     if before is not None and before.cells == cells:
         return before
@@ -79,5 +79,5 @@ def room_for(settings: Settings) -> int:
 
 def capacity_of(settings: Settings) -> int:
     """Return how many requests one worker can have in the application at once."""
-    kind = known_worker_class(settings)
+    kind = known(resolve(settings.worker_class, settings.threads))
     return settings.worker_connections if kind is None else int(kind.capacity(settings))
