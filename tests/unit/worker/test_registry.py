@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from wsgiserv.config import worker_class
 from wsgiserv.config.cgroup import fitting_workers
 from wsgiserv.config.settings import SETTINGS, Settings
-from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.master.slots import slot_pool
 from wsgiserv.worker.base import Worker
@@ -179,7 +179,7 @@ class Bulk(SyncWorker):
 def test_the_master_knows_classes_without_importing_users_modules(
     settings: Settings, kind: type[Worker] | None
 ) -> None:
-    assert known(resolve(settings.worker_class, settings.threads)) is kind
+    assert worker_class.known(worker_class.resolve(settings.worker_class, settings.threads)) is kind
 
 
 @pytest.mark.parametrize(
