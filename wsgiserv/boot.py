@@ -38,7 +38,7 @@ class Report(NamedTuple):
     Attributes:
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
             boot and is about to exit with ``exit_status``), ``retiring`` (it leaves by itself, for ``reason``: a
-            successor may start now), ``recycle`` (it asks to be replaced, for ``reason``, and serves until it is told
+            replacement may start now), ``recycle`` (it asks to be replaced, for ``reason``, and serves until it is told
             to leave) or ``trace`` (the answer to SIGTTOU: ``reason`` has the requests in flight and all stacks).
         reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.

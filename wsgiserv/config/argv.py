@@ -175,7 +175,7 @@ def _reader() -> _Reader:
 def _readable(argv: Sequence[str], found: _Found) -> list[str]:
     """Return the arguments with switches' values, and unknown switches behind a known one, cut off.
 
-    `argparse` stops at both, 3.11 in another way than its successors.
+    `argparse` stops at both, 3.11 in another way than later versions.
     """
     reader = _reader()
     end = argv.index("--") if "--" in argv else len(argv)

@@ -242,7 +242,7 @@ class ProcessSettings:
         "--tls-linger",
         doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
             workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
-            of each with `Connection: close`, and exits as soon as all are closed. Its successor serves meanwhile.
+            of each with `Connection: close`, and exits as soon as all are closed. Its replacement serves meanwhile.
             When the whole server stops they are closed at once. The same holds for other connections that cannot be
             moved.""",
     )

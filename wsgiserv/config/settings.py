@@ -182,7 +182,7 @@ class Settings(ProcessSettings):
         "How many workers may be recycled at a time.",
         "--max-unavailable",
         doc="""A worker is recycled when it reaches `max_requests`, `max_worker_lifetime` or `max_worker_memory`.
-            It serves until its successor is ready. A worker that only keeps idle connections (`tls_linger`) does not
+            It serves until its replacement is ready. A worker that only keeps idle connections (`tls_linger`) does not
             count.""",
     )
     reload_surge: int = _workers(
@@ -191,7 +191,7 @@ class Settings(ProcessSettings):
         "How many extra workers a reload may start at a time.",
         "--reload-surge",
         doc="""A reload starts one worker of the new configuration; when that is ready the old ones are replaced,
-            this many at a time, each when its successor is ready.""",
+            this many at a time, each when its replacement is ready.""",
     )
     handoff_after: float = _workers(
         0.05,

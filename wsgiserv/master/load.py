@@ -241,7 +241,7 @@ class Scaler:
             self._of = of
         self._next_sample = now + interval_s
         if least <= wanted <= most and (len(serving) < wanted or len(generations) > 1):
-            # The last decision's worker, or a dead worker's successor, is still booting; if it cannot boot, more of
+            # The last decision's worker, or a dead worker's replacement, is still booting; if it cannot boot, more of
             # them could not either.
             return None, self._next_sample
         self._history.add(self._gauge.sample(workers, capacity, now), window_s)
@@ -294,7 +294,7 @@ def _may_retire(
 ) -> bool:
     """Whether one of the serving workers can be retired now without cutting any request."""
     # One is idle; or, since workers with many places always have some requests, all have only short ones. And none
-    # is leaving already, but those that have a successor.
+    # is leaving already, but those that have a replacement.
     if any(worker.leaving and worker.recycle_at is None for worker in workers):
         return False
     oldest = [worker.slot.load()[1] for worker in serving if worker.slot is not None]

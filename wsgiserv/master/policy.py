@@ -257,7 +257,7 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
 
     - it replaces a dead worker at once, unless boots fail: then one worker at a time tries, less and less often;
     - at a reload it first boots one worker of the new generation, and retires nothing before it is ready;
-    - it retires a serving worker only when there is one too many, so one to be replaced only after its successor is
+    - it retires a serving worker only when there is one too many, so one to be replaced only after its replacement is
       ready;
     - it sends a worker no signal twice, and kills one for not obeying in time.
     """
@@ -348,7 +348,7 @@ def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
         ready = [w for w in active if w.ready_at is not None]
         # Those to be replaced first, and of these those of another configuration.
         ready.sort(key=lambda w: (w.generation == generation, w.recycle_at is None, w.is_busy, w.age))
-        # One that only lingers has its successor already, and must not hold up the next one.
+        # One that only lingers has its replacement already, and must not hold up the next one.
         leaving = sum(w.leaving and w.recycle_at is not None and not w.lingers for w in fleet.workers)
         room = max(0, target.unavailable - leaving) if count else len(ready)
         for worker in ready[: max(0, len(ready) - count)]:

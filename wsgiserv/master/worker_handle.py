@@ -34,7 +34,7 @@ class WorkerHandle:
         pid: the process id; 0 before the fork.
         ready_at: when it reported ``ready``.
         retiring_at: when it reported ``retiring``.
-        recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its successor is ready.
+        recycle_at, recycle_reason: since when, and why, it is to be replaced; it serves until its replacement is ready.
         is_busy: whether a request is in its application; copied from the scoreboard.
         lingers: whether it leaves, and only waits for idle connections it cannot hand over.
         failed, failed_at: its report ``failed``, and when it came.
@@ -43,7 +43,7 @@ class WorkerHandle:
         sent_because: why it was sent SIGABRT, or SIGKILL: a verb and more, for the log.
         rss_bytes, measured_at: its memory at the last look, and the time of that; 0 before.
         reopen_when_ready: a log rotation happened while it was booting.
-        replaces: the process id of its crashed or killed predecessor; 0: none.
+        replaces: the process id of its crashed or killed worker in whose place it came; 0: none.
         slot, pool: its row of the scoreboard, and the row's pool; None in tests of the policy.
         reader, crash_dump: see `open_pipes`.
         cfg, log, ppid, aborted, tmp: for gunicorn's hooks.

@@ -74,7 +74,7 @@ class Workers:
         self._parent = Parent(signals, log, server, pipe())
         self.zygotes = ZygoteClients(self._parent)
         self.waiters = Waiters()
-        # The process ids of the workers that have crashed or were killed, and have no successor yet.
+        # The process ids of the workers that have crashed or were killed, and have no replacement yet.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
@@ -173,7 +173,7 @@ class Workers:
             self._log.debug("worker %d %s: sending %s", worker.pid, reason, signal.name)
         else:
             if not worker.sent_because and worker.ready_at is not None and not worker.retires:
-                self._vacant.append(worker.pid)  # its successor does not wait for its exit
+                self._vacant.append(worker.pid)  # its replacement does not wait for its exit
             words = (worker.pid, reason, signal.name, worker.life(now))
             if worker.quit_at is not None:  # a fast stop is meant to cut requests
                 self._log.info("worker %d %s: sending %s (%s)", *words)
@@ -321,7 +321,7 @@ class Workers:
             self.send(Send(worker, SIGKILL, "sent a corrupt message on its readiness pipe while it booted"))
 
     def recycle(self, worker: WorkerHandle, reason: str) -> None:
-        """Have ``worker`` replaced: it serves until its successor is ready."""
+        """Have ``worker`` replaced: it serves until its replacement is ready."""
         if worker.recycle_at is None and not worker.leaving:
             worker.recycle(reason, monotonic())
             self._log_recycling(worker)
@@ -427,7 +427,7 @@ class Workers:
             log_lost_requests(worker.cfg, self._log, worker.pid, lost, KILLED)
 
     def _note_vacancy(self, worker: WorkerHandle, unasked: bool) -> None:
-        """Note a crashed or killed worker for the log line of its successor."""
+        """Note a crashed or killed worker for the log line of its replacement."""
         if worker.ready_at is None:
             if worker.replaces and not worker.retires:
                 self._vacant.appendleft(worker.replaces)

@@ -338,7 +338,7 @@ class Worker(WorkerProcess):
         if context.access is not None:
             context.access.flush()
         if context.answered >= self.max_requests and not self._leaving.begun:
-            self.max_requests = sys.maxsize  # asked once; it serves until its successor is ready
+            self.max_requests = sys.maxsize  # asked once; it serves until its replacement is ready
             self.boot.ready.report(
                 "recycle", f"{counted(context.answered, 'request')} answered (max_requests)"
             )
@@ -399,7 +399,7 @@ class Worker(WorkerProcess):
         self.stop_accepting()
 
     def leave_for(self, reason: str) -> None:
-        """Leave gracefully by this worker's own decision: the master starts a successor. From any thread.
+        """Leave gracefully by this worker's own decision: the master starts a replacement. From any thread.
 
         Args:
             reason: why, for the log.
