@@ -125,6 +125,9 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     asked = {given.name for given in line.given if given.raw}
     if asked & {"print_config", "check_config"}:
         _unblock_signals()
+        # These commands run users' code: an interrupt raises KeyboardInterrupt there again (see wsgiserv.__main__).
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     elif old_master is None:
         _catch_signals()
     if "print_config" not in asked:
