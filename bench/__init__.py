@@ -1,1 +1,1 @@
-"""Measurements, side by side with peers. Loopback only, bounded in time."""
+"""Measurements of wsgiserv, alone and beside its peers. Loopback only, bounded in time."""

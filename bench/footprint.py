@@ -1,153 +1,156 @@
-"""What a server costs before it does anything: memory, the start; and what a second worker brings.
+"""Measure the memory (PSS) of a master and its workers, the start to the first answer, and the CPU time of both.
 
-    python -m bench.footprint [--rounds 5] [--seconds 3] [-k sync -k threads -k gevent]
+    python -m bench footprint [--apps hello,flask,django] [--workers 1,4] [-k sync,threads,gevent] [--rounds 5]
+                              [--requests 20] [--reload] [--preload | --trees OLD NEW] [--scaling]
 
-Memory: VmRSS (proc(5)) of one idle worker that has answered once, beside a Python that has imported the same
-application (examples/hello.py) and nothing else. Start: from the command to the first answer with four workers, beside
-the same Python from its start to its end. Workers: requests per second of an application that is on the processor for
-about 5 ms, with two workers and with one, on two cores that neither is pinned to. The client, wrk, shares these cores:
-with 5 ms for each request its part, which is shown, is small for one worker and for two. Medians of the rounds.
+For each application of examples/, class and number of workers: a fresh server, the time from the command to the first
+answer (the client waits in the listener's queue), some requests over new connections, then the PSS (proc(5)
+smaps_rollup: private pages, and a share of common ones) of master and workers, and the CPU time used so far. The rounds
+alternate; medians are shown. The first line of each application is a Python that has only imported it. Other programs
+of the same Python share its pages, and so lower the PSS: compare figures of one run.
 
-Exits 1 when a worker (gevent aside) has more than 5 MB above the import, when a start takes over 150 ms longer than
-the import (gevent aside), or two workers make less than 1.9 times the requests of one. Linux only; needs wrk.
+--preload compares without and with preload_app, --trees two checkouts. The application ``site`` is Django with the
+usual imports of a site beside it (requests, Jinja2, cryptography, Pydantic, forms, the admin), as far as installed.
+--reload adds the seconds of a reload. --scaling measures in place of all that the requests per second of two workers
+against one, with an application of 5 ms CPU time on unpinned cores; it exits 1 below 1.9 times. wrk shares these cores:
+its part, which is shown, is small.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import socket
-import statistics
+import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
+from itertools import product
+from statistics import median
 
-from bench.peerserver import ROOT, PeerServer, read_wrk
+from bench.load import wrk
+from bench.servers import READY, RELOADED, Server, Tree, ask, memory_of, ours, workers_of
+from bench.table import Table, need, options_of, turns
 
-EXAMPLES = ROOT / "examples"
-MOST_MB, MOST_MS, LEAST_TIMES = 5.0, 150.0, 1.9
-_REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+LEAST_TIMES = 1.9
+APPS = {
+    "hello": "hello:app",
+    "flask": "flask_app:app",
+    "django": "django_app:application",
+    "site": "site_app:app",
+}
+TARGETS = {"site": ("/", "/items/7?a=b", "/cookies/set", "/stream")}
+SITE = """\
+import importlib
+from django_app import application as app
+
+for name in (
+    "requests", "jinja2", "cryptography.x509", "cryptography.fernet", "pydantic",
+    "django.contrib.admin.widgets", "django.contrib.sessions.backends.db", "django.contrib.staticfiles.finders",
+    "django.core.mail", "django.core.paginator", "django.db.models", "django.db.models.sql.compiler", "django.forms",
+    "django.template.defaulttags", "django.views.generic",
+):
+    try:
+        importlib.import_module(name)
+    except Exception:  # not installed, or wants a setting
+        pass
+"""
+Figures = dict[str, float]
 
 
-def resident_mb(pid: int) -> float:
-    """Return what a process has in memory."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
-
-
-def imported_mb() -> float:
-    """Return the same of a Python that has imported the application."""
-    code = "import hello, sys; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=EXAMPLES, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        process.stdout.readline()
-        found = resident_mb(process.pid)
-        process.stdin.close()
+def start(kind: str, workers: int, name: str, options: argparse.Namespace, tree: Tree, *more: str) -> Figures:
+    """Start a server, ask it, and return its figures."""
+    arguments = ours(kind, workers, "--no-control-socket", *more, app=APPS[name])
+    with Server(arguments, tree=tree, files={"site_app.py": SITE}) as server:
+        ready = server.wait_for_log(READY)
+        targets = TARGETS.get(name, ("/",))
+        for number in range(options.requests):
+            ask(server.address, targets[number % len(targets)])
+        used = server.cpu_time()
+        found = {
+            "PSS MiB": server.memory().pss_kib / 1024,
+            "of workers": memory_of(workers_of(server.master)).pss_kib / 1024,
+            "first answer ms": server.first_answer_s * 1000,
+            "ready ms": float(ready[1]) * 1000,
+            "CPU ms": (used.user_s + used.system_s) * 1000,
+        }
+        if options.reload:
+            server.process.send_signal(signal.SIGHUP)
+            found["reload ms"] = float(server.wait_for_log(RELOADED)[1]) * 1000
     return found
 
 
-def import_ms() -> float:
-    """Return how long a Python takes that imports the application and ends."""
+def imported(name: str, tree: Tree) -> tuple[float, float]:
+    """Return the milliseconds and the PSS in MiB of a Python that imports an application and does nothing else."""
+    code = SITE if name == "site" else f"import {APPS[name].partition(':')[0]}"
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import hello"], cwd=EXAMPLES, check=True)
-    return (time.perf_counter() - begun) * 1000
+    with subprocess.Popen(
+        [tree.python, "-c", f"{code}\nimport sys\nprint(flush=True)\nsys.stdin.read()"],
+        cwd=tree.path / "examples",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as python:
+        assert python.stdout is not None
+        python.stdout.readline()
+        return (time.perf_counter() - begun) * 1000, memory_of([python.pid]).pss_kib / 1024
 
 
-def start(kind: str, workers: int) -> tuple[float, float]:
-    """Return the milliseconds until a server has answered, and the memory of one of its workers after that."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fd = listener.fileno()
-        begun = time.perf_counter()
-        with subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "wsgiserv",
-                "-k",
-                kind,
-                "-w",
-                str(workers),
-                "-b",
-                f"fd://{fd}",
-                "hello:app",
-            ],
-            cwd=EXAMPLES,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            stderr=subprocess.PIPE,
-            pass_fds=[fd],
-        ) as server:
-            try:
-                with socket.create_connection(listener.getsockname(), timeout=10) as client:
-                    client.sendall(_REQUEST)
-                    client.recv(4096)
-                took_ms = (time.perf_counter() - begun) * 1000
-                assert server.stderr is not None
-                for line in server.stderr:
-                    if b"ready:" in line:
-                        break
-                children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-                memory = resident_mb(int(children[0]))
-            finally:
-                server.terminate()
-                server.stderr.read()
-    return took_ms, memory
-
-
-def rate(kind: str, workers: int, seconds: int) -> tuple[float, float]:
-    """Return requests per second of the application of 5 ms, and the client's share of a processor."""
-    arguments = ["-m", "wsgiserv", "-k", kind, "-w", str(workers), "-b", "127.0.0.1:{port}"]
-    with PeerServer([*arguments, "bench.compareapp:compute"], None, env={"BENCH_TURNS": "400000"}) as server:
-        url = f"http://127.0.0.1:{server.port}/"
-        before = time.monotonic()
-        with subprocess.Popen(
-            ["wrk", "-t1", "-c32", f"-d{seconds}", "--latency", url], stdout=subprocess.PIPE, text=True
-        ) as client:
-            assert client.stdout is not None
-            output = client.stdout.read()
-            usage = os.wait4(client.pid, 0)[2]
-            client.returncode = 0
-        return read_wrk(output).rate, (usage.ru_utime + usage.ru_stime) / (time.monotonic() - before)
+def scaling(options: argparse.Namespace) -> int:
+    """Print requests per second with two workers and with one; return the exit status."""
+    need("wrk")
+    table = Table("class", "one worker", "two workers", "times", "client")
+    short = False
+    for kind in options.classes:
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        busy = []
+        for _, workers in turns(options.rounds, (1, 2)):
+            arguments = ours(kind, workers, app="benchapps:compute")
+            with Server(arguments, env={"BENCH_TURNS": "400000"}) as server:
+                load = wrk(f"http://127.0.0.1:{server.port}/", 32, options.seconds, core=None)
+            rates[workers].append(load.rate)
+            busy.append(load.client_busy)
+        one, two = median(rates[1]), median(rates[2])
+        short |= two / one < LEAST_TIMES
+        table.row(kind, f"{one:,.0f}/s", f"{two:,.0f}/s", two / one, f"{median(busy):.1%}")
+    return int(short)
 
 
 def main() -> int:
-    """Run from the command line; return the exit status."""
-    summary = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m bench footprint", description=summary)
-    parser.add_argument("--rounds", type=int, default=5, help="%(default)s")
-    parser.add_argument("--seconds", type=int, default=3, help="of load for each round: %(default)s")
-    parser.add_argument("-k", "--worker-class", action="append", choices=["sync", "threads", "gevent"])
-    options = parser.parse_args()
-    rounds = range(options.rounds)
-    alone_mb = statistics.median(imported_mb() for _ in rounds)
-    alone_ms = statistics.median(import_ms() for _ in rounds)
-    print(f"python -c 'import hello': {alone_mb:.1f} MB, {alone_ms:.0f} ms\n")
-    heads = ["an idle worker", "above the import", "start, 4 workers", "above the import"]
-    print(f"| class | {' | '.join(heads)} | two workers / one | client |")
-    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
-    is_short = False
-    for kind in options.worker_class or ["sync", "threads", "gevent"]:
-        memory = statistics.median(start(kind, 1)[1] for _ in rounds)
-        took_ms = statistics.median(start(kind, 4)[0] for _ in rounds)
-        one, two = ([rate(kind, workers, options.seconds) for _ in rounds] for workers in (1, 2))
-        rates = [statistics.median(each for each, _ in found) for found in (one, two)]
-        client = statistics.median(share for _, share in two)
-        times = rates[1] / rates[0]
-        above_mb, above_ms = memory - alone_mb, took_ms - alone_ms
-        print(
-            f"| {kind} | {memory:.1f} MB | {above_mb:.1f} MB | {took_ms:.0f} ms | {above_ms:.0f} ms "
-            f"| {rates[1]:,.0f}/s / {rates[0]:,.0f}/s = {times:.2f} | {client:.1%} |",
-            flush=True,
-        )
-        costs_too_much = kind != "gevent" and (above_mb > MOST_MB or above_ms > MOST_MS)
-        is_short = is_short or costs_too_much or times < LEAST_TIMES
-    return 1 if is_short else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """Measure and print; return the exit status."""
+    options = options_of(
+        __doc__,
+        choose=("classes", "trees"),
+        apps="hello,flask,django",
+        workers="1,4",
+        rounds=5,
+        requests=20,
+        seconds=3,
+        reload=False,
+        preload=False,
+        scaling=False,
+    )
+    if options.scaling:
+        return scaling(options)
+    variants: dict[str, tuple[Tree, list[str]]] = {"": (Tree(), [])}
+    if options.preload:
+        variants = {"without": (Tree(), []), "preload": (Tree(), ["--preload"])}
+    elif options.trees:
+        old, new = options.trees
+        variants = {"before": (old, []), "after": (new, [])}
+        print(f"before: {old.describe()}; after: {new.describe()}\n")
+    alone = {name: imported(name, Tree()) for name in options.apps.split(",")}
+    for name, (took_ms, mib) in alone.items():
+        print(f"python -c 'import {name}': {mib:.1f} MiB, {took_ms:.0f} ms")
+    table = None
+    for name, kind, workers in product(alone, options.classes, map(int, options.workers.split(","))):
+        found: dict[str, list[Figures]] = {label: [] for label in variants}
+        for _, label in turns(options.rounds, list(variants)):
+            tree, more = variants[label]
+            found[label].append(start(kind, workers, name, options, tree, *more))
+        cells: list[object] = [f"{name}, {kind}, {workers}"]
+        heads = ["application, class, workers"]
+        for figure in found[label][0]:
+            values = [median(each[figure] for each in rounds) for rounds in found.values()]
+            heads += [f"{figure} {label}".strip() for label in variants] + ["ratio"] * (len(values) - 1)
+            cells += [f"{value:,.1f}" for value in values]
+            cells += [f"**{value / (values[0] or 1):.2f}**" for value in values[1:]]
+        table = table or Table(*heads)
+        table.row(*cells)
+    return 0

@@ -1,114 +1,90 @@
-"""The servers that bench.compare sets side by side: how each is installed, and how it is started.
-
-Owns: `SERVERS`, `PeerEnvironment`. Must not know: the load, the figures.
-"""
+"""The servers of bench compare: how each is installed, and how it is started."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# What wsgiserv itself needs, and the applications.
-_BASE = ["gevent>=24.10", "greenlet>=3.1", "setproctitle>=1.3.3", "flask>=3", "django>=5"]
+from bench.servers import ours, why
+from bench.table import say
 
-_ADDRESS = ["-b", "127.0.0.1:{port}"]
+# The needs of wsgiserv itself, and the applications.
+_BASE = ["gevent>=24.10", "greenlet>=3.1", "setproctitle>=1.3.3", "flask>=3", "django>=5"]
+_STANDALONE = ["-m", "bench.standalone"]
 
 
 class Peer(NamedTuple):
-    """A server and how it is started.
+    """A server and the way to start it.
 
     Attributes:
         name: as it is shown; the first word is the product.
-        packages: what pip is to install.
-        arguments: of the program, to which the application is added unless ``{app}`` stands for it.
-        threads: the option for their number, when it has any.
-        usual_threads: their number where the application does not wait.
-        access_log: the option for the access log's file, when it is measured.
-        serial: it runs one request at a time, so an application that waits tells nothing about it.
+        packages: for pip.
+        arguments: of the program. The application is added unless ``{app}`` stands for it.
+        threads: the option for their number.
+        access_log: the option for the access log's file, where it is measured.
+        serial: it runs one request at a time, so an application that waits shows nothing.
         pure: it is written in Python; the best of these is a rival.
-        hint: what to do when it does not build.
+        hint: what to install when it does not build.
         program: the name of a program beside Python that is run in its place.
+        usual_threads: their number where the application does not wait.
     """
 
     name: str
     packages: Sequence[str]
     arguments: Sequence[str]
-    threads: str | None = None
-    access_log: str | None = None
+    threads: str = ""
+    access_log: str = ""
     serial: bool = False
     pure: bool = True
     hint: str = ""
     program: str = "python"
     usual_threads: int = 8
 
-    @property
-    def product(self) -> str:
-        """wsgiserv, gunicorn, ..."""
-        return self.name.partition(" ")[0]
-
-    def command(self, app: str, threads: int = 0, access_log: Path | None = None) -> list[str]:
+    def command(self, app: str, threads: int = 0, access_log: str = "") -> list[str]:
         """Return the arguments with which it serves an application; ``{port}`` stands for the port."""
         found = list(self.arguments)
-        threads = threads or self.usual_threads
-        if self.arguments[:2] == ["-m", "bench.standalone"]:
-            return [*found, "{port}", str(threads), app]
+        count = str(threads or self.usual_threads)
+        if found[:2] == _STANDALONE:
+            return [*found, "{port}", count, app]
         if self.threads:
-            found += [self.threads, str(threads)]
+            found += [self.threads, count]
         if access_log and self.access_log:
-            found += [self.access_log, str(access_log)]
-        if "{app}" in found:
-            return [app if argument == "{app}" else argument for argument in found]
-        return [*found, app]
+            found += [self.access_log, access_log]
+        return [
+            app if each == "{app}" else each for each in (found if "{app}" in found else [*found, "{app}"])
+        ]
 
 
-def _wsgiserv(kind: str, threads: str | None = None, serial: bool = False) -> Peer:
-    arguments = ["-m", "wsgiserv", "-k", kind, "-w", "1", *_ADDRESS]
+def _wsgiserv(kind: str, threads: str = "", serial: bool = False) -> Peer:
+    arguments = ours(kind, app="{app}", address="127.0.0.1:{port}")[:-1]
     return Peer(f"wsgiserv {kind}", [], arguments, threads, "--access-logfile", serial, pure=False)
 
 
-def _gunicorn(kind: str, threads: str | None = None, serial: bool = False) -> Peer:
-    arguments = ["-m", "gunicorn", "-k", kind, "-w", "1", *_ADDRESS, "--keep-alive", "75"]
-    # Connections that a worker does not hold wait in the backlog: 500 of them must not.
-    arguments += ["--worker-connections", "2048"]
+def _gunicorn(kind: str, threads: str = "", serial: bool = False) -> Peer:
+    # Connections beyond --worker-connections wait in the backlog, and 500 of them must not.
+    options = "-w 1 -b 127.0.0.1:{port} --keep-alive 75 --worker-connections 2048"
+    arguments = ["-m", "gunicorn", "-k", kind, *shlex.split(options)]
     return Peer(f"gunicorn {kind}", ["gunicorn", "packaging"], arguments, threads, "--access-logfile", serial)
 
 
 def _standalone(
-    name: str,
-    packages: Sequence[str],
-    shown: str = "",
-    *,
-    serial: bool = False,
-    pure: bool = True,
-    hint: str = "",
+    name: str, *packages: str, shown: str = "", serial: bool = False, pure: bool = True, hint: str = ""
 ) -> Peer:
-    return Peer(
-        shown or name, packages, ["-m", "bench.standalone", name], serial=serial, pure=pure, hint=hint
-    )
+    return Peer(shown or name, packages, [*_STANDALONE, name], serial=serial, pure=pure, hint=hint)
 
 
-_UWSGI = [
-    *("--http", "127.0.0.1:{port}", "--http-keepalive", "--http-auto-chunked"),
-    *("--master", "--processes", "1", "--listen", "1024", "--disable-logging", "--die-on-term", "--need-app"),
-    *("--module", "{app}"),
-]
-_GRANIAN = [
-    "-m",
-    "granian",
-    "--interface",
-    "wsgi",
-    "--workers",
-    "1",
-    "--host",
-    "127.0.0.1",
-    "--port",
-    "{port}",
-]
+_UWSGI = shlex.split(
+    "--http 127.0.0.1:{port} --http-keepalive --http-auto-chunked --master --processes 1 --listen 1024 "
+    "--disable-logging --die-on-term --need-app --module {app}"
+)
+_GRANIAN = shlex.split("-m granian --interface wsgi --workers 1 --host 127.0.0.1 --port {port}")
+_LIBEV = "apt-get install libev-dev gcc"
 
 SERVERS: dict[str, Peer] = {
     peer.name: peer
@@ -119,119 +95,80 @@ SERVERS: dict[str, Peer] = {
         _gunicorn("sync", serial=True),
         _gunicorn("gthread", "--threads"),
         _gunicorn("gevent"),
-        _standalone("waitress", ["waitress"]),
-        _standalone("cheroot", ["cheroot"]),
-        _standalone("gevent", [], "gevent.pywsgi"),
-        _standalone("werkzeug", []),
-        _standalone("wsgiref", [], serial=True),
-        Peer(
-            *("uWSGI", ["uwsgi"], _UWSGI, "--threads"),
-            pure=False,
-            hint="it needs a C compiler",
-            program="uwsgi",
-            usual_threads=1,
-        ),
+        _standalone("waitress", "waitress"),
+        _standalone("cheroot", "cheroot"),
+        _standalone("gevent", shown="gevent.pywsgi"),
+        _standalone("werkzeug"),
+        _standalone("wsgiref", serial=True),
+        Peer("uWSGI", ["uwsgi"], _UWSGI, "--threads", "", False, False, "it needs a C compiler", "uwsgi", 1),
         Peer("granian", ["granian"], _GRANIAN, pure=False),
-        _standalone("fastwsgi", ["setuptools<81", "fastwsgi"], serial=True, pure=False),
-        _standalone(
-            "bjoern",
-            ["bjoern"],
-            serial=True,
-            pure=False,
-            hint="Debian: apt-get install libev-dev gcc python3-dev",
-        ),
+        _standalone("fastwsgi", "setuptools<81", "fastwsgi", serial=True, pure=False),
+        _standalone("bjoern", "bjoern", serial=True, pure=False, hint=_LIBEV),
         # It asks for a greenlet of 2020, which does not build, and would be everybody's; it gets the newer one.
-        _standalone("meinheld", ["--no-deps", "meinheld"], serial=True, pure=False),
+        _standalone("meinheld", "--no-deps", "meinheld", serial=True, pure=False),
     )
 }
 
 
-def why(output: str) -> str:
-    """Say in a few words why pip or a server has failed, from what it printed."""
-    patterns = [
-        r"fatal error: (.+)",
-        r"^(?:\w+\.)*(\w*(?:Error|Exception|NotFound)\b.*)",
-        r"(No matching distribution.*)",
-        r"^\s*error: (.+)",
-        r"^ERROR: (.+)",
-    ]
-    for pattern in patterns:
-        found = re.findall(pattern, output, re.MULTILINE)
-        if found:
-            return _short(str(found[-1]))
-    lines = [line for line in output.splitlines() if line.strip()]
-    return _short(lines[-1]) if lines else "it said nothing"
-
-
-def _short(text: str) -> str:
-    # A path tells nothing to somebody else, and "|" would end the cell of a table.
-    text = re.sub(r"(?:/[\w.+-]+){2,}/", "", text).replace("|", "/").strip()
-    return text if len(text) <= 90 else text[:89] + "…"
-
-
 class PeerEnvironment:
-    """A virtual environment with all servers; what is in it already is left alone.
+    """An environment with the servers: a virtual one of its own, whose missing servers are installed, or this Python's.
 
     Args:
-        directory: where it is, or is to be.
-        say: is told about progress.
+        directory: of the virtual environment; None for this Python.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
-        self.bin = directory.resolve() / "bin"
-        self.python = self.bin / "python"
-        self._say = say
-        self._constraints = directory / "constraints.txt"
+    def __init__(self, directory: Path | None) -> None:
+        self.bin = (directory.resolve() / "bin") if directory else Path(sys.executable).parent
+        self._constraints = None if directory is None else directory / "constraints.txt"
         version = "{}.{}".format(*sys.version_info)
-        if not self.python.exists():
+        if directory is None:
+            return
+        if not (self.bin / "python").exists():
             say(f"making a virtual environment in {directory}")
             venv.create(directory, with_pip=True, symlinks=True)
         elif not (directory / "lib" / f"python{version}").exists():
-            raise RuntimeError(
-                f"{directory} is of another Python than this one ({version}): remove it, or say --venv DIRECTORY"
-            )
+            raise RuntimeError(f"{directory} is not of Python {version}: remove it, or say --venv DIRECTORY")
 
     def versions(self) -> dict[str, str]:
-        """Return what is installed, under names in lower case."""
-        rows = self._run("-m", "pip", "list", "--format", "freeze").stdout.splitlines()
+        """Return the installed versions, under names in lower case."""
+        rows = self._pip("list", "--format", "freeze").stdout.splitlines()
         return {
             name.lower(): version for name, _, version in (row.partition("==") for row in rows) if version
         }
 
     def install(self, peers: Iterable[Peer]) -> dict[str, str]:
-        """Install what is missing, each peer for itself; return why some could not be, by their names."""
-        self._install(_BASE)
-        # No peer may exchange what all of them, wsgiserv too, run on.
+        """Install each peer for itself; return why some could not be, by their names."""
+        if self._constraints is None:
+            return {}
+        if trouble := self._install(_BASE):
+            raise RuntimeError(f"pip could not install {' '.join(_BASE)}: {trouble}")
+        # No peer may exchange a package that all of them, wsgiserv too, run on.
         base = [f"{name}=={version}\n" for name, version in self.versions().items() if name != "setuptools"]
         self._constraints.write_text("".join(base))
         troubles = {}
         for peer in peers:
-            trouble = self._install(peer.packages, ["-c", str(self._constraints)])
-            if trouble:
+            if trouble := self._install(peer.packages, "-c", str(self._constraints)):
                 hint = f" ({peer.hint})" if peer.hint else ""
                 troubles[peer.name] = f"cannot be installed: {trouble}{hint}"
-                self._say(f"{peer.name} {troubles[peer.name]}")
+                say(f"{peer.name} {troubles[peer.name]}")
         return troubles
 
-    def _install(self, packages: Sequence[str], options: Sequence[str] = ()) -> str:
+    def _install(self, packages: Sequence[str], *options: str) -> str:
         present = self.versions()
-        wanted = [
-            re.split(r"[<>=]", package)[0].lower() for package in packages if not package.startswith("-")
-        ]
+        wanted = [re.split(r"[<>=]", package)[0].lower() for package in packages if package[0] != "-"]
         if all(name in present for name in wanted):
             return ""
-        self._say(f"pip install {' '.join(packages)}")
-        done = self._run("-m", "pip", "install", "--disable-pip-version-check", *options, *packages)
-        if done.returncode and packages is _BASE:
-            raise RuntimeError(f"pip could not install {' '.join(packages)}:\n{done.stdout[-2000:]}")
+        say(f"pip install {' '.join(packages)}")
+        done = self._pip("install", "--disable-pip-version-check", *options, *packages)
         return why(done.stdout) if done.returncode else ""
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Standard error is of interest when something fails, and pip's warnings are no rows of a list.
         return subprocess.run(
-            [str(self.python), *arguments],
+            [str(self.bin / "python"), "-m", "pip", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if "install" in arguments else subprocess.DEVNULL,
             text=True,
             timeout=900,
+            check=False,
         )

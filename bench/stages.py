@@ -1,7 +1,6 @@
-"""The stages of a request's way, each alone and ready to be run, for `bench.hotpath`, which says what they are.
+"""The stages of a request's way for bench hotpath: each alone, called as the server calls it.
 
-Owns: the requests, and how each stage is called as the server calls it.
-Must not know: what is measured.
+The only module of bench/ which imports internals of the server, but for the simulation of autoscale.
 """
 
 from __future__ import annotations
@@ -13,50 +12,39 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
+from bench.scenarios import BROWSER_FIELDS
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import HeadTemplates, date_line
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.logs.output import Output, Owner
-from wsgiserv.net.connection import Connection
-from wsgiserv.net.serving import ServingContext, Timeouts
-from wsgiserv.scoreboard import BYTES_SENT, REQUESTS, Scoreboard
+from wsgiserv.logs.output import Output
+from wsgiserv.net.client import Connection
+from wsgiserv.net.serving_context import ServingContext, Timeouts
+from wsgiserv.safe_open import Owner
+from wsgiserv.scoreboard import REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext, Response, Sink, run_app
 from wsgiserv.wsgi.input import empty_input
+from wsgiserv.wsgi.response import Response, Sink
+from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.wsgi.run import run_app
 
-__all__ = ["HEADERS", "Run", "Stages"]
-
-HEADERS = ("cached", "unique", "strange")
 TURN = 32  # requests for one flush of the access log
 BODY = b"Hello, World!\n"
 PEER = {"REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "50000"}
-BROWSER = {
-    "Host": "127.0.0.1:8000",
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "Accept-Language": "en-GB,en;q=0.5",
-    "Accept-Encoding": "gzip, deflate, br, zstd",
-    "Referer": "http://127.0.0.1/shop/list?page=2",
-    "Cookie": "session=0123456789abcdef0123456789abcdef; theme=dark",
-    "Upgrade-Insecure-Requests": "1",
-    "Sec-Fetch-Dest": "document",
-    "Sec-Fetch-Mode": "navigate",
-    "X-Trace": "00000000",
-}
-_DIFFERING = {"unique": ("Referer", "Cookie", "X-Trace"), "strange": tuple(BROWSER), "cached": ()}
+BROWSER = {"Host": "127.0.0.1:8000", **BROWSER_FIELDS, "X-Trace": "00000000"}
+DIFFERING = {"unique": ("Referer", "Cookie", "X-Trace"), "strange": tuple(BROWSER), "cached": ()}
 
-# Goes once through a stage for each of the prepared requests from the first to before the second number.
+# Runs a stage once for each of the prepared requests from the first to before the second number.
 Run = Callable[[int, int], None]
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """The trivial application."""
+    """Answer at once."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
     return [BODY]
 
 
 class _Socket:
-    """Has the next request, and takes every response, without a system call."""
+    """Delivers the next request, and takes every response, without a system call."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -79,7 +67,7 @@ class _Loop:
 
 
 class _Sink:
-    """Takes every response, and has none of a connection's own work."""
+    """Takes every response, without a connection."""
 
     def send(self, data: bytes) -> None:
         pass
@@ -87,37 +75,28 @@ class _Sink:
 
 def requests_of(headers: str, count: int) -> list[bytes]:
     """Return the bytes of ``count`` requests with this kind of headers."""
-    if headers == "cached":
-        return [_request("/shop/article?number=7", BROWSER)] * count
-    differing = _DIFFERING[headers]
-    return [
-        _request(
-            f"/shop/article/{number}?number={number}",
-            {name: f"{value}{number}" if name in differing else value for name, value in BROWSER.items()},
+
+    def request(path: str, number: int) -> bytes:
+        lines = "".join(
+            f"{name}: {value}{number if name in DIFFERING[headers] else ''}\r\n"
+            for name, value in BROWSER.items()
         )
-        for number in range(count)
-    ]
+        return f"GET {path}?number={number} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
-
-def _request(target: str, fields: dict[str, str]) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+    if headers == "cached":
+        return [request("/shop/article", 7)] * count
+    return [request(f"/shop/article/{number}", number) for number in range(count)]
 
 
 class Stages:
-    """Makes the runs.
-
-    Args:
-        headers: which kind of headers the requests have.
-        count: how many requests are prepared.
-    """
+    """Makes the runs, for ``count`` requests with this kind of headers."""
 
     def __init__(self, headers: str, count: int) -> None:
         self._requests = requests_of(headers, count)
         self._log = logging.getLogger("bench.hotpath")
 
     def make(self, name: str) -> Run:
-        """Return the run of a stage by its name in the module's docstring."""
+        """Return the run of a stage by its name in the docstring of bench/hotpath.py."""
         run: Run = getattr(self, "_" + name.replace(" ", "_"))()
         return run
 
@@ -131,7 +110,7 @@ class Stages:
             spool_dir=None,
             log=self._log,
             access=access,
-            gateway=GatewayContext(self._log, date_line(0)),
+            gateway=ResponseContext(self._log, date_line(0)),
             slot=Scoreboard(1, 1).slots[0],
         )
         base = base_environ(
@@ -142,11 +121,9 @@ class Stages:
             multithread=False,
             multiprocess=True,
         )
-        sock = _Socket()
-        connection = Connection(
-            context, cast(Any, _Loop()), cast(Any, sock), base, PEER, b"127.0.0.1", trusted=True
-        )
-        return connection, sock
+        sock: Any = _Socket()
+        loop: Any = _Loop()
+        return Connection(context, loop, sock, base, PEER, b"127.0.0.1", trusted=True), sock
 
     def _access_log_file(self) -> AccessLog:
         return AccessLog(Output("/dev/null", 1, Owner(os.geteuid(), os.getegid())), "combined", self._log)
@@ -167,9 +144,8 @@ class Stages:
 
     def _environ(self) -> Run:
         connection, sock = self._connection()
-        context = connection.context
+        context, start = connection.context, connection.state
         heads = []
-        start = connection.state
         for data in self._requests:
             sock.data = data
             connection.state = start
@@ -210,12 +186,11 @@ class Stages:
                 slot.begin(0, 1000.5, b"127.0.0.1", b"0123456789abcdef0123456789abcdef", line)
                 slot.end(0)
                 words[REQUESTS] = number
-                words[BYTES_SENT] += 14
 
         return run
 
     def _gateway(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         sink = cast(Sink, _Sink())
         environ: dict[str, Any] = {}
 
@@ -228,7 +203,7 @@ class Stages:
         return run
 
     def _serialise(self) -> Run:
-        context = GatewayContext(self._log, date_line(0))
+        context = ResponseContext(self._log, date_line(0))
         templates: HeadTemplates = context.templates
         response = Response(cast(Sink, _Sink()), context, True, False, True)
         response.start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
@@ -291,7 +266,6 @@ class Stages:
         return run
 
     def _yardstick(self) -> Run:
-
         def run(first: int, end: int) -> None:
             for number in range(first, end):
                 made: dict[str, Any] = {"a": number, "b": f"{number}x"}
@@ -301,7 +275,7 @@ class Stages:
 
 
 def _environ_of(connection: Connection) -> dict[str, Any]:
-    """Run the request that is ready, and return the environ that the application got."""
+    """Run the request that is ready, and return the application's environ."""
     seen: list[dict[str, Any]] = []
 
     def look(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -314,13 +288,11 @@ def _environ_of(connection: Connection) -> dict[str, Any]:
 
 
 def _check_merge(connection: Connection, merged: dict[str, Any]) -> None:
-    """Raise when the environ that is measured here is not the one that an application gets."""
+    """Raise unless the environ measured here is the one of an application."""
     connection.receive()
     real = _environ_of(connection)
     del real["wsgi.early_hints"]  # of the response
-    of_each = ("wsgi.input", "wsgiserv.request_id")
-    differing = [
-        key for key in real.keys() | merged.keys() if key not in of_each and real.get(key) != merged.get(key)
-    ]
-    if differing or any(key not in merged for key in of_each):
-        raise RuntimeError(f"Connection.run makes another environ than bench.hotpath measures: {differing}")
+    of_each = {"wsgi.input", "wsgiserv.request_id"}
+    differing = {key for key in real.keys() | merged.keys() if real.get(key) != merged.get(key)}
+    if differing - of_each or not of_each <= merged.keys():
+        raise RuntimeError(f"Connection.run makes another environ than bench hotpath measures: {differing}")

@@ -1,7 +1,6 @@
 """Starts a server that is a library: ``python -m bench.standalone NAME PORT THREADS module:app``.
 
-Owns: how each of them is called, with one process and without a log. Must not know: what is measured. Where a
-server keeps fewer connections than are to come by default, it is told to keep more.
+One process, no log. Servers that keep few connections by default are told to keep more.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from importlib import import_module
 from typing import Any
 
 HOST = "127.0.0.1"
-# Of connections, and of those that wait to be accepted.
+# Of connections, and of those in the backlog.
 MANY = 2048
 
 
 def gevent(port: int, threads: int, app: Any) -> None:
-    """gevent.pywsgi, a greenlet per connection."""
+    """Start gevent.pywsgi, a greenlet per connection."""
     listener = socket.create_server((HOST, port), backlog=MANY)
     # It sends head and body in two pieces: by itself each answer on a kept connection would wait 40 ms for the
     # client's delayed acknowledgement (Nagle), and nothing else would be seen. Inherited by accept(2), see tcp(7).
@@ -28,14 +27,13 @@ def gevent(port: int, threads: int, app: Any) -> None:
 
 
 def waitress(port: int, threads: int, app: Any) -> None:
-    """waitress: an asyncore loop and a pool of threads."""
-    import_module("waitress").serve(
-        app, host=HOST, port=port, threads=threads, connection_limit=MANY, backlog=MANY
-    )
+    """Start waitress: an asyncore loop and a pool of threads."""
+    serve = import_module("waitress").serve
+    serve(app, host=HOST, port=port, threads=threads, connection_limit=MANY, backlog=MANY)
 
 
 def cheroot(port: int, threads: int, app: Any) -> None:
-    """cheroot, CherryPy's server: a selector and a pool of threads."""
+    """Start cheroot, CherryPy's server: a selector and a pool of threads."""
     server = import_module("cheroot.wsgi").Server(
         (HOST, port), app, numthreads=threads, request_queue_size=MANY
     )
@@ -44,13 +42,13 @@ def cheroot(port: int, threads: int, app: Any) -> None:
 
 
 def werkzeug(port: int, threads: int, app: Any) -> None:
-    """Werkzeug's development server, as Flask starts it: a thread per connection."""
+    """Start Werkzeug's development server, as Flask does: a thread per connection."""
     import_module("logging").getLogger("werkzeug").setLevel("ERROR")
     import_module("werkzeug.serving").run_simple(HOST, port, app, threaded=True)
 
 
 def wsgiref(port: int, threads: int, app: Any) -> None:
-    """The standard library's server: HTTP/1.0, one request at a time."""
+    """Start the standard library's server: HTTP/1.0, one request at a time."""
     simple = import_module("wsgiref.simple_server")
     quiet = type("Quiet", (simple.WSGIRequestHandler,), {"log_message": lambda self, *args: None})
     patient = type("Patient", (simple.WSGIServer,), {"request_queue_size": MANY})
@@ -58,19 +56,19 @@ def wsgiref(port: int, threads: int, app: Any) -> None:
 
 
 def fastwsgi(port: int, threads: int, app: Any) -> None:
-    """fastwsgi, in C on libuv."""
+    """Start fastwsgi, in C on libuv."""
     server = import_module("fastwsgi")
     server.server.backlog = MANY
     server.run(app, HOST, port, loglevel=server.LL_ERROR)
 
 
 def bjoern(port: int, threads: int, app: Any) -> None:
-    """bjoern, in C on libev."""
+    """Start bjoern, in C on libev."""
     import_module("bjoern").run(app, HOST, port)
 
 
 def meinheld(port: int, threads: int, app: Any) -> None:
-    """meinheld, in C on picoev."""
+    """Start meinheld, in C on picoev."""
     server = import_module("meinheld.server")
     server.set_access_logger(None)
     server.set_keepalive(75)
@@ -79,20 +77,12 @@ def meinheld(port: int, threads: int, app: Any) -> None:
     server.run(app)
 
 
-SERVERS: dict[str, Callable[[int, int, Any], None]] = {
-    serve.__name__: serve
-    for serve in (gevent, waitress, cheroot, werkzeug, wsgiref, fastwsgi, bjoern, meinheld)
-}
-
-
-def main() -> None:
-    """Serve until a signal comes."""
-    name, port, threads, target = sys.argv[1:]
-    if name == "gevent":
-        import_module("gevent.monkey").patch_all()  # replaces socket.socket: create_server makes gevent's
-    module, _, attribute = target.partition(":")
-    SERVERS[name](int(port), int(threads), getattr(import_module(module), attribute))
-
-
 if __name__ == "__main__":
-    main()
+    name, port, threads, target = sys.argv[1:]
+    start: Callable[[int, int, Any], None] = globals()[name]
+    if name == "gevent":
+        import_module(
+            "gevent.monkey"
+        ).patch_all()  # before the application; create_server makes gevent's sockets
+    module, _, attribute = target.partition(":")
+    start(int(port), int(threads), getattr(import_module(module), attribute))

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import ClassVar
 
-from wsgiserv.workers.reactorworker import ReactorWorker
+from wsgiserv.worker.event_loop_worker import EventLoopWorker
 
 
-class BulkheadWorker(ReactorWorker):
+class BulkheadWorker(EventLoopWorker):
     """Runs each request in the pool of the longest prefix of its path."""
 
     # What the application is told in wsgi.multithread.
@@ -47,15 +47,7 @@ class BulkheadWorker(ReactorWorker):
 
     def serve(self):
         """Turn the loop until the worker has left. Called once, in the main thread."""
-        self.reactor.add_callback(self.bell, self.answer_bell)
-        resume = self.reactor.resume
-
-        def resume_and_ring(connection):
-            resume(connection)
-            self.ring()
-
-        # A pool's thread queues a connection whose next request is here already: the loop may be asleep.
-        self.reactor.resume = resume_and_ring
+        self.event_loop.add_callback(self.bell, self.answer_bell)
         self.start()
         try:
             while not self.is_done:
@@ -63,7 +55,7 @@ class BulkheadWorker(ReactorWorker):
         finally:
             for pool in self.pools.values():
                 pool.shutdown(wait=False, cancel_futures=True)
-            self.reactor.close()
+            self.event_loop.close()
 
     def run_request(self, connection):
         """Have a request run. Called by the loop, in the main thread, when all of the request is here."""

@@ -1,8 +1,8 @@
-"""What all tests share: the harness of tests/live, an environment that configures nothing by itself, and economy.
+"""What all tests share: the harness of tests/support, an environment that configures nothing by itself, and economy.
 
 Economy: a server costs 0.1 s of a processor, and there are hundreds. So most are forked from a process that has made
-the imports (tests/live/forkserver.py), they never compile what could have been compiled once, the whole suite runs in
-several processes, and the tests that share a server meet in one of them.
+the imports (tests/support/forkserver.py), they never compile what could have been compiled once, the whole suite runs
+in several processes, and the tests that share a server meet in one of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 
-sys.path.insert(0, str(TESTS / "live"))
+sys.path.insert(0, str(TESTS / "support"))
+
+pytest_plugins = ["server_fixtures"]
 
 # Even where PYTHONDONTWRITEBYTECODE is set: to rewrite and compile the tests anew is half of their collection, in
 # each process of -n. Git ignores what is written.
@@ -69,13 +71,15 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 _SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
 _shorten_temporary_directory()
 
-# Files of tests/live most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
+# Files of tests/support most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
 # A file that is not here works as well; its shared servers are then started in each process of pytest-xdist.
 SHARING = (
     *("bodies", "corpus", "environ", "files", "frameworks", "http", "limits", "logs", "proxies"),
     *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi"),
 )
-_SHARING = re.compile(rf"tests/live/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b")
+_SHARING = re.compile(
+    rf"tests/integration/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b"
+)
 
 
 # How long an example takes depends on what else runs.
@@ -95,9 +99,30 @@ _LONG = re.compile(
 )
 
 
+# The groups of tests: a directory of tests/ and the mark of all tests in it.
+GROUPS = ("unit", "integration", "system")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the other groups' files unread where ``-m`` names one group: most of their cost is the collection."""
+    if collection_path.parent == TESTS and collection_path.name in GROUPS:
+        wanted = config.option.markexpr.strip()
+        return True if wanted in GROUPS and wanted != collection_path.name else None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its directory, before ``-m`` selects."""
+    group = item.path.relative_to(TESTS).parts[0]
+    if group in GROUPS:
+        item.add_marker(group)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long tests first: no process is to begin one when the others have nothing left to do."""
+    """Put the long tests first when several processes share them out."""
+    # No process is to begin a long test when the others have nothing left to do.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
 
@@ -106,7 +131,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile what servers import: they write no bytecode themselves (see server.py)."""
     if not hasattr(config, "workerinput"):
         tests = re.compile(r"/(?:test_|conftest)\w*\.py$")
-        for directory in (Path(wsgiserv.__file__).parent, TESTS / "live", TESTS / "corpus"):
+        for directory in (Path(wsgiserv.__file__).parent, TESTS / "support", TESTS / "corpus"):
             # Where nothing may be written it says False, and servers compile for themselves.
             compileall.compile_dir(directory, maxlevels=3, rx=tests, quiet=2)
         if getattr(config.option, "numprocesses", None):  # see pytest_cmdline_main
@@ -135,7 +160,8 @@ def _rewrite_once(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Share a run of everything between processes, where pytest-xdist is installed and nobody has said ``-n``.
 
-    Tests wait more than they compute, so there are three processes for each processor.
+    Tests of servers wait more than they compute, so there are three processes for each processor; the unit tests
+    compute.
     """
     if _SHARED_OUT in os.environ:  # by the process that has started this one
         return
@@ -144,7 +170,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     everything = {Path(arg).resolve() for arg in config.args} <= {TESTS, TESTS.parent}
     selects = option.keyword or option.collectonly or option.usepdb or getattr(option, "lf", False)
     if everything and not selects and getattr(option, "numprocesses", 1) is None:
-        option.numprocesses = min(3 * (os.cpu_count() or 1), 12)
+        each = 1 if option.markexpr.strip() == "unit" else 3
+        option.numprocesses = min(each * (os.cpu_count() or 1), 12)
+        _share_out_coverage(config)
+
+
+def _share_out_coverage(config: pytest.Config) -> None:
+    """Make pytest-cov (``--cov``) expect several processes: it has decided for one before this file was read."""
+    plugin = config.pluginmanager.get_plugin("_cov")
+    if plugin is not None and plugin.cov_controller is not None:
+        from pytest_cov.engine import DistMaster
+
+        plugin.cov_controller.cov.stop()
+        plugin.start(DistMaster, config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -161,6 +199,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
             file = nodeid.partition("::")[0]
             if found := _SHARING.match(nodeid):
                 return f"{file} {found[1]}"
-            return nodeid if file.startswith(("tests/live/", "tests/master/")) else file
+            return nodeid if not file.startswith("tests/unit/") else file
 
     return ByServer(config, log)

@@ -1,8 +1,4 @@
-"""The entry of ``wsgiserv`` and ``python -m wsgiserv``.
-
-Owns: where the imports of the command line come from; the first moments of the process.
-Must not know: anything but the command line's entry.
-"""
+"""The entry of ``wsgiserv`` and ``python -m wsgiserv``."""
 
 # The C module itself: `signal` imports `enum`, and this must come before any import that takes time.
 import _signal  # type: ignore[import-not-found]

@@ -1,44 +1,24 @@
-"""What passes between the master and a worker at its birth, and the statuses that processes end with.
-
-Owns: `WorkerBoot` (the values a worker starts with), the readiness pipe, the exit statuses.
-Must not know: how the master supervises, how a worker serves.
-"""
+"""Defines the data exchanged between the master and a new worker: its starting values, its reports."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from wsgiserv.ipc import MessageError, MessageReader, MessageWriter
-from wsgiserv.record import record
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.net.handoff import Handoff
     from wsgiserv.net.listener import Listener
-    from wsgiserv.net.tlsseries import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries
     from wsgiserv.scoreboard import Slot
 
-__all__ = [
-    "EXIT_APPLICATION",
-    "EXIT_BOOT",
-    "EXIT_CONFIG",
-    "EXIT_OK",
-    "REPORT_MARK",
-    "ReadinessReader",
-    "ReadinessWriter",
-    "Report",
-    "WorkerBoot",
-]
 
-EXIT_OK = 0  # stopped as told
-EXIT_CONFIG = 2  # bad usage or configuration
-EXIT_BOOT = 3  # workers cannot boot
-EXIT_APPLICATION = 4  # the application cannot be loaded
-
-# In the file of a worker's last words: what follows is from the worker's own code, and complete.
+# In a worker's crash dump: behind it stands the report of the worker's own code, complete.
 REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
 State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
@@ -57,10 +37,9 @@ class Report(NamedTuple):
 
     Attributes:
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
-            boot and is about to exit with ``exit_status``) or ``retiring`` (it has decided by itself to
-            leave, for ``reason``: a successor may start now) or ``recycle`` (it asks to be replaced, for
-            ``reason``, and serves until it is told to leave) or ``trace`` (``reason`` has the requests in flight and
-            all stacks, as it was asked for by SIGTTOU).
+            boot and is about to exit with ``exit_status``), ``retiring`` (it leaves by itself, for ``reason``: a
+            replacement may start now), ``recycle`` (it asks to be replaced, for ``reason``, and serves until it is told
+            to leave) or ``trace`` (the answer to SIGTTOU: ``reason`` has the requests in flight and all stacks).
         reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.
         exit_status: for ``failed``, the status the worker exits with.
@@ -72,18 +51,14 @@ class Report(NamedTuple):
     exit_status: int = 0
 
 
-class ReadinessWriter:
-    """The worker's end. Owns the descriptor ``fd`` (close-on-exec)."""
-
-    def __init__(self, fd: int) -> None:
-        self._writer = MessageWriter(fd)
+class ReadinessWriter(MessageWriter):
+    """The worker's end."""
 
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
-        """Tell the master, from any thread or signal handler.
+        """Send a `Report` of these fields to the master, from any thread or signal handler.
 
-        A master that is gone is not an error: the worker learns it from its lifeline. While the master does not read
-        (it is stopped) ``failed`` waits for it, since the process is about to exit. Other reports wait `_WAIT_S`, once,
-        and what the pipe does not take goes with a later `flush`.
+        While the master does not read (it is stopped) ``failed`` waits 5 s for it, since the process is about to
+        exit. Other reports wait 1 s, once; the rest goes with a later `flush`.
         """
         message = {
             "state": state,
@@ -91,40 +66,20 @@ class ReadinessWriter:
             "traceback": traceback[-_LONGEST_TEXT:],
             "exit_status": exit_status,
         }
-        wait_s = _FAILURE_WAIT_S if state == "failed" else 0.0 if self._writer.is_behind else _WAIT_S
-        self._writer.send(message, wait_s)
-
-    def flush(self) -> None:
-        """Send what the pipe has not taken yet. Called at each turn of the worker's loop; never waits."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._writer.close()
+        self.send(message, _FAILURE_WAIT_S if state == "failed" else 0.0 if self.is_behind else _WAIT_S)
 
 
-class ReadinessReader:
+class ReadinessReader(MessageReader):
     """The master's end: non-blocking, to be polled through `fileno`."""
 
-    def __init__(self, fd: int) -> None:
-        self._reader = MessageReader(fd)
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        return self._reader.fileno()
-
-    def read(self) -> tuple[list[Report], bool]:
-        """Return the reports that have arrived, oldest first, and whether the worker's end is closed.
+    def read_reports(self) -> tuple[list[Report], bool]:
+        """Return the reports in the pipe, oldest first, and whether the worker's end is closed.
 
         Raises:
-            MessageError: the worker has sent something that is not a report.
+            MessageError: the worker has sent something else than a report.
         """
-        messages, closed = self._reader.read()
+        messages, closed = self.read()
         return [_report(message) for message in messages], closed
-
-    def close(self) -> None:
-        """Close the pipe."""
-        self._reader.close()
 
 
 def _report(message: dict[str, Any]) -> Report:
@@ -145,16 +100,16 @@ def _report(message: dict[str, Any]) -> Report:
     return report
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class WorkerBoot:
-    """The values a worker starts with, made by the master just before the fork.
+    """The values that a worker starts with, made by the master just before the fork.
 
     Attributes:
         settings: the configuration of the worker's generation.
         listeners: the bound listening sockets, non-blocking, shared by all workers.
         slot: the worker's row in the scoreboard; the master has cleared it.
         ready: the readiness pipe; the worker reports ``loading`` first, then ``ready`` or ``failed``.
-        lifeline: a read end that becomes readable (end of file) when the master is gone.
+        lifeline: a pipe, readable (end of file) when the master has ended.
         age: the worker's serial number, from 1 (gunicorn's ``worker.age``).
         generation: the serial number of the configuration it was started with, from 1.
         master_pid: the master's process id.
@@ -163,8 +118,8 @@ class WorkerBoot:
         handle: the worker as the master's hooks saw it (gunicorn's ``worker`` argument of ``pre_fork``).
         application: the application when the master has preloaded it, else None.
         handoff: the channel to the other workers, None where the platform has none.
-        last_words: the descriptor of a file that the master reads when the worker is dead, None without one.
-        tls_contexts: the TLS contexts that the master has made for all workers; None without TLS, and where each
+        crash_dump_fd: a file for the worker's stacks, read by the master after its exit; None without one.
+        tls_contexts: the TLS contexts of all workers; None without TLS, and where each
             worker makes its own (the hook `ssl_context`).
     """
 
@@ -181,11 +136,11 @@ class WorkerBoot:
     handle: Any
     application: Callable[..., Any] | None = None
     handoff: Handoff | None = None
-    last_words: int | None = None
+    crash_dump_fd: int | None = None
     tls_contexts: ContextSeries | None = None
 
     def close_in_child(self) -> None:
-        """Close what a child of the application must not hold, and detach it from the scoreboard. Called there."""
+        """Close the worker's descriptors and leave the scoreboard. Called in a child of the application."""
         self.slot.detach()
         for listener in self.listeners:
             listener.close()
@@ -193,6 +148,6 @@ class WorkerBoot:
             self.handoff.close()
         self.ready.close()
         close(self.lifeline)
-        if self.last_words is not None:
-            fd, self.last_words = self.last_words, None
+        if self.crash_dump_fd is not None:
+            fd, self.crash_dump_fd = self.crash_dump_fd, None
             close(fd)

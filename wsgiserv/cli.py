@@ -1,8 +1,4 @@
-"""The command ``wsgiserv``: from the arguments to a running master, or to an answer on the terminal.
-
-Owns: the order of starting up, what the terminal is told, the exit status of what fails before that.
-Must not know: how settings are found, how anything is served.
-"""
+"""Runs the command ``wsgiserv``: from the arguments to a running master, or to an answer on the terminal."""
 
 from __future__ import annotations
 
@@ -12,43 +8,32 @@ import sys
 from collections.abc import Callable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
-from os import _exit, close, kill, pipe, read, waitpid, write
-from select import POLLIN, poll
-from time import monotonic
-from typing import TYPE_CHECKING
+from os import close, kill, waitpid
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TextIO
 
-from wsgiserv import __version__, atfork
-from wsgiserv.atfork import fork
-from wsgiserv.config.commandline import parse
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, WsgiservError
-from wsgiserv.ipc import MessageError
+from wsgiserv import __version__
+from wsgiserv.config.argv import parse
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
-from wsgiserv.unpatched import no_real_threads, patched_by
+from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child
+from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
-    from wsgiserv.boot import ReadinessWriter, Report
-    from wsgiserv.config.load import Loaded
+    from wsgiserv.config.loader import Collected, Loaded
     from wsgiserv.config.settings import Settings
-    from wsgiserv.master.upgrade import Invocation, Predecessor
+    from wsgiserv.master.upgrade import Invocation, OldMaster
 
-__all__ = ["main"]
-
-_OUR_CLASSES = ("sync", "threads", "gevent")
-
-_EXIT_OK = 0
-_EXIT_APPLICATION = ApplicationError.exit_status
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-
-# Set by a master for the one that is to follow it; spelled out here, since most starts need not import that.
+# Set by a master for the next one; spelled out here, since most starts need not import `wsgiserv.master.upgrade`.
 _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
-# At a reload the master waits meanwhile: an import that hangs must not stop it for ever.
+# At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
-# poll(2) takes milliseconds as an int, so no more than 24 days.
-_LONGEST_POLL_S = 2_000_000.0
-# What a pipe takes at once, whatever its size is (PIPE_BUF of pipe(7)).
-_LONGEST_FACTS = 4096
+# A directory can be returned to without the right to read it.
+_O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
+# pidfd_open(2) would save the looking, and is not everywhere.
+_POLL_S = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,157 +45,145 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    atfork.arm()
-    predecessor = _predecessor()
+    arm()
+    old_master = _old_master()
     try:
-        if predecessor is not None:
+        if old_master is not None:
             _catch_signals()
-        return _run(list(sys.argv[1:] if argv is None else argv), predecessor)
+        return _run(list(sys.argv[1:] if argv is None else argv), old_master)
     except WsgiservError as error:
-        if predecessor is not None:
+        if old_master is not None:
             _ignore_signals()
             traceback = error.traceback if isinstance(error, ApplicationError) else ""
-            predecessor.failed(f"{error}\n{traceback}".rstrip())
-        _tell(error)
+            old_master.failed(f"{error}\n{traceback}".rstrip())
+        _print_error(error)
         return error.exit_status
     except KeyboardInterrupt as interrupt:
-        if predecessor is not None:
+        if old_master is not None:
             _ignore_signals()
             from wsgiserv.master.upgrade import TOLD_TO_STOP
 
-            predecessor.failed(TOLD_TO_STOP)
-        return _EXIT_OK if _is_stop(interrupt) else _EXIT_INTERRUPTED
+            old_master.failed(TOLD_TO_STOP)
+        return ExitStatus.OK if _is_stop(interrupt) else ExitStatus.INTERRUPTED
 
 
-def _predecessor() -> Predecessor | None:
-    """Return the master that this process is to follow (SIGUSR2), if there is one."""
+def _old_master() -> OldMaster | None:
+    """Return the old master in an upgrade (SIGUSR2), else None."""
     if _UPGRADE_VARIABLE not in os.environ:
         return None
-    from wsgiserv.master.upgrade import Predecessor
+    from wsgiserv.master.upgrade import OldMaster
 
-    return Predecessor.from_environ(os.environ)
+    return OldMaster.from_environ(os.environ)
 
 
 def _catch_signals() -> None:
-    """Let signals end the start in an orderly way, from here on until the master catches them."""
+    """Let signals end the start in order, from here on until the master catches them."""
     with LibraryFirst():
-        from wsgiserv.master.start_interrupt import catch_early
+        from wsgiserv.master.signals import catch_early
 
     catch_early()
-    _hear_signals()
+    _unblock_signals()
 
 
 def _ignore_signals() -> None:
-    """Ignore what a master sends to the next one that has failed: the answer to its report may come before it ends."""
-    from wsgiserv.master.signalqueue import ignore_all
+    """Ignore signals, after a failure: the old master answers the report with one, maybe before this process exits."""
+    from wsgiserv.master.signals import ignore_all
 
     ignore_all()
 
 
-def _hear_signals() -> None:
-    """Undo what a parent may have left behind: blocked signals, and children that nobody can wait for.
-
-    Both survive execve(2). Some supervisors, and parents in Java and PHP, block signals; PHP ignores SIGCHLD.
-    """
+def _unblock_signals() -> None:
+    """Unblock all signals, and give SIGCHLD its default."""
+    # Both survive execve(2). Some supervisors, and parents in Java and PHP, block signals. PHP ignores SIGCHLD, and
+    # then no exit of a child can be waited for.
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _raise_at_interrupts() -> None:
-    """Let an interrupt raise KeyboardInterrupt again (see `wsgiserv.__main__`): this command runs people's code."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _is_stop(interrupt: KeyboardInterrupt) -> bool:
-    """Whether a starting server was told to stop; else a person has interrupted a command."""
-    module = sys.modules.get("wsgiserv.master.start_interrupt")
+    """Tell whether a starting server was told to stop; else a person has interrupted a command."""
+    module = sys.modules.get("wsgiserv.master.signals")
     return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
 
 
-def _run(argv: list[str], predecessor: Predecessor | None) -> int:
+def _run(argv: list[str], old_master: OldMaster | None) -> int:
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
 
         print(help_text(), end="")
-        return _EXIT_OK
+        return ExitStatus.OK
     if line.wants == "version":
         python = ".".join(map(str, sys.version_info[:3]))
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
-        return _EXIT_OK
+        return ExitStatus.OK
 
-    # A snapshot, and the directory of the first start, so that a reload finds what the start has found:
+    # A snapshot, and the directory of the first start, so that a reload finds the same:
     # raw_env and chdir change both for this process later.
     environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
+    if asked & {"print_config", "check_config"}:
+        _unblock_signals()
+        # These commands run users' code: an interrupt raises KeyboardInterrupt there again (see wsgiserv.__main__).
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    elif old_master is None:
+        _catch_signals()
     if "print_config" not in asked:
-        if "check_config" in asked:
-            _hear_signals()
-            _raise_at_interrupts()
-        elif predecessor is None:
-            _catch_signals()
-        # What the server runs on binds the functions of os, select and so on when it is imported; a configuration
+        # The server's modules bind the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
-    else:
-        _hear_signals()
-        _raise_at_interrupts()
-    from wsgiserv.config.load import load, start_directory
+    from wsgiserv.config.loader import collect, start_directory
 
     directory = start_directory(environ)
-    # What the old master has served from may have been removed.
-    known_chdir = (lambda chdir: True) if predecessor is not None else None
-    loaded = load(argv, environ, directory, _patch_for_gevent, known_chdir)
+    # The old master's directory may have been removed.
+    known_chdir = (lambda chdir: True) if old_master is not None else None
+    found = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
+    loaded = found.loaded
     if loaded.settings.print_config:
+        if found.faults:
+            raise ConfigError.of(found.faults)
         from wsgiserv.config.present import config_text
 
         print(config_text(loaded.settings, loaded.sources))
-        _tell_notices(loaded)
-        return _EXIT_OK
-    import_for(loaded.settings)
-    application = _checked_application(loaded)
-    _check_patched(loaded)
+        _print_notices(loaded)
+        return ExitStatus.OK
+    _check_rest(found)
     if loaded.settings.check_config:
-        _tell_notices(loaded)
-        return _check(loaded, application)
+        _print_notices(loaded)
+        return _check(loaded)
 
     def reload_settings() -> Loaded:
-        again = load(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
-        import_for(again.settings)
-        _checked_application(again)
-        enter_directory(again.settings.chdir)  # anew: the name may be a link, to another release by now
-        check_places(again.settings)
-        _check_certificates(again.settings)
-        again.notices.extend(_certificate_warnings(again.settings))
-        _check_patched(again, loaded.settings.worker_class)
-        return again
+        again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
+        before = os.open(".", _O_PATH)
+        try:
+            _check_rest(again, loaded.settings.worker_class)
+        except ConfigError:
+            os.chdir(before)
+            raise
+        finally:
+            close(before)
+        again.loaded.notices.extend(_certificate_warnings(again.loaded.settings))
+        return again.loaded
 
-    from wsgiserv.apploader import enter_directory
     from wsgiserv.master.upgrade import Invocation
-    from wsgiserv.places import check_places
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), predecessor)
+    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master)
 
 
 def _serve(
     loaded: Loaded,
     reload_settings: Callable[[], Loaded],
     invocation: Invocation,
-    predecessor: Predecessor | None,
+    old_master: OldMaster | None,
 ) -> int:
-    from wsgiserv.apploader import enter_directory
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
-    from wsgiserv.places import check_places
     from wsgiserv.privileges import root_warning
-    from wsgiserv.workers.base import worker_main
-    from wsgiserv.workers.preload import preload_application
+    from wsgiserv.worker.main import worker_main
+    from wsgiserv.worker.preload import preload_application
 
-    enter_directory(loaded.settings.chdir)  # relative paths of logs, pid file and sockets start there
-    check_places(loaded.settings)
-    _check_certificates(loaded.settings)
     # Here, and not among the notices of a configuration, which a reload says again.
     warning = root_warning(loaded.sources["user"])
     master = Master(
@@ -221,62 +194,105 @@ def _serve(
         worker_main=worker_main,
         log=open_error_log(loaded.settings),
         invocation=invocation,
-        predecessor=predecessor,
+        old_master=old_master,
         preload_application=preload_application,
     )
     return master.run()
 
 
-def _checked_application(loaded: Loaded) -> str:
-    """Return the application of a configuration that has been checked whole. Raises ConfigError."""
-    application = loaded.settings.wsgi_app
-    if application is None:
+# ---- checks above the configuration --------------------------------------------------------------------------
+
+
+def _check_rest(found: Collected, class_before: object = None) -> None:
+    """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
+
+    Args:
+        found: the configuration.
+        class_before: at a reload, the `worker_class` of the server's start.
+
+    Raises:
+        ConfigError: all faults, those of ``found`` too.
+    """
+    from wsgiserv.app.loader import enter_directory, missing_in
+    from wsgiserv.places import check_control_socket, check_spool_dir
+
+    loaded, faults, faulty = found
+    settings = loaded.settings
+
+    def check(step: Callable[[], object], *names: str) -> None:
+        # A setting with a fault has another value by now: what follows from that is no fault.
+        if faulty.isdisjoint(names):
+            try:
+                step()
+            except ConfigError as error:
+                faults.append(error)
+
+    import_for(settings)
+    check(lambda: _check_application(settings), "wsgi_app")
+    check(lambda: _check_format(loaded), "access_log_format")
+    check(lambda: _check_worker_class(loaded), "worker_class", "chdir", "pythonpath", "raw_env")
+    check(lambda: _check_patched(loaded, class_before), "worker_class")
+    for entry in missing_in(settings.chdir, settings.pythonpath):
+        loaded.notices.append(
+            f"WS1053 pythonpath = {entry!r} ({loaded.sources['pythonpath']}) does not exist: nothing is imported from "
+            "there"
+        )
+    # Under --check-config a child does this, and more, if it is started.
+    if (faults or not settings.check_config) and "chdir" not in faulty:
+        # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
+        check(lambda: enter_directory(settings.chdir))
+        check(lambda: check_spool_dir(settings), "spool_dir", "user")
+        check(lambda: check_control_socket(settings), "control_socket")
+        check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
+    if faults:
+        raise ConfigError.of(faults)
+
+
+def _check_application(settings: Settings) -> None:
+    if settings.wsgi_app is None:
         raise ConfigError(
-            "no application is named. Expected module:name, for example: wsgiserv hello:app\n"
+            "WS1050 no application is named. Accepted: module:name, for example: wsgiserv hello:app\n"
             "(or wsgi_app = 'hello:app' in a configuration file). Type 'wsgiserv --help' for the flags."
         )
-    _check_parts(loaded)
-    return application
 
 
 def _patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
-        from wsgiserv.workers.gevent import patch_master
+        import wsgiserv.worker.gevent_worker  # noqa: F401 - imports what gevent needs before the code of a user runs
+        from wsgiserv.worker.gevent_patching import patch_master
 
         patch_master()
 
 
-def _check_patched(loaded: Loaded, class_before: object = None) -> None:
-    """Check what the workers are to be against what gevent has patched: they inherit it. Raises ConfigError.
+def _check_patched(loaded: Loaded, class_before: object) -> None:
+    """Check the worker class against the patches of gevent here: workers inherit them. Raises ConfigError."""
+    from wsgiserv.config.worker_class import CLASS_PATHS, known
 
-    ``class_before`` is the `worker_class` that the server was started with, at a reload. Threads that are greenlets
-    by then would not run while the worker waits for its sockets.
-    """
     wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
-    patched = patched_by()
-    if not patched:
+    if not patched_by() or wanted not in CLASS_PATHS:
         return
-    if wanted in ("sync", "threads") and class_before == "gevent":
+    # Threads that are greenlets by then would not run while the worker waits for its sockets.
+    if class_before == "gevent" != wanted:
         raise ConfigError(
-            f"worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it, so "
+            f"WS1051 worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it: "
             "workers of this class would have greenlets for threads, and gevent's sockets. Start it anew for this "
             "class: SIGUSR2, or stop and start."
         )
-    if wanted == "threads":
-        raise ConfigError(f"worker_class = 'threads' ({source}): {no_real_threads('the configuration file')}")
+    found = known(wanted)
+    if found is not None:
+        found.check_patched("the configuration file")
 
 
 def _check_certificates(settings: Settings) -> None:
-    """Check what TLS needs; the working directory is `chdir` by now, where relative paths start."""
     if settings.certfile:
-        from wsgiserv.net.tlscontext import check_certificates
+        from wsgiserv.net.tls_context import check_certificates
 
         check_certificates(settings)
 
 
 def _certificate_warnings(settings: Settings) -> list[str]:
-    """Return a line for each certificate that is expired, or soon will be."""
+    """Return a line for each certificate with its end in the past or near."""
     if not settings.certfile:
         return []
     from wsgiserv.net.certificate_dates import date_warnings
@@ -284,219 +300,154 @@ def _certificate_warnings(settings: Settings) -> list[str]:
     return date_warnings(settings)
 
 
-def _check_parts(loaded: Loaded) -> None:
-    """Check what the floors above the configuration know about. Raises ConfigError."""
-    from wsgiserv.apploader import missing_in
-    from wsgiserv.logs.formats import check_format, format_advice
+def _check_format(loaded: Loaded) -> None:
+    from wsgiserv.logs.format import check_format, format_advice
 
-    settings = loaded.settings
-    check_format(settings.access_log_format)
-    advice = format_advice(settings.access_log_format)
+    template = loaded.settings.access_log_format
+    check_format(template)
+    advice = format_advice(template)
     if advice:
         loaded.notices.append(advice)
-    for entry in missing_in(settings.chdir, settings.pythonpath):
-        loaded.notices.append(
-            f"pythonpath = {entry!r} ({loaded.sources['pythonpath']}) does not exist: nothing is imported from there"
-        )
-    wanted, source = settings.worker_class, loaded.sources["worker_class"]
-    if wanted not in _OUR_CLASSES:
-        # Somebody's own class: to be found before anything starts, not by each worker.
-        _check_worker_class(settings, source)
-    elif wanted == "gevent":
-        # Imported once, and not by each worker: they boot in a third of the time, and share the memory. Nothing is
-        # patched by that, and no hub is made.
-        from wsgiserv.workers.registry import resolve_worker_class
-
-        resolve_worker_class(wanted, source=source)
 
 
-def _check_worker_class(settings: Settings, source: str) -> None:
-    """Raise ConfigError unless the workers will find their class.
+def _check_worker_class(loaded: Loaded) -> None:
+    """Raise ConfigError unless the workers will find their class."""
+    from wsgiserv.config.worker_class import CLASS_PATHS
+    from wsgiserv.worker.registry import resolve_worker_class
 
-    A path is tried in a child: the module stays out of the master, so that each worker imports it anew, and
-    changed code comes with a reload.
-    """
+    settings, source = loaded.settings, loaded.sources["worker_class"]
     wanted = settings.worker_class
-    if not isinstance(wanted, str):
-        from wsgiserv.workers.registry import resolve_worker_class
-
+    if wanted in CLASS_PATHS or not isinstance(wanted, str):
+        # Imported once (gevent), and not by each worker: workers boot in a third of the time, and share the memory.
+        # Nothing is patched by that, and no hub is made.
         resolve_worker_class(wanted, source=source)
         return
-    report, how = _ask_child(lambda answer: _resolve_in_child(settings, source, answer), _LONGEST_IMPORT_S)
-    if report is None:
+    # In a child process: the module stays out of the master, so that each worker imports it anew, and changed code
+    # comes with a reload.
+    status, fault = _run_in_child(
+        lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S
+    )
+    if fault:
+        raise ConfigError(fault)
+    if status != ExitStatus.OK:
         raise ConfigError(
-            f"worker_class = {wanted!r} ({source}): the process that imported it to try it {how}. "
+            f"WS1054 worker_class = {wanted!r} ({source}): the process that imported it to try it "
+            f"{_how_it_ended(status, _LONGEST_IMPORT_S)}. "
             f"Import it alone to see why: python -X faulthandler -c 'import {wanted.rpartition('.')[0]}'"
         )
-    if report.state == "failed":
-        raise ConfigError(report.reason)
 
 
-def _ask_child(ask: Callable[[ReadinessWriter], None], longest_s: float) -> tuple[Report | None, str]:
-    """Run ``ask`` in a child until it reports; return the report, or None and how the child ended without one.
-
-    Args:
-        ask: is given the pipe for its report; what it does to its process ends with that.
-        longest_s: after so many seconds the child is killed.
-
-    Raises BootError when the system would not make a process.
-    """
-    from wsgiserv.boot import ReadinessReader, ReadinessWriter
-
-    _flush()
-    read_end, write_end = pipe()
-    try:
-        pid = fork()
-    except OSError as error:
-        close(read_end)
-        close(write_end)
-        raise BootError(
-            f"cannot fork: {error.strerror}. Expected room for more processes: see ulimit -u."
-        ) from None
-    if pid == 0:
-        status = 1
-        try:
-            # At a reload these are the master's, and so is the socket that its signals are queued in.
-            signal.set_wakeup_fd(-1)
-            for number in signal.valid_signals():
-                if callable(signal.getsignal(number)):
-                    signal.signal(number, signal.SIG_DFL)
-            signal.alarm(int(longest_s) + 1)  # in case the parent is killed, who would end it
-            ask(ReadinessWriter(write_end))
-            status = 0
-        except BaseException:  # this process ends here, and must say why
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _flush()
-            _exit(status)
-    close(write_end)
-    reader = ReadinessReader(read_end)
-    reports: list[Report] = []
-    is_closed = False
-    try:
-        poller = poll()
-        poller.register(read_end, POLLIN)
-        end = monotonic() + longest_s
-        while not (reports or is_closed) and (left_s := end - monotonic()) > 0:
-            poller.poll(left_s * 1000)
-            reports, is_closed = reader.read()
-    except MessageError as error:
-        return None, f"sent a corrupt message ({error})"
-    finally:
-        reader.close()
-        if not is_closed:
-            kill(pid, signal.SIGKILL)  # it hangs, or has nothing more to say
-        _, wait_status = waitpid(pid, 0)
-    if reports:
-        return reports[0], ""
-    if not is_closed:
-        return None, f"did not come back within {longest_s:g} s"
-    status = os.waitstatus_to_exitcode(wait_status)
-    return None, f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-
-
-def _resolve_in_child(settings: Settings, source: str, answer: ReadinessWriter) -> None:
-    from wsgiserv.apploader import prepare_path
-    from wsgiserv.workers.registry import resolve_worker_class
+def _resolve_in_child(settings: Settings, source: str, report: TextIO) -> int:
+    from wsgiserv.app.loader import prepare_path
+    from wsgiserv.worker.registry import resolve_worker_class
 
     try:
         os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:
-        _flush()
-        answer.report("failed", str(error))
-    else:
-        _flush()
-        answer.report("ready")
+        report.write(str(error))
+        return ExitStatus.CONFIG
+    return ExitStatus.OK
 
 
-def _flush() -> None:
-    """Empty the buffers of the standard streams, or a child would write what is in them again."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, broken, closed
-            pass
+# ---- code of the user in a child process -----------------------------------------------------------------------
 
 
-def _check(loaded: Loaded, application: str) -> int:
-    """Check in a child, so that what the application starts (threads, connections) ends with the check.
+def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int | None, str]:
+    """Run ``work`` in a child process; return its exit status and its report.
 
-    Returns the status that a start would end with, for the first thing that would stop it.
+    Args:
+        work: gets a file to write its report to, and returns the exit status. Its threads and connections
+            end with the child.
+        longest_s: the child is killed after this time in seconds; 0 is no limit.
+
+    Returns:
+        The status is negative for a signal, None when the child was killed for the time it took.
+
+    Raises:
+        BootError: the system made no process.
     """
-    from wsgiserv.master.workforce import boot_timeout_of
 
-    _flush()
-    read_end, write_end = pipe()
-    pid = fork()
-    if pid == 0:
-        close(read_end)
-        status = _EXIT_APPLICATION
+    def run() -> int:
+        # At a reload the handlers are the master's, and so is the socket that its signals are queued in.
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)
+        if longest_s:
+            signal.alarm(int(longest_s) + 1)  # in case the parent, which would kill this process, is killed
+        status = work(report)
+        report.flush()
+        return status
+
+    flush_standard_streams(wait=True)
+    # A file, not a pipe: a process that the user's code has started could hold the other end open for good.
+    with open(_unnamed_file(), "w+", encoding="utf-8", errors="backslashreplace") as report:
         try:
-            status = _check_in_child(loaded, write_end)
-        except (
-            BaseException
-        ) as error:  # whatever the application did: this process ends here, and must say why
-            if not isinstance(error, KeyboardInterrupt):
-                sys.excepthook(*sys.exc_info())
-        finally:
-            _flush()
-            _exit(status)
-    close(write_end)
+            pid = run_in_child(run)
+        except OSError as error:
+            raise BootError(
+                f"WS1055 cannot fork: {error.strerror}. Accepted: room for more processes: see ulimit -u."
+            ) from None
+        end = monotonic() + longest_s
+        while (ended := reap(pid)) is None and not (longest_s and monotonic() > end):
+            sleep(_POLL_S)
+        if ended is None:
+            kill(pid, signal.SIGKILL)
+            waitpid(pid, 0)
+        report.seek(0)
+        text = report.read()
+    return (None if ended is None else os.waitstatus_to_exitcode(ended.wait_status or 0)), text
+
+
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("wsgiserv-report")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _how_it_ended(status: int | None, longest_s: float) -> str:
+    if status is None:
+        return f"did not come back within {longest_s:g} s"
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status} (os._exit?)"
+
+
+def _check(loaded: Loaded) -> int:
+    """Check in a child process; return the exit status of a start, by the first fault."""
+    from wsgiserv.master.spawn import boot_timeout_of
+
+    application = loaded.settings.wsgi_app or ""
+    advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
     longest_s = boot_timeout_of(loaded.settings)
-    ended = _wait_for(pid, longest_s)
-    _, wait_status = waitpid(pid, 0)
-    os.set_blocking(read_end, False)
-    try:
-        # What the application has started may hold the other end: not until its end.
-        report = read(read_end, _LONGEST_FACTS)
-    except BlockingIOError:
-        report = b""
-    close(read_end)
-    status = os.waitstatus_to_exitcode(wait_status)
-    module = application.partition(":")[0]
-    if not ended:
-        _tell(
+    status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
+    if status is None:
+        _print_error(
             BootError(
-                f"the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). Load it alone "
-                f"to see why: python -X faulthandler -c 'import {module}'"
+                f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
             )
         )
-        return BootError.exit_status
+        return ExitStatus.BOOT
     if not report:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} (os._exit?)"
-        print(
-            f"wsgiserv: error: the process that loaded the application {application!r} {how}. Load it alone to see "
-            f"why: python -X faulthandler -c 'import {module}'",
-            file=sys.stderr,
+        how = _how_it_ended(status, longest_s)
+        _print_error(
+            ApplicationError(
+                f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
+            )
         )
-        return _EXIT_APPLICATION
-    if status == _EXIT_OK:
+        return ExitStatus.APPLICATION
+    if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
-        print(report.decode("utf-8", "replace"), end="")
+        print(report, end="")
     return status
 
 
-def _wait_for(pid: int, longest_s: float) -> bool:
-    """Wait for the end of a child; kill it when it takes too long (0: never), and return False."""
-    if not longest_s or not hasattr(os, "pidfd_open"):
-        return True
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:  # a kernel without it
-        return True
-    poller = poll()
-    poller.register(fd, POLLIN)
-    ended = bool(poller.poll(min(longest_s, _LONGEST_POLL_S) * 1000))
-    close(fd)
-    if not ended:
-        kill(pid, signal.SIGKILL)
-    return ended
-
-
-def _check_in_child(loaded: Loaded, report_to: int) -> int:
-    """Check everything, say what is wrong, and report what is good; return the exit status."""
+def _check_in_child(loaded: Loaded, report: TextIO) -> int:
+    """Check everything, print the faults, and report the good parts; return the exit status."""
     from wsgiserv.config_check import examine
 
     found = examine(loaded.settings, loaded.config_path)
@@ -505,19 +456,18 @@ def _check_in_child(loaded: Loaded, report_to: int) -> int:
     for note in found.notes:
         print(f"wsgiserv: note: {note}", file=sys.stderr)
     for error in found.errors:
-        _tell(error)
-    _flush()
-    facts = "".join(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
-    write(report_to, facts.encode("utf-8", "backslashreplace")[:_LONGEST_FACTS])
-    return found.errors[0].exit_status if found.errors else _EXIT_OK
+        _print_error(error)
+    report.writelines(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
+    return found.errors[0].exit_status if found.errors else ExitStatus.OK
 
 
-def _tell_notices(loaded: Loaded) -> None:
+def _print_notices(loaded: Loaded) -> None:
     for notice in loaded.notices:
         print(f"wsgiserv: note: {notice}", file=sys.stderr)
 
 
-def _tell(error: WsgiservError) -> None:
+def _print_error(error: WsgiservError) -> None:
     if isinstance(error, ApplicationError) and error.traceback:
         print(error.traceback.rstrip(), file=sys.stderr)
-    print(f"wsgiserv: error: {error}", file=sys.stderr)
+    for fault in error.faults if isinstance(error, ConfigError) else (error,):
+        print(f"wsgiserv: error: {fault}", file=sys.stderr)

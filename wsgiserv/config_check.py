@@ -1,7 +1,6 @@
-"""What ``--check-config`` looks at: everything that could stop a start, without starting, listening or leaving a file.
+"""Looks for all obstacles to a start (``--check-config``): without starting, listening or leaving a file.
 
-Owns: the steps of the check, in the order of a start, and what is said of the good ones.
-Must not know: the command line; which process this is (a child of the command, which ends with the check).
+Runs in a child process of the command.
 """
 
 from __future__ import annotations
@@ -10,51 +9,37 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from time import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgiserv.apploader import enter_directory
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.app.loader import enter_directory
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
-from wsgiserv.imports import absolute
 from wsgiserv.logs.access import access_log_path
 from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
-from wsgiserv.logs.opening import check_log
+from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
-from wsgiserv.record import record, replace
-from wsgiserv.unpatched import no_real_threads
-from wsgiserv.workers.limits import head_limits
-from wsgiserv.workers.preload import preload_application
-from wsgiserv.workers.registry import class_name, resolve_worker_class
-from wsgiserv.workers.warmup import warm_up
+from wsgiserv.safe_open import absolute
+from wsgiserv.wording import counted
+from wsgiserv.worker.preload import preload_application
+from wsgiserv.worker.registry import resolve_worker_class
+from wsgiserv.worker.serving import head_limits
+from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.gateway import GatewayContext
+from wsgiserv.wsgi.response_context import ResponseContext
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-
-__all__ = ["Findings", "examine"]
-
-
-@record(kw_only=True)
-class _WarmupContext:
-    """See `WarmupContext`."""
-
-    app: Callable[..., Any]
-    gateway: GatewayContext
-    id_prefix: str
-    log: logging.Logger
-    parser: HeadParser
-    serial: Iterator[int]
-
 
 _SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
 
@@ -63,10 +48,10 @@ class Findings(NamedTuple):
     """The outcome of a check.
 
     Attributes:
-        errors: what would stop the start, in the order of a start.
-        warnings: what would not, and should be mended.
-        notes: what may surprise.
-        facts: what was found good: for each subject what is said of it, or an empty text.
+        errors: they would stop the start; in the order of a start.
+        warnings: lesser faults.
+        notes: surprises.
+        facts: the good parts: for each subject a description, or an empty text.
     """
 
     errors: list[WsgiservError]
@@ -117,14 +102,14 @@ def _try(found: Findings, step: Callable[[], object]) -> bool:
 
 def _note_server(found: Findings, sentence: str) -> None:
     if sentence:
-        found.notes.append(f"{sentence} Only a reload of that server can take this configuration")
+        found.notes.append(f"WS1062 {sentence} Only a reload of that server can take this configuration")
 
 
 def _check_certificates(found: Findings, settings: Settings) -> None:
     if not speaks_tls(settings):
         return
     from wsgiserv.net.certificate_dates import date_warnings
-    from wsgiserv.net.tlscontext import make_context
+    from wsgiserv.net.tls_context import make_context
 
     found.warnings.extend(date_warnings(settings))
     make_context(settings)  # with the hook, which only workers call
@@ -187,7 +172,7 @@ def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
     for checked in good:
         if checked.in_use:
             found.notes.append(
-                f"A start would fail, a reload of the server there would not: {checked.in_use}"
+                f"WS1061 a start would fail, a reload of the server there would not: {checked.in_use}"
             )
     if good and not errors:
         found.facts["addresses"] = ", ".join(checked.url for checked in good)
@@ -200,23 +185,19 @@ def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
 def _load(
     found: Findings, settings: Settings, log: logging.Logger, can_be_switched: bool
 ) -> Callable[..., Any] | None:
-    """Load the application as the process that will: a worker as `user`, or the zygote before it is."""
+    """Load the application with the rights of a start: as `user`, or before the switch with `preload_app`."""
     switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
     try:
         application = preload_application(settings, log, False)
-        if class_name(settings.worker_class, settings.threads) == "threads":
-            reason = no_real_threads("the application")
-            if reason:
-                raise ConfigError(f"worker_class = 'threads': {reason}")
+        resolve_worker_class(settings.worker_class).check_patched("the application")
     except WsgiservError as error:
         found.errors.append(error)
         return None
     if settings.preload_app and can_be_switched:
         switched = _try(found, lambda: _become_worker(settings))
     kind = settings.worker_class if isinstance(settings.worker_class, str) else settings.worker_class.__name__
-    workers = f"{settings.workers} worker{'s' * (settings.workers != 1)}"
     found.facts["application"] = _described(settings, application)
-    found.facts["worker class"] = f"{kind}, {workers}"
+    found.facts["worker class"] = f"{kind}, {counted(settings.workers, 'worker')}"
     return application if switched else None
 
 
@@ -248,12 +229,12 @@ def _warm_up(
         server_port=first.server_port,
         url_scheme="https" if speaks_tls(settings) else "http",
         errors=ErrorStream(log),
-        multithread=resolve_worker_class(settings.worker_class, settings.threads).multithread,
+        multithread=resolve_worker_class(settings.worker_class).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,
     )
-    context = _WarmupContext(
+    context: Any = SimpleNamespace(  # see `WarmupContext`
         app=application,
-        gateway=GatewayContext(log, date_line(time()), settings.sendfile),
+        gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         id_prefix=f"check-{os.getpid()}-",
         log=log,
         parser=HeadParser(head_limits(settings)),

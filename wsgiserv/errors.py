@@ -1,37 +1,52 @@
-"""The errors that cross module borders, each with what its catcher needs to know.
-
-Owns: the exception classes and the exit status that each one means.
-Must not know: anything else of wsgiserv (this is the lowest floor).
-"""
+"""Defines the exceptions that cross module borders, and the exit statuses of the server's processes."""
 
 from __future__ import annotations
 
-__all__ = [
-    "ApplicationError",
-    "BootError",
-    "ConfigError",
-    "ProtocolError",
-    "UnavailableError",
-    "WsgiservError",
-]
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """The statuses that the master and its workers exit with; docs/signals.md lists them for operators."""
+
+    OK = 0  # stopped as told
+    FAILURE = (
+        1  # a fault of the server, or a cause that can go away by itself: the same start may succeed later
+    )
+    CONFIG = 2  # wrong usage or configuration
+    BOOT = 3  # the workers cannot boot
+    APPLICATION = 4  # the application cannot be loaded
+    INTERRUPTED = 130  # by Ctrl-C before the server started: 128 + SIGINT, as a shell reports it
 
 
 class WsgiservError(Exception):
     """Base of the errors that end a process with a message for a person instead of a traceback.
 
-    ``exit_status`` is the status that the process ends with when nobody catches the error.
+    ``exit_status`` is the status that the process exits with when the error is not caught.
     """
 
-    exit_status = 1
+    exit_status = ExitStatus.FAILURE
 
 
 class ConfigError(WsgiservError):
-    """Bad usage or configuration: nothing has been started (exit status 2).
+    """Wrong usage or configuration: nothing has been started (exit status 2).
 
-    The message names the setting, the value, where the value came from, and what is accepted.
+    Args:
+        faults: the messages, each of which names the setting, the value, its source, and what is accepted.
     """
 
-    exit_status = 2
+    exit_status = ExitStatus.CONFIG
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+    @staticmethod
+    def of(errors: Sequence[ConfigError]) -> ConfigError:
+        """Return one error with the faults of all of ``errors``, at least one; a single one stays as it is."""
+        if len(errors) == 1:
+            return errors[0]
+        return ConfigError(*[fault for error in errors for fault in error.faults])
 
 
 class UnavailableError(ConfigError):
@@ -41,13 +56,13 @@ class UnavailableError(ConfigError):
     service manager is to try again.
     """
 
-    exit_status = 1
+    exit_status = ExitStatus.FAILURE
 
 
 class BootError(WsgiservError):
     """The workers cannot boot, for a reason that is not the application's import (exit status 3)."""
 
-    exit_status = 3
+    exit_status = ExitStatus.BOOT
 
 
 class ApplicationError(WsgiservError):
@@ -59,7 +74,7 @@ class ApplicationError(WsgiservError):
             failure did not happen inside the user's code.
     """
 
-    exit_status = 4
+    exit_status = ExitStatus.APPLICATION
 
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)

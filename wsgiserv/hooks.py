@@ -1,8 +1,4 @@
-"""Calling the functions of people's configuration files.
-
-Owns: what happens when a hook raises.
-Must not know: which hooks there are, who calls which when.
-"""
+"""Calls the hooks of a configuration file."""
 
 from __future__ import annotations
 
@@ -10,70 +6,60 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from wsgiserv.atfork import leave_if_child
-from wsgiserv.callables import is_a
 from wsgiserv.errors import BootError
-
-__all__ = ["call_hook", "call_hook_or_stop"]
+from wsgiserv.process import leave_if_child
+from wsgiserv.tracebacks import describe_error
+from wsgiserv.user_code import is_a
 
 
 def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any) -> bool:
-    """Call ``hook`` with ``arguments``; return whether it went well.
+    """Call ``hook`` with ``arguments``; log its exception, even SystemExit. Called in the master and in workers.
 
     Args:
         log: the error log.
-        name: the hook's setting, for the log.
+        name: the hook's setting.
         hook: the function, or None: then nothing happens.
 
-    A hook that raises is logged with its name and traceback and does no harm. That goes for ``sys.exit()``,
-    too: a hook cannot take a server down that serves. Called in the master and in workers.
+    Returns:
+        False if it has raised.
     """
-    if hook is None:
-        return True
-    failure: BaseException | None = None
-    try:
-        hook(*arguments)
-    except BaseException as error:
-        failure = error
-    leave_if_child(failure)
+    failure = _call(hook, arguments)
     if failure is None:
         return True
-    if not is_a(failure, (Exception, SystemExit)):
-        raise failure
-    # Outside of the handler: the log's handlers and filters may be people's code, too.
-    log.error("the hook %s raised %s; the server goes on", name, _brief(failure), exc_info=failure)
+    # Outside of the handler: the log's handlers and filters may be the application's, too.
+    log.error(
+        "WS1100 the hook %s raised %s; the server goes on", name, describe_error(failure), exc_info=failure
+    )
     return False
 
 
 def call_hook_or_stop(
     log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any
 ) -> None:
-    """Call ``hook`` as `call_hook` does, but raise BootError when it raises.
+    """Call ``hook`` as `call_hook` does, but raise BootError if it raises.
 
     For the hooks that may forbid the start: on_starting, and pre_fork before anything is ready.
     """
-    if hook is None:
-        return
-    failure: BaseException | None = None
-    try:
-        hook(*arguments)
-    except BaseException as error:
-        failure = error
-    leave_if_child(failure)
+    failure = _call(hook, arguments)
     if failure is None:
         return
-    if not is_a(failure, (Exception, SystemExit)):
-        raise failure
-    log.error("the hook %s raised %s", name, _brief(failure), exc_info=failure)
+    what = describe_error(failure)
+    log.error("WS1101 the hook %s raised %s", name, what, exc_info=failure)
     raise BootError(
-        f"the hook {name} raised {_brief(failure)}, so the server does not start. "
-        f"Mend {name} in the configuration file (its traceback is in the error log), or take it out."
+        f"the hook {name} raised {what}, so the server does not start. "
+        f"Correct {name} in the configuration file (its traceback is in the error log), or remove it."
     ) from failure
 
 
-def _brief(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except BaseException:  # its own __str__ may fail, too
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _call(hook: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> BaseException | None:
+    """Return the exception of a hook; raise a KeyboardInterrupt or the like, which is not the hook's own."""
+    failure: BaseException | None = None
+    if hook is not None:
+        try:
+            hook(*arguments)
+        except BaseException as error:
+            failure = error
+        leave_if_child(failure)
+    if failure is not None and not is_a(failure, (Exception, SystemExit)):
+        raise failure
+    return failure

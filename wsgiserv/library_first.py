@@ -1,24 +1,19 @@
-"""Imports of the server, whatever directories of its users are searched.
+"""Makes imports of the server safe from files of its users with the names of modules.
 
-Owns: `LibraryFirst`.
-Must not know: which modules are imported. It imports nothing that a file of an application could stand in for: the
-interpreter has `os` and `sys` from its start.
+It imports only modules of the interpreter's own start: no file of an application can take the place of these.
 """
 
 import os
 import sys
 
-__all__ = ["LibraryFirst"]
-
 _LIBRARY = os.path.dirname(os.__file__)
 
 
 class LibraryFirst:
-    """Have what is imported within a ``with`` come from the standard library, then from installed packages.
+    """Searches the standard library first within a ``with``, then installed packages, then all other directories."""
 
-    ``python -m`` searches the working directory before both, PYTHONPATH and a configuration file's directory are there,
-    too; an application may have a file ``random.py`` of its own. No directory is left out, so nothing goes missing.
-    """
+    # ``python -m`` searches the working directory before both; PYTHONPATH and a configuration file's directory are in
+    # front, too. An application may have a file ``random.py`` of its own.
 
     def __enter__(self) -> None:
         self._before = list(sys.path)

@@ -1,13 +1,10 @@
-"""All imports that the server may ever need, made before the code of its users can run.
+"""Imports all modules of the server, before code of its users can run.
 
-Owns: which modules are imported in the master before a configuration file is read, and which a setting adds.
-Must not know: what any of them does.
-
-An application's directory is put in front of ``sys.path``, and a file there that is named as a module of the standard
+An application's directory is put in front of ``sys.path``, and a file there named like a module of the standard
 library (``random.py``) would be imported in its place, later, by a worker in the middle of a request. And while the
-package of the server is upgraded its files are missing for a moment, or are another version's: a worker that is
-forked then must not look for them. So what is imported inside of a function is imported here, too;
-`tests/test_preimport.py` holds that.
+package of the server is upgraded its files are missing for a moment, or are another version's: a worker
+forked then must not look for them. So the imports within functions are made here, too, as
+`tests/integration/test_preimport.py` checks.
 """
 
 from __future__ import annotations
@@ -17,89 +14,56 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.config.tls import speaks_tls
+from wsgiserv.config.settings import speaks_tls
 from wsgiserv.library_first import LibraryFirst
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["ALWAYS", "OPTIONAL", "import_for", "import_server"]
-
-# Beside what these import themselves at once.
+# With the modules that these import themselves at once. `resource` is for os.wait4(), in C; `unicodedata` for
+# `traceback`, when a line is not ASCII.
 ALWAYS: Final = (
-    "wsgiserv.appadvice",
-    "wsgiserv.config.load",
-    "wsgiserv.config.sizing",
-    "wsgiserv.logs.error",
-    "wsgiserv.logs.formats",
-    "wsgiserv.master.load",
-    "wsgiserv.master.master",
-    "wsgiserv.master.upgrade",
-    "wsgiserv.net.portablepoller",
-    "wsgiserv.places",
-    "wsgiserv.workers.base",
-    "wsgiserv.workers.deadline",
-    "wsgiserv.workers.preload",
-    "wsgiserv.workers.registry",
-    "wsgiserv.workers.relief",
-    "wsgiserv.workers.reloader",
-    "wsgiserv.workers.sync",
-    "wsgiserv.workers.threads",
-    "wsgiserv.workers.warmup",
-    "ast",
-    "ctypes",
-    "difflib",
-    "functools",
-    "grp",
-    "importlib.util",
-    "inspect",
-    "ipaddress",
-    "linecache",
-    "pwd",
-    "random",
-    # By os.wait4(), in C.
-    "resource",
-    "shlex",
-    "sysconfig",
-    "tempfile",
-    "traceback",
-    # By `traceback`, for a line that is not ASCII.
-    "unicodedata",
+    *("wsgiserv.app.diagnostics", "wsgiserv.config.loader", "wsgiserv.config.cgroup", "wsgiserv.logs.error"),
+    *("wsgiserv.logs.format", "wsgiserv.master.load", "wsgiserv.master.master", "wsgiserv.master.upgrade"),
+    *("wsgiserv.net.portable_poller", "wsgiserv.places", "wsgiserv.worker.main", "wsgiserv.worker.preload"),
+    *("wsgiserv.worker.request_timeout", "wsgiserv.worker.registry"),
+    *(
+        "wsgiserv.worker.reloader",
+        "wsgiserv.worker.sync",
+        "wsgiserv.worker.threads",
+        "wsgiserv.worker.warmup",
+    ),
+    *("ast", "ctypes", "difflib", "functools", "grp", "importlib.util", "inspect", "ipaddress", "linecache"),
+    *("pwd", "random", "resource", "shlex", "sysconfig", "tempfile", "traceback", "unicodedata"),
 )
-# Large, or rarely used: with a setting of this name, or of this value.
+# Large, or rarely used: imported with a setting of this name or value only.
 OPTIONAL: Final = {
     "tls": (
-        *(
-            "wsgiserv.net.certificate_dates",
-            "wsgiserv.net.tls",
-            "wsgiserv.net.tlscontext",
-            "wsgiserv.net.tlsseries",
-        ),
-        *("_ssl", "ssl"),
+        *("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context", "_ssl", "ssl"),
     ),
-    "proxy_protocol": ("wsgiserv.net.proxysocket",),
-    "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgiconnection"),
-    "gevent": ("wsgiserv.workers.gevent",),
-    "reload": ("wsgiserv.workers.debugpage",),
+    "proxy_protocol": ("wsgiserv.net.proxy_socket",),
+    "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"),
+    "gevent": ("wsgiserv.worker.gevent_patching", "wsgiserv.worker.gevent_worker"),
+    "reload": ("wsgiserv.worker.debug_page",),
     "watchfiles": ("watchfiles",),
     "logconfig": ("logging.config", "logging.handlers", "configparser"),
 }
 
 
 def import_server() -> None:
-    """Import what every server may need. Called by the command line, before a configuration file is run."""
+    """Import the modules of every server. Called by the command line, before a configuration file is run."""
     _import(ALWAYS)
 
 
 def import_for(settings: Settings) -> None:
-    """Import what workers, and the master, may need with these settings. At the start, and at each reload."""
+    """Import the modules for these settings. Called in the master, at the start and at each reload."""
     wanted = {
         "tls": speaks_tls(settings),
         "proxy_protocol": settings.proxy_protocol != "off",
         "uwsgi": settings.protocol == "uwsgi",
         "gevent": settings.worker_class == "gevent",
         "reload": settings.reload,
-        # A process that gevent has patched polls; see `wsgiserv.workers.reloader`.
+        # A process that gevent has patched polls: see `wsgiserv.worker.reloader`.
         "watchfiles": settings.reload
         and settings.reload_engine != "poll"
         and settings.worker_class != "gevent",
@@ -119,6 +83,6 @@ def _import(names: Iterable[str]) -> None:
             try:
                 import_module(name)
             except ModuleNotFoundError:
-                # A platform without it, or a package that is not installed: whoever needs it says so.
+                # A platform without it, or a package that is not installed: its user reports that.
                 if name.startswith("wsgiserv."):
                     raise

@@ -1,8 +1,4 @@
-"""The user, the groups, the home and the file mode mask that workers run with.
-
-Owns: what `user`, `group`, `initgroups` and `umask` do to a process and its environment.
-Must not know: who starts the process, what it does afterwards.
-"""
+"""The user, groups, home directory and umask of the workers."""
 
 from __future__ import annotations
 
@@ -15,20 +11,9 @@ from typing import Protocol
 from wsgiserv.errors import ConfigError
 from wsgiserv.safe_open import Owner, acting_as_user
 
-__all__ = [
-    "HomeSettings",
-    "PrivilegeSettings",
-    "acting_as",
-    "check_privileges",
-    "drop_privileges",
-    "owner_of",
-    "root_warning",
-    "set_home",
-]
-
 
 class PrivilegeSettings(Protocol):
-    """The settings that are read here."""
+    """The settings read here."""
 
     @property
     def user(self) -> int: ...
@@ -41,7 +26,7 @@ class PrivilegeSettings(Protocol):
 
 
 class HomeSettings(Protocol):
-    """The settings that are read by `set_home`."""
+    """The settings read by `set_home`."""
 
     @property
     def user(self) -> int: ...
@@ -50,20 +35,20 @@ class HomeSettings(Protocol):
 
 
 def root_warning(user_source: str) -> str:
-    """Return the warning for workers that run as root although nobody has said so; empty where none is due.
+    """Return the warning for workers that run as root by default; empty when none is due.
 
     Args:
-        user_source: where the setting `user` came from, ``default`` when nothing gave it.
+        user_source: the source of the setting `user`; ``default`` when it is not set.
     """
     if os.geteuid() != 0 or user_source != "default":
         return ""
-    return "the workers run as root. Set user (--user www-data), or say that root is meant (--user root)"
+    return "WS1470 the workers run as root. Set user (--user www-data), or --user root to keep it so"
 
 
 def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
-    """Have the environment tell of `user`: HOME, USER and LOGNAME, but for those that `raw_env` sets.
+    """Set HOME, USER and LOGNAME for `user`, except those that `raw_env` sets; nothing when the user does not change.
 
-    Called before the application is imported, in a worker or zygote. Nothing where the user stays the same.
+    Called in a worker or zygote, before it imports the application.
     """
     uid = settings.user
     if os.geteuid() != 0 or uid == 0:
@@ -85,7 +70,7 @@ def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
 
 
 def check_privileges(settings: PrivilegeSettings) -> None:
-    """Raise ConfigError when this process may not become `user` and `group`. Called by the master at start."""
+    """Raise ConfigError when this process may not switch to `user` and `group`. Called by the master."""
     euid = os.geteuid()
     if euid == 0:
         return
@@ -100,15 +85,12 @@ def check_privileges(settings: PrivilegeSettings) -> None:
 
 
 def drop_privileges(settings: PrivilegeSettings) -> None:
-    """Become `user` and `group` for good, and set `umask`. Called in a worker just after the fork.
-
-    Root's supplementary groups do not stay with another user: with `initgroups` they become that user's
-    groups, else the one `group` (gunicorn leaves root's groups there). `umask` 0, which is gunicorn's
-    default, leaves the mask that the server was started with: a worker that writes files everybody may
-    change is nobody's wish.
+    """Switch to `user` and `group` for good, and set `umask`. Called in a worker after the fork.
 
     Raises ConfigError when the switch is not allowed.
     """
+    # Other than gunicorn's workers, these keep none of root's supplementary groups: they get the user's own
+    # (`initgroups`), or `group` alone.
     uid, gid = settings.user, settings.group
     try:
         if os.geteuid() == 0 and (uid != 0 or gid != os.getegid()):
@@ -126,15 +108,17 @@ def drop_privileges(settings: PrivilegeSettings) -> None:
             f"user = {uid}, group = {gid}: a worker cannot switch to them: {error.strerror}. Start the server "
             "as root, or leave user and group out."
         ) from error
-    if settings.umask:
+    if (
+        settings.umask
+    ):  # 0, gunicorn's default, would make files writable for everyone: the inherited mask stays
         os.umask(settings.umask)
 
 
 @contextmanager
 def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
-    """Open files as the workers would, when this process is root. Called by the master, which is one thread.
+    """Act as the workers' user within the block, when this process is root. Called by the master, a single thread.
 
-    A worker may have put a symbolic link in a log's place, and root would follow it to anywhere.
+    A worker may have replaced a log by a symbolic link, which root would follow anywhere.
     Raises OSError when the switch is not allowed.
     """
     if os.geteuid() != 0 or settings.user == 0:
@@ -145,7 +129,7 @@ def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
 
 
 def owner_of(settings: PrivilegeSettings) -> Owner:
-    """Return who the workers run as, for files that are made for them."""
+    """Return the owner of files created for the workers."""
     uid, gid = settings.user, settings.group
     name = _user_name(uid) if os.geteuid() == 0 and uid != 0 else None
     groups = () if name is None else os.getgrouplist(name, gid)

@@ -1,19 +1,15 @@
-"""Opens files as root without following what another user has put in the way.
+"""Opens files as root without following links of other users.
 
-Owns: the question who can change a path, the opening and making of files by it, acting as another user for a moment.
-Must not know: what the files are for.
+A worker's user can place a symbolic link at the path of the server's log, pid file or socket. Root would follow it, and
+write into any file, or give it away. So root walks the path itself, from one directory descriptor to the next:
 
-A worker's user can put a symbolic link where the server's log, pid file or socket is to be, and root would follow it:
-write into any file, or give it away. So root walks the path itself, from one directory's descriptor to the next:
+- In a directory writable by root alone, links are root's own, and root follows them.
+- Root follows no link in another directory. It opens the file as the workers' user, or as the owner of the directory,
+  for whom the link leads nowhere new.
+- In such a directory root opens the name with ``O_NOFOLLOW``, refuses a file with a second name (a hard link to a
+  secret), and creates files with ``O_EXCL``. It sets owner and mode through the descriptor of the new file.
 
-- In a directory that only root can change, links are root's own, and are followed.
-- A link in any other directory is not followed by root. The file is opened as the workers' user, or as the owner of
-  that directory, who gains nothing by it: the link leads where that user may go anyway.
-- A file in such a directory is opened by its name without following (``O_NOFOLLOW``), must have no other name
-  (a hard link to somebody's secret), and is made anew only (``O_EXCL``). Owner and mode are set through the
-  descriptor of what has been made.
-
-Any other user than root opens files plainly: nothing can be had by deceiving it.
+Other users open files plainly: deceiving them gains nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +23,7 @@ from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, EISDIR, ELOOP, EMLINK, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM
 from typing import Final, NamedTuple
 
-__all__ = [
-    "Owner",
-    "Place",
-    "UntrustedPath",
-    "acting_as_owner",
-    "acting_as_user",
-    "check_directory",
-    "find",
-    "is_root",
-    "open_file",
-    "place_of",
-]
-
-# O_PATH: to go through a directory one need not be able to read it.
+# O_PATH: passing through a directory needs no read permission.
 _O_PATH: Final = getattr(os, "O_PATH", 0)
 _STEP: Final = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS: Final = 40  # as the kernel's, path_resolution(7)
@@ -48,13 +31,33 @@ _STANDARD: Final = re.compile(r"/dev/std(out|err)|(?:/dev/fd|/proc/self/fd)/([0-
 _NO_GROUP: Final = 65534
 
 
+def working_directory() -> str:
+    """Return the working directory; ``PATH (deleted)``, as the kernel names it, if it has been removed. Never raises.
+
+    A release that is replaced may be removed under a running server.
+    """
+    try:
+        return os.getcwd()
+    except OSError:
+        pass
+    try:
+        return os.readlink("/proc/self/cwd")
+    except OSError:
+        return f"{os.sep}(deleted)"
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root; unlike `os.path.abspath`, also in a directory that has been removed."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(working_directory(), path))
+
+
 class Owner(NamedTuple):
-    """Who the workers run as, and how they make files.
+    """The user of the workers, and the mode of their files.
 
     Attributes:
         uid, gid: the user and the group.
-        umask: the mask of what is made; 0: the process's own.
-        groups: all groups they are in.
+        umask: the mask of new files; 0 means the process's own.
+        groups: all groups of the user.
     """
 
     uid: int
@@ -64,7 +67,7 @@ class Owner(NamedTuple):
 
 
 class UntrustedPath(OSError):
-    """Root does not follow a symbolic link that another user may have put there.
+    """Root does not follow a symbolic link in a directory writable by other users.
 
     Attributes:
         owner: the owner of the link's directory.
@@ -80,14 +83,14 @@ class UntrustedPath(OSError):
 
 
 class Place(NamedTuple):
-    """Where a file is, or is to be: a directory and a name that is no link to be followed.
+    """The place of a file: a directory and a name in it, which is not a link to follow.
 
     Attributes:
         directory: a descriptor of the directory (O_PATH).
         name: the name in it.
-        is_trusted: whether only root can change the directory.
-        is_pinned: whether only root can change those above it: then its path cannot come to mean another.
-        is_magic: whether the name is a descriptor's in /proc: what it stands for is no path.
+        is_trusted: True when only root can change the directory.
+        is_pinned: True when only root can change the directories above, so that the path keeps its meaning.
+        is_magic: True when the name is a descriptor in /proc, which stands for no path.
         owner: the directory's owner.
     """
 
@@ -99,11 +102,11 @@ class Place(NamedTuple):
     owner: int
 
     def lstat(self) -> os.stat_result:
-        """Return what is there. Raises FileNotFoundError."""
+        """Return the status of the file. Raises FileNotFoundError."""
         return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
 
     def unlink(self) -> None:
-        """Remove it. Raises OSError."""
+        """Remove the file. Raises OSError."""
         os.unlink(self.name, dir_fd=self.directory)
 
     def close(self) -> None:
@@ -112,7 +115,7 @@ class Place(NamedTuple):
 
 
 def is_root() -> bool:
-    """Whether this process acts as root, on a system where paths can be walked (Linux)."""
+    """Return True when this process acts as root, on a system with O_PATH (Linux)."""
     return bool(_O_PATH) and sys.platform.startswith("linux") and os.geteuid() == 0
 
 
@@ -120,15 +123,15 @@ def is_root() -> bool:
 
 
 def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place:
-    """Walk an absolute path as root; the caller closes what it gets.
+    """Walk an absolute path as root; the caller closes the result.
 
     Args:
         path: the path.
-        groups: the groups of the user who is not to lead root astray.
+        groups: the groups of the workers' user.
         follow: follow a link as the last component, too, where root may.
 
     Raises:
-        UntrustedPath: there is a link that root does not follow.
+        UntrustedPath: for a link that root does not follow.
         OSError: as open(2).
     """
     todo = _components(path)
@@ -189,17 +192,17 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
 
 @contextmanager
 def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
-    """Find the place of a file that is to be made, replaced or removed, and close it in the end. Not through a link.
+    """Find the place of a file to create, replace or remove; close it in the end. Does not follow a final link.
 
-    Where root meets a link that it does not follow, it acts as the owner of the link's directory meanwhile: that user
-    can lead it only where he may go himself.
+    At an untrusted link, root acts as the owner of the link's directory until the end: the link leads that user
+    nowhere new.
 
     Args:
         path: absolute.
         groups: see `find`.
 
     Raises:
-        UntrustedPath: nobody is left to act as.
+        UntrustedPath: for an untrusted link in a directory of root.
         OSError: as open(2).
     """
     if not is_root():
@@ -222,9 +225,9 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
 
 
 def check_directory(directory: int, path: str) -> None:
-    """Raise OSError, as the making of a file would, when this process could not make one in the directory.
+    """Raise the OSError of creating a file in the directory, if this process cannot create one there.
 
-    Tries it, and leaves none: access(2) knows nothing of full disks, quotas and file systems without files.
+    Creates a file without a name: access(2) does not see full disks, quotas and special file systems.
 
     Args:
         directory: a descriptor of it.
@@ -260,7 +263,7 @@ def _only_roots(directory: os.stat_result) -> bool:
 
 
 def _may_follow(directory: os.stat_result, link: os.stat_result, groups: Sequence[int]) -> bool:
-    """Whether a link in this directory can only be root's.
+    """Return True when only root can have created a link in this directory.
 
     In a directory with the sticky bit (/tmp) others can neither replace root's links nor make one of root's. Where a
     group may write (/var/log of Debian, for syslog) the workers must not be in it.
@@ -275,12 +278,12 @@ def _may_follow(directory: os.stat_result, link: os.stat_result, groups: Sequenc
 
 
 def _is_held(directory: os.stat_result, entry: os.stat_result) -> bool:
-    """Whether root's entry of this directory cannot be replaced, although others can make some: the sticky bit."""
+    """Return True when the sticky bit protects root's entry of a directory writable by others."""
     return directory.st_uid == 0 and bool(directory.st_mode & stat.S_ISVTX) and entry.st_uid == 0
 
 
 def _is_magic(directory: os.stat_result) -> bool:
-    """Whether links in this directory are the kernel's (proc(5): fd, cwd, root); those of /proc itself are plain."""
+    """Return True when links in this directory are the kernel's (proc(5): fd, cwd, root)."""
     try:
         proc = os.stat("/proc")
     except OSError:
@@ -292,16 +295,16 @@ def _is_magic(directory: os.stat_result) -> bool:
 
 
 def open_file(path: str, flags: int, owner: Owner) -> int:
-    """Open a file for the server's use, and make it if it is missing; return the descriptor.
+    """Open a file, and create it if it is missing; return the descriptor.
 
-    As root in a way that no other user can turn to another file; what is made then belongs to ``owner``. What was there
-    keeps owner and mode. The names of standard streams (``/dev/stdout``, ``/proc/self/fd/3``) stand for what is open
-    there, also where that cannot be opened again (a socket; another user's pipe).
+    Root opens it safely (see the module), and gives a new file to ``owner``; an existing file keeps owner and mode.
+    The names of standard streams (``/dev/stdout``, ``/proc/self/fd/3``) stand for the open descriptor, also where the
+    system refuses to open it again (a socket; another user's pipe).
 
     Args:
         path: absolute.
-        flags: of open(2), without O_CREAT and O_EXCL. With O_NONBLOCK a FIFO is opened also when nobody reads it.
-        owner: who the workers run as.
+        flags: of open(2), without O_CREAT and O_EXCL. O_NONBLOCK opens a FIFO without a reader, too.
+        owner: the user of the workers.
 
     Raises:
         OSError: as open(2); UntrustedPath.
@@ -343,7 +346,7 @@ def _open_as_root(path: str, flags: int, owner: Owner) -> int:
 
 
 def _open_as(uids: dict[int, None], path: str, flags: int, owner: Owner, refusal: UntrustedPath) -> int:
-    """Open a path with an untrusted link as those who may have made it."""
+    """Open a path with an untrusted link as one of the users, each of whom may have created it."""
     for uid in uids:
         if not uid:
             continue
@@ -366,15 +369,15 @@ def _group_of(uid: int) -> int:
 
 
 def _open_or_make(path: str, flags: int, umask: int, directory: int | None = None) -> tuple[int, bool]:
-    """Open a file, or make it; return the descriptor and whether it was made."""
+    """Open or create a file; return the descriptor, and True when the file is new."""
     while True:
         try:
             return os.open(path, flags, dir_fd=directory), False
         except FileNotFoundError:
             pass
         except OSError as error:
-            # fifo(7): with O_NONBLOCK there is no opening for writing alone before there is a reader. With O_RDWR there
-            # is, and what is written waits in the pipe. (A socket has no opening at all.)
+            # fifo(7): O_NONBLOCK cannot open a FIFO for writing alone before it has a reader. O_RDWR can; the data
+            # waits in the pipe. (A socket cannot be opened at all.)
             if error.errno != ENXIO or not flags & os.O_NONBLOCK:
                 raise
             return os.open(path, flags & ~os.O_WRONLY | os.O_RDWR, dir_fd=directory), False
@@ -382,8 +385,8 @@ def _open_or_make(path: str, flags: int, umask: int, directory: int | None = Non
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
         except FileExistsError:
             if flags & os.O_NOFOLLOW:
-                continue  # somebody was faster
-            # Perhaps a link to nothing, whose file is to be made.
+                continue  # another process was faster
+            # It may be a dangling link, whose file this creates.
             return os.open(path, flags | os.O_CREAT, 0o666, dir_fd=directory), False
         if umask:
             with suppress(OSError):  # a file system without modes
@@ -392,7 +395,7 @@ def _open_or_make(path: str, flags: int, umask: int, directory: int | None = Non
 
 
 def _open_in(place: Place, flags: int, owner: Owner) -> int:
-    """Open a file in its directory as root, without following; make it if it is missing, and give it to ``owner``."""
+    """Open a file by its name as root, or create it and give it to ``owner``."""
     fd, is_new = _open_or_make(place.name, flags | os.O_NOFOLLOW, owner.umask, place.directory)
     if is_new:
         if (owner.uid, owner.gid) != (0, 0):
@@ -413,14 +416,14 @@ def _open_in(place: Place, flags: int, owner: Owner) -> int:
 
 @contextmanager
 def acting_as_owner(uid: int) -> Iterator[None]:
-    """Let root act as the owner of a directory, in their primary group. As `acting_as_user`."""
+    """Let root act as the owner of a directory, in the primary group. As `acting_as_user`."""
     with acting_as_user(uid, _group_of(uid)):
         yield
 
 
 @contextmanager
 def acting_as_user(uid: int, gid: int, groups: Sequence[int] = ()) -> Iterator[None]:
-    """Let root act as another user for a moment. The whole process does: not where threads run.
+    """Let root act as another user within the block. Affects the whole process, so not for use beside threads.
 
     Raises OSError when the switch is not allowed.
     """

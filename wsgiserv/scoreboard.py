@@ -1,12 +1,11 @@
-"""The scoreboard: what every worker is doing, in memory that outlives the worker.
+"""Holds the figures of all workers, in memory that outlives each of them.
 
-Owns: the layout of one anonymous shared ``mmap`` with a slot per worker and a cell per request in
-flight, its writers (the worker) and its readers (the master).
-Must not know: sockets, HTTP, configuration, who decides what about the figures.
+The scoreboard is one anonymous shared ``mmap`` with a slot per worker and a cell per request in flight. The master
+makes it before the first fork, and reads it even after a worker was killed by ``SIGKILL``. One writer per slot, so
+there are no locks: every figure is an aligned 64-bit word, which the supported platforms store in one piece.
 
-The master makes the scoreboard before the first fork, so it can read it even after a worker was killed
-with ``SIGKILL``; counters live here, so a worker's death loses none. One writer per slot, so there are
-no locks: every figure is an aligned 64-bit word, which the platforms we run on store in one piece.
+It never crosses an upgrade (SIGUSR2): the mapping ends with the ``exec``, and the new master makes its own. So its
+layout needs no version.
 """
 
 from __future__ import annotations
@@ -15,32 +14,23 @@ import mmap
 import struct
 from typing import NamedTuple
 
-__all__ = ["CELL_BYTES", "Cell", "Scoreboard", "Slot", "SlotFigures"]
-
-# A slot is a row of 64-bit words followed by its cells. Word numbers (integers unless marked "seconds"):
-PID = 0
-GENERATION = 1
-AGE = 2
-STATE = 3
-STARTED = 4  # seconds, time.monotonic()
-HEARTBEAT = 5  # seconds, time.monotonic(); 0.0 until the worker's loop runs
-REQUESTS = 6  # requests answered
-ERRORS = 7  # of these, answered with a 5xx status
-CONNECTIONS = 8  # connections open now
-IN_FLIGHT = 9  # requests in the application now
-BYTES_SENT = 10  # response body bytes
-STOPPING = (
-    11  # written by the master: 1 when the whole server stops, so that nothing is handed over; or FOR_GOOD
-)
-DRAINING = 12  # written by the master: 1 while the server goes on accepting, but is about to stop
-LISTENING = 13  # written by the worker: 1 while it takes what comes from the listeners
-LOAD = 14  # how much of its time it had something to do lately, in thousandths: see `Slot.with_room`
+# A slot is a row of 64-bit words followed by its cells. The numbers of the words, written by the worker unless marked
+# "master"; integers unless marked "seconds":
+REQUESTS = 0  # requests answered
+ERRORS = 1  # of these, answered with a 5xx status
+CONNECTIONS = 2  # connections open now
+LOST_LINES = 3  # lines that the logs have not taken
+UNTOLD_LINES = 4  # of LOST_LINES, those that no log mentions yet: the master takes them over
 # Lines of the access log that wait in the worker's memory for the log to take them: lost if it is killed.
-WAITING_LINES = 29
-LINGERING = 15  # written by the worker: 1 while it leaves, and keeps idle connections that no other can take
-UNTOLD_LINES = 30  # of LOST_LINES, those that no log tells of yet: they become the master's to tell
-LOST_LINES = 31  # lines that the logs have not taken
-WORDS = 32
+WAITING_LINES = 5
+HEARTBEAT = 6  # seconds, time.monotonic(); 0.0 until the worker's loop runs
+STOPPING = 7  # master: 1 when the whole server stops, so that no connection is handed over; or FOR_GOOD
+DRAINING = 8  # master: 1 while the server goes on accepting, but is about to stop
+LISTENING = 9  # 1 while it accepts from the listeners
+LOAD = 10  # the busy share of its time lately, in thousandths: see `Slot.with_room`
+LINGERING = 11  # 1 while it leaves, and keeps idle connections that no other worker can take
+WORDS = 12
+_ROW_BYTES = WORDS * 8
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
 
@@ -50,13 +40,10 @@ FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is n
 _CELL = struct.Struct("=d47sx48s408s")
 _LOGGED_AT = 8 + 47
 CELL_BYTES = _CELL.size
-_STARTED = struct.Struct("=d")
-# A worker that serves gives a sign of life each second.
+# A worker that serves renews its heartbeat each second.
 _RECENT_S = 2.5
-# A worker with less to do than this could do more, in thousandths of its time.
+# A worker that is busy for less of its time than this, in thousandths, could do more.
 _HAS_ROOM = 500
-# Low cells are used first.
-_CELLS_LOOKED_AT = 8
 
 
 class Cell(NamedTuple):
@@ -78,21 +65,14 @@ class Cell(NamedTuple):
 
 
 class SlotFigures(NamedTuple):
-    """A worker's figures at one moment; times are ``time.monotonic()`` seconds."""
+    """A worker's figures at one moment: the first words of its slot, in their order."""
 
-    pid: int
-    generation: int
-    age: int
-    started: float
-    heartbeat: float
     requests: int
     errors: int
     connections: int
-    in_flight: int
-    bytes_sent: int
-    lost_lines: int = 0
-    untold_lines: int = 0
-    waiting_lines: int = 0
+    lost_lines: int
+    untold_lines: int
+    waiting_lines: int
 
 
 class Slot:
@@ -102,131 +82,102 @@ class Slot:
     by index (``slot.words[REQUESTS] = n``), the cheapest write there is.
     """
 
-    __slots__ = ("_memory", "_offset", "board", "cells", "index", "seconds", "words")
+    __slots__ = ("_memory", "board", "cells", "index", "seconds", "words")
 
-    def __init__(self, memory: memoryview, offset: int, index: int, cells: int) -> None:
-        self._memory = memory
-        self._offset = offset
+    def __init__(self, memory: memoryview, index: int, cells: int) -> None:
         self.index = index
         self.cells = cells
         self.board: list[Slot] = []
-        row = memory[offset : offset + WORDS * 8]
-        self.words = row.cast("q")
-        self.seconds = row.cast("d")
+        self._use(memory)
+
+    def _use(self, memory: memoryview) -> None:
+        self._memory = memory
+        self.words = memory[:_ROW_BYTES].cast("q")
+        self.seconds = memory[:_ROW_BYTES].cast("d")
 
     def detach(self) -> None:
-        """Go on with a copy that nobody reads. Called in a child of the application: the row is its parent's."""
-        size = WORDS * 8 + self.cells * CELL_BYTES
-        self._memory = memoryview(bytearray(self._memory[self._offset : self._offset + size]))
-        self._offset = 0
-        row = self._memory[: WORDS * 8]
-        self.words = row.cast("q")
-        self.seconds = row.cast("d")
+        """Go on with a private copy. Called in a child of the application: the row belongs to its parent."""
+        self._use(memoryview(bytearray(self._memory)))
 
     def clear(self) -> None:
         """Zero the whole row. The master calls it before it forks a worker into the slot."""
-        size = WORDS * 8 + self.cells * CELL_BYTES
-        self._memory[self._offset : self._offset + size] = bytes(size)
+        self._memory[:] = bytes(len(self._memory))
 
     def begin(self, cell: int, started: float, peer: bytes, request_id: bytes, request_line: bytes) -> None:
-        """Note a request in flight in ``cell`` (0 to ``cells`` - 1). Called by the worker's thread that runs it."""
-        _CELL.pack_into(
-            self._memory,
-            self._offset + WORDS * 8 + cell * CELL_BYTES,
-            started,
-            peer,
-            request_id,
-            request_line,
-        )
+        """Note a request in flight. Called by the worker's thread that runs it.
+
+        Args:
+            cell: the number of its cell, 0 to ``cells`` - 1.
+            started: ``time.monotonic()`` seconds.
+            peer, request_id, request_line: as of `Cell`.
+        """
+        _CELL.pack_into(self._memory, _ROW_BYTES + cell * CELL_BYTES, started, peer, request_id, request_line)
 
     def end(self, cell: int) -> None:
         """Free ``cell``: the request's response has been made."""
-        start = self._offset + WORDS * 8 + cell * CELL_BYTES
+        start = _ROW_BYTES + cell * CELL_BYTES
         self._memory[start : start + 8] = b"\0\0\0\0\0\0\0\0"
 
     def mark_logged(self, cell: int) -> None:
         """Note that the request in ``cell`` has its line in the access log, although its call has not ended."""
-        self._memory[self._offset + WORDS * 8 + cell * CELL_BYTES + _LOGGED_AT] = 1
-
-    def is_busy(self) -> bool:
-        """Whether a request is in the application, as far as the first cells tell. Called by the master."""
-        start = self._offset + WORDS * 8
-        end = start + min(self.cells, _CELLS_LOOKED_AT) * CELL_BYTES
-        return any(_STARTED.unpack_from(self._memory, at)[0] for at in range(start, end, CELL_BYTES))
+        self._memory[_ROW_BYTES + cell * CELL_BYTES + _LOGGED_AT] = 1
 
     def load(self) -> tuple[int, float]:
-        """Return how many requests are in the application, and when the oldest began (0.0 without any).
+        """Return the number of requests in the application, and when the oldest began (0.0 without any).
 
         Called by the master, several times a second: 10 µs for 1,000 cells, where reading each would take 330.
         """
-        start = self._offset + WORDS * 8
-        cells = self._memory[start : start + self.cells * CELL_BYTES].cast("d")[:: CELL_BYTES // 8]
-        begun = [at for at in cells.tolist() if at]
+        started = self._memory[_ROW_BYTES:].cast("d")[:: CELL_BYTES // 8].tolist()
+        begun = [at for at in started if at]
         return len(begun), min(begun, default=0.0)
 
+    def is_busy(self) -> bool:
+        """Whether a request is in the application."""
+        return self.load()[0] > 0
+
+    def _siblings(self, now: float) -> list[Slot]:
+        """Return the slots of the other workers that renewed their heartbeat lately."""
+        return [
+            other for other in self.board if other is not self and now - other.seconds[HEARTBEAT] < _RECENT_S
+        ]
+
     def idle_siblings(self, now: float) -> int:
-        """Return how many other workers run no request at this moment. Called by a worker.
+        """Return the number of other workers that run no request at this moment. Called by a worker.
 
         Args:
-            now: ``time.monotonic()`` seconds; a row without a recent sign of life is nobody's.
+            now: ``time.monotonic()`` seconds; a row without a recent heartbeat does not count.
         """
-        return sum(
-            1
-            for other in self.board
-            if other is not self
-            and now - other.seconds[HEARTBEAT] < _RECENT_S
-            and not other.words[STOPPING]
-            and not other.is_busy()
-        )
+        return sum(not other.words[STOPPING] and not other.is_busy() for other in self._siblings(now))
 
     def with_room(self, now: float) -> list[int]:
-        """Return how many connections each other worker has that could take more of them. Called by a worker.
+        """Return the number of connections of each other worker that could take more. Called by a worker.
 
         Args:
-            now: ``time.monotonic()`` seconds; a row without a recent sign of life is nobody's.
+            now: ``time.monotonic()`` seconds; a row without a recent heartbeat does not count.
         """
         return [
             other.words[CONNECTIONS]
-            for other in self.board
-            if other is not self
-            and now - other.seconds[HEARTBEAT] < _RECENT_S
-            and other.words[LISTENING]
-            and other.words[LOAD] < _HAS_ROOM
+            for other in self._siblings(now)
+            if other.words[LISTENING] and other.words[LOAD] < _HAS_ROOM
         ]
 
     def others_listen(self) -> bool:
-        """Whether another worker takes what comes from the listeners as well. Called by a worker."""
+        """Whether another worker accepts from the listeners as well. Called by a worker."""
         return any(other.words[LISTENING] for other in self.board if other is not self)
 
     def figures(self) -> SlotFigures:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""
-        words, seconds = self.words, self.seconds
-        return SlotFigures(
-            pid=words[PID],
-            generation=words[GENERATION],
-            age=words[AGE],
-            started=seconds[STARTED],
-            heartbeat=seconds[HEARTBEAT],
-            requests=words[REQUESTS],
-            errors=words[ERRORS],
-            connections=words[CONNECTIONS],
-            in_flight=words[IN_FLIGHT],
-            bytes_sent=words[BYTES_SENT],
-            lost_lines=words[LOST_LINES],
-            untold_lines=words[UNTOLD_LINES],
-            waiting_lines=words[WAITING_LINES],
-        )
+        return SlotFigures._make(self.words[: len(SlotFigures._fields)])
 
     def in_flight(self) -> list[Cell]:
-        """Return the requests in flight, oldest first. Called by the master, also after the worker's death."""
+        """Return the requests in flight, oldest first. Called by the master, also after the worker's exit."""
         found: list[Cell] = []
-        start = self._offset + WORDS * 8
-        for position in range(start, start + self.cells * CELL_BYTES, CELL_BYTES):
-            started, peer, request_id, line = _CELL.unpack_from(self._memory, position)
+        for position in range(_ROW_BYTES, len(self._memory), CELL_BYTES):
+            started, *texts = _CELL.unpack_from(self._memory, position)
             if started:
-                texts = [part.rstrip(b"\0").decode("latin-1") for part in (peer, request_id, line)]
+                peer, request_id, line = (part.rstrip(b"\0").decode("latin-1") for part in texts)
                 logged = bool(self._memory[position + _LOGGED_AT])
-                found.append(Cell(started, texts[0], texts[1], texts[2], logged))
+                found.append(Cell(started, peer, request_id, line, logged))
         found.sort()
         return found
 
@@ -235,17 +186,19 @@ class Scoreboard:
     """All slots, in one anonymous shared mapping.
 
     Args:
-        slots: how many workers can exist at once, old and new generations together.
-        cells: how many requests one worker can have in flight.
+        slots: the number of workers that can exist at once, old and new generations together.
+        cells: the number of requests that one worker can have in flight.
 
-    The mapping is lazily backed by the kernel: slots that are never used cost address space, not memory.
+    The kernel backs the mapping lazily: slots that are never used cost address space, not memory.
     """
 
     def __init__(self, slots: int, cells: int) -> None:
-        size = WORDS * 8 + cells * CELL_BYTES
-        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: an unused slot stays unbacked
-        self._map = mmap.mmap(-1, slots * size)
+        size = _ROW_BYTES + cells * CELL_BYTES
+        paged = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: an unused slot stays unbacked
+        self._map = mmap.mmap(-1, slots * paged)
         memory = memoryview(self._map)
-        self.slots = [Slot(memory, index * size, index, cells) for index in range(slots)]
+        self.slots = [
+            Slot(memory[index * paged : index * paged + size], index, cells) for index in range(slots)
+        ]
         for slot in self.slots:
             slot.board = self.slots

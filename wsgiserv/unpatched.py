@@ -1,8 +1,5 @@
 """Threads and locks of the operating system, whatever an application puts in the place of Python's.
 
-Owns: real threads, a re-entrant lock for them, their names, the question whether somebody has patched `threading`.
-Must not know: who needs a thread, gevent and eventlet but by name.
-
 ``gevent.monkey.patch_all()`` and ``eventlet.monkey_patch()`` replace parts of the standard library in place. A
 `threading.Thread` is a greenlet from then on, also for code that imported the class before, since its methods look up
 the patched names when they run: a helper that sits in poll(2) stops the only thread there is. This module is imported
@@ -22,25 +19,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-__all__ = [
-    "OSThread",
-    "RealRLock",
-    "allocate_lock",
-    "get_ident",
-    "no_real_threads",
-    "note_main_greenlet",
-    "patched_by",
-    "reset_hubs",
-    "select_is_patched",
-    "start_thread",
-    "thread_names",
-    "throw_into_main",
-    "waiting_main_frame",
-]
-
 
 def _original(module: Any, name: str) -> Any:
-    """Return what was at a place before gevent patched it: this process may be one of ``python -m gevent.monkey``."""
+    """Return the object that gevent has replaced: this process may be one of ``python -m gevent.monkey``."""
     monkey = sys.modules.get("gevent.monkey")
     return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
 
@@ -110,11 +91,10 @@ def thread_names() -> dict[int, str]:
 
 
 class RealRLock:
-    """A re-entrant lock that stays one between real threads.
+    """A re-entrant lock that stays one between real threads."""
 
-    gevent replaces the lock of each logging handler, eventlet each `threading.RLock` that it can reach. Theirs are
-    for greenlets: one that a helper thread holds would stop the main thread. Here the lock is out of their reach.
-    """
+    # gevent replaces the lock of each logging handler, eventlet each `threading.RLock` that it can reach. Theirs are
+    # for greenlets: one that a helper thread holds would stop the main thread. Here the lock is out of their reach.
 
     __slots__ = ("acquire", "release")
 
@@ -135,7 +115,7 @@ class RealRLock:
 
 
 def patched_by() -> str:
-    """Return the call that has replaced threads by greenlets, as an application writes it; empty: none has."""
+    """Return the call that has replaced threads by greenlets, as an application writes it; empty when none has."""
     if _thread.start_new_thread is _start_new_thread:
         return ""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
@@ -146,17 +126,18 @@ def patched_by() -> str:
     return "monkey patching"
 
 
-def no_real_threads(who: str) -> str:
-    """Return why ``worker_class = 'threads'`` cannot serve in this process; empty: it can.
+def no_real_threads(culprit: str) -> str:
+    """Return why ``worker_class = 'threads'`` cannot serve in this process; empty when it can.
 
-    ``who`` is the subject of the sentence: ``the application``, ``the configuration file``.
+    Args:
+        culprit: the subject of the sentence: ``the application``, ``the configuration file``.
     """
     call = patched_by()
     if not call:
         return ""
     fitting = "gevent" if call.startswith("gevent") else "sync"
     return (
-        f"{who} has had the threads of the standard library replaced by greenlets ({call}). "
+        f"{culprit} has had the threads of the standard library replaced by greenlets ({call}). "
         f"Expected worker_class = {fitting!r}, or no such call."
     )
 
@@ -220,10 +201,8 @@ def throw_into_main(error: type[BaseException], is_due: Callable[[], bool]) -> b
 
 
 def reset_hubs() -> None:
-    """Give this process event loops of its own where it has inherited gevent's or eventlet's through a fork.
-
-    An epoll descriptor that several processes share wakes the wrong one.
-    """
+    """Give this process event loops of its own where it has inherited gevent's or eventlet's through a fork."""
+    # An epoll descriptor that several processes share wakes the wrong one.
     gevent = sys.modules.get("gevent")
     if gevent is not None and hasattr(gevent, "reinit"):
         gevent.reinit()

@@ -35,10 +35,11 @@ if str(ROOT) not in sys.path:
 
 from wsgiserv.http.head import HeadLimits  # noqa: E402 - run as a script, too
 from wsgiserv.http.response import date_line  # noqa: E402
-from wsgiserv.net.connection import CLOSED, LINGERING, Connection  # noqa: E402
-from wsgiserv.net.serving import ServingContext, Timeouts  # noqa: E402
+from wsgiserv.net.client import Connection  # noqa: E402
+from wsgiserv.net.request_reader import CLOSED, LINGERING  # noqa: E402
+from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
 from wsgiserv.scoreboard import Scoreboard  # noqa: E402
-from wsgiserv.wsgi.gateway import GatewayContext  # noqa: E402
+from wsgiserv.wsgi.response_context import ResponseContext  # noqa: E402
 
 HERE = Path(__file__).parent
 HARDENING = ROOT / "docs" / "hardening.md"
@@ -174,7 +175,7 @@ def serving(app: Callable[..., Any], **overrides: Any) -> ServingContext:
         "spool_dir": None,
         "log": _LOG,
         "access": None,
-        "gateway": GatewayContext(_LOG, date_line(0)),
+        "gateway": ResponseContext(_LOG, date_line(0)),
         "slot": _SLOT,
     }
     return ServingContext(**{**settings, **overrides})
@@ -228,7 +229,7 @@ class Feed:
     @property
     def last_method(self) -> str:
         """HEAD if the last request, refused or not, is known to be one, else GET: how its response is to be read."""
-        line = self.connection._line
+        line = self.connection.reader.line
         return "HEAD" if line is not None and line.is_head else "GET"
 
     @property

@@ -1,4 +1,4 @@
-"""The application of tests/live/test_live_corpus.py: it tells in a header what it was called with.
+"""The application of tests/integration/test_live_corpus.py: it tells in a header what it was called with.
 
 A header, since a response to HEAD has no body. Loaded by the server under test; must not know pytest.
 """

@@ -1,14 +1,8 @@
-"""The addresses that ``bind`` accepts, read without touching the network or the file system.
-
-Owns: `Address` and the grammar of a bind.
-Must not know: sockets, name resolution, whether an address is free.
-"""
+"""Reads the addresses of ``bind``, without touching the network or the file system."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
-
-__all__ = ["ACCEPTED", "DEFAULT_PORT", "Address", "parse_address"]
 
 DEFAULT_PORT = 8000
 
@@ -37,7 +31,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Read one bind. Raises ValueError with a message for a person when it is none.
+    """Read one bind; ValueError with the reason when it is none.
 
     The forms are gunicorn's (``tcp://`` before a host and ``unix://`` before a path are accepted too).
     """

@@ -1,19 +1,13 @@
-"""--help and --print-config: the settings as text for a terminal.
-
-Owns: the layout of both.
-Must not know: how a value was found.
-"""
+"""Lays out the settings as text for a terminal: --help and --print-config."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
 
-from wsgiserv.config import parsers
+from wsgiserv.config import values as parsers
 from wsgiserv.config.setting import SECTIONS, Setting, show
 from wsgiserv.config.settings import SETTINGS, Settings
-
-__all__ = ["config_text", "default_text", "help_text"]
 
 _WIDTH = 80
 _FLAGS_WIDTH = 30
@@ -28,12 +22,12 @@ Serve a WSGI application. APPLICATION is module:name, for example hello:app.
   wsgiserv -w 4 -k threads -b 0.0.0.0:8000 shop.wsgi:application
   wsgiserv -c gun.py
 
-What a setting is when it is not given stands in brackets.
+Defaults are in brackets.
 """
 
 _BOTTOM = """\
 Every switch has a --no- form, to undo what a configuration file says.
-Durations are in seconds or such as 500ms, 2m; sizes in bytes or such as 10M.
+Durations are in seconds or as 500ms, 2m; sizes in bytes or as 10M.
 Defaults < configuration file < environment (WEB_CONCURRENCY, PORT,
 GUNICORN_CMD_ARGS, WSGISERV_CMD_ARGS) < flags. Further settings, for a
 configuration file only, such as the hooks: docs/settings.md.
@@ -41,7 +35,7 @@ configuration file only, such as the hooks: docs/settings.md.
 
 
 def help_text() -> str:
-    """Return what --help prints; no line is longer than 80 columns."""
+    """Return the text of --help; no line is longer than 80 columns."""
     lines = [_TOP]
     for section in SECTIONS:
         rows = [
@@ -95,7 +89,7 @@ def default_text(setting: Setting) -> str:
 
 
 def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
-    """Return what --print-config prints: every setting, its value and where that came from."""
+    """Return the text of --print-config: every setting, its value and its source."""
     names_width = max(map(len, SETTINGS))
     lines = []
     for section in SECTIONS:

@@ -1,412 +1,333 @@
-"""The settings of the processes themselves: environment, privileges, logs, TLS files, development.
-
-Owns: their declarations, in the sections Process, Logging, TLS, Development and checks.
-Must not know: where values come from, what the rest of wsgiserv does with them.
-"""
+"""Declares the settings of the processes themselves: environment, privileges, logs, TLS files, development, hooks."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from wsgiserv.config import parsers
-from wsgiserv.config.hooks import HookSettings
-from wsgiserv.config.setting import setting
-from wsgiserv.record import record
+from wsgiserv.config import values as parsers
+from wsgiserv.config.setting import Kind, Section
+from wsgiserv.config.values import FILE, SECONDS, SWITCH, TEXT, TEXT_OR_NONE, choice
 
-__all__ = ["ProcessSettings"]
+_process = Section("Process")
+_logging = Section("Logging")
+_tls = Section("TLS")
+_development = Section("Development and checks")
+_hooks = Section("Hooks")
 
-_SWITCH = "True or False"
-_FILE = "a path"
-_SECONDS = (
-    "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30"
+Hook: TypeAlias = Callable[..., Any] | None
+
+_LEVEL = choice(
+    *("debug", "info", "warning", "error", "critical"),
+    metavar="LEVEL",
+    other={"warn": "warning", "fatal": "critical", "trace": "debug", "notset": "debug"},
 )
 
 
-@record(frozen=True, kw_only=True, eq=False)
-class ProcessSettings(HookSettings):
-    """The part of `Settings` that is about processes, logs and files."""
+def _hook(help: str, *arguments: str, doc: str = "") -> Hook:
+    signature = f"({', '.join(arguments)})"
+    kind = Kind(parsers.hook(*arguments), f"a function {signature} or the dotted path of one")
+    return _hooks(None, kind, help, doc=f"Called as `{signature}`. {doc}".strip())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProcessSettings:
+    """The part of `Settings` about processes, logs and files. A hook is None or a function of the user's."""
 
     # Process
-    chdir: str = setting(
+    chdir: str = _process(
         ".",
-        section="Process",
-        flags=("--chdir",),
+        TEXT,
+        "Change to this directory before anything else is opened.",
+        "--chdir",
         metavar="DIR",
-        parse=parsers.text,
         accepts="a directory that exists",
-        help="Change to this directory before anything else is opened.",
-        doc=(
-            "Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it "
-            "is importable. The configuration file itself is looked for where the command was typed. "
-            "Where the name is a link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2."
-        ),
+        doc="""Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it is
+            importable. The configuration file itself is looked for where the command was typed. Where the name is a
+            link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2.""",
         show_default="where the command is typed",
     )
-    pythonpath: str | None = setting(
+    pythonpath: str | None = _process(
         None,
-        section="Process",
-        flags=("--pythonpath",),
-        metavar="DIRS",
-        parse=parsers.text_or_none,
-        accepts="directories, separated by commas",
-        help="Directories to import from, separated by commas.",
+        Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
+        "Directories to import from, separated by commas.",
+        "--pythonpath",
     )
-    raw_env: tuple[str, ...] = setting(
+    raw_env: tuple[str, ...] = _process(
         (),
-        section="Process",
-        flags=("-e", "--env"),
-        takes="values",
-        metavar="KEY=VALUE",
-        parse=parsers.environment_pairs,
-        accepts="KEY=VALUE, or a list of such; for example 'DEBUG=0'",
-        help="Set an environment variable for the application; may be repeated.",
+        Kind(
+            parsers.environment_pairs,
+            "KEY=VALUE, or a list of such; for example 'DEBUG=0'",
+            "KEY=VALUE",
+            "many",
+        ),
+        "Set an environment variable for the application; may be repeated.",
+        "-e --env",
     )
-    daemon: bool = setting(
+    daemon: bool = _process(
         False,
-        section="Process",
-        flags=("-D", "--daemon"),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Run in the background, detached from the terminal.",
+        SWITCH,
+        "Run in the background, detached from the terminal.",
+        "-D --daemon",
         doc="Not under systemd or supervisor, which want the process in the foreground.",
     )
-    pidfile: str | None = setting(
+    pidfile: str | None = _process(None, FILE, "Write the master's process id to this file.", "-p --pid")
+    control_socket: str | None = _process(
         None,
-        section="Process",
-        flags=("-p", "--pid"),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="Write the master's process id to this file.",
-    )
-    control_socket: str | None = setting(
-        None,
-        section="Process",
-        flags=("--control-socket",),
-        metavar="FILE",
-        parse=parsers.path_or_off,
-        accepts="a path, or 'off' for none",
-        help="The Unix socket for wsgiservctl; 'off' for none.",
-        doc=(
-            "By default `PID.sock`, after the master, in the first of these directories that can be had: "
-            "`$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for "
-            "root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and "
-            "root are answered. Where there cannot be one, the server runs without it and says so in the log. A path "
-            "that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes "
-            "effect at a restart or an upgrade."
-        ),
+        Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
+        "The Unix socket for wsgiservctl; 'off' for none.",
+        "--control-socket",
+        doc="""By default `PID.sock`, after the master, in the first of these directories that can be used:
+            `$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for
+            root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and
+            root get answers. Where there cannot be one, the server runs without it and says so in the log. A path
+            that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes
+            effect at a restart or an upgrade.""",
         show_default="in the runtime directory",
     )
-    control_socket_disable: bool = setting(
-        False,
-        section="Process",
-        flags=("--no-control-socket",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Have no control socket, whatever `control_socket` says.",
+    control_socket_disable: bool = _process(
+        False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
-    user: int = setting(
+    user: int = _process(
         os.geteuid(),
-        section="Process",
-        flags=("-u", "--user"),
-        metavar="USER",
-        parse=parsers.user,
-        accepts="the name or the number of a user of this host",
-        help="Run the workers as this user.",
-        doc=(
-            "Only root can: the master stays root, opens the logs and hands them on. The workers get the user's "
-            "groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root "
-            "warns once at its start; `user = 'root'` says that it is meant."
-        ),
+        Kind(parsers.user, "the name or the number of a user of this host", "USER"),
+        "Run the workers as this user.",
+        "-u --user",
+        doc="""Only root can: the master stays root, opens the logs and hands them on. The workers get the user's
+            groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root
+            warns once at its start; `user = 'root'` says that it is meant.""",
         show_default="the user who starts it",
     )
-    group: int = setting(
+    group: int = _process(
         os.getegid(),
-        section="Process",
-        flags=("-g", "--group"),
-        metavar="GROUP",
-        parse=parsers.group,
-        accepts="the name or the number of a group of this host",
-        help="Run the workers as this group.",
+        Kind(parsers.group, "the name or the number of a group of this host", "GROUP"),
+        "Run the workers as this group.",
+        "-g --group",
         show_default="the primary group of `user`",
     )
-    initgroups: bool = setting(
+    initgroups: bool = _process(
         True,
-        section="Process",
-        flags=("--initgroups",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Give the workers all the groups that `user` belongs to.",
+        SWITCH,
+        "Give the workers all the groups that `user` belongs to.",
+        "--initgroups",
         doc="With `--no-initgroups` they are in `group` alone.",
     )
-    umask: int = setting(
+    umask: int = _process(
         0,
-        section="Process",
-        flags=("-m", "--umask"),
-        metavar="MODE",
-        parse=parsers.mode,
-        accepts="a file mode mask: in text octal, as of umask(1), for example 027; in a Python file 0o027",
-        help="The file mode mask of the workers, of log files and Unix sockets; octal.",
-        doc=(
-            "Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in a "
-            "configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was "
-            "started with, but for Unix sockets, whose mode is 0777 then."
+        Kind(
+            parsers.mode,
+            "a file mode mask: in text octal, as of umask(1), for example 027; in a Python file 0o027",
+            "MODE",
         ),
+        "The file mode mask of the workers, of log files and Unix sockets; octal.",
+        "-m --umask",
+        doc="""Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in
+            a configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was
+            started with, but for Unix sockets, whose mode is 0777 then.""",
     )
-    preload_app: bool = setting(
+    preload_app: bool = _process(
         False,
-        section="Process",
-        flags=("--preload",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Load the application once, before the workers are forked.",
+        SWITCH,
+        "Load the application once, before the workers are forked.",
+        "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
-    sendfile: bool = setting(
-        True,
-        section="Process",
-        flags=("--sendfile",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        environment="SENDFILE",
-        help="Send files with the kernel's sendfile.",
+    sendfile: bool = _process(
+        True, SWITCH, "Send files with the kernel's sendfile.", "--sendfile", environment="SENDFILE"
     )
-    proc_name: str | None = setting(
+    proc_name: str | None = _process(
         None,
-        section="Process",
-        flags=("-n", "--name"),
-        metavar="NAME",
-        parse=parsers.text_or_none,
-        accepts="a text",
-        help="The name in the processes' titles.",
+        TEXT_OR_NONE,
+        "The name in the processes' titles.",
+        "-n --name",
         show_default="the application",
     )
-    default_proc_name: str = setting(
+    default_proc_name: str = _process(
         "wsgiserv",
-        section="Process",
-        parse=parsers.text,
-        accepts="a text",
-        help="The name in the processes' titles when `proc_name` is not set.",
+        TEXT,
+        "The name in the processes' titles when `proc_name` is not set.",
         show_default="the application",
     )
 
     # Logging
-    errorlog: str = setting(
+    errorlog: str = _logging(
         "-",
-        section="Logging",
-        flags=("--error-logfile", "--log-file"),
+        Kind(lambda raw: parsers.path(raw) or "-", "a path, or '-' for the standard error", "FILE"),
+        "The error log; '-' is the standard error.",
+        "--error-logfile --log-file",
         old_names=("logfile",),
-        metavar="FILE",
-        parse=lambda raw: parsers.path(raw) or "-",
-        accepts="a path, or '-' for the standard error",
-        help="The error log; '-' is the standard error.",
     )
-    loglevel: str = setting(
-        "info",
-        section="Logging",
-        flags=("--log-level",),
-        metavar="LEVEL",
-        parse=parsers.log_level,
-        accepts="'debug', 'info', 'warning', 'error' or 'critical'",
-        choices=("debug", "info", "warning", "error", "critical"),
-        help="The least severe messages that go to the error log.",
+    loglevel: str = _logging(
+        "info", _LEVEL, "The least severe messages that go to the error log.", "--log-level"
     )
-    accesslog: str | None = setting(
+    accesslog: str | None = _logging(
         None,
-        section="Logging",
-        flags=("--access-logfile",),
-        metavar="FILE",
-        parse=parsers.path,
+        FILE,
+        "The access log; '-' is the standard output.",
+        "--access-logfile",
         accepts="a path, or '-' for the standard output",
-        help="The access log; '-' is the standard output.",
         show_default="off",
     )
-    access_log_format: str = setting(
+    access_log_format: str = _logging(
         "combined",
-        section="Logging",
-        flags=("--access-logformat",),
-        metavar="FORMAT",
-        parse=parsers.text,
-        accepts="'common', 'combined', 'json', or a format such as '%(h)s %(t)s \"%(r)s\" %(s)s %(b)s'",
-        help="'common', 'combined', 'json', or a format of atoms such as %(h)s.",
-        doc="The atoms are gunicorn's. `combined` is the format that gunicorn has by default. "
-        "In a format that begins with `{` the values are escaped as JSON.",
+        Kind(
+            parsers.text,
+            "'common', 'combined', 'json', or a format such as '%(h)s %(t)s \"%(r)s\" %(s)s %(b)s'",
+            "FORMAT",
+        ),
+        "'common', 'combined', 'json', or a format of atoms such as %(h)s.",
+        "--access-logformat",
+        doc="""The atoms are gunicorn's. `combined` is the format that gunicorn has by default. In a format that
+            begins with `{` the values are escaped as JSON.""",
     )
-    logconfig: str | None = setting(
-        None,
-        section="Logging",
-        flags=("--log-config",),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="A logging configuration file in the format of `logging.config`.",
+    logconfig: str | None = _logging(
+        None, FILE, "A logging configuration file in the format of `logging.config`.", "--log-config"
     )
-    logconfig_dict: dict[str, Any] = setting(
+    logconfig_dict: dict[str, Any] = _logging(
         {},
-        section="Logging",
-        parse=parsers.mapping,
-        accepts="a dictionary",
-        help="A logging configuration as a dictionary, for `logging.config.dictConfig`.",
+        Kind(parsers.mapping, "a dictionary"),
+        "A logging configuration as a dictionary, for `logging.config.dictConfig`.",
     )
-    logconfig_json: str | None = setting(
-        None,
-        section="Logging",
-        flags=("--log-config-json",),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="A file with `logconfig_dict` in JSON.",
+    logconfig_json: str | None = _logging(
+        None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
     )
-    capture_output: bool = setting(
-        False,
-        section="Logging",
-        flags=("--capture-output",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Send what the application prints to the error log.",
+    capture_output: bool = _logging(
+        False, SWITCH, "Send what the application prints to the error log.", "--capture-output"
     )
 
     # TLS
-    certfile: str | None = setting(
-        None,
-        section="TLS",
-        flags=("--certfile",),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="The certificate, and its chain, in PEM; turns TLS on.",
+    certfile: str | None = _tls(
+        None, FILE, "The certificate, and its chain, in PEM; turns TLS on.", "--certfile"
     )
-    keyfile: str | None = setting(
-        None,
-        section="TLS",
-        flags=("--keyfile",),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="The certificate's private key in PEM.",
-        show_default="in certfile",
+    keyfile: str | None = _tls(
+        None, FILE, "The certificate's private key in PEM.", "--keyfile", show_default="in certfile"
     )
-    sni_certificates: dict[str, tuple[str, str | None]] = setting(
+    sni_certificates: dict[str, tuple[str, str | None]] = _tls(
         {},
-        section="TLS",
-        flags=("--sni-certificate",),
-        takes="values",
-        metavar="NAME=FILES",
-        parse=parsers.sni_certificates,
-        accepts="host names with a certificate and its key, as 'shop.example=shop.pem,shop.key'",
-        help="A certificate for clients that ask for this name (SNI).",
-        doc=(
-            "Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A "
-            "dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in "
-            "the certificate's file."
+        Kind(
+            parsers.sni_certificates,
+            "host names with a certificate and its key, as 'shop.example=shop.pem,shop.key'",
+            "NAME=FILES",
+            "many",
         ),
+        "A certificate for clients that ask for this name (SNI).",
+        "--sni-certificate",
+        doc="""Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A
+            dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in the
+            certificate's file.""",
         show_default="none",
     )
-    ca_certs: str | None = setting(
-        None,
-        section="TLS",
-        flags=("--ca-certs",),
-        metavar="FILE",
-        parse=parsers.path,
-        accepts=_FILE,
-        help="The authorities that clients' certificates must come from, in PEM.",
+    ca_certs: str | None = _tls(
+        None, FILE, "The authorities that clients' certificates must come from, in PEM.", "--ca-certs"
     )
-    cert_reqs: int = setting(
+    cert_reqs: int = _tls(
         0,
-        section="TLS",
-        flags=("--cert-reqs",),
-        metavar="N",
-        parse=parsers.integer(0, 2),
-        accepts="0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode",
-        help="Ask clients for a certificate: 0 no, 1 optional, 2 required.",
+        Kind(parsers.integer(0, 2), "0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode", "N"),
+        "Ask clients for a certificate: 0 no, 1 optional, 2 required.",
+        "--cert-reqs",
     )
-    ciphers: str | None = setting(
+    ciphers: str | None = _tls(
         None,
-        section="TLS",
-        flags=("--ciphers",),
-        metavar="LIST",
-        parse=parsers.text_or_none,
-        accepts="a list of ciphers in OpenSSL's notation",
-        help="The ciphers for TLS 1.2, in OpenSSL's notation.",
+        Kind(parsers.text_or_none, "a list of ciphers in OpenSSL's notation", "LIST"),
+        "The ciphers for TLS 1.2, in OpenSSL's notation.",
+        "--ciphers",
         show_default="Python's",
     )
-    tls_linger: float = setting(
+    tls_linger: float = _tls(
         5.0,
-        section="TLS",
-        flags=("--tls-linger",),
-        metavar="SECONDS",
-        parse=parsers.duration,
-        accepts=_SECONDS,
-        help="How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
-        doc=(
-            "A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer "
-            "workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request "
-            "of each with `Connection: close`, and ends as soon as all are gone. Its successor serves meanwhile. When "
-            "the whole server stops they are closed at once. The same holds for other connections that cannot be moved."
-        ),
+        SECONDS,
+        "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
+        "--tls-linger",
+        doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
+            workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
+            of each with `Connection: close`, and exits as soon as all are closed. Its replacement serves meanwhile.
+            When the whole server stops they are closed at once. The same holds for other connections that cannot be
+            moved.""",
     )
 
     # Development and checks
-    reload: bool = setting(
-        False,
-        section="Development and checks",
-        flags=("--reload",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Restart the workers when the code changes; for development.",
+    reload: bool = _development(
+        False, SWITCH, "Restart the workers when the code changes; for development.", "--reload"
     )
-    reload_engine: Literal["auto", "poll", "watchfiles"] = setting(
+    reload_engine: Literal["auto", "poll", "watchfiles"] = _development(
         "auto",
-        section="Development and checks",
-        flags=("--reload-engine",),
-        metavar="NAME",
-        parse=parsers.reload_engine,
-        accepts="'auto', 'poll' or 'watchfiles'",
-        choices=("auto", "poll", "watchfiles"),
-        help="How changes are seen: 'auto', 'poll' or 'watchfiles'.",
+        choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
+        "How changes are detected: 'auto', 'poll' or 'watchfiles'.",
+        "--reload-engine",
         doc="`auto` is watchfiles where that package is installed. gunicorn's `inotify` is taken as `auto`.",
     )
-    reload_extra_files: tuple[str, ...] = setting(
+    reload_extra_files: tuple[str, ...] = _development(
         (),
-        section="Development and checks",
-        flags=("--reload-extra-file",),
-        takes="values",
-        metavar="FILE",
-        parse=parsers.files,
-        accepts="a file that exists, a pattern such as 'templates/**/*.html', or a list of these",
-        help="Also restart when this file or pattern changes; may be repeated.",
-    )
-    check_config: bool = setting(
-        False,
-        section="Development and checks",
-        flags=("--check-config",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Check the configuration and load the application, then exit.",
-        doc=(
-            "Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the "
-            "application, `warmup`), prints each problem on a line, and exits with the status that the start would end "
-            "with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are "
-            "not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem: "
-            "that server can be reloaded. When all is good it prints what it has found: the configuration file, the "
-            "application, the worker class, the addresses."
+        Kind(
+            parsers.files,
+            "a file that exists, a pattern such as 'templates/**/*.html', or a list of these",
+            "FILE",
+            "many",
         ),
+        "Also restart when this file or pattern changes; may be repeated.",
+        "--reload-extra-file",
     )
-    print_config: bool = setting(
+    check_config: bool = _development(
         False,
-        section="Development and checks",
-        flags=("--print-config",),
-        takes="nothing",
-        parse=parsers.boolean,
-        accepts=_SWITCH,
-        help="Print every setting and where it came from, then exit.",
+        SWITCH,
+        "Check the configuration and load the application, then exit.",
+        "--check-config",
+        doc="""Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the
+            application, `warmup`), prints each problem on a line, and exits with the status that the start would end
+            with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
+            not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem:
+            that server can be reloaded. When all is good it prints what it has found: the configuration file, the
+            application, the worker class, the addresses.""",
+    )
+    print_config: bool = _development(
+        False, SWITCH, "Print every setting and where it came from, then exit.", "--print-config"
+    )
+
+    # Hooks
+    on_starting: Hook = _hook(
+        "Called in the master before it starts.", "server", doc="If it raises, the server does not start."
+    )
+    on_reload: Hook = _hook("Called in the master when it reloads (SIGHUP).", "server")
+    when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
+    pre_fork: Hook = _hook(
+        "Called in the master just before a worker is forked.",
+        "server",
+        "worker",
+        doc="If it raises while the server starts, the server does not start.",
+    )
+    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server", "worker")
+    post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
+    worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
+    worker_abort: Hook = _hook(
+        "Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker"
+    )
+    pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
+    pre_request: Hook = _hook("Called in the worker before each request.", "worker", "req")
+    post_request: Hook = _hooks(
+        None,
+        Kind(
+            parsers.post_request_hook,
+            "a function (worker, req, environ, resp), of which the last one or two may be left out",
+        ),
+        "Called in the worker after each request.",
+        doc="Called as `(worker, req, environ, resp)`; a function of 2 or 3 arguments gets the first ones.",
+    )
+    child_exit: Hook = _hook(
+        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server", "worker"
+    )
+    worker_exit: Hook = _hook("Called in the worker just before it exits.", "server", "worker")
+    nworkers_changed: Hook = _hook(
+        "Called in the master when the number of workers has changed.",
+        *("server", "new_value", "old_value"),
+        doc="The first time, `old_value` is None.",
+    )
+    on_exit: Hook = _hook("Called in the master just before it exits.", "server")
+    ssl_context: Hook = _hook(
+        "Called in the worker to make the TLS context.",
+        *("config", "default_ssl_context_factory"),
+        doc="""Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`;
+            `default_ssl_context_factory()` makes the one that the other settings describe, to be adjusted; it needs
+            `certfile`.""",
     )

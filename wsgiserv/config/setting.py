@@ -1,21 +1,15 @@
-"""How a setting is declared: the metadata that sits beside each field of `Settings`.
-
-Owns: `Setting` (what is known of one setting besides its value and type), `setting()` which declares one,
-and reading the declarations back from the record.
-Must not know: any particular setting, where values come from.
-"""
+"""Declares settings: kinds of values, sections, and the metadata beside each field of `Settings`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from wsgiserv.callables import own_attribute
-from wsgiserv.record import field, fields
-
-__all__ = ["SECTIONS", "Setting", "declared", "setting", "show"]
+from wsgiserv.user_code import own_attribute
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # The topics of --help and of docs/settings.md, in their order.
 SECTIONS = (
@@ -32,7 +26,28 @@ SECTIONS = (
     "Hooks",
 )
 
-Takes = Literal["value", "nothing", "values", "optional"]
+Arity = Literal["one", "none", "many", "optional"]
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T_co]):
+    """A kind of value; several settings may share it.
+
+    Attributes:
+        parse: turns a raw value (text from a flag, anything from a file) into the field's value; raises
+            ValueError or TypeError, with or without a reason, for any other value.
+        accepts: describes the accepted values: follows "Accepted: " in an error.
+        metavar: the value's name in --help.
+        arity: the number of values of a flag: ``one``, ``none`` (a switch: the flag means True, its ``--no-`` form
+            False), ``many`` (the flag may be repeated) or ``optional`` (a flag without a value means True).
+        choices: the accepted words, when there are only a few; the nearest one is proposed for a mistyped word.
+    """
+
+    parse: Callable[[Any], T_co]
+    accepts: str
+    metavar: str = ""
+    arity: Arity = "one"
+    choices: tuple[str, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -40,109 +55,82 @@ class Setting(NamedTuple):
 
     Attributes:
         section: one of `SECTIONS`.
-        parse: turns a raw value (text from a flag, anything from a file) into the field's value; raises
-            ValueError or TypeError, whose message may be empty, for a value that is not accepted.
-        accepts: what values are accepted, in words: follows "expected " in an error.
+        kind: its values.
         help: one sentence for --help.
+        default: the value when nothing gives one.
         doc: more, for docs/settings.md; Markdown; may be empty.
         flags: the flags shown in --help; empty: a configuration file only (or the environment).
-        hidden_flags: further flags that are accepted, for command lines written for others.
-        takes: ``value``, ``nothing`` (a switch: the flag means True, its ``--no-`` form False),
-            ``values`` (the flag may be given several times) or ``optional`` (a flag without a value means True).
-        metavar: the value's name in --help.
-        choices: the accepted words, when there are only a few.
-        aliases: other names that a configuration file may use.
-        old_names: names that old gunicorns had, and the present one ignores; taken, with a notice.
+        hidden_flags: further accepted flags, for command lines written for other servers.
+        metavar: the value's name in --help, where the kind's is not used.
+        accepts: describes the accepted values, where the kind's text is not used.
+        aliases: other names in a configuration file.
+        old_names: names in old gunicorns, ignored by the present one; accepted, with a notice.
         clamped: whether a value above the largest is taken as the largest, with a notice, since gunicorn accepts it.
-        environment: the environment variable that may give the value, for the documentation.
+        environment: the environment variable for the value, for the documentation.
         in_file: whether a configuration file may set it.
         show_default: the default in words, where the value itself says too little.
-        default: the value when nothing gives one.
-        name: the field's name, which is the name in a configuration file.
+        name: the field's name, also in a configuration file.
     """
 
     section: str
-    parse: Callable[[Any], Any]
-    accepts: str
+    kind: Kind[Any]
     help: str
+    default: Any
     doc: str = ""
     flags: tuple[str, ...] = ()
     hidden_flags: tuple[str, ...] = ()
-    takes: Takes = "value"
     metavar: str = ""
-    choices: tuple[str, ...] = ()
+    accepts: str = ""
     aliases: tuple[str, ...] = ()
     old_names: tuple[str, ...] = ()
     clamped: bool = False
     environment: str = ""
     in_file: bool = True
     show_default: str = ""
-    default: Any = None
     name: str = ""
+
+    @property
+    def parse(self) -> Callable[[Any], Any]:
+        """The parser of its kind."""
+        return self.kind.parse
 
     @property
     def off_flags(self) -> tuple[str, ...]:
         """The ``--no-`` forms of a switch; empty for anything else."""
-        if self.takes != "nothing":
+        if self.kind.arity != "none":
             return ()
         long_flags = (*self.flags, *self.hidden_flags)
         return tuple(f"--no-{flag[2:]}" for flag in long_flags if flag.startswith("--"))
 
 
-def setting(
-    default: T,
-    *,
-    section: str,
-    parse: Callable[[Any], T],
-    accepts: str,
-    help: str,
-    doc: str = "",
-    flags: tuple[str, ...] = (),
-    hidden_flags: tuple[str, ...] = (),
-    takes: Takes = "value",
-    metavar: str = "",
-    choices: tuple[str, ...] = (),
-    aliases: tuple[str, ...] = (),
-    old_names: tuple[str, ...] = (),
-    clamped: bool = False,
-    environment: str = "",
-    in_file: bool = True,
-    show_default: str = "",
-) -> T:
-    """Declare a setting: the right-hand side of a field of `Settings`; arguments as in `Setting`.
+class Section:
+    """Declares the settings of one section: a call is the right-hand side of a field of `Settings`."""
 
-    Dictionaries are copied for each `Settings`, so that one configuration never writes into another's.
-    """
-    declaration = Setting(
-        section=section,
-        parse=parse,
-        accepts=accepts,
-        help=help,
-        doc=doc,
-        flags=flags,
-        hidden_flags=hidden_flags,
-        takes=takes,
-        metavar=metavar,
-        choices=choices,
-        aliases=aliases,
-        old_names=old_names,
-        clamped=clamped,
-        environment=environment,
-        in_file=in_file,
-        show_default=show_default,
-        default=default,
-    )
-    made: T
-    if isinstance(default, dict):
-        made = field(default_factory=default.copy, metadata=declaration)
-    else:
-        made = field(default=default, metadata=declaration)
-    return made
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "", **more: Any) -> T:
+        """Declare a setting.
+
+        Dictionaries are copied for each `Settings`: one configuration never writes into another's.
+
+        Args:
+            default, kind, help: as in `Setting`.
+            flags: its flags, separated by spaces.
+            more: further attributes of `Setting`.
+        """
+        names = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
+        names["doc"] = " ".join(names.get("doc", "").split())  # written over several lines
+        declaration = Setting(self._name, kind, help, default, flags=tuple(flags.split()), **names)
+        metadata = {"setting": declaration}
+        if isinstance(default, dict):
+            return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
+        return field(default=default, metadata=metadata)
 
 
 def declared(settings_class: type[Any]) -> dict[str, Setting]:
     """Return the declarations of a settings record by name, in the order of its fields."""
-    return {name: each.metadata._replace(name=name) for name, each in fields(settings_class).items()}
+    return {each.name: each.metadata["setting"]._replace(name=each.name) for each in fields(settings_class)}
 
 
 def show(value: object) -> str:
@@ -153,12 +141,7 @@ def show(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, tuple):
-        return show_list(value)
+        return f"[{', '.join(map(show, value))}]"
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     return repr(value)
-
-
-def show_list(values: Sequence[object]) -> str:
-    """Return the values as a list in Python's notation."""
-    return "[" + ", ".join(map(show, values)) + "]"

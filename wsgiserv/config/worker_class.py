@@ -1,37 +1,28 @@
-"""The names that ``worker_class`` accepts, ours and those that gunicorn's users have in their files.
-
-Owns: the mapping of names to our worker classes and the refusal of those that cannot be served.
-Must not know: the worker classes themselves; nothing is imported here.
-"""
+"""Maps the values of ``worker_class``, ours and gunicorn's, to worker classes."""
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from types import FunctionType, MethodType
 from typing import Any
 
-__all__ = ["ACCEPTED", "DEFAULT", "worker_class"]
+from wsgiserv.config.setting import Kind
 
-DEFAULT: str | type[Any] = "sync"
-
-ACCEPTED = (
-    "'sync', 'threads' (also 'gthread') or 'gevent', a class, or its path 'package.module:Class'; "
-    "for example 'threads'"
-)
-
-_OURS = ("sync", "threads", "gevent")
+# The paths of our classes. They are imported where they are used, since gevent is imported for its class alone.
+CLASS_PATHS = {
+    "sync": "wsgiserv.worker.sync.SyncWorker",
+    "threads": "wsgiserv.worker.threads.ThreadsWorker",
+    "gevent": "wsgiserv.worker.gevent_worker.GeventWorker",
+}
 
 _MAPPED = {
+    **{name: name for name in CLASS_PATHS},
+    **{path: name for name, path in CLASS_PATHS.items()},
     "gthread": "threads",
     "thread": "threads",
-    "threads": "threads",
-    "sync": "sync",
-    "gevent": "gevent",
     "gevent_wsgi": "gevent",
     "gevent_pywsgi": "gevent",
-    "wsgiserv.workers.sync.SyncWorker": "sync",
-    "wsgiserv.workers.threads.ThreadsWorker": "threads",
-    "wsgiserv.workers.gevent.GeventWorker": "gevent",
     "gunicorn.workers.sync.SyncWorker": "sync",
     "gunicorn.workers.gthread.ThreadWorker": "threads",
     "gunicorn.workers.ggevent.GeventWorker": "gevent",
@@ -59,16 +50,38 @@ _REFUSED = (
 )
 
 
-def worker_class(raw: object) -> str | type[Any]:
+def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
+    """Return the effective class: ``sync`` with several threads is ``threads``, as in gunicorn."""
+    return "threads" if worker_class == "sync" and threads > 1 else worker_class
+
+
+def known(kind: str | type[Any]) -> type[Any] | None:
+    """Return one of our classes, or the class itself, for the master's questions, such as `capacity`.
+
+    Returns:
+        None for the path of a user's class.
+    """
+    # Workers alone import a user's class, so that changed code comes with a reload.
+    if not isinstance(kind, str):
+        return kind
+    if kind not in CLASS_PATHS:
+        return None
+    module, _, name = CLASS_PATHS[kind].rpartition(".")
+    # By name: no import statement of the configuration's leads to a worker, and the layer test holds that.
+    found: type[Any] = getattr(import_module(module), name)
+    return found
+
+
+def parse_worker_class(raw: object) -> str | type[Any]:
     """Return ``sync``, ``threads``, ``gevent``, a dotted path, or the class itself.
 
-    A function is called for its result, as gunicorn does. A path is not imported: what is there is known to
-    `wsgiserv.workers.registry`. Raises ValueError or TypeError with what to use.
+    A function is called for its result, as gunicorn does. A path is not imported here,
+    but in `wsgiserv.worker.registry`. Raises ValueError or TypeError with the class to use.
     """
     if isinstance(raw, (FunctionType, MethodType)):
         try:
             raw = raw()
-        except (Exception, SystemExit) as error:  # a person's code: whatever it raises is their answer
+        except (Exception, SystemExit) as error:  # user code may raise anything
             raise ValueError(f"calling it for the class raised {type(error).__name__}: {error}") from None
     if isinstance(raw, type):
         return _of_class(raw)
@@ -88,10 +101,7 @@ def worker_class(raw: object) -> str | type[Any]:
     if name.startswith("egg:"):
         raise ValueError("entry points of other packages are not read; give the class's dotted path")
     if "." not in path:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name.lower(), (*_OURS, "gthread"), n=1)
-        raise ValueError(f"did you mean {near[0]!r}?" if near else "")
+        raise ValueError("not a worker class")
     if not all(part.isidentifier() for part in path.split(".")):
         raise ValueError
     return path
@@ -105,3 +115,11 @@ def _of_class(found: type[Any]) -> str | type[Any]:
         if base.__module__.startswith("gunicorn."):
             raise TypeError(f"it is built on gunicorn's {name}, which needs gunicorn's own master")
     return found
+
+
+WORKER_CLASS = Kind(
+    parse_worker_class,
+    "sync, threads (also gthread), gevent, a class, or its path package.module:Class",
+    "CLASS",
+    choices=(*CLASS_PATHS, "gthread"),
+)

@@ -1,7 +1,6 @@
 """The framing of a request's body (RFC 9112 §6-§7).
 
-Owns: `ChunkedDecoder`, the incremental decoder of the chunked coding.
-Must not know: sockets, where the decoded bytes are kept.
+`ChunkedDecoder` and `LengthDecoder` are fed with bytes as they come, and call a sink with the body's.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from typing import Final
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import CHUNK_LINE, FIELD_LINE, STRAY
 
-__all__ = ["ChunkedDecoder"]
-
 # A chunk line is a size and, hardly ever, an extension. Both caps answer clients that send one byte of
 # data per kilobyte of extensions (Go CVE-2023-39326, puma CVE-2024-21647).
 _LONGEST_CHUNK_LINE: Final = 512
 _MOST_EXTENSION_BYTES: Final = 16 * 1024
 _MOST_TRAILER_BYTES: Final = 16 * 1024
 
-_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+# chunked-body = *chunk last-chunk trailer-section CRLF; chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+_SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
 
 class ChunkedDecoder:
@@ -28,14 +26,13 @@ class ChunkedDecoder:
 
     Args:
         sink: called with each run of decoded bytes.
-        limit: most decoded bytes (``limit_request_body``); 0 is no limit.
+        limit: most decoded bytes (``limit_request_body``); 0 means no limit.
         trailer_fields: most trailer fields (``limit_request_fields``).
         trailer_size: longest trailer field in bytes (``limit_request_field_size``).
 
     Attributes:
         length: decoded bytes so far.
-        done: whether the body, trailers and all, has ended.
-        sink: as above; may be replaced between two calls of `feed`.
+        done: whether the body has ended, trailers included.
     """
 
     __slots__ = (
@@ -43,30 +40,37 @@ class ChunkedDecoder:
         "_fields",
         "_left",
         "_pending",
+        "_sink",
         "_state",
         "_trailer",
         "done",
         "length",
         "limits",
-        "sink",
     )
 
     def __init__(
         self, sink: Callable[[bytes], object], limit: int, trailer_fields: int, trailer_size: int
     ) -> None:
-        self.sink = sink
+        self._sink = sink
         self.limits = (limit, trailer_fields, trailer_size)
         self._state = _SIZE
         self._left = 0
-        self._pending = b""  # a line, or a CRLF, that has not wholly come
+        self._pending = b""  # the beginning of a line or a CRLF
         self._extensions = 0
         self._trailer = 0
         self._fields = 0
         self.length = 0
         self.done = False
 
+    def redirect(self, sink: Callable[[bytes], object]) -> None:
+        """Pass decoded bytes to ``sink`` from the next `feed` on."""
+        self._sink = sink
+
     def feed(self, data: bytes) -> bytes:
-        """Decode ``data`` and return what is left of it behind the body's end (empty while not `done`).
+        """Decode ``data``.
+
+        Returns:
+            The bytes behind the body's end; empty while it is not `done`.
 
         Raises:
             ProtocolError: 400 malformed, 413 larger than the limit, 431 trailers too large.
@@ -78,13 +82,13 @@ class ChunkedDecoder:
             state = self._state
             if state == _DATA:
                 taken = min(self._left, end - position)
-                self.sink(data[position : position + taken])
+                self._sink(data[position : position + taken])
                 position += taken
                 self._left -= taken
                 if self._left == 0:
                     self._state = _DATA_END
             elif state == _DATA_END:
-                # The data ends in CRLF exactly; anything else is another reader's chunk line.
+                # The data ends in CRLF exactly; anything else is a chunk line for another reader.
                 if not b"\r\n".startswith(data[position : position + 2]):
                     raise ProtocolError(400, "chunk data does not end with CRLF")
                 if end - position < 2:
@@ -93,24 +97,23 @@ class ChunkedDecoder:
                 self._state = _SIZE
             else:
                 eol = data.find(b"\r\n", position)
-                line = data[position:] if eol < 0 else data[position:eol]
                 if eol < 0:
-                    self._check_partial(line)
+                    self._check_partial(data[position:])
                     break
+                line = data[position:eol]
                 position = eol + 2
                 if state == _SIZE:
                     self._take_size(line)
-                elif not line:
-                    self._state = _DONE
+                elif line:
+                    self._take_trailer(line)
+                else:
                     self.done = True
                     return data[position:]
-                else:
-                    self._take_trailer(line)
         self._pending = data[position:]
         return b""
 
     def _check_partial(self, line: bytes) -> None:
-        """Refuse early what no further byte can mend; bounds what is kept, too."""
+        """Refuse early what no further byte can make valid; bounds the bytes kept, too."""
         if STRAY.search(line):
             raise ProtocolError(400, "stray control character in a chunked body")
         if self._state == _SIZE:
@@ -122,6 +125,8 @@ class ChunkedDecoder:
     def _take_size(self, line: bytes) -> None:
         if len(line) > _LONGEST_CHUNK_LINE:
             raise ProtocolError(400, "chunk line too long")
+        # Bytes that CHUNK_LINE refuses: a sign, "0x" or "_" (int() takes them, other readers do not), and a bare LF
+        # in an extension, behind which some readers see a chunk (RFC 9112 §7.1.1).
         match = CHUNK_LINE.fullmatch(line)
         if match is None:
             raise ProtocolError(400, "malformed chunk line")
@@ -138,12 +143,45 @@ class ChunkedDecoder:
         self._state = _DATA if size else _TRAILER
 
     def _take_trailer(self, line: bytes) -> None:
-        # As strict as the head's fields, and dropped: merged into the environ they could forge headers
-        # that a proxy has checked (gevent CVE-2023-41419, eventlet CVE-2025-58068).
-        _, most_fields, longest = self.limits
+        # trailer-section = *( field-line CRLF ). As strict as the head's fields, and dropped: merged into the environ
+        # they could forge headers that a proxy has checked (gevent CVE-2023-41419, eventlet CVE-2025-58068).
         self._fields += 1
         self._trailer += len(line)
-        if len(line) > longest or self._fields > most_fields or self._trailer > _MOST_TRAILER_BYTES:
+        too_large = len(line) > self.limits[2] or self._trailer > _MOST_TRAILER_BYTES
+        if too_large or self._fields > self.limits[1]:
             raise ProtocolError(431, "trailers too many or too large")
         if FIELD_LINE.fullmatch(line) is None:
             raise ProtocolError(400, "malformed trailer field")
+
+
+class LengthDecoder:
+    """Cuts a body of known length from the bytes that come, like a `ChunkedDecoder`.
+
+    Args:
+        sink: called with each run of the body's bytes.
+        length: the ``Content-Length``.
+
+    Attributes:
+        left: bytes still to come.
+        done: whether the body has ended.
+    """
+
+    __slots__ = ("_sink", "done", "left")
+
+    def __init__(self, sink: Callable[[bytes], object], length: int) -> None:
+        self._sink = sink
+        self.left = length
+        self.done = False
+
+    def redirect(self, sink: Callable[[bytes], object]) -> None:
+        """Call ``sink`` from the next `feed` on."""
+        self._sink = sink
+
+    def feed(self, data: bytes) -> bytes:
+        """Take ``data`` and return what is left of it behind the body's end (empty while not `done`)."""
+        left = self.left
+        rest = data[left:]
+        self._sink(data[:left] if rest else data)
+        self.left = left = max(0, left - len(data))
+        self.done = not left
+        return rest

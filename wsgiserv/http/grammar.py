@@ -1,88 +1,83 @@
-"""The grammar of HTTP/1.1 as compiled regular expressions, each beside the ABNF it stands for.
+"""The grammar of HTTP/1.1 as compiled regular expressions, each beside its ABNF.
 
-Owns: which bytes are allowed where.
-Must not know: what a field means, limits, states.
-
-Repetition of a character class is possessive (``*+``, Python 3.11): a pattern either matches in one pass or fails in
-one pass, so no input can make it backtrack (waitress CVE-2020-5236). Repetition of a group is not: before Python 3.11.5
-a possessive one keeps what a failed repetition has consumed (gh-106052), and "3;" would be a chunk line. Each
-alternative of such a group begins with another character, so there is one way to match.
+Repetition of a character class is possessive (``*+``, Python 3.11): a pattern matches or fails in one pass, and no
+input can make it backtrack (waitress CVE-2020-5236). Repetition of a group is not: before Python 3.11.5 a possessive
+one keeps what a failed repetition has consumed (gh-106052), and "3;" would be a chunk line. The alternatives of such a
+group begin with different characters, so there is one way to match.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = [
-    "CHUNK_LINE",
-    "DIGITS",
-    "FIELD_LINE",
-    "FIELD_LINES",
-    "HOST",
-    "ORIGIN_LINE",
-    "REQUEST_LINE",
-    "RESPONSE_NAME",
-    "RESPONSE_VALUE",
-    "STATUS",
-    "STRAY",
-]
-
-# RFC 9110 §5.6.2: token = 1*tchar
-_TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
-_TOKEN = rb"[" + _TCHAR + rb"]++"
+# RFC 9110 §5.6.2: token = 1*tchar. No separators: a space, colon, quote or control in a name or method would let two
+# readers split the line at different places.
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+# RFC 9110 §5.6.4: quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
+QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 # RFC 9110 §5.5: field-value = *( VCHAR / obs-text / SP / HTAB ), once the outer white space is trimmed.
-# CR, LF and NUL are dangerous, the other controls are invalid too; none of them is let through.
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+# CR, LF and NUL end or cut a value for other readers ("invalid and dangerous", §5.5); the other controls are invalid.
+FIELD_VALUE = r"[\t\x20-\x7e\x80-\xff]*+"
 
-# RFC 9112 §3: request-line = method SP request-target SP HTTP-version. The target is any run of visible
-# ASCII but "#": a fragment is never sent (RFC 9112 §3.2), and a server that sees one where a proxy does
-# not would disagree with it about the path.
-REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]++) HTTP/([0-9])\.([0-9])")
+# RFC 9112 §3: request-line = method SP request-target SP HTTP-version. Single spaces only: with lenient white space
+# (§3, last paragraph) a proxy and a server can see different targets. The target is any run of visible ASCII but "#":
+# a fragment is never sent (§3.2), and a proxy that does not see one would disagree about the path.
+REQUEST_LINE = re.compile("(" + TOKEN + r") ([\x21\x22\x24-\x7e]++) HTTP/([0-9])\.([0-9])")
 
-# The usual request line: origin-form = absolute-path [ "?" query ] and version 1. Method, target, path, query and minor
-# version, as latin-1 text. What it does not match is for REQUEST_LINE to judge.
+# The usual request line: origin-form = absolute-path [ "?" query ] (RFC 9112 §3.2.1) and version 1. Groups: method,
+# target, path, query, minor version. REQUEST_LINE judges the lines that it does not match.
 ORIGIN_LINE = re.compile(
-    r"("
-    + _TOKEN.decode()
-    + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?) HTTP/1\.([0-9])"
+    "(" + TOKEN + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?) HTTP/1\.([0-9])"
 )
 
-# RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon
-# (§5.1: it has been used to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
-FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
+# RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon (§5.1: it has been used
+# to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
+FIELD_LINE = re.compile((TOKEN + ":" + FIELD_VALUE).encode("latin-1"))
 
-# The lines of a whole block, as latin-1 text: name and value, without the white space before the value. One pass over
-# a block costs less than one for each line. `findall` leaves out what is no field line: whoever uses it counts. A match
-# begins behind any LF, also behind one without its CR; but that LF then is the end of no match, and the count tells.
-FIELD_LINES = re.compile(
-    r"^(" + _TOKEN.decode() + r"):[ \t]*+(" + _VALUE.decode("latin-1") + r")\r\n", re.MULTILINE
-)
+# The lines of a whole block, as latin-1 text: name, and value without the white space before it. One pass over a block
+# costs less than one for each line. `findall` skips what is no field line: the caller must count. A match begins
+# behind any LF, also behind one without its CR; but that LF then is the end of no match, and the count tells.
+FIELD_LINES = re.compile("^(" + TOKEN + r"):[ \t]*+(" + FIELD_VALUE + r")\r\n", re.MULTILINE)
 
-# What can never be part of a head, wherever the read boundary falls: a LF without its CR, a CR without
-# its LF (a CR that ends the data may still get it), NUL and the other controls but HTAB.
+# Bytes that no head may contain, at whatever boundary the reads fall: a LF without its CR (RFC 9112 §2.2 lets readers
+# accept it, and those that do see other lines than those that do not), a CR without its LF (a CR at the end of the
+# data may still get it), NUL and the other controls but HTAB.
 STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
-DIGITS = re.compile(rb"[0-9]++")
+# 1*DIGIT, ASCII only: int() alone would take "+1", "1_0" and "²".
+DIGITS = re.compile("[0-9]++")
 
-# RFC 9110 §7.2: Host = uri-host [ ":" port ]; uri-host from RFC 3986 §3.2.2 (IP-literal, IPv4, reg-name),
-# which may be empty. Userinfo ("@") is no part of it. The comma, which RFC 3986 would allow, is refused: no
-# name has one, and it is what two Host fields look like when somebody has joined them.
+# RFC 9110 §7.2: Host = uri-host [ ":" port ]; RFC 3986 §3.2.2: uri-host = IP-literal / IPv4address / reg-name, which
+# may be empty. Userinfo ("@") is no part of it: "trusted.example@evil.example" reads as either host. The comma, which
+# RFC 3986 allows, is refused: no name has one, and two Host fields joined by a proxy look like that.
 HOST = re.compile(
-    rb"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[0-9A-Za-z\-._~!$&'()*+,;=:]++)\]"
-    rb"|(?:[0-9A-Za-z\-._~!$&'()*+;=]++|%[0-9A-Fa-f]{2})*)"
-    rb"(?::[0-9]*+)?"
+    r"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[0-9A-Za-z\-._~!$&'()*+,;=:]++)\]"
+    r"|(?:[0-9A-Za-z\-._~!$&'()*+;=]++|%[0-9A-Fa-f]{2})*)"
+    r"(?::[0-9]*+)?"
 )
 
-# RFC 9112 §7.1: chunk-size [ chunk-ext ];
+# RFC 9112 §7.1: chunk-size [ chunk-ext ]; chunk-size = 1*HEXDIG;
 # chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
-# 16 hexadecimal digits are 2**64 - 1: more can only be an attack.
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+# 16 hexadecimal digits are 2**64 - 1: more can only be an attack on a reader that wraps around.
 CHUNK_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,16})"
-    rb"(?:[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*"
+    (
+        r"([0-9A-Fa-f]{1,16})(?:[ \t]*+;[ \t]*+"
+        + TOKEN
+        + r"(?:[ \t]*+=[ \t]*+(?:"
+        + TOKEN
+        + "|"
+        + QUOTED
+        + "))?)*"
+    ).encode("latin-1")
 )
 
-# What an application may send. RFC 9112 §4: status-code SP [ reason-phrase ]. Native strings, latin-1.
+# The application's side, native strings as latin-1. RFC 9112 §4: status-code SP [ reason-phrase ].
 STATUS = re.compile(r"([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?")
-RESPONSE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
-RESPONSE_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*+")
+RESPONSE_NAME = re.compile(TOKEN)
+RESPONSE_VALUE = re.compile(FIELD_VALUE)
+
+
+def parse_content_length(value: str) -> int | None:
+    """Return the number of a Content-Length value, None when it is malformed (RFC 9110 §8.6: 1*DIGIT)."""
+    # Up to 19 digits: int() refuses 5,000 with an error of its own, and 64 bits end there for other readers.
+    return int(value) if DIGITS.fullmatch(value) and len(value) <= 19 else None

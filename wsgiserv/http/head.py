@@ -1,31 +1,34 @@
-"""The head of a request: request line and header block, from bytes to what the server acts on.
+"""Parses the head of a request: the request line and the header block (RFC 9112 §2-§6, RFC 9110 §5-§7).
 
-Owns: `HeadParser`, `RequestLine`, `HeaderBlock`, and the rules of RFC 9112 §2-§6 and RFC 9110 §5-§7 on them.
-Must not know: sockets, where the bytes end (the caller has found the empty line), trust in the peer.
-
-Clients repeat themselves, so both parts are kept in bounded caches under their own bytes: the request
-line and the header block, and of a block that is new what its names mean. What is cached is immutable.
+The caller has found the empty line that ends the head. Clients repeat themselves, so both parts are kept in bounded
+caches under their own bytes, and so is the meaning of each field name. A cached object is immutable.
 """
 
 from __future__ import annotations
 
 import itertools
-from _socket import AF_INET6, inet_pton
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.grammar import DIGITS, FIELD_LINE, FIELD_LINES, HOST, ORIGIN_LINE, REQUEST_LINE
-from wsgiserv.http.percent import decoded
-from wsgiserv.record import record
+from wsgiserv.http.grammar import (
+    DIGITS,
+    FIELD_LINE,
+    FIELD_LINES,
+    HOST,
+    ORIGIN_LINE,
+    REQUEST_LINE,
+    parse_content_length,
+)
 
-__all__ = ["HeadLimits", "HeadParser", "HeaderBlock", "RequestLine"]
-
-# A cache that is full is emptied: cheaper per request than to keep an order of use. Only one of some new entries is
-# kept: what comes again and again gets in soon enough, and of a flood of requests that are all different most leave
-# their memory to the next at once, while the processor has it at hand. Entries above these sizes are not kept, which
-# bounds the memory: 1024 * (4 kB + about as much again once parsed) per cache.
+# A full cache is emptied: cheaper per request than to keep an order of use. One of 64 new entries is kept: what comes
+# again and again gets in soon enough, and of a flood of requests that all differ most leave their memory to the next
+# at once, while the processor has it at hand. Larger entries are not kept, which bounds the memory:
+# 1024 * (4 kB + about as much again once parsed) per cache.
 _CACHE_ENTRIES: Final = 1024
 _KEPT_OF: Final = 64
 _LONGEST_BLOCK_KEPT: Final = 4096
@@ -48,7 +51,7 @@ _SINGLE: Final = frozenset(
     }
 )
 
-# What proxies say of their clients, besides the names in secure_scheme_headers.
+# The headers in which proxies describe their clients, besides the names in secure_scheme_headers.
 _CLAIMS: Final = frozenset(
     {
         "HTTP_FORWARDED",
@@ -65,13 +68,13 @@ _CLAIMS: Final = frozenset(
 
 _CHUNKED: Final = -1
 
-# What a field name means: its CGI key, and how the server itself reads it, if it does.
+# The CGI key of a field name, and the function that reads the field for the server itself, if any.
 _Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadLimits:
-    """What a head may be, from the settings of the same names.
+    """Limits of a head, from the settings of the same names.
 
     Attributes:
         line: longest request line in bytes, without its CRLF (``limit_request_line``).
@@ -79,10 +82,10 @@ class HeadLimits:
         field_size: longest header line in bytes, without its CRLF (``limit_request_field_size``).
         header_map: ``drop``, ``refuse`` or ``dangerous``: names with an underscore (``header_map``).
         forwarder_headers: names with an underscore, upper case, that a trusted peer may set
-            (``forwarder_headers``); ``*`` is all of them.
+            (``forwarder_headers``); ``*`` allows all of them.
         secure_scheme_headers: upper-case field names and the values that mean https
             (``secure_scheme_headers``).
-        root_path: the prefix that is ``SCRIPT_NAME`` (``root_path``), without a slash at its end.
+        root_path: the prefix that becomes ``SCRIPT_NAME`` (``root_path``), without a slash at its end.
     """
 
     line: int = 8190
@@ -99,6 +102,7 @@ class HeadLimits:
         return self.line + self.fields * (self.field_size + 2) + 4
 
 
+@dataclass(slots=True, eq=False)
 class RequestLine:
     """A valid request line.
 
@@ -106,29 +110,27 @@ class RequestLine:
         raw: the line's bytes, without its CRLF.
         method: the method, case kept (methods are case-sensitive, RFC 9110 §9.1).
         http11: whether the client speaks HTTP/1.1 or a later 1.x.
-        authority: the authority of an absolute-form or authority-form target; it wins over Host
+        authority: the authority of an absolute-form or authority-form target; it overrides Host
             (RFC 9112 §3.2.2); None for the other forms.
-        environ: the CGI keys that the line alone decides.
+        environ: the CGI keys that depend on the line alone.
+        is_head, is_connect: whether the method is HEAD or CONNECT.
     """
 
-    __slots__ = ("authority", "environ", "http11", "is_connect", "is_head", "method", "raw")
-
-    def __init__(
-        self, raw: bytes, method: str, http11: bool, authority: str | None, environ: dict[str, str]
-    ) -> None:
-        self.raw = raw
-        self.method = method
-        self.http11 = http11
-        self.authority = authority
-        self.environ = environ
-        self.is_head = method == "HEAD"
-        self.is_connect = method == "CONNECT"
+    raw: bytes
+    method: str
+    http11: bool
+    authority: str | None
+    environ: dict[str, str]
+    is_head: bool
+    is_connect: bool
 
 
+@dataclass(slots=True, eq=False)
 class HeaderBlock:
-    """A valid header block and what the server itself reads from it. Immutable once made.
+    """A valid header block. Immutable once `HeadParser` has returned it.
 
     Attributes:
+        raw: the block's bytes.
         environ: the CGI keys of the fields.
         content_length: the body's length in bytes; -1 when the body is chunked.
         chunked: whether Transfer-Encoding is ``chunked``.
@@ -137,68 +139,41 @@ class HeaderBlock:
         keep_alive: whether Connection lists ``keep-alive``.
         expect_continue: whether Expect is ``100-continue``.
         plain: no body, no Expect, no Connection field: the usual GET.
-        request_id: the value of X-Request-Id where it is usable as an id; of a trusted peer only.
-        secure: what the secure scheme headers say: True https, False not https, None absent; of a
-            trusted peer only.
-        contradictory: whether two secure scheme headers say different things.
-        forwarder: the fields of ``forwarder_headers``, names in upper case; of a trusted peer only.
-        claims: the keys of ``environ`` in which a proxy speaks for its client; of a trusted peer only.
-        unusual: whether anything here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
-        raw: the block's bytes.
+        request_id: the value of X-Request-Id, if it is usable as an id; for trusted peers only.
+        secure: True when the secure scheme headers mean https, False when they mean another scheme, None without
+            them; for trusted peers only.
+        contradictory: whether two secure scheme headers disagree.
+        forwarder: the fields of ``forwarder_headers``, names in upper case; for trusted peers only.
+        claims: the keys of ``environ`` in which a proxy describes its client; for trusted peers only.
+        unusual: whether a field here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
     """
 
-    __slots__ = (
-        "chunked",
-        "claims",
-        "close",
-        "content_length",
-        "contradictory",
-        "environ",
-        "expect_continue",
-        "forwarder",
-        "has_host",
-        "keep_alive",
-        "plain",
-        "raw",
-        "request_id",
-        "secure",
-        "unusual",
-    )
-
-    environ: dict[str, str]
-    forwarder: dict[str, str]
-
-    def __init__(self, raw: bytes) -> None:
-        self.environ = {}
-        self.content_length = 0
-        self.chunked = False
-        self.has_host = False
-        self.close = False
-        self.keep_alive = False
-        self.expect_continue = False
-        self.plain = False
-        self.request_id: str | None = None
-        self.secure: bool | None = None
-        self.contradictory = False
-        self.forwarder = {}
-        self.claims: tuple[str, ...] = ()
-        self.unusual = False
-        self.raw = raw
+    raw: bytes
+    environ: dict[str, str] = field(default_factory=dict)
+    content_length: int = 0
+    chunked: bool = False
+    has_host: bool = False
+    close: bool = False
+    keep_alive: bool = False
+    expect_continue: bool = False
+    plain: bool = False
+    request_id: str | None = None
+    secure: bool | None = None
+    contradictory: bool = False
+    forwarder: dict[str, str] = field(default_factory=dict)
+    claims: tuple[str, ...] = ()
+    unusual: bool = False
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the lines as (name, value), in order, as they came; for hooks."""
-        found = []
-        for line in self.raw.decode("latin-1").split("\r\n")[:-1]:
-            name, _, value = line.partition(":")
-            found.append((name, value.strip(" \t")))
-        return found
+        lines = [line.partition(":") for line in self.raw.decode("latin-1").split("\r\n")[:-1]]
+        return [(name, value.strip(" \t")) for name, _, value in lines]
 
 
 class HeadParser:
-    """Parses heads under fixed limits. One per worker; its caches are shared by all connections.
+    """Parses heads under fixed limits. One per worker; all connections share its caches.
 
-    Threads may use one parser at once: the caches are plain dictionaries, and to lose a race costs a
-    second parse.
+    Threads may use one parser at once: the caches are plain dictionaries, and a lost race costs a second parse.
     """
 
     def __init__(self, limits: HeadLimits) -> None:
@@ -209,7 +184,7 @@ class HeadParser:
         self._new_lines = itertools.count(1)
         self._new_blocks = itertools.count(1)
         self._scheme_keys = {
-            "HTTP_" + name.replace("-", "_"): value for name, value in limits.secure_scheme_headers
+            "HTTP_" + name.replace("-", "_"): value.lower() for name, value in limits.secure_scheme_headers
         }
         self._claims = _CLAIMS.union(self._scheme_keys)
         self._safe_size = limits.field_size  # no line of a block up to this size can be too long
@@ -222,7 +197,7 @@ class HeadParser:
             raw: the line without its CRLF.
 
         Raises:
-            ProtocolError: 400 malformed, 414 too long, 505 a major version that is not 1.
+            ProtocolError: 400 malformed, 414 too long, 505 a major version other than 1.
         """
         return self.lines.get(raw) or self.new_line(raw)
 
@@ -230,17 +205,19 @@ class HeadParser:
         """Parse a request line that is not in the cache; see `request_line`."""
         if len(raw) > self.limits.line:
             raise ProtocolError(414, "request line longer than limit_request_line")
-        match = ORIGIN_LINE.fullmatch(raw.decode("latin-1"))
+        text = raw.decode("latin-1")
+        match = ORIGIN_LINE.fullmatch(text)
         authority = None
         if match is not None:
             method, target, path, query, minor = match.groups("")
         if match is None or method == "CONNECT":
-            method, target, path, query, authority, minor = _unusual_line(raw)
+            method, target, path, query, authority, minor = _unusual_line(text)
         # A minor version above ours is answered as ours (RFC 9110 §2.5).
         http11 = minor != "0"
         if "%" in path:
-            # Decoded once, and as latin-1, whatever the bytes mean (PEP 3333, "Unicode Issues").
-            path = decoded(path)
+            # Decoded once: a second pass would turn %252e into a dot behind the proxy's path rules. As latin-1,
+            # whatever the bytes mean (PEP 3333, "Unicode Issues").
+            path = unquote_to_bytes(path).decode("latin-1")
         script_name = self.limits.root_path
         if script_name:
             script_name, path = self.split_root(path)
@@ -252,7 +229,7 @@ class HeadParser:
             "RAW_URI": target,
             "SERVER_PROTOCOL": "HTTP/1.1" if http11 else "HTTP/1.0",
         }
-        line = RequestLine(raw, method, http11, authority, environ)
+        line = RequestLine(raw, method, http11, authority, environ, method == "HEAD", method == "CONNECT")
         if next(self._new_lines) % _KEPT_OF == 0 and len(raw) <= _LONGEST_LINE_KEPT:
             if len(self.lines) >= _CACHE_ENTRIES:
                 self.lines.clear()
@@ -260,11 +237,9 @@ class HeadParser:
         return line
 
     def split_root(self, path: str) -> tuple[str, str]:
-        """Return SCRIPT_NAME and PATH_INFO: the root path is taken off a path that has it, as whole segments."""
+        """Return SCRIPT_NAME and PATH_INFO: the root path is removed from a path that has it, as whole segments."""
         root = self.limits.root_path
-        if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
-            return root, path[len(root) :]
-        return root, path
+        return root, without_prefix(path, root)
 
     def header_block(self, raw: bytes) -> HeaderBlock:
         """Parse a header block (RFC 9112 §5), or take it from the cache.
@@ -281,15 +256,16 @@ class HeadParser:
     def new_block(self, raw: bytes) -> HeaderBlock:
         """Parse a header block that is not in the cache; see `header_block`."""
         fields = FIELD_LINES.findall(raw.decode("latin-1"))
-        # Each match ends with the one LF that it has: as many as there are means that nothing was left out.
+        # Each match ends with its one LF: as many matches as LFs means that no line was skipped.
         if len(raw) > self._safe_size or len(fields) > self._most or len(fields) != raw.count(b"\n"):
             self._check_lines(raw)
         names = self._names
         block = HeaderBlock(raw)
         environ = block.environ
         for name, value in fields:
-            key, read = names.get(name) or self._learn(name)
-            # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip().
+            key, read = names.get(name) or self._classify_header(name)
+            # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip(): it would also
+            # take off U+0085 and U+00A0, which are bytes of the value.
             value = value.rstrip(" \t")
             if read is not None:
                 read(block, key, value)
@@ -297,16 +273,8 @@ class HeadParser:
                 environ[key] = value
             else:
                 environ[key] = _join(key, environ[key], value)
-        if block.chunked:
-            if "CONTENT_LENGTH" in environ:
-                # RFC 9112 §6.1: the classic request smuggling. Never a fall-back to either length.
-                raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
-            block.unusual = True
-        if block.claims:
-            self._read_scheme(block)
-            block.unusual = True
-        if block.forwarder:
-            block.unusual = True
+        if block.unusual:
+            self._check_unusual(block)
         block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
         if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
             if len(self.blocks) >= _CACHE_ENTRIES:
@@ -315,7 +283,7 @@ class HeadParser:
         return block
 
     def _check_lines(self, raw: bytes) -> None:
-        """Look at a block line by line: it is malformed, or some limit is near. Raises ProtocolError."""
+        """Check a block line by line: it is malformed, or near a limit. Raises ProtocolError."""
         limits = self.limits
         lines = raw.split(b"\r\n")
         if lines.pop():
@@ -326,10 +294,10 @@ class HeadParser:
             if len(line) > limits.field_size:
                 raise ProtocolError(431, "header field larger than limit_request_field_size")
             if FIELD_LINE.fullmatch(line) is None:
-                raise _blame(line)
+                raise _header_error(line)
 
-    def _learn(self, name: str) -> _Meaning:
-        """Say what a field name means."""
+    def _classify_header(self, name: str) -> _Meaning:
+        """Return the meaning of a field name, and keep it."""
         upper = name.upper()
         if "_" in upper:
             meaning = self._underscored(upper)
@@ -345,112 +313,105 @@ class HeadParser:
         return meaning
 
     def _underscored(self, upper: str) -> _Meaning:
-        """A name with an underscore would shadow its dashed twin in the environ (puma CVE-2024-45614)."""
+        """Return the meaning of a name with an underscore. Raises ProtocolError where ``header_map`` refuses it."""
+        # It would shadow its dashed twin in the environ: X_Forwarded_For passes a proxy that replaces
+        # X-Forwarded-For (puma CVE-2024-45614).
         key = "HTTP_" + upper.replace("-", "_")
         allowed = self.limits.forwarder_headers
         if (upper in allowed or "*" in allowed) and key not in _OBEYED:
             return upper, _read_forwarder
         if self.limits.header_map == "refuse":
             raise ProtocolError(400, "header field name with an underscore")
-        # Even where they are let in, "Transfer_Encoding" frames nothing: a proxy reads no framing in it.
+        # Even with "dangerous", "Transfer_Encoding" frames nothing: a proxy reads no framing in it.
         if self.limits.header_map == "dangerous" and key not in _OBEYED:
             return key, _read_claim if key in self._claims else None
         return upper, _drop
 
-    def _read_scheme(self, block: HeaderBlock) -> None:
+    def _check_unusual(self, block: HeaderBlock) -> None:
+        """Check framing fields against each other; read the secure scheme headers. Raises ProtocolError."""
+        environ = block.environ
+        if block.chunked and "CONTENT_LENGTH" in environ:
+            # RFC 9112 §6.1: the classic request smuggling. Never a fall-back to either length.
+            raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
         for key, expected in self._scheme_keys.items():
-            value = block.environ.get(key)
-            if value is None:
-                continue
-            secure = value.lower() == expected.lower()
-            if block.secure is not None and block.secure != secure:
-                block.contradictory = True
-            block.secure = secure
+            if key in environ:
+                secure = environ[key].lower() == expected
+                block.contradictory = block.contradictory or block.secure is (not secure)
+                block.secure = secure
 
 
-def _blame(line: bytes) -> ProtocolError:
-    """Say what is wrong with a line that is no field line. Off the usual way."""
+def without_prefix(path: str, prefix: str) -> str:
+    """Remove ``prefix`` from a path that begins with it, as whole segments: ``/shop`` is not part of ``/shopping``."""
+    return path[len(prefix) :] if f"{path}/".startswith(f"{prefix}/") else path
+
+
+def _header_error(line: bytes) -> ProtocolError:
+    """Return the error for a line that is no field line: the most helpful reason that fits."""
     if line[:1] in (b" ", b"\t"):
+        # RFC 9112 §5.2: a server must reject obs-fold or replace it; a proxy that does neither sees another field.
         return ProtocolError(400, "obsolete line folding in a header field")
     name, colon, _ = line.partition(b":")
     if colon and name.rstrip(b" \t") != name:
+        # RFC 9112 §5.1: must be refused with 400; "Content-Length : 5" has been read and ignored side by side.
         return ProtocolError(400, "white space between a header field's name and its colon")
     return ProtocolError(400, "malformed header field")
 
 
-def _unusual_line(raw: bytes) -> tuple[str, str, str, str, str | None, str]:
-    """Return method, target, path, query, authority and minor version of what is no usual request line."""
-    match = REQUEST_LINE.fullmatch(raw)
+def _unusual_line(text: str) -> tuple[str, str, str, str, str | None, str]:
+    """Return method, target, path, query, authority and minor version of an unusual request line."""
+    match = REQUEST_LINE.fullmatch(text)
     if match is None:
         raise ProtocolError(400, "malformed request line")
     method, target, major, minor = match.groups()
-    if major != b"1":
+    if major != "1":
         raise ProtocolError(505, "HTTP version not supported; this server speaks HTTP/1.1")
-    path, query, authority = _split_target(method, target)
-    return (
-        method.decode("ascii"),
-        target.decode("ascii"),
-        path.decode("ascii"),
-        query.decode("ascii"),
-        authority,
-        minor.decode("ascii"),
-    )
+    return method, target, *_split_target(method, target), minor
 
 
-def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, str | None]:
-    """Split a request target into path, query and authority (RFC 9112 §3.2).
-
-    A target that begins with ``//`` is a path like any other: it is never taken for an authority.
-    """
-    if method == b"CONNECT":
-        # authority-form: uri-host ":" port, and nothing else goes with CONNECT.
-        if not _is_authority(target) or not _has_port(target):
+def _split_target(method: str, target: str) -> tuple[str, str, str | None]:
+    """Split a request target into path, query and authority (RFC 9112 §3.2)."""
+    if method == "CONNECT":
+        # §3.2.3, authority-form = uri-host ":" port. CONNECT takes no other form, and here no port may be missing.
+        host, colon, port = target.rpartition(":")
+        if not (host and colon and DIGITS.fullmatch(port) and _is_authority(target)):
             raise ProtocolError(400, "CONNECT needs host:port as its target")
-        return b"", b"", target.decode("ascii")
-    if target.startswith(b"/"):
-        path, _, query = target.partition(b"?")
+        return "", "", target
+    if target.startswith("/"):
+        # §3.2.1, origin-form. "//host/x" is a path like any other: read as an authority, it would move the request.
+        path, _, query = target.partition("?")
         return path, query, None
-    if target == b"*":
-        if method != b"OPTIONS":
+    if target == "*":
+        # §3.2.4, asterisk-form: only for a server-wide OPTIONS.
+        if method != "OPTIONS":
             raise ProtocolError(400, "the target * goes with OPTIONS only")
-        return b"*", b"", None
-    scheme, separator, rest = target.partition(b"://")
-    if not separator or scheme.lower() not in (b"http", b"https"):
+        return "*", "", None
+    # §3.2.2, absolute-form = absolute-URI. Other schemes are not served here.
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
         raise ProtocolError(400, "malformed request target")
-    found = [position for position in (rest.find(b"/"), rest.find(b"?")) if position >= 0]
-    cut = min(found, default=len(rest))
+    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
     authority, rest = rest[:cut], rest[cut:]
     # An http URI with an empty host is invalid (RFC 9110 §4.2.1); HOST refuses userinfo (§4.2.4).
-    if not authority or authority.startswith(b":") or not _is_authority(authority):
+    if not authority or authority.startswith(":") or not _is_authority(authority):
         raise ProtocolError(400, "malformed authority in the request target")
-    path, _, query = rest.partition(b"?")
-    if not path:
-        path = b"*" if method == b"OPTIONS" and not query else b"/"
-    return path, query, authority.decode("ascii")
+    path, _, query = rest.partition("?")
+    # §3.2.4: a proxy forwards OPTIONS without a path as "*".
+    return path or ("*" if method == "OPTIONS" and not query else "/"), query, authority
 
 
 @lru_cache(maxsize=256)
-def _is_host(value: str) -> bool:
-    return _is_authority(value.encode("latin-1"))
-
-
-def _is_authority(raw: bytes) -> bool:
-    """Whether ``raw`` is a host with or without a port; the host may be empty (RFC 9110 §7.2)."""
-    if HOST.fullmatch(raw) is None:
+def _is_authority(text: str) -> bool:
+    """Whether ``text`` is a host with or without a port; the host may be empty (RFC 9110 §7.2)."""
+    if HOST.fullmatch(text) is None:
         return False
-    if raw[:1] != b"[" or raw[1:2] in b"vV":
+    if text[:1] != "[" or text[1] in "vV":
         return True
-    # RFC 3986 §3.2.2, IPv6address: how many groups, and one gap at most, is no matter for an expression.
+    # RFC 3986 §3.2.2, IPv6address: the number of groups, with one gap at most, is beyond an expression.
     try:
-        inet_pton(AF_INET6, raw[1 : raw.index(b"]")].decode("ascii"))
-    except (OSError, ValueError):
+        IPv6Address(text[1 : text.index("]")])
+    except AddressValueError:
         return False
     return True
-
-
-def _has_port(authority: bytes) -> bool:
-    host, colon, port = authority.rpartition(b":")
-    return bool(host and colon and DIGITS.fullmatch(port))
 
 
 def _join(key: str, first: str, second: str) -> str:
@@ -467,22 +428,21 @@ def _members(value: str) -> list[str]:
 
 
 def _read_host(block: HeaderBlock, key: str, value: str) -> None:
-    # RFC 9112 §3.2: more than one Host, or an invalid one, is answered with 400.
+    # RFC 9112 §3.2: more than one Host, or an invalid one, is answered with 400. Two readers could choose two hosts.
     if block.has_host:
         raise ProtocolError(400, "more than one Host header field")
-    if not _is_host(value):
+    if not _is_authority(value):
         raise ProtocolError(400, "malformed Host header field")
     block.has_host = True
-    block.environ["HTTP_HOST"] = value
+    block.environ[key] = value
 
 
 def _read_content_length(block: HeaderBlock, key: str, value: str) -> None:
-    # RFC 9110 §8.6: 1*DIGIT. Checked as ASCII digits before int(), which would take "+1", "1_0" or "²",
-    # and for its length: int() refuses 5,000 digits with an error of its own.
-    if DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19:
+    length = parse_content_length(value)
+    if length is None:
         raise ProtocolError(400, "malformed Content-Length")
-    length = int(value)
     environ = block.environ
+    # RFC 9112 §6.3: the same value twice may be taken as one; different ones are a smuggled body.
     if "CONTENT_LENGTH" in environ and block.content_length != length:
         raise ProtocolError(400, "different Content-Length header fields")
     block.content_length = length
@@ -490,14 +450,15 @@ def _read_content_length(block: HeaderBlock, key: str, value: str) -> None:
 
 
 def _read_transfer_encoding(block: HeaderBlock, key: str, value: str) -> None:
-    # Exactly one "chunked" in all Transfer-Encoding fields together, or refused (gunicorn CVE-2024-1135).
+    # RFC 9112 §6.1: exactly one "chunked" in all Transfer-Encoding fields together, or refused (gunicorn
+    # CVE-2024-1135: "chunked, identity" was read as no body by one side).
     codings = _members(value)
     if block.chunked or not all(codings):
         raise ProtocolError(400, "malformed Transfer-Encoding")
     if codings == ["chunked"]:
-        block.chunked = True
+        block.chunked = block.unusual = True
         block.content_length = _CHUNKED
-        block.environ["HTTP_TRANSFER_ENCODING"] = value
+        block.environ[key] = value
     elif "chunked" in codings[:-1]:
         raise ProtocolError(400, "chunked is not the last transfer coding, or not the only one")
     else:
@@ -505,14 +466,12 @@ def _read_transfer_encoding(block: HeaderBlock, key: str, value: str) -> None:
 
 
 def _read_connection(block: HeaderBlock, key: str, value: str) -> None:
-    for member in _members(value):
-        if member == "close":
-            block.close = True
-        elif member == "keep-alive":
-            block.keep_alive = True
+    # RFC 9110 §7.6.1: Connection = #connection-option, case-insensitive; options of other fields mean nothing here.
+    members = _members(value)
+    block.close = block.close or "close" in members
+    block.keep_alive = block.keep_alive or "keep-alive" in members
     environ = block.environ
-    seen = environ.get("HTTP_CONNECTION")
-    environ["HTTP_CONNECTION"] = value if seen is None else f"{seen}, {value}"
+    environ[key] = _join(key, environ[key], value) if key in environ else value
 
 
 def _read_expect(block: HeaderBlock, key: str, value: str) -> None:
@@ -520,13 +479,15 @@ def _read_expect(block: HeaderBlock, key: str, value: str) -> None:
     if value.lower() != "100-continue":
         raise ProtocolError(417, "unknown expectation; only 100-continue is known")
     block.expect_continue = True
-    block.environ["HTTP_EXPECT"] = value
+    block.environ[key] = value
 
 
 def _read_forwarder(block: HeaderBlock, key: str, value: str) -> None:
+    # A proxy sets each once: a second one is the client's.
     if key in block.forwarder:
         raise ProtocolError(400, "repeated forwarder header")
     block.forwarder[key] = value
+    block.unusual = True
 
 
 def _read_claim(block: HeaderBlock, key: str, value: str) -> None:
@@ -535,13 +496,16 @@ def _read_claim(block: HeaderBlock, key: str, value: str) -> None:
         value = _join(key, environ[key], value)
     else:
         block.claims += (key,)
+        block.unusual = True
     environ[key] = value
     if key == "HTTP_X_REQUEST_ID":
-        block.request_id = _usable_id(value)
+        # An id goes into logs and headers: printable ASCII without spaces, of sane length, or it is no id.
+        usable = 0 < len(value) <= 128 and value.isascii() and value.isprintable() and " " not in value
+        block.request_id = value if usable else None
 
 
 def _drop(block: HeaderBlock, key: str, value: str) -> None:
-    """A field that is not mapped into the environ."""
+    """Leave a field out of the environ."""
 
 
 # The fields that the server itself obeys.
@@ -552,10 +516,3 @@ _OBEYED: Final = {
     "HTTP_CONNECTION": _read_connection,
     "HTTP_EXPECT": _read_expect,
 }
-
-
-def _usable_id(value: str) -> str | None:
-    """An id goes into logs and headers: printable ASCII without spaces, of sane length, or it is no id."""
-    if not 0 < len(value) <= 128:
-        return None
-    return value if value.isascii() and value.isprintable() and " " not in value else None

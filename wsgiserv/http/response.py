@@ -1,41 +1,24 @@
-"""The response's side of HTTP/1.1: from what an application said to the bytes of a head.
+"""Turns an application's status and headers into the bytes of a response head (RFC 9110, RFC 9112 §4-§6).
 
-Owns: `HeadTemplate` (a checked status and header list, serialised once), framing constants, refusals.
-Must not know: sockets, WSGI, when to send.
+`HeadTemplates` checks and serialises each status and header list once. `refusal` makes the server's own responses.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from wsgiserv.http.grammar import DIGITS, RESPONSE_NAME, RESPONSE_VALUE, STATUS
-
-__all__ = [
-    "CHUNKED",
-    "CHUNKED_CLOSE",
-    "CLOSE",
-    "CONTINUE",
-    "LAST_CHUNK",
-    "HeadTemplate",
-    "HeadTemplates",
-    "content_length",
-    "date_line",
-    "early_hints",
-    "refusal",
-]
+from wsgiserv.http.grammar import RESPONSE_NAME, RESPONSE_VALUE, STATUS, parse_content_length
 
 SERVER: Final = b"Server: wsgiserv\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
-
-# The ends of a head. The template ends behind the application's last header line.
 CLOSE: Final = b"Connection: close\r\n"
 KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-CHUNKED: Final = b"Transfer-Encoding: chunked\r\n\r\n"
-CHUNKED_CLOSE: Final = CLOSE + CHUNKED
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 # RFC 9110 §7.6.1 and PEP 3333 "Other HTTP Features": these are about this connection, which is not
 # the application's. wsgiref and RFC 2616 §13.5.1 list the same names.
@@ -59,23 +42,23 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 _CACHE_ENTRIES: Final = 512
 _LONGEST_HEAD_KEPT: Final = 4096
+_LONGEST_LINE_KEPT: Final = 256
 
 
 def date_line(now: float) -> bytes:
     """Return the Date line for ``now`` (seconds since the epoch), an IMF-fixdate (RFC 9110 §5.6.7)."""
-    # email.utils could tell, and takes 5 ms of each start.
     try:
         at = time.gmtime(now)
     except (OverflowError, ValueError, OSError):  # a clock far beyond all calendars
         at = time.gmtime(0)
-    return (
-        f"Date: {_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
-        f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT\r\n"
-    ).encode("ascii")
+    # The names of days and months by strftime depend on the locale; email.utils takes 5 ms of each start.
+    day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+    return time.strftime(f"Date: {day}, %d {month} %Y %H:%M:%S GMT\r\n", at).encode("ascii")
 
 
+@dataclass(slots=True, eq=False)
 class HeadTemplate:
-    """A status and header list that have been checked, as bytes.
+    """A checked status and header list, as bytes.
 
     Attributes:
         prefix: status line, Server and the application's header lines, without Date.
@@ -85,43 +68,19 @@ class HeadTemplate:
         has_date: whether the application set Date itself.
         status: the status as sent.
         fields: the application's headers as sent.
-        hop_by_hop: the names of the headers that are not sent, because they are about the connection.
+        hop_by_hop: the names of headers that are not sent, because they are about the connection.
         closes: whether one of them was ``Connection: close``.
     """
 
-    __slots__ = (
-        "bodiless",
-        "closes",
-        "code",
-        "fields",
-        "has_date",
-        "hop_by_hop",
-        "length",
-        "prefix",
-        "status",
-    )
-
-    def __init__(
-        self,
-        prefix: bytes,
-        code: int,
-        length: int,
-        bodiless: bool,
-        has_date: bool,
-        status: str,
-        fields: tuple[tuple[str, str], ...],
-        hop_by_hop: tuple[str, ...],
-        closes: bool,
-    ) -> None:
-        self.prefix = prefix
-        self.code = code
-        self.length = length
-        self.bodiless = bodiless
-        self.has_date = has_date
-        self.status = status
-        self.fields = fields
-        self.hop_by_hop = hop_by_hop
-        self.closes = closes
+    prefix: bytes
+    code: int
+    length: int
+    bodiless: bool
+    has_date: bool
+    status: str
+    fields: tuple[tuple[str, str], ...]
+    hop_by_hop: tuple[str, ...]
+    closes: bool
 
 
 class HeadTemplates:
@@ -132,7 +91,7 @@ class HeadTemplates:
         self._lines: dict[tuple[str, str], bytes] = {}
 
     def get(self, status: str, headers: Iterable[tuple[str, str]]) -> HeadTemplate:
-        """Return the template for what an application passed to ``start_response``.
+        """Return the template for the arguments that an application passed to ``start_response``.
 
         Raises:
             TypeError, ValueError: the status or a header must not reach the wire; says which and why.
@@ -151,18 +110,36 @@ class HeadTemplates:
                     template = self._kept.get((status, *headers))
                     if template is not None:
                         return template
-            except ValueError:  # not pairs: said below
+            except ValueError:  # not pairs: `_pairs` says so
                 pass
-        status = _own_text(status, "the status must be a str such as '200 OK'")
-        pairs = _pairs(headers)
-        return self._kept.get((status, *pairs)) or self._make(status, pairs)
+        status = _own_text(status, "the status must be a str, for example '200 OK'")
+        return self._find(status, _pairs(headers))
+
+    def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> HeadTemplate:
+        """Return the template of an interim response 103 (RFC 8297 §2).
+
+        Raises:
+            TypeError, ValueError: a header must not reach the wire; says which and why.
+        """
+        template = self._find("103 Early Hints", _pairs(headers, accepts_bytes=True))
+        if template.length >= 0:
+            raise ValueError("an interim response has no body, and no Content-Length")
+        return template
+
+    def _find(self, status: str, headers: list[tuple[str, str]]) -> HeadTemplate:
+        return self._kept.get((status, *headers)) or self._make(status, headers)
 
     def _make(self, status: str, headers: list[tuple[str, str]]) -> HeadTemplate:
         """Check and serialise ``headers``, built-in tuples of built-in strings, and keep the result."""
-        code = _status_code(status)
-        bodiless = code < 200 or code == 204 or code == 304
+        match = STATUS.fullmatch(status)
+        if match is None:
+            raise ValueError(
+                f"malformed status {status!r}; expected a code and a phrase, for example '200 OK'"
+            )
+        code = int(match[1])
+        bodiless = code < 200 or code in (204, 304)
         length = -1
-        has_date = has_server = False
+        has_date, has_server = False, code < 200  # an interim response does without Server
         names, closes = _connection_options(headers)
         known = self._lines if names is _HOP_BY_HOP else {}
         parts: list[bytes] = []
@@ -182,17 +159,16 @@ class HeadTemplates:
                     declared = int(sent[1])
                     if length >= 0 and length != declared:
                         raise ValueError("the application set two different Content-Length headers")
-                    first, length = length < 0, declared
                     # RFC 9110 §8.6: never in a 1xx or 204; and never twice.
-                    if first and not (code < 200 or code == 204):
-                        parts.append(line)
-                        fields.append(sent)
-                    continue
-                if lower == "date":
+                    is_sent = length < 0 and code >= 200 and code != 204
+                    length = declared
+                    if not is_sent:
+                        continue
+                elif lower == "date":
                     has_date = True
                 elif lower == "server":
                     has_server = True
-                elif len(line) <= 256 and sent == header:
+                elif len(line) <= _LONGEST_LINE_KEPT and sent == header:
                     if len(known) >= _CACHE_ENTRIES:
                         known.clear()
                     known[header] = line
@@ -212,19 +188,10 @@ class HeadTemplates:
         return template
 
 
-def _status_code(status: str) -> int:
-    match = STATUS.fullmatch(status)
-    if match is None:
-        raise ValueError(f"malformed status {status!r}; expected such as '200 OK'")
-    return int(match.group(1))
-
-
 def _own_text(text: object, rule: str) -> str:
-    """Return a string's own characters, as a built-in `str`. Raises TypeError with the ``rule``.
-
-    A subclass may say something else in `__str__` and `__format__`, as ``class Mime(str, Enum)`` does: those are not
-    asked. Nor is `__class__`, with which a proxy pretends to be a string.
-    """
+    """Return a string's own characters, as a built-in `str`. Raises TypeError with the ``rule``."""
+    # `__str__` and `__format__` of a subclass may say something else (``class Mime(str, Enum)``), and `__class__` of
+    # a proxy pretends to be a string: none of them is asked.
     if type(text) is str:
         return text
     if issubclass(type(text), str):
@@ -233,10 +200,10 @@ def _own_text(text: object, rule: str) -> str:
 
 
 def _pairs(headers: object, accepts_bytes: bool = False) -> list[tuple[str, str]]:
-    """Return headers, in whatever iterable of pairs they come, as built-in tuples of built-in strings.
+    """Return an iterable of pairs as built-in tuples of built-in strings.
 
     Raises:
-        TypeError: they are no iterable of pairs of strings.
+        TypeError: it is no iterable of pairs of strings.
     """
     if isinstance(headers, (str, bytes, dict)) or not hasattr(type(headers), "__iter__"):
         hint = " (headers.items() is accepted)" if isinstance(headers, dict) else ""
@@ -244,17 +211,18 @@ def _pairs(headers: object, accepts_bytes: bool = False) -> list[tuple[str, str]
             f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}{hint}"
         )
     pairs = []
-    rule = "a response header's name and value must be str"
     for header in headers:  # type: ignore[attr-defined]
-        if isinstance(header, (str, bytes, bytearray, dict, set, frozenset)):
-            raise TypeError(f"a response header must be a tuple (name, value), not {header!r}")
         try:
+            # "ab" and {"a", "b"} unpack, too.
+            if isinstance(header, (str, bytes, bytearray, dict, set, frozenset)):
+                raise TypeError
             name, value = header
         except (TypeError, ValueError):
             raise TypeError(f"a response header must be a tuple (name, value), not {header!r}") from None
         if accepts_bytes:
             name, value = _decoded(name), _decoded(value)
         try:
+            rule = "a response header's name and value must be str"
             pairs.append((_own_text(name, rule), _own_text(value, rule)))
         except TypeError as error:
             raise TypeError(f"{error}: {header!r}") from None
@@ -266,7 +234,7 @@ def _decoded(text: object) -> object:
 
 
 def _connection_options(headers: list[tuple[str, str]]) -> tuple[frozenset[str], bool]:
-    """Return the lower-case names of headers that are about the connection, and whether it is to be closed.
+    """Return the lower-case names of headers about the connection, and whether the application closes it.
 
     RFC 9110 §7.6.1: a field that Connection names is one of them.
     """
@@ -287,33 +255,9 @@ def _checked(name: str, value: str) -> str:
         # A CR or LF here would let the value write headers of its own (gunicorn CVE-2018-1000164).
         raise ValueError(f"response header {name} has a control character or is not latin-1: {value!r}")
     value = value.strip(" \t")
-    if name.lower() == "content-length" and (
-        DIGITS.fullmatch(value.encode("latin-1")) is None or len(value) > 19
-    ):
+    if name.lower() == "content-length" and parse_content_length(value) is None:
         raise ValueError(f"malformed Content-Length {value!r}")
     return value
-
-
-def early_hints(headers: Iterable[tuple[str | bytes, str | bytes]]) -> tuple[bytes, tuple[str, ...]]:
-    """Return an interim response 103 with ``headers`` (RFC 8297 §2), and the names of those that are not sent.
-
-    Raises:
-        TypeError, ValueError: a header must not reach the wire.
-    """
-    pairs = _pairs(headers, accepts_bytes=True)
-    names, _ = _connection_options(pairs)
-    lines = []
-    dropped: dict[str, str] = {}
-    for name, value in pairs:
-        value = _checked(name, value)
-        lower = name.lower()
-        if lower in names:
-            dropped.setdefault(lower, name)
-            continue
-        if lower == "content-length":
-            raise ValueError("an interim response has no body, and no Content-Length")
-        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-    return b"".join((b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n")), tuple(dropped.values())
 
 
 def content_length(length: int) -> bytes:
@@ -322,7 +266,7 @@ def content_length(length: int) -> bytes:
 
 
 def refusal(status: int, reason: str, head: bool = False) -> bytes:
-    """Return a whole response that refuses a request and announces the close.
+    """Return a complete response that refuses a request and announces the close.
 
     Args:
         status: the status code.
@@ -331,15 +275,14 @@ def refusal(status: int, reason: str, head: bool = False) -> bytes:
     """
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {reason}\n".encode("ascii", "replace")
-    return b"".join(
-        (
-            f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii"),
-            SERVER,
-            date_line(time.time()),
-            b"Content-Type: text/plain; charset=utf-8\r\n",
-            content_length(len(body)),
-            CLOSE,
-            b"\r\n",
-            b"" if head else body,
-        )
+    parts = (
+        f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii"),
+        SERVER,
+        date_line(time.time()),
+        b"Content-Type: text/plain; charset=utf-8\r\n",
+        content_length(len(body)),
+        CLOSE,
+        b"\r\n",
+        b"" if head else body,
     )
+    return b"".join(parts)

@@ -1,41 +1,30 @@
-"""The uwsgi protocol's request: a packet of variables, into the request line and header block of HTTP.
-
-Owns: `UwsgiReader`, `Variables`, and the packet's grammar (uwsgi-docs, "The uwsgi (lowercase!) Protocol").
-Must not know: sockets, which peers may speak it.
+"""Reads requests of the uwsgi protocol into the request line and header block of HTTP.
 
 A packet is modifier1 (0: WSGI), the size of the block of variables (16 bits, little-endian), modifier2, and the
-block: each key and each value behind its own size of 16 bits. A body of CONTENT_LENGTH bytes follows. What a
-proxy has read of HTTP is checked again by the rules of HTTP: a request is the same, whichever way it came.
+block: each key and each value behind its own size of 16 bits (uwsgi-docs, "The uwsgi (lowercase!) Protocol"). A body
+of CONTENT_LENGTH bytes follows. The rules of HTTP check the proxy's variables again: a request is the same by either
+protocol.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.head import HeaderBlock, HeadParser, RequestLine
-
-__all__ = ["UwsgiReader", "Variables", "read_variables"]
+from wsgiserv.http.grammar import FIELD_VALUE
+from wsgiserv.http.head import HeaderBlock, HeadParser, RequestLine, without_prefix
 
 _PREFIX_BYTES: Final = 4
 _KEY: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*+")
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
+_VALUE: Final = re.compile(FIELD_VALUE.encode("latin-1"))
 _PROTOCOL: Final = re.compile(rb"HTTP/[0-9](?:\.[0-9])?")
-# Read here, or the server's own affair; UWSGI_* tell uWSGI itself what to load.
-_CONSUMED: Final = frozenset(
-    {
-        b"CONTENT_LENGTH",
-        b"CONTENT_TYPE",
-        b"PATH_INFO",
-        b"QUERY_STRING",
-        b"REQUEST_METHOD",
-        b"REQUEST_URI",
-        b"SCRIPT_NAME",
-        b"SERVER_PROTOCOL",
-        b"SERVER_SOFTWARE",
-    }
+# Read here, or set by the server itself; UWSGI_* tell uWSGI what to load.
+_CONSUMED: Final = re.compile(
+    rb"CONTENT_(?:LENGTH|TYPE)|PATH_INFO|QUERY_STRING|REQUEST_(?:METHOD|URI)|SCRIPT_NAME"
+    rb"|SERVER_(?:PROTOCOL|SOFTWARE)|UWSGI_.*"
 )
 # Empty, these would break PEP 3333; the listener knows them as well.
 _NEVER_EMPTY: Final = frozenset({b"REMOTE_ADDR", b"SERVER_NAME", b"SERVER_PORT"})
@@ -50,7 +39,7 @@ class Variables(NamedTuple):
     Attributes:
         plain: those that are not header fields, by key.
         fields: the header fields, as lines of HTTP without CRLF.
-        framed: whether the proxy's client announced a body of its own accord.
+        framed: whether the proxy's client announced a body itself.
     """
 
     plain: dict[bytes, bytes]
@@ -65,10 +54,10 @@ class UwsgiReader:
         self._parser = parser
 
     def size(self, data: bytes) -> int:
-        """Return the size of the packet that ``data`` begins, in bytes; 0 as long as that is not known.
+        """Return the size of the packet that ``data`` begins, in bytes; 0 until it is known.
 
         Raises:
-            ProtocolError: 400 it is no packet of a WSGI request, 431 it is larger than a head may be.
+            ProtocolError: 400 no packet of a WSGI request, 431 larger than a head may be.
         """
         if data[:1] not in (b"", b"\0"):
             raise ProtocolError(
@@ -76,7 +65,7 @@ class UwsgiReader:
             )
         if len(data) < _PREFIX_BYTES:
             return 0
-        size = data[1] | data[2] << 8
+        size = int.from_bytes(data[1:3], "little")
         if not size:
             raise ProtocolError(400, "a uwsgi request without variables")
         if size > self._parser.limits.head:
@@ -84,10 +73,10 @@ class UwsgiReader:
         return _PREFIX_BYTES + size
 
     def line(self, variables: Variables) -> RequestLine:
-        """Return the request line, whose ``environ`` has all variables that are not header fields.
+        """Return the request line; its ``environ`` has all variables that are not header fields.
 
-        The client is one of HTTP/1.0, whatever the proxy's client is: the protocol has no chunked coding, no
-        interim responses and no second request.
+        Its ``http11`` is False: the protocol has no chunked coding, no interim responses and no second request,
+        whatever version the proxy's client speaks.
 
         Raises:
             ProtocolError: 400 malformed, missing or contradictory variables, 414 too long.
@@ -120,13 +109,13 @@ class UwsgiReader:
         if script is not None:
             _mount(environ, script, path)
         for key, value in plain.items():
-            if key not in _CONSUMED and not key.startswith(b"UWSGI_") and (value or key not in _NEVER_EMPTY):
+            if _CONSUMED.fullmatch(key) is None and (value or key not in _NEVER_EMPTY):
                 environ[key.decode("ascii")] = value.decode("latin-1")
         scheme = _scheme(plain)
         if scheme:
             environ["wsgi.url_scheme"] = scheme
         raw = b"%b %b %b" % (method, target, protocol)
-        return RequestLine(raw, parsed.method, False, parsed.authority, environ)
+        return replace(parsed, raw=raw, http11=False, environ=environ)
 
     def block(self, variables: Variables) -> HeaderBlock:
         """Return the header block.
@@ -140,7 +129,7 @@ class UwsgiReader:
         if length := variables.plain.get(b"CONTENT_LENGTH"):
             lines.append(b"Content-Length: " + length)
         elif variables.framed:
-            # To guess would be to read a body as nothing, or nothing as a body.
+            # A guess would read a body as nothing, or nothing as a body.
             raise ProtocolError(
                 411, "a body without CONTENT_LENGTH; in nginx: uwsgi_param CONTENT_LENGTH $content_length;"
             )
@@ -148,7 +137,7 @@ class UwsgiReader:
 
 
 def read_variables(block: bytes) -> Variables:
-    """Read a whole block of variables.
+    """Read a complete block of variables.
 
     Raises:
         ProtocolError: 400, a size beyond the block's end, a malformed key, a control character in a value, or a
@@ -159,9 +148,9 @@ def read_variables(block: bytes) -> Variables:
     framed = False
     position, end = 0, len(block)
     while position < end:
-        key, position = _read_string(block, position, end)
-        value, position = _read_string(block, position, end)
-        # No dot: "wsgi.input" is nobody's to set.
+        key, position = _read_string(block, position)
+        value, position = _read_string(block, position)
+        # No dot: a proxy must not set "wsgi.input".
         if _KEY.fullmatch(key) is None:
             raise ProtocolError(400, "malformed key of a uwsgi variable")
         if key == b"PATH_INFO":
@@ -169,6 +158,7 @@ def read_variables(block: bytes) -> Variables:
             if b"\0" in value:
                 raise ProtocolError(400, "NUL in PATH_INFO")
         elif _VALUE.fullmatch(value) is None:
+            # The value becomes a header line below: a CRLF in it would become a header of its own.
             name = key[:64].decode("ascii")
             raise ProtocolError(400, f"a control character in the uwsgi variable {name}")
         if key in _FRAMING:
@@ -181,28 +171,28 @@ def read_variables(block: bytes) -> Variables:
     return Variables(plain, fields, framed)
 
 
-def _read_string(block: bytes, position: int, end: int) -> tuple[bytes, int]:
+def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
     start = position + 2
-    if start > end:
+    if start > len(block):
         raise ProtocolError(400, "the uwsgi variables end within a size")
-    position = start + (block[start - 2] | block[start - 1] << 8)
-    if position > end:
+    position = start + int.from_bytes(block[start - 2 : start], "little")
+    if position > len(block):
         raise ProtocolError(400, "a uwsgi variable is longer than its packet")
     return block[start:position], position
 
 
 def _mount(environ: dict[str, str], script: bytes, path: bytes | None) -> None:
-    """Take SCRIPT_NAME off a path that still has it, as whole segments; nginx leaves it on."""
+    """Remove SCRIPT_NAME from a path that still has it, as whole segments; nginx leaves it on."""
     name = script.decode("latin-1").rstrip("/")
     if name and not name.startswith("/"):
         raise ProtocolError(400, "SCRIPT_NAME does not begin with a slash")
     whole = environ["PATH_INFO"] if path is None else path.decode("latin-1")
     environ["SCRIPT_NAME"] = name
-    environ["PATH_INFO"] = whole[len(name) :] if f"{whole}/".startswith(f"{name}/") else whole
+    environ["PATH_INFO"] = without_prefix(whole, name)
 
 
 def _scheme(plain: dict[bytes, bytes]) -> str:
-    """Return http or https as the proxy says, or "" when it does not."""
+    """Return http or https by the proxy's variables, "" without them."""
     https = plain.get(b"HTTPS", b"").lower()
     if https:
         return "https" if https in _TRUE else "http"

@@ -1,17 +1,12 @@
-"""Text that came from a client, made safe to print.
+"""Makes text from a client safe to print.
 
-Owns: which characters are made visible in a log, and how they are written.
-Must not know: logging, files, where the text came from.
-
-A log line is trusted by terminals, by `grep` and by whoever reads it at night. A client must not be able to
-end the line and forge the next one, to move the cursor, or to leave a quoted field.
+A client must not be able to end its log line and forge the next one, to move the terminal's cursor, or to leave a
+quoted field.
 """
 
 from __future__ import annotations
 
 import re
-
-__all__ = ["escape", "escape_json", "escape_keeping_lines", "escape_quoted"]
 
 # C0, DEL and C1 drive terminals; NEL (in C1), U+2028 and U+2029 end a line for many readers; a lone surrogate
 # cannot be encoded as UTF-8 at all.
@@ -46,8 +41,8 @@ def _units(match: re.Match[str]) -> str:
 def escape(text: str) -> str:
     r"""Return ``text`` on one line, with every control character written as ``\x1b`` or ``\u2028``.
 
-    For text from a client in a message of the error log. A backslash that is there already stays as it is:
-    the result is for reading, it cannot be decoded back with certainty. Never raises.
+    For text from a client in a message of the error log. A backslash stays as it is: the result is for reading, it
+    cannot be decoded back with certainty. Never raises.
     """
     return _CONTROL.sub(_code, text)
 
@@ -58,17 +53,17 @@ def escape_keeping_lines(text: str) -> str:
 
 
 def escape_quoted(text: str) -> str:
-    r"""Return ``text`` as it may stand between double quotes in a text access log, in ASCII.
+    r"""Return ``text`` for a place between double quotes in a text access log, in ASCII.
 
-    ``"``, the backslash and everything outside printable ASCII become ``\xNN`` per octet, as nginx writes
-    them (``log_format escape=default``); the native strings of PEP 3333 are octets already, so what is
-    written is what was on the wire. Never raises.
+    ``"``, the backslash and everything outside printable ASCII become ``\xNN`` per octet, as nginx writes them
+    (``log_format escape=default``). The native strings of PEP 3333 are octets already, so these are the octets of the
+    request. Never raises.
     """
     return _UNQUOTABLE.sub(_octets, text)
 
 
 def escape_json(text: str) -> str:
-    r"""Return ``text`` as it may stand between the quotes of a JSON string, in ASCII.
+    r"""Return ``text`` for a place between the quotes of a JSON string, in ASCII.
 
     ``"``, the backslash and everything outside printable ASCII become ``\uNNNN`` (RFC 8259 §7). Never raises.
     """

@@ -1,42 +1,36 @@
-"""How many workers are wanted: a pure function over samples of the load.
+"""Decides how many workers are wanted: a pure function of samples of the load. Grows fast, shrinks slowly.
 
-Owns: `Sample`, `History`, `Bounds`, `decide` and the rules: grow fast, shrink slowly, never to and fro.
-Must not know: processes, the scoreboard, files, clocks, logs. Times are numbers that the caller gives.
-
-A worker's worth is the unit: a fleet of 4 sync workers with 3 requests in the application is 3 workers' worth
-occupied. How much is occupied does not depend on the size of the fleet (unless it is full), so what a smaller or
-larger fleet would look like is a division.
+The unit is one worker's worth: a fleet of 4 sync workers with 3 requests in the application is 3 workers' worth
+occupied. The occupied part does not depend on the size of the fleet (unless it is full), so the load of a smaller or
+larger fleet is a division. The caller gives the time.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import ceil, fsum, inf, sqrt
 from typing import Final, NamedTuple
 
-from wsgiserv.record import field, record
-
-__all__ = ["Bounds", "History", "Load", "Sample", "Verdict", "decide", "interval_of", "short_window_of"]
-
-# Above this share of its workers a fleet grows, to one of which AIM would be busy. One worker is retired when the
-# fleet without it would be below QUIET, and never above AIM. That lies between: what has grown is not quiet, what has
-# shrunk is not crowded.
+# Above this share of busy workers a fleet grows, to a size of which AIM would be busy. One worker is retired when the
+# fleet without it would be below QUIET, and never above AIM. AIM lies between: a fleet that has grown is not quiet,
+# one that has shrunk is not crowded.
 CROWDED: Final = 0.75
 AIM: Final = 0.6
 QUIET: Final = 0.5
-# Whom nobody notices waiting does not count as a queue.
+# A shorter wait is not noticed, and does not count as a queue.
 QUEUE_S: Final = 0.1
 # More workers do not make CPUs faster.
 CPU_FULL: Final = 0.9
-# Of a fleet this sure: a mean of few samples may be chance. Two standard errors are 98 % on one side.
+# A mean of few samples may be chance. Two standard errors are 98 % on one side.
 _ERRORS: Final = 2.0
-# A shrink that had to be taken back within so many times its patience was too early: patience doubles, up to so many
-# windows. It halves when that has not happened for so many times its length.
+# A shrink that is taken back within this many times its patience was too early: patience doubles, up to so many
+# windows, and halves when that has not happened for so many times its length.
 _REGRET: Final = 8
 _MOST_PATIENCE: Final = 16
 _FORGET: Final = 16
-# What has piled up and will be gone sooner than this is not worth a worker, who takes as long to boot.
+# A queue that will be gone sooner than this is not worth a worker, which takes as long to boot.
 _DRAINED_S: Final = 5.0
 
 _SHORTEST_S: Final = 0.5
@@ -45,7 +39,7 @@ _SAMPLES: Final = 15
 
 
 def short_window_of(window_s: float) -> float:
-    """Return the seconds that a growth is decided on, for ``scale_window``: a tenth, 0.5 to 5."""
+    """Return the length of the window for growing, a tenth of ``scale_window``: 0.5 to 5 seconds."""
     return min(max(window_s / 10, _SHORTEST_S), _LONGEST_S)
 
 
@@ -59,9 +53,9 @@ class Sample(NamedTuple):
 
     Attributes:
         at: when, in seconds.
-        occupied: requests in the application, in workers' worth: divided by what one worker can have there at once.
-        cpu: the CPUs that the workers use, lately.
-        queue: connections that wait to be accepted.
+        occupied: requests in the application, divided by the capacity of one worker.
+        cpu: the CPUs in use by the workers, lately.
+        queue: connections waiting to be accepted.
         rate: requests answered per second, lately.
     """
 
@@ -72,9 +66,9 @@ class Sample(NamedTuple):
     rate: float
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What the number of workers depends on besides the load.
+    """The limits on the number of workers, besides the load.
 
     Attributes:
         least, most: ``workers_min``, ``workers_max``.
@@ -92,13 +86,13 @@ class Bounds:
     fits: int | None = None
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """How many workers are wanted.
 
     Attributes:
         workers: how many.
-        why: the figures behind a change, or behind the wish for one; else empty.
-        held: what forbids to have more workers, though they would be wanted; else empty.
+        why: the figures behind a change, also an impossible one; else empty.
+        held: the limit against more workers, though they would be wanted; else empty.
     """
 
     workers: int
@@ -128,21 +122,21 @@ class Load(NamedTuple):
         )
 
     @property
-    def demand(self) -> float:
-        """Workers' worth: of places in the application or of CPU, whichever is more."""
+    def busy(self) -> float:
+        """Workers' worth of places in the application, or of CPU if more."""
         return max(self.occupied, self.cpu)
 
     @property
     def queue_s(self) -> float:
-        """How long who comes now waits to be accepted (Little's law): what waits, by the rate that it is taken at."""
+        """How long a new connection waits to be accepted (Little's law): the queue by the rate."""
         if not self.queue:
             return 0.0
         return self.queue / self.rate if self.rate else inf
 
 
-@record()
+@dataclass
 class History:
-    """The load lately, and how shrinking has fared. The caller's state; `decide` reads it.
+    """The recent load, and the outcome of past shrinks. The caller's state; `decide` reads it.
 
     Attributes:
         samples: those of the last short window since the fleet has its size, oldest first.
@@ -161,14 +155,14 @@ class History:
     _regretted_at: float = -inf
 
     def add(self, sample: Sample, window_s: float) -> None:
-        """Note a sample, and forget those that no rule looks at any more."""
+        """Note a sample, and forget those too old for any rule."""
         short_s = short_window_of(window_s)
         samples, part = self.samples, self._part
         samples.append(sample)
         while samples[0].at < sample.at - 1.5 * short_s:
             samples.popleft()
         if part and sample.at - part[0].at >= short_s:
-            # Too few samples, since none are taken while a dead worker is replaced, are no part of a window.
+            # No samples are taken while a dead worker is replaced: a part with too few of them tells nothing.
             if len(part) >= _SAMPLES / 2:
                 self.parts.append(Load.of(part))
             part.clear()
@@ -180,53 +174,53 @@ class History:
             self._regretted_at = sample.at
 
     def restart(self) -> None:
-        """Forget the samples: they tell of another fleet, or of another time."""
+        """Forget the samples: they are of another fleet, or of another time."""
         self.samples.clear()
         self.parts.clear()
         self._part.clear()
 
     def changed(self, before: int, after: int, now: float, window_s: float) -> None:
-        """Note that the size has been changed, as `decide` said."""
+        """Note a change of size, as `decide` said."""
         if after < before:
-            # What was occupied does not depend on the size: the parts still count.
+            # The occupied part does not depend on the size: the parts still count.
             self.samples.clear()
             self._part.clear()
             self.shrunk_at, self._regretted = now, False
             return
-        # But a fleet that was full has not shown what it could not take.
+        # But a full fleet has not shown the requests that it had no place for.
         self.restart()
         if not self._regretted and now - self.shrunk_at <= _REGRET * self.patience * window_s:
             self.patience = min(2 * self.patience, _MOST_PATIENCE)
             self._regretted, self._regretted_at = True, now
 
 
-def decide(history: History, workers: int, bounds: Bounds) -> Verdict:
+def decide(history: History, workers: int, bounds: Bounds) -> Decision:
     """Return how many workers are wanted. Pure: the same arguments, the same answer.
 
     Args:
-        history: samples of a fleet that had its full size all the time.
-        workers: how many there are: all that are wanted serve.
-        bounds: see there.
+        history: samples of a fleet with its full size all the time.
+        workers: the size of the fleet: all wanted workers serve.
+        bounds: the limits.
 
-    - It grows when more than `CROWDED` of the workers are busy for a short window, or somebody has to wait while more
-      than `QUIET` are; by as many as makes that `AIM`, at most to twice as many.
-    - It shrinks by one, once in a window, when for the last one the fleet without it would have been below `QUIET` on
-      average, and never above `AIM`, nor anybody waiting, for as many windows as `History.patience` says.
-    - Growing clears the history, so that what comes next is decided on what it has led to.
+    - It grows when more than `CROWDED` of the workers are busy for a short window, or connections wait while more
+      than `QUIET` are; to a size with `AIM` of it busy, at most to twice as many.
+    - It shrinks by one, once in a window, when during the last window the smaller fleet would have been
+      below `QUIET` on average, and during `History.patience` windows never above `AIM`, without a queue.
+    - Growing clears the history: the next decision is made on its outcome.
     """
     if not bounds.least <= workers <= bounds.most:
         wanted = min(max(workers, bounds.least), bounds.most)
-        return Verdict(wanted, f"workers_min is {bounds.least}, workers_max {bounds.most}")
+        return Decision(wanted, f"workers_min is {bounds.least}, workers_max {bounds.most}")
     samples = history.samples
     if not samples:
-        return Verdict(workers)
+        return Decision(workers)
     grown = _grow(samples, workers, bounds)
     if grown.workers != workers or grown.held:
         return grown
     return _shrink(history, workers, bounds)
 
 
-def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Verdict:
+def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Decision:
     window_s = short_window_of(bounds.window_s)
     interval_s = interval_of(bounds.window_s)
     recent = _covering(samples, window_s, interval_s)
@@ -234,73 +228,73 @@ def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Verdict:
     if recent:
         load = Load.of(recent)
         if _drains(recent, workers * bounds.capacity):
-            return Verdict(workers)
+            return Decision(workers)
         if max(load.occupied - _ERRORS * load.error, load.cpu) > CROWDED * workers:
             wanted = _enough(load.occupied, load.cpu, bounds)
-            why = f"busy {load.demand / workers:.0%} over {window_s:g} s{_queue_words(load)}"
+            why = f"busy {load.busy / workers:.0%} over {window_s:g} s{_queue_words(load)}"
             return _bounded(wanted, workers, load, bounds, why)
     if last:
-        # Always somebody who waits: that is no matter of chance, and needs no long look.
+        # A queue in each sample is no matter of chance, and needs no long window.
         load = Load.of(last)
         if (
             min(sample.queue for sample in last) > 0
             and load.queue_s > QUEUE_S
-            and load.demand >= QUIET * workers
+            and load.busy >= QUIET * workers
             and not _drains(last, workers * bounds.capacity)
         ):
-            # What waits now is a stock and not a stream: it must not make a fleet that shrinks at once.
+            # The queue is a stock and not a stream: it must not make a fleet that shrinks at once.
             waiting = min(load.occupied + load.queue / bounds.capacity, 2 * AIM * load.occupied)
             wanted = max(_enough(waiting, load.cpu, bounds), workers + 1)
-            why = f"busy {load.demand / workers:.0%} over {window_s / 3:.2g} s{_queue_words(load)}"
+            why = f"busy {load.busy / workers:.0%} over {window_s / 3:.2g} s{_queue_words(load)}"
             return _bounded(wanted, workers, load, bounds, why)
-    return Verdict(workers)
+    return Decision(workers)
 
 
 def _drains(samples: Sequence[Sample], places: int) -> bool:
-    """Whether a queue that has piled up is being worked off, by workers who are busy with just that."""
+    """Whether a large queue is shrinking fast enough."""
     first, last = samples[0], samples[-1]
     gone = first.queue - last.queue
     return first.queue > places and gone > 0 and last.queue * (last.at - first.at) < gone * _DRAINED_S
 
 
 def _enough(occupied: float, cpu: float, bounds: Bounds) -> int:
-    """Return the size of a fleet that is busy to `AIM`; for the CPU's sake never more than there are CPUs."""
+    """Return the size of a fleet that is busy to `AIM`; of CPU-bound workers never more than there are CPUs."""
     for_cpu = ceil(cpu / AIM)
     if for_cpu > bounds.cpus:
         for_cpu = ceil(bounds.cpus)
     return max(ceil(occupied / AIM), for_cpu)
 
 
-def _bounded(wanted: int, workers: int, load: Load, bounds: Bounds, why: str) -> Verdict:
-    """Return the verdict on growing to ``wanted``."""
+def _bounded(wanted: int, workers: int, load: Load, bounds: Bounds, why: str) -> Decision:
+    """Return the decision on growing to ``wanted``, within the bounds."""
     if load.cpu >= CPU_FULL * bounds.cpus or wanted <= workers:
-        return Verdict(workers, why, f"the workers use all they can of {bounds.cpus:g} CPUs")
+        return Decision(workers, why, f"the workers use all of {bounds.cpus:g} CPUs")
     wanted = min(wanted, 2 * workers)
     if workers >= bounds.most:
-        return Verdict(workers, why, f"workers_max is {bounds.most}")
+        return Decision(workers, why, f"workers_max is {bounds.most}")
     if bounds.fits is not None and workers >= bounds.fits:
-        return Verdict(workers, why, "the memory limit leaves no room for another worker")
+        return Decision(workers, why, "the memory limit leaves no room for another worker")
     fits = wanted if bounds.fits is None else bounds.fits
-    return Verdict(min(wanted, bounds.most, fits), why)
+    return Decision(min(wanted, bounds.most, fits), why)
 
 
-def _shrink(history: History, workers: int, bounds: Bounds) -> Verdict:
+def _shrink(history: History, workers: int, bounds: Bounds) -> Decision:
     rest, window_s = workers - 1, bounds.window_s
     parts, wanted = list(history.parts), _parts_of(window_s)
     if rest < bounds.least or len(parts) < wanted * history.patience:
-        return Verdict(workers)
+        return Decision(workers)
     if history.samples[-1].at - history.shrunk_at < window_s:
-        return Verdict(workers)
+        return Decision(workers)
     last = parts[-wanted:]
     # By the means of parts: samples that follow each other closely see the same requests.
     occupied, error = _mean([part.occupied for part in last])
     if max(occupied + _ERRORS * error, _average([part.cpu for part in last])) >= QUIET * rest:
-        return Verdict(workers)
+        return Decision(workers)
     for part in parts:
-        waited = part.queue_s > QUEUE_S and part.demand >= QUIET * rest
-        if waited or part.demand > AIM * rest:
-            return Verdict(workers)
-    return Verdict(rest, f"busy {_average([part.demand for part in last]) / workers:.0%} over {window_s:g} s")
+        waited = part.queue_s > QUEUE_S and part.busy >= QUIET * rest
+        if waited or part.busy > AIM * rest:
+            return Decision(workers)
+    return Decision(rest, f"busy {_average([part.busy for part in last]) / workers:.0%} over {window_s:g} s")
 
 
 def _covering(samples: Sequence[Sample], window_s: float, interval_s: float) -> list[Sample]:
@@ -317,7 +311,7 @@ def _parts_of(window_s: float) -> int:
 
 
 def _average(values: Sequence[float]) -> float:
-    # Not statistics.fmean: to import it would cost each start of the server 3 ms.
+    # Not statistics.fmean: its import costs 3 ms.
     return fsum(values) / len(values)
 
 

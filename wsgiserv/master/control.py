@@ -1,26 +1,20 @@
-"""The control socket: what ``wsgiservctl`` asks of a running server.
+"""The control socket: serves the requests of ``wsgiservctl``.
 
-Owns: the socket's file, who may connect, the protocol, what a slow or broken client costs (nothing).
-Must not know: what a command does (`Commands` are the master's), how the master waits.
-
-The protocol, over a unix stream socket, is one request and one reply a connection, each a JSON object on one line:
+The protocol uses a Unix stream socket, with one request and one reply per connection, each a JSON object on one line:
 
     {"command": "reload", "wait": true}
     {"ok": true, "reason": "..."}      or      {"ok": false, "error": "..."}
 
-``status`` is answered with ``{"ok": true, "status": {...}}``. Without ``wait`` a command is answered when it has been
-accepted, or refused at once; with it when it is done, or has failed.
+The reply to ``status`` is ``{"ok": true, "status": {...}}``. Without ``wait`` the reply comes when the command is
+accepted or refused; with it, when the command is done or has failed.
 """
 
 from __future__ import annotations
 
-import _socket
-import json
 import logging
 import os
 import re
 import stat
-import struct
 from _socket import AF_UNIX, MSG_DONTWAIT, SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as RawSocket  # what gevent's patches leave alone
 from collections.abc import Callable, Iterator, Mapping
@@ -30,44 +24,42 @@ from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
-from wsgiserv.runtimedir import DirectoryError, runtime_directory, socket_name
+from wsgiserv.runtime_dir import DirectoryError, runtime_directory, socket_name
 from wsgiserv.safe_open import Place, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Commands", "ControlServer", "Done", "control_server"]
 
-# Told the outcome of a command, at once or much later: whether it is done, and the reason or what there is to say.
+# Called with the outcome of a command, at once or much later: True when it is done; a line about it.
 Done: TypeAlias = Callable[[bool, str], None]
 
 LONGEST_REQUEST_BYTES: Final = 64 * 1024
 MOST_CLIENTS: Final = 16
-# So many others may wait for the outcome of a command: they cost a descriptor each, and no time.
+# More clients may wait for an outcome: each costs a descriptor, and no time.
 MOST_WAITING: Final = 64
-# How long a client may take for its request, and for taking the reply.
+# The time for a request to arrive, and for a reply to leave.
 CLIENT_S: Final = 10.0
-# Accepting rests so long when the system has no descriptor or memory; a readable listener would spin meanwhile.
+# Accepting pauses so long without a free descriptor or memory; a readable listener would make the loop spin.
 _REST_S: Final = 1.0
 _MOST_WORKERS: Final = 10_000
 _SOCKET_NAME = re.compile(r"[0-9]{1,9}\.sock")
-_PEER = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
-_SO_PEERCRED: Final[int | None] = getattr(_socket, "SO_PEERCRED", None)
 
 
 class Commands(Protocol):
-    """What the master can be asked for. Each is called in the master's thread and must not wait.
+    """The commands, which the master carries out. Each is called in the master's thread and must not block.
 
-    ``done`` is called once: at once when the command is refused or has been carried out already, else when it
-    is. Nobody minds if it is called again, or never because the server ends first.
+    ``done`` is called with the outcome: at once when the command is refused or needs no time. Further calls do nothing.
+    It is never called when the server ends first.
     """
 
     def status(self) -> dict[str, Any]:
         """Return the figures, see `wsgiserv.master.status`."""
 
     def reload(self, done: Done) -> None:
-        """Begin a reload; done when the new workers have replaced the old ones, or with why they have not."""
+        """Begin a reload; done when the new workers have replaced the old ones, or when that failed."""
 
     def scale(self, count: int, done: Done) -> None:
         """Want ``count`` workers, 1 to 10,000."""
@@ -76,24 +68,24 @@ class Commands(Protocol):
         """Replace the worker ``pid``."""
 
     def upgrade(self, done: Done) -> None:
-        """Start the next master; done when that serves, or with why it does not."""
+        """Start the next master; done when it serves, or when it failed."""
 
     def stop(self, now: bool, done: Done) -> None:
-        """Stop gracefully, or ``now``. What waits for it is answered when the server ends (`ControlServer.close`)."""
+        """Stop, gracefully or ``now``. `ControlServer.close` answers the clients that wait for it."""
 
     def trace(self, pid: int, done: Done) -> None:
-        """Find out where the worker ``pid`` is in the code; done with the text."""
+        """Get the stacks of the worker ``pid``; done with the text."""
 
     def reopen_logs(self, done: Done) -> None:
         """Reopen the logs."""
 
 
 class _Refused(Exception):
-    """A request that makes no sense; the text is for who has made it."""
+    """A malformed request; the text goes to the client."""
 
 
 class _Client:
-    """One connection: it reads until the request is complete, waits until it is done, and sends the reply."""
+    """A connection: reads the request, waits for the outcome, sends the reply."""
 
     __slots__ = ("command", "deadline", "is_answered", "name", "received", "sock", "unsent")
 
@@ -109,18 +101,18 @@ class _Client:
 
 
 class ControlServer:
-    """The socket and its clients, for the master's poll(2): nothing here ever waits.
+    """The socket and its clients, for the master's poll(2). No method blocks.
 
     Args:
-        path: where the socket is to be.
+        path: the socket's path.
         commands: the master's.
         log: the error log.
-        follows: the process id of the master that this one takes over from, whose socket it may replace; or 0.
+        follows: the process id of the old master, whose socket this one may replace; or 0.
 
-    Raises OSError or DirectoryError when there cannot be a socket, also when a running server has it.
+    Raises OSError or DirectoryError, also when a running server uses the path.
 
     Attributes:
-        path: where it is, absolute.
+        path: the absolute path.
     """
 
     def __init__(self, path: str, commands: Commands, log: logging.Logger, *, follows: int = 0) -> None:
@@ -134,10 +126,10 @@ class ControlServer:
             self._listener.setblocking(False)
             with place_of(self.path) as place:
                 _make_way(self.path, place, follows)
-                # bind(2) would follow links on the way there, which another user can still put.
+                # bind(2) follows links in the path, and another user can still create one.
                 is_safe = place.is_pinned or geteuid() != 0
                 path = self.path if is_safe else f"/proc/self/fd/{place.directory}/{place.name}"
-                # Never open to others, not for a moment: connect(2) needs the right to write (unix(7)).
+                # Closed to other users from its first moment: connect(2) needs write permission (unix(7)).
                 before = umask(0o177)
                 try:
                     self._listener.bind(path)
@@ -153,15 +145,15 @@ class ControlServer:
     # ---- for the master's loop ---------------------------------------------------------------------
 
     def fds(self) -> Iterator[tuple[int, int]]:
-        """Yield each descriptor to poll with the events to poll it for; 0 asks for POLLHUP alone."""
+        """Yield each descriptor to poll, with the events; 0 means POLLHUP alone."""
         if self._listener.fileno() >= 0 and not self._rests_until:
             yield self._listener.fileno(), POLLIN
         for fd, client in self._clients.items():
-            # A client that waits may have shut its sending side: that is not to be heard again and again.
+            # A waiting client may have shut down its sending side, which would wake the loop again and again.
             yield fd, POLLOUT if client.unsent else 0 if client.command else POLLIN
 
     def handle(self, fd: int, events: int) -> bool:
-        """Do what poll(2) has found out about ``fd``; return whether the descriptor is one of ours."""
+        """Handle the events of ``fd``; return False for a descriptor of another owner."""
         if fd < 0:
             return False
         if fd == self._listener.fileno():
@@ -175,30 +167,27 @@ class ControlServer:
         elif not client.command:
             self._receive(client)
         elif events & (POLLHUP | POLLERR | POLLNVAL):
-            self._log.debug("%s is gone; %s goes on", client.name, client.command)
+            self._log.debug("%s: disconnected; %s goes on", client.name, client.command)
             self._drop(client)
         return True
 
     def deadline(self) -> float:
-        """Return when `expire` is due, ``time.monotonic()`` seconds; ``inf``: never."""
+        """Return when `expire` is due, ``time.monotonic()`` seconds; ``inf`` without clients."""
         due = min((client.deadline for client in self._clients.values()), default=float("inf"))
         return min(due, self._rests_until) if self._rests_until else due
 
     def expire(self, now: float) -> None:
-        """Let go of clients that are late."""
+        """Disconnect the clients whose deadline has passed."""
         if self._rests_until <= now:
             self._rests_until = 0.0
         for client in [client for client in self._clients.values() if client.deadline <= now]:
             if client.unsent:
                 self._drop(client)
             else:
-                self._refuse(client, f"there was no complete request (one line) within {CLIENT_S:g} s")
+                self._refuse(client, f"no complete request (one line) within {CLIENT_S:g} s")
 
     def close(self) -> None:
-        """Close everything and remove the socket if it is still this server's. May be called twice.
-
-        Who waits for ``stop`` is told that it is done, others that the server has ended before.
-        """
+        """Answer all clients, close the socket, and remove it if it is still this server's. May be called twice."""
         for client in list(self._clients.values()):
             if client.command == "stop":
                 self._answer(client, {"ok": True, "reason": "the server stops"})
@@ -209,7 +198,7 @@ class ControlServer:
             return
         try:
             with place_of(self.path) as place:
-                # While ours is open the number is not given to another file.
+                # While the listener is open, no other file gets its inode number.
                 found = place.lstat()
                 if (found.st_dev, found.st_ino) == self._identity:
                     place.unlink()
@@ -218,7 +207,7 @@ class ControlServer:
         self._listener.close()
 
     def close_in_child(self) -> None:
-        """Close the descriptors only. Called in each child of the master after the fork."""
+        """Close the descriptors only. Called in each child of the master."""
         self._listener.close()
         for client in self._clients.values():
             client.sock.close()
@@ -236,14 +225,18 @@ class ControlServer:
                 return
             sock = RawSocket(AF_UNIX, SOCK_STREAM, 0, fd)
             sock.setblocking(False)
-            pid, uid = _peer(sock)
+            pid, uid = peer_of(sock)
             client = _Client(sock, f"wsgiservctl (pid {pid}, user id {uid})", monotonic() + CLIENT_S)
             self._clients[fd] = client
             if uid not in (geteuid(), 0):
-                self._log.warning("control socket: user id %d is refused", uid)
+                self._log.warning(
+                    "WS1950 control socket: connection of user id %d refused: the server runs as user id %d",
+                    uid,
+                    geteuid(),
+                )
                 self._refuse(client, f"this server belongs to user id {geteuid()}")
             elif len(self._clients) > MOST_CLIENTS and self._is_full():
-                self._refuse(client, f"{MOST_CLIENTS} others are asking at the same time; try again")
+                self._refuse(client, f"{MOST_CLIENTS} other clients are connected; try again")
 
     def _is_full(self) -> bool:
         waiting = sum(bool(client.command) and not client.is_answered for client in self._clients.values())
@@ -277,18 +270,18 @@ class ControlServer:
         client.command, client.deadline = request["command"], float("inf")
         words = [client.command.replace("_", " ")]
         words += ["now" if value is True else str(value) for value in command.values() if value]
-        # Whoever watches the server asks for its status again and again.
+        # A monitor asks for the status again and again.
         level = logging.DEBUG if client.command == "status" else logging.INFO
-        self._log.log(level, "%s asks for %s", client.name, " ".join(words))
+        self._log.log(level, "%s requests: %s", client.name, " ".join(words))
         try:
             if client.command == "status":
                 self._answer(client, {"ok": True, "status": self._commands.status()})
                 return
             done = self._done(client)
             getattr(self._commands, client.command)(**command, done=done)
-        except Exception:  # a bug of ours must not end the server
-            self._log.exception("%s has failed", client.command)
-            self._refuse(client, "the server has an error of its own; its log has the traceback")
+        except Exception:  # a bug must not end the server
+            self._log.exception("WS1951 control socket: %s: unexpected error", client.command)
+            self._refuse(client, "unexpected error in the server; its log has the traceback (WS1951)")
             return
         if not request["wait"]:
             self._answer(client, {"ok": True, "reason": "accepted"})
@@ -308,12 +301,12 @@ class ControlServer:
         self._answer(client, {"ok": False, "error": error})
 
     def _answer(self, client: _Client, reply: dict[str, Any]) -> None:
-        """Send the reply, as much as the client takes now. Only the first one counts."""
+        """Send the reply, as much as the socket takes now. Further replies do nothing."""
         if client.is_answered:
             return
         client.is_answered = True
         client.deadline = monotonic() + CLIENT_S
-        client.unsent = json.dumps(reply, default=str).encode() + b"\n"
+        client.unsent = encode(reply)
         self._send(client)
 
     def _send(self, client: _Client) -> None:
@@ -321,7 +314,7 @@ class ControlServer:
             sent = client.sock.send(client.unsent, MSG_DONTWAIT)
         except BlockingIOError:
             return
-        except OSError:  # it has left; what it has asked for goes on
+        except OSError:  # it has disconnected; its command goes on
             self._drop(client)
             return
         client.unsent = client.unsent[sent:]
@@ -344,12 +337,12 @@ def control_server(
     *,
     follows: int = 0,
 ) -> ControlServer | None:
-    """Open the control socket that the settings ask for; None where there is none. Never raises.
+    """Open the control socket of the settings; return None without one. Never raises.
 
     Args:
-        settings: `control_socket` and `control_socket_disable` count.
+        settings: the configuration.
         commands: the master's.
-        log: is told once, at info, when there cannot be a socket.
+        log: receives one line when there cannot be a socket.
         environ: the environment, for the runtime directory.
         follows: see `ControlServer`.
     """
@@ -365,12 +358,12 @@ def control_server(
     except (DirectoryError, OSError) as error:
         reason = str(error) if isinstance(error, DirectoryError) else f"{path}: {error.strerror or error}"
         log.info(
-            "no control socket, wsgiservctl cannot reach this server (signals can): %s. "
-            "control_socket = '/path/of/yours.sock' puts it elsewhere, 'off' leaves it out",
+            "no control socket: %s: wsgiservctl cannot reach this server, signals can. "
+            "Set control_socket to another path, or to 'off'",
             escape(reason),
         )
         return None
-    log.debug("the control socket is %s", server.path)
+    log.debug("control socket: %s", server.path)
     return server
 
 
@@ -386,7 +379,7 @@ def _clear_away(directory: str) -> None:
             kill(int(name.partition(".")[0]), 0)
         except ProcessLookupError:
             try:
-                # In a directory that is shared with containers the number may be another's.
+                # In a directory shared between containers the pid may belong to another process.
                 if stat.S_ISSOCK(lstat(path).st_mode) and _holder(path) is None:
                     unlink(path)
             except OSError:
@@ -396,13 +389,13 @@ def _clear_away(directory: str) -> None:
 
 
 def _make_way(path: str, place: Place, follows: int) -> None:
-    """Remove a socket that nobody serves any more, or that of the master ``follows``."""
+    """Remove a socket without a server, or that of the master ``follows``."""
     try:
         found = place.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise DirectoryError(f"{path} exists and is not a socket; it is left alone")
+        raise DirectoryError(f"{path} exists and is not a socket")
     holder = _holder(path)
     if holder is not None and holder != follows:
         raise DirectoryError(f"{path} is in use by a running process (pid {holder})")
@@ -413,7 +406,7 @@ def _make_way(path: str, place: Place, follows: int) -> None:
 
 
 def _holder(path: str) -> int | None:
-    """Return the process that listens at ``path``, 0 if that cannot be said, or None when nobody does."""
+    """Return the pid of the process that listens at ``path``, 0 if it is unknown, None without one."""
     sock = RawSocket(AF_UNIX, SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -421,36 +414,23 @@ def _holder(path: str) -> int | None:
         if error in (ECONNREFUSED, ENOENT):
             return None
         if error in (EAGAIN, EINPROGRESS):
-            return 0  # its backlog is full: it is there
+            return 0  # a full backlog has a listener
         if error:
             raise OSError(error, os.strerror(error), path)
         sock.getsockopt(SOL_SOCKET, SO_ERROR)
-        return _peer(sock)[0]
+        return peer_of(sock)[0]
     finally:
         sock.close()
 
 
-def _peer(sock: RawSocket) -> tuple[int, int]:
-    """Return the process and the user at the other end (SO_PEERCRED, unix(7)).
-
-    Where the system does not tell, the socket's mode and directory have kept others out: pid 0, this user.
-    """
-    if _SO_PEERCRED is None:
-        return 0, geteuid()
-    pid, uid, _ = _PEER.unpack(sock.getsockopt(SOL_SOCKET, _SO_PEERCRED, _PEER.size))
-    return pid, uid
-
-
 def _request(line: bytes) -> dict[str, Any]:
     try:
-        request = json.loads(line)
-    except (ValueError, RecursionError):
-        request = None
-    if not isinstance(request, dict):
-        raise _Refused("the request is not a JSON object on one line")
+        request = decode(line)
+    except MessageError:
+        raise _Refused("the request is not a JSON object on one line") from None
     command = request.get("command")
     if not isinstance(command, str) or command not in _ARGUMENTS:
-        raise _Refused(f"unknown command {command!r}; expected one of {', '.join(_ARGUMENTS)}"[:400])
+        raise _Refused(f"unknown command {command!r}; accepted: one of {', '.join(_ARGUMENTS)}"[:400])
     request.setdefault("wait", False)
     _flag(request, "wait")
     return request
@@ -459,18 +439,18 @@ def _request(line: bytes) -> dict[str, Any]:
 def _flag(request: Mapping[str, Any], name: str) -> bool:
     value = request.get(name, False)
     if not isinstance(value, bool):
-        raise _Refused(f"{name!r}: expected true or false")
+        raise _Refused(f"{name!r}: accepted: true or false")
     return value
 
 
 def _number(request: Mapping[str, Any], name: str, largest: int) -> int:
     value = request.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise _Refused(f"{name!r}: expected a number from 1 to {largest}")
+        raise _Refused(f"{name!r}: accepted: a number from 1 to {largest}")
     return value
 
 
-# What each command takes out of a request; the names are those of the methods of `Commands`.
+# The arguments of each command, taken from a request; the names are the methods of `Commands`.
 _ARGUMENTS: Final[dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "status": lambda request: {},
     "reload": lambda request: {},

@@ -1,8 +1,4 @@
-"""What the fleet has to do, measured; and the number of workers that follows from it.
-
-Owns: `Gauge` (reads the scoreboard, the listeners' queues, the workers' CPU time), `Scaler` (when to look, and when
-not to touch the fleet).
-Must not know: how workers are started and retired, the rules of growing and shrinking.
+"""Measures the load of the fleet, and asks `autoscale` for the number of workers.
 
 Nothing here waits, and nothing is read while scaling is off.
 """
@@ -15,31 +11,29 @@ from _socket import AF_UNIX, IPPROTO_TCP, MSG_DONTWAIT, SOCK_DGRAM
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from os import fstat, sysconf
+from dataclasses import replace
+from os import fstat
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.config import sizing
+from wsgiserv.config import cgroup as sizing
 from wsgiserv.master.autoscale import (
     Bounds,
+    Decision,
     History,
-    Load,
     Sample,
-    Verdict,
     decide,
     interval_of,
     short_window_of,
 )
-from wsgiserv.master.recycling import memory_of
-from wsgiserv.record import replace
+from wsgiserv.master.slots import capacity_of
+from wsgiserv.process import cpu_time_of, memory_of
 from wsgiserv.scoreboard import REQUESTS
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
-    from wsgiserv.master.handle import Handle
+    from wsgiserv.master.worker_handle import WorkerHandle
     from wsgiserv.net.listener import Listener
-
-__all__ = ["Gauge", "Scaler", "backlog_of", "capacity_of", "scaled", "scales"]
 
 # linux/tcp.h, linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _TCP_INFO: Final = 11
@@ -52,51 +46,34 @@ _UDIAG_SHOW_RQLEN: Final = 0x10
 _UNIX_DIAG_RQLEN: Final = 4
 _ANY: Final = 0xFFFFFFFF
 
-# CPU time is told in hundredths of a second: over less than this its error is more than 1 %.
+# proc(5) has CPU time in hundredths of a second: over less than this its error is more than 1 %.
 _CPU_EVERY_S: Final = 1.0
 # The memory of a fleet costs milliseconds to measure.
 _MEMORY_EVERY_S: Final = 5.0
 # Requests in flight for less than this end long before `graceful_timeout`.
 _YOUNG_S: Final = 1.0
-# Of the memory limit so much is left to what is not a worker's.
+# This part of the memory limit is left to all that is not a worker's.
 _RESERVE: Final = 0.1
 
 
-def scales(settings: Settings) -> bool:
-    """Whether the number of workers follows the load."""
-    return settings.workers_min is not None and settings.workers_max is not None
-
-
 def scaled(settings: Settings, running: int) -> int:
-    """Return with how many workers a new configuration begins, where ``running`` are wanted now.
-
-    While the fleet scales, a reload does not throw it back to `workers`.
-    """
+    """Return how many workers a new configuration begins with, where ``running`` are wanted now."""
+    # While the fleet scales, a reload does not throw it back to `workers`.
     if settings.workers_min is None or settings.workers_max is None or not running:
         return settings.workers
     return min(max(running, settings.workers_min), settings.workers_max)
-
-
-def capacity_of(settings: Settings) -> int:
-    """Return how many requests one worker can have in the application at once."""
-    if settings.worker_class == "sync":
-        return 1
-    return settings.threads if settings.worker_class == "threads" else settings.worker_connections
 
 
 # ---- measuring -----------------------------------------------------------------------------------------
 
 
 def backlog_of(sock: RawSocket) -> int | None:
-    """Return how many connections wait to be accepted at a listening socket; None where the system does not tell.
-
-    TCP: tcp(7), ``tcp_info.tcpi_unacked``, which is the accept queue's length for a listening socket. Unix sockets:
-    sock_diag(7), ``UNIX_DIAG_RQLEN``. Both are of Linux.
-    """
+    """Return how many connections wait to be accepted at a listening socket; None where the system does not tell."""
     if sys.platform != "linux":
         return None
     try:
         if sock.family != AF_UNIX:
+            # tcp(7): for a listening socket tcpi_unacked is the length of the accept queue.
             info = sock.getsockopt(IPPROTO_TCP, _TCP_INFO, 32)
             return int(struct.unpack_from("=I", info, 24)[0]) if info[0] == _TCP_LISTEN else None
         return _unix_backlog(fstat(sock.fileno()).st_ino)
@@ -105,6 +82,7 @@ def backlog_of(sock: RawSocket) -> int | None:
 
 
 def _unix_backlog(inode: int) -> int | None:
+    # sock_diag(7), UNIX_DIAG_RQLEN.
     request = struct.pack(
         "=BBHIIIII", AF_UNIX, 0, 0, _ANY, inode & _ANY, _UDIAG_SHOW_RQLEN, _ANY, _ANY
     )  # struct unix_diag_req; all states, any cookie
@@ -123,16 +101,6 @@ def _unix_backlog(inode: int) -> int | None:
             return int(struct.unpack_from("=I", answer, at + 4)[0])
         at += max((size + 3) & ~3, 4)
     return None
-
-
-def cpu_time_of(pid: int) -> float | None:
-    """Return the CPU seconds that a process has used, all threads; None where the system does not tell (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 class Gauge:
@@ -155,50 +123,47 @@ class Gauge:
         self._backlog = backlog
         self._answered: dict[int, int] = {}
         self._answered_at = 0.0
-        self._rate = 0.0
         self._cpu_seconds: dict[int, float] = {}
         self._cpu_at = 0.0
         self._cpu = 0.0
 
-    def sample(self, workers: Sequence[Handle], capacity: int, now: float) -> Sample:
+    def sample(self, workers: Sequence[WorkerHandle], capacity: int, now: float) -> Sample:
         """Return the load now.
 
         Args:
-            workers: the fleet; requests in those that do not serve are not counted, but that they are answered is.
+            workers: the fleet; of workers not serving only the answers count, not the requests in flight.
             capacity: see `capacity_of`.
             now: ``time.monotonic()`` seconds.
         """
-        in_flight = 0
-        for worker in workers:
-            if worker.serving and worker.slot is not None:
-                # A worker may have more requests than it can run: what a leaving sibling has handed over.
-                in_flight += min(worker.slot.load()[0], capacity)
-        waiting = 0
-        for listener in self._listeners():
-            waiting += self._backlog(listener.sock) or 0
+        # A worker may have more requests than it can run, handed over by a leaving sibling.
+        in_flight = sum(
+            min(worker.slot.load()[0], capacity)
+            for worker in workers
+            if worker.serving and worker.slot is not None
+        )
+        waiting = sum(self._backlog(listener.sock) or 0 for listener in self._listeners())
         if now - self._cpu_at >= _CPU_EVERY_S:
             self._read_cpu(workers, now)
-        self._read_rate(workers, now)
-        return Sample(now, in_flight / capacity, self._cpu, waiting, self._rate)
+        return Sample(now, in_flight / capacity, self._cpu, waiting, self._read_rate(workers, now))
 
-    def _read_rate(self, workers: Sequence[Handle], now: float) -> None:
+    def _read_rate(self, workers: Sequence[WorkerHandle], now: float) -> float:
         answered = {w.age: w.slot.words[REQUESTS] for w in workers if w.slot is not None}
         fresh = sum(count - self._answered.get(age, 0) for age, count in answered.items())
         passed_s = now - self._answered_at
-        self._rate = fresh / passed_s if self._answered and passed_s > 0 else 0.0
+        rate = fresh / passed_s if self._answered and passed_s > 0 else 0.0
         self._answered, self._answered_at = answered, now
+        return rate
 
-    def _read_cpu(self, workers: Sequence[Handle], now: float) -> None:
-        seconds: dict[int, float] = {}
-        for worker in workers:
-            used = self._cpu_time(worker.pid) if worker.serving else None
-            if used is not None:
-                seconds[worker.age] = used
-        passed_s = now - self._cpu_at
-        before = self._cpu_seconds
-        # What a worker has used to boot is not the load's.
-        used = sum(max(0.0, seconds[age] - before[age]) for age in seconds if age in before)
-        self._cpu = used / passed_s if before else 0.0
+    def _read_cpu(self, workers: Sequence[WorkerHandle], now: float) -> None:
+        seconds = {
+            worker.age: used
+            for worker in workers
+            if worker.serving and (used := self._cpu_time(worker.pid)) is not None
+        }
+        passed_s, before = now - self._cpu_at, self._cpu_seconds
+        # The time that a worker has used to boot is not the load's.
+        spent = sum(max(0.0, seconds[age] - before[age]) for age in seconds if age in before)
+        self._cpu = spent / passed_s if before else 0.0
         self._cpu_seconds, self._cpu_at = seconds, now
 
 
@@ -206,13 +171,13 @@ class Gauge:
 
 
 class Scaler:
-    """Says how many workers are wanted, from time to time. The master's; one for its life.
+    """Decides from time to time how many workers are wanted. The master's; one for its life.
 
     Args:
         listeners: returns the listening sockets in force.
-        tell: called with a line for the log, when more workers are needed and cannot be had.
+        tell: called with a line for the log, when more workers are needed and not possible.
         gauge: measures the load.
-        cpus: returns the CPUs that this server may use.
+        cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
     """
@@ -233,18 +198,17 @@ class Scaler:
         self._measure = measure
         self._cpus: float | None = None
         self._history = History()
-        # What the history is of: another fleet, or other settings, begin another one.
+        # The fleet and the settings of the history: others begin another one.
         self._of: tuple[object, ...] = ()
         self._next_sample = 0.0
         self._fits: int | None = None
         self._fits_at = -_MEMORY_EVERY_S
         self._told = ""
-        self._held = ""
         self._held_at = 0.0
         self._explanation = ""
 
     def look(
-        self, workers: Sequence[Handle], wanted: int, settings: Settings, now: float
+        self, workers: Sequence[WorkerHandle], wanted: int, settings: Settings, now: float
     ) -> tuple[int | None, float]:
         """Look at the load, when it is time.
 
@@ -252,7 +216,7 @@ class Scaler:
 
         Args:
             workers: the fleet.
-            wanted: how many workers are wanted now; 0: none, by a person's wish, which is left alone.
+            wanted: how many workers are wanted now; 0: none, because an operator has retired them all.
             settings: the configuration in force.
             now: ``time.monotonic()`` seconds.
 
@@ -271,93 +235,70 @@ class Scaler:
         serving = [worker for worker in workers if worker.serving]
         generations = {worker.generation for worker in workers if not worker.leaving}
         of = (wanted, window_s, capacity, *generations)
-        # What has been in a pause (a reload, a suspended machine) is not known.
+        # The load during a pause (a reload, a suspended machine) is unknown.
         if of != self._of or now - self._next_sample > short_window_of(window_s):
             self._history.restart()
             self._of = of
         self._next_sample = now + interval_s
         if least <= wanted <= most and (len(serving) < wanted or len(generations) > 1):
-            # The outcome of the last decision, or the successor of a dead worker, is awaited; if it cannot boot, more
-            # of them would not either.
+            # The last decision's worker, or a dead worker's replacement, is still booting; if it cannot boot, more of
+            # them could not either.
             return None, self._next_sample
         self._history.add(self._gauge.sample(workers, capacity, now), window_s)
         if self._cpus is None:
             self._cpus = self._find_cpus()
         bounds = Bounds(least=least, most=most, window_s=window_s, capacity=capacity, cpus=self._cpus)
-        verdict = decide(self._history, wanted, bounds)
+        decision = decide(self._history, wanted, bounds)
         within = least <= wanted <= most
-        if within and verdict.workers > wanted:
+        if within and decision.workers > wanted:
             bounds = replace(bounds, fits=self._fitting(serving, now))
-            verdict = decide(self._history, wanted, bounds)
-        self._note_held(verdict, window_s, now)
-        if verdict.workers == wanted or (
-            within and verdict.workers < wanted and not _may_retire(workers, serving, capacity, now)
+            decision = decide(self._history, wanted, bounds)
+        self._note_held(decision, window_s, now)
+        if decision.workers == wanted or (
+            within and decision.workers < wanted and not _may_retire(workers, serving, capacity, now)
         ):
             return None, self._next_sample
-        self._explanation = f"{_workers(verdict.workers)} wanted, were {wanted}: {verdict.why}"
+        self._explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
         if within:
-            self._history.changed(wanted, verdict.workers, now, window_s)
-            self._of = (verdict.workers, *of[1:])
-        return verdict.workers, now
+            self._history.changed(wanted, decision.workers, now, window_s)
+            self._of = (decision.workers, *of[1:])
+        return decision.workers, now
 
     def explain(self) -> str:
         """Return the last change in words, ``6 workers wanted, were 4: busy 92 % over 3 s``; empty before the first."""
         return self._explanation
 
-    def figures(self) -> dict[str, float | str | None]:
-        """Return the load as it was last measured, for ``wsgiservctl status``; empty while scaling is off."""
-        if not self._history.samples:
-            return {}
-        samples = list(self._history.samples)
-        load = Load.of(samples)
-        queue_s = load.queue_s
-        return {
-            "occupied_workers": round(load.occupied, 2),
-            "cpus_used": round(load.cpu, 2),
-            "queue": samples[-1].queue,
-            "queue_s": round(queue_s, 3) if queue_s < float("inf") else None,
-            "requests_per_s": round(load.rate, 1),
-            "held_by": self._held,
-            "last_change": self._explanation,
-        }
-
-    def _note_held(self, verdict: Verdict, window_s: float, now: float) -> None:
-        """Say why the fleet cannot grow; once, until that has been over for a window."""
-        self._held = verdict.held
+    def _note_held(self, decision: Decision, window_s: float, now: float) -> None:
+        """Log why the fleet cannot grow; once in a window."""
         if now - self._held_at > window_s:
             self._told = ""
-        if verdict.held:
+        if decision.held:
             self._held_at = now
-            if verdict.held != self._told:
-                self._told = verdict.held
-                self._tell(f"more workers are needed and cannot be had: {verdict.why}; {verdict.held}")
+            if decision.held != self._told:
+                self._told = decision.held
+                self._tell(f"more workers are needed, but not possible: {decision.why}; {decision.held}")
 
-    def _fitting(self, serving: Sequence[Handle], now: float) -> int | None:
+    def _fitting(self, serving: Sequence[WorkerHandle], now: float) -> int | None:
         """Return how many workers the memory allows; None without a limit."""
         if now - self._fits_at >= _MEMORY_EVERY_S:
-            self._fits_at = now
+            self._fits_at, self._fits = now, None
             room = self._memory_room()
-            size = (
-                max((self._measure(worker.pid) for worker in serving), default=0) if room is not None else 0
-            )
-            self._fits = len(serving) + max(0, room // size) if room is not None and size else None
+            if room is not None:
+                size = max((self._measure(worker.pid) for worker in serving), default=0)
+                self._fits = len(serving) + max(0, room // size) if size else None
         return self._fits
 
 
-def _may_retire(workers: Sequence[Handle], serving: Sequence[Handle], capacity: int, now: float) -> bool:
-    """Whether one of the serving workers can be retired now without breaking anything off.
-
-    One that is idle; or, since workers with many places always have some requests, all have only short ones. And
-    none is on its way out already, but those that have a successor.
-    """
+def _may_retire(
+    workers: Sequence[WorkerHandle], serving: Sequence[WorkerHandle], capacity: int, now: float
+) -> bool:
+    """Whether one of the serving workers can be retired now without cutting any request."""
+    # One is idle; or, since workers with many places always have some requests, all have only short ones. And none
+    # is leaving already, but those that have a replacement.
     if any(worker.leaving and worker.recycle_at is None for worker in workers):
         return False
     oldest = [worker.slot.load()[1] for worker in serving if worker.slot is not None]
     return not all(oldest) or (capacity > 1 and now - min(oldest, default=now) < _YOUNG_S)
-
-
-def _workers(count: int) -> str:
-    return counted(count, "worker")
 
 
 def _cpus() -> float:

@@ -1,11 +1,4 @@
-"""Whether the kernel's out-of-memory killer has been at work.
-
-Owns: reading its counters (cgroup version 1 and 2, and the machine's), and which of them have grown lately.
-Must not know: workers, what is said about them.
-
-The kernel counts before it sends SIGKILL (mm/oom_kill.c, `__oom_kill_process`), so when a dead child can be waited for,
-the counter has grown already.
-"""
+"""Reads the counters of the kernel's out-of-memory killer, and tells whether they have grown lately."""
 
 from __future__ import annotations
 
@@ -13,26 +6,24 @@ import os
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from wsgiserv.config.sizing import CGROUP_ROOT, cgroup_directories, own_cgroups
-
-__all__ = ["OomWatch", "Verdict"]
+from wsgiserv.config.cgroup import CGROUP_ROOT, cgroup_directories, own_cgroups
 
 _VMSTAT: Final = "/proc/vmstat"
-# A process with much memory takes a while to die; a growth longer ago was somebody else's.
+# A process with much memory takes a while to die; a growth longer ago has another cause.
 _LATELY_S: Final = 5.0
 
 
-class Verdict(NamedTuple):
-    """Whether the killer may be blamed.
+class OomEvidence(NamedTuple):
+    """Evidence for the OOM killer.
 
     Attributes:
-        who: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was: a hint
-            only, since in a container the cgroup that can be seen may not be the one that counts), ``none`` (none
+        source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was: a hint
+            only: in a container the visible cgroup may be another), ``none`` (none
             was), ``unknown`` (the system does not tell).
-        path: the file that counts them; or empty.
+        path: the file of the counter; or empty.
     """
 
-    who: Literal["cgroup", "machine", "none", "unknown"]
+    source: Literal["cgroup", "machine", "none", "unknown"]
     path: str = ""
 
 
@@ -42,23 +33,20 @@ class _Counter:
     def __init__(self, path: str) -> None:
         self.path = path
         self.value = _count_in(path)
-        self._grown: list[float] = []
+        self.grown: list[float] = []
 
     def look(self, now: float) -> None:
+        # The kernel counts before it sends SIGKILL (mm/oom_kill.c, `__oom_kill_process`), so when a dead child can be
+        # waited for, the counter has grown already.
         value = _count_in(self.path)
         if value is not None and self.value is not None:
-            self._grown += [now] * min(value - self.value, 1000)
+            self.grown += [now] * min(value - self.value, 1000)
         self.value = value
-        self._grown = [then for then in self._grown if then > now - _LATELY_S]
-
-    @property
-    def has_grown(self) -> bool:
-        """Whether it has grown lately, and nobody has been told to be dead by that yet."""
-        return bool(self._grown)
+        self.grown = [then for then in self.grown if then > now - _LATELY_S]
 
     def take(self) -> bool:
-        """Return whether it has grown lately; each growth can be blamed for one death."""
-        return bool(self._grown and self._grown.pop(0))
+        """Return whether it has grown lately; each growth explains one death."""
+        return bool(self.grown and self.grown.pop(0))
 
 
 class OomWatch:
@@ -74,6 +62,7 @@ class OomWatch:
         text = own_cgroups() if cgroups is None else cgroups
         self._cgroup = next(_counters(root, text), None)
         self._machine = _Counter(vmstat)
+        self._counters = [self._machine] if self._cgroup is None else [self._cgroup, self._machine]
 
     def look(self, now: float) -> None:
         """Read the counters. Called by the master once a second and at each death.
@@ -81,29 +70,26 @@ class OomWatch:
         Args:
             now: ``time.monotonic()`` seconds.
         """
-        if self._cgroup is not None:
-            self._cgroup.look(now)
-        self._machine.look(now)
+        for counter in self._counters:
+            counter.look(now)
 
     def suspects(self, now: float) -> bool:
-        """Return whether the killer may have been at work lately, which is also so where the system does not tell."""
+        """Return whether the killer may have been at work lately; True, too, where the system does not tell."""
         self.look(now)
-        counters = [self._machine] if self._cgroup is None else [self._cgroup, self._machine]
-        return any(counter.has_grown for counter in counters) or all(
-            counter.value is None for counter in counters
+        return any(each.grown for each in self._counters) or all(
+            each.value is None for each in self._counters
         )
 
-    def blame(self, now: float) -> Verdict:
-        """Return who may have killed a process that was found dead by SIGKILL just now."""
+    def attribute_kill(self, now: float) -> OomEvidence:
+        """Return the evidence about a process just found dead by SIGKILL."""
         self.look(now)
         machine = self._machine.take()
         if self._cgroup is not None and self._cgroup.take():
-            return Verdict("cgroup", self._cgroup.path)
+            return OomEvidence("cgroup", self._cgroup.path)
         if machine:
-            return Verdict("machine", self._machine.path)
-        if self._cgroup is not None:
-            return Verdict("none", self._cgroup.path)
-        return Verdict("none", self._machine.path) if self._machine.value is not None else Verdict("unknown")
+            return OomEvidence("machine", self._machine.path)
+        counter = self._cgroup or self._machine
+        return OomEvidence("none", counter.path) if counter.value is not None else OomEvidence("unknown")
 
 
 def _counters(root: str, cgroups: str) -> Iterator[_Counter]:

@@ -1,12 +1,8 @@
 """The pid file.
 
-Owns: its creation, whose it is, its removal.
-Must not know: what the process does.
-
-The file is its server's for as long as that holds a lock on it (flock(2)), which ends with the process however it ends.
-The number alone says little: in a container the number of a server that is gone is soon another process's. A fork
-would hold the lock on, so each child of this process closes its descriptor. What the file is to hold is written to a
-draft, which is locked before it gets the file's name.
+A server owns the file while it holds a lock on it (flock(2)), which ends with the process. The number alone proves
+little: in a container the number of an exited server soon belongs to another process. A fork would keep the lock, so
+each child closes its descriptor. The content is written to a draft, which is locked before it gets the file's name.
 """
 
 from __future__ import annotations
@@ -23,12 +19,10 @@ from time import monotonic, sleep
 from typing import Final
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.net.holder import describe_process, is_master
+from wsgiserv.net.port_owner import describe_process, is_master
 from wsgiserv.safe_open import UntrustedPath, check_directory, place_of
 
-__all__ = ["PidFile"]
-
-# How long another start may hold a file that names no running server: it is about to put its own there.
+# How long another starting server may hold a file without a running server before it publishes its own.
 _PATIENCE_S: Final = 1.0
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,15 +41,15 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class _Taken(Exception):
-    """Another process has the file, or is about to."""
+    """Another process holds the file."""
 
 
 class PidFile:
-    """A file that holds this process's id for as long as it runs.
+    """A file with the id of this process while it runs.
 
     Args:
-        path: where; a relative one counts from the working directory of now.
-        log: told when a stale file is replaced.
+        path: relative to the working directory at creation.
+        log: receives a line about a replaced stale file.
     """
 
     def __init__(self, path: str, log: logging.Logger | None = None) -> None:
@@ -67,14 +61,14 @@ class PidFile:
     # ---- the server's ------------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Write the file, whole or not at all. Raises ConfigError: it is a running server's, or cannot be written."""
+        """Write the file, whole or not at all. Raises ConfigError for a running server's file, or a failed write."""
         with self._explained(), self._directory() as directory:
             self._replace(directory, taken_from=None)
 
     def check(self) -> str:
-        """Return the sentence about the running server that has the file; empty when it could be created.
+        """Return the message about a running server with this file; empty without one. Creates nothing.
 
-        Makes nothing. Raises ConfigError: it cannot be written.
+        Raises ConfigError when the file cannot be written.
         """
         with self._explained(), self._directory() as directory:
             check_directory(directory, self.path)
@@ -87,16 +81,13 @@ class PidFile:
             return self._running(holder) if holder is not None and is_master(holder) else ""
 
     def take_over(self, holder: int) -> None:
-        """Put this process's id in the place of ``holder``'s, whose server this process goes on with.
-
-        Raises ConfigError as `create`, also when somebody else has the file by now.
-        """
+        """Replace the id of ``holder``, the old master, by this process's. Raises ConfigError as `create`."""
         with self._explained(), self._directory() as directory:
             if self._fd not in _held or not self._is_ours(directory):
                 self._replace(directory, taken_from=holder)
 
     def is_held_by(self, pid: int) -> bool:
-        """Whether the file names this process."""
+        """Return True when the file names the process ``pid``."""
         try:
             with self._directory() as directory:
                 return _number_in(directory, self._name)[1] == pid
@@ -104,7 +95,7 @@ class PidFile:
             return False
 
     def remove(self) -> None:
-        """Remove the file when it is still ours. Never raises."""
+        """Remove the file if it is still this server's. Never raises."""
         if self._owner_pid != getpid() or self._fd not in _held:
             return
         try:
@@ -114,7 +105,7 @@ class PidFile:
         except OSError:
             pass
         _held.discard(self._fd)
-        close(self._fd)  # after the file: who waits for the lock finds none
+        close(self._fd)  # after the file: a server waiting for the lock finds no file
         self._fd = -1
 
     # ---- the steps -----------------------------------------------------------------------------------------
@@ -125,7 +116,7 @@ class PidFile:
 
     @contextmanager
     def _directory(self) -> Iterator[int]:
-        """Open the file's directory; as root by a way that no other user can change, or else as that user."""
+        """Open the file's directory, as root without following links of other users."""
         with place_of(self.path) as place:
             yield place.directory
 
@@ -137,7 +128,7 @@ class PidFile:
 
     def _replace(self, directory: int, taken_from: int | None) -> None:
         pid = getpid()
-        # A name that nobody can have put a link at. Of two servers that start at once each has its own.
+        # An unpredictable name, for no link to wait there; two servers that start at once have two drafts.
         draft = f"{self._name}.{pid}.{urandom(4).hex()}"
         fd = os.open(draft, _MAKE, 0o644, dir_fd=directory)
         try:
@@ -168,10 +159,10 @@ class PidFile:
         _held.add(fd)
 
     def _publish(self, directory: int, draft: str, taken_from: int | None) -> None:
-        """Give the draft the file's name, unless that is a running server's. Raises _Taken, ConfigError, OSError."""
+        """Give the draft the file's name, unless a running server has it. Raises _Taken, ConfigError, OSError."""
         name = self._name
         try:
-            # link() fails when the name is taken, so of two servers that start at once only one gets it.
+            # link(2) fails when the name exists, so of two servers that start at once only one gets it.
             os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
             return
         except FileExistsError:
@@ -209,7 +200,7 @@ class PidFile:
             close(fd)
 
     def _check_stale(self, fd: int, holder: int | None) -> None:
-        """Lock a file that is no running server's, or raise _Taken or ConfigError."""
+        """Lock a file without a running server, or raise _Taken or ConfigError."""
         is_servers = holder is not None and holder != getpid() and is_master(holder)
         if not _lock(fd):
             if is_servers:
@@ -254,7 +245,7 @@ class PidFile:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn an OSError into a ConfigError that says what to do."""
+        """Turn an OSError into a ConfigError with advice."""
         try:
             yield
         except UntrustedPath as error:
@@ -275,7 +266,7 @@ class PidFile:
 
 
 def _lock(fd: int) -> bool:
-    """Lock the file; False when another process has. A file system that knows no locks has none to respect."""
+    """Lock the file; return False when another process holds the lock. Without file locks (NFS), return True."""
     try:
         flock(fd, LOCK_EX | LOCK_NB)
     except OSError as error:
@@ -303,7 +294,7 @@ def _number_in(directory: int, name: str) -> tuple[bool, int | None]:
 
 
 def _number_in_file(fd: int) -> tuple[bool, int | None]:
-    """Return whether the file is empty, and the number in it, or None."""
+    """Return True for an empty file, and the number in the file or None."""
     if not stat.S_ISREG(fstat(fd).st_mode):
         return False, None
     data = os.pread(fd, 64, 0)

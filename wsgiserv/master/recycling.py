@@ -1,80 +1,34 @@
-"""Which workers have had their time: too old, or too large.
-
-Owns: `Recycler`: the age limit with its jitter, the samples of memory.
-Must not know: how a worker is replaced.
-"""
+"""Selects workers to recycle by age or memory."""
 
 from __future__ import annotations
 
 from os import urandom
 from typing import TYPE_CHECKING, Final
 
-from wsgiserv.master.handle import Handle
+from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import least_memory_of, memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgiserv.config.settings import Settings
 
-__all__ = ["Recycler", "least_memory_of", "memory_of", "too_large_at_boot"]
-
 _SAMPLE_EVERY_S: Final = 5.0
-# A peak is no leak: so many samples in a row have to be above.
+# A peak is no leak: so many samples in a row must be above the limit.
 _SAMPLES: Final = 3
 _JITTER: Final = 0.1
 
 
-def memory_of(pid: int) -> int:
-    """Return the memory of a process in bytes: PSS, its private pages and its share of common ones (proc(5)).
-
-    RSS where the kernel does not tell PSS, 0 where it tells nothing or the process is gone.
-    """
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * 4096
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def least_memory_of(pid: int, workers: int) -> int:
-    """Return what `memory_of` a process will be at least, when all workers share what this one shares now.
-
-    Args:
-        pid: a worker that has just booted.
-        workers: how many workers there will be.
-    """
-    found: dict[bytes, int] = {}
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                name, _, rest = line.partition(b":")
-                if name in (b"Pss", b"Private_Clean", b"Private_Dirty"):
-                    found[name] = int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    if b"Pss" not in found:
-        return memory_of(pid)
-    private = found.get(b"Private_Clean", 0) + found.get(b"Private_Dirty", 0)
-    # Two processes at least share it now: the worker and its master.
-    return private + max(0, found[b"Pss"] - private) * 2 // (max(workers, 1) + 1)
-
-
 def too_large_at_boot(pid: int, settings: Settings) -> str:
-    """Return what is said of a worker that `max_worker_memory` would have replaced as it is; or an empty text."""
+    """Return an error for a worker above `max_worker_memory` before its first request; or empty."""
     most = settings.max_worker_memory
     size = least_memory_of(pid, max(settings.workers, settings.workers_max or 0)) if most else 0
     if size <= most:
         return ""
     return (
         f"max_worker_memory = {_mib(most)}: a worker has {_mib(size)} before its first request, so each would be "
-        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 is no limit."
+        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 means no "
+        "limit."
     )
 
 
@@ -83,7 +37,7 @@ def _mib(count: int) -> str:
 
 
 class Recycler:
-    """Says who is to be replaced for its age (``max_worker_lifetime``) or size (``max_worker_memory``).
+    """Selects the workers to replace for their age (``max_worker_lifetime``) or size (``max_worker_memory``).
 
     Args:
         recycle: called with a worker and the reason.
@@ -91,7 +45,7 @@ class Recycler:
     """
 
     def __init__(
-        self, recycle: Callable[[Handle, str], None], measure: Callable[[int], int] = memory_of
+        self, recycle: Callable[[WorkerHandle, str], None], measure: Callable[[int], int] = memory_of
     ) -> None:
         self._recycle = recycle
         self._measure = measure
@@ -99,12 +53,15 @@ class Recycler:
         self._above: dict[int, int] = {}
         self._lifetimes: dict[int, float] = {}
 
-    def look(self, workers: Iterable[Handle], now: float) -> float:
-        """Look at the workers, when it is time; return when to look again (``inf``: never).
+    def look(self, workers: Iterable[WorkerHandle], now: float) -> float:
+        """Look at the workers, when it is time.
 
         Args:
             workers: the fleet.
             now: ``time.monotonic()`` seconds.
+
+        Returns:
+            When to look again; ``inf``: never.
         """
         serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
         limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
@@ -119,11 +76,11 @@ class Recycler:
                 self._check_size(worker)
         return min(self._next_sample, *(self._check_age(worker, now) for worker in limited))
 
-    def _check_age(self, worker: Handle, now: float) -> float:
+    def _check_age(self, worker: WorkerHandle, now: float) -> float:
         longest = worker.cfg.max_worker_lifetime
         if not longest:
             return float("inf")
-        # Not all at once, though all were started together.
+        # Jitter: they were all started together, and must not be replaced at once.
         limit = self._lifetimes.get(worker.age)
         if limit is None:
             limit = self._lifetimes[worker.age] = longest * (1 - urandom(1)[0] / 256 * _JITTER)
@@ -133,7 +90,7 @@ class Recycler:
             return float("inf")
         return due
 
-    def _check_size(self, worker: Handle) -> None:
+    def _check_size(self, worker: WorkerHandle) -> None:
         most = worker.cfg.max_worker_memory
         if not most:
             return

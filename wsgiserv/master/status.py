@@ -1,36 +1,28 @@
-"""The server's figures, as ``wsgiservctl status`` and the service manager show them.
-
-Owns: the names in the dictionary, and how they are made of the fleet and the scoreboard.
-Must not know: who asks, how it is shown to a person (that is `wsgiserv.ctl`).
-"""
+"""The figures of the server, for ``wsgiservctl status`` and the service manager."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
-from wsgiserv.master.handle import Handle
-from wsgiserv.record import record
+from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import rss_of
 from wsgiserv.scoreboard import SlotFigures
 from wsgiserv.wording import counted
 
-__all__ = ["LastReload", "ServerFacts", "ServerState", "Totals", "rss_of", "status_line", "status_of"]
-
 ServerState: TypeAlias = Literal["starting", "running", "reloading", "upgrading", "draining", "stopping"]
-
-_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class LastReload(NamedTuple):
-    """How the last reload has ended.
+    """The outcome of the last reload.
 
     Attributes:
-        ok: whether the new workers serve.
-        reason: why not, or a word about it.
+        ok: True when the new workers serve.
+        reason: why it failed, or a summary.
         at: when it ended, ``time.monotonic()`` seconds.
     """
 
@@ -39,36 +31,36 @@ class LastReload(NamedTuple):
     at: float
 
 
-@record()
+@dataclass
 class Totals:
-    """What the workers that are gone have done; their slots are used again."""
+    """The sums of exited workers, whose slots are used again."""
 
     requests: int = 0
     errors: int = 0
     lost_lines: int = 0
 
     def add(self, figures: SlotFigures) -> None:
-        """Add those of a worker that has been reaped, before its slot is given back."""
+        """Add the figures of a reaped worker, before its slot is freed."""
         self.requests += figures.requests
         self.errors += figures.errors
         self.lost_lines += figures.lost_lines + figures.waiting_lines
 
 
-@record(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerFacts:
-    """What is to be said of the master.
+    """The facts about the master.
 
     Attributes:
         pid: its process id.
-        started_at: when it started, ``time.monotonic()`` seconds.
-        state: what it is doing.
+        started_at: the time of its start, ``time.monotonic()`` seconds.
+        state: its state.
         application: the name of the application.
-        bind: the addresses it listens on, for a person.
+        bind: the addresses of its listeners, as text.
         generation: the number of the generation in force.
-        wanted: how many workers are wanted.
+        wanted: the number of wanted workers.
         last_reload: None before the first.
-        gone: the figures of workers that have been reaped.
-        lost_lines: how many lines of the error log the master has lost itself.
+        gone: the figures of reaped workers.
+        lost_lines: the number of error log lines that the master itself lost.
     """
 
     pid: int
@@ -85,7 +77,7 @@ class ServerFacts:
 
 def status_of(
     server: ServerFacts,
-    workers: Iterable[Handle],
+    workers: Iterable[WorkerHandle],
     now: float,
     wall: float,
     memory: Callable[[int], int] | None = None,
@@ -94,7 +86,7 @@ def status_of(
 
     Args:
         server: the master's own.
-        workers: those that have not been reaped.
+        workers: the workers before their reaping.
         now, wall: ``time.monotonic()`` and ``time.time()`` seconds.
         memory: returns the memory of a process in bytes; None is `rss_of`.
     """
@@ -137,7 +129,7 @@ def status_of(
     }
 
 
-def status_line(server: ServerFacts, workers: Iterable[Handle]) -> str:
+def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
     """Return the figures in one line, for ``STATUS=`` of sd_notify(3)."""
     handles = list(workers)
     slots = [worker.slot.figures() for worker in handles if worker.slot is not None]
@@ -152,20 +144,11 @@ def status_line(server: ServerFacts, workers: Iterable[Handle]) -> str:
     ]
     if server.last_reload is not None and not server.last_reload.ok:
         lines = server.last_reload.reason.splitlines() or [""]
-        parts.append(f"the last reload has failed: {lines[0]}")
+        parts.append(f"the last reload failed: {lines[0]}")
     return "; ".join(parts)
 
 
-def rss_of(pid: int) -> int:
-    """Return the resident memory of a process in bytes (proc(5)); 0 where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
+def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
     state, since = _state(worker)
     figures = worker.slot.figures() if worker.slot is not None else None
     cells = worker.slot.in_flight() if worker.slot is not None else []
@@ -194,8 +177,8 @@ def _worker(worker: Handle, now: float, memory: Callable[[int], int]) -> dict[st
     }
 
 
-def _state(worker: Handle) -> tuple[str, float]:
-    """Return what a worker is doing, and since when (``time.monotonic()`` seconds)."""
+def _state(worker: WorkerHandle) -> tuple[str, float]:
+    """Return the state of a worker, and its begin (``time.monotonic()`` seconds)."""
     told = [at for at in (worker.abort_at, worker.kill_at) if at is not None]
     if told:
         return "killed", min(told)

@@ -1,47 +1,53 @@
-"""From one master to the next (SIGUSR2): new code, a new Python or wsgiserv, the same sockets.
+"""The upgrade in place (SIGUSR2): a next master with new code or a new Python takes over the same sockets.
 
-Owns: `Invocation` (how this process was started), `Successor` (the next master, seen by this one),
-`Predecessor` (the master before, seen by the next), and what passes between the two.
-Must not know: workers, when it is time to upgrade, what the old master does when the new one is ready.
-
-The next master is this one's child. It gets the listening sockets, and the workers' handoff channel, as
-descriptors, and one end of a pipe; an environment variable says which is which. Over the pipe it says ``ready``,
-or why it has failed; a pipe that is closed without a word means that it has died.
+The next master is a child of this one. It inherits the listening sockets, the workers' handoff channel and one end of
+a pipe; an environment variable names the descriptors. Through the pipe it reports that it serves, or why it failed. A
+pipe that closes without a report means that the next master died.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from os import WNOHANG, _exit, chdir, close, execve, getpid, kill, pipe, waitpid
-from signal import SIG_SETMASK, SIGTERM, Signals, pthread_sigmask
+from dataclasses import dataclass
+from math import inf
+from os import _exit, chdir, close, execve, getpid, pipe
+from signal import SIG_SETMASK, SIGKILL, SIGQUIT, SIGTERM, Signals, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, Final
 
-from wsgiserv.atfork import fork
-from wsgiserv.ipc import MessageError, MessageReader, encode, write_all
-from wsgiserv.master.obituary import died_how
-from wsgiserv.master.signalqueue import STOP_SIGNALS, SignalQueue, ignore_requests
+from wsgiserv.errors import BootError
+from wsgiserv.ipc import MessageError, MessageReader, OutcomeWriter
+from wsgiserv.master.control import Done
+from wsgiserv.master.crash_report import describe_exit
+from wsgiserv.master.signals import STOP_SIGNALS, SignalQueue, ignore_requests
+from wsgiserv.master.spawn import fork_child
 from wsgiserv.net.listener import Listener
-from wsgiserv.record import record
+from wsgiserv.process import reap, send_signal
 
-__all__ = ["TOLD_TO_STOP", "Invocation", "Predecessor", "Successor", "start_successor"]
-
-# Why a next master has failed that was told to stop: no fault of its code.
+# The reason of a next master that a signal stopped: not a fault of its code.
 TOLD_TO_STOP: Final = "it was told to stop"
 
-_VARIABLE = "WSGISERV_UPGRADE"
-_LONGEST_TEXT = 32_000
-# A process that has closed its pipe as it ended can be waited for within this time.
-_ENDED_S: Final = 0.1
+_VARIABLE: Final = "WSGISERV_UPGRADE"
+# The format of what the variable holds. "for", "pid", "pipe" and "version" are the same in all versions.
+_VERSION: Final = 1
+_MAX_REASON_LENGTH: Final = 32_000
+# A process that has closed its pipe while it exits can be waited for within this time.
+_EXIT_S: Final = 0.1
+# A next master that neither serves nor fails (a configuration file that hangs) is killed after this time.
+_START_TIMEOUT_S: Final = 180.0
+# The time to exit for one that was told to stop at once, and for one that was killed.
+_QUIT_TIMEOUT_S: Final = 3.0
+_KILL_TIMEOUT_S: Final = 1.0
 
 
-@record(frozen=True)
+@dataclass(frozen=True)
 class Invocation:
-    """How this process was started, so that the next one can be started the same way.
+    """How this process was started, so that the next master starts the same way.
 
     Attributes:
         argv: the interpreter and its arguments, ``sys.orig_argv``.
@@ -55,44 +61,62 @@ class Invocation:
 
     @classmethod
     def of_this_process(cls, environ: Mapping[str, str], directory: str) -> Invocation:
-        """Return how this process was started; called before anything changes its environment."""
+        """Return how this process was started. Called before anything changes its environment."""
         argv = [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]
         return cls(argv, dict(environ), directory)
 
 
-class Predecessor:
-    """The master that has started this one. Everything that it has left is taken over, or closed.
+class OldMaster:
+    """The master that started this one. This process takes over everything that it inherited from it, or closes it.
 
     Attributes:
         pid: its process id.
-        handoff: the descriptors of the workers' handoff channel, receiving and sending end; or None.
     """
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.pid: int = told["pid"]
-        self.handoff: tuple[int, int] | None = tuple(told["handoff"]) if told["handoff"] else None
-        self._told = told
-        self._fd: int = told["pipe"]
-        os.set_inheritable(self._fd, False)
+    def __init__(self, inherited: dict[str, Any]) -> None:
+        self.pid: int = inherited["pid"]
+        self._inherited = inherited
+        os.set_inheritable(inherited["pipe"], False)
+        self._outcome = OutcomeWriter(inherited["pipe"])
 
     @classmethod
-    def from_environ(cls, environ: MutableMapping[str, str]) -> Predecessor | None:
-        """Return the predecessor that the environment tells of, and remove the variable; None when there is none."""
+    def from_environ(cls, environ: MutableMapping[str, str]) -> OldMaster | None:
+        """Return the old master that the environment names, and remove the variable; None without one."""
         text = environ.pop(_VARIABLE, None)
         if text is None:
             return None
         try:
-            told = json.loads(text)
-            if told["for"] != getpid():
-                return None  # a variable that a child of the next master has inherited
-            return cls(told)
+            inherited = json.loads(text)
+            if inherited["for"] != getpid():
+                return None  # a child of the next master inherited the variable
+            return cls(inherited)
         except (ValueError, KeyError, TypeError, OSError):
             return None
 
+    def check_version(self) -> None:
+        """Raise BootError when the old master's wsgiserv passes on its resources in another format."""
+        version = self._inherited.get("version", _VERSION)
+        if version != _VERSION:
+            raise BootError(
+                f"upgrade: the old master passes on its sockets in format {version}, this wsgiserv reads format "
+                f"{_VERSION}. Restart the server instead."
+            )
+
+    @property
+    def handoff(self) -> tuple[int, int] | None:
+        """The descriptors of the workers' handoff channel, receiving and sending end."""
+        fds = self._inherited["handoff"]
+        return (fds[0], fds[1]) if fds else None
+
+    @property
+    def activated(self) -> bool:
+        """True when its sockets came from the service manager, so that `bind` does not apply."""
+        return bool(self._inherited["activated"])
+
     def listeners(self, secure: bool) -> list[Listener]:
-        """Return its listening sockets, which are this process's now."""
+        """Return its listening sockets, which belong to this process from now on."""
         found = []
-        for each in self._told["listeners"]:
+        for each in self._inherited["listeners"]:
             sock = socket(fileno=each["fd"])
             os.set_inheritable(sock.fileno(), False)
             found.append(
@@ -100,43 +124,28 @@ class Predecessor:
             )
         return found
 
-    @property
-    def activated(self) -> bool:
-        """Whether its sockets came from the service manager, so that `bind` does not count."""
-        return bool(self._told["activated"])
-
     def ready(self) -> None:
-        """Say that this master serves: the old one takes its leave."""
-        self._tell({"ready": True})
+        """Report that this master serves, so that the old one shuts down."""
+        self._outcome.tell({"ready": True})
 
     def failed(self, reason: str) -> None:
-        """Say that this master ends, and why: the old one goes on. Nothing when it was ready before."""
-        self._tell({"ready": False, "reason": reason[:_LONGEST_TEXT]})
-
-    def _tell(self, outcome: dict[str, Any]) -> None:
-        if self._fd >= 0:
-            try:
-                write_all(self._fd, encode(outcome))
-            except OSError:
-                pass  # it is gone: this one serves alone
-            self.close()
+        """Report why this master ends, so that the old one goes on. Does nothing after `ready`."""
+        self._outcome.tell({"ready": False, "reason": reason[:_MAX_REASON_LENGTH]})
 
     def close(self) -> None:
-        """Hang up. Also called in each worker, which must not hold the line."""
-        if self._fd >= 0:
-            close(self._fd)
-            self._fd = -1
+        """Close the pipe. Also called in each worker."""
+        self._outcome.close()
 
 
-class Successor:
-    """The next master, from its fork until it is ready or has failed.
+class NewMaster:
+    """The next master, from its fork until it serves or has failed.
 
     Attributes:
         pid: its process id.
-        ready: whether it serves.
-        reason: why it has failed; empty while that is not known.
-        over: whether one or the other has happened.
-        ended: whether its process has ended.
+        ready: True when it serves.
+        reason: why it failed; empty until then.
+        over: True after either.
+        ended: True when its process has exited.
     """
 
     def __init__(self, pid: int, fd: int) -> None:
@@ -150,11 +159,11 @@ class Successor:
         self._reader = MessageReader(fd)
 
     def fileno(self) -> int:
-        """Return the descriptor to poll while it is not `over`."""
+        """Return the descriptor to poll until `over`."""
         return self._fd
 
-    def listen(self) -> bool:
-        """Hear what it has to say; True when it is decided. Called when the descriptor is readable, or a child died."""
+    def read_report(self) -> bool:
+        """Read its report; return True when that decides the upgrade. Called when the pipe is readable."""
         if self.over:
             return False
         try:
@@ -165,124 +174,269 @@ class Successor:
             return False
         self.over = True
         self.close()
-        outcome = messages[0] if messages else {"reason": self._last_word()}
+        outcome = messages[0] if messages else {"reason": self._exit_reason()}
         self.ready = outcome.get("ready") is True
         self.reason = "" if self.ready else str(outcome.get("reason"))
         return True
 
-    def _last_word(self) -> str:
-        """Return why it has closed its pipe without a word: how its process has ended, where it has."""
-        until = monotonic() + _ENDED_S
+    def _exit_reason(self) -> str:
+        """Return why the pipe closed without a report: how the process exited, if it did."""
+        until = monotonic() + _EXIT_S
         while not self.reap() and monotonic() < until:
             sleep(0.001)
         status = self._wait_status
         if status is None:
-            return "it ended without a word; its lines in the log say more"
+            return "it ended without a report; its lines in the log say more"
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOP_SIGNALS:
             return TOLD_TO_STOP  # before it could catch the signal
-        return f"it {died_how(status)} without a word; its lines in the log say more"
+        return f"it {describe_exit(status)} without a report; its lines in the log say more"
 
     def reap(self) -> bool:
-        """Wait for its process if it has ended; return whether it has. Never blocks."""
-        if not self.ended:
-            try:
-                pid, status = waitpid(self.pid, WNOHANG)
-            except ChildProcessError:  # somebody else in this process has waited for it
-                self.ended = True
-            else:
-                if pid:
-                    self.ended, self._wait_status = True, status
+        """Wait for its process without blocking; return True when that has exited."""
+        if not self.ended and (end := reap(self.pid)):
+            self.ended, self._wait_status = True, end.wait_status
         return self.ended
 
     def stop(self, signal: Signals = SIGTERM) -> None:
-        """Tell it to end, unless it has."""
+        """Send ``signal`` to its process, unless that has exited."""
         if not self.ended:
-            try:
-                kill(self.pid, signal)
-            except ProcessLookupError:
-                pass
+            send_signal(self.pid, signal)
 
     def close(self) -> None:
-        """Close the pipe; also called in each worker."""
+        """Close the pipe. Also called in each worker."""
         if self._fd >= 0:
             close(self._fd)
             self._fd = -1
 
 
-def start_successor(
+class Upgrade:
+    """The upgrades of one master, one at a time.
+
+    Args:
+        invocation: how this process was started; None where that is unknown, and an upgrade impossible.
+        signals: this master's signals.
+        log: the error log.
+
+    Attributes:
+        new_master: the next master; None while there is none.
+        cancelled: True when the next master was told to stop because this one stops; its reports are ignored then.
+        requests: the callbacks of requested upgrades that have not begun.
+    """
+
+    def __init__(self, invocation: Invocation | None, signals: SignalQueue, log: logging.Logger) -> None:
+        self.new_master: NewMaster | None = None
+        self.cancelled = False
+        self.requests: list[Done] = []
+        self._invocation = invocation
+        self._signals = signals
+        self._log = log
+        self._waiters: list[Done] = []
+        self._until = inf
+        # Next masters whose processes have not been waited for.
+        self._processes: list[NewMaster] = []
+        self._is_hurried = False
+        # When to kill a cancelled one; after that, until when to wait for it.
+        self._ends_by = inf
+        self._is_killed = False
+
+    @property
+    def in_progress(self) -> bool:
+        """True while a next master starts."""
+        return self.new_master is not None and not self.new_master.over
+
+    def begin(
+        self,
+        done: Done,
+        *,
+        listeners: Sequence[Listener],
+        handoff: tuple[int, int] | None,
+        activated: bool,
+        before_exec: Callable[[], object],
+    ) -> None:
+        """Start the next master, or wait for the one that starts already. Never raises.
+
+        Args:
+            done: called with the outcome.
+            listeners: the listening sockets that the next master inherits.
+            handoff: the descriptors of the workers' handoff channel, or None.
+            activated: True when the sockets came from the service manager.
+            before_exec: called in the child just before it becomes the next master.
+        """
+        if self.new_master is not None:
+            self._log.info("upgrade: the next master (pid %d) is starting already", self.new_master.pid)
+            self._waiters.append(done)
+            return
+        if self._invocation is None:
+            self._log.error(
+                "WS1320 upgrade: impossible: wsgiserv does not know the command line of this server"
+            )
+            done(False, "wsgiserv does not know the command line of this server")
+            return
+        try:
+            self.new_master = _start(
+                self._invocation, listeners, handoff, activated, self._signals, before_exec
+            )
+        except OSError as error:
+            self._log.error("WS1321 upgrade: cannot start the next master: %s", error.strerror)
+            done(False, f"cannot start the next master: {error.strerror}")
+            return
+        self._processes.append(self.new_master)
+        self._waiters.append(done)
+        self._until = monotonic() + _START_TIMEOUT_S
+        self._log.info("upgrade: the next master is starting (pid %d)", self.new_master.pid)
+
+    def read_report(self, *, stops: bool) -> NewMaster | None:
+        """Read the next master's report; return the next master once, when it serves or has failed.
+
+        Args:
+            stops: True when this master shuts down in either case, which the log then says.
+        """
+        new = self.new_master
+        if new is None:
+            return None
+        if not new.read_report():
+            if self.in_progress and monotonic() > self._until:
+                self._log.error(
+                    "WS1322 upgrade: the next master (pid %d) is not ready after %g s: sending SIGKILL",
+                    new.pid,
+                    _START_TIMEOUT_S,
+                )
+                new.stop(SIGKILL)
+                self._until = inf
+            return None
+        if self.cancelled:
+            return None
+        if new.ready:
+            self._log.info("upgrade: the next master (pid %d) serves; this one shuts down", new.pid)
+            self._settle(True, f"the next master serves (pid {new.pid})")
+            return new
+        if new.reason == TOLD_TO_STOP:
+            self._log.info(
+                "upgrade: the next master (pid %d) was told to stop; %s",
+                new.pid,
+                "this one stops, too" if stops else "this one and its workers go on",
+            )
+        else:
+            self._log.error(
+                "WS1323 upgrade failed; %s. The next master (pid %d): %s",
+                "this master stops as well, as it was told" if stops else "this master and its workers go on",
+                new.pid,
+                new.reason,
+            )
+        new.stop()
+        self.new_master = None
+        self._settle(False, new.reason)
+        return new
+
+    def _settle(self, ok: bool, reason: str) -> None:
+        self._until = inf
+        waiters, self._waiters = self._waiters, []
+        for done in waiters:
+            done(ok, reason)
+
+    def cancel(self, *, at_once: bool, timeout_s: float) -> None:
+        """Stop a next master that does not serve yet, because this one stops. May be called again, to hurry.
+
+        Args:
+            at_once: True to break off its workers' requests.
+            timeout_s: the time that it has to finish them; then it is killed.
+        """
+        new = self.new_master
+        if new is None or not (self.in_progress or self.cancelled):
+            return
+        if self.cancelled and (self._is_hurried or not at_once):
+            return
+        if not self.cancelled:
+            self._log.info("upgrade: the next master (pid %d) is stopped, too", new.pid)
+        self.cancelled, self._is_hurried = True, at_once
+        self._ends_by = monotonic() + (_QUIT_TIMEOUT_S if at_once else timeout_s + _QUIT_TIMEOUT_S)
+        new.stop(SIGQUIT if at_once else SIGTERM)
+        self._settle(False, "the server is stopping")
+
+    def reap(self) -> list[int]:
+        """Wait for next masters that have exited; return their process ids."""
+        ended = [each for each in self._processes if each.reap()]
+        if ended:
+            self._processes = [each for each in self._processes if not each.ended]
+        return [each.pid for each in ended]
+
+    def ends_by(self, now: float) -> float | None:
+        """Return how long this master waits for the exit of a cancelled next master; None when it need not.
+
+        A parent takes the exit of this process for the end of the server; in a container it is the end.
+        """
+        new = self.new_master
+        if new is None or not self.cancelled or new.ended:
+            return None
+        if now < self._ends_by:
+            return self._ends_by
+        if self._is_killed:
+            return None
+        self._log.error("WS1324 upgrade: the next master (pid %d) does not stop: sending SIGKILL", new.pid)
+        self._is_killed = True
+        new.stop(SIGKILL)
+        self._ends_by = now + _KILL_TIMEOUT_S
+        return self._ends_by
+
+    def close_in_child(self) -> None:
+        """Close the pipe. Called in a worker."""
+        if self.new_master is not None:
+            self.new_master.close()
+
+
+def _start(
     invocation: Invocation,
     listeners: Sequence[Listener],
     handoff: tuple[int, int] | None,
-    *,
     activated: bool,
     signals: SignalQueue,
     before_exec: Callable[[], object],
-) -> Successor:
-    """Start the next master. Raises OSError when the system would not.
-
-    Args:
-        invocation: how this one was started.
-        listeners: the listening sockets it gets.
-        handoff: the descriptors of the workers' channel, or None.
-        activated: whether the sockets came from the service manager.
-        signals: this master's; the child leaves them.
-        before_exec: called in the child just before it becomes the next master.
-    """
+) -> NewMaster:
+    """Fork and execute the next master; arguments as in `Upgrade.begin`. Raises OSError when the system refuses."""
     reader, writer = pipe()
     try:
-        with signals.held():
-            pid = fork()
-            if pid == 0:
-                signals.leave()
+        pid = fork_child(signals)
     except OSError:
         close(reader)
         close(writer)
         raise
     if pid:
         close(writer)
-        return Successor(pid, reader)
+        return NewMaster(pid, reader)
     try:
-        # A signal to all processes of the server (pkill -USR1 wsgiserv) means this master. Ignored, not caught: that
-        # lasts over execve(2), until the next master catches it.
+        # A signal to all processes of the server (pkill -USR1 wsgiserv) is meant for this master. Ignored, not caught:
+        # that lasts over execve(2), until the next master catches it.
         ignore_requests()
         pthread_sigmask(SIG_SETMASK, ())
         before_exec()
-        told = {
+        inherited = {
+            "version": _VERSION,
             "for": getpid(),
             "pid": os.getppid(),
             "pipe": writer,
             "activated": activated,
             "handoff": handoff,
             "listeners": [
-                {
-                    "fd": listener.fileno(),
-                    "spec": listener.spec,
-                    "inherited": listener.inherited,
-                    "path": listener.path,
-                }
-                for listener in listeners
+                {"fd": each.fileno(), "spec": each.spec, "inherited": each.inherited, "path": each.path}
+                for each in listeners
             ],
         }
         for fd in (writer, *(handoff or ()), *(listener.fileno() for listener in listeners)):
             os.set_inheritable(fd, True)
-        environ = {
-            name: value
-            for name, value in invocation.environ.items()
-            if name not in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", _VARIABLE)
-        }
-        environ[_VARIABLE] = json.dumps(told)
+        removed = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", _VARIABLE)
+        environ = {name: value for name, value in invocation.environ.items() if name not in removed}
+        environ[_VARIABLE] = json.dumps(inherited)
         if "WATCHDOG_PID" in environ:
             environ["WATCHDOG_PID"] = str(getpid())
         try:
             chdir(invocation.directory)
-        except (
-            FileNotFoundError
-        ):  # removed, as releases are: the next master is in this one's, and knows its name
+        except FileNotFoundError:
+            # A release directory that was removed: the next master starts in this one's, and knows its name.
             environ["PWD"] = invocation.directory
         execve(invocation.argv[0], list(invocation.argv), environ)
     except BaseException as error:
         try:
-            write_all(writer, encode({"ready": False, "reason": f"it cannot be started: {error}"}))
+            OutcomeWriter(writer).tell({"ready": False, "reason": f"cannot execute it: {error}"})
         finally:
             _exit(127)
     raise AssertionError("execve returned")

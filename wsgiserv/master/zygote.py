@@ -1,51 +1,41 @@
-"""The zygote: the process that loads the application once, and is copied into each worker (``preload_app``).
+"""Runs the zygote: the process to load the application once, and to be copied into each worker (``preload_app``).
 
-Owns: what happens in that process, from its fork to its end or to a worker's birth; asking the kernel that the
-workers become the master's children.
-Must not know: which workers there are to be; what the master does with them (see `nursery`).
-
-A worker is the zygote's grandchild: the child between them ends at once, and the kernel gives the worker to the nearest
-ancestor that is a subreaper, the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master waits for it, and for
-all others, in one way. It begins only when its process id has been told: a worker that the master does
-not know of cannot be, whenever the zygote is killed.
+A worker is the zygote's grandchild: the child between them exits at once, and the kernel gives the worker to the
+nearest subreaper above, the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master waits for it, and
+for all others, in one way. It begins only when its process id has been told: no worker exists unknown to the master,
+whenever the zygote is killed.
 """
 
 from __future__ import annotations
 
-import _socket as socket_module
 import gc
-import importlib
-import logging
 import os
 import sys
 import threading
-import warnings
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
-from select import POLLERR, POLLIN, poll
+from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.atfork import add_child_cleanup, forget_cleanups, fork, unblock_last
-from wsgiserv.boot import EXIT_APPLICATION, EXIT_BOOT, EXIT_CONFIG, EXIT_OK, ReadinessWriter, WorkerBoot
-from wsgiserv.errors import ApplicationError, ConfigError
-from wsgiserv.ipc import decode, encode
+from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
+from wsgiserv.ipc import decode, encode, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
-from wsgiserv.logs.standard import flush_standard_streams
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.handle import Handle
-from wsgiserv.master.signalqueue import MASTER_SIGNALS
-from wsgiserv.net.descriptors import recv_fds
+from wsgiserv.master.signals import MASTER_SIGNALS
+from wsgiserv.master.spawn import Parent, worker_boot
+from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.privileges import set_home
-from wsgiserv.record import record, replace
+from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
+from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
+from wsgiserv.wording import counted
 
-__all__ = ["ZygoteBoot", "become_subreaper", "live_as_zygote"]
-
-_OUR_DIRECTORY: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -53,12 +43,10 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LONGEST_MESSAGE: Final = 4096
 _MOST_FDS: Final = 2
-# Absent on some platforms, which have no zygotes either.
-_MSG_CMSG_CLOEXEC: Final = getattr(socket_module, "MSG_CMSG_CLOEXEC", 0)
 
 
 def become_subreaper() -> bool:
-    """Have orphans among this process's descendants become its children; whether the kernel does that."""
+    """Adopt orphans among this process's descendants; return whether the kernel can."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -73,78 +61,72 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-@record(kw_only=True)
+@dataclass(kw_only=True)
 class ZygoteBoot:
     """The values a zygote starts with, made by the master just before the fork.
 
     Attributes:
-        generation: the generation that its workers serve with; its `preload` loads the application.
+        parent: the master's values.
+        generation: its workers' generation; its `preload` loads the application.
         sock: its end of the line to the master (SOCK_SEQPACKET).
-        lifeline: see `WorkerBoot`.
-        master_pid, log, server: see `WorkerBoot`.
-        handle: the first worker, which the others' handles are made after.
+        handle: the first worker, the model of the others' handles.
     """
 
+    parent: Parent
     generation: Generation
     sock: socket
-    lifeline: int
-    master_pid: int
-    log: logging.Logger
-    server: Any
-    handle: Handle
+    handle: WorkerHandle
 
     def close_in_child(self) -> None:
-        """Close what a child of the application must not hold. Called in that child."""
+        """Close the zygote's descriptors. Called in a child of the application."""
         self.sock.close()
-        close(self.lifeline)
+        close(self.parent.lifeline[0])
         for listener in self.generation.listeners:
             listener.close()
-        if self.server.handoff is not None:
-            self.server.handoff.close()
+        if self.parent.server.handoff is not None:
+            self.parent.server.handoff.close()
 
 
 def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
-    """Load the application, then make workers on the master's word. Called in the zygote's process.
+    """Load the application, then spawn workers at the master's requests. Called in the zygote's process.
 
     Returns:
-        in each worker's process, the values that it starts with. Never in the zygote: its process ends here.
+        in each worker's process, its values. Never in the zygote: its process ends here.
     """
-    status = EXIT_BOOT
+    status: int = ExitStatus.BOOT
     try:
         add_child_cleanup(boot.close_in_child)
         add_child_cleanup(close_logs_in_child)
-        _die_with(boot.master_pid)
-        _heed_no_signals(boot)
+        _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
+        if getppid() != boot.parent.server.pid:
+            _exit(ExitStatus.OK)
+        _ignore_signals(boot)
         unblock_last()
         application = _load(boot)
-        _heed_no_signals(boot)  # again: the application may have its own handlers, for its workers
+        _ignore_signals(boot)  # again: the application may have its own handlers, for its workers
         if application is None:
-            status = EXIT_APPLICATION
+            status = ExitStatus.APPLICATION
         else:
             worker = _serve(boot, application)
             if worker is not None:
                 return worker
-            status = EXIT_OK
+            status = ExitStatus.OK
     except Exception:
-        boot.log.critical("the zygote %d ends with an error of the server itself", getpid(), exc_info=True)
+        boot.parent.log.critical(
+            "WS1330 zygote %d: exits: an error of the server itself", getpid(), exc_info=True
+        )
     flush_standard_streams()
-    # Not as a Python program leaves: what the application has registered for its end is the workers' to do.
+    # Not sys.exit: the application's exit handlers are for its workers.
     _exit(status)
 
 
-def _die_with(master_pid: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
-    if getppid() != master_pid:
-        _exit(EXIT_OK)
-
-
-def _heed_no_signals(boot: ZygoteBoot) -> None:
+def _ignore_signals(boot: ZygoteBoot) -> None:
     def ignore(number: int, frame: FrameType | None) -> None:
-        """A terminal, or systemd, tells all processes; for this one it is the master's to say."""
+        """A terminal, or systemd, tells all processes of the server; the master decides for the zygote."""
 
     def abort(number: int, frame: FrameType | None) -> None:
-        boot.log.critical("the zygote %d is aborted while it was here:\n%s", getpid(), _where(frame))
-        _exit(EXIT_BOOT)
+        boot.parent.log.critical("WS1331 zygote %d: aborted while it was here:\n%s", getpid(), _where(frame))
+        _exit(ExitStatus.BOOT)
 
     for number in _HEARD_BY_ALL:
         signal(number, ignore)  # not SIG_IGN, which programs that the application starts would inherit
@@ -154,17 +136,13 @@ def _heed_no_signals(boot: ZygoteBoot) -> None:
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
     stack = list(extract_stack(frame))
-    own = max((n for n, each in enumerate(stack) if each.filename.startswith(_OUR_DIRECTORY)), default=-1)
-    users = [
-        each
-        for each in stack[own + 1 :]
-        if not each.filename.startswith(("<frozen importlib", importlib.__path__[0]))
-    ]
+    own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
+    users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
     return "".join(format_list(users or stack)).rstrip()
 
 
 def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
-    """Return the application; None when it cannot be loaded, and those who wait for a worker have been told."""
+    """Return the application; None when it cannot be loaded, and the requested workers have been reported failed."""
     preload = boot.generation.preload
     assert preload is not None
     gc.freeze()  # as in a worker: what is inherited is not searched, by eventlet for one, which replaces locks
@@ -172,17 +150,19 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
         set_home(boot.generation.settings, os.environ)
         application = preload()
     except ApplicationError as error:
-        _refuse(boot, str(error), error.traceback, EXIT_APPLICATION)
+        _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
         return None
     except (ConfigError, OSError) as error:
-        _refuse(boot, str(error), "", EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_BOOT)
+        is_config = isinstance(error, ConfigError)
+        _refuse(boot, str(error), "", ExitStatus.CONFIG if is_config else ExitStatus.BOOT)
         return None
     names = _threads_left_behind()
     if names:
-        boot.log.warning(
-            "the application has started %s while it was loaded (%s): threads stay behind in the zygote, the workers "
-            "do not have them. Start them in post_worker_init, or at the first request; or leave preload_app out.",
-            "a thread" if len(names) == 1 else f"{len(names)} threads",
+        boot.parent.log.warning(
+            "WS1332 zygote: the application has started %s while it was loaded (%s): threads stay behind in the "
+            "zygote, the workers do not have them. Start them in post_worker_init, or at the first request; or leave "
+            "preload_app out.",
+            counted(len(names), "thread") if len(names) > 1 else "a thread",
             ", ".join(names),
         )
     # What is there now is no garbage, and need not be looked at: that would write into shared pages, and copy them.
@@ -203,7 +183,7 @@ def _threads_left_behind() -> Sequence[str]:
 
 
 def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
-    """Tell each who waits for a worker, as that would; at least one does."""
+    """Report each requested worker as failed, as the worker itself would; there is one at least."""
     flags = 0
     while True:
         try:
@@ -220,22 +200,20 @@ def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
 
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
-    """Return the master's next message, empty when it has gone."""
+    """Return the master's next message with its descriptors; an empty message when the master has gone."""
     while True:
         try:
-            data, fds = recv_fds(sock, _LONGEST_MESSAGE, _MOST_FDS, flags | _MSG_CMSG_CLOEXEC)
+            data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
         except BlockingIOError:
             if flags & MSG_DONTWAIT:
                 raise
         # The application has set O_NONBLOCK on a descriptor of ours: gevent does for each that it makes a socket of.
-        poller = poll()
-        poller.register(sock, POLLIN)
-        poller.poll()
+        wait_for(sock.fileno(), None)
 
 
 def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | None:
-    """Do what the master says. Returns in a worker with its values, in the zygote None when the master has gone."""
+    """Answer the master's requests. Return in a worker its values, in the zygote None when the master has gone."""
     _tell(boot.sock, {"state": "loaded"})
     while True:
         message, fds = _receive(boot.sock)
@@ -244,10 +222,9 @@ def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | No
         if message["do"] == "reopen_logs":
             reopen_error_log()
             continue
-        is_worker = _bear(boot.sock, message["age"], fds[0])
-        if is_worker:
+        if _spawn(boot.sock, message["age"], fds[0]):
             boot.sock.close()
-            return _worker_boot(boot, application, message, fds)
+            return _become_worker(boot, application, message, fds)
         for fd in fds:
             close(fd)
 
@@ -260,25 +237,25 @@ def _tell(sock: socket, message: dict[str, Any]) -> bool:
     return True
 
 
-def _bear(sock: socket, age: int, ready: int) -> bool:
-    """Make the process of a worker, and tell the master; True in that process, once the master has been told."""
-    poller = poll()
-    poller.register(ready, 0)
-    if any(events & POLLERR for _, events in poller.poll(0)):
-        _tell(sock, {"state": "withdrawn", "age": age})  # the master has closed its end of the readiness pipe
+def _spawn(sock: socket, age: int, ready: int) -> bool:
+    """Make the process of a worker, and tell the master; True in the worker, after the master knows it."""
+    # pipe(7): the writing end has POLLERR when no reader is left. The request may have lain in the socket for minutes.
+    if wait_for(ready, 0, POLLERR):
+        _tell(sock, {"state": "cancelled", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    flush_standard_streams()
+    # Two pipes: the worker tells its process id, then waits for the byte that says that the master knows it. If the
+    # zygote is killed in between, the worker reads the end of file and exits: it has touched nothing yet.
     try:
         pid_reader, pid_writer = pipe()
         go_reader, go_writer = pipe()
-        child = _fork()
+        child = fork()
     except OSError as error:
-        _tell(sock, {"state": "stillborn", "age": age, "error": error.strerror})
+        _tell(sock, {"state": "fork_failed", "age": age, "error": error.strerror})
         return False
     if child == 0:
         close(pid_reader)
         close(go_writer)
-        _be_born(pid_writer, go_reader)
+        _leave_zygote(pid_writer, go_reader)
         return True
     close(pid_writer)
     close(go_reader)
@@ -286,9 +263,9 @@ def _bear(sock: socket, age: int, ready: int) -> bool:
     status = _wait(child)
     pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
     if not pid:
-        why = os.strerror(status) if status > 0 else "it was killed at once"
-        _tell(sock, {"state": "stillborn", "age": age, "error": why})
-    elif _tell(sock, {"state": "born", "age": age, "pid": pid}):
+        reason = os.strerror(status) if status > 0 else "it was killed at once"
+        _tell(sock, {"state": "fork_failed", "age": age, "error": reason})
+    elif _tell(sock, {"state": "spawned", "age": age, "pid": pid}):
         with suppress(BrokenPipeError):  # it has been killed; the master will see
             write(go_writer, b"!")
     close(pid_reader)
@@ -296,23 +273,13 @@ def _bear(sock: socket, age: int, ready: int) -> bool:
     return False
 
 
-def _fork() -> int:
-    """fork(2) without Python's warning of threads (3.12 and later), which `_threads_left_behind` has given better.
-
-    A blank in the process title makes Python count the entries of `threading`, where gevent notes greenlets.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return fork()
-
-
-def _be_born(pid_writer: int, go_reader: int) -> None:
-    """In the child: make the worker, and end. In the worker: say who it is, and wait until the master knows."""
+def _leave_zygote(pid_writer: int, go_reader: int) -> None:
+    """In the child: fork the worker, and exit. In the worker: tell its pid, and wait until the master knows it."""
     try:
-        if _fork():
-            _exit(EXIT_OK)
+        if fork():
+            _exit(ExitStatus.OK)
     except OSError as error:
-        _exit(error.errno or EXIT_BOOT)
+        _exit(error.errno or ExitStatus.BOOT)
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
     try:
@@ -321,7 +288,7 @@ def _be_born(pid_writer: int, go_reader: int) -> None:
     except OSError:  # the zygote has been killed
         told = b""
     if not told:
-        _exit(EXIT_OK)
+        _exit(ExitStatus.OK)
     close(pid_writer)
     close(go_reader)
     forget_cleanups()  # the zygote's; the worker adds its own
@@ -334,11 +301,10 @@ def _wait(child: int) -> int:
         return 0
 
 
-def _worker_boot(
+def _become_worker(
     boot: ZygoteBoot, application: Callable[..., Any], message: dict[str, Any], fds: Sequence[int]
 ) -> WorkerBoot:
-    generation, server = boot.generation, boot.server
-    server.worker_age = message["age"]
+    boot.parent.server.worker_age = message["age"]
     handle = replace(
         boot.handle,
         age=message["age"],
@@ -347,22 +313,8 @@ def _worker_boot(
         slot=None,
         pool=None,
         reader=None,
-        last_words=None,
+        crash_dump=None,
     )
-    return WorkerBoot(
-        settings=generation.settings,
-        listeners=generation.listeners,
-        slot=generation.pool.slot(*message["slot"]),
-        ready=ReadinessWriter(fds[0]),
-        lifeline=boot.lifeline,
-        age=message["age"],
-        generation=generation.number,
-        master_pid=boot.master_pid,
-        log=boot.log,
-        server=server,
-        handle=handle,
-        application=application,
-        handoff=server.handoff,
-        last_words=fds[1] if len(fds) > 1 else None,
-        tls_contexts=generation.tls_contexts,
-    )
+    slot = boot.generation.pool.slot(*message["slot"])
+    crash_dump = fds[1] if len(fds) > 1 else None
+    return worker_boot(boot.parent, boot.generation, handle, slot, fds[0], crash_dump, application)

@@ -1,1 +1,1 @@
-"""Sockets: listeners, the connection's state machine, the reactor. Must not know worker classes or the master."""
+"""Sockets: listeners, the connection's state machine, the event_loop. Must not know worker classes or the master."""

@@ -1,10 +1,4 @@
-"""Warnings about certificates that are not valid now, or not for long.
-
-Owns: reading the dates of the certificates that the TLS settings name.
-Must not know: contexts, who is warned.
-
-Imported only where TLS is on.
-"""
+"""Warns of certificates of the TLS settings outside their dates, or close to the end. Imported only with TLS on."""
 
 from __future__ import annotations
 
@@ -16,9 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import write
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-__all__ = ["DateSettings", "date_warnings"]
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 # Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
 _SOON_S: Final = 14 * 86400.0
@@ -29,17 +24,6 @@ _BLOCK: Final = re.compile(
 )
 
 
-class DateSettings(Protocol):
-    """The settings that are read here."""
-
-    @property
-    def certfile(self) -> str | None: ...
-    @property
-    def sni_certificates(self) -> Mapping[str, tuple[str, str | None]]: ...
-    @property
-    def ca_certs(self) -> str | None: ...
-
-
 class _Dates(NamedTuple):
     """The validity of a certificate, as times of `time.time`, and a name for it."""
 
@@ -48,11 +32,11 @@ class _Dates(NamedTuple):
     ends: float
 
 
-def date_warnings(settings: DateSettings, now: float | None = None) -> list[str]:
-    """Return a line for each certificate of the settings that is expired, not yet valid, or expires within 14 days.
+def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
+    """Return a line for each expired or not yet valid certificate, and for each one with 14 days or less left.
 
     Args:
-        settings: the TLS settings; files that cannot be read are left to those who load them.
+        settings: the TLS settings; unreadable files are skipped here, and reported when they are loaded.
         now: seconds since the epoch; None is the present.
     """
     now = time.time() if now is None else now
@@ -133,7 +117,7 @@ def _decoded(block: bytes) -> dict[str, Any]:
 
 @contextmanager
 def _file_of(block: bytes) -> Iterator[str]:
-    """Give the path of a file with these bytes: the decoder reads the first certificate of a file, and only files."""
+    """Give the path of a file with these bytes: the decoder reads only files, and only their first certificate."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("certificate")
         try:
@@ -149,7 +133,7 @@ def _file_of(block: bytes) -> Iterator[str]:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """Return what a person calls the certificate: its first host name, else its common name or organization."""
+    """Return a name for people: the first host name, else the common name or organization."""
     names = [value for _, value in found.get("subjectAltName", ())]
     subject = {key: value for part in found.get("subject", ()) for key, value in part}
     names += [subject[key] for key in ("commonName", "organizationName") if key in subject]

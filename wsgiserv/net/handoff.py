@@ -1,53 +1,45 @@
 """The channel on which workers pass connections to one another.
 
-Owns: `Handoff` (the pair of sockets, its messages), `Luggage` (what goes with a connection).
-Must not know: who hands over and why, who is free, the states of a connection.
-
-One pair of sockets is shared by all workers of all generations, for the life of the server. The kernel keeps the
-client's socket alive while its message waits for somebody who is free.
+All workers of all generations share one pair of sockets, for the life of the server; an upgrade passes it on to the
+next master, perhaps of another version. The kernel keeps a client's socket open while its message waits for a worker.
 """
 
 from __future__ import annotations
 
-import _socket
-import json
-from _socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, MSG_TRUNC, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
+import logging
+from _socket import MSG_DONTWAIT, SO_SNDBUF, SOL_SOCKET, getdefaulttimeout
 from _socket import socket as RawSocket
 from contextlib import suppress
 from errno import EAGAIN, EMSGSIZE, ENOBUFS, ETOOMANYREFS
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from os import close, dup, set_inheritable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from wsgiserv.net.descriptors import FD_BYTES, fds_in, send_fds
-from wsgiserv.net.serving import NEVER
+from wsgiserv.ipc import decode, encode, packet_pair, packet_socket, receive_packet, send_packet
+from wsgiserv.net.serving_context import NEVER
 
-__all__ = ["MOST_MOVED_BYTES", "Handed", "Handoff", "Luggage"]
-
+# Of the messages. One of another version is refused: during an upgrade, both versions read the same channel.
+_VERSION: Final = 1
 # A connection with more unread bytes than this is not moved.
 MOST_MOVED_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 16 * 1024
 # The kernel gives what net.core.wmem_max allows.
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
-_ANCILLARY_BYTES: Final = CMSG_SPACE(FD_BYTES)
-# Absent on some platforms, which lack the one thing or do the other with a second system call.
-_SOCK_SEQPACKET: Final = getattr(_socket, "SOCK_SEQPACKET", 5)
-_MSG_CMSG_CLOEXEC: Final = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
-# Corrupt messages that are dropped at a time: one that writes without end delays nobody.
+# Corrupt messages that are dropped at a time: a process that writes them without end must not delay others.
 _MOST_CORRUPT: Final = 64
 _FULL: Final = frozenset({EAGAIN, ENOBUFS, ETOOMANYREFS, EMSGSIZE})
 
 
-class Luggage(NamedTuple):
-    """What goes with a connection's socket.
+class ConnectionState(NamedTuple):
+    """The values sent with a connection's socket.
 
     Attributes:
-        peer: the client's keys of the environ; behind a proxy, what its PROXY header has said.
+        peer: the client's keys of the environ; behind a proxy, as its PROXY header has said.
         peer_name: the client's address for logs.
-        data: bytes that have been read and belong to no request that the application has seen.
-        waiting: whether ``data`` has not been looked at yet; otherwise it is the beginning of a head.
-        blank: whether an empty line before that head has been forgiven.
-        used: whether a request has been answered on it.
+        data: bytes read and not yet given to the application.
+        waiting: whether ``data`` is unexamined; otherwise it is the beginning of a head.
+        blank: whether an empty line before the head has been skipped.
+        used: whether a request has been answered on the connection.
         deadline: when its client must have sent the next head; ``time.monotonic()`` is one clock for all processes.
     """
 
@@ -60,18 +52,18 @@ class Luggage(NamedTuple):
     deadline: float
 
 
-class Handed(NamedTuple):
-    """A connection that has come over the channel. Whoever gets it owns ``sock``.
+class Transferred(NamedTuple):
+    """A connection from the channel. The receiver owns ``sock``.
 
     Attributes:
         sock: the client's socket.
-        listener: the address of the listener that it was accepted from; empty when the sender did not know.
-        luggage: all else.
+        listener: the address of its listener; empty when the sender did not know it.
+        state: all else.
     """
 
     sock: RawSocket
     listener: str
-    luggage: Luggage
+    state: ConnectionState
 
 
 class Handoff:
@@ -86,6 +78,7 @@ class Handoff:
     def __init__(self, receiver: RawSocket, sender: RawSocket) -> None:
         self._receiver = receiver
         self._sender = sender
+        self._warned = False
         for sock in (receiver, sender):
             sock.setblocking(False)
         with suppress(OSError):
@@ -93,9 +86,9 @@ class Handoff:
 
     @classmethod
     def open(cls) -> Handoff | None:
-        """Make a channel; None where the platform has none, or descriptors have run out. Called by the master."""
+        """Return a channel; None where the platform has none, or descriptors have run out. Called by the master."""
         try:
-            pair = _socket.socketpair(AF_UNIX, _SOCK_SEQPACKET, 0)
+            pair = packet_pair()
         except OSError:
             return None
         try:
@@ -108,8 +101,8 @@ class Handoff:
 
     @classmethod
     def from_fds(cls, receive_fd: int, send_fd: int) -> Handoff:
-        """Take over a channel by its descriptors, as `fds` has given them (to the next master of an upgrade)."""
-        receiver, sender = (RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd) for fd in (receive_fd, send_fd))
+        """Return the channel of these descriptors, as `fds` has given them (to the next master of an upgrade)."""
+        receiver, sender = map(packet_socket, (receive_fd, send_fd))
         for fd in (receive_fd, send_fd):
             set_inheritable(fd, False)
         return cls(receiver, sender)
@@ -119,45 +112,47 @@ class Handoff:
         return self._receiver.fileno(), self._sender.fileno()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a connection waits to be taken."""
+        """Return the descriptor to poll: readable while a connection waits."""
         return self._receiver.fileno()
 
-    def send(self, fd: int, luggage: Luggage, listener: str) -> bool:
+    def send(self, fd: int, state: ConnectionState, listener: str) -> bool:
         """Send a connection. The caller closes its own descriptor after that.
 
         Args:
             fd: the client's socket.
-            luggage: what goes with it.
+            state: the values of the connection.
             listener: the address of its listener.
 
         Returns:
-            False when the channel takes it not now, which is usual: then it is to be tried again some milliseconds
-            later.
+            False when the channel is full, which is usual: try again some milliseconds later.
 
         Raises:
             OSError: the channel is broken.
         """
-        deadline = luggage.deadline
+        deadline = state.deadline
         header = {
+            "version": _VERSION,
             "listener": listener,
-            "peer": luggage.peer,
-            "name": luggage.peer_name.decode("latin-1"),
-            "waiting": luggage.waiting,
-            "blank": luggage.blank,
-            "used": luggage.used,
+            "peer": state.peer,
+            "name": state.peer_name.decode("latin-1"),
+            "waiting": state.waiting,
+            "blank": state.blank,
+            "used": state.used,
             "deadline": None if deadline == NEVER else deadline,
         }
-        message = json.dumps(header).encode("ascii") + b"\n" + luggage.data
         try:
-            send_fds(self._sender, message, [fd], MSG_DONTWAIT)
+            send_packet(self._sender, encode(header) + state.data, [fd], MSG_DONTWAIT)
         except OSError as error:
             if error.errno in _FULL:
                 return False
             raise
         return True
 
-    def receive(self) -> Handed | None:
+    def receive(self, log: logging.Logger) -> Transferred | None:
         """Take a connection; None when none waits.
+
+        Args:
+            log: gets a line, once, for connections of another version.
 
         Raises:
             OSError: EMFILE or ENFILE, there is no descriptor left for it; it stays in the channel.
@@ -166,14 +161,13 @@ class Handoff:
             # The kernel drops a descriptor that the receiver has no room for, and the client with it.
             close(dup(self._receiver.fileno()))
             try:
-                message, ancillary, flags, _ = self._receiver.recvmsg(
-                    MOST_MOVED_BYTES + _HEADER_BYTES, _ANCILLARY_BYTES, MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
+                message, fds, is_truncated = receive_packet(
+                    self._receiver, MOST_MOVED_BYTES + _HEADER_BYTES, 1, MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return None
             if not message:
                 return None
-            fds = fds_in(ancillary)
             if not fds:
                 continue  # another thread has taken the last descriptor in between
             try:
@@ -184,11 +178,20 @@ class Handoff:
             if getdefaulttimeout() is not None:
                 sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
             try:
-                if flags & MSG_TRUNC:
+                if is_truncated:
                     raise ValueError("longer than any message")
-                return _read(sock, message)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-                sock.close()  # of another version of this program, or corrupt
+                transferred = _read(sock, message)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                sock.close()
+                continue
+            if transferred is not None:
+                return transferred
+            sock.close()
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "WS1401 handoff: connections of another version of wsgiserv are closed; their clients connect again"
+                )
         return None
 
     def close(self) -> None:
@@ -198,27 +201,29 @@ class Handoff:
 
 
 def _above_standard_streams(sock: RawSocket) -> RawSocket:
-    """Return ``sock``, or the same under a number above 2: where these were closed, they are opened again later."""
+    """Return ``sock`` under a descriptor above 2: closed standard streams are opened again later."""
     if sock.fileno() > 2:
         return sock
     fd = fcntl(sock.fileno(), F_DUPFD_CLOEXEC, 3)
     sock.close()
-    return RawSocket(AF_UNIX, _SOCK_SEQPACKET, 0, fd)
+    return packet_socket(fd)
 
 
-def _read(sock: RawSocket, message: bytes) -> Handed:
-    """Make sense of a message. Raises ValueError, KeyError, TypeError or AttributeError."""
+def _read(sock: RawSocket, message: bytes) -> Transferred | None:
+    """Return the connection of a message; None for another version. Raises ValueError, KeyError, TypeError."""
     text, separator, data = message.partition(b"\n")
     if not separator:
         raise ValueError("a message without a header")
-    header: dict[str, Any] = json.loads(text)
+    header = decode(text)
+    if header.get("version") != _VERSION:
+        return None
     deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])
     if len(data) > MOST_MOVED_BYTES or not all(type(each) is str for each in (listener, *peer.values())):
         raise ValueError("not a message of a worker")
-    return Handed(
+    return Transferred(
         sock,
         listener,
-        Luggage(
+        ConnectionState(
             peer=peer,
             peer_name=header["name"].encode("latin-1"),
             data=data,

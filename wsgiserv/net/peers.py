@@ -1,8 +1,4 @@
-"""Who a client is: its environ keys, its name in logs, and whether its word about its own client counts.
-
-Owns: `PeerNames`.
-Must not know: HTTP.
-"""
+"""Names clients: environ keys, the name in logs, and whether their forwarded headers are trusted."""
 
 from __future__ import annotations
 
@@ -12,19 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
-__all__ = ["PeerNames"]
-
 _CACHE_ENTRIES: Final = 4096
 # The default: `ipaddress` is only imported for more.
 _LOOPBACK: Final = frozenset(("127.0.0.1", "::1"))
 
 
 class PeerNames:
-    """Names peers, and remembers which addresses are trusted.
+    """Names peers, and remembers trusted addresses.
 
     Args:
-        allowed: addresses and networks whose forwarded headers are believed (``forwarded_allow_ips``); ``*``
-            is any. A client on a Unix socket is trusted: it is on this host and passed the file's mode.
+        allowed: trusted addresses and networks (``forwarded_allow_ips``); ``*`` is any. A client on a Unix socket is
+            trusted: it is on this host and passed the file's mode.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
@@ -38,7 +32,7 @@ class PeerNames:
         self._trusted: dict[str, bool] = {}
 
     def of(self, address: Any) -> tuple[dict[str, str], bytes, bool]:
-        """Return (environ keys, name for logs, trusted) of the address that ``accept`` gave."""
+        """Return (environ keys, name for logs, trusted) of an accepted address."""
         if type(address) is not tuple:
             return {"REMOTE_ADDR": ""}, b"unix", True
         host = address[0]
@@ -48,11 +42,9 @@ class PeerNames:
         return {"REMOTE_ADDR": host, "REMOTE_PORT": str(address[1])}, host.encode("latin-1"), trusted
 
     def names(self, host: str) -> bool:
-        """Tell whether ``host``, an IP address, is one of those allowed; ``*`` names nobody.
-
-        For an address that a proxy tells of. That any peer may speak for its client does not mean that any
-        address told of is a proxy's: then the client's own word, at the list's left end, would be taken.
-        """
+        """Return whether ``host``, an IP address in a forwarded header, is allowed; ``*`` matches none here."""
+        # That any peer is trusted does not mean that any address in its header is a proxy's: then the client's own
+        # value, at the list's left end, would be taken.
         if not self._any:
             trusted = self._trusted.get(host)
             return self._judge(host) if trusted is None else trusted

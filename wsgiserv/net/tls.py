@@ -1,9 +1,6 @@
-"""A client's socket that speaks TLS without ever waiting.
+"""Speaks TLS on a client's socket without ever waiting; the ``SSL_*`` keys of the environ.
 
-Owns: `TLSSocket`, the ``SSL_*`` keys of the environ.
-Must not know: HTTP (but for its first byte, where TLS was expected), who waits for the socket.
-
-Imported only where `certfile` is set. As in `tlscontext`, nothing is taken ``from ssl``.
+Imported only where `certfile` is set. As in `tls_context`, nothing is taken ``from ssl``.
 """
 
 from __future__ import annotations
@@ -17,9 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.net.tlscontext import reason_of
-
-__all__ = ["TLSSocket"]
+from wsgiserv.net.tls_context import reason_of
 
 _FRESH: Final = 0  # no byte has come
 _HANDSHAKE: Final = 1
@@ -30,7 +25,7 @@ _SHUT: Final = 5  # nothing more is sent; what comes is discarded
 
 # RFC 8446 §5.1: the plain text of a record, and so what OpenSSL may hold of an incomplete one.
 _RECORD_BYTES: Final = 16384
-# So much is enciphered before the socket is asked to take it. Some records at once save system calls;
+# So much is encrypted before the socket is asked to take it. Some records at once save system calls;
 # what it does not take is held in memory.
 _PIECE_BYTES: Final = 4 * _RECORD_BYTES
 # One call sends at most this much, so that a fast client cannot hold the loop.
@@ -42,7 +37,7 @@ _HTTP_STARTS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 
 
 class TLSSocket:
-    """A client's socket, for the connection like a `_socket.socket` that never waits.
+    """A client's socket, for the connection like a `_socket.socket` in non-blocking mode.
 
     Args:
         context: the worker's context.
@@ -52,10 +47,11 @@ class TLSSocket:
             SSL_CLIENT_S_DN, SSL_CLIENT_I_DN, SSL_CLIENT_M_SERIAL, SSL_CLIENT_V_START, SSL_CLIENT_V_END and
             SSL_CLIENT_CERT (Apache's names, mod_ssl).
 
-    One thread may read a streamed body while another sends what is queued, and OpenSSL's object is one thread's at a
-    time: each call holds a lock. OpenSSL sees memory only, so whatever it has deciphered is returned at once, and a
-    poller that watches the raw socket misses nothing.
+    One thread may read a streamed body while another sends queued data.
     """
+
+    # OpenSSL's object is one thread's at a time, so each call holds a lock. OpenSSL sees memory only, so all it has
+    # decrypted is returned at once, and a poller that watches the raw socket misses nothing.
 
     __slots__ = (
         "_committed",
@@ -80,13 +76,13 @@ class TLSSocket:
         self._raw = raw
         self._environ = environ
         self._state = _FRESH
-        self._unsent: bytes | memoryview = b""  # enciphered, and not taken by the raw socket yet
-        self._committed = 0  # bytes that `send` has enciphered, but not reported as sent yet
+        self._unsent: bytes | memoryview = b""  # encrypted, and not taken by the raw socket yet
+        self._committed = 0  # bytes that `send` has encrypted, but not reported as sent yet
 
     # ---- reading -----------------------------------------------------------------------------------
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return what has come, ``b""`` at the end of what the client sends; go on with the handshake.
+        """Return decrypted bytes, ``b""`` at the end of the client's data; continue the handshake.
 
         Args:
             size: the most bytes, at least 32 KiB.
@@ -94,7 +90,7 @@ class TLSSocket:
 
         Raises:
             BlockingIOError: nothing to return yet.
-            ProtocolError: the client speaks plain HTTP; what is sent from now on goes out plainly.
+            ProtocolError: the client speaks plain HTTP; so does this socket from now on.
             ConnectionError: TLS failed; the client has been told, as far as it listens.
         """
         with self._lock:
@@ -103,7 +99,7 @@ class TLSSocket:
     def _recv(self, size: int, flags: int) -> bytes:
         state = self._state
         if state >= _PLAIN or flags & MSG_PEEK:
-            # Behind our own end only the client's end is of interest: nothing is deciphered any more.
+            # Behind our own end only the client's end is of interest: nothing is decrypted any more.
             return self._raw.recv(size, flags | MSG_DONTWAIT)
         if state == _ENDED:
             return b""
@@ -118,7 +114,7 @@ class TLSSocket:
                 self._object.do_handshake()
                 self._state = _OPEN
                 self._environ.update(_tls_environ(self._object))
-            data = self._decipher(size)
+            data = self._decrypt(size)
         except ssl.SSLWantReadError:
             data = b""
         except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
@@ -142,8 +138,8 @@ class TLSSocket:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def _decipher(self, size: int) -> bytes:
-        """Return all the plain text that is here: what stayed inside OpenSSL, no poller would tell of."""
+    def _decrypt(self, size: int) -> bytes:
+        # All the plain text that is here: no poller would report bytes left inside OpenSSL.
         obj, incoming = self._object, self._incoming
         parts: list[bytes] = []
         try:
@@ -162,7 +158,7 @@ class TLSSocket:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _end(self) -> None:
-        """The client's close_notify has come, perhaps behind data."""
+        # The client's close_notify has come, perhaps behind data.
         self._state = _ENDED
         # From now on the raw socket is readable, at its end: that is how a poller comes to know.
         with suppress(OSError):
@@ -178,10 +174,10 @@ class TLSSocket:
     # ---- writing -----------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:
-        """Send the beginning of ``data`` and return how many bytes that was.
+        """Send the beginning of ``data`` and return how many bytes.
 
-        After BlockingIOError, or a number less than the size, the next call must go on with the very bytes
-        that were not sent, in pieces of any size: some are enciphered already.
+        After BlockingIOError, or a number less than the size, the next call must continue with the very bytes not sent
+        yet, in pieces of any size: some are encrypted already.
 
         Raises:
             BlockingIOError: the raw socket takes nothing.
@@ -205,7 +201,7 @@ class TLSSocket:
         most = min(len(view), _MOST_PER_SEND)
         while done < most:
             end = min(done + _PIECE_BYTES, len(view))
-            self._encipher(view[done:end])
+            self._encrypt(view[done:end])
             self._committed = end - done
             taken = self._flush()
             if self._unsent:
@@ -215,11 +211,9 @@ class TLSSocket:
         return done
 
     def _progress(self, taken: int, most: int, block: bool = True) -> int:
-        """Return how many bytes of what is enciphered may be called sent, while some of it is not.
-
-        A slow client must not be taken for one that has stopped reading. But the last byte is sent only when
-        all is with the kernel: after that nobody would ask again.
-        """
+        """Return how many encrypted bytes to report as sent, while the kernel has not taken all of them."""
+        # A slow client must not be taken for one that has stopped reading. But the last byte is reported only when the
+        # kernel has all: after that nothing would call again.
         gone = max(0, min(taken, most, self._committed - 1))
         if not gone and block:
             raise BlockingIOError("the socket takes nothing now")
@@ -239,7 +233,7 @@ class TLSSocket:
             left -= len(part)
         return self.send(b"".join(parts), flags)
 
-    def _encipher(self, view: memoryview) -> None:
+    def _encrypt(self, view: memoryview) -> None:
         write = self._object.write
         try:
             while view:
@@ -248,10 +242,7 @@ class TLSSocket:
             raise self._break(error) from None
 
     def _flush(self) -> int:
-        """Let the raw socket take what is enciphered; return how much it took. `_unsent` is what it did not.
-
-        Raises OSError.
-        """
+        """Send encrypted bytes; return how many. `_unsent` keeps the others. Raises OSError."""
         unsent, outgoing, taken = self._unsent, self._outgoing, 0
         try:
             while unsent or outgoing.pending:
@@ -267,22 +258,22 @@ class TLSSocket:
     # ---- the end, and the rest of a socket -----------------------------------------------------------
 
     def shutdown(self, how: int) -> None:
-        """End one direction; for that of writing, the client is told by close_notify first. Raises OSError."""
+        """End one direction; before the sending one, send close_notify. Raises OSError."""
         if how in (SHUT_WR, SHUT_RDWR):
-            self._say_goodbye()
+            self._close_notify()
         self._raw.shutdown(how)
 
     def close(self) -> None:
-        """Say close_notify, where that does not mean waiting, and close the socket."""
-        self._say_goodbye()
+        """Send close_notify, if the socket takes it now, and close the socket."""
+        self._close_notify()
         self._raw.close()
 
     def close_in_child(self) -> None:
-        """Close the descriptor without a word: the parent goes on with the connection. Called in its child."""
+        """Close the descriptor and send nothing: the parent uses the connection. Called in its child."""
         self._state = _SHUT
         self._raw.close()
 
-    def _say_goodbye(self) -> None:
+    def _close_notify(self) -> None:
         with self._lock:
             self._unwrap()
 
@@ -297,7 +288,7 @@ class TLSSocket:
             self._state = _SHUT
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
-        """Set an option of the raw socket. SO_LINGER announces a reset: no goodbye must go before that."""
+        """Set an option of the raw socket. SO_LINGER announces a reset: no close_notify must go before it."""
         if level == SOL_SOCKET and name == SO_LINGER:
             with self._lock:
                 self._state = _SHUT
@@ -306,10 +297,6 @@ class TLSSocket:
     def setblocking(self, blocking: bool) -> None:
         """Set the raw socket's mode; reads and sends here never wait in either."""
         self._raw.setblocking(blocking)
-
-    def settimeout(self, timeout_s: float | None) -> None:
-        """Set the raw socket's timeout; reads and sends here never wait."""
-        self._raw.settimeout(timeout_s)
 
     def fileno(self) -> int:
         """Return the raw socket's descriptor, for a poller; -1 when closed."""
@@ -335,7 +322,7 @@ _SHORT_NAMES: Final = {
 
 
 def _tls_environ(obj: ssl.SSLObject) -> dict[str, str]:
-    """Return the keys of a connection whose handshake is done. Raises ValueError or ssl.SSLError."""
+    """Return the keys of a connection after its handshake. Raises ValueError or ssl.SSLError."""
     cipher = obj.cipher()
     environ = {
         "HTTPS": "on",
@@ -365,7 +352,7 @@ def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """RFC 4514 §2.4; control characters as hexadecimal pairs, so that a certificate cannot forge a log line."""
+    # RFC 4514 §2.4; control characters as hexadecimal pairs, so that a certificate cannot forge a log line.
     out = []
     for position, char in enumerate(value):
         at_edge = position == 0 or position == len(value) - 1

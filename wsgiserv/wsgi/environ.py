@@ -1,7 +1,4 @@
-"""The parts of the WSGI environ that do not come from the header block.
-
-Owns: the base environ of a listener, and what is changed in it for the requests that are not plain.
-Must not know: sockets, the application.
+"""Makes the parts of the WSGI environ that do not come from the header block.
 
 A request's environ is one merge in C of four layers: base (per listener), connection (the peer), header
 block (cached under its bytes), request line (cached too), and a handful of keys of the request itself.
@@ -9,7 +6,6 @@ block (cached under its bytes), request line (cached too), and a handful of keys
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from wsgiserv import __version__
@@ -17,8 +13,6 @@ from wsgiserv.errors import ProtocolError
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.wsgi.filewrapper import FileWrapper
 from wsgiserv.wsgi.forwarded import Forwarding, mount
-
-__all__ = ["adjust", "base_environ", "refused_environ"]
 
 
 def base_environ(
@@ -29,9 +23,14 @@ def base_environ(
     errors: object,
     multithread: bool,
     multiprocess: bool,
-    file_wrapper: Callable[..., Any] = FileWrapper,
 ) -> dict[str, Any]:
-    """Return the keys that every request of one listener shares (PEP 3333, "environ Variables")."""
+    """Return the keys that all requests of one listener share (PEP 3333, "environ Variables").
+
+    Args:
+        server_name, server_port, url_scheme: of the listener.
+        errors: ``wsgi.errors``.
+        multithread, multiprocess: whether other threads or processes may call the application at the same time.
+    """
     return {
         "SERVER_NAME": server_name,
         "SERVER_PORT": server_port,
@@ -44,7 +43,7 @@ def base_environ(
         "wsgi.run_once": False,
         # The input ends where the body ends, whatever CONTENT_LENGTH says (Werkzeug and Flask read it so).
         "wsgi.input_terminated": True,
-        "wsgi.file_wrapper": file_wrapper,
+        "wsgi.file_wrapper": FileWrapper,
     }
 
 
@@ -56,52 +55,52 @@ def adjust(
     body_length: int,
     forwarding: Forwarding | None = None,
 ) -> None:
-    """Make the changes of a request that is not plain, in place.
+    """Change the environ of an unusual request, in place.
 
     Args:
         environ: the merged environ.
+        line, block: the request's head.
         trusted: whether the peer is in ``forwarded_allow_ips``.
         body_length: decoded length of a chunked body in bytes, -1 when the body was not chunked.
-        forwarding: what is made of a trusted peer's X-Forwarded-* and Forwarded, when they are asked for.
+        forwarding: reads a trusted peer's X-Forwarded-* and Forwarded, when they are asked for.
 
     Raises:
         ProtocolError: 400 when a trusted proxy's headers contradict each other, or its SCRIPT_NAME is no prefix of
             the path.
     """
     if line.authority is not None:
-        environ["HTTP_HOST"] = line.authority  # RFC 9112 §3.2.2: it wins over Host
+        environ["HTTP_HOST"] = line.authority  # RFC 9112 §3.2.2: it overrides Host
     if body_length >= 0:
         # RFC 9112 §7.1.3: a decoded message has a Content-Length and no chunked coding any more.
         # Django, for one, reads a body by CONTENT_LENGTH alone.
         environ["CONTENT_LENGTH"] = str(body_length)
         environ.pop("HTTP_TRANSFER_ENCODING", None)
-    if trusted:
-        if block.contradictory:
-            raise ProtocolError(400, "contradictory scheme headers")
-        if block.secure:
-            environ["wsgi.url_scheme"] = "https"
-        for name, value in block.forwarder.items():
-            _take_forwarder_header(environ, name, value)
-        if forwarding is not None and block.claims:
-            forwarding.apply(environ)
-    else:
-        # An application may believe what it finds under these names: from this peer it is only a claim.
+    if not trusted:
+        # An application may believe these names; from this peer they are only a claim.
         for key in block.claims:
             environ.pop(key, None)
+        return
+    # One header says https, the other does not: secure cookies and redirects would depend on the reader.
+    if block.contradictory:
+        raise ProtocolError(400, "contradictory scheme headers")
+    if block.secure:
+        environ["wsgi.url_scheme"] = "https"
+    for name, value in block.forwarder.items():
+        _take_forwarder_header(environ, name, value)
+    if forwarding is not None and block.claims:
+        forwarding.apply(environ)
 
 
 def _take_forwarder_header(environ: dict[str, Any], name: str, value: str) -> None:
-    """Put one of ``forwarder_headers`` into the environ. Raises ProtocolError.
-
-    A client's header gets here through a proxy that lets underscores pass. So no name ever becomes a CGI key: with
-    PATH_INFO the client would choose a path that the proxy's rules have not seen, with REMOTE_USER who it is.
-    SCRIPT_NAME can only move the border between the two parts of the path that is there.
-    """
+    """Put one of ``forwarder_headers`` into the environ. Raises ProtocolError."""
+    # A client's header gets here through a proxy that lets underscores pass. So no name ever becomes a CGI key: with
+    # PATH_INFO the client would choose a path that the proxy's rules have not seen, with REMOTE_USER its identity.
+    # SCRIPT_NAME can only move the border between the two parts of the path.
     if name == "SCRIPT_NAME":
         mount(environ, value)
         return
     key = f"HTTP_{name.replace('-', '_')}"
-    if key in environ:  # one of the two is the client's, and nobody can say which
+    if key in environ:  # one of the two is the client's, and nothing tells which
         raise ProtocolError(400, "a forwarder header is there with underscores and with dashes")
     environ[key] = value
 
@@ -109,10 +108,10 @@ def _take_forwarder_header(environ: dict[str, Any], name: str, value: str) -> No
 def refused_environ(
     line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]
 ) -> dict[str, Any]:
-    """Return what is known of a refused request, for the access log."""
-    environ: dict[str, Any] = dict(peer)
-    if line is not None:
-        environ.update(line.environ)
-    if block is not None:
-        environ.update(block.environ)
-    return environ
+    """Return the known part of a refused request's environ, for the access log.
+
+    Args:
+        line, block: the request's head; None for a part that has not come, or is malformed.
+        peer: the keys of the client.
+    """
+    return {**peer, **(line.environ if line else {}), **(block.environ if block else {})}

@@ -1,8 +1,4 @@
-"""``wsgi.file_wrapper`` (PEP 3333, "Optional Platform-Specific File Handling").
-
-Owns: `FileWrapper` and the question whether the kernel can send its file.
-Must not know: how a file is sent.
-"""
+"""``wsgi.file_wrapper`` (PEP 3333, "Optional Platform-Specific File Handling")."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BufferedRandom, BufferedReader, FileIO
 from typing import Any
-
-__all__ = ["FileWrapper"]
 
 
 class FileWrapper:
@@ -37,7 +31,7 @@ class FileWrapper:
         for name in ("close", "seek", "tell", "seekable"):
             try:
                 found = getattr(filelike, name)
-            except Exception:  # none, or an object whose attributes raise: `read` is all that it must have
+            except Exception:  # none, or an object whose attributes raise: only `read` is required
                 continue
             setattr(self, name, found)
 
@@ -51,32 +45,30 @@ class FileWrapper:
         return block
 
     def seekable(self) -> bool:
-        """Whether a file that does not say so itself can seek."""
+        """Whether a file without a `seekable` of its own can seek."""
         return {"seek", "tell"} <= vars(self).keys()
 
     def extent(self) -> tuple[int, int, int] | None:
-        """Return (descriptor, offset, bytes left) where the kernel can send the file; None where it cannot.
+        """Return (descriptor, offset, bytes left) of a file that the kernel can send; None for any other object.
 
-        Only a regular file qualifies, from where its reader stands: the offset is asked of the object, not
-        of the descriptor, since a buffered reader has read ahead. And only an object whose `read` gives the
-        file's own bytes: those of gzip, bz2 and lzma have a `fileno`, too, and it is that of the compressed file.
-        And only one whose size is true: files of /proc have content and the size 0, those of /sys less than their size.
+        Only a regular file qualifies, whose `read` returns the file's own bytes and whose size is true.
         """
+        filelike = self.filelike
         try:
-            if not _reads_its_file(self.filelike):
+            # gzip, bz2 and lzma have a `fileno`, too, and it is that of the compressed file.
+            if not _reads_its_file(filelike):
                 return None
-            fd = self.filelike.fileno()
+            fd = filelike.fileno()
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
+            # The object's offset, not the descriptor's: a buffered reader has read ahead.
+            offset = filelike.tell()
+            if not stat.S_ISREG(status.st_mode) or type(fd) is not int or type(offset) is not int:
                 return None
-            offset = self.filelike.tell()
-            if type(fd) is not int or type(offset) is not int:
-                return None
-            # Without blocks on a disk the size may be made up. That of an empty file, a sparse one or one that is kept
-            # in its inode is right.
+            # Without blocks on a disk the size may be made up: files of /proc have content and the size 0, those of
+            # /sys less than their size. That of an empty file, a sparse one or one kept in its inode is right.
             if not status.st_blocks and not _ends_at(fd, status.st_size):
                 return None
-        except Exception:  # an object whose attributes raise: `read` is all that it must have
+        except Exception:  # an object whose attributes raise: only `read` is required
             return None
         return fd, offset, max(0, status.st_size - offset)
 
@@ -90,11 +82,12 @@ def _reads_its_file(filelike: Any) -> bool:
     if _is_plain(filelike):
         return True
     inner: Any = getattr(filelike, "file", None)  # a named temporary file's, a Django File's
-    if not _is_plain(inner):
-        return False
-    # What tempfile.NamedTemporaryFile() returns: a class without a public name, and of a module that may not be in use.
+    # tempfile.NamedTemporaryFile() returns a class without a public name, whose `read` is a wrapper of its own. Only a
+    # program that has imported the module has one.
     temporary: Any = getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", ())
-    return isinstance(filelike, temporary) or getattr(filelike, "read", None) == inner.read
+    return _is_plain(inner) and (
+        isinstance(filelike, temporary) or getattr(filelike, "read", None) == inner.read
+    )
 
 
 def _is_plain(filelike: Any) -> bool:

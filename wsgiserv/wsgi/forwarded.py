@@ -1,95 +1,84 @@
-"""What trusted proxies say of their client: X-Forwarded-* and Forwarded (RFC 7239), into the environ.
+"""Reads the headers in which trusted proxies describe their client: X-Forwarded-* and Forwarded (RFC 7239).
 
-Owns: `Forwarding`, `ACCEPTED`, and the reading of these fields.
-Must not know: sockets; which addresses are proxies' (it asks).
-
-Every proxy appends what it has seen at the right end of a list, so only the right end is known to be true: the
-lists are read from there, and as far as each address is a proxy's itself. What cannot be read ends the reading, and
-is left in the environ for the application to see; only `mount` raises.
+Every proxy appends its own view at the right end of a list, so only the right end is known to be true: the lists are
+read from there, as long as each address belongs to a proxy itself. A malformed member ends the reading, and stays in
+the environ for the application to see; only `mount` raises.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.grammar import HOST
-from wsgiserv.http.percent import decoded
-
-__all__ = ["Forwarding", "mount", "read_for", "read_forwarded", "read_node"]
+from wsgiserv.http.grammar import HOST, QUOTED, TOKEN
+from wsgiserv.http.head import without_prefix
 
 # A client can send a list as long as a head may be; proxies in a row are few.
 _MOST_HOPS: Final = 64
 
-# RFC 7239 §6: node = nodename [ ":" node-port ]; an IPv6 address is in brackets. Bare IPv6 is X-Forwarded-For's.
+# RFC 7239 §6: node = nodename [ ":" node-port ]; an IPv6 address is in brackets. X-Forwarded-For has it bare.
 _NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]++)\]|([0-9.]++))(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]++)")
+# A path with "//" or a backslash at its start would be taken for another host in links made of it.
 _PREFIX: Final = re.compile(r"(?:/[\x21\x24-\x2e\x30-\x3e\x40-\x5b\x5d-\x7e\x80-\xff]++)*/?")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 
-# RFC 7239 §4: forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] ).
-_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-# Values in use break the grammar by bare colons and brackets (for=1.2.3.4:5, for=[::1]); these confuse nobody.
-_PAIR: Final = re.compile(rf"({_TOKEN})=({_QUOTED}|[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)")
+# RFC 7239 §4: forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] ); forwarded-pair = token "=" value;
+# value = token / quoted-string. Values in use break this by bare colons and brackets (for=1.2.3.4:5, for=[::1]);
+# these have one reading, and are accepted.
+_PAIR: Final = re.compile(rf"({TOKEN})=({QUOTED}|[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)")
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class Forwarding:
-    """Changes environs by what trusted peers say in the headers that are asked for.
+    """Changes environs by the headers of trusted peers.
 
     Args:
         headers: any of ``for``, ``proto``, ``host``, ``port``, ``prefix`` (X-Forwarded-...) and ``forwarded``
             (``forwarded_headers``).
-        is_proxy: whether an IP address is a proxy's whose word counts as well; never raises for an address.
+        is_proxy: whether an IP address belongs to a trusted proxy; never raises for an address.
     """
-
-    __slots__ = ("_for", "_forwarded", "_host", "_is_proxy", "_port", "_prefix", "_proto")
 
     def __init__(self, headers: Collection[str], is_proxy: Callable[[str], bool]) -> None:
         self._is_proxy = is_proxy
         self._for = "for" in headers
-        self._proto = "proto" in headers
-        self._host = "host" in headers
-        self._port = "port" in headers
-        self._prefix = "prefix" in headers
         self._forwarded = "forwarded" in headers
+        single = [name for name in ("proto", "host", "port", "prefix") if name in headers]
+        self._keys = [(name, f"HTTP_X_FORWARDED_{name.upper()}") for name in single]
 
     def apply(self, environ: dict[str, Any]) -> None:
-        """Change the environ of a request that came from a trusted peer, in place; never raises."""
+        """Change the environ of a request from a trusted peer, in place; never raises."""
         client: tuple[str, str] | None = None
-        proto = host = port = prefix = ""
+        said = {name: _last(environ.get(key)) for name, key in self._keys}
         if self._for and (value := environ.get("HTTP_X_FORWARDED_FOR")):
             client = read_for(value, self._is_proxy)
-        if self._proto:
-            proto = _last(environ.get("HTTP_X_FORWARDED_PROTO"))
-        if self._host:
-            host = _last(environ.get("HTTP_X_FORWARDED_HOST"))
-        if self._port:
-            port = _last(environ.get("HTTP_X_FORWARDED_PORT"))
-        if self._prefix:
-            prefix = _last(environ.get("HTTP_X_FORWARDED_PREFIX"))
         if self._forwarded and (value := environ.get("HTTP_FORWARDED")):
-            client, proto, host = read_forwarded(value, self._is_proxy)
+            client, said["proto"], said["host"] = read_forwarded(value, self._is_proxy)
         if client is not None:
             environ["REMOTE_ADDR"], remote_port = client
             # The port of the proxy's own connection does not go with the client's address.
             environ.pop("REMOTE_PORT", None)
             if remote_port:
                 environ["REMOTE_PORT"] = remote_port
-        proto = proto.lower()
-        if proto in _DEFAULT_PORTS:
+        if (proto := said.get("proto", "").lower()) in _DEFAULT_PORTS:
             environ["wsgi.url_scheme"] = proto
-        if host and not host.startswith(":") and HOST.fullmatch(host.encode("latin-1")):
+        # A host with userinfo, a path or a control character would end up in links and redirects of the application.
+        host = said.get("host")
+        if host and not host.startswith(":") and HOST.fullmatch(host):
             environ["HTTP_HOST"] = host
+        port = said.get("port", "")
         if _PORT.fullmatch(port) and 0 < int(port) <= 65535:
             _set_port(environ, str(int(port)))
-        # A path with "//" or a backslash at its start would be taken for another host in links made of it.
+        prefix = said.get("prefix")
         if prefix and _PREFIX.fullmatch(prefix):
-            _set_prefix(environ, prefix.rstrip("/"))
+            # As with `root_path`; the proxy may have removed it itself.
+            environ["SCRIPT_NAME"] = prefix = prefix.rstrip("/")
+            environ["PATH_INFO"] = without_prefix(environ["PATH_INFO"], prefix)
 
 
 def _last(value: str | None) -> str:
@@ -105,14 +94,6 @@ def _set_port(environ: dict[str, Any], port: str) -> None:
         environ["HTTP_HOST"] = f"{host}:{port}"
 
 
-def _set_prefix(environ: dict[str, Any], prefix: str) -> None:
-    """As `root_path`: taken off a path that has it, as whole segments; the proxy may have done so itself."""
-    environ["SCRIPT_NAME"] = prefix
-    path: str = environ["PATH_INFO"]
-    if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
-        environ["PATH_INFO"] = path[len(prefix) :]
-
-
 def mount(environ: dict[str, Any], prefix: str) -> None:
     """Make ``prefix``, the value of a trusted peer's SCRIPT_NAME header, the SCRIPT_NAME of a request, in place.
 
@@ -124,18 +105,18 @@ def mount(environ: dict[str, Any], prefix: str) -> None:
     if not prefix:
         return
     # A proxy may write it as it stands in the request's target.
-    for name in dict.fromkeys((prefix, decoded(prefix))):
+    for name in dict.fromkeys((prefix, unquote_to_bytes(prefix.encode("latin-1")).decode("latin-1"))):
         if _PREFIX.fullmatch(name.replace(" ", "")) is None:
             raise ProtocolError(400, "SCRIPT_NAME is not a path")
         name = name.rstrip("/")
         path: str = environ["PATH_INFO"]
-        # `root_path` has been taken off already, where the path had it.
+        # `root_path` has been removed already, where the path had it.
         for whole in (environ["SCRIPT_NAME"] + path, path):
             if f"{whole}/".startswith(f"{name}/"):
                 environ["SCRIPT_NAME"], environ["PATH_INFO"] = name, whole[len(name) :]
                 return
     raise ProtocolError(
-        400, "SCRIPT_NAME is not a prefix of the path; a proxy that takes it off sends X-Forwarded-Prefix"
+        400, "SCRIPT_NAME is not a prefix of the path; a proxy that removes it sends X-Forwarded-Prefix"
     )
 
 
@@ -144,8 +125,6 @@ def read_node(text: str) -> tuple[str, str] | None:
     match = _NODE.fullmatch(text)
     if match is None:
         return None
-    from ipaddress import ip_address  # only behind a proxy: see docs/architecture.md, "Memory"
-
     bracketed, plain, port, bare = match.groups()
     try:
         address = ip_address(bracketed or plain or bare)
@@ -153,15 +132,20 @@ def read_node(text: str) -> tuple[str, str] | None:
         return None
     if (bracketed is not None and address.version != 6) or (port is not None and int(port) > 65535):
         return None
-    # One client has one name, however its proxy came to see it.
+    # ::ffff:192.0.2.1 is 192.0.2.1: one client has one name, by whichever family its proxy saw it.
     return str(getattr(address, "ipv4_mapped", None) or address), port or ""
 
 
 def read_for(value: str, is_proxy: Callable[[str], bool]) -> tuple[str, str] | None:
-    """Return (address, port or "") of the client by the value of X-Forwarded-For; None when it says nothing.
+    """Read X-Forwarded-For.
 
-    The client is the right-most address that is not a proxy's; where the list ends before one is found, or
-    cannot be read on, it is the last proxy that was.
+    Args:
+        value: the header's value.
+        is_proxy: whether an IP address belongs to a trusted proxy.
+
+    Returns:
+        (address, port or "") of the client: the right-most address that is not a proxy's. Where the list ends before
+        one is found, or is malformed there, the last proxy. None when no member can be read.
     """
     client = None
     for member in reversed(value.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
@@ -174,16 +158,22 @@ def read_for(value: str, is_proxy: Callable[[str], bool]) -> tuple[str, str] | N
         if node is None:
             break
         client = node
+        # To the left of the first address that is no proxy's, every member may be the client's own invention.
         if not is_proxy(node[0]):
             break
     return client
 
 
 def read_forwarded(value: str, is_proxy: Callable[[str], bool]) -> tuple[tuple[str, str] | None, str, str]:
-    """Return (client as in `read_for`, proto, host) by the value of Forwarded; "" where it does not say.
+    """Read Forwarded.
 
-    Proto and host are those of the element that names the client: each was written by a proxy to its right,
-    which is trusted. Where that element lacks them, the next one to its right counts.
+    Args:
+        value: the header's value.
+        is_proxy: whether an IP address belongs to a trusted proxy.
+
+    Returns:
+        (client as in `read_for`, proto, host); "" without one. Proto and host are those of the element with the client:
+        a trusted proxy to its right wrote each. Where that element lacks them, the next one to its right counts.
     """
     client, proto, host = None, "", ""
     for _ in range(_MOST_HOPS):
@@ -205,11 +195,9 @@ def read_forwarded(value: str, is_proxy: Callable[[str], bool]) -> tuple[tuple[s
 
 
 def _split_last(value: str) -> tuple[str, str]:
-    """Split the last element off, at a comma that is in no quoted string.
-
-    From the right end, since the left end is the client's, who may leave a quote open there. An element has an
-    even number of quotes, so that one cut within a quoted string has an odd one, and goes on to the left.
-    """
+    """Split off the last element, at a comma outside quoted strings."""
+    # From the right end: the left end is the client's, which may leave a quote open there. An element has an even
+    # number of quotes; one cut within a quoted string has an odd one, and goes on to the left.
     cut = len(value)
     quotes = 0
     while True:

@@ -1,10 +1,6 @@
-"""``wsgi.input``: where a request's body is kept until the application reads it.
+"""``wsgi.input``: keeps a request's body until the application reads it.
 
-Owns: `BodyBuffer`: memory first, a spool file above ``body_buffer_size``; `StreamedInput`, the file that the
-application reads while the body arrives; `BodyError`.
-Must not know: sockets, framing.
-
-What the application usually gets is an `io.BytesIO` or an `io.BufferedRandom`: both read in C. Nothing is built
+The application usually gets an `io.BytesIO` or an `io.BufferedRandom`: both read in C. Nothing is built
 on ``RawIOBase.read`` over a Python ``readinto`` (a 5,000-digit size crashed CPython there).
 """
 
@@ -12,30 +8,27 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.wsgi.memory import MemoryBudget
-
-__all__ = ["BodyBuffer", "BodyError", "StreamedInput", "empty_input"]
+from wsgiserv.wsgi.budget import MemoryBudget
 
 # The input of a request without a body: a new one each time, since an application may close or write it.
 empty_input = io.BytesIO
 
 
 class BodyBuffer:
-    """Collects one body.
+    """Collects one body: in memory first, above ``body_buffer_size`` in a spool file.
 
     Args:
-        memory_bytes: how much is kept in memory (``body_buffer_size``).
-        spool_dir: where a larger body goes (``spool_dir``); None is the system's directory.
-        shared: the memory of the worker's bodies together; when it is used up, the body is spooled at once.
+        memory_bytes: bytes kept in memory (``body_buffer_size``).
+        spool_dir: directory of a larger body (``spool_dir``); None is the system's.
+        shared: the memory of all bodies of the worker; when it is used up, the body is spooled at once.
 
     Attributes:
         length: bytes so far.
     """
-
-    __slots__ = ("_file", "_memory_bytes", "_shared", "_spool_dir", "_taken", "length")
 
     def __init__(self, memory_bytes: int, spool_dir: str | None, shared: MemoryBudget) -> None:
         self._memory_bytes = memory_bytes
@@ -54,20 +47,11 @@ class BodyBuffer:
         length = self.length + len(data)
         try:
             if self._taken >= 0 and not self._fits(length, len(data)):
-                import tempfile
-
-                spool: IO[bytes] = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self._spool_dir)  # noqa: SIM115
-                try:
-                    spool.write(self._file.getvalue())  # type: ignore[attr-defined]
-                except BaseException:
-                    spool.close()
-                    raise
-                self._file = spool
-                self._let_go(-1)
+                # Many small bodies at once fill the memory as well as a large one does.
+                self._spool()
             self._file.write(data)
         except OSError as error:
-            self.discard()
-            raise ProtocolError(507, "the request body cannot be stored", str(error.strerror)) from error
+            raise self._cannot_store(error) from error
         self.length = length
 
     def _fits(self, length: int, more: int) -> bool:
@@ -76,22 +60,39 @@ class BodyBuffer:
         self._taken = length
         return True
 
-    def _let_go(self, taken: int) -> None:
+    def _spool(self) -> None:
+        """Move the body to a file without a name."""
+        import tempfile  # few servers spool: 1 MB and 5 ms for the others
+
+        # Without a name the file ends with the process, even after SIGKILL, and no other user can open it.
+        spool = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self._spool_dir)  # noqa: SIM115
+        try:
+            spool.write(self._file.getvalue())  # type: ignore[attr-defined]
+        except BaseException:
+            spool.close()
+            raise
+        self._file = spool
+        self._release(-1)
+
+    def _release(self, taken: int) -> None:
         if self._taken > 0:
             self._shared.give_back(self._taken)
         self._taken = taken
+
+    def _cannot_store(self, error: OSError) -> ProtocolError:
+        self.discard()
+        return ProtocolError(507, "the request body cannot be stored", str(error.strerror))
 
     def rewind(self) -> IO[bytes]:
         """Return the body as a file at its beginning: the application's ``wsgi.input``.
 
         Raises:
-            ProtocolError: 507 when what was still buffered does not fit the disk.
+            ProtocolError: 507 when buffered bytes do not fit the disk.
         """
         try:
             self._file.seek(0)
         except OSError as error:
-            self.discard()
-            raise ProtocolError(507, "the request body cannot be stored", str(error.strerror)) from error
+            raise self._cannot_store(error) from error
         return self._file
 
     def read(self, size: int) -> bytes:
@@ -99,21 +100,19 @@ class BodyBuffer:
         return self._file.read(size)
 
     def discard(self) -> None:
-        """Let go of the body; its spool file has no name and vanishes."""
-        self._let_go(0)
-        try:
+        """Free the body and its spool file."""
+        self._release(0)
+        with suppress(OSError):  # close() writes what is buffered; on a full disk that fails again
             self._file.close()
-        except OSError:  # close() writes what is buffered; on a full disk that fails again
-            pass
 
 
 class BodyError(OSError):
-    """What is left of a streamed body cannot be read. An `OSError`, as applications expect of a file.
+    """The rest of a streamed body cannot be read. An `OSError`, as applications expect of a file.
 
     Attributes:
         status: the HTTP status for the client: 400 broken or ended early, 408 too slow, 413 too large.
         reason: one sentence.
-        gone: whether the connection was reset: a client that has left is no news.
+        gone: whether the connection was reset: logged at level debug only.
     """
 
     def __init__(self, status: int, reason: str, gone: bool = False) -> None:
@@ -124,10 +123,10 @@ class BodyError(OSError):
 
 
 class StreamedInput(io.BufferedIOBase):
-    """``wsgi.input`` of a body that is still arriving: PEP 3333's file, each read waits for what it asks for.
+    """``wsgi.input`` of a body that is still arriving: PEP 3333's file; a read waits for the bytes that it asks for.
 
     Args:
-        begun: what has come already, at its beginning.
+        begun: the part of the body that has arrived, at its beginning.
         more: returns the next bytes, ``b""`` at the end; raises `BodyError`, again at each further call.
     """
 
@@ -146,11 +145,13 @@ class StreamedInput(io.BufferedIOBase):
         """Have at least one byte at hand; False at the body's end."""
         if self._at < len(self._data):
             return True
+        data = b""
         if self._begun is not None:
             data = self._begun.read(65536)
             if not data:
                 self._begun = None
         if self._begun is None:
+            # A new object at each read: a second raise of the same one would grow its traceback and context.
             if self._error is not None:
                 raise BodyError(self._error.status, self._error.reason, self._error.gone)
             try:
@@ -161,43 +162,35 @@ class StreamedInput(io.BufferedIOBase):
         self._data, self._at = data, 0
         return bool(data)
 
-    def _take(self, size: int) -> bytes:
-        """Return at most ``size`` of the bytes at hand."""
-        at, data = self._at, self._data
-        piece = data[at : at + size]
-        self._at = at + len(piece)
-        return piece
-
     def read(self, size: int | None = -1) -> bytes:
         """Return ``size`` bytes, fewer only at the body's end; all of it when ``size`` is negative or None."""
         wanted = -1 if size is None else size
         parts = []
-        while wanted and self._fill():
-            piece = self._take(wanted if wanted > 0 else len(self._data))
+        while piece := self.read1(wanted):
             parts.append(piece)
             if wanted > 0:
                 wanted -= len(piece)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def read1(self, size: int | None = -1) -> bytes:
-        """Return what is here, waiting only for the first byte: at most ``size`` bytes."""
-        wanted = -1 if size is None else size
-        if not wanted or not self._fill():
+        """Return the bytes at hand, at most ``size``; waits only for the first."""
+        if size == 0 or not self._fill():
             return b""
-        return self._take(wanted if wanted > 0 else len(self._data))
+        at, data = self._at, self._data
+        self._at = len(data) if size is None or size < 0 else min(at + size, len(data))
+        return data[at : self._at]
 
     def readline(self, size: int | None = -1) -> bytes:
         """Return one line with its end, or ``size`` bytes of it."""
         wanted = -1 if size is None else size
         parts = []
         while wanted and self._fill():
-            # Looked for no further than asked: small sizes would search the same bytes again and again.
+            # Searched no further than asked: small sizes would search the same bytes again and again.
             end = len(self._data) if wanted < 0 else min(len(self._data), self._at + wanted)
-            end = self._data.find(b"\n", self._at, end) + 1 or end
-            piece = self._take(end - self._at)
+            piece = self.read1((self._data.find(b"\n", self._at, end) + 1 or end) - self._at)
             parts.append(piece)
             if piece.endswith(b"\n"):
                 break
             if wanted > 0:
                 wanted -= len(piece)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)

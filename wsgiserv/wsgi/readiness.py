@@ -1,18 +1,13 @@
-"""The answer to load balancers that ask over HTTP whether this server wants more clients.
-
-Owns: `Readiness`, a WSGI application around the user's. Must not know: who asks, why the server drains.
-"""
+"""Answers load balancers that ask over HTTP whether the server wants more clients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Readiness"]
-
 
 class Readiness:
-    """Answers requests for one path itself: 200 while the server serves, 503 as soon as it drains or stops.
+    """A WSGI application around the user's: answers one path itself, 200 while the server serves, 503 once it drains.
 
     Args:
         app: gets all other requests.
@@ -28,16 +23,18 @@ class Readiness:
         self._is_leaving = is_leaving
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """As of PEP 3333."""
+        """PEP 3333, "The Application/Framework Side"."""
         if environ["PATH_INFO"] != self._path:
             return self._app(environ, start_response)
-        status, body = (
-            ("503 Service Unavailable", b"draining\n") if self._is_leaving() else ("200 OK", b"ready\n")
+        leaving = self._is_leaving()
+        body = b"draining\n" if leaving else b"ready\n"
+        # no-store: a cache between the load balancer and this server would keep a draining server in use.
+        start_response(
+            "503 Service Unavailable" if leaving else "200 OK",
+            [
+                ("Content-Type", "text/plain"),
+                ("Content-Length", str(len(body))),
+                ("Cache-Control", "no-store"),
+            ],
         )
-        headers = [
-            ("Content-Type", "text/plain"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-        ]
-        start_response(status, headers)
         return [body]

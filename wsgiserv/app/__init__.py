@@ -1,0 +1,1 @@
+"""Loading the application, and diagnosis when that fails."""

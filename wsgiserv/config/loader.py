@@ -1,0 +1,501 @@
+"""Loads the configuration: command line, environment and configuration file become frozen `Settings`.
+
+Defaults < configuration file < environment < flags. All faults are collected, not the first only. Loading
+changes nothing of the process, but for the configuration file's own code: see `read_config_file`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from wsgiserv.config.argv import Given, parse
+from wsgiserv.config.file import ConfigFile, find_config_file, line_of, plain_value, read_config_file
+from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
+from wsgiserv.config.setting import Setting
+from wsgiserv.config.settings import SETTINGS, Settings
+from wsgiserv.config.values import TooLarge
+from wsgiserv.config.worker_class import known, resolve
+from wsgiserv.errors import ConfigError
+from wsgiserv.safe_open import working_directory
+from wsgiserv.wording import did_you_mean, nearest
+
+_FLAGS = "on the command line"
+_OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
+_GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+
+_WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
+
+# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
+_NO_GROUP = 65534
+
+_BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
+_BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
+
+
+class Loaded(NamedTuple):
+    """A configuration.
+
+    Attributes:
+        settings: the values.
+        sources: for every setting, the source of its value.
+        notices: one line each, for the log at the start.
+        config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    notices: list[str]
+    config_path: str | None
+
+
+class Collected(NamedTuple):
+    """A configuration, with its faults.
+
+    Attributes:
+        loaded: the configuration; a setting with a fault has a lower source's value, or its default.
+        faults: all faults.
+        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
+    """
+
+    loaded: Loaded
+    faults: list[ConfigError]
+    faulty: set[str]
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None = None) -> Loaded:
+    """Return the configuration; arguments as for `collect`.
+
+    Raises:
+        ConfigError: all faults, each with the setting, the value, its source and the accepted values.
+    """
+    found = collect(argv, environ, directory)
+    if found.faults:
+        raise ConfigError.of(found.faults)
+    return found.loaded
+
+
+def collect(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    directory: str | None = None,
+    before_gevent: Callable[[], None] | None = None,
+    known_chdir: Callable[[str], bool] | None = None,
+) -> Collected:
+    """Return the configuration and its faults.
+
+    Args:
+        argv: the arguments, without the program's name.
+        environ: the environment.
+        directory: where relative paths start: the command's working directory. To load again after a
+            ``chdir``, give the same one as the first time.
+        before_gevent: called before a configuration file is run, if the workers are known to be gevent's by then: its
+            imports are to be patched.
+        known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
+            may have been removed since.
+    """
+    loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
+    flags = loader.read_line(argv, _FLAGS)
+    gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
+    own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
+
+    # As in gunicorn these two stand below the file.
+    loader.take_default("forwarded_allow_ips", environ, "FORWARDED_ALLOW_IPS")
+    loader.take_default("sendfile", environ, "SENDFILE")
+    loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
+    # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
+    loader.take_variable("workers", environ.get("WEB_CONCURRENCY"), "WEB_CONCURRENCY")
+    port = environ.get("PORT")
+    loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
+    if gunicorn_arguments:
+        loader.notices.append(
+            f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it"
+        )
+    loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
+    loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
+    loader.take_arguments(flags, _FLAGS)
+    return Collected(loader.finish(), loader.faults, loader.faulty)
+
+
+def start_directory(environ: Mapping[str, str]) -> str:
+    """Return the working directory, under the shell's name for it (PWD), if that is a symbolic link to it.
+
+    A removed directory has its name only: a release may be removed before the next master is started there.
+    """
+    name = environ.get("PWD", "")
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        return name if os.path.isabs(name) else working_directory()
+    try:
+        if os.path.isabs(name) and os.path.samefile(name, directory):
+            return name
+    except OSError:
+        pass
+    return directory
+
+
+class _Loader:
+    """The values so far, with their sources; later calls win over earlier ones."""
+
+    def __init__(
+        self,
+        directory: str,
+        before_gevent: Callable[[], None] | None = None,
+        known_chdir: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.known_chdir = known_chdir
+        self._before_gevent = before_gevent
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self.notices: list[str] = []
+        self.faults: list[ConfigError] = []
+        # Settings with a fault: what depends on them is not checked, since it would be a fault that is none.
+        self.faulty: set[str] = set()
+        self.file: ConfigFile | None = None
+        self.file_config: str | None = None
+
+    # ---- sources ---------------------------------------------------------------------------------------
+
+    def read_line(self, argv: Sequence[str], where: str) -> list[Given]:
+        """Return the settings given by arguments."""
+        line = parse(argv, where)
+        self.faults += line.faults
+        return line.given
+
+    def read_variable(self, environ: Mapping[str, str], variable: str) -> list[Given]:
+        """Return the settings given by the arguments in an environment variable."""
+        text = environ.get(variable, "").strip()
+        if not text:
+            return []
+        import shlex
+
+        try:
+            argv = shlex.split(text)
+        except ValueError as error:
+            self._refuse(
+                "WS1005",
+                variable,
+                f"cannot be split: {error}.",
+                "flags as on a command line, with quotes that close",
+                f"{text!r} in the environment",
+            )
+            return []
+        return self.read_line(argv, f"in {variable}")
+
+    def take(self, name: str, raw: object, source: str) -> None:
+        """Parse a value of one of our settings and note it."""
+        setting = SETTINGS[name]
+        try:
+            value = setting.parse(raw)
+        except Exception as error:  # also what the attributes of an odd object raise
+            is_from_file = self.file is not None and source == self.file.location
+            written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
+            if not (setting.clamped and isinstance(error, TooLarge)):
+                reason = "" if _says_nothing(error) else f": {error}"
+                near = _nearest_choice(setting, raw)
+                self._refuse("WS1010", name, f"is not accepted{reason}.{near}", setting.accepts, written)
+                return
+            value = setting.parse(error.largest)
+            self.notices.append(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
+        self.values[name] = value
+        self.sources[name] = source
+
+    def _refuse(self, code: str, name: str, problem: str, accepted: str, written: str = "") -> None:
+        """Note a fault of a setting.
+
+        Args:
+            code: the message's code.
+            name: the setting.
+            problem: the predicate of the sentence about it, with its full stop.
+            accepted: the accepted values.
+            written: the value and its source; empty for those in force.
+        """
+        written = written or self._written(name)
+        self.faults.append(ConfigError(f"{code} {name} = {written} {problem} Accepted: {accepted}."))
+        self.faulty.add(name)
+
+    def _written(self, name: str) -> str:
+        return f"{self.values[name]!r} ({self.sources[name]})"
+
+    def take_default(self, name: str, environ: Mapping[str, str], variable: str) -> None:
+        """Take an environment variable in place of a setting's default."""
+        raw = environ.get(variable)
+        if raw:
+            self.take(name, raw, f"{variable} in the environment")
+
+    def take_variable(self, name: str, raw: str | None, variable: str) -> None:
+        """Take an environment variable, which goes before the configuration file."""
+        if not raw or not raw.strip():
+            return
+        before, source = self.values.get(name), self.sources.get(name)
+        self.take(name, raw, f"{variable} in the environment")
+        after = self.values.get(name)
+        if before is not None and before != after:
+            shown = after[0] if isinstance(after, tuple) else after
+            self.notices.append(
+                f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}"
+            )
+
+    def take_arguments(self, arguments: Sequence[Given], where: str) -> None:
+        """Take the values of flags."""
+        for name, raw, flag in arguments:
+            if name in SETTINGS:
+                self.take(name, raw, f"{flag} {where}" if flag else where)
+            elif not GUNICORN_ONLY[name].is_default(raw):
+                self._ignore(flag, where, name)
+
+    def _ignore(self, written: str, place: str, name: str) -> None:
+        self.notices.append(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
+
+    # ---- the configuration file ------------------------------------------------------------------------
+
+    def run_config_file(self, arguments: Sequence[Given]) -> None:
+        """Run the configuration file named last by the arguments, or the default one if it is there."""
+        named = [str(given.raw) for given in arguments if given.name == "config" and given.raw]
+        if named:
+            location = named[-1]
+        else:
+            found = find_config_file(self.directory)
+            if found is None:
+                return
+            location = os.path.basename(found)
+            if location.startswith("gunicorn"):
+                self.notices.append(
+                    f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
+                )
+        # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
+        if self._before_gevent is not None:
+            given = [given.raw for given in arguments if given.name == "worker_class"]
+            wanted = given[-1] if given else plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+            if _is_gevent(wanted):
+                self._before_gevent()
+        try:
+            self.file = read_config_file(location, self.directory)
+        except ConfigError as error:
+            self.faults.append(error)
+            self.faulty.update(SETTINGS)  # it might have set any
+            return
+        if not named:
+            self.sources["config"] = "found by itself"
+        self.file_config = location if location.startswith("python:") else self.file.path
+        for name, raw in list(self.file.names.items()):
+            self._take_from_file(self.file, name, raw)
+
+    def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
+        known = _BY_ALIAS.get(name, name)
+        # A module imported under a setting's name ("import threads") is the user's own.
+        is_module = issubclass(type(raw), ModuleType)
+        if name in _BY_OLD_NAME:
+            if raw is not None and not callable(raw) and not is_module:
+                self._take_old(file, name, _BY_OLD_NAME[name], raw)
+        elif known in SETTINGS:
+            if SETTINGS[known].in_file and raw is not None and not is_module:
+                self.take(known, raw, file.location)
+        elif name in GUNICORN_ONLY:
+            ignored = GUNICORN_ONLY[name]
+            is_own = callable(raw) and not ignored.function and name != "logger_class"
+            if not is_own and not is_module and not ignored.is_default(raw):
+                self._ignore(name, self._place(name), name)
+        elif _may_be_mistyped(name, raw):
+            near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
+            if near:
+                self.notices.append(
+                    f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}"
+                )
+
+    def _take_old(self, file: ConfigFile, name: str, known: str, raw: object) -> None:
+        """Take a value under a former name of gunicorn's."""
+        place = self._place(name)
+        if known in file.names:
+            self.notices.append(
+                f"WS1036 {name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too"
+            )
+            return
+        self.take(known, raw, file.location)
+        self.notices.append(
+            f"WS1037 {name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it"
+        )
+
+    def _place(self, name: str) -> str:
+        assert self.file is not None
+        setting = SETTINGS.get(name)
+        names = (name, *setting.aliases, *setting.old_names) if setting is not None else (name,)
+        lines = (line_of(self.file.path, each) for each in names)
+        line = next(filter(None, lines), None)
+        return f"{self.file.location} line {line}" if line else self.file.location
+
+    # ---- settings that depend on each other --------------------------------------------------------------
+
+    def finish(self) -> Loaded:
+        """Check the settings against each other and freeze them."""
+        values, sources = self.values, self.sources
+        self._check_files()
+        values["config"] = self.file_config
+        kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
+        if resolve(kind, threads) != kind:
+            values["worker_class"] = resolve(kind, threads)
+            sources["worker_class"] = f"threads = {threads} ({sources['threads']})"
+        self._size_workers()
+        if values.get("wsgi_app") and "default_proc_name" not in values:
+            values["default_proc_name"] = values["wsgi_app"]
+            sources["default_proc_name"] = "wsgi_app"
+        if not values.get("proc_name") and "default_proc_name" in values:
+            values["proc_name"] = values["default_proc_name"]
+            sources["proc_name"] = "default_proc_name"
+        self._fill_group()
+        return Loaded(
+            Settings(**values),
+            {name: sources.get(name, "default") for name in SETTINGS},
+            self.notices,
+            self.file.path if self.file is not None else None,
+        )
+
+    def _check_files(self) -> None:
+        """Complete `chdir`, and check the settings with files against it and against each other."""
+        values, sources = self.values, self.sources
+        chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
+        # The directory of the start may have been removed since then, and one that has been served from, too.
+        is_known = "chdir" not in values or (self.known_chdir is not None and self.known_chdir(chdir))
+        if not is_known and not os.path.isdir(chdir):
+            self._refuse("WS1011", "chdir", f"is not a directory: {chdir}.", SETTINGS["chdir"].accepts)
+        values["chdir"] = chdir
+        for pattern in values.get("reload_extra_files", ()) if "chdir" not in self.faulty else ():
+            is_pattern = any(sign in pattern for sign in "*?[")
+            if not is_pattern and not os.path.exists(os.path.join(chdir, pattern)):
+                written = f"{pattern!r} ({sources['reload_extra_files']})"
+                accepted = SETTINGS["reload_extra_files"].accepts
+                self._refuse(
+                    "WS1012",
+                    "reload_extra_files",
+                    f"is not there: {chdir} has no such file.",
+                    accepted,
+                    written,
+                )
+        if values.get("certfile") or "certfile" in self.faulty:
+            return
+        for code, name in (("WS1013", "keyfile"), ("WS1014", "sni_certificates")):
+            if values.get(name):
+                self._refuse(
+                    code, name, "is given without a certificate.", "with certfile beside it: --certfile FILE"
+                )
+
+    def _fill_group(self) -> None:
+        """Give workers of root under another user the primary group of the latter."""
+        # In root's group they would keep that group's rights.
+        values, sources = self.values, self.sources
+        uid = values.get("user", 0)
+        if not uid or "group" in values or os.geteuid() != 0:
+            return
+        import pwd
+
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            values["group"], sources["group"] = _NO_GROUP, f"user = {uid} is in no user database"
+            self.notices.append(
+                f"WS1038 user = {uid} ({sources['user']}) is in no user database: the workers get the group "
+                f"{_NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
+            )
+            return
+        values["group"], sources["group"] = entry.pw_gid, f"the primary group of {entry.pw_name}"
+
+    def _size_workers(self) -> None:
+        """Replace ``auto`` by the container's number, and check `workers` against the bounds of scaling."""
+        values, sources = self.values, self.sources
+        sized = [name for name in ("workers", "workers_max") if values.get(name) == 0]
+        if sized:
+            count, reason = self._fitting_workers()
+            for name in sized:
+                values[name] = count
+                sources[name] += f", 'auto': {reason}"
+        least, most = values.get("workers_min"), values.get("workers_max")
+        if (least is None and most is None) or not self.faulty.isdisjoint(
+            ("workers", "workers_min", "workers_max")
+        ):
+            return
+        if least is None or most is None:
+            missing, given = sorted(
+                ("workers_min", "workers_max"), key=lambda name: values.get(name) is not None
+            )
+            self._refuse(
+                "WS1015",
+                given,
+                f"is given without {missing}.",
+                "both, so that the number of workers follows the load: "
+                f"--{missing.replace('_', '-')} N; or workers alone",
+            )
+            return
+        if "workers_max" in sized:
+            values["workers_max"] = most = max(least, most)
+        if least > most:
+            above = f"is above workers_max = {self._written('workers_max')}."
+            self._refuse("WS1016", "workers_min", above, "workers_min up to workers_max")
+        elif "workers" not in values or "workers" in sized:
+            values["workers"] = min(max(values.get("workers", least), least), most)
+            before = f"{sources['workers']}, within " if "workers" in sources else ""
+            sources["workers"] = f"{before}workers_min ({sources['workers_min']})"
+        elif not least <= values["workers"] <= most:
+            bounds = " and ".join(
+                f"{name} = {self._written(name)}" for name in ("workers_min", "workers_max")
+            )
+            self._refuse(
+                "WS1017",
+                "workers",
+                f"is not within {bounds}.",
+                "the number to begin with; leave it out to begin with workers_min",
+            )
+
+    def _fitting_workers(self) -> tuple[int, str]:
+        """Return how many workers fit this container, and the figures behind that."""
+        from wsgiserv.config import cgroup as sizing
+
+        cgroups = sizing.own_cgroups()
+        cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
+        memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
+        memory_words = "no memory limit" if memory is None else f"{memory >> 20} MiB"
+        try:
+            kind = known(self.values.get("worker_class", "sync"))
+        except ImportError:  # gevent is not installed: a fault, which the check of the class reports
+            kind = None
+        count = sizing.fitting_workers(getattr(kind, "workers_per_cpu", 1), cpus, memory)
+        return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}"
+
+
+def _is_gevent(raw: object) -> bool:
+    if not isinstance(raw, str):
+        return False
+    try:
+        return bool(SETTINGS["worker_class"].parse(raw) == "gevent")
+    except (ValueError, TypeError):
+        return False  # `take` will refuse it
+
+
+def _nearest_choice(setting: Setting, raw: Any) -> str:
+    if not issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
+        return ""
+    near = nearest(raw.strip().lower(), setting.kind.choices, limit=1)
+    return f" {did_you_mean(map(repr, near))}" if near else ""
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Tell whether the message adds nothing to the accepted values: it is empty, or int()'s own."""
+    return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
+
+
+def _shown(raw: object) -> str:
+    try:
+        return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
+    except Exception:  # of an odd object
+        return f"<{type(raw).__qualname__}>"
+
+
+def _may_be_mistyped(name: str, raw: object) -> bool:
+    return (
+        name.islower()
+        and not name.startswith("_")
+        and issubclass(type(raw), (str, bytes, int, float, list, tuple, dict, set, type(None)))
+    )

@@ -1,0 +1,477 @@
+"""Parses the values of settings: text, or an object from a configuration file, to a typed value.
+
+Every parser raises ValueError or TypeError with a short reason (or none); the loader adds the setting, the
+value, its source and the accepted values.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from wsgiserv.config.address import parse_address
+from wsgiserv.config.setting import Kind
+from wsgiserv.user_code import accepts_args
+
+_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
+_LONGEST_S = 366 * 86400.0
+
+
+class TooLarge(ValueError):
+    """A number is above the largest accepted one.
+
+    Attributes:
+        largest: the largest accepted number.
+    """
+
+    def __init__(self, largest: float, shown: str) -> None:
+        super().__init__(f"the largest is {shown}")
+        self.largest = largest
+
+
+def text(raw: object) -> str:
+    """Read a string, without the white space around it."""
+    if isinstance(raw, bytes):
+        raw = raw.decode()
+    if not isinstance(raw, str):
+        raise TypeError(f"it is of type {type(raw).__name__}")
+    return raw.strip()
+
+
+def text_or_none(raw: object) -> str | None:
+    """Read a string; an empty one means not set."""
+    return None if raw is None else text(raw) or None
+
+
+def path(raw: object) -> str | None:
+    """Read a path, as text or as a ``pathlib.Path``; an empty one means not set."""
+    if isinstance(raw, os.PathLike):
+        raw = os.fspath(raw)
+    if isinstance(raw, str) and "\0" in raw:
+        raise ValueError("it holds a NUL character")
+    return text_or_none(raw)
+
+
+def path_or_off(raw: object) -> str | None:
+    """Read a path; ``off`` or an empty text gives an empty one. Not set is None."""
+    if raw is None:
+        return None
+    found = path(raw) or ""
+    return "" if found.lower() == "off" else found
+
+
+_TRUE = ("true", "yes", "on", "1")
+
+
+def boolean(raw: object) -> bool:
+    """Read True or False, also as text; 0 and 1 are the numbers accepted."""
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int) and raw in (0, 1):
+        return bool(raw)
+    word = text(raw).lower()
+    if word not in (*_TRUE, "false", "no", "off", "0"):
+        raise ValueError
+    return word in _TRUE
+
+
+def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
+    """Return a parser of whole numbers; text may be decimal, ``0x``, ``0o`` or ``0b``."""
+
+    def parse(raw: object) -> int:
+        if isinstance(raw, float) and raw.is_integer():
+            raw = int(raw)
+        number = raw if isinstance(raw, int) else int(text(raw), 0)
+        if number > largest:
+            raise TooLarge(largest, str(largest))
+        if number < smallest:
+            raise ValueError
+        return int(number)
+
+    return parse
+
+
+def workers(raw: object) -> int:
+    """Read a number of workers; ``auto`` gives 0; the loader replaces it by the container's number."""
+    if isinstance(raw, str) and raw.strip().lower() == "auto":
+        return 0
+    return integer(1, 10_000)(raw)
+
+
+def duration(raw: object) -> float:
+    """Read a duration in seconds; text may end in ms, s, m, h or d."""
+    if isinstance(raw, (int, float)):
+        number = float(raw)
+    else:
+        match = _DURATION.fullmatch(text(raw).lower())
+        if match is None or match[2] not in _UNITS_S:
+            raise ValueError
+        number = float(match[1]) * _UNITS_S[match[2]]
+    if _LONGEST_S < number < float("inf"):
+        raise TooLarge(_LONGEST_S, f"{_LONGEST_S / 86400:g} days, {_LONGEST_S:.0f} seconds")
+    if not 0 <= number <= _LONGEST_S:  # also refuses nan
+        raise ValueError
+    return number
+
+
+def scale_window(raw: object) -> float:
+    """Read a duration of a second to an hour."""
+    if not 1 <= (seconds := duration(raw)) <= 3600:
+        raise ValueError
+    return seconds
+
+
+def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:
+    """Return a parser of sizes in bytes; text may end in K, M, G or T: powers of 1,024, as are KiB and KB.
+
+    Args:
+        largest: the largest size accepted.
+        zero: the meaning of 0.
+    """
+
+    def parse(raw: object) -> int:
+        if isinstance(raw, (int, float)):
+            number = float(raw)
+            count = int(raw) if number.is_integer() else -1
+        else:
+            match = _SIZE.fullmatch(text(raw).lower())
+            if match is None:
+                raise ValueError
+            scaled = float(match[1]) * _UNITS_BYTES[match[2]]
+            count = int(match[1]) * _UNITS_BYTES[match[2]] if match[1].isdigit() else int(scaled)
+        if count == 0:
+            return zero
+        if count > largest:
+            raise TooLarge(largest, _size_text(largest))
+        if count < 1:
+            raise ValueError
+        return count
+
+    return parse
+
+
+def _size_text(count: int) -> str:
+    for unit, number in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if not count % number:
+            return f"{count // number} {unit}, {count} bytes"
+    return f"{count} bytes"
+
+
+def choice(*words: str, metavar: str, other: Mapping[str, str] | None = None) -> Kind[Any]:
+    """Return the kind of one of a few words, in either case.
+
+    Args:
+        words: the accepted words.
+        metavar: the value's name in --help.
+        other: further accepted words, each with its equal among ``words``.
+    """
+
+    def parse(raw: object) -> str:
+        word = text(raw).lower()
+        word = (other or {}).get(word, word)
+        if word not in words:
+            raise ValueError
+        return word
+
+    *first, last = map(repr, words)
+    return Kind(parse, f"{', '.join(first)} or {last}", metavar, choices=words)
+
+
+def stream_request_body(raw: object) -> str:
+    """Read ``auto``, ``on`` or ``off``; a switch's other values are accepted."""
+    if isinstance(raw, str) and raw.strip().lower() == "auto":
+        return "auto"
+    return "on" if boolean(raw) else "off"
+
+
+def warmup_paths(raw: object) -> tuple[str, ...]:
+    """Read paths; each must begin with a slash."""
+    paths = strings(raw)
+    if not all(path.startswith("/") for path in paths):
+        raise ValueError
+    return paths
+
+
+def words(raw: object) -> tuple[str, ...]:
+    """Read a list of strings; text is split at commas."""
+    parts: Iterable[object] = raw.split(",") if isinstance(raw, str) else _items(raw)
+    return tuple(part for part in map(text, parts) if part)
+
+
+def strings(raw: object) -> tuple[str, ...]:
+    """Read a list of strings; text is one string, not split."""
+    return tuple(map(text, [raw] if isinstance(raw, (str, bytes)) else _items(raw)))
+
+
+def files(raw: object) -> tuple[str, ...]:
+    """Read a list of paths or patterns."""
+    items = [raw] if isinstance(raw, (str, bytes, os.PathLike)) else _items(raw)
+    return tuple(found for found in map(path, items) if found)
+
+
+def addresses(raw: object) -> tuple[str, ...]:
+    """Read one bind or a list; each is checked by its form, and the same one twice is refused."""
+    binds = strings(raw)
+    seen = set()
+    for bind in binds:
+        try:
+            address = parse_address(bind)
+        except ValueError as error:
+            raise ValueError(f"in {bind!r}, {error}" if len(binds) > 1 else str(error)) from None
+        if address in seen and not (address.kind == "tcp" and address.port == 0):
+            raise ValueError(f"{bind!r} is given twice")
+        seen.add(address)
+    if not binds:
+        raise ValueError("the list is empty")
+    return binds
+
+
+def networks(raw: object) -> tuple[str, ...]:
+    """Read IP addresses and networks; ``*`` is any address."""
+    found = words(raw)
+    if any(word != "*" for word in found):
+        import ipaddress  # 5 ms that the default does not need
+
+        for word in found:
+            if word != "*":
+                ipaddress.ip_network(word)
+    return found
+
+
+_FORWARDED = ("for", "proto", "host", "port", "prefix", "forwarded")
+
+
+def forwarded_headers(raw: object) -> tuple[str, ...]:
+    """Read the headers of a proxy to use, by short name or by the field's own (``X-Forwarded-For``)."""
+    found = tuple(dict.fromkeys(word.lower().removeprefix("x-forwarded-") for word in words(raw)))
+    for word in found:
+        if word not in _FORWARDED:
+            raise ValueError(f"{word!r} is none of them")
+    if "forwarded" in found and len(found) > 1:
+        # Of two families a proxy sets one, and the client the other.
+        raise ValueError(
+            "'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them"
+        )
+    return found
+
+
+def proxy_protocol(raw: object) -> str:
+    """Read the expected versions of the PROXY protocol; True is ``auto``, False and None are ``off``."""
+    if raw is None or isinstance(raw, bool):
+        return "auto" if raw else "off"
+    word = text(raw).lower()
+    word = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}.get(word, word)
+    if word not in PROXY_VERSIONS:
+        raise ValueError
+    return word
+
+
+PROXY_VERSIONS = ("off", "v1", "v2", "auto")
+
+
+def environment_pairs(raw: object) -> tuple[str, ...]:
+    """Read ``KEY=VALUE`` strings; a dictionary is accepted too."""
+    pairs = (
+        tuple(f"{key}={value}" for key, value in raw.items()) if isinstance(raw, Mapping) else strings(raw)
+    )
+    for pair in pairs:
+        if pair.find("=") < 1 or "\0" in pair:
+            raise ValueError(f"{pair!r} is not KEY=VALUE")
+    return pairs
+
+
+def mapping(raw: object) -> dict[str, Any]:
+    """Read a dictionary; it is copied (its values are not)."""
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"it is of type {type(raw).__name__}")
+    return dict(raw)
+
+
+def sni_certificates(raw: object) -> dict[str, tuple[str, str | None]]:
+    """Read certificates by host name: a dictionary, or texts NAME=CERTFILE[,KEYFILE]."""
+    if isinstance(raw, Mapping):
+        given = list(raw.items())
+    else:
+        given = [
+            (name, tuple(files.split(",")))
+            for name, _, files in (pair.partition("=") for pair in strings(raw))
+        ]
+    found: dict[str, tuple[str, str | None]] = {}
+    for name, files in given:
+        host = text(name).lower().rstrip(".")
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{name!r} is not a host name such as 'shop.example' or '*.shop.example'")
+        certfile, keyfile = (files, None) if isinstance(files, str) else (*files, None)[:2]
+        if not certfile or (not isinstance(files, str) and not 1 <= len(files) <= 2):
+            raise ValueError(f"{name!r} has no certificate file, or more than a certificate and a key")
+        found[host] = (text(certfile), None if keyfile is None else text(keyfile))
+    return found
+
+
+# A name as TLS clients send it (RFC 6066 §3), or a wildcard for its first label (RFC 9525 §6.3).
+_HOST_NAME = re.compile(
+    r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
+)
+
+
+def header_values(raw: object) -> dict[str, str]:
+    """Read a dictionary of header names to values; names become upper case, with dashes."""
+    found = mapping(raw)
+    return {text(name).upper().replace("_", "-"): text(value) for name, value in found.items()}
+
+
+_OCTAL = re.compile(r"(?:0[oO])?([0-7]+)")
+
+
+def mode(raw: object) -> int:
+    """Read a file mode, or a mask of one: text is octal, as of chmod(1) and umask(1); a number is the mode itself."""
+    if isinstance(raw, (str, bytes)):
+        match = _OCTAL.fullmatch(text(raw))
+        if match is None:
+            raise ValueError("text is octal, as of umask(1)")
+        raw = int(match[1], 8)
+    if isinstance(raw, bool):  # an int by its type, and a slip by its meaning
+        raise TypeError("it is of type bool")
+    try:
+        return integer(0, 0o777)(raw)
+    except TooLarge:
+        raise ValueError("the largest is 0o777") from None
+
+
+def mode_or_none(raw: object) -> int | None:
+    """Read a file mode; an empty text means not set."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    return mode(raw)
+
+
+def root_path(raw: object) -> str:
+    """Read the application's mount point, for SCRIPT_NAME: empty, or from a slash on."""
+    return _from_slash(text(raw).rstrip("/"))
+
+
+def readiness_path(raw: object) -> str:
+    """Read a path without a query; an empty one means not set."""
+    found = _from_slash(text(raw))
+    if "?" in found:
+        raise ValueError("it has a query")
+    return found
+
+
+def _from_slash(path: str) -> str:
+    if path and not path.startswith("/"):
+        raise ValueError("it does not begin with a slash")
+    return path
+
+
+def user(raw: object) -> int:
+    """Read a user, by name or by number, into the number."""
+    import pwd
+
+    return _identity(raw, lambda name: pwd.getpwnam(name).pw_uid, "user")
+
+
+def group(raw: object) -> int:
+    """Read a group, by name or by number, into the number."""
+    import grp
+
+    return _identity(raw, lambda name: grp.getgrnam(name).gr_gid, "group")
+
+
+def _identity(raw: object, number_of: Callable[[str], int], thing: str) -> int:
+    if isinstance(raw, int) or text(raw).isdigit():
+        return integer(0, 2**32 - 2)(int(text(raw)) if isinstance(raw, str) else raw)
+    try:
+        return number_of(text(raw))
+    except KeyError:
+        raise ValueError(f"this host has no such {thing}") from None
+
+
+def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
+    """Return a parser of a function called with ``arguments``; text is a dotted path to one."""
+
+    def parse(raw: object) -> Callable[..., Any]:
+        function = _callable(raw)
+        if not accepts_args(function, len(arguments)):
+            raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
+        return function
+
+    return parse
+
+
+def post_request_hook(raw: object) -> Callable[..., Any]:
+    """Read post_request: a function of 2, 3 or 4 arguments, wrapped to be called with 4."""
+    function = _callable(raw)
+    for count in (4, 3, 2):
+        if accepts_args(function, count):
+            return function if count == 4 else _with_first_arguments(function, count)
+    raise ValueError("it does not take 2, 3 or 4 arguments")
+
+
+def _with_first_arguments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+    from functools import wraps
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments[:count])
+
+    with suppress(Exception):  # of an object whose attributes raise
+        wraps(function)(call)
+    return call
+
+
+def _callable(raw: object) -> Callable[..., Any]:
+    found = raw
+    if issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
+        raw = text(raw)
+        from importlib import import_module
+
+        module, _, name = raw.strip().rpartition(".")
+        if not module:
+            raise ValueError("a dotted path is 'module.function'")
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+    if not callable(found):
+        raise TypeError(f"it is of type {type(found).__name__}, which cannot be called")
+    return found
+
+
+def _items(raw: object) -> list[object]:
+    if raw is None:
+        return []
+    if not isinstance(raw, (list, tuple, set, frozenset)):
+        raise TypeError(f"it is of type {type(raw).__name__}")
+    return list(raw)
+
+
+# ---- kinds that several settings have --------------------------------------------------------------------
+
+SWITCH = Kind(boolean, "True or False", arity="none")
+SECONDS = Kind(
+    duration,
+    "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30",
+    "SECONDS",
+)
+BYTES = Kind(
+    size(), "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'", "BYTES"
+)
+BYTES_OR_UNLIMITED = Kind(size(), f"{BYTES.accepts}, or 0 for no limit", "BYTES")
+# A line of a request's head is read into memory whole.
+LINE_BYTES = Kind(size(1 << 20, zero=1 << 20), "a size in bytes up to '1M', or 0 for the largest", "BYTES")
+COUNT = Kind(integer(0), "a whole number of 0 or more, at most 2147483647", "N")
+COUNT_FROM_1 = Kind(integer(1), "a whole number of at least 1 and at most 2147483647", "N")
+COUNT_TO_10000 = Kind(integer(1, 10_000), "a whole number of at least 1 and at most 10000", "N")
+WORKERS = Kind(workers, f"{COUNT_TO_10000.accepts}, or 'auto'", "N")
+TEXT = Kind(text, "a text", "NAME")
+TEXT_OR_NONE = Kind(text_or_none, "a text", "NAME")
+FILE = Kind(path, "a path", "FILE")
+NETWORKS = Kind(
+    networks, "IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'", "LIST"
+)

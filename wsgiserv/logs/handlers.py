@@ -1,0 +1,157 @@
+"""Keeps the handlers of logconfig and of the application safe: opening as root, rotation, standard streams."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import IO, Any, TypeVar, cast
+
+from wsgiserv.logs.files import log_files
+from wsgiserv.logs.output import LossyWriter, Output
+from wsgiserv.logs.plain import loss_line
+from wsgiserv.logs.streams import LossyText, console
+from wsgiserv.safe_open import Owner, is_root, open_file
+
+_Kind = TypeVar("_Kind", bound=logging.Handler)
+_open: Any = open
+
+
+def handlers_of(log: logging.Logger) -> list[logging.Handler]:
+    """Return the handlers reached by a record of ``log``."""
+    found: list[logging.Handler] = []
+    logger: logging.Logger | None = log
+    while logger is not None:
+        found += logger.handlers
+        logger = logger.parent if logger.propagate else None
+    return found
+
+
+def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
+    """Yield the handlers of that kind of all loggers."""
+    seen = set()
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
+            if issubclass(type(handler), kind) and id(handler) not in seen:
+                seen.add(id(handler))
+                yield handler
+
+
+def unblock_streams() -> None:
+    """Replace the streams of handlers on a standard stream or a pipe by ones without waiting.
+
+    Called after a logging configuration: its ``console`` is such a handler. Users' own classes stay as they are.
+    """
+    for found in _all_handlers(logging.StreamHandler):
+        handler: Any = found
+        stream = handler.stream
+        with suppress(AttributeError, OSError, ValueError):  # none yet; in memory; closed
+            mode = os.fstat(stream.fileno()).st_mode
+            if isinstance(stream, LossyText) or stat.S_ISREG(mode):
+                continue
+            if stream in (sys.stdout, sys.__stdout__):
+                writer = console(1)
+            elif stream in (sys.stderr, sys.__stderr__):
+                writer = console(2)
+            elif isinstance(found, logging.FileHandler):
+                writer = LossyWriter(Output(found.baseFilename, 1, Owner(0, 0)), loss_line)
+                stream.close()
+            else:
+                continue
+            handler.stream = LossyText(writer)
+
+
+def open_handler_files() -> dict[str, int]:
+    """Return the descriptors of all file handlers by their absolute paths."""
+    found: dict[str, int] = {}
+    for handler in _all_handlers(logging.FileHandler):
+        stream: Any = handler.stream
+        with suppress(AttributeError, OSError, ValueError):  # none yet; closed; in memory
+            found[os.path.abspath(handler.baseFilename)] = stream.fileno()
+    return found
+
+
+def reopen_handlers(owner: Owner) -> list[str]:
+    """Open the files of all file handlers again; return the failures. Never raises.
+
+    Args:
+        owner: the owner of a file that root creates.
+    """
+    failures: list[str] = []
+    for handler in _all_handlers(logging.FileHandler):
+        handler.acquire()
+        try:
+            _reopen(handler, owner)
+        except (OSError, ValueError) as error:
+            failures.append(f"{handler.baseFilename}: {error}")
+        finally:
+            handler.release()
+    return failures
+
+
+def _reopen(handler: logging.FileHandler, owner: Owner) -> None:
+    old: Any = handler.stream
+    if isinstance(old, LossyText):
+        old.writer.reopen()
+    elif old is not None:
+        # `_builtin_open`: a private name of `logging`, which FileHandler opens its file with since Python 3.10, so that
+        # subclasses with an `_open` of their own (WatchedFileHandler, a rotating one) go through it, too.
+        private: Any = handler
+        private._builtin_open = partial(_open_again, owner)
+        try:
+            handler.stream = handler._open()
+        finally:
+            private._builtin_open = partial(_open_for_handler, owner)
+        remember = getattr(handler, "_statstream", None)
+        if remember is not None:  # WatchedFileHandler: or it would open the file itself at the next record
+            remember()
+        old.close()
+
+
+@contextmanager
+def handlers_open_safely(owner: Owner) -> Iterator[None]:
+    """Let root's new handlers open their files without following others' links, and give the files to ``owner``."""
+    if not is_root():
+        yield
+        return
+    # FileHandler.__init__ looks up `open` among the module's names before the builtins, and remembers it.
+    module: Any = logging
+    module.open = partial(_open_for_handler, owner)
+    try:
+        yield
+    finally:
+        del module.open
+
+
+def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+    """Do as `open`; for a file that only the master may open, take its newest descriptor."""
+    return cast("IO[Any]", _open(file, *args, opener=partial(_open_or_take, owner), **kwargs))
+
+
+def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+    """Do as `open`, but take the master's new descriptor if there is one."""
+    fd = log_files.latest(os.path.abspath(file))
+    if fd is None:
+        return _open_for_handler(owner, file, *args, **kwargs)
+    return cast("IO[Any]", _open(file, *args, opener=lambda path, flags: fd, **kwargs))
+
+
+def _open_or_take(owner: Owner, path: str, flags: int) -> int:
+    path = os.path.abspath(path)
+    if is_root():  # without following others' links
+        try:
+            return open_file(path, flags & ~(os.O_CREAT | os.O_EXCL), owner)
+        except OSError as error:
+            error.filename = path  # not the one part of it that was being opened
+            raise
+    try:
+        return os.open(path, flags, 0o666)
+    except PermissionError:
+        fd = log_files.latest(path)
+        if fd is None:
+            raise
+        return fd

@@ -1,0 +1,247 @@
+"""Resources owned by the master: sockets, pid file, environment, title, handoff channel, preloaded application."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from os import getpid
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from wsgiserv.config.settings import speaks_tls
+from wsgiserv.errors import ConfigError
+from wsgiserv.master.generation import Generation, RawEnvironment
+from wsgiserv.master.hooks_server import HookServer
+from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.spawn import set_title
+from wsgiserv.master.systemd import take_listen_fds
+from wsgiserv.master.upgrade import OldMaster
+from wsgiserv.master.zygote import become_subreaper
+from wsgiserv.net.handoff import Handoff
+from wsgiserv.net.inherited_sockets import check_descriptors
+from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.process import add_child_cleanup
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+    from wsgiserv.net.tls_context import ContextSeries
+
+# Loads an application with these settings; the last argument is True when this process goes on as the master.
+Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
+
+
+class ServerResources:
+    """Holds what the master must close or remove at the end, and passes on at an upgrade.
+
+    Created before a daemon forks: LISTEN_PID names the process that the service manager started.
+
+    Args:
+        settings: the configuration of the start.
+        log: the error log.
+        old_master: the master whose sockets this one takes over, or None.
+        preload_application: loads the application for `preload_app`; None where each worker loads it.
+
+    Attributes:
+        server: the ``server`` argument of the hooks.
+        environment: the variables of `raw_env`.
+        pid_file: the pid file, or None.
+        listeners: all open listening sockets, of every generation.
+        handoff: the workers' channel, one for the life of the server.
+        began_at: when this process began to start, ``time.monotonic()`` seconds.
+        activated: True when the sockets came from the service manager, so that `bind` does not apply.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        old_master: OldMaster | None = None,
+        preload_application: Preload | None = None,
+    ) -> None:
+        self.log = log
+        self.began_at = monotonic()
+        self.server: HookServer
+        self.environment = RawEnvironment(os.environ)
+        self.pid_file: PidFile | None = None
+        self.listeners: list[Listener] = []
+        self.handoff: Handoff | None = None
+        self._settings = settings
+        self._old_master = old_master
+        self._preload_application = preload_application
+        self._preloaded: Callable[..., Any] | None = None
+        self._inherited_fds = take_listen_fds(os.environ, getpid())
+        self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
+        # The sockets of the old master: the files of Unix sockets are its own until this master serves.
+        self._old_listeners: list[Listener] = []
+        add_child_cleanup(self._close_in_child)
+
+    def _close_in_child(self) -> None:
+        """Close the sockets in a child that a hook or a configuration file has forked."""
+        for listener in (*self._old_listeners, *self.listeners):
+            listener.close()
+        if self.handoff is not None:
+            self.handoff.close()
+
+    def check_inherited(self) -> None:
+        """Check what the parent process passed on, before this process opens any descriptor.
+
+        Raises ConfigError for a missing socket, BootError for an old master of an incompatible version.
+        """
+        if self._old_master is None:
+            check_descriptors(self._settings.bind, self._inherited_fds)
+        else:
+            self._old_master.check_version()
+
+    def create_pid_file(self) -> None:
+        """Create the pid file, unless the old master holds it until this one serves. Raises ConfigError."""
+        if not self._settings.pidfile:
+            return
+        pid_file = PidFile(self._settings.pidfile, self.log)
+        if self._old_master is None or not pid_file.is_held_by(self._old_master.pid):
+            pid_file.create()
+        self.pid_file = pid_file
+
+    def open_listeners(self) -> None:
+        """Open the sockets of `bind`, or take those of the old master or the service manager. Raises ConfigError."""
+        settings, old_master = self._settings, self._old_master
+        if old_master is None:
+            self.listeners = open_listeners(settings, self._inherited_fds)
+            return
+        left = self._old_listeners = old_master.listeners(speaks_tls(settings))
+        self.listeners = left if old_master.activated else open_listeners(settings, keep=left)
+        for listener in left:
+            if listener not in self.listeners:
+                listener.close()
+
+    def open_handoff(self) -> None:
+        """Open the workers' handoff channel, or take the old master's."""
+        fds = self._old_master.handoff if self._old_master is not None else None
+        self.server.handoff = self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
+
+    # ---- generations ---------------------------------------------------------------------------------
+
+    def publish(self, generation: Generation) -> None:
+        """Show a generation to hooks and in the process title."""
+        self.server.configure(generation.settings)
+        self.server.listen(generation.listeners)
+        self.server.set_num_workers(generation.workers)
+        set_title("master", self.server.proc_name)
+
+    def add_listeners(self, listeners: Iterable[Listener]) -> None:
+        """Own the sockets of the next generation, too."""
+        self.listeners = [*self.listeners, *listeners]
+
+    def keep_listeners(self, kept: Sequence[Listener]) -> None:
+        """Close all sockets but these. Workers that still have a closed one serve its backlog until it is empty."""
+        for listener in self.listeners:
+            if listener not in kept:
+                listener.unlink()
+                listener.close()
+        self.listeners = list(kept)
+
+    def close_listeners(self) -> None:
+        """Close the master's descriptors of all sockets; the files of Unix sockets stay until `clean_up`."""
+        for listener in self.listeners:
+            listener.close()
+
+    def close_listeners_of_others(self, generation: Generation) -> None:
+        """Close the sockets of other generations. Called in a worker."""
+        for listener in self.listeners:
+            if listener not in generation.listeners:
+                listener.close()
+
+    def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:
+        """Put ``new`` in the place of the pid file, or drop it where the new ``settings`` have none."""
+        if self.pid_file is not None and (new is not None or not settings.pidfile):
+            self.pid_file.remove()
+            self.pid_file = None
+        self.pid_file = new or self.pid_file
+
+    def preload(
+        self, settings: Settings
+    ) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
+        """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
+
+        The master itself loads the application where the system has no subreapers; a reload does not change it then.
+        Raises ConfigError, ApplicationError.
+        """
+        if not settings.preload_app or settings.wsgi_app is None or self._preload_application is None:
+            return None, None
+        if settings.reload:
+            self.log.warning(
+                "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
+            )
+            return None, None
+        if become_subreaper():
+            return None, partial(self._preload_application, settings, self.log, False)
+        if self._preloaded is None:
+            self.log.warning(
+                "WS1302 preload_app: the master itself loads the application: this system has no "
+                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
+            )
+            self._preloaded = self._preload_application(settings, self.log, True)
+        else:
+            self.log.warning(
+                "WS1303 reload: the preloaded application stays as it is: this system has no PR_SET_CHILD_SUBREAPER "
+                "(prctl(2)). Restart the server, or send SIGUSR2, to load it again"
+            )
+        return self._preloaded, None
+
+    def tls_contexts(self, settings: Settings, before: ContextSeries | None = None) -> ContextSeries | None:
+        """Return the TLS contexts that all workers inherit, so that a session resumes in each of them.
+
+        Args:
+            settings: the configuration of the workers.
+            before: those of the previous generation; kept while certificates and settings are the same.
+
+        Returns:
+            None without TLS, and with the hook `ssl_context`, which each worker calls.
+
+        Raises ConfigError.
+        """
+        if not speaks_tls(settings) or settings.ssl_context is not None:
+            return None
+        if before is not None and before.fits(settings):
+            return before
+        from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
+
+        return ContextSeries(settings, monotonic())
+
+    # ---- upgrade and end -----------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
+        if self._old_master is None:
+            return
+        for listener in self._old_listeners:
+            if listener not in self.listeners:
+                listener.unlink()  # the old workers serve the clients in its backlog
+        self._old_listeners = []
+        if self.pid_file is not None:
+            try:
+                self.pid_file.take_over(self._old_master.pid)
+            except ConfigError as error:
+                self.log.error("WS1325 upgrade: cannot take over the pid file: %s", error)
+                self.pid_file = None
+        self._old_master.ready()
+
+    def leave_files(self) -> None:
+        """Leave the files of Unix sockets to the next master, which serves now."""
+        for listener in self.listeners:
+            listener.disown()
+
+    def clean_up(self) -> None:
+        """Close the sockets, and remove the files that this master still owns. May be called twice."""
+        for listener in self.listeners:
+            if listener not in self._old_listeners:
+                listener.unlink()
+            listener.close()
+        self.listeners = []
+        if self.handoff is not None:
+            self.handoff.close()
+            self.handoff = None
+        if self.pid_file is not None:
+            self.pid_file.remove()
+            self.pid_file = None

@@ -1,0 +1,181 @@
+"""Forks processes of the server: the child leaves everything of the master's, and becomes a worker."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from os import close, getpid
+from typing import TYPE_CHECKING, Any, Final
+
+from setproctitle import setproctitle
+
+from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.logs.streams import unguard_standard_streams
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.signals import SignalQueue, ignore_requests
+from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.process import forget_cleanups, fork
+from wsgiserv.scoreboard import Slot
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+_BOOT_S: Final = 30.0
+
+
+class ForkedChild(BaseException):
+    """Raised in a child, to leave the master's loop behind: `Master.run` catches it and becomes the child.
+
+    A BaseException: no handler of the master's must take it for an error.
+
+    Attributes:
+        main: runs the child; it is given ``worker_main`` and returns the status to exit with.
+    """
+
+    def __init__(self, main: Callable[[Callable[[WorkerBoot], int]], int]) -> None:
+        super().__init__()
+        self.main = main
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The master's values for every child.
+
+    Attributes:
+        signals: the master's signals.
+        log: the error log.
+        server: the master as hooks see it.
+        lifeline: a pipe; only the master has the writing end, so children see its end of file when the master ends.
+    """
+
+    signals: SignalQueue
+    log: logging.Logger
+    server: Any
+    lifeline: tuple[int, int]
+
+
+def new_handle(
+    parent: Parent, settings: Settings, age: int, generation: int, spawned_at: float, pid: int = 0
+) -> WorkerHandle:
+    """Return the handle of a worker, see `WorkerHandle`, as hooks get it too."""
+    return WorkerHandle(
+        age=age,
+        generation=generation,
+        spawned_at=spawned_at,
+        timeout=settings.timeout,
+        graceful_timeout=settings.graceful_timeout,
+        boot_timeout=boot_timeout_of(settings),
+        pid=pid,
+        cfg=settings,
+        log=parent.log,
+        ppid=parent.server.pid,
+    )
+
+
+def boot_timeout_of(settings: Settings) -> float:
+    """Return how many seconds a worker may take to boot; 0.0 means no limit."""
+    if settings.boot_timeout is not None:
+        return settings.boot_timeout
+    # gunicorn's users give slow applications a longer `timeout`; a short one is no reason to call an import slow.
+    return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
+
+
+def fork_child(signals: SignalQueue) -> int:
+    """Fork, and leave the master's signals and streams in the child; return 0 there. Raises OSError."""
+    with signals.held():
+        pid = fork()
+        if pid == 0:
+            signals.leave()
+            unguard_standard_streams()
+            forget_cleanups()  # the caller closes what is the master's; the child adds its own
+    return pid
+
+
+def fork_worker(
+    parent: Parent, generation: Generation, handle: WorkerHandle, slot: Slot, leave: Callable[[], None]
+) -> None:
+    """Fork ``handle``'s process; give the handle its pid and pipes.
+
+    Args:
+        parent: the master's values.
+        generation: the worker's.
+        handle: the worker, without a process.
+        slot: its row of the scoreboard.
+        leave: closes, in the child, the master's descriptors.
+
+    Raises:
+        OSError: the system does not make a process.
+        ForkedChild: in the child.
+    """
+    writer = handle.open_pipes()
+    try:
+        handle.pid = fork_child(parent.signals)
+    except OSError:
+        close(writer)
+        handle.close_pipes()
+        raise
+    if handle.pid:
+        close(writer)
+        return
+    handle.pid = getpid()
+    handle.close_reader()
+    leave()
+    crash_dump = handle.crash_dump.fd if handle.crash_dump is not None else None
+    raise ForkedChild(
+        partial(
+            be_worker,
+            worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application),
+        )
+    )
+
+
+def worker_boot(
+    parent: Parent,
+    generation: Generation,
+    handle: WorkerHandle,
+    slot: Slot,
+    ready_fd: int,
+    crash_dump_fd: int | None,
+    application: Callable[..., Any] | None,
+) -> WorkerBoot:
+    """Return a worker's starting values. Called in its process."""
+    return WorkerBoot(
+        settings=generation.settings,
+        listeners=generation.listeners,
+        slot=slot,
+        ready=ReadinessWriter(ready_fd),
+        lifeline=parent.lifeline[0],
+        age=handle.age,
+        generation=handle.generation,
+        master_pid=parent.server.pid,
+        log=parent.log,
+        server=parent.server,
+        handle=handle,
+        application=application,
+        handoff=parent.server.handoff,
+        crash_dump_fd=crash_dump_fd,
+        tls_contexts=generation.tls_contexts,
+    )
+
+
+def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int:
+    """Run ``worker_main`` in the child and return its status. Never raises an Exception."""
+    # What it inherits is not searched for garbage: that would read, and so copy, the memory that it shares with its
+    # master. What the application makes is, also at the end: a file in a cycle is flushed.
+    gc.freeze()
+    set_title("worker", boot.server.proc_name)
+    try:
+        return worker_main(boot)
+    except Exception:
+        boot.log.critical("WS1202 worker %d: exits: an error of the server itself", getpid(), exc_info=True)
+        return 1
+    finally:
+        ignore_requests()
+
+
+def set_title(role: str, name: str) -> None:
+    """Show ``wsgiserv: role [name]`` in ps and top."""
+    setproctitle(f"wsgiserv: {role} [{name}]")

@@ -1,0 +1,402 @@
+"""Runs the zygotes from the master's side: forks them, asks them for workers, hears their answers.
+
+The master never waits for a zygote: a request lies in its socket while it loads the application. Meanwhile the worker
+has a `WorkerHandle` with the process id 0; no system call may ever get it: 0 is the master's own process group. A
+signal for such a worker goes to the zygote, or cancels the request.
+"""
+
+from __future__ import annotations
+
+import logging
+from _socket import MSG_DONTWAIT, socket
+from collections import deque
+from collections.abc import Callable
+from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, waitid
+from signal import SIGABRT, SIGKILL, Signals
+from time import monotonic, sleep
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ExitStatus
+from wsgiserv.hooks import call_hook
+from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
+from wsgiserv.master.crash_report import describe_exit
+from wsgiserv.master.generation import Generation
+from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
+from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
+from wsgiserv.process import reap, send_signal
+from wsgiserv.scoreboard import Slot
+
+# A process that has been killed is gone after this long, or the kernel holds it.
+_GONE_S: Final = 1.0
+# What the master reads of one zygote in a turn: one that writes without end delays nothing. A socket holds some 280.
+_MOST_MESSAGES: Final = 512
+_LONGEST_MESSAGE: Final = 4096
+
+
+class Spawned(NamedTuple):
+    """The worker has its process, and ``worker.pid``."""
+
+    worker: WorkerHandle
+
+
+class Cancelled(NamedTuple):
+    """The worker is not spawned: its request was withdrawn in time."""
+
+    worker: WorkerHandle
+
+
+class Failed(NamedTuple):
+    """The worker is not spawned. ``reason`` continues a sentence about the zygote: ``was killed by SIGKILL``."""
+
+    worker: WorkerHandle
+    reason: str
+
+
+Answer: TypeAlias = Spawned | Cancelled | Failed
+
+
+class Zygote:
+    """One zygote.
+
+    Args:
+        pid: its process id.
+        sock: the line to it, owned from now on.
+        generation: the generation of its workers.
+        log: the error log.
+        is_new_child: whether a process id is a child of the master, and no worker yet.
+
+    Attributes:
+        pid: its process id.
+        generation: the serial number of its generation.
+        began_at: when it was forked, ``time.monotonic()`` seconds.
+        boards: how many boards of slots it knows.
+        loaded: whether it has loaded the application.
+        over: whether it has exited, or has been ended.
+        is_outdated: whether another has taken its place: it ends when it has answered all.
+        aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
+        asked: the requested workers without an answer, by age.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        sock: socket,
+        generation: Generation,
+        log: logging.Logger,
+        is_new_child: Callable[[int], bool],
+    ) -> None:
+        self.pid = pid
+        self._is_new_child = is_new_child
+        self.generation = generation.number
+        self.boards = generation.pool.boards
+        self.loaded = False
+        self.over = False
+        self.is_outdated = False
+        self.asked: dict[int, WorkerHandle] = {}
+        self.began_at = monotonic()
+        self._log = log
+        self.aborted = False
+        self._sock = sock
+        # What the socket does not take at once: a hundred requests and more.
+        self._unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = deque()
+        sock.setblocking(False)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether more workers can be asked for."""
+        return not (self.over or self.aborted or self.is_outdated)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll; -1 when there is none any more."""
+        return self._sock.fileno()
+
+    def request(self, worker: WorkerHandle, place: tuple[int, int]) -> None:
+        """Ask for ``worker``'s process. Raises OSError when there is no descriptor left.
+
+        Args:
+            worker: without a process; it gets its pipes.
+            place: where its slot is.
+        """
+        ready = worker.open_pipes()
+        fds = (ready,) if worker.crash_dump is None else (ready, worker.crash_dump.fd)
+        message = {"do": "spawn", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
+        self.asked[worker.age] = worker
+        self._unsent.append((message, fds))
+        self._send()
+
+    def reopen_logs(self) -> None:
+        """Have it reopen its log, for its future workers."""
+        if not self.over:
+            self._unsent.append(({"do": "reopen_logs"}, ()))
+            self._send()
+
+    def _send(self) -> None:
+        while self._unsent:
+            message, fds = self._unsent[0]
+            if not self.over:
+                try:
+                    send_packet(self._sock, encode(message), fds)
+                except BlockingIOError:
+                    return  # its next answer says that there is room
+                except OSError:
+                    pass  # it has exited; its workers fail when it is reaped
+            for ready in fds[:1]:
+                close(ready)
+            self._unsent.popleft()
+
+    def hear(self) -> list[Answer]:
+        """Return its answers. Called at every turn of the master's loop."""
+        answers: list[Answer] = []
+        if self.over:
+            return answers
+        is_corrupt = False
+        for _ in range(_MOST_MESSAGES):
+            try:
+                data = self._sock.recv(_LONGEST_MESSAGE, MSG_DONTWAIT)
+            except OSError:
+                break
+            if not data:
+                break
+            try:
+                answer = self._understand(decode(data))
+            except MessageError as error:
+                if not is_corrupt:
+                    is_corrupt = True
+                    # At once, then on: behind the garbage may be an answer about a worker that has been let go.
+                    send_signal(self.pid, SIGKILL)
+                    self._log.error(
+                        "WS1333 zygote %d: corrupt message on its socket (%s): the zygote is replaced. The "
+                        "application, or a library of its own, writes to descriptors that it has not opened.",
+                        self.pid,
+                        error,
+                    )
+                continue
+            if answer is not None:
+                answers.append(answer)
+        if is_corrupt:
+            self.end()
+        self._send()
+        if self.is_outdated and not self.asked:
+            self.end()
+        return answers
+
+    def _understand(self, message: dict[str, Any]) -> Answer | None:
+        """Return a message's meaning for a worker. Raises MessageError, and changes nothing then."""
+        state, age, pid = message.get("state"), message.get("age"), message.get("pid")
+        if state == "loaded":
+            self.loaded = True
+            self._log.info("zygote %d: application loaded in %.2f s", self.pid, monotonic() - self.began_at)
+            return None
+        worker = self.asked.get(age) if type(age) is int else None
+        if worker is None:
+            raise MessageError(f"about a worker that was not asked for: {str(message)[:80]}")
+        if state not in ("spawned", "cancelled", "fork_failed"):
+            raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
+        if state == "spawned":
+            # The application runs in the zygote and can write here: a forged pid must not make the master signal, or
+            # wait for, another process.
+            if type(pid) is not int or not self._is_new_child(pid):
+                raise MessageError(f"not the process of a new worker: {str(message)[:80]}")
+            worker.pid = pid
+        del self.asked[worker.age]
+        if state == "spawned":
+            return Spawned(worker)
+        if state == "cancelled":
+            return Cancelled(worker)
+        return Failed(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
+
+    def signal(self, worker: WorkerHandle, signal: Signals, reason: str) -> None:
+        """Send the zygote the signal for a worker without a process: SIGABRT, SIGKILL."""
+        if self.over or (signal == SIGABRT and self.aborted):
+            return
+        self.aborted = True
+        self._log.error(
+            "WS1334 zygote %d: its worker of age %d %s: sending %s", self.pid, worker.age, reason, signal.name
+        )
+        send_signal(self.pid, signal)
+
+    def end(self) -> None:
+        """Kill it: it has nothing to finish. Its workers are the master's children, and stay."""
+        if not self.over:
+            self.over = True
+            send_signal(self.pid, SIGKILL)
+            self.close()
+
+    def close(self) -> None:
+        """Close the line. Also called in each child of the master."""
+        self._sock.close()
+        for _, fds in self._unsent:
+            for ready in fds[:1]:
+                close(ready)
+        self._unsent.clear()
+
+
+class ZygoteClients:
+    """The zygotes of one master.
+
+    Args:
+        parent: the master's values.
+
+    Attributes:
+        zygotes: all zygotes, until they are reaped.
+        inherits_orphans: whether there has been any: then this process is a subreaper.
+    """
+
+    def __init__(self, parent: Parent) -> None:
+        self.zygotes: list[Zygote] = []
+        self.inherits_orphans = False
+        self._parent = parent
+        self._log = parent.log
+        self._server = parent.server
+
+    def fds(self) -> list[int]:
+        """Return the descriptors to poll."""
+        return [fd for zygote in self.zygotes if (fd := zygote.fileno()) >= 0]
+
+    def request(
+        self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]
+    ) -> None:
+        """Ask the generation's zygote for a worker; fork that zygote first where there is none.
+
+        Args:
+            worker: without a process.
+            generation: its generation.
+            slot: its row of the scoreboard.
+            leave: closes, in the zygote, the master's descriptors.
+
+        Raises:
+            OSError: the system does not make a process, or a descriptor.
+            ForkedChild: in the zygote.
+        """
+        zygote = self._usable(generation.number)
+        if zygote is not None and zygote.boards < generation.pool.boards:
+            self._log.info(
+                "zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid
+            )
+            zygote.is_outdated = True
+            zygote = None
+        if zygote is None:
+            zygote = self._fork_zygote(worker, generation, leave)
+            self.zygotes.append(zygote)
+        zygote.request(worker, generation.pool.place(slot))
+
+    def _usable(self, generation: int) -> Zygote | None:
+        return next((each for each in self.zygotes if each.generation == generation and each.is_usable), None)
+
+    def _fork_zygote(self, worker: WorkerHandle, generation: Generation, leave: Callable[[], None]) -> Zygote:
+        ours, theirs = packet_pair()
+        try:
+            pid = fork_child(self._parent.signals)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid:
+            theirs.close()
+            self.inherits_orphans = True
+            self._log.debug("zygote %d forked", pid)
+            return Zygote(pid, ours, generation, self._log, self._is_new_child)
+        ours.close()
+        leave()
+        boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs, handle=worker)
+        name = self._server.proc_name
+
+        def live(worker_main: Callable[[WorkerBoot], int]) -> int:
+            set_title("zygote", name)
+            return be_worker(live_as_zygote(boot), worker_main)
+
+        raise ForkedChild(live)
+
+    def _is_new_child(self, pid: int) -> bool:
+        """Whether ``pid`` is a child of this process, and no worker yet: it will be sent signals."""
+        if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
+            return False
+        try:
+            waitid(P_PID, pid, WEXITED | WNOHANG | WNOWAIT)
+        except (ChildProcessError, OverflowError):
+            return False
+        return True
+
+    def close_in_child(self) -> None:
+        """Close the lines to the zygotes."""
+        for zygote in self.zygotes:
+            zygote.close()
+
+    def zygote_of(self, worker: WorkerHandle) -> Zygote | None:
+        """Return the zygote with an open request for ``worker``."""
+        return next((each for each in self.zygotes if each.asked.get(worker.age) is worker), None)
+
+    def hear(self) -> list[Answer]:
+        """Return the zygotes' answers."""
+        return [answer for zygote in self.zygotes for answer in zygote.hear()]
+
+    def reap(self) -> list[Answer]:
+        """Note exited zygotes; return their last answers."""
+        answers: list[Answer] = []
+        for zygote in list(self.zygotes):
+            if end := reap(zygote.pid):
+                answers += self.on_exit(zygote, end.wait_status)
+        return answers
+
+    def on_exit(self, zygote: Zygote, wait_status: int | None) -> list[Answer]:
+        """Note that ``zygote`` has been reaped; return its last answers."""
+        answers = zygote.hear()
+        self.zygotes.remove(zygote)
+        how = describe_exit(wait_status)
+        # A zygote that cannot load the application has reported that, with the reason.
+        is_known = zygote.over or (not zygote.loaded and how == describe_exit(ExitStatus.APPLICATION << 8))
+        if is_known:
+            self._log.debug("zygote %d %s", zygote.pid, how)
+        else:
+            self._log.error(
+                "WS1335 zygote %d %s: the workers stay; the next worker gets a new zygote", zygote.pid, how
+            )
+        zygote.over = True
+        zygote.close()
+        # For the hook a worker of age 0: the application's import may have left something under the zygote's process
+        # id (a file of Prometheus gauges) to be removed.
+        cfg = self._server.cfg
+        worker = new_handle(self._parent, cfg, 0, zygote.generation, zygote.began_at, zygote.pid)
+        call_hook(self._log, "child_exit", cfg.child_exit, self._server, worker)
+        lost = [Failed(worker, how) for worker in zygote.asked.values()]
+        zygote.asked.clear()
+        return [*answers, *lost]
+
+    def reopen_logs(self) -> None:
+        """Have all zygotes reopen their logs."""
+        for zygote in self.zygotes:
+            zygote.reopen_logs()
+
+    def keep_generation(self, number: int) -> None:
+        """End the zygotes of all other generations: their workers do not need them."""
+        for zygote in self.zygotes:
+            if zygote.generation != number:
+                zygote.end()
+
+    def dismiss(self) -> list[Answer]:
+        """End the zygotes before the workers leave, and wait for their processes; return their last answers.
+
+        `hear` ends a zygote with an open request, after its answer.
+        """
+        # They hold the listening sockets, too: a client that connects when the workers have closed theirs would wait
+        # in a backlog that nothing serves.
+        for zygote in self.zygotes:
+            zygote.is_outdated = True
+        answers = self.hear()
+        until = monotonic() + _GONE_S
+        while any(zygote.over for zygote in self.zygotes) and monotonic() < until:
+            sleep(0.001)
+            answers += self.reap()
+        return answers
+
+    def close(self) -> None:
+        """End all zygotes, and wait for their processes. At the end of the master."""
+        for zygote in self.zygotes:
+            zygote.end()
+        until = monotonic() + _GONE_S
+        while self.zygotes and monotonic() < until:
+            self.reap()
+            if self.zygotes:
+                sleep(0.005)

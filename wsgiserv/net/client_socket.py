@@ -1,0 +1,93 @@
+"""The client's socket as a connection uses it: a plain one, or an object around it that speaks TLS or PROXY first."""
+
+from __future__ import annotations
+
+import os
+import struct
+from _socket import SO_LINGER, SOL_SOCKET
+from _socket import socket as RawSocket
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from typing import Any, Final, Protocol, TypeAlias
+
+# SO_LINGER with no time: closing resets the connection.
+_NO_TIME: Final = struct.pack("ii", 1, 0)
+# A struct sockaddr of the family AF_UNSPEC (0).
+_UNSPECIFIED: Final = bytes(16)
+
+_libc: Any = None
+
+
+class WrappedSocket(Protocol):
+    """An object around a socket: the same calls, and none of them waits. All but `fileno` raise OSError."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Return the next bytes; may raise ProtocolError, too."""
+
+    def send(self, data: bytes | memoryview, flags: int = 0, /) -> int:
+        """Send the beginning of ``data``; return how many bytes."""
+
+    def sendmsg(
+        self, buffers: tuple[bytes | memoryview, ...], ancillary: tuple[()] = (), flags: int = 0, /
+    ) -> int:
+        """Send the beginning of ``buffers`` as if they were one; return how many bytes."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End a direction."""
+
+    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+        """Set an option of the socket inside."""
+
+    def setblocking(self, blocking: bool, /) -> None:
+        """Set the mode of the socket inside."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 when closed."""
+
+    def close(self) -> None:
+        """Close the socket."""
+
+    def close_in_child(self) -> None:
+        """Close the descriptor and send nothing: the parent uses the connection. Called in a child process of it."""
+
+
+ClientSocket: TypeAlias = RawSocket | WrappedSocket
+
+
+def reset(sock: ClientSocket) -> None:
+    """Reset the connection now; the caller closes the socket. Never raises."""
+    global _libc
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, _NO_TIME)
+        # SO_LINGER resets when the last descriptor is closed, and a child of the application may have another. Linux
+        # resets at once when connect(2) with AF_UNSPEC dissolves the connection. A Unix socket supports neither.
+        if _libc is None:
+            import ctypes  # here: few workers ever need it
+
+            _libc = ctypes.CDLL(None)
+        _libc.connect(sock.fileno(), _UNSPECIFIED, len(_UNSPECIFIED))
+    except (OSError, ImportError, AttributeError):
+        pass
+
+
+def off_standard(fd: int) -> int:
+    """Move an accepted socket off the number of a standard stream.
+
+    Args:
+        fd: the socket: 0, 1 or 2, since the application has closed that stream. Text that is printed, or logged to the
+            stream, would reach the client. The null device takes the number.
+
+    Returns:
+        The socket's new descriptor.
+
+    Raises:
+        OSError: no descriptor is left; ``fd`` is closed then.
+    """
+    try:
+        high = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+        null = os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        os.close(fd)
+        raise
+    os.dup2(null, fd)
+    os.close(null)
+    return high

@@ -1,0 +1,58 @@
+"""Waits for sockets where there is no epoll: kqueue, devpoll or poll, through `selectors`."""
+
+from __future__ import annotations
+
+import selectors
+from select import POLLIN, POLLOUT
+from typing import Final
+
+from wsgiserv.net.serving_context import NONE, READ, WRITE
+
+# Bound at import: a config file may call gevent.monkey.patch_all().
+_default_selector = selectors.DefaultSelector
+_BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
+
+
+class SelectorPoller:
+    """A `wsgiserv.net.event_loop.Poller` over the best of `selectors`."""
+
+    def __init__(self) -> None:
+        self._selector = _default_selector()
+        # Descriptors registered for nothing, which `selectors` refuses and epoll allows.
+        self._silent: set[int] = set()
+
+    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
+        if interest == NONE:
+            self._silent.add(fd)
+            return
+        self._silent.discard(fd)
+        self._selector.register(fd, _BITS[interest])
+
+    def modify(self, fd: int, interest: int) -> None:
+        if fd in self._silent:
+            self.register(fd, interest)
+        elif interest == NONE:
+            self._selector.unregister(fd)
+            self._silent.add(fd)
+        else:
+            self._selector.modify(fd, _BITS[interest])
+
+    def unregister(self, fd: int) -> None:
+        if fd in self._silent:
+            self._silent.discard(fd)
+        else:
+            self._selector.unregister(fd)
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        # With the bits of EPOLLIN and EPOLLOUT, which are those of poll(2).
+        return [
+            (key.fd, POLLOUT if events == selectors.EVENT_WRITE else POLLIN)
+            for key, events in self._selector.select(timeout_s)
+        ]
+
+    def fileno(self) -> int:
+        # kqueue and devpoll have one; the last resort, poll, has not, and says so with AttributeError.
+        return int(self._selector.fileno())
+
+    def close(self) -> None:
+        self._selector.close()

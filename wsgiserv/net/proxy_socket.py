@@ -1,0 +1,127 @@
+"""A client's socket on which a proxy first names its client (PROXY protocol)."""
+
+from __future__ import annotations
+
+from _socket import MSG_DONTWAIT, MSG_PEEK
+from _socket import socket as RawSocket
+from collections.abc import Callable
+
+from wsgiserv.errors import ProtocolError
+from wsgiserv.http.proxy_protocol import LONGEST_BYTES, read_proxy_line
+from wsgiserv.net.client_socket import ClientSocket
+
+
+class ProxySocket:
+    """Stands in for a connection's socket until the PROXY header has been read.
+
+    The header is peeked at before it is taken out of the kernel, and no byte behind it is taken: TLS or HTTP finds its
+    own first byte there.
+
+    Args:
+        raw: the accepted socket.
+        inner: the socket that the connection uses afterwards: ``raw``, or TLS over it.
+        mode: ``v1``, ``v2`` or ``auto`` (``proxy_protocol``).
+        environ: the client's part of the environ; the values of the header are written into it, before any request.
+        replace: called with ``inner`` when the header has been read.
+    """
+
+    __slots__ = ("_environ", "_inner", "_mode", "_raw", "_refused", "_replace", "_seen")
+
+    def __init__(
+        self,
+        raw: RawSocket,
+        inner: ClientSocket,
+        mode: str,
+        environ: dict[str, str],
+        replace: Callable[[ClientSocket], object],
+    ) -> None:
+        self._raw = raw
+        self._inner = inner
+        self._mode = mode
+        self._environ = environ
+        self._seen = b""
+        self._refused = False
+        # Dropped as soon as it is not needed: it refers to the connection, which refers to this.
+        self._replace: Callable[[ClientSocket], object] | None = replace
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read on in the header; behind it, return the bytes that come next.
+
+        Raises:
+            BlockingIOError: the header is not complete, or nothing is here behind it.
+            ProtocolError: 400, the header is malformed or missing.
+            OSError: the connection is broken.
+        """
+        if self._refused or flags & MSG_PEEK:
+            return self._raw.recv(size, flags | MSG_DONTWAIT)
+        seen = self._seen
+        peeked = self._raw.recv(LONGEST_BYTES - len(seen), MSG_PEEK | MSG_DONTWAIT)
+        if not peeked:
+            return b""
+        try:
+            line = read_proxy_line(seen + peeked, self._mode)
+            if line is not None and seen and not line.size and self._inner is not self._raw:
+                raise ProtocolError(400, "neither a PROXY protocol header nor TLS")
+        except ProtocolError:
+            self._refused = True  # what comes from now on is read to be discarded
+            raise
+        if line is None:
+            # All of it belongs to the header. Taken, or a level-triggered poller would spin on it.
+            self._seen = seen + self._raw.recv(len(peeked), MSG_DONTWAIT)
+            raise BlockingIOError("the PROXY header is not complete yet")
+        if line.size:
+            self._raw.recv(line.size - len(seen), MSG_DONTWAIT)
+        if line.protocol:
+            self._environ.update(
+                REMOTE_ADDR=line.source[0],
+                REMOTE_PORT=str(line.source[1]),
+                # gunicorn's names
+                PROXY_PROTOCOL=line.protocol,
+                PROXY_ADDR=line.destination[0],
+                PROXY_PORT=str(line.destination[1]),
+            )
+        replace, self._replace = self._replace, None
+        if replace is not None:
+            replace(self._inner)
+        if seen and not line.size:
+            # No header, as `auto` allows; but it began like one, so its first bytes have been taken.
+            return seen
+        return self._inner.recv(size, flags | MSG_DONTWAIT)
+
+    # ---- the rest of a socket, for the refusal of a header: it is sent in clear -----------------------
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
+        """Send on the raw socket. Raises OSError."""
+        return self._raw.send(data, flags)
+
+    def sendmsg(
+        self, buffers: tuple[bytes | memoryview, ...], ancillary: tuple[()] = (), flags: int = 0
+    ) -> int:
+        """Send on the raw socket. Raises OSError."""
+        return self._raw.sendmsg(buffers, ancillary, flags)
+
+    def shutdown(self, how: int) -> None:
+        """End a direction of the raw socket. Raises OSError."""
+        self._raw.shutdown(how)
+
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
+        """Set an option of the raw socket."""
+        self._raw.setsockopt(level, name, value)
+
+    def setblocking(self, blocking: bool) -> None:
+        """Set the raw socket's mode."""
+        self._raw.setblocking(blocking)
+
+    def fileno(self) -> int:
+        """Return the raw socket's descriptor; -1 when closed."""
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._replace = None
+        self._inner.close()
+
+    def close_in_child(self) -> None:
+        """Close the descriptor and send nothing: the parent uses the connection. Called in its child."""
+        self._replace = None
+        self._raw.close()

@@ -1,0 +1,292 @@
+"""Accounts for a connection's requests: counts them, writes their access-log lines, reports how they ended."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from _socket import SO_ERROR, SOL_SOCKET
+from _socket import socket as RawSocket
+from time import monotonic
+from typing import Any, Final
+
+from wsgiserv.http.head import HeaderBlock
+from wsgiserv.logs.escape import escape
+from wsgiserv.net.client_socket import ClientSocket, reset
+from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
+from wsgiserv.net.response_writer import NoTimeLeft, ResponseWriter
+from wsgiserv.net.serving_context import InFlight, Loop, ServingContext
+from wsgiserv.scoreboard import ERRORS, REQUESTS
+from wsgiserv.user_code import is_a
+from wsgiserv.wording import counted
+from wsgiserv.wsgi.environ import refused_environ
+from wsgiserv.wsgi.input import BodyError
+from wsgiserv.wsgi.response import TIMEOUT_HEADERS, BodyTooLong, ClientGone
+
+# The status in the access log when the client left before anything was sent; nginx's.
+CLIENT_GONE: Final = 499
+# The same when the server cut the request.
+_CUT: Final = 504
+
+
+class RequestAccount(ResponseWriter):
+    """Accounts for the requests of one connection.
+
+    ``context.running`` holds the requests in the application. A thread takes one out to account for it: its own, one
+    watching its time, or one ending the worker. So each request is counted and logged once.
+
+    Args:
+        context, loop, sock, peer_name: as of `ResponseWriter`.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        trusted: whether the peer is in ``forwarded_allow_ips``.
+
+    Attributes:
+        reader: the reading half: the request, its body, unconsumed bytes.
+        state: one of the states of `wsgiserv.net.request_reader`.
+    """
+
+    __slots__ = ("_pending", "peer", "reader", "state", "trusted")
+
+    def __init__(
+        self,
+        context: ServingContext,
+        loop: Loop[Any],
+        sock: ClientSocket,
+        peer: dict[str, str],
+        peer_name: bytes,
+        trusted: bool,
+    ) -> None:
+        super().__init__(context, loop, sock, peer_name)
+        self.peer = peer
+        self.trusted = trusted
+        self.reader = RequestReader(context)
+        self.state = HEAD
+        # A request whose response is made and not wholly sent: its access-log line is still to be written.
+        self._pending: InFlight | None = None
+
+    def next_request_id(self) -> str:
+        """Return a request id, unique without a system call."""
+        context = self.context
+        return f"{context.id_prefix}{next(context.serial):016x}"
+
+    # ---- counting and the access log -----------------------------------------------------------------
+
+    def _count(self, status: int) -> None:
+        context = self.context
+        words = context.words
+        context.answered = words[REQUESTS] = next(context.counter)
+        if status >= 500:
+            words[ERRORS] += 1
+
+    def _log_request(self, request: InFlight, aborted: bool, unsent_status: int = CLIENT_GONE) -> None:
+        """Write the line of a request after the application's call.
+
+        Args:
+            request: the request.
+            aborted: whether its client has not got the whole response.
+            unsent_status: the status to log when its client has got nothing.
+        """
+        access = self.context.access
+        if access is None:
+            return
+        environ, response, started, _ = request
+        status, sent = response.code, response.sent
+        aborted = aborted or response.incomplete or response.aborted
+        if aborted and (response.unsent or not response.begun):
+            status, sent = unsent_status, 0
+        elif aborted and self._queue is not None:
+            sent = max(0, sent - self._queue.count_unsent())
+        access.log(environ, status, response.headers, sent, monotonic() - started, aborted)
+
+    def _log_unrun(self, status: int, sent: int = 0, aborted: bool = True) -> None:
+        """Write the line of a request without an application's call."""
+        if self.context.access is not None:
+            environ = refused_environ(self.reader.line, self.reader.block, self.peer)
+            self.context.access.log(environ, status, [], sent, 0.0, aborted)
+
+    def _log_later(self, request: InFlight, failure: BaseException | None) -> None:
+        """Write the line of a request that may have ended early; later, if data is still queued."""
+        queue, response = self._queue, request.response
+        if response.missing and failure is None:
+            self._report_missing(request)
+        gone = is_a(failure, ClientGone)
+        if queue is not None and queue.has_items and not gone and not self._lost:
+            self._pending = request
+            return
+        # A reset in answer to our data (EPIPE): the client had closed before. One that resets after it has read all
+        # (ECONNRESET; some health checks do) had not.
+        if failure is None and not self._lost and _pending_error(self.fd) == errno.EPIPE:
+            self._lost = gone = True
+            response.note_client_gone()
+        gone = gone or response.unsent or (self._lost and queue is not None and queue.dropped > 0)
+        self._log_request(request, gone or (self._lost and not response.is_whole))
+
+    def _log_pending(self, aborted: bool) -> None:
+        """Write the line put off until the response is sent, or has failed."""
+        request, self._pending = self._pending, None
+        if request is not None:
+            self._log_request(request, aborted)
+
+    def _take_running(self) -> InFlight | None:
+        """Take the request out of those in the application: the caller accounts for it."""
+        request = self.context.running.pop(self, None)
+        return None if request is None else InFlight(*request)
+
+    def _log_server_fault(self) -> None:
+        """Account for a request ended by a fault of the server."""
+        request = self._take_running()
+        if request is not None:
+            self._count(500)
+            self._log_request(request, True, 500)
+            self.context.slot.end(request.cell)
+
+    # ---- requests that end early ---------------------------------------------------------------------
+
+    def answer_overdue(self, sent: int | None) -> bool:
+        """Account for a request beyond ``request_timeout``; its call may never end. By the watching thread.
+
+        Args:
+            sent: bytes sent of the body of a 504, -1 when its client had gone; None when the response of the
+                application stays.
+
+        Returns:
+            False when it has been accounted for already.
+        """
+        request = self._take_running()
+        if request is None:
+            return False
+        context, response = self.context, request.response
+        status = 504
+        if sent is None:
+            status, sent = response.code, response.sent
+            self._log_request(request, not response.is_whole)
+        else:
+            gone, sent = sent < 0, max(0, sent)
+            if context.access is not None:
+                context.access.log(
+                    request.environ,
+                    CLIENT_GONE if gone else status,
+                    list(TIMEOUT_HEADERS),
+                    sent,
+                    monotonic() - request.started,
+                    gone,
+                )
+        context.slot.mark_logged(request.cell)
+        self._count(status)
+        return True
+
+    def cut(self, running: bool = True) -> None:
+        """Account for the request under way: the worker ends, and closes the connection.
+
+        Called by a thread other than the request's.
+
+        Args:
+            running: whether to account for a request in the application, too.
+        """
+        request = self._take_running() if running else None
+        if request is not None:
+            response = request.response
+            is_whole = response.is_whole and not self.has_output
+            self._lost = True
+            self._log_request(request, not is_whole, _CUT)
+            self._count(response.code if response.begun else _CUT)
+            self.context.slot.end(request.cell)
+            if is_whole:
+                return
+        elif self._pending is not None:
+            request = self._pending
+            self._log_pending(True)
+        else:
+            if self.state == BODY:
+                self.cut_unrun()
+            return
+        self._report_cut(request.environ, monotonic() - request.started)
+        if request.response.begun:
+            reset(self.sock)  # what the client has must not look like the whole
+
+    def cut_unrun(self) -> None:
+        """As `cut`, for a request waiting for a thread. Called by the thread that took it out of the queue."""
+        block = self.reader.block
+        environ = refused_environ(self.reader.line, block, self.peer)
+        given = block.request_id if block and self.trusted else None
+        environ["wsgiserv.request_id"] = given or self.next_request_id()
+        if self.context.access is not None:
+            self.context.access.log(environ, _CUT, [], 0, 0.0, True)
+        self._report_cut(environ)
+
+    # ---- the error log -------------------------------------------------------------------------------
+
+    def _report_failure(self, failure: BaseException, environ: dict[str, Any]) -> None:
+        """Report an exception returned by `run_app`."""
+        log = self.context.log
+        asked = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
+        request_id = environ["wsgiserv.request_id"]
+        if is_a(failure, BodyError):
+            log.log(
+                logging.DEBUG if failure.gone else logging.WARNING,
+                "WS1551 %s: %s: %s (%d, request %s)",
+                self.name,
+                asked,
+                failure.reason,
+                failure.status,
+                request_id,
+            )
+        elif is_a(failure, BodyTooLong):
+            log.error("WS1690 %s: %s (request %s)", asked, failure, request_id)
+        elif is_a(failure, ClientGone):
+            if self._queue is not None and is_a(self._queue.error, NoTimeLeft):
+                self._report_cut(environ)
+            else:
+                log.debug("%s closed the connection during %s (request %s)", self.name, asked, request_id)
+        else:
+            log.error("WS1691 Error handling request %s (request %s)", asked, request_id, exc_info=failure)
+
+    def _report_missing(self, request: InFlight) -> None:
+        environ, response = request.environ, request.response
+        self.context.log.error(
+            "WS1692 %s: the application's body is %s shorter than its Content-Length of %s; the connection is closed "
+            "(request %s)",
+            escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}"),
+            counted(response.missing, "byte"),
+            response.length,
+            environ["wsgiserv.request_id"],
+        )
+
+    def _report_untrusted(self, block: HeaderBlock) -> None:
+        # Once per worker, for an operator who has moved the proxy to another host.
+        self.context.warned_untrusted_headers = True
+        self.context.log.info(
+            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
+            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
+            self.name,
+            ", ".join(escape(key[5:].replace("_", "-").title()) for key in block.claims),
+        )
+
+    def _report_cut(self, environ: dict[str, Any], after_s: float | None = None) -> None:
+        """Report a request ended with its worker, so many seconds after the application was called."""
+        level, why = self.context.why_leaving
+        self.context.log.log(
+            level,
+            'WS1790 cut: "%s" from %s, request id %s, %s: %s',
+            escape(
+                f"{environ.get('REQUEST_METHOD', '-')} {environ.get('RAW_URI', '-')} "
+                f"{environ.get('SERVER_PROTOCOL', '-')}"
+            ),
+            escape(self.name),
+            escape(str(environ.get("wsgiserv.request_id", "-"))),
+            "before the application was called" if after_s is None else f"after {after_s:.1f} s",
+            why,
+        )
+
+
+def _pending_error(fd: int) -> int:
+    """Return the pending error (errno) of a socket; 0 when there is none, or it is closed."""
+    try:
+        sock = RawSocket(fileno=fd)
+    except (OSError, ValueError):
+        return 0
+    try:
+        return sock.getsockopt(SOL_SOCKET, SO_ERROR)
+    except OSError:
+        return 0
+    finally:
+        sock.detach()

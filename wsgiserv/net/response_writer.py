@@ -1,0 +1,272 @@
+"""Sends response data without blocking: `ResponseWriter`, the `Sink` of the gateway."""
+
+from __future__ import annotations
+
+from _socket import MSG_DONTWAIT
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from os import pread
+from typing import Any, Final
+
+from wsgiserv.net.client_socket import ClientSocket, reset
+from wsgiserv.net.send_queue import FileTruncated, SendQueue
+from wsgiserv.net.serving_context import Loop, ServingContext
+from wsgiserv.wsgi.response import ClientGone
+
+_READ_BYTES: Final = 65536
+# A waiting producer continues when its client has taken this much, not at each byte: each wake-up switches threads.
+_LEEWAY_BYTES: Final = 512 * 1024
+
+
+class NoTimeLeft(TimeoutError):
+    """The worker ends, and cannot wait for its client any more."""
+
+
+class ResponseWriter(ABC):
+    """The sending half of a connection.
+
+    Data that the socket does not take is queued. From then on two threads may send: the application's, with each block
+    that it makes, and the loop's, whatever the application does meanwhile. Both hold the queue's lock. While the queue
+    is empty only the application's thread sends, without the lock.
+
+    Args:
+        context: values shared by the worker's connections.
+        loop: waits for the socket.
+        sock: the client's socket.
+        peer_name: the client's address.
+
+    Attributes:
+        streams: whether the data sent now are blocks of a body of unknown length: their producer may run ahead of its
+            client by ``stream_buffer`` only. Set by the response.
+    """
+
+    __slots__ = ("_lost", "_queue", "context", "fd", "loop", "peer_name", "sock", "streams")
+
+    def __init__(
+        self,
+        context: ServingContext,
+        loop: Loop[Any],
+        sock: ClientSocket,
+        peer_name: bytes,
+    ) -> None:
+        self.context = context
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer_name = peer_name
+        self._queue: SendQueue | None = None
+        self._lost = False
+        self.streams = False
+
+    def set_streaming(self, streaming: bool) -> None:
+        """Tell whether blocks of a body of unknown length follow."""
+        self.streams = streaming
+
+    @property
+    def name(self) -> str:
+        """The client's address for a log line."""
+        return self.peer_name.decode("latin-1") or "a client"
+
+    @property
+    def has_output(self) -> bool:
+        """Whether queued data waits for the client to take it."""
+        return self._queue is not None and self._queue.has_items
+
+    @property
+    def send_error(self) -> OSError | None:
+        """The reason why no queued data can be sent any more."""
+        return None if self._queue is None else self._queue.error
+
+    def count_unsent(self) -> int:
+        """Return how many bytes of queued data have not been sent."""
+        return 0 if self._queue is None else self._queue.count_unsent()
+
+    def send(self, data: bytes | memoryview, wait: bool = True) -> None:
+        """Send ``data`` or queue what the socket does not take.
+
+        Args:
+            data: the bytes.
+            wait: whether to wait while the client is too far behind; else call `wait_for_client` later.
+
+        Raises:
+            ClientGone: the connection is broken, or the client takes nothing within ``send_timeout``.
+        """
+        if not self._queue or self._empties_queue(self._queue):
+            try:
+                sent = self.sock.send(data, MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost = True
+                raise ClientGone from error
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._enqueue(data)
+        if wait:
+            self.wait_for_client()
+
+    def send_pair(self, head: bytes, body: bytes) -> None:
+        """Send two pieces in one system call. Raises ClientGone."""
+        sent = 0
+        if not self._queue or self._empties_queue(self._queue):
+            try:
+                sent = self.sock.sendmsg((head, body), (), MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._lost = True
+                raise ClientGone from error
+        size = len(head)
+        if sent < size:
+            self._enqueue(memoryview(head)[sent:])
+            sent = size
+        if sent < size + len(body):
+            self._enqueue(memoryview(body)[sent - size :])
+            self.wait_for_client()
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Queue a range of a file and send as much as the socket takes now.
+
+        Args:
+            fd: the file; it may be closed after the call.
+            offset: where the range begins.
+            count: its bytes.
+
+        Raises:
+            ClientGone: the connection is broken.
+        """
+        queue = self._own_queue()
+        try:
+            with queue.lock:
+                queue.add_file(fd, offset, count)
+                self._send_queued(queue)
+                if queue.has_items:
+                    self._start_draining()
+        except OSError:  # out of descriptors: it goes through memory
+            self._send_read(fd, offset, count)
+
+    def _send_read(self, fd: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            data = pread(fd, min(end - offset, _READ_BYTES), offset)
+            if not data:
+                raise FileTruncated
+            self.send(data)
+            offset += len(data)
+
+    def _own_queue(self) -> SendQueue:
+        queue = self._queue
+        if queue is None:
+            # sendfile(2) knows no MSG_DONTWAIT.
+            self.sock.setblocking(False)
+            queue = self._queue = SendQueue(self.context.spool_dir, self.context.response_memory)
+        return queue
+
+    # ---- the queue ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start_draining(self) -> None:
+        """Have the loop send the queue, while the application runs too. With the queue's lock held."""
+
+    def _empties_queue(self, queue: SendQueue) -> bool:
+        """Send from the queue; return whether data may go to the socket directly, behind it. Raises ClientGone."""
+        with queue.lock:
+            self._send_queued(queue)
+            return not queue.has_items
+
+    def _send_queued(self, queue: SendQueue) -> int:
+        """Send from the queue, as much as the socket takes; return how many bytes. With the lock. Raises ClientGone."""
+        try:
+            return queue.flush(self.sock)
+        except OSError as error:
+            self._lost = True
+            raise ClientGone from error
+
+    def _drop_queue(self, queue: SendQueue) -> None:
+        if isinstance(queue.error, FileTruncated):
+            self.context.log.error("WS1693 %s: %s; the connection is closed", self.name, queue.error)
+        queue.clear()
+
+    def _enqueue(self, data: bytes | memoryview) -> None:
+        """Queue ``data``, which the socket does not take now. Raises ClientGone."""
+        queue = self._own_queue()
+        with queue.lock:
+            if queue.error is not None:  # another thread has cut the response off
+                self._send_queued(queue)
+            was_empty = not queue.has_items
+            queue.add(data, self.streams)
+            if was_empty:
+                self._start_draining()
+
+    def wait_for_client(self) -> None:
+        """Wait while the client is too far behind; in the application's thread.
+
+        That is when neither memory nor disk takes more of an ordinary response, or when a stream is ``stream_buffer``
+        ahead. Raises ClientGone.
+        """
+        queue = self._queue
+        if queue is None:
+            return
+        most = self.context.stream_buffer
+        if queue.is_full:
+            queue.low = 0
+        elif self.streams and queue.size > most:
+            queue.low = most - min(most // 2, _LEEWAY_BYTES)
+        else:
+            return
+        while queue.size > queue.low:
+            try:
+                goes_on = self.loop.wait_writable(self)
+            except ClientGone:
+                with queue.lock:
+                    self._cut_off(queue, NoTimeLeft("the worker has no time left"))
+                raise
+            if not goes_on:
+                self._give_up(queue)
+                raise ClientGone("the client takes no data (send_timeout)")
+            with queue.lock:
+                self._send_queued(queue)
+        if queue.error is not None:
+            raise ClientGone from queue.error
+
+    def _give_up(self, queue: SendQueue) -> None:
+        with queue.lock:
+            is_known = queue.error is not None
+            if not is_known:
+                self._cut_off(queue, TimeoutError("the client takes no data (send_timeout)"))
+        if not is_known:  # without the lock: in gevent a log handler may let others run
+            self.context.log.warning("WS1552 %s: takes no data within send_timeout; reset", self.name)
+
+    def cut_off(self, error: OSError) -> None:
+        """Drop queued data, reset the connection, wake a producer that waits for its client. From any thread."""
+        queue = self._queue
+        if queue is not None:
+            with queue.lock:
+                self._cut_off(queue, error)
+
+    def _cut_off(self, queue: SendQueue, error: OSError) -> None:
+        # With the lock held. Reset: what the client has must not look like the whole response.
+        self._lost = True
+        queue.fail(error)
+        reset(self.sock)
+
+    def call_when_sent(self, wake: Callable[[], object]) -> bool:
+        """Call ``wake`` when the client has taken enough; False when it has. See `SendQueue.call_when_sent`."""
+        return self._queue is not None and self._queue.call_when_sent(wake)
+
+    def has_stopped(self, now: float, limit_s: float) -> bool:
+        """Return whether the client has taken nothing for ``limit_s`` seconds; 0 means no limit.
+
+        A waiting producer asks; see `waits`.
+        """
+        queue = self._queue
+        if queue is None:
+            return False
+        queue.waits += 1
+        return 0 < limit_s < now - queue.moved_at
+
+    @property
+    def waits(self) -> int:
+        """How often a waiting producer has checked its client: progress, so the request is not stuck."""
+        return 0 if self._queue is None else self._queue.waits

@@ -1,0 +1,260 @@
+"""Ends an application's background work, started while it was loaded for all workers (``preload_app``).
+
+It finds the greenlets, timers and watchers of gevent and eventlet, and imports neither: without an
+import a library has started nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final
+
+from wsgiserv.user_code import is_a, own_attribute
+
+# fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they end
+# in the process that has loaded the application, before it forks, and run nowhere.
+
+# How long greenlets may take to end when GreenletExit is raised in them.
+_END_S: Final = 1.0
+# Greenlets may start others while they end.
+_ROUNDS: Final = 3
+_MOST_SHOWN: Final = 10
+
+_LIBRARIES: Final = frozenset({"gevent", "eventlet", "greenlet", "concurrent"})
+
+
+def end_background(log: logging.Logger) -> None:
+    """End all greenlets, timers and watchers of this process, and warn of each with its place. Never raises.
+
+    It warns of native threads unknown to `threading`, too; the zygote warns of the others. Called once, when
+    the application has been loaded, before workers are forked.
+
+    Args:
+        log: the error log.
+    """
+    if threads := _pool_threads():
+        log.warning(
+            "WS1156 preload_app: the application has started work in a thread pool while it was loaded (%s): the "
+            "threads stay in the process that has loaded it, no worker has them: start it in post_worker_init, or at "
+            "the first request",
+            ", ".join(threads),
+        )
+    found: list[str] = []
+    for end in (_end_gevent, _end_eventlet):
+        try:
+            end(found)
+        except Exception as error:
+            log.error(
+                "WS1157 preload_app: background work of the application cannot be ended, and may run in each worker",
+                exc_info=error,
+            )
+    if found:
+        shown = found[:_MOST_SHOWN] + [f"{len(found) - _MOST_SHOWN} more"] * (len(found) > _MOST_SHOWN)
+        log.warning(
+            "WS1158 preload_app: the application has started %s in the background while it was loaded: %s: ended, as "
+            "each worker would have run a copy: start it in post_worker_init, or at the first request, or leave "
+            "preload_app out",
+            "something" if len(found) == 1 else f"{len(found)} things",
+            "; ".join(shown),
+        )
+
+
+# ---- gevent ----------------------------------------------------------------------------------------------
+
+
+def _end_gevent(found: list[str]) -> None:
+    gevent, local = sys.modules.get("gevent"), sys.modules.get("gevent._hub_local")
+    hub = local.get_hub_if_exists() if local is not None else None
+    if gevent is None or hub is None:
+        return
+    with _quiet_exits():
+        for _ in range(_ROUNDS):
+            greenlets = _greenlets_below(hub)
+            if not greenlets:
+                break
+            found += map(_describe, greenlets)
+            limit = gevent.Timeout(_END_S)
+            limit.start()
+            try:
+                # Not joined by killall(), which cannot wait for raw greenlets.
+                gevent.killall(greenlets, block=False)
+                while not all(each.dead for each in greenlets):
+                    gevent.sleep(0.001)
+            except gevent.Timeout as error:
+                if error is not limit:
+                    raise
+                break  # they have caught GreenletExit: without their watchers they wait for ever
+            finally:
+                limit.close()
+    found += _stop_watchers(hub)
+
+
+def _greenlets_below(hub: Any) -> list[Any]:
+    """Return the hub's greenlets, those not begun yet included."""
+    library = sys.modules["greenlet"]
+    raw, own = library.greenlet, library.getcurrent()
+    return [
+        each
+        for each in gc.get_objects()
+        # isinstance() would ask each proxy of the application for its __class__.
+        if is_a(each, raw) and each is not own and each is not hub and not each.dead and each.parent is hub
+    ]
+
+
+def _stop_watchers(hub: Any) -> list[str]:
+    """Stop the hub's watchers of timers, descriptors and files."""
+    loop = hub.loop
+    kinds = tuple({type(loop.timer(1.0)), type(loop.io(0, 1)), type(loop.stat("/"))})
+    told = []
+    for each in gc.get_objects():
+        if is_a(each, kinds) and each.active and each.loop is loop:
+            callback = each.callback
+            each.stop()
+            # Those of a greenlet have been found with it; those of gevent's own are a resolver's.
+            if callback is not None and not _is_of_library(callback):
+                told.append(f"a watcher ({type(each).__name__}) that calls {_function(callback)}")
+    return told
+
+
+def _is_of_library(function: Any) -> bool:
+    owner = own_attribute(function, "__self__")
+    module = own_attribute(function, "__module__") or type(owner).__module__
+    return is_a(module, str) and module.partition(".")[0] in _LIBRARIES
+
+
+@contextmanager
+def _quiet_exits() -> Iterator[None]:
+    """Let `threading.excepthook` say nothing of ended threads."""
+    hook = threading.excepthook
+
+    def excepthook(args: Any) -> None:
+        if args.exc_type.__name__ != "GreenletExit":
+            hook(args)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
+# ---- eventlet --------------------------------------------------------------------------------------------
+
+
+def _end_eventlet(found: list[str]) -> None:
+    hub = getattr(getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None), "hub", None)
+    if hub is None:
+        return
+    with _quiet_exits():
+        for _ in range(_ROUNDS):
+            greenlets = _greenlets_below(hub.greenlet)
+            if not greenlets:
+                break
+            # Eventlet has the function of a greenlet that has not begun in the timer that is to begin it.
+            begins = {id(own_attribute(t.tpl[0], "__self__")): t.tpl[1][0] for t in _timers(hub) if t.tpl[1]}
+            for each in greenlets:
+                begin = begins.get(id(each)) if not each else None
+                found.append(f"a greenlet of {_function(begin)}" if begin is not None else _describe(each))
+                _end_here(each)
+    for timer in _timers(hub):
+        if not (timer.called or _is_of_library(timer.tpl[0])):
+            found.append(f"a timer that calls {_function(timer.tpl[0])}")
+        timer.cancel()
+
+
+def _timers(hub: Any) -> list[Any]:
+    return [timer for _, timer in (*hub.timers, *hub.next_timers) if getattr(timer, "tpl", None)]
+
+
+def _end_here(greenlet: Any) -> None:
+    """Raise GreenletExit in a greenlet of eventlet, and come back."""
+    # By itself it would go on to its parent, the hub, which runs the other greenlets.
+    greenlet.parent = sys.modules["greenlet"].getcurrent()
+    with suppress(Exception):
+        greenlet.throw(sys.modules["greenlet"].GreenletExit)
+
+
+# ---- what it is and where it comes from --------------------------------------------------------------------
+
+
+def _describe(greenlet: Any) -> str:
+    """Return the function of a greenlet in words, and where it was spawned if that is known."""
+    function, thread = _target(greenlet)
+    what = f"the thread {thread} (a greenlet)" if thread else "a greenlet"
+    where = _spawned_at(greenlet)
+    return f"{what} of {function}" + (f", spawned at {where}" if where else "")
+
+
+def _target(greenlet: Any) -> tuple[str, str]:
+    """Return the function of a greenlet in words, and its name where it stands for a thread."""
+    run = own_attribute(greenlet, "_run")
+    thread = own_attribute(run, "__self__")
+    if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, patched or not
+        target = own_attribute(thread, "_target")
+        kind = type(thread)
+        return _function(target if target is not None else kind.run), str(own_attribute(thread, "_name"))
+    if run is not None:
+        return _function(run), ""
+    frame = own_attribute(greenlet, "gr_frame")
+    return _outermost(frame) or "a function that is not known", ""
+
+
+def _function(function: Any) -> str:
+    while (inner := own_attribute(function, "func")) is not None:  # functools.partial
+        function = inner
+    name = own_attribute(function, "__qualname__") or type(function).__qualname__
+    code = own_attribute(own_attribute(function, "__func__") or function, "__code__")
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else str(name)
+
+
+def _spawned_at(greenlet: Any) -> str:
+    """Return the application's file and line where a greenlet of gevent was spawned; empty when not known."""
+    frame = own_attribute(greenlet, "spawning_stack")
+    while frame is not None:
+        if not _is_library_file(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _outermost(frame: FrameType | None) -> str:
+    """Return the outermost function of the application in a stack; empty when there is none."""
+    found = ""
+    while frame is not None:
+        code = frame.f_code
+        if not _is_library_file(code.co_filename):
+            found = f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+        frame = frame.f_back
+    return found
+
+
+def _is_library_file(filename: str) -> bool:
+    return filename.startswith(_library_directories())
+
+
+def _library_directories() -> tuple[str, ...]:
+    files: Iterable[Any] = (getattr(sys.modules.get(name), "__file__", None) for name in sorted(_LIBRARIES))
+    directories = [os.path.dirname(file) + os.sep for file in files if file]
+    return (*directories, threading.__file__, "src/gevent/", "src/greenlet/")
+
+
+def _pool_threads() -> list[str]:
+    """Return the functions of threads unknown to `threading`, those of gevent's and eventlet's pools."""
+    own = sys._getframe()
+    known = {thread.ident for thread in threading.enumerate()}
+    others = [
+        frame for ident, frame in sys._current_frames().items() if ident not in known and frame is not own
+    ]
+    found = [f"a thread in {name}" for frame in others if (name := _outermost(frame))]
+    local = sys.modules.get("gevent._hub_local")
+    pool = getattr(local.get_hub_if_exists(), "_threadpool", None) if local is not None else None
+    if not found and pool is not None and len(pool):
+        found.append("gevent's thread pool")  # its task waits in a hub of that thread's own
+    return found

@@ -1,0 +1,436 @@
+"""The base of all worker classes: loading, the heartbeat, and leaving.
+
+A worker class decides two things: what waits for the sockets, and where the application runs. It implements `serve`,
+and calls `tick` at least once a second. docs/custom-workers.md lists the public names for classes of users.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from os import kill
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ApplicationError
+from wsgiserv.hooks import call_hook
+from wsgiserv.logs.access import open_access_log
+from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
+from wsgiserv.logs.files import log_files
+from wsgiserv.net.client import Connection
+from wsgiserv.net.peers import PeerNames
+from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
+from wsgiserv.process import fill_standard_streams
+from wsgiserv.scoreboard import (
+    CONNECTIONS,
+    DRAINING,
+    FOR_GOOD,
+    HEARTBEAT,
+    LINGERING,
+    LOAD,
+    LOST_LINES,
+    STOPPING,
+    UNTOLD_LINES,
+    WAITING_LINES,
+)
+from wsgiserv.wording import counted
+from wsgiserv.worker.heartbeat import Heartbeat
+from wsgiserv.worker.helper_thread import cannot_start
+from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
+from wsgiserv.worker.process import WorkerProcess
+from wsgiserv.worker.request_hooks import request_hooks
+from wsgiserv.worker.serving import Admission, serving_context
+from wsgiserv.wsgi.readiness import Readiness
+from wsgiserv.wsgi.run import run_app
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+
+# How many frames the server's own calls, reports of failures above all, may need on top of an application's.
+_LEAST_RECURSION: Final = 200
+
+
+class Worker(WorkerProcess):
+    """One worker process.
+
+    Args:
+        boot: the values that the master starts it with.
+
+    Attributes:
+        wsgi: the application, once it is loaded.
+        context: what its connections share.
+        max_requests: after how many requests it asks to be replaced, with its jitter.
+
+    Public names are the ones that docs/custom-workers.md lists, and a test holds that. A method or an attribute of a
+    subclass with any other name, without an underscore, replaces nothing here.
+    """
+
+    multithread: ClassVar[bool] = False
+    # How many workers of the class fit a processor (``workers = "auto"``); where that is several, one more of all.
+    workers_per_cpu: ClassVar[int] = 1
+    # The meaning of stream_request_body = "auto".
+    streams: ClassVar[int] = NEVER_STREAMED
+    # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
+    _least_stream_buffer: ClassVar[int] = 0
+    loop: Loop[Connection]
+
+    def __init__(self, boot: WorkerBoot) -> None:
+        super().__init__(boot)
+        settings = self.cfg
+        self.wsgi: Callable[..., Any] | None = None
+        self.max_requests = settings.max_requests or sys.maxsize
+        if settings.max_requests and settings.max_requests_jitter:
+            from random import randint
+
+            self.max_requests += randint(0, settings.max_requests_jitter)
+        peers = PeerNames(settings.forwarded_allow_ips)
+        self.context = serving_context(boot, peers, self._caller(), self.streams, self._least_stream_buffer)
+        self._admission = Admission(boot, self.context, peers, self.multithread)
+        self._heartbeat = Heartbeat(boot.slot, settings.timeout)
+        self._leaving = Leaving(settings.graceful_timeout)
+        self._next_second = 0.0
+        self._reloader: Any = None
+        # Why the application could not be imported, while a page says so in its place (``reload``).
+        self._failed_import: ApplicationError | None = None
+
+    # ---- what a class implements ---------------------------------------------------------------------
+
+    @classmethod
+    def capacity(cls, settings: Settings) -> int:
+        """Return how many requests one worker serves at once.
+
+        Args:
+            settings: its configuration.
+        """
+        return settings.worker_connections
+
+    @classmethod
+    def cells(cls, settings: Settings) -> int:
+        """Return how many requests of one worker the scoreboard has room for.
+
+        Args:
+            settings: its configuration.
+        """
+        return cls.capacity(settings)
+
+    @classmethod
+    def check_patched(cls, culprit: str) -> None:
+        """Check that the class can serve in this process, where greenlets may have replaced the threads.
+
+        Args:
+            culprit: what may have done so, as the subject of the message: ``the application``.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+    @abstractmethod
+    def stop_accepting(self) -> None:
+        """Take all connections that wait in the backlog, then no more. Called once, when the worker begins to leave."""
+
+    @abstractmethod
+    def connections(self) -> list[Connection]:
+        """Return the open connections."""
+
+    def may_hand_over(self) -> bool:
+        """Return whether connections can go to another worker of this server. From any thread, at any time."""
+        return False
+
+    def _caller(self) -> Callable[..., BaseException | None]:
+        """Return what calls the application: `run_app`, or a function that watches its time around it."""
+        return run_app
+
+    def _waiting_requests(self) -> Iterator[Connection]:
+        """Take out of the queue, one by one, the connections whose requests are complete and wait for their turn."""
+        return iter(())
+
+    def _occupancy(self) -> float:
+        """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
+        return 0.0
+
+    # ---- loading -----------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is to go on (gunicorn's name)."""
+        return not (self.retiring or self.leave_now)
+
+    @property
+    def nr(self) -> int:
+        """Requests answered (gunicorn's name)."""
+        return self.context.answered
+
+    @property
+    def retiring(self) -> bool:
+        """Whether the worker leaves gracefully."""
+        return self._leaving.begun
+
+    @property
+    def leave_now(self) -> bool:
+        """Whether the worker leaves at once."""
+        return self._leaving.at_once
+
+    @property
+    def leave_by(self) -> float:
+        """Until when the worker may take to leave, ``time.monotonic()`` seconds."""
+        return self._leaving.deadline
+
+    def load(self) -> None:
+        """Load the application, and open the access log. Raises ApplicationError, ConfigError."""
+        settings, words = self.cfg, self.boot.slot.words
+        if settings.reload:
+            self._make_reloader()
+        self.wsgi = app = self._application()
+        if settings.readiness_path:
+            app = Readiness(app, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
+        access = open_access_log(settings, self.log)
+        self.context.begin(app, access, *request_hooks(self, settings, self.log))
+
+    def _application(self) -> Callable[..., Any]:
+        settings = self.cfg
+        if self.boot.application is not None:
+            return self.boot.application
+        prepare_path(settings.chdir, settings.pythonpath)
+        leave_names_free()
+        assert settings.wsgi_app is not None
+        try:
+            return load_application(settings.wsgi_app)
+        except ApplicationError as error:
+            if not settings.reload:
+                raise
+            # The developer is at work on it: show what is wrong until it is mended.
+            from wsgiserv.worker.debug_page import broken_application
+
+            self._failed_import = error
+            self.log.error(
+                "WS1704 %s%s: serving a page that says so",
+                error,
+                f"\n{error.traceback}" if error.traceback else "",
+            )
+            return broken_application(error)
+
+    def _make_ready(self) -> None:
+        settings = self.cfg
+        if settings.warmup and self._failed_import is None:
+            from wsgiserv.worker.warmup import warm_up
+
+            warm_up(self.context, settings.warmup, self._admission.first_base)
+        if self._reloader is not None:
+            if self._failed_import is not None:
+                self._reloader.watch_broken(self._failed_import)
+            try:
+                self._reloader.start()
+            except RuntimeError as error:
+                raise cannot_start("wsgiserv-reloader", error) from error
+
+    def _make_reloader(self) -> None:
+        """Note how the files are, before the application is imported (``reload``). Raises ConfigError."""
+        from wsgiserv.config.file import last_read
+        from wsgiserv.worker.reloader import Reloader, note_imports
+
+        read_by_master = dict(last_read)
+
+        def changed(path: str) -> None:  # in the reloader's thread
+            self.log.info("%s has changed: reloading", path)
+            if path in read_by_master:
+                kill(self.ppid, signal.SIGHUP)
+            else:
+                self.leave_for(f"{path} has changed")
+
+        note_imports()
+        self._reloader = Reloader(
+            changed,
+            [*self.cfg.reload_extra_files, *read_by_master],
+            self.cfg.reload_engine,
+            noted=read_by_master,
+        )
+
+    def _let_go(self) -> None:
+        """Drop the application, at the end of the process."""
+        # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
+        # held with it, a file in a reference cycle of it would not be flushed.
+        self.wsgi = self.boot.application = None
+        self.context.end()
+
+    def _close_sockets(self) -> None:
+        """Close what is still open, at the end of the process: the interpreter would warn of each."""
+        self._signals.close()
+        for listener in self.boot.listeners:
+            listener.close()
+        if self.boot.handoff is not None:
+            self.boot.handoff.close()
+        log_files.close()
+
+    def close_in_child(self) -> None:
+        """As of the base; detach from the scoreboard and the access log, too."""
+        super().close_in_child()
+        self.context.close_in_child()
+        self._heartbeat.seconds = self.boot.slot.seconds
+
+    # ---- signals ---------------------------------------------------------------------------------------
+
+    def _act_on(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            # The master knows it, unless another process has sent the signal.
+            self.boot.ready.report("retiring", "SIGTERM was sent to it")
+            self.retire("told to stop")
+        elif number in (signal.SIGINT, signal.SIGQUIT):
+            self.context.why_leaving = AT_ONCE
+            # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
+            call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+            self._leaving.at_once = True
+        elif number == signal.SIGUSR1:
+            reopen_error_log()
+            if self.context.access is not None:
+                self.context.access.reopen()
+
+    def _leave_soon(self) -> None:
+        if self._leaving.told_at is None:
+            self._leaving.told_at = monotonic()
+        # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
+        if not self.may_hand_over():
+            self.context.gateway.allow_keep_alive(False)
+
+    def _account_for_waiting(self) -> None:
+        # The requests in the application stand on the scoreboard, and the master logs those.
+        self.context.why_leaving = ABORTED
+        with suppress(Exception):
+            for connection in self._waiting_requests():
+                connection.cut_unrun()
+            for connection in self.connections():
+                connection.cut(running=False)
+        if self.context.access is not None:
+            self.context.access.flush()
+        self._note_losses()
+
+    def lifeline_ended(self) -> None:
+        """Answer what is under way within a second, and leave: the master is gone."""
+        leaving = self._leaving
+        if not leaving.begun or leaving.hands_over or self.context.linger_s:
+            self._warn_of_lost_master()
+            leaving.orphan(monotonic())
+            self.context.why_leaving = ORPHANED
+            self._stop_handing_over()
+            for connection in self.connections():
+                if connection.is_idle:
+                    connection.close()
+
+    # ---- housekeeping ----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> bool:
+        """Send the heartbeat and do what else each turn of the loop owes.
+
+        Args:
+            now: ``time.monotonic()``.
+
+        Returns:
+            True once a second, when deadlines are to be swept.
+        """
+        heartbeat = self._heartbeat
+        heartbeat.seconds[HEARTBEAT] = now if heartbeat.stalled_since is None else heartbeat.stalled_since
+        heartbeat.due = now + heartbeat.turn_due_s
+        context = self.context
+        if context.access is not None:
+            context.access.flush()
+        if context.answered >= self.max_requests and not self._leaving.begun:
+            self.max_requests = sys.maxsize  # asked once; it serves until its replacement is ready
+            self.boot.ready.report(
+                "recycle", f"{counted(context.answered, 'request')} answered (max_requests)"
+            )
+        if now < self._next_second:
+            return False
+        wall = time()
+        context.gateway.renew_date(wall)
+        self._next_second = now + 1.0 - wall % 1.0
+        words = context.words
+        words[CONNECTIONS] = len(self.connections())
+        # Half of it is the past: one second tells little.
+        busy_share = max(heartbeat.busy_share(now), self._occupancy())
+        words[LOAD] = (words[LOAD] + round(1000 * min(1.0, busy_share))) // 2
+        if words[DRAINING]:
+            context.drain()
+        self._mend()
+        self._admission.renew(now)
+        return True
+
+    def _mend(self) -> None:
+        """Undo what the application has taken from the server; log what the logs have lost. Once a second."""
+        if sys.getrecursionlimit() < _LEAST_RECURSION:
+            sys.setrecursionlimit(_LEAST_RECURSION)
+        self.boot.ready.flush()
+        self._signals.look()
+        fill_standard_streams()
+        tell_lost_messages()
+        self._note_losses()
+
+    def _note_losses(self) -> None:
+        access, words = self.context.access, self.context.words
+        words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
+        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
+        words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
+
+    def _close_logs(self) -> None:
+        if self.context.access is not None:
+            self.context.access.close()
+        self._note_losses()
+
+    # ---- leaving ---------------------------------------------------------------------------------------
+
+    def retire(self, reason: str) -> None:
+        """Leave gracefully: drop nothing that has been accepted, or waits to be.
+
+        Args:
+            reason: why, for the log.
+        """
+        leaving = self._leaving
+        if leaving.begun:
+            return
+        self.log.debug("worker %d retires: %s", self.pid, reason)
+        leaving.begin(monotonic(), self.may_hand_over())
+        if not leaving.at_once:
+            self.context.why_leaving = leaving.out_of_time
+        if not leaving.hands_over:
+            self._keep_idle()
+        self.stop_accepting()
+
+    def leave_for(self, reason: str) -> None:
+        """Leave gracefully by this worker's own decision: the master starts a replacement. From any thread.
+
+        Args:
+            reason: why, for the log.
+        """
+        self.boot.ready.report("retiring", reason)
+        kill(self.pid, signal.SIGTERM)
+
+    def _keep_idle(self) -> None:
+        """Announce the end in each response; keep idle connections for ``tls_linger``, unless the server stops."""
+        # They cannot be moved, and to close them without a word would lose the requests that are on their way.
+        words = self.boot.slot.words
+        linger_s = min(self.cfg.tls_linger, self._leaving.deadline - monotonic())
+        if words[STOPPING] == FOR_GOOD or linger_s < 0.0:
+            linger_s = 0.0
+        words[LINGERING] = linger_s > 0.0
+        self.context.retire(linger_s)
+
+    def _stop_handing_over(self) -> None:
+        """Leave as without a channel from now on: no worker is left to take connections."""
+        self._leaving.hands_over = False
+        self._keep_idle()
+        self.stop_accepting()
+
+    def _cut_requests(self) -> None:
+        """Account for each request that is still under way when the worker ends. Raises nothing."""
+        try:
+            for connection in self._waiting_requests():
+                connection.cut_unrun()
+            for connection in self.connections():
+                connection.cut()
+        except Exception:  # a handler of the log; the worker ends all the same
+            self.log.exception(
+                "WS1705 worker %d: not all cut requests are in the access log: an exception:", self.pid
+            )

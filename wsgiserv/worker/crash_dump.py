@@ -1,0 +1,86 @@
+"""Writes a worker's stacks, and its own report, to the file that the master reads when the worker has crashed."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from _thread import allocate_lock, start_new_thread  # bound before anything may replace them by greenlets
+from os import write
+from signal import SIG_DFL, SIGABRT, getsignal, signal
+from typing import Final
+
+from wsgiserv.boot import REPORT_MARK
+from wsgiserv.process import add_child_cleanup
+
+_MOST_BYTES: Final = 192 << 10
+_STANDARD_ERROR: Final = 2
+
+
+def catch_crashes(fd: int | None) -> None:
+    """Have the stacks of all threads written at SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT.
+
+    Args:
+        fd: the file; None: no file could be made.
+
+    Called in the worker, when the handler of SIGABRT is in place. Where faulthandler has been switched on before, with
+    PYTHONFAULTHANDLER or in the configuration, it goes on writing where it does; an application may switch it, too.
+    """
+    # faulthandler's handler goes first, since it needs no GIL, and calls the one before it. (`faulthandler.register`
+    # does not take SIGABRT; `enable` passes it on.)
+    if faulthandler.is_enabled():
+        if os.environ.get("PYTHONFAULTHANDLER") or "faulthandler" in sys._xoptions or sys.flags.dev_mode:
+            # Anew: our handler of SIGABRT has replaced faulthandler's, and is to be called by it.
+            _enable_before(getsignal(SIGABRT))
+    elif fd is not None:
+        _enable(fd)
+        # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
+        # whose number is a client's then. A child has the default handler of SIGABRT.
+        add_child_cleanup(lambda: _enable_before(SIG_DFL))
+
+
+def _enable_before(handler: object) -> None:
+    """Have faulthandler write to standard error, and then call ``handler`` at SIGABRT."""
+    faulthandler.disable()
+    signal(SIGABRT, handler)  # type: ignore[arg-type]
+    faulthandler.enable(_STANDARD_ERROR)
+
+
+def _enable(fd: int) -> None:
+    # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
+    # Python's own handlers run on that, one above the other where several signals are pending, each with the
+    # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a stack
+    # the main thread's handlers run on its own.
+    is_done = allocate_lock()
+    is_done.acquire()
+
+    def enable() -> None:
+        try:
+            faulthandler.enable(fd)
+        finally:
+            is_done.release()
+
+    try:
+        start_new_thread(enable, ())
+    except RuntimeError:  # no thread can be had
+        enable()
+    is_done.acquire()
+
+
+def write_report(fd: int | None, report: str) -> bool:
+    """Write the worker's own report for the master. Never raises.
+
+    Args:
+        fd: the file; None: no file could be made.
+        report: the text.
+
+    Returns:
+        Whether all of it has been written.
+    """
+    if fd is None:
+        return False
+    data = (REPORT_MARK + report).encode("utf-8", "backslashreplace")[:_MOST_BYTES]
+    try:
+        return write(fd, data) == len(data)
+    except OSError:
+        return False

@@ -1,0 +1,155 @@
+"""Patches the standard library for gevent, and warns of the modules that have kept unpatched parts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import gevent.events
+import gevent.monkey
+
+from wsgiserv.worker.patch_check import (
+    OLDER_THAN_SERVER,
+    earlier_modules,
+    find_early_imports,
+    later_modules,
+)
+
+# Patched in workers only. In a master, gevent's subprocess would take SIGCHLD, and reap the workers.
+_OF_WORKERS: Final = ("os", "subprocess", "signal")
+_CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that is patched in the workers"
+
+_PATCHES: Final[dict[str, Callable[[], object]]] = {
+    "os": gevent.monkey.patch_os,
+    "threading": gevent.monkey.patch_thread,
+    "time": gevent.monkey.patch_time,
+    "socket": gevent.monkey.patch_socket,
+    "select": gevent.monkey.patch_select,
+    "selectors": gevent.monkey.patch_selectors,
+    "ssl": gevent.monkey.patch_ssl,
+    "subprocess": gevent.monkey.patch_subprocess,
+    "signal": gevent.monkey.patch_signal,
+    "queue": gevent.monkey.patch_queue,
+}
+# The arguments of patch_all() that these stand for.
+_ARGUMENTS_OF_ALL: Final = (
+    *("os", "thread", "time", "socket", "dns", "select", "ssl", "subprocess", "signal", "queue"),
+)
+_DONE: Final = "_gevent_saved_patch_all_module_settings"
+
+# The modules that were there before the master was patched; None: it was not, by us.
+_before_patching: list[str] | None = None
+# Whether this process is the child of a zygote, which has patched, and warned of what was imported before.
+_patched_in_zygote = False
+
+
+def patch_master() -> None:
+    """Patch the standard library in the master, before a configuration file or a preloaded application is run.
+
+    The patch is for what they import, and for the workers, which inherit it. The master's own modules have been
+    imported before, and go on using what they have taken from the library.
+    """
+    global _before_patching
+    if is_patched():
+        return
+    _before_patching = later_modules()
+    with _patching():
+        gevent.monkey.patch_all(**dict.fromkeys(_OF_WORKERS, False))
+    _note_as_done(_OF_WORKERS)
+
+
+def is_patched() -> bool:
+    """Return whether this process has been patched."""
+    return gevent.monkey.is_module_patched("socket")
+
+
+def patch_worker(log: logging.Logger, warns: bool = True, in_zygote: bool = False) -> None:
+    """Patch what has not been patched yet, in a worker or for it.
+
+    Args:
+        log: the error log.
+        warns: whether to warn of the modules that have kept unpatched parts.
+        in_zygote: whether workers will be forked from this process, which are patched by that.
+    """
+    global _patched_in_zygote
+    if _patched_in_zygote:
+        return
+    _patched_in_zygote = in_zygote
+    names = later_modules()
+    _patch()
+    if warns:
+        for line in _early_imports(names):
+            log.warning("WS1719 %s", line)
+
+
+def _patch() -> None:
+    monkey = gevent.monkey
+    with _patching():
+        if not is_patched():
+            monkey.patch_all()
+            return
+        # Not by patch_all() where something has been patched one by one: it would patch the threads a second time, and
+        # os.fork() would fail after that.
+        for module, patch in _PATCHES.items():
+            if not monkey.is_module_patched(module):
+                patch()
+        _note_as_done(_ARGUMENTS_OF_ALL)
+
+
+def _note_as_done(names: Iterable[str]) -> None:
+    """Note in gevent's own record that patch_all() has patched these."""
+    # Private to gevent: a patch_all() of a configuration file would patch subprocess in the master, whose workers it
+    # would reap, and one of an application the threads a second time, after which os.fork() fails.
+    getattr(gevent.monkey, "saved", {}).get(_DONE, {}).update(dict.fromkeys(names, True))
+
+
+@contextmanager
+def _patching() -> Iterator[None]:
+    """Keep gevent from warning, and from searching for its plugins again and again, while it patches."""
+    # gevent reads the metadata of every installed package for each of 25 events. Once is enough: from the start of
+    # 4 workers to the first answer of a Flask application, the processes take 1.9 s of CPU time instead of 2.8 s
+    # (median of 4 alternating starts, 110 packages installed).
+    search = importlib.metadata.entry_points
+    found: Any = None
+
+    def search_once(**which: Any) -> Any:
+        nonlocal found
+        if found is None:
+            found = search()
+        return found.select(**which)
+
+    with warnings.catch_warnings():
+        # The warning is about ssl; `find_early_imports` tells the same, for all modules.
+        warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)
+        importlib.metadata.entry_points = search_once
+        try:
+            yield
+        finally:
+            importlib.metadata.entry_points = search
+
+
+def _original(module: str, name: str) -> object:
+    if not gevent.monkey.is_object_patched(module, name):
+        return None
+    return gevent.monkey.get_original(module, name)
+
+
+def _early_imports(names: list[str]) -> list[str]:
+    """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
+    older = find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER)
+    if _before_patching is None:
+        return [*older, *find_early_imports(names, _original)]
+    later = [name for name in names if name not in _before_patching]
+
+    def original(module: str, name: str) -> object:
+        return _original(module, name) if module in _OF_WORKERS else None
+
+    return [
+        *older,
+        *find_early_imports(_before_patching, _original),
+        *find_early_imports(later, original, _CALL_IT_THERE),
+    ]

@@ -1,0 +1,60 @@
+"""Keeps how and until when a worker leaves."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import Final
+
+# The level and the reason with which requests are logged that a leaving worker cuts. A fast stop cuts what is under
+# way, as it was asked to.
+AT_ONCE: Final = (logging.INFO, "the worker was told to leave at once (INT or QUIT)")
+ORPHANED: Final = (logging.WARNING, "the master is gone")
+ABORTED: Final = (logging.ERROR, "its worker is aborted (SIGABRT)")
+# No master is there to bound this leave.
+ORPHAN_GRACE_S: Final = 1.0
+
+
+class Leaving:
+    """The state of a worker that leaves.
+
+    Args:
+        graceful_timeout_s: ``graceful_timeout``.
+
+    Attributes:
+        begun: the worker leaves gracefully.
+        at_once: it leaves now, and cuts its requests.
+        deadline: until when it may take, ``time.monotonic()`` seconds.
+        told_at: when SIGTERM came, which the loop may not have seen yet; None before.
+        hands_over: its connections go to other workers, which serve on as if nothing were.
+        out_of_time: the level and the reason for requests that a graceful leave cuts at its end.
+    """
+
+    __slots__ = ("_graceful_s", "at_once", "begun", "deadline", "hands_over", "out_of_time", "told_at")
+
+    def __init__(self, graceful_timeout_s: float) -> None:
+        self._graceful_s = graceful_timeout_s
+        self.begun = False
+        self.at_once = False
+        self.deadline = inf
+        self.told_at: float | None = None
+        self.hands_over = False
+        self.out_of_time = (
+            logging.WARNING,
+            f"the worker did not retire within graceful_timeout ({graceful_timeout_s:g} s)",
+        )
+
+    def begin(self, now: float, hands_over: bool) -> None:
+        """Leave gracefully from ``now`` on, or from when SIGTERM came: the master counts from there."""
+        self.begun = True
+        self.deadline = (self.told_at or now) + self._graceful_s
+        self.hands_over = hands_over
+
+    def orphan(self, now: float) -> None:
+        """Leave soon: the master is gone."""
+        self.begun = True
+        self.deadline = now + ORPHAN_GRACE_S
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the time since SIGTERM is over; the loop may not have begun to leave."""
+        return self.told_at is not None and now > self.told_at + self._graceful_s

@@ -1,0 +1,265 @@
+"""The ``sync`` worker: one thread, one application call at a time, any number of connections."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from _thread import allocate_lock, get_ident
+from collections.abc import Callable
+from functools import partial
+from os import close, pipe, read, write
+from select import POLLIN, poll
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from wsgiserv.boot import WorkerBoot
+from wsgiserv.errors import ExitStatus
+from wsgiserv.net.client import Connection
+from wsgiserv.net.event_loop import EventLoop
+from wsgiserv.net.serving_context import WRITE
+from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
+from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
+from wsgiserv.worker.busy_handover import BusyHandover
+from wsgiserv.worker.event_loop_worker import EventLoopWorker
+from wsgiserv.worker.fresh_context import fresh_contexts
+from wsgiserv.worker.helper_thread import HelperThread
+from wsgiserv.worker.leaving import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
+from wsgiserv.worker.stream_drain import StreamDrain
+from wsgiserv.wsgi.response import ClientGone
+
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
+    from wsgiserv.net.response_writer import ResponseWriter
+    from wsgiserv.worker.request_timeout import Deadlines, TimedSink
+
+# How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
+_STUCK_S: Final = 5.0
+# How long `post_request` of such a call may take then.
+_HOOK_S: Final = 1.0
+# How much later than the others a worker that sits in a call ends when the master is gone.
+_LATE_S: Final = 0.5
+# How often an application that waits for its client gives a sign of life.
+_BEAT_S: Final = 0.25
+_LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+
+
+class _SyncEventLoop(EventLoop):
+    """A loop that stands still while the application runs: a helper thread sends on meanwhile."""
+
+    def __init__(self, worker: SyncWorker, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._worker = worker
+        self._drain = StreamDrain(worker)
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        """As of the base; the helper looks after connections with a queue."""
+        super().watch(connection, interest)
+        if interest == WRITE:
+            self._drain.add(connection)
+
+    def wait_writable(self, connection: ResponseWriter) -> bool:
+        """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
+        wakeup = allocate_lock()
+        wakeup.acquire()
+        longest_s = self._worker._wait_in_call(monotonic())
+        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
+            return True
+        return not connection.has_stopped(monotonic(), self._send_timeout)
+
+    def wait_among_greenlets(self) -> None:
+        """Wait in the application's event loop from now on, where its background jobs run."""
+        self.poll = self._poll_among_greenlets
+
+    def _poll_among_greenlets(self, timeout_s: float) -> list[tuple[int, int]]:
+        poller = self.poller
+        events = poller.poll(0.0)
+        if events or not timeout_s:
+            return events
+        try:
+            select.select([poller.fileno()], (), (), timeout_s)  # patched, so looked up now
+        except BaseException:  # what a greenlet raises into this one (sys.exit, a timeout) ends no worker
+            self._log.exception(
+                "WS1715 worker %d: a greenlet of the application has raised in the worker's loop: the loop goes on",
+                self._worker.pid,
+            )
+            return poller.poll(timeout_s)
+        return poller.poll(0.0)
+
+
+class SyncWorker(EventLoopWorker):
+    """Runs the application in the loop's own thread."""
+
+    # Its workers wait during their applications' calls.
+    workers_per_cpu = 2
+    # A producer that waits would stop all others.
+    _least_stream_buffer = 64 * 1024 * 1024
+    _deadlines: Deadlines | None = None
+    event_loop: _SyncEventLoop
+
+    @classmethod
+    def capacity(cls, settings: Settings) -> int:
+        """As of the base: one."""
+        return 1
+
+    def __init__(self, boot: WorkerBoot) -> None:
+        super().__init__(boot)
+        self._shares_thread = False
+        settings = self.cfg
+        siblings = max(settings.workers, settings.workers_max or 0) - 1
+        self._handover: BusyHandover | None = None
+        if settings.handoff_after and siblings and self._admission.can_hand_over:
+            self._handover = BusyHandover(self, settings.handoff_after, fresh_contexts())
+            self.run_request = self._handover.run
+        else:
+            self.run_request = self._runner()
+        # A byte in this pipe stops the thread that watches the master.
+        self._pause_reader, self._pause_writer = pipe()
+        self._lifeline_thread = HelperThread(
+            "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
+        )
+
+    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
+        return super()._make_event_loop(partial(_SyncEventLoop, self))
+
+    def _runner(self) -> Callable[[Connection], object]:
+        """Return the function that runs a request where none is handed over."""
+        run_fresh = fresh_contexts()
+        words, connections = self.context.words, self.event_loop.connections
+
+        def run(connection: Connection) -> None:
+            words[CONNECTIONS] = len(connections)  # the call may last, and nothing counts them then
+            run_fresh(connection)
+
+        return run
+
+    def close_in_child(self) -> None:
+        """As of the base; close the pipe of the thread that watches the master, too."""
+        super().close_in_child()
+        close(self._pause_reader)
+        close(self._pause_writer)
+
+    def serve(self) -> None:
+        """Run the loop until the worker has left."""
+        if self._handover is not None:
+            self._handover.start()
+        self._lifeline_thread.start()
+        self.each_second()
+        self.start()
+        try:
+            while not self.is_done:
+                try:
+                    self.turn(self._heartbeat.turn_s)
+                    continue
+                except BaseException as error:
+                    failure = error
+                self.survive(failure)
+            self.end_if_failed()
+        finally:
+            self._close_connections()
+
+    def each_second(self) -> None:
+        """Share the thread with the application's greenlets, once gevent or eventlet has put them in place of threads.
+
+        Checked each second: a request may do that, too.
+        """
+        if not self._shares_thread and select_is_patched():
+            self._shares_thread = True
+            note_main_greenlet()
+            self.event_loop.wait_among_greenlets()
+
+    def _wait_in_call(self, now: float) -> float:
+        """Give a sign of life for an application that waits; return for how many seconds it may wait.
+
+        Raises ClientGone when the worker is to leave at once: the loop, which takes the signals, does not turn now.
+        """
+        self._heartbeat.seconds[HEARTBEAT] = now
+        is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
+        if is_told or self._leaving.is_overdue(now):
+            self.context.why_leaving = AT_ONCE if is_told else self._leaving.out_of_time
+            raise ClientGone("the worker leaves")
+        return min(_BEAT_S, self._heartbeat.turn_s)
+
+    # ---- request_timeout ---------------------------------------------------------------------------------
+
+    def _caller(self) -> Callable[..., BaseException | None]:
+        if not self.cfg.request_timeout:
+            return super()._caller()
+        from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread
+
+        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_main_thread)
+        return self._deadlines.call
+
+    def load(self) -> None:
+        """As of the base; with ``request_timeout`` a thread watches the calls."""
+        super().load()
+        if self._deadlines is not None:
+            self._watch_calls(self._deadlines)
+
+    def _watch_calls(self, deadlines: Deadlines) -> None:
+        """Interrupt overdue calls, from a thread of its own."""
+        from wsgiserv.worker.request_timeout import RequestTimeout
+
+        ident = get_ident()
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            # Another process may send this signal, too: only an overdue call is ended by it.
+            def is_due() -> bool:
+                return deadlines.is_interrupted(ident)
+
+            if is_due() and not throw_into_main(RequestTimeout, is_due):
+                raise RequestTimeout
+
+        def watch() -> None:
+            is_replaced = False
+            while not thread.stopping:
+                thread.rest(deadlines.look_s)
+                now = monotonic()
+                if deadlines.look(now) and not is_replaced:
+                    is_replaced = True
+                    # An overdue call leaves the application in an unknown state: the worker is replaced, but first
+                    # serves what else it has.
+                    self.leave_for("a request was overdue (request_timeout)")
+                for call in deadlines.stuck(now, _STUCK_S):
+                    self._end_stuck(call)
+
+        self._signals.raise_at(signal.SIGUSR2, interrupt)
+        thread = HelperThread("deadlines", watch)
+        thread.start()
+
+    def _end_stuck(self, call: TimedSink) -> NoReturn:
+        self.log.critical(
+            "WS1716 worker %d: does not come back from its overdue request within %g s: exiting",
+            self.pid,
+            _STUCK_S,
+        )
+        # It may wait for a lock that the hanging call holds.
+        if (hook := call.call_hook_apart()) is not None:
+            hook.join(_HOOK_S)
+        self._end_process()
+
+    # ---- the end -----------------------------------------------------------------------------------------
+
+    def _end_with_master(self) -> None:
+        """End the process some time after the master is gone: a call that does not end must not hold the port."""
+        lifeline, pause = self.boot.lifeline, self._pause_reader
+        poller = poll()
+        poller.register(pause, POLLIN)
+        while not self._lifeline_thread.stopping:
+            poller.register(lifeline, POLLIN)
+            if any(fd == lifeline for fd, _ in poller.poll()):
+                poller.unregister(lifeline)
+                # The loop sees to all else, if it turns.
+                if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
+                    self.context.why_leaving = ORPHANED
+                    self._cut_requests()
+                    self._end_process()
+            read(pause, 1)
+
+    def _end_process(self) -> NoReturn:
+        """End this process from another thread: the main one does not come back."""
+        if self.context.access is not None:
+            self.context.access.flush()
+        self._note_losses()
+        os._exit(ExitStatus.BOOT)
