@@ -259,19 +259,19 @@ def test_a_disk_that_is_full_for_a_while(start: Start, tmp_path: Path) -> None:
     """A limit on files stands in for the disk: write(2) fails in the same way, in part at first."""
     server = start("brokenlogapps:app", "--error-logfile", "error.log", "--access-logfile", "access.log")
     ask(server, 3)
-    # The worker alone: the master's line, were it to lose one, could come between the halves of a line of the worker's.
-    processes = server.workers()
+    processes = [*server.workers(), server.pid]
     wait_until(lambda: (tmp_path / "access.log").read_text().count("\n") == 3, "three lines")
     unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
     size = max((tmp_path / name).stat().st_size for name in ("error.log", "access.log"))
     for pid in processes:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 30, unlimited[1]))
     ask(server, 50)
+    error, access = tmp_path / "error.log", tmp_path / "access.log"
+    # The worker first: what it has to say of a line that it has begun comes before a line of the master's.
     for pid in processes:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
-    error, access = tmp_path / "error.log", tmp_path / "access.log"
-    wait_until(lambda: access.read_text().count("GET /log?line%20") == 53, "the access log's lines")
-    wait_until(lambda: "messages are lost" in error.read_text(), "the error log's loss")
+        wait_until(lambda: access.read_text().count("GET /log?line%20") == 53, "the access log's lines")
+        wait_until(lambda: "messages are lost" in error.read_text(), "the error log's loss")
     ask(server, 1, "/log?back{}")
     wait_until(lambda: "back0\n" in error.read_text(), "a new line")
     for path in (error, access):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import ssl
@@ -357,7 +358,8 @@ def test_siblings_take_the_clients_of_a_worker_that_waits(start: Start, connect:
 def test_a_request_that_waits_for_its_client_ends_at_request_timeout(start: Start, connect: Connect) -> None:
     """The time that the client takes is the request's time, too."""
     # On a busy machine it may find the application in the close() of its iterable.
-    expect = ("request_timeout", r"close\(\) of the application's result raised", "Traceback")
+    in_close = r"close\(\) of the application's result raised"
+    expect = ("request_timeout", in_close, "Traceback")
     server = start("flowapps:app", "--request-timeout", "1.5", expect=expect)
     client = connect(server.address)
     start_flood(server, client)
@@ -366,3 +368,5 @@ def test_a_request_that_waits_for_its_client_ends_at_request_timeout(start: Star
     with pytest.raises(ConnectionResetError):
         read_to_the_end(client)
     assert connect(server.address).get("/").status == 200
+    # No other traceback than that of an interrupted close().
+    assert server.log.text.count("Traceback") == len(re.findall(in_close, server.log.text))

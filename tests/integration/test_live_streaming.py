@@ -109,7 +109,12 @@ def test_an_answer_to_each_line_before_the_next_is_sent(client: RawClient) -> No
     assert client._exactly(5, "the last chunk") == b"0\r\n\r\n"
 
 
-def test_an_echo_to_a_client_that_sends_all_before_it_reads(client: RawClient) -> None:
+def test_an_echo_to_a_client_that_sends_all_before_it_reads(
+    shared_servers: Start, connect: Connect, worker_class: str
+) -> None:
+    """With more than a response may be ahead (stream_buffer) each would wait for the other, once the kernel is full."""
+    more = ("--stream-buffer", "8m", *threads_of(worker_class))
+    client = connect(shared_servers("streamapps:app", *ON, *ONE, *more, expect=(FAULT,)).address)
     body = random.Random(4).randbytes(8 * MEBIBYTE)
     client.send(head("/echo-stream", length(len(body))) + body)
     assert client.read_response().body == body
