@@ -6,16 +6,25 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import venv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.servers import ours, why
+from bench.servers import ROOT, ours, why
 from bench.table import say
 
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The needs of wsgiserv itself, and the applications.
-_BASE = ["gevent>=24.10", "greenlet>=3.1", "setproctitle>=1.3.3", "flask>=3", "django>=5"]
+_BASE = [
+    *_PROJECT["dependencies"],
+    *(
+        name
+        for name in _PROJECT["optional-dependencies"]["frameworks"]
+        if name.startswith(("flask", "django"))
+    ),
+]
 _STANDALONE = ["-m", "bench.standalone"]
 
 

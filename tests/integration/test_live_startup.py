@@ -468,8 +468,13 @@ def test_a_worker_has_no_large_modules_that_neither_it_nor_the_application_uses(
     with RawClient(server.address) as client:
         modules = client.get("/a%20b").body.decode().split()
     assert "wsgiserv.net.client" in modules
-    # An environment may have every Python import something (a .pth file, as of an editable install).
-    bare = [sys.executable, "-c", "import sys; print(*sys.modules)"]
+    # What any worker has: an environment may have every Python import something (a .pth file, as of an editable
+    # install), paths are unquoted, and invalidate_caches() imports importlib.metadata from Python 3.13 on.
+    bare = [
+        sys.executable,
+        "-c",
+        "import importlib, sys, urllib.parse; importlib.invalidate_caches(); print(*sys.modules)",
+    ]
     always = subprocess.run(
         bare, capture_output=True, text=True, timeout=DEADLINE_S, check=True
     ).stdout.split()

@@ -38,7 +38,6 @@ AREAS: dict[int, tuple[str, frozenset[str]]] = {
 CARRIED = frozenset(
     {
         ("logs/error.py", "text"),
-        ("master/exit_records.py", "certificate.text()"),
         ("master/reload.py", "notice"),
         ("master/reload.py", "warning"),
         ("master/starting.py", "notice"),
@@ -49,7 +48,8 @@ CARRIED = frozenset(
 _LEVELS = frozenset({"warning", "error", "critical", "exception", "fatal"})
 _LOWER = frozenset({"DEBUG", "INFO"})
 _LOGGER = re.compile(r"(?:^|[._])log(?:ger)?$|getLogger\(.*\)$", re.IGNORECASE)
-_CODE = re.compile(r"WS1\d{3}(?!\d)")
+# The command line's errors have the program's name before the code.
+_CODE = re.compile(r"(?:[a-z]+: )?(WS1\d{3})(?!\d)")
 _CODED = re.compile(r"WS1\d{3} \S")
 
 
@@ -124,7 +124,7 @@ def lines() -> list[Line]:
         for node in sorted(strings, key=lambda node: (node.lineno, node.col_offset)):
             text = _text(node)
             if text and (code := _CODE.match(text)):
-                found.append(Line(code[0], part, f"{name}:{node.lineno}", text[len(code[0]) :].strip()))
+                found.append(Line(code[1], part, f"{name}:{node.lineno}", text[code.end() :].strip()))
     return found
 
 

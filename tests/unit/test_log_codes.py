@@ -6,9 +6,13 @@ The registry switches the strict part on: python -m tests.support.log_codes writ
 from __future__ import annotations
 
 import ast
+import re
+from pathlib import Path
 
 import log_codes
 import pytest
+
+FOLDERS = ("docs", "tests", "examples", "bench")
 
 strict = pytest.mark.skipif(
     not log_codes.REGISTRY.exists(), reason="no registry: python -m tests.support.log_codes writes it"
@@ -28,6 +32,32 @@ def test_no_warning_or_error_is_without_a_code() -> None:
 def test_the_registry_is_what_the_source_says() -> None:
     known = log_codes.registry()
     assert known == log_codes.updated(known), "run python -m tests.support.log_codes"
+
+
+def test_each_exemption_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exempt = log_codes.CARRIED
+    monkeypatch.setattr(log_codes, "CARRIED", frozenset())
+    without = log_codes.uncoded()
+    assert [
+        (name, argument)
+        for name, argument in sorted(exempt)
+        if not any(line.startswith(f"{name}:") and f"{argument}" in line for line in without)
+    ] == []
+
+
+@strict
+def test_a_code_in_tests_and_docs_is_one_of_the_registry() -> None:
+    texts = [path for folder in FOLDERS for path in (log_codes.ROOT / folder).rglob("*.*")]
+    assert len(texts) > 200
+    known = log_codes.registry().keys()
+    unknown = {
+        f"{path.name}: {code}"
+        for path in texts
+        if path.suffix in {".py", ".md", ".conf", ".service"} and path.name != Path(__file__).name
+        for code in re.findall(r"\bWS\d{4}\b", path.read_text())
+        if code not in known
+    }
+    assert unknown == set()
 
 
 def test_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
