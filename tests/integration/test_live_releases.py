@@ -13,6 +13,9 @@ import pytest
 from rawclient import RawClient
 from server import DEADLINE_S, Server, Start, is_alive, wait_until
 
+# Coverage asks for the working directory in each child, and these have none.
+pytestmark = pytest.mark.no_coverage
+
 APP = """\
 import os
 VERSION = "{version}"
