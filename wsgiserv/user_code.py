@@ -12,8 +12,8 @@ from typing import Any, TypeGuard, TypeVar
 from wsgiserv.process import leave_if_child
 
 if sys.version_info >= (3, 13):
-    # invalidate_caches() imports it. Here, while the library is searched first (`LibraryFirst`): an application may have
-    # a file email.py of its own.
+    # invalidate_caches() imports it. Here, while the library is searched first (`LibraryFirst`): an application may
+    # have a file email.py of its own.
     import importlib.metadata
 
 _Kind = TypeVar("_Kind")
