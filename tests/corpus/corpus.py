@@ -1,8 +1,5 @@
 """The corpus of request files, and a connection that is fed with bytes instead of a socket.
 
-Owns: the format of the files beside this one, `load`, and `Feed`.
-Must not know: which rule a case is about, pytest, servers.
-
 ``GROUP/NAME.http`` holds what a client sends: its bytes escaped as in Python (``\\r \\n \\t \\\\ \\xHH``); the ends
 of the file's own lines mean nothing. ``GROUP/NAME.json`` says what is right:
 

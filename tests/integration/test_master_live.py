@@ -194,7 +194,7 @@ def test_an_application_that_cannot_be_loaded_ends_the_start_with_status_4(begin
     begun = time.monotonic()
     server = begin("-w", "4", "-b", "unix:s.sock", "-p", "pid", behaviour="fail 4")
     assert server.wait() == 4
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10  # no second try, no pause
     assert server.log.text.count("Traceback of the user") == 1
     assert server.log.text.count("it is broken") == 1
     assert sorted(os.listdir(server.directory)) == ["behaviour", "conf.py"]

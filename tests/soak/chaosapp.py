@@ -1,8 +1,4 @@
-"""The application of chaos: it forks, streams, and uses pools of processes, as real applications do.
-
-Owns: the views. Each answer has the id in the header ``X-Soak-Id`` and in each line of its body.
-Must not know: who asks.
-"""
+"""The application of chaos: it forks, streams, and uses pools of processes, as real applications do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The applications under test: one WSGI callable with a route for each thing an application may do.
-
-Owns: `app`, and `validated`, the same routes (those that are right) inside wsgiref.validate.
-Must not know: the server; this module is loaded by it.
-"""
+"""The applications under test: one WSGI callable with a route for each thing an application may do."""
 
 from __future__ import annotations
 

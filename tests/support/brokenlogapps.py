@@ -1,8 +1,4 @@
-"""Applications that hurt the server's logs: filters that raise, closed streams, a stack that is used up.
-
-Owns: `app`; WSGISERV_TEST_BREAKS names what is broken while this module is imported.
-Must not know: the server; this module is loaded by it.
-"""
+"""Applications that hurt the server's logs: filters that raise, closed streams, a stack that is used up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Many small cases in one test: cheaper than as many tests, and a failure still names its case.
-
-Owns: `check_each`. Must not know: what a case is.
-"""
+"""Many small cases in one test: cheaper than as many tests, and a failure still names its case."""
 
 from __future__ import annotations
 

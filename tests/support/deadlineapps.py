@@ -1,7 +1,4 @@
-"""Applications that take too long, each in its way. For the tests of ``request_timeout``.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications that take too long, each in its way. For the tests of ``request_timeout``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""An application that plants faults in its server: what a bug of ours, or of a plug-in of its log, would do.
-
-Owns: `app`, and the faults, which a request or a connection calls by a mark in its bytes.
-"""
+"""An application that plants faults in its server: what a bug of ours, or of a plug-in of its log, would do."""
 
 from __future__ import annotations
 

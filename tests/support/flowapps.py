@@ -1,7 +1,4 @@
-"""Applications whose responses come in blocks: gated by their client, endless, or faster than it.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications whose responses come in blocks: gated by their client, endless, or faster than it."""
 
 from __future__ import annotations
 

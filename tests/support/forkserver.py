@@ -1,8 +1,5 @@
 """Servers under test without the price of their imports: forked from a process that has made them already.
 
-Owns: `Forked`, which starts ``python -m wsgiserv`` like `subprocess.Popen`, and the process behind it.
-Must not know: what the servers are started for (see `server`).
-
 The interpreter and the imports of wsgiserv are 80 ms of a processor for each of hundreds of servers. All else is as
 after ``python -m``: arguments, environment, directory, session, descriptors, ``sys.path``, ``__main__``, exit status.
 One process serves the classes that have not imported gevent, another those whose master has.

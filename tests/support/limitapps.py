@@ -1,7 +1,4 @@
-"""Applications that show what the server keeps of a request, and send files in all ways.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications that show what the server keeps of a request, and send files in all ways."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Browsers of many kinds through a proxy: pages, forms, uploads, streams, downloads, errors.
-
-Owns: the mix, its clients, the account of what they got.
-Must not know: the proxy, the server's processes.
-"""
+"""Browsers of many kinds through a proxy: pages, forms, uploads, streams, downloads, errors."""
 
 from __future__ import annotations
 

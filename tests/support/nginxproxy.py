@@ -1,8 +1,4 @@
-"""A real nginx in front of a server under test.
-
-Owns: its configuration, its process, what it says in its logs.
-Must not know: the server, what any test is about.
-"""
+"""A real nginx in front of a server under test."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Applications that are no functions, and that bear no look at them.
-
-Owns: `Odd`, whose every special method and attribute raises but for the call, and the applications made of it.
-Must not know: how a server looks at an application.
-"""
+"""Applications that are no functions, and that bear no look at them."""
 
 from __future__ import annotations
 

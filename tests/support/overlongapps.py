@@ -1,7 +1,4 @@
-"""Applications that go on after their whole response has been sent.
-
-Owns: `app`: a route per way to go on, and ``/closed``, which tells how often close() was called.
-"""
+"""Applications that go on after their whole response has been sent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Programs that are not Python packages: curl, ab, wrk, nginx, haproxy, caddy, supervisor, systemd's tools.
-
-Owns: whether they are there, and what their absence means.
-"""
+"""Programs that are not Python packages: curl, ab, wrk, nginx, haproxy, caddy, supervisor, systemd's tools."""
 
 from __future__ import annotations
 

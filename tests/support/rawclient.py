@@ -1,8 +1,4 @@
-"""A client that sends any bytes and believes nothing: it reads responses by the letter of RFC 9112.
-
-Owns: sending in pieces, reading one response at a time, the checks that hold for every response.
-Must not know: the server's processes, what any test is about.
-"""
+"""A client that sends any bytes and believes nothing: it reads responses by the letter of RFC 9112."""
 
 from __future__ import annotations
 

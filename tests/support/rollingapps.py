@@ -1,8 +1,4 @@
-"""The application of the tests that change its code under a running server, and the ways to break it.
-
-Owns: its text in each version, how it is written to disk.
-Must not know: the server; what it does with the file.
-"""
+"""The application of the tests that change its code under a running server, and the ways to break it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Servers of root whose workers run as another user: an interpreter and directories that this user can reach.
-
-Owns: `NOBODY`, `as_root`, `ROOT_PYTHON`, `public_directory`, `RootServers`.
-Must not know: what any test is about.
-"""
+"""Servers of root whose workers run as another user: an interpreter and directories that this user can reach."""
 
 from __future__ import annotations
 

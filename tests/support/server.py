@@ -1,8 +1,4 @@
-"""A real server process under test, and what must be true of it when the test is over.
-
-Owns: starting ``python -m wsgiserv``, its listener, its output, its end, and the check that nothing is left.
-Must not know: HTTP (see `rawclient`), what any test is about.
-"""
+"""A real server process under test, and what must be true of it when the test is over."""
 
 from __future__ import annotations
 

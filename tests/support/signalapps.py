@@ -1,7 +1,4 @@
-"""An application that does with signals what applications do; SIGNALS_AT_IMPORT says what at its import.
-
-Owns: `app`: a route per thing, which sync and gevent run in the main thread.
-"""
+"""An application that does with signals what applications do; SIGNALS_AT_IMPORT says what at its import."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Applications whose requests end early, each in its way. For the tests of the access log.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications whose requests end early, each in its way. For the tests of the access log."""
 
 from __future__ import annotations
 

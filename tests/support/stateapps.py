@@ -1,7 +1,4 @@
-"""What an application sees of the server's state, and of the requests before: handlers, contexts, locals.
-
-Owns: `app`, and `probe`, which hooks of a configuration file may call as well.
-"""
+"""What an application sees of the server's state, and of the requests before: handlers, contexts, locals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Applications that read their bodies in all ways while these arrive.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications that read their bodies in all ways while these arrive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Applications that show which thread runs them, and that take their time. For the tests of threads and of deadlines.
-
-Owns: `app`. Must not know: the server; this module is loaded by it.
-"""
+"""Applications that show which thread runs them, and that take their time. For the tests of threads and of deadlines."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Real reverse proxies that speak TLS to the server, and clients that send POSTs through them.
-
-Owns: the proxies' configurations and processes, the load, the account of what failed.
-Must not know: the server's processes, what any test is about.
-"""
+"""Real reverse proxies that speak TLS to the server, and clients that send POSTs through them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A TLS client that the test drives byte by byte, and the server's end over a socket pair.
-
-Owns: certificates of a throw-away authority, `Pair` (both ends), settings without a configuration.
-Must not know: what any test is about.
-"""
+"""A TLS client that the test drives byte by byte, and the server's end over a socket pair."""
 
 from __future__ import annotations
 
