@@ -1,4 +1,4 @@
-"""Applications that show which thread runs them, and that take their time. For the tests of threads and of deadlines."""
+"""Applications that show which thread runs them, and that take their time: for tests of threads and of deadlines."""
 
 from __future__ import annotations
 
