@@ -234,6 +234,22 @@ def test_a_silent_worker_is_killed_and_the_others_serve(start: Start) -> None:
         assert client.get("/").status == 200
 
 
+def test_a_worker_that_is_woken_and_does_not_come_strands_no_client(start: Start) -> None:
+    """The kernel wakes one of the idle workers for a new client: held or killed at that moment, it does not accept."""
+    server = start("apps:app", "-w", "2", "-t", "60")
+    workers = wait_ready(server, 2)
+    for worker in workers * 3:
+        with socket.socket() as client:
+            client.settimeout(10)
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                client.connect(server.address)  # while it still waits in epoll_wait(2)
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert client.recv(12) == b"HTTP/1.1 200"
+            finally:
+                os.kill(worker, signal.SIGCONT)
+
+
 def test_idle_workers_are_not_taken_for_silent_ones(start: Start) -> None:
     """Not even with the shortest timeout: the connection's end after 2.5 s is the clock."""
     server = start("apps:app", "-w", "2", "-t", "1", "--keep-alive", "2.5")
