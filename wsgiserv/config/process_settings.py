@@ -26,10 +26,9 @@ _LEVEL = choice(
 )
 
 
-def _hook(help: str, *arguments: str, doc: str = "") -> Hook:
-    signature = f"({', '.join(arguments)})"
-    kind = Kind(parsers.hook(*arguments), f"a function {signature} or the dotted path of one")
-    return _hooks(None, kind, help, doc=f"Called as `{signature}`. {doc}".strip())
+def _hook(help: str, arguments: str, doc: str = "") -> Hook:
+    kind = Kind(parsers.hook(arguments.count(",") + 1), f"a function ({arguments}) or the dotted path of one")
+    return _hooks(None, kind, help, "", doc=f"Called as `({arguments})`. {doc}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +40,6 @@ class ProcessSettings:
         ".",
         TEXT,
         "Change to this directory before anything else is opened.",
-        "--chdir",
         metavar="DIR",
         accepts="a directory that exists",
         doc="""Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it is
@@ -53,7 +51,6 @@ class ProcessSettings:
         None,
         Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
         "Directories to import from, separated by commas.",
-        "--pythonpath",
     )
     raw_env: tuple[str, ...] = _process(
         (),
@@ -78,7 +75,6 @@ class ProcessSettings:
         None,
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
         "The Unix socket for wsgiservctl; 'off' for none.",
-        "--control-socket",
         doc="""By default `PID.sock`, after the master, in the first of these directories that can be used:
             `$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for
             root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and
@@ -111,7 +107,6 @@ class ProcessSettings:
         True,
         SWITCH,
         "Give the workers all the groups that `user` belongs to.",
-        "--initgroups",
         doc="With `--no-initgroups` they are in `group` alone.",
     )
     umask: int = _process(
@@ -134,20 +129,15 @@ class ProcessSettings:
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
-    sendfile: bool = _process(
-        True, SWITCH, "Send files with the kernel's sendfile.", "--sendfile", environment="SENDFILE"
-    )
+    sendfile: bool = _process(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
     proc_name: str | None = _process(
-        None,
-        TEXT_OR_NONE,
-        "The name in the processes' titles.",
-        "-n --name",
-        show_default="the application",
+        None, TEXT_OR_NONE, "The name in the processes' titles.", "-n --name", show_default="the application"
     )
     default_proc_name: str = _process(
         "wsgiserv",
         TEXT,
         "The name in the processes' titles when `proc_name` is not set.",
+        "",
         show_default="the application",
     )
 
@@ -189,20 +179,17 @@ class ProcessSettings:
         {},
         Kind(parsers.mapping, "a dictionary"),
         "A logging configuration as a dictionary, for `logging.config.dictConfig`.",
+        "",
     )
     logconfig_json: str | None = _logging(
         None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
     )
-    capture_output: bool = _logging(
-        False, SWITCH, "Send what the application prints to the error log.", "--capture-output"
-    )
+    capture_output: bool = _logging(False, SWITCH, "Send what the application prints to the error log.")
 
     # TLS
-    certfile: str | None = _tls(
-        None, FILE, "The certificate, and its chain, in PEM; turns TLS on.", "--certfile"
-    )
+    certfile: str | None = _tls(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
     keyfile: str | None = _tls(
-        None, FILE, "The certificate's private key in PEM.", "--keyfile", show_default="in certfile"
+        None, FILE, "The certificate's private key in PEM.", show_default="in certfile"
     )
     sni_certificates: dict[str, tuple[str, str | None]] = _tls(
         {},
@@ -220,26 +207,23 @@ class ProcessSettings:
         show_default="none",
     )
     ca_certs: str | None = _tls(
-        None, FILE, "The authorities that clients' certificates must come from, in PEM.", "--ca-certs"
+        None, FILE, "The authorities that clients' certificates must come from, in PEM."
     )
     cert_reqs: int = _tls(
         0,
         Kind(parsers.integer(0, 2), "0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode", "N"),
         "Ask clients for a certificate: 0 no, 1 optional, 2 required.",
-        "--cert-reqs",
     )
     ciphers: str | None = _tls(
         None,
         Kind(parsers.text_or_none, "a list of ciphers in OpenSSL's notation", "LIST"),
         "The ciphers for TLS 1.2, in OpenSSL's notation.",
-        "--ciphers",
         show_default="Python's",
     )
     tls_linger: float = _tls(
         5.0,
         SECONDS,
         "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
-        "--tls-linger",
         doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
             workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
             of each with `Connection: close`, and exits as soon as all are closed. Its replacement serves meanwhile.
@@ -248,14 +232,11 @@ class ProcessSettings:
     )
 
     # Development and checks
-    reload: bool = _development(
-        False, SWITCH, "Restart the workers when the code changes; for development.", "--reload"
-    )
+    reload: bool = _development(False, SWITCH, "Restart the workers when the code changes; for development.")
     reload_engine: Literal["auto", "poll", "watchfiles"] = _development(
         "auto",
         choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
         "How changes are detected: 'auto', 'poll' or 'watchfiles'.",
-        "--reload-engine",
         doc="`auto` is watchfiles where that package is installed. gunicorn's `inotify` is taken as `auto`.",
     )
     reload_extra_files: tuple[str, ...] = _development(
@@ -273,7 +254,6 @@ class ProcessSettings:
         False,
         SWITCH,
         "Check the configuration and load the application, then exit.",
-        "--check-config",
         doc="""Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the
             application, `warmup`), prints each problem on a line, and exits with the status that the start would end
             with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
@@ -281,9 +261,7 @@ class ProcessSettings:
             that server can be reloaded. When all is good it prints what it has found: the configuration file, the
             application, the worker class, the addresses.""",
     )
-    print_config: bool = _development(
-        False, SWITCH, "Print every setting and where it came from, then exit.", "--print-config"
-    )
+    print_config: bool = _development(False, SWITCH, "Print every setting and where it came from, then exit.")
 
     # Hooks
     on_starting: Hook = _hook(
@@ -293,18 +271,17 @@ class ProcessSettings:
     when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
     pre_fork: Hook = _hook(
         "Called in the master just before a worker is forked.",
-        "server",
-        "worker",
+        "server, worker",
         doc="If it raises while the server starts, the server does not start.",
     )
-    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server", "worker")
+    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
     post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
     worker_abort: Hook = _hook(
         "Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker"
     )
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
-    pre_request: Hook = _hook("Called in the worker before each request.", "worker", "req")
+    pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
     post_request: Hook = _hooks(
         None,
         Kind(
@@ -312,21 +289,22 @@ class ProcessSettings:
             "a function (worker, req, environ, resp), of which the last one or two may be left out",
         ),
         "Called in the worker after each request.",
+        "",
         doc="Called as `(worker, req, environ, resp)`; a function of 2 or 3 arguments gets the first ones.",
     )
     child_exit: Hook = _hook(
-        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server", "worker"
+        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server, worker"
     )
-    worker_exit: Hook = _hook("Called in the worker just before it exits.", "server", "worker")
+    worker_exit: Hook = _hook("Called in the worker just before it exits.", "server, worker")
     nworkers_changed: Hook = _hook(
         "Called in the master when the number of workers has changed.",
-        *("server", "new_value", "old_value"),
+        "server, new_value, old_value",
         doc="The first time, `old_value` is None.",
     )
     on_exit: Hook = _hook("Called in the master just before it exits.", "server")
     ssl_context: Hook = _hook(
         "Called in the worker to make the TLS context.",
-        *("config", "default_ssl_context_factory"),
+        "config, default_ssl_context_factory",
         doc="""Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`;
             `default_ssl_context_factory()` makes the one that the other settings describe, to be adjusted; it needs
             `certfile`.""",

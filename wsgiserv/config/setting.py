@@ -109,20 +109,18 @@ class Section:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "", **more: Any) -> T:
+    def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "--{}", **more: Any) -> T:
         """Declare a setting.
-
-        Dictionaries are copied for each `Settings`: one configuration never writes into another's.
 
         Args:
             default, kind, help: as in `Setting`.
-            flags: its flags, separated by spaces.
+            flags: its flags, separated by spaces; ``{}`` stands for the field's name, with dashes. Empty: none.
             more: further attributes of `Setting`.
         """
-        names = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
-        names["doc"] = " ".join(names.get("doc", "").split())  # written over several lines
-        declaration = Setting(self._name, kind, help, default, flags=tuple(flags.split()), **names)
-        metadata = {"setting": declaration}
+        words = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
+        words["doc"] = " ".join(words.get("doc", "").split())  # written over several lines
+        metadata = {"setting": Setting(self._name, kind, help, default, flags=tuple(flags.split()), **words)}
+        # One configuration never writes into the dictionary of another, nor into the default.
         if isinstance(default, dict):
             return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
         return field(default=default, metadata=metadata)
@@ -130,7 +128,13 @@ class Section:
 
 def declared(settings_class: type[Any]) -> dict[str, Setting]:
     """Return the declarations of a settings record by name, in the order of its fields."""
-    return {each.name: each.metadata["setting"]._replace(name=each.name) for each in fields(settings_class)}
+    found = {}
+    for each in fields(settings_class):
+        setting: Setting = each.metadata["setting"]
+        # Only here are the fields' names known: a call in a class body does not see what its result is assigned to.
+        flags = tuple(flag.format(each.name.replace("_", "-")) for flag in setting.flags)
+        found[each.name] = setting._replace(name=each.name, flags=flags)
+    return found
 
 
 def show(value: object) -> str:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from wsgiserv.config.address import parse_address
-from wsgiserv.config.setting import Kind
+from wsgiserv.config.setting import Arity, Kind
 from wsgiserv.user_code import accepts_args
+from wsgiserv.wording import counted
 
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -163,31 +164,26 @@ def _size_text(count: int) -> str:
     return f"{count} bytes"
 
 
-def choice(*words: str, metavar: str, other: Mapping[str, str] | None = None) -> Kind[Any]:
+def choice(*words: str, metavar: str, other: Mapping[str, str] = {}, arity: Arity = "one") -> Kind[Any]:
     """Return the kind of one of a few words, in either case.
 
     Args:
         words: the accepted words.
-        metavar: the value's name in --help.
-        other: further accepted words, each with its equal among ``words``.
+        metavar, arity: as in `Kind`.
+        other: further accepted words, each with its equal among ``words``; ``"true"`` stands for True as well.
     """
 
     def parse(raw: object) -> str:
+        if isinstance(raw, int | None) and str(raw).lower() in other:
+            raw = str(raw)
         word = text(raw).lower()
-        word = (other or {}).get(word, word)
+        word = other.get(word, word)
         if word not in words:
             raise ValueError
         return word
 
     *first, last = map(repr, words)
-    return Kind(parse, f"{', '.join(first)} or {last}", metavar, choices=words)
-
-
-def stream_request_body(raw: object) -> str:
-    """Read ``auto``, ``on`` or ``off``; a switch's other values are accepted."""
-    if isinstance(raw, str) and raw.strip().lower() == "auto":
-        return "auto"
-    return "on" if boolean(raw) else "off"
+    return Kind(parse, f"{', '.join(first)} or {last}", metavar, arity, words)
 
 
 def warmup_paths(raw: object) -> tuple[str, ...]:
@@ -259,20 +255,6 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
             "'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them"
         )
     return found
-
-
-def proxy_protocol(raw: object) -> str:
-    """Read the expected versions of the PROXY protocol; True is ``auto``, False and None are ``off``."""
-    if raw is None or isinstance(raw, bool):
-        return "auto" if raw else "off"
-    word = text(raw).lower()
-    word = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}.get(word, word)
-    if word not in PROXY_VERSIONS:
-        raise ValueError
-    return word
-
-
-PROXY_VERSIONS = ("off", "v1", "v2", "auto")
 
 
 def environment_pairs(raw: object) -> tuple[str, ...]:
@@ -393,13 +375,13 @@ def _identity(raw: object, number_of: Callable[[str], int], thing: str) -> int:
         raise ValueError(f"this host has no such {thing}") from None
 
 
-def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
-    """Return a parser of a function called with ``arguments``; text is a dotted path to one."""
+def hook(count: int) -> Callable[[object], Callable[..., Any] | None]:
+    """Return a parser of a function called with ``count`` arguments; text is a dotted path to one."""
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not accepts_args(function, len(arguments)):
-            raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
+        if not accepts_args(function, count):
+            raise ValueError(f"it does not take {counted(count, 'argument')}")
         return function
 
     return parse
