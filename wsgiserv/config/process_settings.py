@@ -36,6 +36,7 @@ class ProcessSettings:
     """The part of `Settings` about processes, logs and files. A hook is None or a function of the user's."""
 
     # Process
+    # Made absolute by the loader, against the directory of the start: a reload and an upgrade must find the same one.
     chdir: str = _process(
         ".",
         TEXT,
@@ -52,6 +53,8 @@ class ProcessSettings:
         Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
         "Directories to import from, separated by commas.",
     )
+    # Applied after the configuration file has run: the file sees the environment of the start, and so a reload reads
+    # the same.
     raw_env: tuple[str, ...] = _process(
         (),
         Kind(
@@ -63,6 +66,7 @@ class ProcessSettings:
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
+    # Off: a service manager follows the process that it has started.
     daemon: bool = _process(
         False,
         SWITCH,
@@ -70,7 +74,10 @@ class ProcessSettings:
         "-D --daemon",
         doc="Not under systemd or supervisor, which want the process in the foreground.",
     )
+    # None: a service manager knows the process id, and a file that nobody reads goes stale.
     pidfile: str | None = _process(None, FILE, "Write the master's process id to this file.", "-p --pid")
+    # On by default: a server without one cannot be asked what it does just when that matters. It listens on no
+    # network.
     control_socket: str | None = _process(
         None,
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
@@ -83,9 +90,11 @@ class ProcessSettings:
             effect at a restart or an upgrade.""",
         show_default="in the runtime directory",
     )
+    # A switch of its own, though 'off' says the same: gunicorn has it under this name and flag.
     control_socket_disable: bool = _process(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
+    # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
     user: int = _process(
         os.geteuid(),
         Kind(parsers.user, "the name or the number of a user of this host", "USER"),
@@ -96,6 +105,8 @@ class ProcessSettings:
             warns once at its start; `user = 'root'` says that it is meant.""",
         show_default="the user who starts it",
     )
+    # For root with another `user` the loader puts the primary group of that user here: root's group would keep its
+    # rights.
     group: int = _process(
         os.getegid(),
         Kind(parsers.group, "the name or the number of a group of this host", "GROUP"),
@@ -103,12 +114,16 @@ class ProcessSettings:
         "-g --group",
         show_default="the primary group of `user`",
     )
+    # gunicorn's default is off. Without the user's own groups a worker cannot open files that are shared through a
+    # group.
     initgroups: bool = _process(
         True,
         SWITCH,
         "Give the workers all the groups that `user` belongs to.",
         doc="With `--no-initgroups` they are in `group` alone.",
     )
+    # 0 is gunicorn's default, and taken literally would make each file writable for everyone: so it means 'as
+    # inherited'.
     umask: int = _process(
         0,
         Kind(
@@ -122,6 +137,7 @@ class ProcessSettings:
             a configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was
             started with, but for Unix sockets, whose mode is 0777 then.""",
     )
+    # Off: a reload would be all or nothing, and connections opened at import would be shared by all workers.
     preload_app: bool = _process(
         False,
         SWITCH,
@@ -129,7 +145,9 @@ class ProcessSettings:
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
+    # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = _process(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
+    # The loader fills it from the next one, and that from the application: hooks and logs read one field.
     proc_name: str | None = _process(
         None, TEXT_OR_NONE, "The name in the processes' titles.", "-n --name", show_default="the application"
     )
@@ -142,6 +160,7 @@ class ProcessSettings:
     )
 
     # Logging
+    # The standard error: containers and service managers collect it.
     errorlog: str = _logging(
         "-",
         Kind(lambda raw: parsers.path(raw) or "-", "a path, or '-' for the standard error", "FILE"),
@@ -152,6 +171,7 @@ class ProcessSettings:
     loglevel: str = _logging(
         "info", _LEVEL, "The least severe messages that go to the error log.", "--log-level"
     )
+    # Off, as in gunicorn: a proxy in front has one already, and it costs time in each request.
     accesslog: str | None = _logging(
         None,
         FILE,
@@ -160,6 +180,7 @@ class ProcessSettings:
         accepts="a path, or '-' for the standard output",
         show_default="off",
     )
+    # 'combined' is what log analysers know.
     access_log_format: str = _logging(
         "combined",
         Kind(
@@ -172,6 +193,7 @@ class ProcessSettings:
         doc="""The atoms are gunicorn's. `combined` is the format that gunicorn has by default. In a format that
             begins with `{` the values are escaped as JSON.""",
     )
+    # gunicorn's three; where several are given, `wsgiserv.logs.config` applies gunicorn's order.
     logconfig: str | None = _logging(
         None, FILE, "A logging configuration file in the format of `logging.config`.", "--log-config"
     )
@@ -184,13 +206,16 @@ class ProcessSettings:
     logconfig_json: str | None = _logging(
         None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
     )
+    # Off: what the application prints belongs to its own stream unless its owner says so.
     capture_output: bool = _logging(False, SWITCH, "Send what the application prints to the error log.")
 
     # TLS
+    # Turns TLS on by being there: a separate switch could contradict it.
     certfile: str | None = _tls(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
     keyfile: str | None = _tls(
         None, FILE, "The certificate's private key in PEM.", show_default="in certfile"
     )
+    # Files are read in pairs, so one flag gives both: two flags could be paired wrongly.
     sni_certificates: dict[str, tuple[str, str | None]] = _tls(
         {},
         Kind(
@@ -209,17 +234,20 @@ class ProcessSettings:
     ca_certs: str | None = _tls(
         None, FILE, "The authorities that clients' certificates must come from, in PEM."
     )
+    # Numbers, as in gunicorn and `ssl.VerifyMode`, so that both files and `ssl.CERT_REQUIRED` work.
     cert_reqs: int = _tls(
         0,
         Kind(parsers.integer(0, 2), "0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode", "N"),
         "Ask clients for a certificate: 0 no, 1 optional, 2 required.",
     )
+    # TLS 1.2 alone: OpenSSL keeps the suites of TLS 1.3 in a list of their own, and none of them is weak.
     ciphers: str | None = _tls(
         None,
         Kind(parsers.text_or_none, "a list of ciphers in OpenSSL's notation", "LIST"),
         "The ciphers for TLS 1.2, in OpenSSL's notation.",
         show_default="Python's",
     )
+    # 5 s: browsers come back to a page's connection within a few seconds, and a deploy must not wait for longer.
     tls_linger: float = _tls(
         5.0,
         SECONDS,
@@ -232,7 +260,9 @@ class ProcessSettings:
     )
 
     # Development and checks
+    # Off: watching costs time, and a file half-written by a deploy would be loaded.
     reload: bool = _development(False, SWITCH, "Restart the workers when the code changes; for development.")
+    # gunicorn's inotify is what watchfiles uses on Linux.
     reload_engine: Literal["auto", "poll", "watchfiles"] = _development(
         "auto",
         choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
@@ -250,6 +280,7 @@ class ProcessSettings:
         "Also restart when this file or pattern changes; may be repeated.",
         "--reload-extra-file",
     )
+    # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = _development(
         False,
         SWITCH,
@@ -282,6 +313,7 @@ class ProcessSettings:
     )
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
     pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
+    # gunicorn's hook has got more arguments over the years, and each form is still found in files.
     post_request: Hook = _hooks(
         None,
         Kind(
