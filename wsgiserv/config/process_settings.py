@@ -317,7 +317,7 @@ class ProcessSettings:
     post_request: Hook = _hooks(
         None,
         Kind(
-            parsers.post_request_hook,
+            parsers.hook(2, 3, 4),
             "a function (worker, req, environ, resp), of which the last one or two may be left out",
         ),
         "Called in the worker after each request.",
