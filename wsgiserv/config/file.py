@@ -42,12 +42,8 @@ class ConfigFile(NamedTuple):
 
 
 def find_config_file(directory: str) -> str | None:
-    """Return the path of the default configuration file, or None."""
-    for name in _DEFAULT_NAMES:
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            return path
-    return None
+    """Return the name of the default configuration file in ``directory``, or None."""
+    return next((name for name in _DEFAULT_NAMES if os.path.exists(os.path.join(directory, name))), None)
 
 
 def read_config_file(location: str, directory: str) -> ConfigFile:
