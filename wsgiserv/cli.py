@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WsgiservError as error:
         if old_master is not None:
             _ignore_signals()
-            traceback = error.traceback if isinstance(error, ApplicationError) else ""
-            old_master.failed(f"{error}\n{traceback}".rstrip())
+            old_master.failed(f"{error}\n{error.traceback}".rstrip())
         _print_error(error)
         return error.exit_status
     except KeyboardInterrupt as interrupt:
@@ -147,11 +146,11 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         from wsgiserv.config.present import config_text
 
         print(config_text(loaded.settings, loaded.sources))
-        _print_notices(loaded)
+        _print_lines("note", loaded.notices)
         return ExitStatus.OK
     _check_rest(found)
     if loaded.settings.check_config:
-        _print_notices(loaded)
+        _print_lines("note", loaded.notices)
         return _check(loaded)
 
     def reload_settings() -> Loaded:
@@ -426,20 +425,14 @@ def _check(loaded: Loaded) -> int:
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
     if status is None:
-        _print_error(
-            BootError(
-                f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
-            )
+        raise BootError(
+            f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
         )
-        return ExitStatus.BOOT
     if not report:
         how = _how_it_ended(status, longest_s)
-        _print_error(
-            ApplicationError(
-                f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
-            )
+        raise ApplicationError(
+            f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
         )
-        return ExitStatus.APPLICATION
     if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
         print(report, end="")
@@ -451,23 +444,21 @@ def _check_in_child(loaded: Loaded, report: TextIO) -> int:
     from wsgiserv.config_check import examine
 
     found = examine(loaded.settings, loaded.config_path)
-    for warning in found.warnings:
-        print(f"wsgiserv: warning: {warning}", file=sys.stderr)
-    for note in found.notes:
-        print(f"wsgiserv: note: {note}", file=sys.stderr)
+    _print_lines("warning", found.warnings)
+    _print_lines("note", found.notes)
     for error in found.errors:
         _print_error(error)
     report.writelines(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
     return found.errors[0].exit_status if found.errors else ExitStatus.OK
 
 
-def _print_notices(loaded: Loaded) -> None:
-    for notice in loaded.notices:
-        print(f"wsgiserv: note: {notice}", file=sys.stderr)
-
-
 def _print_error(error: WsgiservError) -> None:
-    if isinstance(error, ApplicationError) and error.traceback:
+    if error.traceback:
         print(error.traceback.rstrip(), file=sys.stderr)
-    for fault in error.faults if isinstance(error, ConfigError) else (error,):
-        print(f"wsgiserv: error: {fault}", file=sys.stderr)
+    _print_lines("error", error.faults)
+
+
+def _print_lines(kind: str, lines: Iterable[str]) -> None:
+    # Not to the standard output: that is the answer, which may be piped into a file.
+    for line in lines:
+        print(f"wsgiserv: {kind}: {line}", file=sys.stderr)
