@@ -95,6 +95,12 @@ def test_help_is_given_whatever_else_is_there(argv: list[str]) -> None:
     assert parse(argv).wants == "help"
 
 
+@pytest.mark.parametrize("argv", [["--version", "--help"], ["-v", "-h"]])
+def test_neither_help_nor_version_is_a_setting(argv: list[str]) -> None:
+    assert parse(argv).wants == "help"
+    assert parse(argv).given == []
+
+
 def test_the_flag_is_known_as_it_was_written() -> None:
     assert [each.flag for each in parse(["-w4", "--bind=:1", "--no-reload", "a:b"]).given] == [
         "-w",
@@ -120,11 +126,11 @@ def test_all_mistakes_are_found_in_one_reading() -> None:
     ]
     line = parse(argv, "in SOME_ARGS")
     assert [str(fault)[:6] for fault in line.faults] == [
+        "WS1001",
+        "WS1002",
         "WS1003",
         "WS1001",
         "WS1002",
-        "WS1002",
-        "WS1001",
         "WS1001",
         "WS1004",
         "WS1004",
