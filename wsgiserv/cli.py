@@ -18,10 +18,11 @@ from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
 from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child
+from wsgiserv.safe_open import O_PATH
 from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
-    from wsgiserv.config.loader import Collected, Loaded
+    from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
@@ -30,8 +31,6 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
-# A directory can be returned to without the right to read it.
-_O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 # pidfd_open(2) would save the looking, and is not everywhere.
 _POLL_S = 0.01
 
@@ -138,24 +137,23 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     directory = start_directory(environ)
     # The old master's directory may have been removed.
     known_chdir = (lambda chdir: True) if old_master is not None else None
-    found = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
-    loaded = found.loaded
+    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
     if loaded.settings.print_config:
-        if found.faults:
-            raise ConfigError.of(found.faults)
+        loaded.raise_faults()
         from wsgiserv.config.present import config_text
 
         print(config_text(loaded.settings, loaded.sources))
         _print_lines("note", loaded.notices)
         return ExitStatus.OK
-    _check_rest(found)
+    _check_rest(loaded)
     if loaded.settings.check_config:
         _print_lines("note", loaded.notices)
         return _check(loaded)
 
     def reload_settings() -> Loaded:
         again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
-        before = os.open(".", _O_PATH)
+        # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
+        before = os.open(".", O_PATH)
         try:
             _check_rest(again, loaded.settings.worker_class)
         except ConfigError:
@@ -163,8 +161,8 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
             raise
         finally:
             close(before)
-        again.loaded.notices.extend(_certificate_warnings(again.loaded.settings))
-        return again.loaded
+        again.notices.extend(_certificate_warnings(again.settings))
+        return again
 
     from wsgiserv.master.upgrade import Invocation
 
@@ -202,29 +200,28 @@ def _serve(
 # ---- checks above the configuration --------------------------------------------------------------------------
 
 
-def _check_rest(found: Collected, class_before: object = None) -> None:
+def _check_rest(loaded: Loaded, class_before: object = None) -> None:
     """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
 
     Args:
-        found: the configuration.
+        loaded: the configuration.
         class_before: at a reload, the `worker_class` of the server's start.
 
     Raises:
-        ConfigError: all faults, those of ``found`` too.
+        ConfigError: all faults, those of ``loaded`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
     from wsgiserv.places import check_control_socket, check_spool_dir
 
-    loaded, faults, faulty = found
     settings = loaded.settings
 
     def check(step: Callable[[], object], *names: str) -> None:
         # A setting with a fault has another value by now: what follows from that is no fault.
-        if faulty.isdisjoint(names):
+        if loaded.faulty.isdisjoint(names):
             try:
                 step()
             except ConfigError as error:
-                faults.append(error)
+                loaded.faults.append(error)
 
     import_for(settings)
     check(lambda: _check_application(settings), "wsgi_app")
@@ -237,14 +234,13 @@ def _check_rest(found: Collected, class_before: object = None) -> None:
             "there"
         )
     # Under --check-config a child does this, and more, if it is started.
-    if (faults or not settings.check_config) and "chdir" not in faulty:
+    if (loaded.faults or not settings.check_config) and "chdir" not in loaded.faulty:
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
         check(lambda: check_spool_dir(settings), "spool_dir", "user")
         check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
-    if faults:
-        raise ConfigError.of(faults)
+    loaded.raise_faults()
 
 
 def _check_application(settings: Settings) -> None:

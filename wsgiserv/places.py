@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.privileges import acting_as
-from wsgiserv.safe_open import UntrustedPath, absolute, check_directory, is_root, place_of
+from wsgiserv.safe_open import O_PATH, UntrustedPath, absolute, check_directory, is_root, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-_O_PATH: Final = getattr(os, "O_PATH", 0)  # using a directory needs no right to read it
 # sun_path of unix(7), with its NUL
 _LONGEST_SOCKET_PATH: Final = 107
 
@@ -32,7 +31,7 @@ def check_spool_dir(settings: Settings) -> None:
         # The workers make the files, and they have other rights than root.
         with acting_as(settings):
             _check_directory(where, path)
-            directory = os.open(path, os.O_DIRECTORY | _O_PATH | os.O_CLOEXEC)
+            directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
             try:
                 check_directory(directory, path)
             finally:

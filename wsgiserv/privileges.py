@@ -6,32 +6,13 @@ import os
 import pwd
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.safe_open import Owner, acting_as_user
 
-
-class PrivilegeSettings(Protocol):
-    """The settings read here."""
-
-    @property
-    def user(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def initgroups(self) -> bool: ...
-    @property
-    def umask(self) -> int: ...
-
-
-class HomeSettings(Protocol):
-    """The settings read by `set_home`."""
-
-    @property
-    def user(self) -> int: ...
-    @property
-    def raw_env(self) -> tuple[str, ...]: ...
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 
 def root_warning(user_source: str) -> str:
@@ -45,7 +26,7 @@ def root_warning(user_source: str) -> str:
     return "WS1470 the workers run as root. Set user (--user www-data), or --user root to keep it so"
 
 
-def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
+def set_home(settings: Settings, environ: MutableMapping[str, str]) -> None:
     """Set HOME, USER and LOGNAME for `user`, except those that `raw_env` sets; nothing when the user does not change.
 
     Called in a worker or zygote, before it imports the application.
@@ -69,7 +50,7 @@ def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
             environ[name] = value
 
 
-def check_privileges(settings: PrivilegeSettings) -> None:
+def check_privileges(settings: Settings) -> None:
     """Raise ConfigError when this process may not switch to `user` and `group`. Called by the master."""
     euid = os.geteuid()
     if euid == 0:
@@ -84,7 +65,7 @@ def check_privileges(settings: PrivilegeSettings) -> None:
             )
 
 
-def drop_privileges(settings: PrivilegeSettings) -> None:
+def drop_privileges(settings: Settings) -> None:
     """Switch to `user` and `group` for good, and set `umask`. Called in a worker after the fork.
 
     Raises ConfigError when the switch is not allowed.
@@ -108,14 +89,13 @@ def drop_privileges(settings: PrivilegeSettings) -> None:
             f"user = {uid}, group = {gid}: a worker cannot switch to them: {error.strerror}. Start the server "
             "as root, or leave user and group out."
         ) from error
-    if (
-        settings.umask
-    ):  # 0, gunicorn's default, would make files writable for everyone: the inherited mask stays
+    # 0, gunicorn's default, would make files writable for everyone: the inherited mask stays.
+    if settings.umask:
         os.umask(settings.umask)
 
 
 @contextmanager
-def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
+def acting_as(settings: Settings) -> Iterator[None]:
     """Act as the workers' user within the block, when this process is root. Called by the master, a single thread.
 
     A worker may have replaced a log by a symbolic link, which root would follow anywhere.
@@ -128,12 +108,12 @@ def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
         yield
 
 
-def owner_of(settings: PrivilegeSettings) -> Owner:
+def owner_of(settings: Settings) -> Owner:
     """Return the owner of files created for the workers."""
     uid, gid = settings.user, settings.group
     name = _user_name(uid) if os.geteuid() == 0 and uid != 0 else None
     groups = () if name is None else os.getgrouplist(name, gid)
-    return Owner(uid, gid, getattr(settings, "umask", 0), groups)
+    return Owner(uid, gid, settings.umask, groups)
 
 
 def _user_name(uid: int) -> str | None:

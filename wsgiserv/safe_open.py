@@ -21,14 +21,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, EISDIR, ELOOP, EMLINK, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM
+from functools import partial
 from typing import Final, NamedTuple
 
-# O_PATH: passing through a directory needs no read permission.
-_O_PATH: Final = getattr(os, "O_PATH", 0)
-_STEP: Final = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# To pass through a directory, or to return to it, needs no right to read it. 0 on systems without it.
+O_PATH: Final = getattr(os, "O_PATH", 0)
+_STEP: Final = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS: Final = 40  # as the kernel's, path_resolution(7)
 _STANDARD: Final = re.compile(r"/dev/std(out|err)|(?:/dev/fd|/proc/self/fd)/([0-9]{1,6})")
-_NO_GROUP: Final = 65534
+# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
+NO_GROUP: Final = 65534
 
 
 def working_directory() -> str:
@@ -36,14 +38,10 @@ def working_directory() -> str:
 
     A release that is replaced may be removed under a running server.
     """
-    try:
-        return os.getcwd()
-    except OSError:
-        pass
-    try:
-        return os.readlink("/proc/self/cwd")
-    except OSError:
-        return f"{os.sep}(deleted)"
+    for ask in (os.getcwd, partial(os.readlink, "/proc/self/cwd")):
+        with suppress(OSError):
+            return ask()
+    return f"{os.sep}(deleted)"
 
 
 def absolute(path: str) -> str:
@@ -116,7 +114,7 @@ class Place(NamedTuple):
 
 def is_root() -> bool:
     """Return True when this process acts as root, on a system with O_PATH (Linux)."""
-    return bool(_O_PATH) and sys.platform.startswith("linux") and os.geteuid() == 0
+    return bool(O_PATH) and sys.platform.startswith("linux") and os.geteuid() == 0
 
 
 # ---- walking ---------------------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
                     if _is_magic(found):
                         if is_last:
                             return _place(directory, found, name, is_pinned, is_magic=True)
-                        target = os.open(name, os.O_DIRECTORY | _O_PATH | os.O_CLOEXEC, dir_fd=directory)
+                        target = os.open(name, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC, dir_fd=directory)
                         os.close(directory)
                         directory, found = target, os.fstat(target)
                         continue
@@ -206,7 +204,7 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         OSError: as open(2).
     """
     if not is_root():
-        flags = (_O_PATH or os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        flags = (O_PATH or os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         directory, name = os.path.split(path)
         place = Place(os.open(directory, flags), name, True, True, False, os.geteuid())
     else:
@@ -215,7 +213,7 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         except UntrustedPath as error:
             if not error.owner:
                 raise
-            with acting_as_owner(error.owner), place_of(path) as place:
+            with acting_as_user(error.owner, _group_of(error.owner)), place_of(path) as place:
                 yield place
             return
     try:
@@ -365,7 +363,7 @@ def _group_of(uid: int) -> int:
     try:
         return pwd.getpwuid(uid).pw_gid
     except KeyError:
-        return _NO_GROUP
+        return NO_GROUP
 
 
 def _open_or_make(path: str, flags: int, umask: int, directory: int | None = None) -> tuple[int, bool]:
@@ -412,13 +410,6 @@ def _open_in(place: Place, flags: int, owner: Owner) -> int:
             place.name,
         )
     return fd
-
-
-@contextmanager
-def acting_as_owner(uid: int) -> Iterator[None]:
-    """Let root act as the owner of a directory, in the primary group. As `acting_as_user`."""
-    with acting_as_user(uid, _group_of(uid)):
-        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
 from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.errors import ConfigError
-from wsgiserv.safe_open import working_directory
+from wsgiserv.safe_open import NO_GROUP, working_directory
 from wsgiserv.wording import did_you_mean, nearest
 
 _FLAGS = "on the command line"
@@ -29,41 +29,33 @@ _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
-# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
-_NO_GROUP = 65534
-
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 _BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
 
 
 class Loaded(NamedTuple):
-    """A configuration.
+    """A configuration, with its faults.
 
     Attributes:
-        settings: the values.
+        settings: the values; a setting with a fault has a lower source's value, or its default.
         sources: for every setting, the source of its value.
         notices: one line each, for the log at the start.
         config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
+        faults: all faults.
+        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
     """
 
     settings: Settings
     sources: dict[str, str]
     notices: list[str]
     config_path: str | None
-
-
-class Collected(NamedTuple):
-    """A configuration, with its faults.
-
-    Attributes:
-        loaded: the configuration; a setting with a fault has a lower source's value, or its default.
-        faults: all faults.
-        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
-    """
-
-    loaded: Loaded
     faults: list[ConfigError]
     faulty: set[str]
+
+    def raise_faults(self) -> None:
+        """Raise ConfigError of all faults, if there are any."""
+        if self.faults:
+            raise ConfigError.of(self.faults)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None = None) -> Loaded:
@@ -72,10 +64,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None 
     Raises:
         ConfigError: all faults, each with the setting, the value, its source and the accepted values.
     """
-    found = collect(argv, environ, directory)
-    if found.faults:
-        raise ConfigError.of(found.faults)
-    return found.loaded
+    loaded = collect(argv, environ, directory)
+    loaded.raise_faults()
+    return loaded
 
 
 def collect(
@@ -84,7 +75,7 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
-) -> Collected:
+) -> Loaded:
     """Return the configuration and its faults.
 
     Args:
@@ -117,7 +108,7 @@ def collect(
     loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
     loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
     loader.take_arguments(flags, _FLAGS)
-    return Collected(loader.finish(), loader.faults, loader.faulty)
+    return loader.finish()
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -339,6 +330,8 @@ class _Loader:
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,
+            self.faults,
+            self.faulty,
         )
 
     def _check_files(self) -> None:
@@ -374,10 +367,10 @@ class _Loader:
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:
-            self._set("group", _NO_GROUP, f"user = {uid} is in no user database")
+            self._set("group", NO_GROUP, f"user = {uid} is in no user database")
             self.notices.append(
                 f"WS1038 user = {uid} ({self.sources['user']}) is in no user database: the workers get the group "
-                f"{_NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
+                f"{NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
             )
         else:
             self._set("group", entry.pw_gid, f"the primary group of {entry.pw_name}")
