@@ -36,17 +36,16 @@ _NOT_WSGI = (
     "'threads' for a WSGI application"
 )
 _REFUSED = (
-    (re.compile(r"(.*[.#:])?g?eventlet(\..*)?"), _GREENLETS),
-    (re.compile(r"gunicorn\.workers\.geventlet\..*"), _GREENLETS),
+    (r"(.*[.#:])?g?eventlet(\..*)?|gunicorn\.workers\.geventlet\..*", _GREENLETS),
+    (r"(egg:)?meinheld.*|.*gmeinheld.*", _GREENLETS),
     (
-        re.compile(r"(.*[.#:])?g?tornado(\..*)?|gunicorn\.workers\.gtornado\..*"),
+        r"(.*[.#:])?g?tornado(\..*)?|gunicorn\.workers\.gtornado\..*",
         "Tornado's own applications need Tornado's server; use 'threads' for a WSGI application",
     ),
-    (re.compile(r"(.*#)?g?asgi|gunicorn\.workers\.gasgi\..*"), _NOT_WSGI),
-    (re.compile(r"(uvicorn\.workers|uvicorn_worker|hypercorn)\b.*"), _NOT_WSGI),
-    (re.compile(r"(.*[.#:])?g?aiohttp(\..*)?|aiohttp\.worker\..*|gaiohttp"), _NOT_WSGI),
-    (re.compile(r"(egg:)?meinheld.*|.*gmeinheld.*"), _GREENLETS),
-    (re.compile(r"gunicorn\..*"), "it needs gunicorn's own master; use 'sync', 'threads' or 'gevent'"),
+    (r"(.*#)?g?asgi|gunicorn\.workers\.gasgi\..*|(uvicorn\.workers|uvicorn_worker|hypercorn)\b.*", _NOT_WSGI),
+    (r"(.*[.#:])?g?aiohttp(\..*)?|aiohttp\.worker\..*|gaiohttp", _NOT_WSGI),
+    # Last: what gunicorn has besides, now or later.
+    (r"gunicorn\..*", "it needs gunicorn's own master; use 'sync', 'threads' or 'gevent'"),
 )
 
 
@@ -96,7 +95,7 @@ def parse_worker_class(raw: object) -> str | type[Any]:
     if found is not None:
         return found
     for pattern, advice in _REFUSED:
-        if pattern.fullmatch(name):
+        if re.fullmatch(pattern, name):
             raise ValueError(advice)
     if name.startswith("egg:"):
         raise ValueError("entry points of other packages are not read; give the class's dotted path")
