@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -89,11 +90,12 @@ def collect(
             may have been removed since.
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
+    # All three are read before the file is run: one of them may name it.
     flags = loader.read_line(argv, _FLAGS)
     gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
     own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
 
-    # As in gunicorn these two stand below the file.
+    # As in gunicorn these two stand below the file: they are meant as the host's defaults.
     loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
     loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
     loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
@@ -102,7 +104,7 @@ def collect(
     port = environ.get("PORT")
     loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
     if gunicorn_arguments:
-        loader.notices.append(
+        loader.note(
             f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it"
         )
     loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
@@ -121,11 +123,10 @@ def start_directory(environ: Mapping[str, str]) -> str:
         directory = os.getcwd()
     except FileNotFoundError:
         return name if os.path.isabs(name) else working_directory()
-    try:
+    # Under the link's name the directory of the next release is found, too, by a reload or an upgrade.
+    with suppress(OSError):
         if os.path.isabs(name) and os.path.samefile(name, directory):
             return name
-    except OSError:
-        pass
     return directory
 
 
@@ -144,6 +145,10 @@ class _Loader:
     faulty: set[str] = field(default_factory=set)
     file: ConfigFile | None = None
     file_config: str | None = None
+
+    def note(self, notice: str) -> None:
+        """Note a line for the log."""
+        self.notices.append(notice)
 
     # ---- sources ---------------------------------------------------------------------------------------
 
@@ -175,6 +180,7 @@ class _Loader:
         try:
             value = setting.parse(raw)
         except Exception as error:  # also what the attributes of an odd object raise
+            # Looking for the line parses the file: only for a message.
             is_from_file = self.file is not None and source == self.file.location
             written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
@@ -184,7 +190,7 @@ class _Loader:
                 return
             # gunicorn takes any number; a file written for it must start here, too.
             value = setting.parse(error.largest)
-            self.notices.append(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
+            self.note(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
         self._set(name, value, source)
 
     def _set(self, name: str, value: object, source: str) -> None:
@@ -216,9 +222,10 @@ class _Loader:
         before, source = self.values.get(name), self.sources.get(name)
         self.take(name, raw, f"{variable} in the environment")
         after = self.values.get(name)
+        # A person who edits the file must not wonder why nothing changes.
         if before is not None and before != after:
             shown = after[0] if isinstance(after, tuple) else after
-            self.notices.append(
+            self.note(
                 f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}"
             )
 
@@ -231,25 +238,25 @@ class _Loader:
                 self._ignore(flag, where, name)
 
     def _ignore(self, written: str, place: str, name: str) -> None:
-        self.notices.append(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
+        self.note(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
 
     # ---- the configuration file ------------------------------------------------------------------------
 
     def run_config_file(self, arguments: Sequence[Given]) -> None:
         """Run the configuration file named last by the arguments, or the default one if it is there."""
-        named = [str(given.raw) for given in arguments if given.name == "config" and given.raw]
-        location = named[-1] if named else find_config_file(self.directory)
+        named = _last(arguments, "config")
+        location = str(named) if named else find_config_file(self.directory)
         if location is None:
             return
         if not named and location.startswith("gunicorn"):
             found = os.path.join(self.directory, location)
-            self.notices.append(
+            self.note(
                 f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
             )
         # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
         if self.before_gevent is not None:
-            given = [given.raw for given in arguments if given.name == "worker_class"]
-            wanted = given[-1] if given else plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+            wanted = _last(arguments, "worker_class")
+            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES)
             if _is_gevent(wanted):
                 self.before_gevent()
         try:
@@ -261,28 +268,33 @@ class _Loader:
         if not named:
             self.sources["config"] = "found by itself"
         self.file_config = location if location.startswith("python:") else self.file.path
+        # A copy: a worker class given as a function is called here, and may set globals of the file.
         for name, raw in list(self.file.names.items()):
             self._take_from_file(self.file, name, raw)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
         known = _BY_ALIAS.get(name, name)
         # A module imported under a setting's name ("import threads") is the user's own.
-        is_module = issubclass(type(raw), ModuleType)
+        if issubclass(type(raw), ModuleType):
+            return
         if name in _BY_OLD_NAME:
-            if raw is not None and not callable(raw) and not is_module:
+            # logfile = open(...), or a function of that name, is no log's path.
+            if raw is not None and not callable(raw):
                 self._take_old(file, name, _BY_OLD_NAME[name], raw)
         elif known in SETTINGS:
-            if SETTINGS[known].in_file and raw is not None and not is_module:
+            if SETTINGS[known].in_file and raw is not None:
                 self.take(known, raw, file.location)
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
+            # A function or class under such a name, `debug` or `paste`, is the file's own helper.
             is_own = callable(raw) and not ignored.function and name != "logger_class"
-            if not is_own and not is_module and not ignored.is_default(raw):
+            if not is_own and not ignored.is_default(raw):
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
+            # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
             near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
             if near:
-                self.notices.append(
+                self.note(
                     f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}"
                 )
 
@@ -290,12 +302,12 @@ class _Loader:
         """Take a value under a former name of gunicorn's."""
         place = self._place(name)
         if known in file.names:
-            self.notices.append(
+            self.note(
                 f"WS1036 {name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too"
             )
             return
         self.take(known, raw, file.location)
-        self.notices.append(
+        self.note(
             f"WS1037 {name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it"
         )
 
@@ -337,6 +349,7 @@ class _Loader:
     def _check_files(self) -> None:
         """Complete `chdir`, and check the settings with files against it and against each other."""
         values, sources = self.values, self.sources
+        # Against the directory of the start, not the present one, which is a former `chdir` at a reload.
         chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
         # The directory of the start may have been removed since then, and one that has been served from, too.
         is_known = "chdir" not in values or (self.known_chdir is not None and self.known_chdir(chdir))
@@ -368,7 +381,7 @@ class _Loader:
             entry = pwd.getpwuid(uid)
         except KeyError:
             self._set("group", NO_GROUP, f"user = {uid} is in no user database")
-            self.notices.append(
+            self.note(
                 f"WS1038 user = {uid} ({self.sources['user']}) is in no user database: the workers get the group "
                 f"{NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
             )
@@ -421,6 +434,7 @@ class _Loader:
         cgroups = sizing.own_cgroups()
         cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
         memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
+        # By the effective class: sync waits during calls, and takes more workers than CPUs.
         try:
             kind = known(self.values.get("worker_class", "sync"))
         except ImportError:  # gevent is not installed: a fault, which the check of the class reports
@@ -428,6 +442,10 @@ class _Loader:
         count = sizing.fitting_workers(getattr(kind, "workers_per_cpu", 1), cpus, memory)
         limit = "no memory limit" if memory is None else f"{memory >> 20} MiB"
         return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {limit}"
+
+
+def _last(arguments: Sequence[Given], name: str) -> object:
+    return next((given.raw for given in reversed(arguments) if given.name == name and given.raw), None)
 
 
 def _is_gevent(raw: object) -> bool:
@@ -445,11 +463,13 @@ def _nearest_choice(setting: Setting, raw: Any) -> str:
 
 
 def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to the accepted values: it is empty, or int()'s own."""
+    """Tell whether the message adds nothing to the accepted values."""
+    # int() and float() repeat the value, which the fault has already.
     return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
 
 
 def _shown(raw: object) -> str:
+    # A configuration file may give a large object by mistake; repr() of a dictionary of a million rows is no message.
     try:
         return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
     except Exception:  # of an odd object
@@ -457,6 +477,7 @@ def _shown(raw: object) -> str:
 
 
 def _may_be_mistyped(name: str, raw: object) -> bool:
+    # Constants, private names, classes and functions are the file's own; a setting's value is plain data.
     return (
         name.islower()
         and not name.startswith("_")
