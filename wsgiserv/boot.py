@@ -28,8 +28,8 @@ _STATES = frozenset(get_args(State))
 
 # In characters of up to four bytes, or six as a JSON escape: two such texts stay within `LONGEST_MESSAGE_BYTES`.
 _LONGEST_TEXT = 80_000
-# How long a report waits for a master that does not read (it is stopped). A failure waits longer: the process is about
-# to exit, and nothing else says why.
+# How long a report waits for a master that does not read (it is stopped). A failure waits longer: the process is
+# about to exit, and nothing else says why.
 _WAIT_S = 1.0
 _FAILURE_WAIT_S = 5.0
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    arm()
+    arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
@@ -106,6 +106,7 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
 
 
 def _run(argv: list[str], old_master: OldMaster | None) -> int:
+    # Before all else: help must come also where the configuration is broken.
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
@@ -145,6 +146,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         print(config_text(loaded.settings, loaded.sources))
         _print_lines("note", loaded.notices)
         return ExitStatus.OK
+    # What can be found wrong now is not found by a forked worker, over and over.
     _check_rest(loaded)
     if loaded.settings.check_config:
         _print_lines("note", loaded.notices)
@@ -157,7 +159,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         try:
             _check_rest(again, loaded.settings.worker_class)
         except ConfigError:
-            os.chdir(before)
+            os.chdir(before)  # the old configuration goes on, and its relative paths
             raise
         finally:
             close(before)
@@ -223,6 +225,7 @@ def _check_rest(loaded: Loaded, class_before: object = None) -> None:
             except ConfigError as error:
                 loaded.faults.append(error)
 
+    # Before the checks, which import the user's code: its directory is in front of sys.path then.
     import_for(settings)
     check(lambda: _check_application(settings), "wsgi_app")
     check(lambda: _check_format(loaded), "access_log_format")
@@ -380,6 +383,7 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
     flush_standard_streams(wait=True)
     # A file, not a pipe: a process that the user's code has started could hold the other end open for good.
     with open(_unnamed_file(), "w+", encoding="utf-8", errors="backslashreplace") as report:
+        # Not a thread with a timeout: an import that hangs can only be killed with its process.
         try:
             pid = run_in_child(run)
         except OSError as error:
@@ -398,7 +402,7 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
 
 
 def _unnamed_file() -> int:
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create"):  # needs no disk, which may be full or read-only
         return os.memfd_create("wsgiserv-report")
     import tempfile
 

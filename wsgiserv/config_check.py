@@ -38,6 +38,7 @@ from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.response_context import ResponseContext
 
+# In the order of the report, whichever is found first.
 _SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
 
 
@@ -71,6 +72,7 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     log = _check_error_log(found, settings)
     _try(found, lambda: check_privileges(settings))
     _try(found, lambda: _check_pid_file(found, settings))
+    # After the configuration's own checks, as in a start: the application and its imports read these.
     os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
@@ -137,6 +139,7 @@ def _check_log(setting: str, path: str, settings: Settings) -> None:
 
 def _apply_logconfig(settings: Settings) -> logging.Logger:
     """Apply the logging configuration. Its files are not made, emptied or rotated: a server may write to them."""
+    # All handlers that open a file do so by this method, those of an application's own classes as well.
     original = logging.FileHandler._open
 
     def open_nothing(handler: logging.FileHandler) -> Any:
@@ -221,6 +224,7 @@ def _warm_up(
     application: Callable[..., Any],
     listeners: list[Checked],
 ) -> None:
+    # Without an address there is no name that the requests could be sent to.
     if not settings.warmup or not listeners:
         return
     first = listeners[0]

@@ -11,6 +11,7 @@ class ExitStatus(IntEnum):
 
     OK = 0  # stopped as told
     FAILURE = 1  # the server's fault, or a cause that can go away: the same start may succeed later
+    # The one status after which a service manager need not try again (systemd: RestartPreventExitStatus=2).
     CONFIG = 2  # wrong usage or configuration
     BOOT = 3  # the workers cannot boot
     APPLICATION = 4  # the application cannot be loaded
@@ -96,7 +97,7 @@ class ProtocolError(Exception):
     """
 
     def __init__(self, status: int, reason: str, detail: str = "", repeats: bool = False) -> None:
-        super().__init__(status, reason)
+        super().__init__(status, reason)  # not the detail: it may hold paths, and args are printed
         self.status = status
         self.reason = reason
         self.detail = detail

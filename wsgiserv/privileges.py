@@ -34,12 +34,14 @@ def set_home(settings: Settings, environ: MutableMapping[str, str]) -> None:
     uid = settings.user
     if os.geteuid() != 0 or uid == 0:
         return
+    # Root's HOME is closed to the workers: libraries that look for files there (pip, matplotlib, .netrc) would fail.
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:  # a number without an entry (containers)
         found: dict[str, str | None] = {"HOME": "/", "USER": None, "LOGNAME": None}
     else:
         found = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    # A person who sets one of them means it.
     set_by_hand = {pair.partition("=")[0] for pair in settings.raw_env}
     for name, value in found.items():
         if name in set_by_hand:
@@ -52,6 +54,7 @@ def set_home(settings: Settings, environ: MutableMapping[str, str]) -> None:
 
 def check_privileges(settings: Settings) -> None:
     """Raise ConfigError when this process may not switch to `user` and `group`. Called by the master."""
+    # In the master: a worker that cannot switch would be forked, fail and be forked again.
     euid = os.geteuid()
     if euid == 0:
         return
@@ -74,6 +77,7 @@ def drop_privileges(settings: Settings) -> None:
     # (`initgroups`), or `group` alone.
     uid, gid = settings.user, settings.group
     try:
+        # Groups first, then the group, then the user: each step takes the right to the one before.
         if os.geteuid() == 0 and (uid != 0 or gid != os.getegid()):
             name = _user_name(uid) if settings.initgroups else None
             if name is not None:
@@ -98,9 +102,9 @@ def drop_privileges(settings: Settings) -> None:
 def acting_as(settings: Settings) -> Iterator[None]:
     """Act as the workers' user within the block, when this process is root. Called by the master, a single thread.
 
-    A worker may have replaced a log by a symbolic link, which root would follow anywhere.
     Raises OSError when the switch is not allowed.
     """
+    # A worker may have replaced a log by a symbolic link, which root would follow anywhere.
     if os.geteuid() != 0 or settings.user == 0:
         yield
         return
@@ -110,6 +114,7 @@ def acting_as(settings: Settings) -> Iterator[None]:
 
 def owner_of(settings: Settings) -> Owner:
     """Return the owner of files created for the workers."""
+    # By the user database, not by `initgroups`: a user who may be in a group is not safe from it.
     uid, gid = settings.user, settings.group
     name = _user_name(uid) if os.geteuid() == 0 and uid != 0 else None
     groups = () if name is None else os.getgrouplist(name, gid)

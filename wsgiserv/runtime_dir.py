@@ -45,8 +45,8 @@ def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SY
     refused: list[str] = []
     given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given:
-        # systemd has made it for this service, with the owner and mode of its unit. Root alone checks it: after sudo -E
-        # it may be the directory of another user, and root does not work there.
+        # systemd has made it for this service, with the owner and mode of its unit. Root alone checks it: after
+        # sudo -E it may be the directory of another user, and root does not work there.
         is_checked = uid == 0 and os.path.isdir(given)
         fault = _fault_of(os.path.realpath(given), uid, is_private=False) if is_checked else ""
         if not fault:
@@ -64,8 +64,8 @@ def directories_to_search(
     environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP
 ) -> list[str]:
     """Return the fit directories for sockets of this user's servers; for root, of all users'. Called by wsgiservctl."""
-    # The server may have been started with another environment: by systemd, or from another login. Root may control the
-    # servers of all users, as with kill(1).
+    # The server may have been started with another environment: by systemd, or from another login. Root may control
+    # the servers of all users, as with kill(1).
     given = [path for path in environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
     own = [*_own_directories(environ, uid, system, tmp), f"/run/user/{uid}/wsgiserv", system]
     found = [

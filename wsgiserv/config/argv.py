@@ -1,8 +1,7 @@
-"""Reads command lines: flags, from the table of settings, to raw values; decides nothing.
+"""Reads command lines: flags, from the table of settings, to raw values; decides nothing."""
 
-Not by `argparse`: it stops at the first mistake, keeps no flag as it was written, and takes abbreviations within
-``-DZ``, in another way in each version of Python.
-"""
+# Not by `argparse`: it stops at the first mistake, does not keep a flag as it was written, reads ``-DZ`` and
+# ``--switch=value`` in another way in each version of Python, and imports `gettext` and `locale` for its headings.
 
 from __future__ import annotations
 
@@ -111,6 +110,7 @@ class _Line:
         """Read all arguments."""
         while self.todo:
             argument = self.todo.pop()
+            # An application, or a file, may have a name that begins with a dash.
             if argument == "--":
                 self.applications += reversed(self.todo)
                 return
@@ -125,13 +125,13 @@ class _Line:
         flag = _flags().get(written)
         if flag is None:
             self.refuse(_unknown_flag(written, self.where))
-            self.may_be_value |= not rest
+            self.may_be_value |= not rest  # "=" has the value in it
             return
         raw: object = flag.const
         if flag.arity == "none":
             self._read_behind_switch(written, rest)
         elif rest:
-            raw = rest.removeprefix("=")
+            raw = rest.removeprefix("=")  # of -w=4, too, as `argparse` and so gunicorn has it
         elif self.todo and not _is_flag(self.todo[-1]):
             raw = self.todo.pop()
         elif flag.arity != "optional":
@@ -167,6 +167,7 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
     line = _Line(argv, where)
     line.read()
     given, applications = line.given, line.applications
+    # A misplaced value ("-D yes") looks like a second application.
     for argument in [] if line.may_be_value else applications[1:]:
         line.refuse(
             f"WS1004 unexpected argument {argument!r} {where}: the application is {applications[0]!r}, and there is "
@@ -174,6 +175,7 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
         )
     if applications:
         given["wsgi_app"] = Given("wsgi_app", applications[0], "")
+    # Whatever else is wrong: who asks for help may have no idea of the rest.
     wanted = [name for name in ("help", "version") if given.pop(name, None)]
     return CommandLine(list(given.values()), wanted[0] if wanted else None, line.faults)
 

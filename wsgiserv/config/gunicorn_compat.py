@@ -34,12 +34,12 @@ class GunicornOnly:
 
     def is_default(self, raw: object) -> bool:
         """Tell whether the value is gunicorn's own default: ignoring it changes nothing."""
-        if raw is None:
+        if raw is None:  # as in a configuration file: leaves the setting as it is
             return True
         # An object of the user's: its == may do anything.
         if not issubclass(type(raw), (str, bytes, int, float, list, tuple, dict)):
             return False
-        if raw in ([], ()):
+        if raw in ([], ()):  # gunicorn's default of each list
             return True
         # A flag's value is text: "100" is the default 100.
         defaults = self.defaults or (False,) * self.switch
@@ -57,6 +57,7 @@ _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, 
 _CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
+# Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
 _TABLE = (
     # Logging
     GunicornOnly(

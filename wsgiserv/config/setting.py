@@ -11,6 +11,7 @@ from wsgiserv.user_code import own_attribute
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+# In the order of a first reading: the application and its address first, the hooks last.
 # The topics of --help and of docs/settings.md, in their order.
 SECTIONS = (
     "Application",
@@ -43,6 +44,7 @@ class Kind(Generic[T_co]):
         choices: the accepted words, when there are only a few; the nearest one is proposed for a mistyped word.
     """
 
+    # Generic in its result: mypy compares each default, and so each field, with its parser.
     parse: Callable[[Any], T_co]
     accepts: str
     metavar: str = ""
@@ -139,6 +141,7 @@ def show(value: object) -> str:
     if callable(value) and not issubclass(type(value), type):  # by its type: a proxy's __class__ may raise
         name = own_attribute(value, "__qualname__") or type(value).__qualname__
         return f"<function {name} of {own_attribute(value, '__module__') or '?'}>"
+    # "30", not "30.0": as a person has written it.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, tuple):
