@@ -409,7 +409,8 @@ def _open_in(place: Place, flags: int, owner: Owner) -> int:
             with suppress(OSError):  # a file system without owners
                 os.fchown(fd, owner.uid, owner.gid)
         return fd
-    # A hard link that a user makes to a file of another keeps that file's owner and mode, and O_NOFOLLOW does not see it.
+    # A hard link that a user makes to a file of another has that file's owner and mode, and O_NOFOLLOW does not see
+    # that it is one.
     status = os.fstat(fd)
     if not place.is_trusted and stat.S_ISREG(status.st_mode) and status.st_nlink != 1:
         os.close(fd)
