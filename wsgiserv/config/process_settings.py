@@ -50,8 +50,8 @@ class ProcessSettings:
         Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
         "Directories to import from, separated by commas.",
     )
-    # Applied after the configuration file has run: the file sees the environment of the start, and so a reload reads
-    # the same.
+    # Applied after the configuration file has run: what the file reads of the environment at a start is the service
+    # manager's.
     raw_env: tuple[str, ...] = _process(
         (),
         Kind(
