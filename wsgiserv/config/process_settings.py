@@ -26,9 +26,9 @@ _LEVEL = choice(
 )
 
 
-def _hook(help: str, arguments: str) -> Hook:
+def _hook(help: str, arguments: str, doc: str = "") -> Hook:
     kind = Kind(parsers.hook(arguments.count(",") + 1), f"a function ({arguments}) or the dotted path of one")
-    return _hooks(None, kind, help, "")
+    return _hooks(None, kind, help, "", doc=f"Called as `({arguments})`. {doc}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +43,9 @@ class ProcessSettings:
         "Change to this directory before anything else is opened.",
         metavar="DIR",
         accepts="a directory that exists",
+        doc="""Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it is
+            importable. The configuration file itself is looked for where the command was typed. Where the name is a
+            link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2.""",
         show_default="where the command is typed",
     )
     pythonpath: str | None = _process(
@@ -65,7 +68,11 @@ class ProcessSettings:
     )
     # Off: a service manager follows the process that it has started.
     daemon: bool = _process(
-        False, SWITCH, "Run in the background, detached from the terminal.", "-D --daemon"
+        False,
+        SWITCH,
+        "Run in the background, detached from the terminal.",
+        "-D --daemon",
+        doc="Not under systemd or supervisor, which want the process in the foreground.",
     )
     # None: a service manager knows the process id, and a file that nobody reads goes stale.
     pidfile: str | None = _process(None, FILE, "Write the master's process id to this file.", "-p --pid")
@@ -75,6 +82,12 @@ class ProcessSettings:
         None,
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
         "The Unix socket for wsgiservctl; 'off' for none.",
+        doc="""By default `PID.sock`, after the master, in the first of these directories that can be used:
+            `$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for
+            root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and
+            root get answers. Where there cannot be one, the server runs without it and says so in the log. A path
+            that is set here and cannot be used (its directory does not exist) ends the start with status 2. Takes
+            effect at a restart or an upgrade.""",
         show_default="in the runtime directory",
     )
     # A switch of its own, though 'off' says the same: gunicorn has it under this name and flag.
@@ -87,6 +100,9 @@ class ProcessSettings:
         Kind(parsers.user, "the name or the number of a user of this host", "USER"),
         "Run the workers as this user.",
         "-u --user",
+        doc="""Only root can: the master stays root, opens the logs and hands them on. The workers get the user's
+            groups, `HOME`, `USER` and `LOGNAME` (unless `raw_env` sets them). A server whose workers run as root
+            warns once at its start; `user = 'root'` says that it is meant.""",
         show_default="the user who starts it",
     )
     # For root with another `user` the loader puts the primary group of that user here: root's group would keep its
@@ -100,7 +116,12 @@ class ProcessSettings:
     )
     # gunicorn's default is off. Without the user's own groups a worker cannot open files that are shared through a
     # group.
-    initgroups: bool = _process(True, SWITCH, "Give the workers all the groups that `user` belongs to.")
+    initgroups: bool = _process(
+        True,
+        SWITCH,
+        "Give the workers all the groups that `user` belongs to.",
+        doc="With `--no-initgroups` they are in `group` alone.",
+    )
     # 0 is gunicorn's default, and taken literally would make each file writable for everyone: so it means 'as
     # inherited'.
     umask: int = _process(
@@ -112,10 +133,17 @@ class ProcessSettings:
         ),
         "The file mode mask of the workers, of log files and Unix sockets; octal.",
         "-m --umask",
+        doc="""Text is octal, as of umask(1): `--umask 77` is `0o77` (gunicorn reads 77 as decimal). A number in
+            a configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was
+            started with, but for Unix sockets, whose mode is 0777 then.""",
     )
     # Off: a reload would be all or nothing, and connections opened at import would be shared by all workers.
     preload_app: bool = _process(
-        False, SWITCH, "Load the application once, before the workers are forked.", "--preload"
+        False,
+        SWITCH,
+        "Load the application once, before the workers are forked.",
+        "--preload",
+        doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = _process(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
@@ -162,6 +190,8 @@ class ProcessSettings:
         ),
         "'common', 'combined', 'json', or a format of atoms such as %(h)s.",
         "--access-logformat",
+        doc="""The atoms are gunicorn's. `combined` is the format that gunicorn has by default. In a format that
+            begins with `{` the values are escaped as JSON.""",
     )
     # gunicorn's three; where several are given, `wsgiserv.logs.config` applies gunicorn's order.
     logconfig: str | None = _logging(
@@ -196,6 +226,9 @@ class ProcessSettings:
         ),
         "A certificate for clients that ask for this name (SNI).",
         "--sni-certificate",
+        doc="""Clients that name another host, or none, get `certfile`. `*.shop.example` stands for one label. A
+            dictionary in a configuration file: `{'shop.example': ('shop.pem', 'shop.key')}`; the key may be in the
+            certificate's file.""",
         show_default="none",
     )
     ca_certs: str | None = _tls(
@@ -216,7 +249,14 @@ class ProcessSettings:
     )
     # 5 s: browsers come back to a page's connection within a few seconds, and a deploy must not wait for longer.
     tls_linger: float = _tls(
-        5.0, SECONDS, "How long a leaving worker keeps idle TLS connections; 0 closes them at once."
+        5.0,
+        SECONDS,
+        "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
+        doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
+            workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
+            of each with `Connection: close`, and exits as soon as all are closed. Its replacement serves meanwhile.
+            When the whole server stops they are closed at once. The same holds for other connections that cannot be
+            moved.""",
     )
 
     # Development and checks
@@ -227,6 +267,7 @@ class ProcessSettings:
         "auto",
         choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
         "How changes are detected: 'auto', 'poll' or 'watchfiles'.",
+        doc="`auto` is watchfiles where that package is installed. gunicorn's `inotify` is taken as `auto`.",
     )
     reload_extra_files: tuple[str, ...] = _development(
         (),
@@ -241,15 +282,29 @@ class ProcessSettings:
     )
     # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = _development(
-        False, SWITCH, "Check the configuration and load the application, then exit."
+        False,
+        SWITCH,
+        "Check the configuration and load the application, then exit.",
+        doc="""Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the
+            application, `warmup`), prints each problem on a line, and exits with the status that the start would end
+            with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
+            not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem:
+            that server can be reloaded. When all is good it prints what it has found: the configuration file, the
+            application, the worker class, the addresses.""",
     )
     print_config: bool = _development(False, SWITCH, "Print every setting and where it came from, then exit.")
 
     # Hooks
-    on_starting: Hook = _hook("Called in the master before it starts.", "server")
+    on_starting: Hook = _hook(
+        "Called in the master before it starts.", "server", doc="If it raises, the server does not start."
+    )
     on_reload: Hook = _hook("Called in the master when it reloads (SIGHUP).", "server")
     when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
-    pre_fork: Hook = _hook("Called in the master just before a worker is forked.", "server, worker")
+    pre_fork: Hook = _hook(
+        "Called in the master just before a worker is forked.",
+        "server, worker",
+        doc="If it raises while the server starts, the server does not start.",
+    )
     post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
     post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
@@ -267,15 +322,22 @@ class ProcessSettings:
         ),
         "Called in the worker after each request.",
         "",
+        doc="Called as `(worker, req, environ, resp)`; a function of 2 or 3 arguments gets the first ones.",
     )
     child_exit: Hook = _hook(
         "Called in the master when a worker has exited, and when a zygote has (age 0).", "server, worker"
     )
     worker_exit: Hook = _hook("Called in the worker just before it exits.", "server, worker")
     nworkers_changed: Hook = _hook(
-        "Called in the master when the number of workers has changed.", "server, new_value, old_value"
+        "Called in the master when the number of workers has changed.",
+        "server, new_value, old_value",
+        doc="The first time, `old_value` is None.",
     )
     on_exit: Hook = _hook("Called in the master just before it exits.", "server")
     ssl_context: Hook = _hook(
-        "Called in the worker to make the TLS context.", "config, default_ssl_context_factory"
+        "Called in the worker to make the TLS context.",
+        "config, default_ssl_context_factory",
+        doc="""Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`;
+            `default_ssl_context_factory()` makes the one that the other settings describe, to be adjusted; it needs
+            `certfile`.""",
     )

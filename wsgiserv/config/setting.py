@@ -60,6 +60,7 @@ class Setting(NamedTuple):
         kind: its values.
         help: one sentence for --help.
         default: the value when nothing gives one.
+        doc: more, for docs/settings.md; Markdown; may be empty.
         flags: the flags shown in --help; empty: a configuration file only (or the environment).
         hidden_flags: further accepted flags, for command lines written for other servers.
         metavar: the value's name in --help, where the kind's is not used.
@@ -77,6 +78,7 @@ class Setting(NamedTuple):
     kind: Kind[Any]
     help: str
     default: Any
+    doc: str = ""
     flags: tuple[str, ...] = ()
     hidden_flags: tuple[str, ...] = ()
     metavar: str = ""
@@ -118,6 +120,7 @@ class Section:
             more: further attributes of `Setting`.
         """
         words = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
+        words["doc"] = " ".join(words.get("doc", "").split())  # written over several lines
         metadata = {"setting": Setting(self._name, kind, help, default, flags=tuple(flags.split()), **words)}
         # One configuration never writes into the dictionary of another, nor into the default.
         if isinstance(default, dict):

@@ -1,7 +1,6 @@
 """Declares the settings: one typed field each, with all facts about it.
 
---help, the loader, --print-config and the facts in docs/settings.md are made from the table of declarations,
-`SETTINGS`. What a setting means in full is written in that page.
+--help, the loader, --print-config and docs/settings.md are made from the table of declarations, `SETTINGS`.
 """
 
 from __future__ import annotations
@@ -56,6 +55,7 @@ class Settings(ProcessSettings):
         "The configuration: a Python file, or python:some.module.",
         "-c --config",
         accepts="the path of a Python file, 'file:PATH' or 'python:some.module'",
+        doc="Without it, `./wsgiserv.conf.py` is read if it is there, else `./gunicorn.conf.py`.",
         in_file=False,
         show_default="./wsgiserv.conf.py",
     )
@@ -65,6 +65,8 @@ class Settings(ProcessSettings):
         Kind(parsers.text_or_none, "'module:name'; for example 'hello:app'"),
         "The application, when it is not named on the command line.",
         "",
+        doc="""`module:app`, `module:obj.attr`, `module:factory()`, `module:factory('literal', debug=True)`, or
+            `module` alone (then `application`, else `app`).""",
     )
 
     # Listening
@@ -76,11 +78,17 @@ class Settings(ProcessSettings):
         "Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
         "-b --bind",
         environment="PORT",
+        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. When the
+            environment has `PORT`, it stands for `0.0.0.0:$PORT`.""",
     )
     # gunicorn's number. A large one absorbs the moment of a reload or a crash; a client that waits is better off than
     # a refused one.
     backlog: int = _listening(
-        2048, COUNT_FROM_1, "How many connections may wait to be accepted.", clamped=True
+        2048,
+        COUNT_FROM_1,
+        "How many connections may wait to be accepted.",
+        clamped=True,
+        doc="The kernel caps it (`net.core.somaxconn`).",
     )
     # None, not 0o777: a mode set by hand goes before the umask, and the default must follow it.
     socket_mode: int | None = _listening(
@@ -91,6 +99,9 @@ class Settings(ProcessSettings):
             "MODE",
         ),
         "The mode of Unix sockets' files; octal.",
+        doc="""A process that may write to the socket may connect, and **is trusted as a proxy**: set `660`, and
+            a `group` that the proxy is in. The socket has this mode from the first moment on. Sockets of the service
+            manager, and those that are kept over a reload, stay as they are.""",
         show_default="0777 without the bits of `umask`",
     )
     # Off: a second server started by mistake must fail to bind. With it both would share the port, unnoticed.
@@ -105,6 +116,9 @@ class Settings(ProcessSettings):
         "The number of worker processes, or 'auto' to fit this container.",
         "-w --workers",
         environment="WEB_CONCURRENCY",
+        doc="""`auto` counts the CPUs this process may use (the cgroup's quota and the affinity, not the host's
+            cores): one worker per CPU for `threads` and `gevent`, twice as many and one more for `sync`; and at most
+            one for each 128 MiB of the cgroup's memory limit.""",
     )
     # Both bounds are given, or neither: each alone leaves open how far the number may go.
     workers_min: int | None = _workers(
@@ -112,6 +126,7 @@ class Settings(ProcessSettings):
         COUNT_TO_10000,
         "Follow the load, with never fewer worker processes than this.",
         accepts=f"{COUNT_TO_10000.accepts}, and workers_max beside it",
+        doc="See [Workers that follow the load](autoscaling.md). Without it the number of workers is fixed.",
         show_default="fixed",
     )
     workers_max: int | None = _workers(
@@ -119,6 +134,7 @@ class Settings(ProcessSettings):
         WORKERS,
         "Follow the load, with never more worker processes than this.",
         accepts="a whole number of at least workers_min and at most 10000, or 'auto', and workers_min beside it",
+        doc="`auto` is as for `workers`. `workers` is the number to begin with; without it, `workers_min`.",
         show_default="fixed",
     )
     # Retiring slowly and growing ten times as fast: a worker too many costs memory, one too few costs requests. Below
@@ -127,6 +143,7 @@ class Settings(ProcessSettings):
         30.0,
         Kind(parsers.scale_window, "a duration of 1 second to 1 hour; for example 30 or '2m'", "SECONDS"),
         "Retire a worker when the load has been low for this long.",
+        doc="With `workers_min` and `workers_max`. Growing is decided on a tenth of it, 0.5 to 5 seconds.",
     )
     # sync: the only class that is safe for an application that is neither thread-safe nor patched.
     worker_class: str | type[Any] = _workers(
@@ -134,6 +151,7 @@ class Settings(ProcessSettings):
         WORKER_CLASS,
         "How a worker serves: sync, threads, gevent, or a dotted path.",
         "-k --worker-class",
+        doc="gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.",
     )
     threads: int = _workers(1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.")
     # Bounds memory and descriptors. gunicorn's number, though here it holds for each class.
@@ -155,23 +173,51 @@ class Settings(ProcessSettings):
     # Memory of one worker has peaks (a large page, the garbage collector's cycle), so a single sample decides
     # nothing.
     max_worker_memory: int = _workers(
-        0, BYTES_OR_UNLIMITED, "Recycle a worker that stays above this much memory; 0 is no limit."
+        0,
+        BYTES_OR_UNLIMITED,
+        "Recycle a worker that stays above this much memory; 0 is no limit.",
+        doc="""The memory that counts is what the worker's exit would free: its private pages, and its share of
+            the pages in common with others (PSS; RSS where the system does not tell). It is sampled every 5 seconds,
+            and three samples in a row must be above. A limit that the first worker exceeds before its first request
+            ends the start with status 2, and fails a reload.""",
     )
     # One: more at a time take more of the capacity that the load was sized for.
-    max_unavailable: int = _workers(1, COUNT_TO_10000, "How many workers may be recycled at a time.")
+    max_unavailable: int = _workers(
+        1,
+        COUNT_TO_10000,
+        "How many workers may be recycled at a time.",
+        doc="""A worker is recycled when it reaches `max_requests`, `max_worker_lifetime` or `max_worker_memory`.
+            It serves until its replacement is ready. A worker that only keeps idle connections (`tls_linger`) does not
+            count.""",
+    )
     # One: during a reload the memory of one more worker must fit, and on small hosts no more does.
-    reload_surge: int = _workers(1, COUNT_TO_10000, "How many extra workers a reload may start at a time.")
+    reload_surge: int = _workers(
+        1,
+        COUNT_TO_10000,
+        "How many extra workers a reload may start at a time.",
+        doc="""A reload starts one worker of the new configuration; when that is ready the old ones are replaced,
+            this many at a time, each when its replacement is ready.""",
+    )
     # 50 ms: longer than a usual call, so that in ordinary traffic nothing is moved; shorter than a person notices.
     handoff_after: float = _workers(
         0.05,
         SECONDS,
         "Pass waiting connections to a free worker when a call runs longer than this; 0 turns it off.",
+        doc="""For `sync` with two workers or more. A sync worker runs one call at a time; when the next request
+            arrives on a kept connection meanwhile, the connection is passed to a worker that is free. TLS connections
+            cannot be passed on. In all classes 0 also keeps a worker that has been busy without a pause for some
+            seconds from passing connections to workers that have little to do.""",
     )
     # Empty: a GET may have effects in an application, so that no path is safe by itself.
     warmup: tuple[str, ...] = _workers(
         (),
         Kind(parsers.warmup_paths, "paths that begin with '/', such as '/' or '/search?q=a'", "PATH", "many"),
         "Call the application with this path before a worker is ready.",
+        doc="""In each worker, one GET after the other, as a client of this machine would send it to the first
+            address: `root_path` is taken off. An exception or a status of 500 and above means that the worker cannot
+            boot: at the start the server exits with status 4, at a reload the old workers stay. A status of 400 to
+            499 is a warning in the log. The environ has `wsgiserv.warmup` set to True. The hooks around requests are
+            not called, and there is no line in the access log.""",
     )
 
     # Timeouts
@@ -185,7 +231,11 @@ class Settings(ProcessSettings):
     )
     # Zero: only behind a load balancer is there something to wait for; at a terminal Ctrl-C is to stop at once.
     drain_delay: float = _timeouts(
-        0.0, SECONDS, "After TERM, go on accepting for this long, while load balancers learn of it."
+        0.0,
+        SECONDS,
+        "After TERM, go on accepting for this long, while load balancers learn of it.",
+        doc="""Meanwhile responses say `Connection: close`, `readiness_path` answers 503, and `wsgiservctl
+            status` says that the server is draining. Then it stops gracefully, within `graceful_timeout`.""",
     )
     # Empty: no path of the application may be shadowed unless it is asked for.
     readiness_path: str = _timeouts(
@@ -197,6 +247,8 @@ class Settings(ProcessSettings):
         ),
         "Answer requests for this path with 200, with 503 while the server drains.",
         show_default="none",
+        doc="""For load balancers that ask over HTTP; the application does not see these requests, the access log
+            does. Use it with `drain_delay`: longer than the balancer takes to notice.""",
     )
     # 30 s, as in gunicorn. `clamped` here and below: gunicorn takes any number, and 'for ever' is often written as a
     # very large one.
@@ -220,6 +272,7 @@ class Settings(ProcessSettings):
         "--keep-alive",
         hidden_flags=("--keepalive",),
         clamped=True,
+        doc="gunicorn's default is 2. Behind a proxy it should be longer than the proxy's own.",
     )
     # From the head's first byte, however it drips: Slowloris keeps a timeout between bytes alive for ever.
     header_timeout: float = _timeouts(
@@ -236,6 +289,8 @@ class Settings(ProcessSettings):
         BYTES,
         "The least speed of a body after `body_timeout`, in bytes per second.",
         accepts="bytes per second as a whole number up to 4194304T, or 0 for any rate",
+        doc="""Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and
+            then never reaches `body_timeout`. A slower client gets 408.""",
     )
     # Longer than `body_timeout`: a person may pause a download, or a phone sleep for a moment.
     send_timeout: float = _timeouts(
@@ -245,7 +300,12 @@ class Settings(ProcessSettings):
     # Off: only the application's owner knows what its longest request is, and raising in a thread may break an
     # invariant there.
     request_timeout: float = _timeouts(
-        0.0, SECONDS, "How long the application may take for one request; 0 is no limit."
+        0.0,
+        SECONDS,
+        "How long the application may take for one request; 0 is no limit.",
+        doc="""The client of an overdue request gets 504, or its connection is reset when the response has begun.
+            The log has the request line, its id, its age and the stack. In `threads` an exception is raised in the
+            one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced.""",
     )
     # Long enough that a garbage collection or a slow import does not set it off.
     gevent_block_warning: float = _timeouts(
@@ -255,7 +315,11 @@ class Settings(ProcessSettings):
     # Limits
     # Not gunicorn's 4094: tracking parameters and signed URLs outgrow it. Browsers and proxies stop near 8 KB.
     limit_request_line: int = _limits(
-        8190, LINE_BYTES, "The longest request line; a longer one gets 414.", clamped=True
+        8190,
+        LINE_BYTES,
+        "The longest request line; a longer one gets 414.",
+        clamped=True,
+        doc="0 is the largest, 1 MiB. gunicorn's default is 4094.",
     )
     # Each field costs time in every middleware. 32768 is gunicorn's bound.
     limit_request_fields: int = _limits(
@@ -275,6 +339,7 @@ class Settings(ProcessSettings):
         "The longest header field.",
         hidden_flags=("--limit-request-field_size",),
         clamped=True,
+        doc="0 is the largest, 1 MiB.",
     )
     # gunicorn has no limit. A disk is finite, and a body goes to it before the application can refuse it.
     limit_request_body: int = _limits(
@@ -296,6 +361,10 @@ class Settings(ProcessSettings):
         BYTES,
         "How far a response of unknown length may run ahead of its client.",
         show_default="1 MiB",
+        doc="""Then the application waits in `threads` and `gevent` until the client has taken some of it. In
+            `sync`, where that would stop all other clients of the worker, it goes on, into a file, until 64 MiB wait.
+            A response with a `Content-Length`, or of one block, and a file never wait: they leave the application at
+            once. See [streaming responses](streaming-responses.md).""",
     )
     # `tmp_upload_dir` is gunicorn's name.
     spool_dir: str | None = _limits(
@@ -305,6 +374,7 @@ class Settings(ProcessSettings):
         metavar="DIR",
         accepts="a directory that exists",
         aliases=("tmp_upload_dir",),
+        doc="The workers must be able to make files there, or the start ends with status 2.",
         show_default="the system's temporary directory",
     )
 
@@ -314,6 +384,9 @@ class Settings(ProcessSettings):
         "auto",
         choice("auto", "on", "off", metavar="WHEN", other=_ON_OR_OFF),
         "Call the application before a request's body is complete.",
+        doc="""`on` calls it as soon as the head is here, and `wsgi.input` waits for the client: a slow client
+            then holds its thread, or the whole `sync` worker. `auto` does so in `gevent` only, for bodies larger than
+            `body_buffer_size`; everywhere else they go to a file first. `off` never does.""",
     )
 
     # Proxies and headers
@@ -324,6 +397,8 @@ class Settings(ProcessSettings):
         NETWORKS,
         "The proxies whose forwarded headers are trusted; '*' is any.",
         environment="FORWARDED_ALLOW_IPS",
+        doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
+            application. The environment's value is the default: a configuration file or a flag replaces it.""",
     )
     # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
     forwarded_headers: tuple[str, ...] = _proxies(
@@ -334,6 +409,9 @@ class Settings(ProcessSettings):
             "LIST",
         ),
         "The headers of a trusted proxy that are used; e.g. for,proto,host.",
+        doc="""`for`, `proto`, `host`, `port` and `prefix` are `X-Forwarded-For` and so on, `forwarded` is RFC
+            7239's `Forwarded`. Name only what your proxy sets itself on every request: a client can send anything
+            else itself. See [Behind a proxy](proxies.md).""",
     )
     # gunicorn's three. No flag: a dictionary has no good form on a command line, and gunicorn has none either.
     secure_scheme_headers: dict[str, str] = _proxies(
@@ -347,6 +425,8 @@ class Settings(ProcessSettings):
         "off",
         choice("off", "v1", "v2", "auto", metavar="[VERSION]", other=_AUTO_OR_OFF, arity="optional"),
         "Read HAProxy's PROXY protocol; without a value, 'auto'.",
+        doc="""`v1` and `v2` require a header of that version from every peer in `proxy_allow_ips` (400 without
+            it), `auto` takes either, or none. With TLS, the header comes before the handshake, in clear.""",
     )
     # The flag's name is gunicorn's, and so is the next one's.
     proxy_allow_ips: tuple[str, ...] = _proxies(
@@ -354,28 +434,42 @@ class Settings(ProcessSettings):
         NETWORKS,
         "The proxies that may speak the PROXY protocol; '*' is any.",
         "--proxy-allow-from",
+        doc="Clients on a Unix socket always may.",
     )
     protocol: Literal["http", "uwsgi"] = _proxies(
         "http",
         choice("http", "uwsgi", metavar="NAME"),
         "The listeners' protocol; uwsgi is for nginx's uwsgi_pass.",
+        doc="See [Behind a proxy](proxies.md).",
     )
     # A uwsgi peer writes the environ itself, REMOTE_USER and HTTPS included, so that the loopback is the widest safe
     # default.
     uwsgi_allow_ips: tuple[str, ...] = _proxies(
-        ("127.0.0.1", "::1"), NETWORKS, "The proxies that may speak uwsgi; '*' is any.", "--uwsgi-allow-from"
+        ("127.0.0.1", "::1"),
+        NETWORKS,
+        "The proxies that may speak uwsgi; '*' is any.",
+        "--uwsgi-allow-from",
+        doc="""Clients on a Unix socket always may. Connections of others are closed: everything in a uwsgi
+            request is trusted.""",
     )
     # gunicorn's two. Only with an underscore can these names arrive as headers, which `header_map` drops otherwise.
     forwarder_headers: tuple[str, ...] = _proxies(
         ("SCRIPT_NAME", "PATH_INFO"),
         Kind(parsers.words, "header names separated by commas", "LIST"),
         "Headers with underscores that a trusted proxy may set.",
+        doc="""`SCRIPT_NAME` must be a prefix of the request's path, which it is taken off; anything else is 400.
+            Other names become `HTTP_...` as any header does, so `PATH_INFO` and `REMOTE_USER` are never set by one.
+            `*` is any name. A proxy that lets underscores pass (HAProxy; nginx with `underscores_in_headers`) must
+            remove what its clients send under these names; or leave the list empty. See
+            [Behind a proxy](proxies.md).""",
     )
     # drop, as nginx does: refusing would break clients that send such a header in good faith.
     header_map: Literal["drop", "refuse", "dangerous"] = _proxies(
         "drop",
         choice("drop", "refuse", "dangerous", metavar="WHAT"),
         "How headers whose names have underscores are treated.",
+        doc="""`X_Name` and `X-Name` are the same in the environ, so that a client can forge one by the other.
+            `drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in.""",
     )
     # SCRIPT_NAME of PEP 3333: empty for an application at the root.
     root_path: str = _proxies(
