@@ -1,24 +1,24 @@
 """Reads command lines: flags, from the table of settings, to raw values; decides nothing."""
 
-# Not by `argparse`: it stops at the first mistake, does not keep a flag as it was written, reads ``-DZ`` and
-# ``--switch=value`` in another way in each version of Python, and imports `gettext` and `locale` for its headings.
-
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
-from functools import cache
-from typing import Final, NamedTuple
+from functools import cache, partial
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
-from wsgiserv.config.setting import Arity
 from wsgiserv.config.settings import SETTINGS
 from wsgiserv.errors import ConfigError
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.wording import did_you_mean, nearest
 
 _HELP: Final = "Type 'wsgiserv --help' for the flags."
-# A negative number, and text with a space (a log format), may be a value although it begins with a dash.
-_NO_FLAG: Final = re.compile(r"-|-\d*\.?\d+|.* .*", re.DOTALL)
+# As `argparse` has it: a negative number, and text with a space, is no flag.
+_NO_FLAG: Final = re.compile(r"-(\d+|\d*\.\d+)?$|.* ", re.DOTALL)
+# The value of a flag whose value is missing.
+_MISSING: Final = object()
 
 
 class Given(NamedTuple):
@@ -45,113 +45,44 @@ class CommandLine(NamedTuple):
     """
 
     given: list[Given]
-    wants: str | None
+    wants: Literal["help", "version"] | None
     faults: list[ConfigError]
 
 
-class _Flag(NamedTuple):
-    """One flag, with the setting's other ones.
+class _Found(argparse.Namespace):
+    """Collects a command line: `argparse` itself would keep values only, and stop at the first mistake."""
 
-    Attributes:
-        name: the setting.
-        arity: see `Kind`.
-        names: all flags with this meaning.
-        const: the value of a switch.
-    """
-
-    name: str
-    arity: Arity
-    names: tuple[str, ...]
-    const: bool = True
-
-
-@cache
-def _flags() -> dict[str, _Flag]:
-    """Return all flags."""
-    rows = [_Flag("help", "none", ("-h", "--help")), _Flag("version", "none", ("-v", "--version"))]
-    for name, setting in SETTINGS.items():
-        rows.append(_Flag(name, setting.kind.arity, (*setting.flags, *setting.hidden_flags)))
-        rows.append(_Flag(name, "none", setting.off_flags, const=False))
-    rows += [
-        _Flag(each.name, "none" if each.switch else "one", each.flags) for each in GUNICORN_ONLY.values()
-    ]
-    return {name: row for row in rows for name in row.names}
-
-
-def _flag_in(argument: str) -> str:
-    """Return the flag that an argument begins with, known or not, without its value."""
-    written = argument.partition("=")[0]
-    # -w4, and the first of several switches behind one dash. With abbreviations of long flags every new flag could
-    # change what an old command line means.
-    return written if written in _flags() or argument[:2] not in _flags() else argument[:2]
-
-
-def _is_flag(argument: str) -> bool:
-    return argument.startswith("-") and (_flag_in(argument) in _flags() or not _NO_FLAG.fullmatch(argument))
-
-
-class _Line:
-    """A command line as far as it has been read."""
-
-    def __init__(self, argv: Sequence[str], where: str) -> None:
+    def __init__(self, where: str) -> None:
         self.where = where
-        self.todo = list(reversed(argv))
         self.given: dict[str, Given] = {}
         self.applications: list[str] = []
         self.faults: list[ConfigError] = []
-        # What follows an unknown flag may be its value, so one mistake would be told as two.
-        self.may_be_value = False
 
-    def refuse(self, fault: str) -> None:
-        """Note a fault, and go on: a person wants to see all of them."""
-        self.faults.append(ConfigError(fault))
 
-    def read(self) -> None:
-        """Read all arguments."""
-        while self.todo:
-            argument = self.todo.pop()
-            # An application, or a file, may have a name that begins with a dash.
-            if argument == "--":
-                self.applications += reversed(self.todo)
-                return
-            if _is_flag(argument):
-                self._read_flag(argument)
-            else:
-                self.applications.append(argument)
+class _Take(argparse.Action):
+    """Notes a value together with the flag as written, for messages."""
 
-    def _read_flag(self, argument: str) -> None:
-        written = _flag_in(argument)
-        rest = argument[len(written) :]
-        flag = _flags().get(written)
-        if flag is None:
-            self.refuse(_unknown_flag(written, self.where))
-            self.may_be_value |= not rest  # "=" has the value in it
-            return
-        raw: object = flag.const
-        if flag.arity == "none":
-            self._read_behind_switch(written, rest)
-        elif rest:
-            raw = rest.removeprefix("=")  # of -w=4, too, as `argparse` and so gunicorn has it
-        elif self.todo and not _is_flag(self.todo[-1]):
-            raw = self.todo.pop()
-        elif flag.arity != "optional":
-            names = "/".join(flag.names)
-            self.refuse(f"WS1002 argument {names}: expected one argument ({self.where}). {_HELP}")
-            return
-        if flag.arity == "many":
-            before = self.given.get(flag.name)
-            raw = [*(before.raw if before else ()), raw]  # type: ignore[misc]
-        self.given[flag.name] = Given(flag.name, raw, written)
-
-    def _read_behind_switch(self, written: str, rest: str) -> None:
-        if rest.startswith("="):
-            self.refuse(
-                f"WS1003 argument {written}: takes no value, and {rest[1:]!r} is given ({self.where}). {_HELP}"
+    def __call__(self, parser: object, found: Any, raw: Any, flag: str | None = None) -> None:
+        if flag is None:  # once for all adjacent ones; `argparse` leaves later ones to the caller
+            found.applications += raw
+        elif raw is _MISSING:
+            names = "/".join(self.option_strings)
+            found.faults.append(
+                ConfigError(f"WS1002 argument {names}: expected one argument ({found.where}). {_HELP}")
             )
-        elif rest and f"-{rest[0]}" in _flags():
-            self.todo.append(f"-{rest}")
-        elif rest:
-            self.refuse(_unknown_flag(f"-{rest[0]}", self.where))
+        else:
+            if self.nargs == 0:
+                raw = self.const
+            elif self.dest in SETTINGS and SETTINGS[self.dest].kind.arity == "many":
+                before = found.given.get(self.dest)
+                raw = [*before.raw, raw] if before else [raw]
+            found.given[self.dest] = Given(self.dest, raw, flag)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, in place of ending the process. Never called for arguments from `_readable`."""
+        raise ConfigError(f"WS1000 {message}. {_HELP}")
 
 
 def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLine:
@@ -164,23 +95,115 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
         argv: the arguments.
         where: follows a flag in errors: the source of these arguments.
     """
-    line = _Line(argv, where)
-    line.read()
-    given, applications = line.given, line.applications
-    # A misplaced value ("-D yes") looks like a second application.
-    for argument in [] if line.may_be_value else applications[1:]:
-        line.refuse(
-            f"WS1004 unexpected argument {argument!r} {where}: the application is {applications[0]!r}, and there is "
-            "one only. A flag's value comes right after the flag."
+    found = _Found(where)
+    end = argv.index("--") if "--" in argv else len(argv)
+    _, rest = _reader().parser.parse_known_args(_readable(argv[:end], found), found)
+    unknown = [argument for argument in rest if argument.startswith("-") and not _NO_FLAG.match(argument)]
+    found.faults += [_unknown_flag(argument, where) for argument in unknown]
+    found.applications += [argument for argument in rest if argument not in unknown]
+    # An application, or a file, may have a name that begins with a dash. `argparse` gives what is behind "--" back in
+    # another way in each version of Python.
+    found.applications += argv[end + 1 :]
+    # What follows an unknown flag may be its value, so one mistake would be told as two.
+    may_be_value = any("=" not in argument for argument in unknown)
+    for argument in [] if may_be_value else found.applications[1:]:
+        found.faults.append(
+            ConfigError(
+                f"WS1004 unexpected argument {argument!r} {where}: the application is {found.applications[0]!r}, and "
+                "there is one only. A flag's value comes right after the flag."
+            )
         )
-    if applications:
-        given["wsgi_app"] = Given("wsgi_app", applications[0], "")
+    if found.applications:
+        found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "")
     # Whatever else is wrong: who asks for help may have no idea of the rest.
-    wanted = [name for name in ("help", "version") if given.pop(name, None)]
-    return CommandLine(list(given.values()), wanted[0] if wanted else None, line.faults)
+    wanted = [found.given.pop(name) for name in ("help", "version") if name in found.given]
+    return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
 
 
-def _unknown_flag(flag: str, where: str) -> str:
+class _Reader(NamedTuple):
+    """The parser, and two facts about its flags.
+
+    Attributes:
+        parser: the parser.
+        switches: the flags without a value.
+        unknown_behind: matches an unknown letter behind switches of one letter, as in ``-DZ``.
+    """
+
+    parser: _Parser
+    switches: list[str]
+    unknown_behind: re.Pattern[str]
+
+
+def _new_parser() -> _Parser:
+    return _Parser(
+        add_help=False,
+        # With abbreviations every new flag could change what an old command line means.
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        # A formatter is made for each flag; without a width each asks for the terminal's, by `shutil`, `bz2`, `lzma`.
+        formatter_class=partial(argparse.HelpFormatter, width=80),
+    )
+
+
+@cache
+def _reader() -> _Reader:
+    with LibraryFirst():  # for its headings `argparse` asks `gettext`, which imports `locale` by then
+        parser = _new_parser()
+    switches: list[str] = []
+    others: list[str] = []
+
+    def add_switch(name: str, flags: Sequence[str], const: bool = True) -> None:
+        parser.add_argument(*flags, dest=name, action=_Take, nargs=0, const=const)
+        switches.extend(flags)
+
+    def add_value(name: str, flags: Sequence[str], without: object = _MISSING) -> None:
+        # Not one value exactly: `argparse` would stop at a flag without it, and the rest would not be checked.
+        parser.add_argument(*flags, dest=name, action=_Take, nargs="?", const=without)
+        others.extend(flags)
+
+    add_switch("help", ("-h", "--help"))
+    add_switch("version", ("-v", "--version"))
+    for name, setting in SETTINGS.items():
+        flags = (*setting.flags, *setting.hidden_flags)
+        if flags and setting.kind.arity == "none":
+            add_switch(name, flags)
+            add_switch(name, setting.off_flags, const=False)
+        elif flags:
+            add_value(name, flags, True if setting.kind.arity == "optional" else _MISSING)
+    for name, ignored in GUNICORN_ONLY.items():
+        if ignored.flags:
+            (add_switch if ignored.switch else add_value)(name, ignored.flags)
+    parser.add_argument("wsgi_app", nargs="*", action=_Take)
+    letters = "".join(flag[1] for flag in switches if len(flag) == 2)
+    known = letters + "".join(flag[1] for flag in others if len(flag) == 2)
+    return _Reader(parser, switches, re.compile(f"-[{letters}]+([^{known}])"))
+
+
+def _readable(argv: Sequence[str], found: _Found) -> list[str]:
+    """Return the arguments with switches' values, and unknown switches behind a known one, cut off.
+
+    `argparse` stops at both, 3.11 in another way than later versions.
+    """
+    reader = _reader()
+    kept = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if equals and flag in reader.switches:
+            found.faults.append(
+                ConfigError(
+                    f"WS1003 argument {flag}: takes no value, and {value!r} is given ({found.where}). {_HELP}"
+                )
+            )
+            argument = flag
+        elif match := reader.unknown_behind.match(argument):
+            found.faults.append(_unknown_flag(f"-{match[1]}", found.where))
+            argument = argument[: match.start(1)]
+        kept.append(argument)
+    return kept
+
+
+def _unknown_flag(argument: str, where: str) -> ConfigError:
+    flag = argument.partition("=")[0]
     known = ["--help", "--version"]
     for setting in SETTINGS.values():
         known += [name for name in (*setting.flags, *setting.off_flags) if name.startswith("--")]
@@ -188,4 +211,4 @@ def _unknown_flag(flag: str, where: str) -> str:
     near = [name for name in known if re.match("--..", flag) and name.startswith(flag)]
     near = near or nearest(flag.lower().replace("_", "-"), known, limit=2)
     advice = f" {did_you_mean(near)} Flags are not abbreviated." if near else ""
-    return f"WS1001 unknown flag {flag!r} {where}.{advice} {_HELP}"
+    return ConfigError(f"WS1001 unknown flag {flag!r} {where}.{advice} {_HELP}")

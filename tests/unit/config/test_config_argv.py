@@ -101,6 +101,12 @@ def test_neither_help_nor_version_is_a_setting(argv: list[str]) -> None:
     assert parse(argv).given == []
 
 
+@pytest.mark.parametrize("extra", [["-5"], ["-.5"], ["-a b"], ["-"], ["--", "--no-reload"], ["--", "-w"]])
+def test_no_flag_is_seen_in_what_is_none(extra: list[str]) -> None:
+    (fault,) = parse(["a:b", *extra]).faults
+    assert str(fault).startswith(f"WS1004 unexpected argument {extra[-1]!r}")
+
+
 def test_the_flag_is_known_as_it_was_written() -> None:
     assert [each.flag for each in parse(["-w4", "--bind=:1", "--no-reload", "a:b"]).given] == [
         "-w",
@@ -126,11 +132,11 @@ def test_all_mistakes_are_found_in_one_reading() -> None:
     ]
     line = parse(argv, "in SOME_ARGS")
     assert [str(fault)[:6] for fault in line.faults] == [
-        "WS1001",
-        "WS1002",
         "WS1003",
         "WS1001",
         "WS1002",
+        "WS1002",
+        "WS1001",
         "WS1001",
         "WS1004",
         "WS1004",
