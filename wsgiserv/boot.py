@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from os import close  # gevent's waits for its hub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -27,7 +28,8 @@ _STATES = frozenset(get_args(State))
 
 # In characters of up to four bytes, or six as a JSON escape: two such texts stay within `LONGEST_MESSAGE_BYTES`.
 _LONGEST_TEXT = 80_000
-# How long a report waits for a master that does not read.
+# How long a report waits for a master that does not read (it is stopped). A failure waits longer: the process is
+# about to exit, and nothing else says why.
 _WAIT_S = 1.0
 _FAILURE_WAIT_S = 5.0
 
@@ -57,9 +59,10 @@ class ReadinessWriter(MessageWriter):
     def report(self, state: State, reason: str = "", traceback: str = "", exit_status: int = 0) -> None:
         """Send a `Report` of these fields to the master, from any thread or signal handler.
 
-        While the master does not read (it is stopped) ``failed`` waits 5 s for it, since the process is about to
-        exit. Other reports wait 1 s, once; the rest goes with a later `flush`.
+        While the master does not read ``failed`` waits 5 s for it. Other reports wait 1 s, once; the rest goes with a
+        later `flush`.
         """
+        # The end of a traceback says what happened; of a reason it is the beginning.
         message = {
             "state": state,
             "reason": reason[:_LONGEST_TEXT],
@@ -84,20 +87,18 @@ class ReadinessReader(MessageReader):
 
 def _report(message: dict[str, Any]) -> Report:
     """Return the report in ``message``. Raises MessageError."""
-    try:
+    with suppress(TypeError):  # a field that a report does not have
         report = Report(**message)
         texts = (report.state, report.reason, report.traceback)
-        is_valid = (
+        # The worker's process runs the application's code, which can write anything into this pipe.
+        if (
             all(isinstance(text, str) for text in texts)
             and report.state in _STATES
             and type(report.exit_status) is int
             and 0 <= report.exit_status <= 255
-        )
-    except TypeError:  # a field that a report does not have
-        is_valid = False
-    if not is_valid:
-        raise MessageError(f"not a report: {str(message)[:80]}")
-    return report
+        ):
+            return report
+    raise MessageError(f"not a report: {str(message)[:80]}")
 
 
 @dataclass(kw_only=True)
@@ -148,6 +149,7 @@ class WorkerBoot:
             self.handoff.close()
         self.ready.close()
         close(self.lifeline)
+        # Once: a second close would hit a descriptor that the application has opened since.
         if self.crash_dump_fd is not None:
             fd, self.crash_dump_fd = self.crash_dump_fd, None
             close(fd)

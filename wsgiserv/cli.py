@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -18,10 +18,11 @@ from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
 from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child
+from wsgiserv.safe_open import O_PATH
 from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
-    from wsgiserv.config.loader import Collected, Loaded
+    from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
@@ -30,8 +31,6 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
-# A directory can be returned to without the right to read it.
-_O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 # pidfd_open(2) would save the looking, and is not everywhere.
 _POLL_S = 0.01
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
-    arm()
+    arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
@@ -54,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WsgiservError as error:
         if old_master is not None:
             _ignore_signals()
-            traceback = error.traceback if isinstance(error, ApplicationError) else ""
-            old_master.failed(f"{error}\n{traceback}".rstrip())
+            old_master.failed(f"{error}\n{error.traceback}".rstrip())
         _print_error(error)
         return error.exit_status
     except KeyboardInterrupt as interrupt:
@@ -108,6 +106,7 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
 
 
 def _run(argv: list[str], old_master: OldMaster | None) -> int:
+    # Before all else: help must come also where the configuration is broken.
     line = parse(argv)
     if line.wants == "help":
         from wsgiserv.config.present import help_text
@@ -139,33 +138,33 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     directory = start_directory(environ)
     # The old master's directory may have been removed.
     known_chdir = (lambda chdir: True) if old_master is not None else None
-    found = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
-    loaded = found.loaded
+    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
     if loaded.settings.print_config:
-        if found.faults:
-            raise ConfigError.of(found.faults)
+        loaded.raise_faults()
         from wsgiserv.config.present import config_text
 
         print(config_text(loaded.settings, loaded.sources))
-        _print_notices(loaded)
+        _print_lines("note", loaded.notices)
         return ExitStatus.OK
-    _check_rest(found)
+    # What can be found wrong now is not found by a forked worker, over and over.
+    _check_rest(loaded)
     if loaded.settings.check_config:
-        _print_notices(loaded)
+        _print_lines("note", loaded.notices)
         return _check(loaded)
 
     def reload_settings() -> Loaded:
         again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
-        before = os.open(".", _O_PATH)
+        # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
+        before = os.open(".", O_PATH)
         try:
             _check_rest(again, loaded.settings.worker_class)
         except ConfigError:
-            os.chdir(before)
+            os.chdir(before)  # the old configuration goes on, and its relative paths
             raise
         finally:
             close(before)
-        again.loaded.notices.extend(_certificate_warnings(again.loaded.settings))
-        return again.loaded
+        again.notices.extend(_certificate_warnings(again.settings))
+        return again
 
     from wsgiserv.master.upgrade import Invocation
 
@@ -203,30 +202,30 @@ def _serve(
 # ---- checks above the configuration --------------------------------------------------------------------------
 
 
-def _check_rest(found: Collected, class_before: object = None) -> None:
+def _check_rest(loaded: Loaded, class_before: object = None) -> None:
     """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
 
     Args:
-        found: the configuration.
+        loaded: the configuration.
         class_before: at a reload, the `worker_class` of the server's start.
 
     Raises:
-        ConfigError: all faults, those of ``found`` too.
+        ConfigError: all faults, those of ``loaded`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
     from wsgiserv.places import check_control_socket, check_spool_dir
 
-    loaded, faults, faulty = found
     settings = loaded.settings
 
     def check(step: Callable[[], object], *names: str) -> None:
         # A setting with a fault has another value by now: what follows from that is no fault.
-        if faulty.isdisjoint(names):
+        if loaded.faulty.isdisjoint(names):
             try:
                 step()
             except ConfigError as error:
-                faults.append(error)
+                loaded.faults.append(error)
 
+    # Before the checks, which import the user's code: its directory is in front of sys.path then.
     import_for(settings)
     check(lambda: _check_application(settings), "wsgi_app")
     check(lambda: _check_format(loaded), "access_log_format")
@@ -238,14 +237,13 @@ def _check_rest(found: Collected, class_before: object = None) -> None:
             "there"
         )
     # Under --check-config a child does this, and more, if it is started.
-    if (faults or not settings.check_config) and "chdir" not in faulty:
+    if (loaded.faults or not settings.check_config) and "chdir" not in loaded.faulty:
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
         check(lambda: check_spool_dir(settings), "spool_dir", "user")
         check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
-    if faults:
-        raise ConfigError.of(faults)
+    loaded.raise_faults()
 
 
 def _check_application(settings: Settings) -> None:
@@ -385,6 +383,7 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
     flush_standard_streams(wait=True)
     # A file, not a pipe: a process that the user's code has started could hold the other end open for good.
     with open(_unnamed_file(), "w+", encoding="utf-8", errors="backslashreplace") as report:
+        # Not a thread with a timeout: an import that hangs can only be killed with its process.
         try:
             pid = run_in_child(run)
         except OSError as error:
@@ -403,7 +402,7 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
 
 
 def _unnamed_file() -> int:
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create"):  # needs no disk, which may be full or read-only
         return os.memfd_create("wsgiserv-report")
     import tempfile
 
@@ -426,20 +425,14 @@ def _check(loaded: Loaded) -> int:
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
     if status is None:
-        _print_error(
-            BootError(
-                f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
-            )
+        raise BootError(
+            f"WS1056 the application {application!r} was not loaded within {longest_s:g} s (boot_timeout). {advice}"
         )
-        return ExitStatus.BOOT
     if not report:
         how = _how_it_ended(status, longest_s)
-        _print_error(
-            ApplicationError(
-                f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
-            )
+        raise ApplicationError(
+            f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
         )
-        return ExitStatus.APPLICATION
     if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
         print(report, end="")
@@ -451,23 +444,21 @@ def _check_in_child(loaded: Loaded, report: TextIO) -> int:
     from wsgiserv.config_check import examine
 
     found = examine(loaded.settings, loaded.config_path)
-    for warning in found.warnings:
-        print(f"wsgiserv: warning: {warning}", file=sys.stderr)
-    for note in found.notes:
-        print(f"wsgiserv: note: {note}", file=sys.stderr)
+    _print_lines("warning", found.warnings)
+    _print_lines("note", found.notes)
     for error in found.errors:
         _print_error(error)
     report.writelines(f"  {subject}: {words}\n" for subject, words in found.facts.items() if words)
     return found.errors[0].exit_status if found.errors else ExitStatus.OK
 
 
-def _print_notices(loaded: Loaded) -> None:
-    for notice in loaded.notices:
-        print(f"wsgiserv: note: {notice}", file=sys.stderr)
-
-
 def _print_error(error: WsgiservError) -> None:
-    if isinstance(error, ApplicationError) and error.traceback:
+    if error.traceback:
         print(error.traceback.rstrip(), file=sys.stderr)
-    for fault in error.faults if isinstance(error, ConfigError) else (error,):
-        print(f"wsgiserv: error: {fault}", file=sys.stderr)
+    _print_lines("error", error.faults)
+
+
+def _print_lines(kind: str, lines: Iterable[str]) -> None:
+    # Not to the standard output: that is the answer, which may be piped into a file.
+    for line in lines:
+        print(f"wsgiserv: {kind}: {line}", file=sys.stderr)

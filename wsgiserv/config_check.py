@@ -14,11 +14,11 @@ from dataclasses import replace
 from itertools import count
 from time import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from wsgiserv.app.loader import enter_directory
-from wsgiserv.config.settings import speaks_tls
-from wsgiserv.errors import ApplicationError, ConfigError, WsgiservError
+from wsgiserv.config.settings import Settings, speaks_tls
+from wsgiserv.errors import ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import access_log_path
@@ -38,9 +38,7 @@ from wsgiserv.worker.warmup import warm_up
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.response_context import ResponseContext
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
+# In the order of the report, whichever is found first.
 _SUBJECTS = ("configuration file", "application", "worker class", "addresses", "warm-up requests")
 
 
@@ -67,24 +65,25 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
         settings: the configuration.
         config_path: the configuration file.
     """
+    # In the order of a start: the exit status is that of the first fault which a start would meet.
     found = Findings([], [], [], dict.fromkeys(_SUBJECTS, ""))
     _try(found, lambda: enter_directory(settings.chdir))
     _try(found, lambda: _check_certificates(found, settings))
     log = _check_error_log(found, settings)
     _try(found, lambda: check_privileges(settings))
-    if settings.pidfile:
-        pid_file = PidFile(settings.pidfile)
-        _try(found, lambda: _note_server(found, pid_file.check()))
+    _try(found, lambda: _check_pid_file(found, settings))
+    # After the configuration's own checks, as in a start: the application and its imports read these.
     os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
     _try(found, lambda: check_spool_dir(settings))
     _try(found, lambda: check_control_socket(settings))
     found.facts["configuration file"] = config_path or settings.config or "none"
+    # After a fault of the configuration the switch may fail as well, and would be told as a fault of its own.
     can_be_switched = not any(isinstance(error, ConfigError) for error in found.errors)
     application = _load(found, settings, log, can_be_switched)
     if application is not None:
-        _warm_up(found, settings, log, application, listeners)
+        _try(found, lambda: _warm_up(found, settings, log, application, listeners))
         too_large = too_large_at_boot(os.getpid(), settings)
         if too_large:
             found.errors.append(ConfigError(too_large))
@@ -100,19 +99,19 @@ def _try(found: Findings, step: Callable[[], object]) -> bool:
     return True
 
 
-def _note_server(found: Findings, sentence: str) -> None:
+def _check_pid_file(found: Findings, settings: Settings) -> None:
+    sentence = PidFile(settings.pidfile).check() if settings.pidfile else ""
     if sentence:
         found.notes.append(f"WS1062 {sentence} Only a reload of that server can take this configuration")
 
 
 def _check_certificates(found: Findings, settings: Settings) -> None:
-    if not speaks_tls(settings):
-        return
-    from wsgiserv.net.certificate_dates import date_warnings
-    from wsgiserv.net.tls_context import make_context
+    if speaks_tls(settings):
+        from wsgiserv.net.certificate_dates import date_warnings
+        from wsgiserv.net.tls_context import make_context
 
-    found.warnings.extend(date_warnings(settings))
-    make_context(settings)  # with the hook, which only workers call
+        found.warnings.extend(date_warnings(settings))
+        make_context(settings)  # with the hook, which only workers call
 
 
 # ---- logs --------------------------------------------------------------------------------------------------
@@ -140,6 +139,7 @@ def _check_log(setting: str, path: str, settings: Settings) -> None:
 
 def _apply_logconfig(settings: Settings) -> logging.Logger:
     """Apply the logging configuration. Its files are not made, emptied or rotated: a server may write to them."""
+    # All handlers that open a file do so by this method, those of an application's own classes as well.
     original = logging.FileHandler._open
 
     def open_nothing(handler: logging.FileHandler) -> Any:
@@ -154,6 +154,7 @@ def _apply_logconfig(settings: Settings) -> logging.Logger:
     finally:
         logging.FileHandler._open = original  # type: ignore[method-assign]
         for handler in handlers:
+            # A rotating one would rename the file of its name, not the temporary one.
             handler.emit = lambda record: None  # type: ignore[method-assign]
 
 
@@ -170,11 +171,12 @@ def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
     good, errors = check_listeners(settings)
     found.errors.extend(errors)
     for checked in good:
+        # Its owner may be the very server that is to be reloaded.
         if checked.in_use:
             found.notes.append(
                 f"WS1061 a start would fail, a reload of the server there would not: {checked.in_use}"
             )
-    if good and not errors:
+    if not errors:
         found.facts["addresses"] = ", ".join(checked.url for checked in good)
     return good
 
@@ -186,6 +188,7 @@ def _load(
     found: Findings, settings: Settings, log: logging.Logger, can_be_switched: bool
 ) -> Callable[..., Any] | None:
     """Load the application with the rights of a start: as `user`, or before the switch with `preload_app`."""
+    # What fails to load for want of rights must fail here, too.
     switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
     try:
         application = preload_application(settings, log, False)
@@ -221,6 +224,7 @@ def _warm_up(
     application: Callable[..., Any],
     listeners: list[Checked],
 ) -> None:
+    # Without an address there is no name that the requests could be sent to.
     if not settings.warmup or not listeners:
         return
     first = listeners[0]
@@ -232,7 +236,8 @@ def _warm_up(
         multithread=resolve_worker_class(settings.worker_class).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,
     )
-    context: Any = SimpleNamespace(  # see `WarmupContext`
+    # A `WarmupContext`: the real one belongs to a worker, with its slot and its pipe.
+    context: Any = SimpleNamespace(
         app=application,
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         id_prefix=f"check-{os.getpid()}-",
@@ -240,9 +245,5 @@ def _warm_up(
         parser=HeadParser(head_limits(settings)),
         serial=count(1),
     )
-    try:
-        warm_up(context, settings.warmup, base)
-    except ApplicationError as error:
-        found.errors.append(error)
-    else:
-        found.facts["warm-up requests"] = ", ".join(settings.warmup)
+    warm_up(context, settings.warmup, base)
+    found.facts["warm-up requests"] = ", ".join(settings.warmup)

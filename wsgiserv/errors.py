@@ -10,9 +10,8 @@ class ExitStatus(IntEnum):
     """The statuses that the master and its workers exit with; docs/signals.md lists them for operators."""
 
     OK = 0  # stopped as told
-    FAILURE = (
-        1  # a fault of the server, or a cause that can go away by itself: the same start may succeed later
-    )
+    FAILURE = 1  # the server's fault, or a cause that can go away: the same start may succeed later
+    # The one status after which a service manager need not try again (systemd: RestartPreventExitStatus=2).
     CONFIG = 2  # wrong usage or configuration
     BOOT = 3  # the workers cannot boot
     APPLICATION = 4  # the application cannot be loaded
@@ -22,24 +21,30 @@ class ExitStatus(IntEnum):
 class WsgiservError(Exception):
     """Base of the errors that end a process with a message for a person instead of a traceback.
 
-    ``exit_status`` is the status that the process exits with when the error is not caught.
+    Args:
+        faults: the messages; their lines are the error's text.
+
+    Attributes:
+        exit_status: the status that the process exits with when the error is not caught.
+        traceback: the user's own traceback as text, with wsgiserv's frames removed; empty when the failure did not
+            happen inside the user's code.
     """
 
     exit_status = ExitStatus.FAILURE
+    traceback = ""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
 
 
 class ConfigError(WsgiservError):
     """Wrong usage or configuration: nothing has been started (exit status 2).
 
-    Args:
-        faults: the messages, each of which names the setting, the value, its source, and what is accepted.
+    Each fault names the setting, the value, its source, and what is accepted.
     """
 
     exit_status = ExitStatus.CONFIG
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
 
     @staticmethod
     def of(errors: Sequence[ConfigError]) -> ConfigError:
@@ -70,8 +75,7 @@ class ApplicationError(WsgiservError):
 
     Args:
         message: one paragraph: what was asked for, what was searched, near names.
-        traceback: the user's own traceback as text, with wsgiserv's frames removed; empty when the
-            failure did not happen inside the user's code.
+        traceback: as in `WsgiservError`.
     """
 
     exit_status = ExitStatus.APPLICATION
@@ -93,7 +97,7 @@ class ProtocolError(Exception):
     """
 
     def __init__(self, status: int, reason: str, detail: str = "", repeats: bool = False) -> None:
-        super().__init__(status, reason)
+        super().__init__(status, reason)  # not the detail: it may hold paths, and args are printed
         self.status = status
         self.reason = reason
         self.detail = detail

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.privileges import acting_as
-from wsgiserv.safe_open import UntrustedPath, absolute, check_directory, is_root, place_of
+from wsgiserv.safe_open import O_PATH, UntrustedPath, absolute, check_directory, is_root, place_of
 
 if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
 
-_O_PATH: Final = getattr(os, "O_PATH", 0)  # using a directory needs no right to read it
 # sun_path of unix(7), with its NUL
 _LONGEST_SOCKET_PATH: Final = 107
 
@@ -32,7 +31,7 @@ def check_spool_dir(settings: Settings) -> None:
         # The workers make the files, and they have other rights than root.
         with acting_as(settings):
             _check_directory(where, path)
-            directory = os.open(path, os.O_DIRECTORY | _O_PATH | os.O_CLOEXEC)
+            directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
             try:
                 check_directory(directory, path)
             finally:
@@ -71,7 +70,7 @@ def check_control_socket(settings: Settings) -> None:
             check_directory(place.directory, path)
             status = place.lstat()
     except (UntrustedPath, FileNotFoundError):
-        return
+        return  # nothing there yet is what a start wants; the untrusted one is told of by the start itself
     except OSError as error:
         if isinstance(error, PermissionError) and is_root():
             return  # root does not follow a link in another user's directory, nor does that user get there
@@ -79,6 +78,7 @@ def check_control_socket(settings: Settings) -> None:
             f"WS1073 {where}: user id {os.geteuid()} cannot make a socket in {directory}: {error.strerror}. Choose "
             "another directory, or 'off'."
         ) from error
+    # A stale socket is replaced by the start; anything else may be somebody's file.
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(
             f"WS1074 {where}: {path} exists and is not a socket; it is left alone. Choose another path, or 'off'."
@@ -86,6 +86,7 @@ def check_control_socket(settings: Settings) -> None:
 
 
 def _check_directory(where: str, path: str) -> None:
+    # Before anything else: "mkdir -p" is better advice than the system's "No such file or directory".
     if not os.path.lexists(path):
         raise ConfigError(f"WS1075 {where}: the directory {path} does not exist. Create it: mkdir -p {path}")
     if not os.path.isdir(path):

@@ -6,32 +6,13 @@ import os
 import pwd
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.safe_open import Owner, acting_as_user
 
-
-class PrivilegeSettings(Protocol):
-    """The settings read here."""
-
-    @property
-    def user(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def initgroups(self) -> bool: ...
-    @property
-    def umask(self) -> int: ...
-
-
-class HomeSettings(Protocol):
-    """The settings read by `set_home`."""
-
-    @property
-    def user(self) -> int: ...
-    @property
-    def raw_env(self) -> tuple[str, ...]: ...
+if TYPE_CHECKING:
+    from wsgiserv.config.settings import Settings
 
 
 def root_warning(user_source: str) -> str:
@@ -45,7 +26,7 @@ def root_warning(user_source: str) -> str:
     return "WS1470 the workers run as root. Set user (--user www-data), or --user root to keep it so"
 
 
-def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
+def set_home(settings: Settings, environ: MutableMapping[str, str]) -> None:
     """Set HOME, USER and LOGNAME for `user`, except those that `raw_env` sets; nothing when the user does not change.
 
     Called in a worker or zygote, before it imports the application.
@@ -53,12 +34,14 @@ def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
     uid = settings.user
     if os.geteuid() != 0 or uid == 0:
         return
+    # Root's HOME is closed to the workers: libraries that look for files there (pip, matplotlib, .netrc) would fail.
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:  # a number without an entry (containers)
         found: dict[str, str | None] = {"HOME": "/", "USER": None, "LOGNAME": None}
     else:
         found = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    # A person who sets one of them means it.
     set_by_hand = {pair.partition("=")[0] for pair in settings.raw_env}
     for name, value in found.items():
         if name in set_by_hand:
@@ -69,8 +52,9 @@ def set_home(settings: HomeSettings, environ: MutableMapping[str, str]) -> None:
             environ[name] = value
 
 
-def check_privileges(settings: PrivilegeSettings) -> None:
+def check_privileges(settings: Settings) -> None:
     """Raise ConfigError when this process may not switch to `user` and `group`. Called by the master."""
+    # In the master: a worker that cannot switch would be forked, fail and be forked again.
     euid = os.geteuid()
     if euid == 0:
         return
@@ -84,7 +68,7 @@ def check_privileges(settings: PrivilegeSettings) -> None:
             )
 
 
-def drop_privileges(settings: PrivilegeSettings) -> None:
+def drop_privileges(settings: Settings) -> None:
     """Switch to `user` and `group` for good, and set `umask`. Called in a worker after the fork.
 
     Raises ConfigError when the switch is not allowed.
@@ -93,6 +77,7 @@ def drop_privileges(settings: PrivilegeSettings) -> None:
     # (`initgroups`), or `group` alone.
     uid, gid = settings.user, settings.group
     try:
+        # Groups first, then the group, then the user: each step takes the right to the one before.
         if os.geteuid() == 0 and (uid != 0 or gid != os.getegid()):
             name = _user_name(uid) if settings.initgroups else None
             if name is not None:
@@ -108,19 +93,18 @@ def drop_privileges(settings: PrivilegeSettings) -> None:
             f"user = {uid}, group = {gid}: a worker cannot switch to them: {error.strerror}. Start the server "
             "as root, or leave user and group out."
         ) from error
-    if (
-        settings.umask
-    ):  # 0, gunicorn's default, would make files writable for everyone: the inherited mask stays
+    # 0, gunicorn's default, would make files writable for everyone: the inherited mask stays.
+    if settings.umask:
         os.umask(settings.umask)
 
 
 @contextmanager
-def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
+def acting_as(settings: Settings) -> Iterator[None]:
     """Act as the workers' user within the block, when this process is root. Called by the master, a single thread.
 
-    A worker may have replaced a log by a symbolic link, which root would follow anywhere.
     Raises OSError when the switch is not allowed.
     """
+    # A worker may have replaced a log by a symbolic link, which root would follow anywhere.
     if os.geteuid() != 0 or settings.user == 0:
         yield
         return
@@ -128,12 +112,13 @@ def acting_as(settings: PrivilegeSettings) -> Iterator[None]:
         yield
 
 
-def owner_of(settings: PrivilegeSettings) -> Owner:
+def owner_of(settings: Settings) -> Owner:
     """Return the owner of files created for the workers."""
+    # By the user database, not by `initgroups`: a user who may be in a group is not safe from it.
     uid, gid = settings.user, settings.group
     name = _user_name(uid) if os.geteuid() == 0 and uid != 0 else None
     groups = () if name is None else os.getgrouplist(name, gid)
-    return Owner(uid, gid, getattr(settings, "umask", 0), groups)
+    return Owner(uid, gid, settings.umask, groups)
 
 
 def _user_name(uid: int) -> str | None:

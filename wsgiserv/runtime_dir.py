@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from glob import escape, glob
 from os import getpid, lstat, mkdir
 
 _SYSTEM = "/run/wsgiserv"
@@ -41,23 +42,21 @@ def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SY
 
     Raises DirectoryError if none is fit; its text names each with the reason.
     """
-    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     refused: list[str] = []
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given:
-        try:
-            if uid == 0 and os.path.isdir(given):
-                _check(os.path.realpath(given), uid, is_private=False)
-        except DirectoryError as error:
-            refused.append(str(error))  # another user's: root does not work there
-        else:
+        # systemd has made it for this service, with the owner and mode of its unit. Root alone checks it: after
+        # sudo -E it may be the directory of another user, and root does not work there.
+        is_checked = uid == 0 and os.path.isdir(given)
+        fault = _fault_of(os.path.realpath(given), uid, is_private=False) if is_checked else ""
+        if not fault:
             return given
+        refused.append(fault)
     for path in _own_directories(environ, uid, system, tmp):
-        try:
-            _make(path, uid, is_private=path.startswith(f"{tmp}/"))
-        except DirectoryError as error:
-            refused.append(str(error))
-        else:
+        fault = _make(path, uid, is_private=path.startswith(f"{tmp}/"))
+        if not fault:
             return path
+        refused.append(fault)
     raise DirectoryError("; ".join(refused))
 
 
@@ -65,17 +64,15 @@ def directories_to_search(
     environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP
 ) -> list[str]:
     """Return the fit directories for sockets of this user's servers; for root, of all users'. Called by wsgiservctl."""
-    # The server may have been started with another environment: by systemd, or from another login. Root may control the
-    # servers of all users, as with kill(1).
+    # The server may have been started with another environment: by systemd, or from another login. Root may control
+    # the servers of all users, as with kill(1).
     given = [path for path in environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
     own = [*_own_directories(environ, uid, system, tmp), f"/run/user/{uid}/wsgiserv", system]
-    found = []
-    for path in dict.fromkeys([*given, *own]):
-        try:
-            _check(path, uid, is_private=path.startswith(f"{tmp}/"))
-        except DirectoryError:
-            continue
-        found.append(path)
+    found = [
+        path
+        for path in dict.fromkeys([*given, *own])
+        if not _fault_of(path, uid, is_private=path.startswith(f"{tmp}/"))
+    ]
     if uid == 0:
         found += [path for path in _of_all_users(given, tmp) if path not in found]
     return found
@@ -83,27 +80,21 @@ def directories_to_search(
 
 def _of_all_users(given: Sequence[str], tmp: str) -> Iterator[str]:
     """Yield other users' directories with access for their owner only; no links, which could lead elsewhere."""
-    prefix = "wsgiserv-"
+    prefix = f"{tmp}/wsgiserv-"
     candidates = [
         *((path, "") for path in given),
-        *((f"/run/user/{name}/wsgiserv", name) for name in _names_in("/run/user")),
-        *((f"{tmp}/{name}", name.removeprefix(prefix)) for name in _names_in(tmp) if name.startswith(prefix)),
+        *((path, path.split("/")[3]) for path in sorted(glob("/run/user/*/wsgiserv"))),
+        *((path, path.removeprefix(prefix)) for path in sorted(glob(f"{escape(prefix)}*"))),
     ]
     for path, user in candidates:
         try:
             owner = lstat(path).st_uid
-            if not user or user == str(owner):
-                _check(path, owner, is_private=path.startswith(f"{tmp}/"))
-                yield path
-        except (OSError, DirectoryError):
+        except OSError:
             continue
-
-
-def _names_in(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
+        # Where the name tells the user, another owner has made it, to be asked in that user's place.
+        is_his = not user or user == str(owner)
+        if is_his and not _fault_of(path, owner, is_private=path.startswith(f"{tmp}/")):
+            yield path
 
 
 def _own_directories(environ: Mapping[str, str], uid: int, system: str, tmp: str) -> list[str]:
@@ -124,27 +115,29 @@ def _owner(path: str) -> int | None:
         return None
 
 
-def _make(path: str, uid: int, is_private: bool) -> None:
+def _make(path: str, uid: int, is_private: bool) -> str:
     try:
         mkdir(path, 0o700)
     except FileExistsError:
-        pass
+        pass  # of an earlier server, or planted
     except OSError as error:
-        raise DirectoryError(f"{path} cannot be made: {error.strerror}") from None
-    _check(path, uid, is_private)
+        return f"{path} cannot be made: {error.strerror}"
+    return _fault_of(path, uid, is_private)
 
 
-def _check(path: str, uid: int, is_private: bool) -> None:
-    """Raise DirectoryError if another user than this one and root can put a file there."""
+def _fault_of(path: str, uid: int, is_private: bool) -> str:
+    """Tell how another user than this one and root can put a file there; an empty text if none can."""
     try:
         found = lstat(path)  # a symbolic link in /tmp leads where another user wants
     except OSError as error:
-        raise DirectoryError(f"{path}: {error.strerror}") from None
+        return f"{path}: {error.strerror}"
     if not stat.S_ISDIR(found.st_mode):
-        raise DirectoryError(f"{path} is not a directory")
+        return f"{path} is not a directory"
     if found.st_uid != uid and (is_private or found.st_uid != 0):
-        raise DirectoryError(f"{path} belongs to user id {found.st_uid}, not {uid}")
+        return f"{path} belongs to user id {found.st_uid}, not {uid}"
+    # In /tmp the directory is this server's alone, so nobody else need even list it.
     forbidden = 0o077 if is_private else 0o022
     if found.st_mode & forbidden:
         mode, wanted = stat.S_IMODE(found.st_mode), stat.S_IMODE(found.st_mode) & ~forbidden
-        raise DirectoryError(f"{path} has mode {mode:04o}, expected {wanted:04o} (chmod {wanted:o} {path})")
+        return f"{path} has mode {mode:04o}, expected {wanted:04o} (chmod {wanted:o} {path})"
+    return ""

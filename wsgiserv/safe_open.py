@@ -21,14 +21,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, EISDIR, ELOOP, EMLINK, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM
+from functools import partial
 from typing import Final, NamedTuple
 
-# O_PATH: passing through a directory needs no read permission.
-_O_PATH: Final = getattr(os, "O_PATH", 0)
-_STEP: Final = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# To pass through a directory, or to return to it, needs no right to read it. 0 on systems without it.
+O_PATH: Final = getattr(os, "O_PATH", 0)
+_STEP: Final = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS: Final = 40  # as the kernel's, path_resolution(7)
 _STANDARD: Final = re.compile(r"/dev/std(out|err)|(?:/dev/fd|/proc/self/fd)/([0-9]{1,6})")
-_NO_GROUP: Final = 65534
+# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
+NO_GROUP: Final = 65534
 
 
 def working_directory() -> str:
@@ -36,14 +38,10 @@ def working_directory() -> str:
 
     A release that is replaced may be removed under a running server.
     """
-    try:
-        return os.getcwd()
-    except OSError:
-        pass
-    try:
-        return os.readlink("/proc/self/cwd")
-    except OSError:
-        return f"{os.sep}(deleted)"
+    for ask in (os.getcwd, partial(os.readlink, "/proc/self/cwd")):
+        with suppress(OSError):
+            return ask()
+    return f"{os.sep}(deleted)"
 
 
 def absolute(path: str) -> str:
@@ -116,7 +114,7 @@ class Place(NamedTuple):
 
 def is_root() -> bool:
     """Return True when this process acts as root, on a system with O_PATH (Linux)."""
-    return bool(_O_PATH) and sys.platform.startswith("linux") and os.geteuid() == 0
+    return bool(O_PATH) and sys.platform.startswith("linux") and os.geteuid() == 0
 
 
 # ---- walking ---------------------------------------------------------------------------------------------
@@ -134,6 +132,7 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
         UntrustedPath: for a link that root does not follow.
         OSError: as open(2).
     """
+    # Last one first: the components of a link's target go on top.
     todo = _components(path)
     directory = os.open("/", _STEP | os.O_DIRECTORY)
     is_pinned = True
@@ -143,6 +142,8 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
         while True:
             name = todo.pop() if todo else "."
             is_last = not todo
+            # O_PATH | O_NOFOLLOW opens a link itself. What is checked below is this object, and no other that is put
+            # under the name meanwhile.
             try:
                 step = os.open(name, _STEP, dir_fd=directory)
             except FileNotFoundError:
@@ -156,16 +157,18 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
                         return _place(directory, found, name, is_pinned)
                     if not _may_follow(found, status, groups):
                         raise UntrustedPath(path, name, found.st_uid)
+                    # Such a link stands for an object without a path, so that its text cannot be walked.
                     if _is_magic(found):
                         if is_last:
                             return _place(directory, found, name, is_pinned, is_magic=True)
-                        target = os.open(name, os.O_DIRECTORY | _O_PATH | os.O_CLOEXEC, dir_fd=directory)
+                        target = os.open(name, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC, dir_fd=directory)
                         os.close(directory)
                         directory, found = target, os.fstat(target)
                         continue
                     links += 1
                     if links > _MOST_LINKS:
                         raise OSError(ELOOP, os.strerror(ELOOP), path)
+                    # Of the opened link, not of its name: that may be another link by now.
                     target_path = os.readlink("", dir_fd=step)
                     todo += _components(target_path)
                     if target_path.startswith("/"):
@@ -178,6 +181,7 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
                     return _place(directory, found, name, is_pinned)
                 if not stat.S_ISDIR(status.st_mode):
                     raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), path)
+                # Who can rename a directory above decides where the path leads tomorrow.
                 is_pinned = is_pinned and (_only_roots(found) or _is_held(found, status))
                 os.close(directory)
                 directory, found = step, status
@@ -185,7 +189,7 @@ def find(path: str, groups: Sequence[int] = (), *, follow: bool = True) -> Place
             finally:
                 if step >= 0:
                     os.close(step)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too: the master goes on after a failed reload
         os.close(directory)
         raise
 
@@ -206,16 +210,18 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         OSError: as open(2).
     """
     if not is_root():
-        flags = (_O_PATH or os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        flags = (O_PATH or os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         directory, name = os.path.split(path)
         place = Place(os.open(directory, flags), name, True, True, False, os.geteuid())
     else:
         try:
             place = find(path, groups, follow=False)
         except UntrustedPath as error:
-            if not error.owner:
+            if (
+                not error.owner
+            ):  # a directory of root that others may write to: root's rights are all there are
                 raise
-            with acting_as_owner(error.owner), place_of(path) as place:
+            with acting_as_user(error.owner, _group_of(error.owner)), place_of(path) as place:
                 yield place
             return
     try:
@@ -227,12 +233,11 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
 def check_directory(directory: int, path: str) -> None:
     """Raise the OSError of creating a file in the directory, if this process cannot create one there.
 
-    Creates a file without a name: access(2) does not see full disks, quotas and special file systems.
-
     Args:
         directory: a descriptor of it.
         path: for the error.
     """
+    # By making one without a name: access(2) does not see full disks, quotas and special file systems.
     try:
         try:
             fd = os.open(".", os.O_WRONLY | getattr(os, "O_TMPFILE", os.O_DIRECTORY), 0o600, dir_fd=directory)
@@ -263,17 +268,16 @@ def _only_roots(directory: os.stat_result) -> bool:
 
 
 def _may_follow(directory: os.stat_result, link: os.stat_result, groups: Sequence[int]) -> bool:
-    """Return True when only root can have created a link in this directory.
-
-    In a directory with the sticky bit (/tmp) others can neither replace root's links nor make one of root's. Where a
-    group may write (/var/log of Debian, for syslog) the workers must not be in it.
-    """
+    """Return True when only root can have created a link in this directory."""
     if _only_roots(directory):
         return True
+    # A hard link to one of root's links elsewhere would be root's as well.
     if directory.st_uid != 0 or link.st_uid != 0 or link.st_nlink != 1:
         return False
+    # With the sticky bit (/tmp) others can neither replace root's links nor make one of root's.
     if directory.st_mode & stat.S_ISVTX:
         return True
+    # Where a group may write (/var/log of Debian, for syslog) the workers must not be in it.
     return not directory.st_mode & 0o002 and directory.st_gid not in groups
 
 
@@ -309,6 +313,7 @@ def open_file(path: str, flags: int, owner: Owner) -> int:
     Raises:
         OSError: as open(2); UntrustedPath.
     """
+    # NOCTTY: a log may be a terminal, which must not become the controlling one of a daemon.
     flags |= os.O_CLOEXEC | os.O_NOCTTY
     try:
         return _open_as_root(path, flags, owner) if is_root() else _open_or_make(path, flags, owner.umask)[0]
@@ -317,21 +322,22 @@ def open_file(path: str, flags: int, owner: Owner) -> int:
         if standard is None or error.errno not in (ENXIO, EACCES, EPERM):
             raise
         number = {"out": 1, "err": 2}.get(standard[1]) or int(standard[2] or 0)
-        fd = os.dup(number)
-        os.set_inheritable(fd, False)
-        return fd
+        return os.dup(number)  # close-on-exec, PEP 446
 
 
 def _open_as_root(path: str, flags: int, owner: Owner) -> int:
     try:
         place = find(path, owner.groups or (owner.gid,))
     except UntrustedPath as error:
+        # The workers' user first: the log is the workers' in most cases.
         return _open_as(dict.fromkeys((owner.uid, error.owner)), path, flags, owner, error)
     try:
         if place.is_magic:
             return _open_or_make(place.name, flags, 0, place.directory)[0]
         if place.is_trusted:
             return _open_in(place, flags, owner)
+        # With the rights of the workers' user a planted name reaches nothing new. Where that user may not open it (a
+        # log that logrotate has made for root) root opens the name itself, and no link.
         if owner.uid:
             with suppress(PermissionError), acting_as_user(owner.uid, owner.gid, owner.groups):
                 return _open_or_make(path, flags, owner.umask)[0]
@@ -348,7 +354,7 @@ def _open_as_root(path: str, flags: int, owner: Owner) -> int:
 def _open_as(uids: dict[int, None], path: str, flags: int, owner: Owner, refusal: UntrustedPath) -> int:
     """Open a path with an untrusted link as one of the users, each of whom may have created it."""
     for uid in uids:
-        if not uid:
+        if not uid:  # never as root
             continue
         gid, groups = (owner.gid, owner.groups) if uid == owner.uid else (_group_of(uid), ())
         try:
@@ -365,7 +371,7 @@ def _group_of(uid: int) -> int:
     try:
         return pwd.getpwuid(uid).pw_gid
     except KeyError:
-        return _NO_GROUP
+        return NO_GROUP
 
 
 def _open_or_make(path: str, flags: int, umask: int, directory: int | None = None) -> tuple[int, bool]:
@@ -381,6 +387,7 @@ def _open_or_make(path: str, flags: int, umask: int, directory: int | None = Non
             if error.errno != ENXIO or not flags & os.O_NONBLOCK:
                 raise
             return os.open(path, flags & ~os.O_WRONLY | os.O_RDWR, dir_fd=directory), False
+        # O_EXCL tells a new file from one that another process has put there: only a new one gets owner and mode.
         try:
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
         except FileExistsError:
@@ -402,6 +409,8 @@ def _open_in(place: Place, flags: int, owner: Owner) -> int:
             with suppress(OSError):  # a file system without owners
                 os.fchown(fd, owner.uid, owner.gid)
         return fd
+    # A hard link that a user makes to a file of another has that file's owner and mode, and O_NOFOLLOW does not see
+    # that it is one.
     status = os.fstat(fd)
     if not place.is_trusted and stat.S_ISREG(status.st_mode) and status.st_nlink != 1:
         os.close(fd)
@@ -415,19 +424,13 @@ def _open_in(place: Place, flags: int, owner: Owner) -> int:
 
 
 @contextmanager
-def acting_as_owner(uid: int) -> Iterator[None]:
-    """Let root act as the owner of a directory, in the primary group. As `acting_as_user`."""
-    with acting_as_user(uid, _group_of(uid)):
-        yield
-
-
-@contextmanager
 def acting_as_user(uid: int, gid: int, groups: Sequence[int] = ()) -> Iterator[None]:
     """Let root act as another user within the block. Affects the whole process, so not for use beside threads.
 
     Raises OSError when the switch is not allowed.
     """
     groups_before, gid_before = os.getgroups(), os.getegid()
+    # The effective ids alone: the saved ones stay root's, and allow the way back, which goes in the opposite order.
     try:
         os.setgroups(groups or [gid])
         os.setegid(gid)

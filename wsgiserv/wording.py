@@ -26,7 +26,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3, cutoff: float = 0.6
         limit: the most names to return.
         cutoff: the least resemblance, from 0 (any) to 1 (equal).
     """
-    from difflib import get_close_matches
+    from difflib import get_close_matches  # only after a mistake
 
     return get_close_matches(name, list(known), limit, cutoff)
 

@@ -47,7 +47,9 @@ def parse_address(text: str) -> Address:
         number = text.removeprefix("fd://")
         if not (number.isascii() and number.isdigit()):
             raise ValueError("a descriptor's number is missing after 'fd://'")
+        # Nine digits: a longer number is no descriptor either, and int() has its own message for thousands of digits.
         return Address("fd", fd=int(number[:9]))
+    # gunicorn takes a text without a scheme for a host as well.
     text = text.removeprefix("tcp://")
     if not text:
         raise ValueError("the address is empty")
@@ -55,6 +57,7 @@ def parse_address(text: str) -> Address:
         raise ValueError("several addresses in one: give each its own -b, or a list in a configuration file")
     if "/" in text:
         raise ValueError("an address is not a URL or a path; a Unix socket is written 'unix:PATH'")
+    # As a host, "8000" would be the address 0.0.31.64 to the resolver (inet_aton(3)).
     if text.isascii() and text.isdigit():
         raise ValueError(
             f"a port alone: write ':{text}' for all interfaces or '127.0.0.1:{text}' for this host"
@@ -64,6 +67,7 @@ def parse_address(text: str) -> Address:
         if not bracket or not host or (rest and not rest.startswith(":")):
             raise ValueError("the brackets of an IPv6 address are not closed properly")
         port = rest[1:] if rest else str(DEFAULT_PORT)
+    # Without brackets the last group may be a port as well: "::1:8000" is a whole address.
     elif text.count(":") > 1:
         raise ValueError("an IPv6 address goes in brackets: '[::1]:8000'")
     else:
@@ -72,6 +76,8 @@ def parse_address(text: str) -> Address:
             port = str(DEFAULT_PORT)
     if any(character.isspace() for character in host):
         raise ValueError("there is a space in the host's name")
+    # isdigit() alone is true of "²" and of other scripts' digits.
     if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"the port {port!r} is not a number from 0 to 65535")
+    # Lower case, so that the same host twice is seen.
     return Address("tcp", host=host.lower(), port=int(port))

@@ -15,6 +15,8 @@ from wsgiserv.library_first import LibraryFirst
 from wsgiserv.wording import did_you_mean, nearest
 
 _HELP: Final = "Type 'wsgiserv --help' for the flags."
+# As `argparse` has it: a negative number, and text with a space, is no flag.
+_NO_FLAG: Final = re.compile(r"-(\d+|\d*\.\d+)?$|.* ", re.DOTALL)
 # The value of a flag whose value is missing.
 _MISSING: Final = object()
 
@@ -94,10 +96,14 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
         where: follows a flag in errors: the source of these arguments.
     """
     found = _Found(where)
-    _, rest = _reader().parser.parse_known_args(_readable(argv, found), found)
-    unknown = [argument for argument in rest if argument.startswith("-") and argument != "--"]
+    end = argv.index("--") if "--" in argv else len(argv)
+    _, rest = _reader().parser.parse_known_args(_readable(argv[:end], found), found)
+    unknown = [argument for argument in rest if argument.startswith("-") and not _NO_FLAG.match(argument)]
     found.faults += [_unknown_flag(argument, where) for argument in unknown]
-    found.applications += [argument for argument in rest if not argument.startswith("-")]
+    found.applications += [argument for argument in rest if argument not in unknown]
+    # An application, or a file, may have a name that begins with a dash. `argparse` gives what is behind "--" back in
+    # another way in each version of Python.
+    found.applications += argv[end + 1 :]
     # What follows an unknown flag may be its value, so one mistake would be told as two.
     may_be_value = any("=" not in argument for argument in unknown)
     for argument in [] if may_be_value else found.applications[1:]:
@@ -109,6 +115,7 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
         )
     if found.applications:
         found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "")
+    # Whatever else is wrong: who asks for help may have no idea of the rest.
     wanted = [found.given.pop(name) for name in ("help", "version") if name in found.given]
     return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
 
@@ -178,9 +185,8 @@ def _readable(argv: Sequence[str], found: _Found) -> list[str]:
     `argparse` stops at both, 3.11 in another way than later versions.
     """
     reader = _reader()
-    end = argv.index("--") if "--" in argv else len(argv)
     kept = []
-    for argument in argv[:end]:
+    for argument in argv:
         flag, equals, value = argument.partition("=")
         if equals and flag in reader.switches:
             found.faults.append(
@@ -193,7 +199,7 @@ def _readable(argv: Sequence[str], found: _Found) -> list[str]:
             found.faults.append(_unknown_flag(f"-{match[1]}", found.where))
             argument = argument[: match.start(1)]
         kept.append(argument)
-    return [*kept, *argv[end:]]
+    return kept
 
 
 def _unknown_flag(argument: str, where: str) -> ConfigError:

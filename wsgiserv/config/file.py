@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
@@ -42,12 +42,8 @@ class ConfigFile(NamedTuple):
 
 
 def find_config_file(directory: str) -> str | None:
-    """Return the path of the default configuration file, or None."""
-    for name in _DEFAULT_NAMES:
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            return path
-    return None
+    """Return the name of the default configuration file in ``directory``, or None."""
+    return next((name for name in _DEFAULT_NAMES if os.path.exists(os.path.join(directory, name))), None)
 
 
 def read_config_file(location: str, directory: str) -> ConfigFile:
@@ -87,17 +83,15 @@ def _note(path: str, status: os.stat_result) -> None:
 
 
 def _run_module(location: str, name: str) -> ConfigFile:
-    importlib.invalidate_caches()
+    importlib.invalidate_caches()  # the module may be newer than the last listing of its directory
     try:
         spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError as error:
-        if not name.startswith(f"{error.name}."):
+    except (Exception, SystemExit) as error:  # a package above the module may run anything
+        # The module itself or a package above it is missing, or something else that these import.
+        is_others = isinstance(error, ModuleNotFoundError) and not name.startswith(f"{error.name}.")
+        if is_others or not isinstance(error, (ImportError, ValueError)):
             raise _failure(location, error) from None
         spec = None
-    except (ImportError, ValueError):
-        spec = None
-    except (Exception, SystemExit) as error:  # a package above the module may run anything
-        raise _failure(location, error) from None
     loader = spec.loader if spec is not None else None
     if spec is None or loader is None:
         raise ConfigError(
@@ -131,9 +125,9 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
         leave_if_child(error)  # a child that the file has forked
         if not is_a(error, (Exception, SystemExit)):
             raise
-        if before is None:
-            del sys.modules[module.__name__]
-        else:
+        del sys.modules[module.__name__]
+        if before is not None:
+            # Hooks of the old configuration go on after a failed reload, and find their module by this name.
             sys.modules[module.__name__] = before
         raise _failure(where, error) from None
     leave_if_child()
@@ -143,22 +137,17 @@ def _failure(where: str, error: BaseException) -> ConfigError:
     if is_a(error, SyntaxError) and error.lineno is not None:
         place, what = f"{error.filename or where}, line {error.lineno}", error.msg
     else:
-        line = _last_line_in(where, users_traceback(error))
-        place = f"{where}, line {line}" if line else where
+        from traceback import walk_tb
+
+        trace = users_traceback(error)
+        lines = [line for frame, line in walk_tb(trace) if frame.f_code.co_filename == where]
+        # The innermost line of the file itself, wherever its call has led.
+        place = f"{where}, line {lines[-1]}" if lines else where
         what = error_text(error)
     kind = type(error).__name__
     return ConfigError(
         f"WS1022 the configuration {place} cannot be run: {kind}: {what}\n{format_users_error(error)}"
     )
-
-
-def _last_line_in(path: str, trace: TracebackType | None) -> int | None:
-    line = None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == path:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
 
 
 def line_of(path: str | None, name: str) -> int | None:
@@ -190,6 +179,7 @@ def _values_of(path: str | None, names: Sequence[str]) -> list[tuple[int, str | 
             source = file.read()
     except OSError:
         return []
+    # Most files of a fault's search have the name, most of the worker class's do not: parsing costs milliseconds.
     if not any(name.encode() in source for name in names):
         return []
     import ast
@@ -198,6 +188,7 @@ def _values_of(path: str | None, names: Sequence[str]) -> list[tuple[int, str | 
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
+    # Of the top level only: within an `if` or a function the text may never be assigned.
     texts: dict[ast.AST, str] = {}
     for statement in tree.body:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Constant):

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
+
+@dataclass(frozen=True)
 class GunicornOnly:
     """One setting of gunicorn, present or old: accepted and ignored.
 
-    Args:
+    Attributes:
         instead: the advice, or the reason for none: the notice's end.
         name: its name in a configuration file.
-        flags: its flags, separated by spaces.
+        flag: its flags, separated by spaces; ``{}`` stands for the name, with dashes.
         defaults: the values without an effect in gunicorn either; they get no notice. None is one always.
         switch: whether its flags have no value; then False is a default unless others are given.
         old: whether the present gunicorn does not have it.
         function: whether its value is a function; a function under another name is the user's own.
     """
 
-    def __init__(
-        self,
-        instead: str,
-        name: str,
-        flags: str = "",
-        *defaults: object,
-        switch: bool = False,
-        old: bool = False,
-        function: bool = False,
-    ) -> None:
-        self.instead = instead
-        self.name = name
-        self.flags = tuple(flags.split())
-        self.defaults = defaults or ((False,) if switch else ())
-        self.switch = switch
-        self.old = old
-        self.function = function
+    instead: str
+    name: str
+    flag: str = "--{}"
+    defaults: tuple[object, ...] = ()
+    switch: bool = False
+    old: bool = False
+    function: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Its flags; a hook has none."""
+        return () if self.function else tuple(self.flag.format(self.name.replace("_", "-")).split())
 
     def is_default(self, raw: object) -> bool:
         """Tell whether the value is gunicorn's own default: ignoring it changes nothing."""
-        if raw is None:
+        if raw is None:  # as in a configuration file: leaves the setting as it is
             return True
+        # An object of the user's: its == may do anything.
         if not issubclass(type(raw), (str, bytes, int, float, list, tuple, dict)):
-            return False  # an object of the user's, whose == may do anything
-        if raw in ([], ()):
+            return False
+        if raw in ([], ()):  # gunicorn's default of each list
             return True
-        return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in self.defaults)
+        # A flag's value is text: "100" is the default 100.
+        defaults = self.defaults or (False,) * self.switch
+        return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in defaults)
 
 
 _SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
@@ -56,103 +57,85 @@ _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, 
 _CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
+# Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
 _TABLE = (
     # Logging
     GunicornOnly(
         "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
         "logger_class",
-        "--logger-class",
-        "gunicorn.glogging.Logger",
-        "simple",
+        defaults=("gunicorn.glogging.Logger", "simple"),
     ),
     GunicornOnly(_SYSLOG, "syslog", "--log-syslog", switch=True),
-    GunicornOnly(_SYSLOG, "syslog_addr", "--log-syslog-to", "udp://localhost:514"),
+    GunicornOnly(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
     GunicornOnly(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
-    GunicornOnly(_SYSLOG, "syslog_facility", "--log-syslog-facility", "user"),
+    GunicornOnly(_SYSLOG, "syslog_facility", "--log-syslog-facility", ("user",)),
     GunicornOnly(
-        "not needed: the access log is never sent to syslog",
-        "disable_redirect_access_to_syslog",
-        "--disable-redirect-access-to-syslog",
-        switch=True,
+        "not needed: the access log is never sent to syslog", "disable_redirect_access_to_syslog", switch=True
     ),
     GunicornOnly(
         "set errorlog, and capture_output for what the application prints",
         "enable_stdio_inheritance",
-        "-R --enable-stdio-inheritance",
+        "-R --{}",
         switch=True,
     ),
-    GunicornOnly(_STATSD, "statsd_host", "--statsd-host"),
-    GunicornOnly(_STATSD, "statsd_prefix", "--statsd-prefix", ""),
-    GunicornOnly(_STATSD, "dogstatsd_tags", "--dogstatsd-tags", ""),
-    GunicornOnly(_STATSD, "enable_backlog_metric", "--enable-backlog-metric", switch=True),
+    GunicornOnly(_STATSD, "statsd_host"),
+    GunicornOnly(_STATSD, "statsd_prefix", defaults=("",)),
+    GunicornOnly(_STATSD, "dogstatsd_tags", defaults=("",)),
+    GunicornOnly(_STATSD, "enable_backlog_metric", switch=True),
     # Processes
-    GunicornOnly(
-        "not needed: the heartbeat lives in shared memory, not in a file",
-        "worker_tmp_dir",
-        "--worker-tmp-dir",
-    ),
-    GunicornOnly(
-        "to trace every line, run the application under python -m trace", "spew", "--spew", switch=True
-    ),
+    GunicornOnly("not needed: the heartbeat lives in shared memory, not in a file", "worker_tmp_dir"),
+    GunicornOnly("to trace every line, run the application under python -m trace", "spew", switch=True),
     GunicornOnly(_PASTE, "paste", "--paste --paster"),
     GunicornOnly(_PASTE, "raw_paste_global_conf", "--paste-global"),
-    GunicornOnly(_CONTROL, "control_socket_mode", "--control-socket-mode", 0o600, "0600", "0o600"),
+    GunicornOnly(_CONTROL, "control_socket_mode", defaults=(0o600, "0600", "0o600")),
     # Protocol
-    GunicornOnly(_STRICT, "permit_obsolete_folding", "--permit-obsolete-folding", switch=True),
-    GunicornOnly(_STRICT, "strip_header_spaces", "--strip-header-spaces", switch=True),
-    GunicornOnly(
-        _METHOD, "permit_unconventional_http_method", "--permit-unconventional-http-method", switch=True
-    ),
+    GunicornOnly(_STRICT, "permit_obsolete_folding", switch=True),
+    GunicornOnly(_STRICT, "strip_header_spaces", switch=True),
+    GunicornOnly(_METHOD, "permit_unconventional_http_method", switch=True),
     GunicornOnly(
         "requests of other versions than HTTP/1.0 and HTTP/1.1 are always refused",
         "permit_unconventional_http_version",
-        "--permit-unconventional-http-version",
         switch=True,
     ),
-    GunicornOnly(_METHOD, "casefold_http_method", "--casefold-http-method", switch=True),
+    GunicornOnly(_METHOD, "casefold_http_method", switch=True),
     GunicornOnly(
         "not needed: there is one parser, in Python, and it is fast",
         "http_parser",
-        "--http-parser",
-        "auto",
-        "python",
+        defaults=("auto", "python"),
     ),
-    GunicornOnly(_HTTP2, "http_protocols", "--http-protocols", "h1"),
-    GunicornOnly(_HTTP2, "http2_cleartext", "--http2-cleartext", "off", False),
-    GunicornOnly(_HTTP2, "http2_max_concurrent_streams", "--http2-max-concurrent-streams", 100),
-    GunicornOnly(_HTTP2, "http2_initial_window_size", "--http2-initial-window-size", 65535),
-    GunicornOnly(_HTTP2, "http2_max_frame_size", "--http2-max-frame-size", 16384),
-    GunicornOnly(_HTTP2, "http2_max_header_list_size", "--http2-max-header-list-size", 65536),
-    # TLS; 2 is ssl.PROTOCOL_TLS
+    GunicornOnly(_HTTP2, "http_protocols", defaults=("h1",)),
+    GunicornOnly(_HTTP2, "http2_cleartext", defaults=("off", False)),
+    GunicornOnly(_HTTP2, "http2_max_concurrent_streams", defaults=(100,)),
+    GunicornOnly(_HTTP2, "http2_initial_window_size", defaults=(65535,)),
+    GunicornOnly(_HTTP2, "http2_max_frame_size", defaults=(16384,)),
+    GunicornOnly(_HTTP2, "http2_max_header_list_size", defaults=(65536,)),
+    # TLS
     GunicornOnly(
         "gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
         "ssl_version",
-        "--ssl-version",
-        2,
+        defaults=(2,),  # ssl.PROTOCOL_TLS
     ),
     GunicornOnly(
         "not needed: a client that closes without a TLS goodbye is an ordinary disconnect",
         "suppress_ragged_eofs",
-        "--suppress-ragged-eofs",
-        True,
+        defaults=(True,),
         switch=True,
     ),
     GunicornOnly(
         "not needed: a handshake never holds a worker, whenever it happens",
         "do_handshake_on_connect",
-        "--do-handshake-on-connect",
         switch=True,
     ),
     # ASGI and dirty workers
-    GunicornOnly(_ASGI, "asgi_loop", "--asgi-loop", "auto"),
-    GunicornOnly(_ASGI, "asgi_lifespan", "--asgi-lifespan", "auto"),
-    GunicornOnly(_ASGI, "asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", 3),
-    GunicornOnly(_ASGI, "websocket_max_message_size", "--websocket-max-message-size", 16 * 1024 * 1024),
+    GunicornOnly(_ASGI, "asgi_loop", defaults=("auto",)),
+    GunicornOnly(_ASGI, "asgi_lifespan", defaults=("auto",)),
+    GunicornOnly(_ASGI, "asgi_disconnect_grace_period", defaults=(3,)),
+    GunicornOnly(_ASGI, "websocket_max_message_size", defaults=(16 * 1024 * 1024,)),
     GunicornOnly(_DIRTY, "dirty_apps", "--dirty-app"),
-    GunicornOnly(_DIRTY, "dirty_workers", "--dirty-workers", 0),
-    GunicornOnly(_DIRTY, "dirty_timeout", "--dirty-timeout", 300),
-    GunicornOnly(_DIRTY, "dirty_threads", "--dirty-threads", 1),
-    GunicornOnly(_DIRTY, "dirty_graceful_timeout", "--dirty-graceful-timeout", 30),
+    GunicornOnly(_DIRTY, "dirty_workers", defaults=(0,)),
+    GunicornOnly(_DIRTY, "dirty_timeout", defaults=(300,)),
+    GunicornOnly(_DIRTY, "dirty_threads", defaults=(1,)),
+    GunicornOnly(_DIRTY, "dirty_graceful_timeout", defaults=(30,)),
     GunicornOnly(_DIRTY, "on_dirty_starting", function=True),
     GunicornOnly(_DIRTY, "dirty_post_fork", function=True),
     GunicornOnly(_DIRTY, "dirty_worker_init", function=True),
@@ -161,13 +144,13 @@ _TABLE = (
     GunicornOnly(
         "gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
         "debug",
-        "--debug",
         switch=True,
         old=True,
     ),
     GunicornOnly(
         "gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
         "x_forwarded_for_header",
+        "",
         old=True,
     ),
     GunicornOnly(
@@ -176,7 +159,7 @@ _TABLE = (
         "--settings",
         old=True,
     ),
-    GunicornOnly("gunicorn ignores it, too; there is one master, remove the line", "arbiter", old=True),
+    GunicornOnly("gunicorn ignores it, too; there is one master, remove the line", "arbiter", "", old=True),
     GunicornOnly(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
     GunicornOnly(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
     GunicornOnly(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
 from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.errors import ConfigError
-from wsgiserv.safe_open import working_directory
+from wsgiserv.safe_open import NO_GROUP, working_directory
 from wsgiserv.wording import did_you_mean, nearest
 
 _FLAGS = "on the command line"
@@ -28,41 +30,33 @@ _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
-# nogroup, which owns nothing. Not the user's number: that may be the number of a group that has rights.
-_NO_GROUP = 65534
-
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 _BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
 
 
 class Loaded(NamedTuple):
-    """A configuration.
+    """A configuration, with its faults.
 
     Attributes:
-        settings: the values.
+        settings: the values; a setting with a fault has a lower source's value, or its default.
         sources: for every setting, the source of its value.
         notices: one line each, for the log at the start.
         config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
+        faults: all faults.
+        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
     """
 
     settings: Settings
     sources: dict[str, str]
     notices: list[str]
     config_path: str | None
-
-
-class Collected(NamedTuple):
-    """A configuration, with its faults.
-
-    Attributes:
-        loaded: the configuration; a setting with a fault has a lower source's value, or its default.
-        faults: all faults.
-        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
-    """
-
-    loaded: Loaded
     faults: list[ConfigError]
     faulty: set[str]
+
+    def raise_faults(self) -> None:
+        """Raise ConfigError of all faults, if there are any."""
+        if self.faults:
+            raise ConfigError.of(self.faults)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None = None) -> Loaded:
@@ -71,10 +65,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str], directory: str | None 
     Raises:
         ConfigError: all faults, each with the setting, the value, its source and the accepted values.
     """
-    found = collect(argv, environ, directory)
-    if found.faults:
-        raise ConfigError.of(found.faults)
-    return found.loaded
+    loaded = collect(argv, environ, directory)
+    loaded.raise_faults()
+    return loaded
 
 
 def collect(
@@ -83,7 +76,7 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
-) -> Collected:
+) -> Loaded:
     """Return the configuration and its faults.
 
     Args:
@@ -97,26 +90,27 @@ def collect(
             may have been removed since.
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
+    # All three are read before the file is run: one of them may name it.
     flags = loader.read_line(argv, _FLAGS)
     gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
     own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
 
-    # As in gunicorn these two stand below the file.
-    loader.take_default("forwarded_allow_ips", environ, "FORWARDED_ALLOW_IPS")
-    loader.take_default("sendfile", environ, "SENDFILE")
+    # As in gunicorn these two stand below the file: they are meant as the host's defaults.
+    loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
+    loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
     loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
     # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
-    loader.take_variable("workers", environ.get("WEB_CONCURRENCY"), "WEB_CONCURRENCY")
+    loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
     port = environ.get("PORT")
     loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
     if gunicorn_arguments:
-        loader.notices.append(
+        loader.note(
             f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it"
         )
     loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
     loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
     loader.take_arguments(flags, _FLAGS)
-    return Collected(loader.finish(), loader.faults, loader.faulty)
+    return loader.finish()
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -129,34 +123,32 @@ def start_directory(environ: Mapping[str, str]) -> str:
         directory = os.getcwd()
     except FileNotFoundError:
         return name if os.path.isabs(name) else working_directory()
-    try:
+    # Under the link's name the directory of the next release is found, too, by a reload or an upgrade.
+    with suppress(OSError):
         if os.path.isabs(name) and os.path.samefile(name, directory):
             return name
-    except OSError:
-        pass
     return directory
 
 
+@dataclass
 class _Loader:
     """The values so far, with their sources; later calls win over earlier ones."""
 
-    def __init__(
-        self,
-        directory: str,
-        before_gevent: Callable[[], None] | None = None,
-        known_chdir: Callable[[str], bool] | None = None,
-    ) -> None:
-        self.directory = directory
-        self.known_chdir = known_chdir
-        self._before_gevent = before_gevent
-        self.values: dict[str, Any] = {}
-        self.sources: dict[str, str] = {}
-        self.notices: list[str] = []
-        self.faults: list[ConfigError] = []
-        # Settings with a fault: what depends on them is not checked, since it would be a fault that is none.
-        self.faulty: set[str] = set()
-        self.file: ConfigFile | None = None
-        self.file_config: str | None = None
+    directory: str
+    before_gevent: Callable[[], None] | None
+    known_chdir: Callable[[str], bool] | None
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    faults: list[ConfigError] = field(default_factory=list)
+    # Settings with a fault: what depends on them is not checked, since it would be a fault that is none.
+    faulty: set[str] = field(default_factory=set)
+    file: ConfigFile | None = None
+    file_config: str | None = None
+
+    def note(self, notice: str) -> None:
+        """Note a line for the log."""
+        self.notices.append(notice)
 
     # ---- sources ---------------------------------------------------------------------------------------
 
@@ -171,18 +163,14 @@ class _Loader:
         text = environ.get(variable, "").strip()
         if not text:
             return []
-        import shlex
+        import shlex  # most environments have no such variable
 
         try:
             argv = shlex.split(text)
         except ValueError as error:
-            self._refuse(
-                "WS1005",
-                variable,
-                f"cannot be split: {error}.",
-                "flags as on a command line, with quotes that close",
-                f"{text!r} in the environment",
-            )
+            accepted = "flags as on a command line, with quotes that close"
+            written = f"{text!r} in the environment"
+            self._refuse("WS1005", variable, f"cannot be split: {error}.", accepted, written)
             return []
         return self.read_line(argv, f"in {variable}")
 
@@ -192,28 +180,34 @@ class _Loader:
         try:
             value = setting.parse(raw)
         except Exception as error:  # also what the attributes of an odd object raise
+            # Looking for the line parses the file: only for a message.
             is_from_file = self.file is not None and source == self.file.location
             written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
                 reason = "" if _says_nothing(error) else f": {error}"
-                near = _nearest_choice(setting, raw)
-                self._refuse("WS1010", name, f"is not accepted{reason}.{near}", setting.accepts, written)
+                problem = f"is not accepted{reason}.{_nearest_choice(setting, raw)}"
+                self._refuse("WS1010", name, problem, written=written)
                 return
+            # gunicorn takes any number; a file written for it must start here, too.
             value = setting.parse(error.largest)
-            self.notices.append(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
+            self.note(f"WS1030 {name} = {written} is too large: {error}, which is used instead")
+        self._set(name, value, source)
+
+    def _set(self, name: str, value: object, source: str) -> None:
         self.values[name] = value
         self.sources[name] = source
 
-    def _refuse(self, code: str, name: str, problem: str, accepted: str, written: str = "") -> None:
+    def _refuse(self, code: str, name: str, problem: str, accepted: str = "", written: str = "") -> None:
         """Note a fault of a setting.
 
         Args:
             code: the message's code.
             name: the setting.
             problem: the predicate of the sentence about it, with its full stop.
-            accepted: the accepted values.
+            accepted: the accepted values, where the declaration's text is not used.
             written: the value and its source; empty for those in force.
         """
+        accepted = accepted or SETTINGS[name].accepts
         written = written or self._written(name)
         self.faults.append(ConfigError(f"{code} {name} = {written} {problem} Accepted: {accepted}."))
         self.faulty.add(name)
@@ -221,22 +215,17 @@ class _Loader:
     def _written(self, name: str) -> str:
         return f"{self.values[name]!r} ({self.sources[name]})"
 
-    def take_default(self, name: str, environ: Mapping[str, str], variable: str) -> None:
-        """Take an environment variable in place of a setting's default."""
-        raw = environ.get(variable)
-        if raw:
-            self.take(name, raw, f"{variable} in the environment")
-
     def take_variable(self, name: str, raw: str | None, variable: str) -> None:
-        """Take an environment variable, which goes before the configuration file."""
-        if not raw or not raw.strip():
+        """Take an environment variable, unless it is empty: some platforms declare all of theirs, also unset ones."""
+        if not raw:
             return
         before, source = self.values.get(name), self.sources.get(name)
         self.take(name, raw, f"{variable} in the environment")
         after = self.values.get(name)
+        # A person who edits the file must not wonder why nothing changes.
         if before is not None and before != after:
             shown = after[0] if isinstance(after, tuple) else after
-            self.notices.append(
+            self.note(
                 f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}"
             )
 
@@ -249,30 +238,27 @@ class _Loader:
                 self._ignore(flag, where, name)
 
     def _ignore(self, written: str, place: str, name: str) -> None:
-        self.notices.append(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
+        self.note(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
 
     # ---- the configuration file ------------------------------------------------------------------------
 
     def run_config_file(self, arguments: Sequence[Given]) -> None:
         """Run the configuration file named last by the arguments, or the default one if it is there."""
-        named = [str(given.raw) for given in arguments if given.name == "config" and given.raw]
-        if named:
-            location = named[-1]
-        else:
-            found = find_config_file(self.directory)
-            if found is None:
-                return
-            location = os.path.basename(found)
-            if location.startswith("gunicorn"):
-                self.notices.append(
-                    f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
-                )
+        named = _last(arguments, "config")
+        location = str(named) if named else find_config_file(self.directory)
+        if location is None:
+            return
+        if not named and location.startswith("gunicorn"):
+            found = os.path.join(self.directory, location)
+            self.note(
+                f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
+            )
         # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
-        if self._before_gevent is not None:
-            given = [given.raw for given in arguments if given.name == "worker_class"]
-            wanted = given[-1] if given else plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+        if self.before_gevent is not None:
+            wanted = _last(arguments, "worker_class")
+            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES)
             if _is_gevent(wanted):
-                self._before_gevent()
+                self.before_gevent()
         try:
             self.file = read_config_file(location, self.directory)
         except ConfigError as error:
@@ -282,28 +268,33 @@ class _Loader:
         if not named:
             self.sources["config"] = "found by itself"
         self.file_config = location if location.startswith("python:") else self.file.path
+        # A copy: a worker class given as a function is called here, and may set globals of the file.
         for name, raw in list(self.file.names.items()):
             self._take_from_file(self.file, name, raw)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
         known = _BY_ALIAS.get(name, name)
         # A module imported under a setting's name ("import threads") is the user's own.
-        is_module = issubclass(type(raw), ModuleType)
+        if issubclass(type(raw), ModuleType):
+            return
         if name in _BY_OLD_NAME:
-            if raw is not None and not callable(raw) and not is_module:
+            # logfile = open(...), or a function of that name, is no log's path.
+            if raw is not None and not callable(raw):
                 self._take_old(file, name, _BY_OLD_NAME[name], raw)
         elif known in SETTINGS:
-            if SETTINGS[known].in_file and raw is not None and not is_module:
+            if SETTINGS[known].in_file and raw is not None:
                 self.take(known, raw, file.location)
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
+            # A function or class under such a name, `debug` or `paste`, is the file's own helper.
             is_own = callable(raw) and not ignored.function and name != "logger_class"
-            if not is_own and not is_module and not ignored.is_default(raw):
+            if not is_own and not ignored.is_default(raw):
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
+            # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
             near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
             if near:
-                self.notices.append(
+                self.note(
                     f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}"
                 )
 
@@ -311,12 +302,12 @@ class _Loader:
         """Take a value under a former name of gunicorn's."""
         place = self._place(name)
         if known in file.names:
-            self.notices.append(
+            self.note(
                 f"WS1036 {name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too"
             )
             return
         self.take(known, raw, file.location)
-        self.notices.append(
+        self.note(
             f"WS1037 {name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it"
         )
 
@@ -337,71 +328,65 @@ class _Loader:
         values["config"] = self.file_config
         kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
         if resolve(kind, threads) != kind:
-            values["worker_class"] = resolve(kind, threads)
-            sources["worker_class"] = f"threads = {threads} ({sources['threads']})"
+            self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
+        # After the class: `auto` depends on it.
         self._size_workers()
+        # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
-            values["default_proc_name"] = values["wsgi_app"]
-            sources["default_proc_name"] = "wsgi_app"
+            self._set("default_proc_name", values["wsgi_app"], "wsgi_app")
         if not values.get("proc_name") and "default_proc_name" in values:
-            values["proc_name"] = values["default_proc_name"]
-            sources["proc_name"] = "default_proc_name"
+            self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
         return Loaded(
             Settings(**values),
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,
+            self.faults,
+            self.faulty,
         )
 
     def _check_files(self) -> None:
         """Complete `chdir`, and check the settings with files against it and against each other."""
         values, sources = self.values, self.sources
+        # Against the directory of the start, not the present one, which is a former `chdir` at a reload.
         chdir = os.path.normpath(os.path.join(self.directory, values.get("chdir", ".")))
         # The directory of the start may have been removed since then, and one that has been served from, too.
         is_known = "chdir" not in values or (self.known_chdir is not None and self.known_chdir(chdir))
         if not is_known and not os.path.isdir(chdir):
-            self._refuse("WS1011", "chdir", f"is not a directory: {chdir}.", SETTINGS["chdir"].accepts)
+            self._refuse("WS1011", "chdir", f"is not a directory: {chdir}.")
         values["chdir"] = chdir
         for pattern in values.get("reload_extra_files", ()) if "chdir" not in self.faulty else ():
-            is_pattern = any(sign in pattern for sign in "*?[")
-            if not is_pattern and not os.path.exists(os.path.join(chdir, pattern)):
+            # A pattern may match nothing yet; a plain name that is not there is a slip.
+            if set("*?[").isdisjoint(pattern) and not os.path.exists(os.path.join(chdir, pattern)):
                 written = f"{pattern!r} ({sources['reload_extra_files']})"
-                accepted = SETTINGS["reload_extra_files"].accepts
-                self._refuse(
-                    "WS1012",
-                    "reload_extra_files",
-                    f"is not there: {chdir} has no such file.",
-                    accepted,
-                    written,
-                )
+                problem = f"is not there: {chdir} has no such file."
+                self._refuse("WS1012", "reload_extra_files", problem, written=written)
         if values.get("certfile") or "certfile" in self.faulty:
             return
         for code, name in (("WS1013", "keyfile"), ("WS1014", "sni_certificates")):
             if values.get(name):
-                self._refuse(
-                    code, name, "is given without a certificate.", "with certfile beside it: --certfile FILE"
-                )
+                accepted = "with certfile beside it: --certfile FILE"
+                self._refuse(code, name, "is given without a certificate.", accepted)
 
     def _fill_group(self) -> None:
         """Give workers of root under another user the primary group of the latter."""
         # In root's group they would keep that group's rights.
-        values, sources = self.values, self.sources
-        uid = values.get("user", 0)
-        if not uid or "group" in values or os.geteuid() != 0:
+        uid = self.values.get("user", 0)
+        if not uid or "group" in self.values or os.geteuid() != 0:
             return
         import pwd
 
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:
-            values["group"], sources["group"] = _NO_GROUP, f"user = {uid} is in no user database"
-            self.notices.append(
-                f"WS1038 user = {uid} ({sources['user']}) is in no user database: the workers get the group "
-                f"{_NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
+            self._set("group", NO_GROUP, f"user = {uid} is in no user database")
+            self.note(
+                f"WS1038 user = {uid} ({self.sources['user']}) is in no user database: the workers get the group "
+                f"{NO_GROUP} and HOME=/. Set group, and HOME in raw_env, to have others"
             )
-            return
-        values["group"], sources["group"] = entry.pw_gid, f"the primary group of {entry.pw_name}"
+        else:
+            self._set("group", entry.pw_gid, f"the primary group of {entry.pw_name}")
 
     def _size_workers(self) -> None:
         """Replace ``auto`` by the container's number, and check `workers` against the bounds of scaling."""
@@ -410,44 +395,37 @@ class _Loader:
         if sized:
             count, reason = self._fitting_workers()
             for name in sized:
-                values[name] = count
-                sources[name] += f", 'auto': {reason}"
+                self._set(name, count, f"{sources[name]}, 'auto': {reason}")
         least, most = values.get("workers_min"), values.get("workers_max")
         if (least is None and most is None) or not self.faulty.isdisjoint(
             ("workers", "workers_min", "workers_max")
         ):
             return
         if least is None or most is None:
-            missing, given = sorted(
-                ("workers_min", "workers_max"), key=lambda name: values.get(name) is not None
+            given, missing = (
+                ("workers_max", "workers_min") if least is None else ("workers_min", "workers_max")
             )
-            self._refuse(
-                "WS1015",
-                given,
-                f"is given without {missing}.",
+            accepted = (
                 "both, so that the number of workers follows the load: "
-                f"--{missing.replace('_', '-')} N; or workers alone",
+                f"--{missing.replace('_', '-')} N; or workers alone"
             )
+            self._refuse("WS1015", given, f"is given without {missing}.", accepted)
             return
         if "workers_max" in sized:
+            # A small container must not turn a good file into a fault.
             values["workers_max"] = most = max(least, most)
+        shown = self._written("workers_max")
         if least > most:
-            above = f"is above workers_max = {self._written('workers_max')}."
+            above = f"is above workers_max = {shown}."
             self._refuse("WS1016", "workers_min", above, "workers_min up to workers_max")
         elif "workers" not in values or "workers" in sized:
-            values["workers"] = min(max(values.get("workers", least), least), most)
             before = f"{sources['workers']}, within " if "workers" in sources else ""
-            sources["workers"] = f"{before}workers_min ({sources['workers_min']})"
+            number = min(max(values.get("workers", least), least), most)
+            self._set("workers", number, f"{before}workers_min ({sources['workers_min']})")
         elif not least <= values["workers"] <= most:
-            bounds = " and ".join(
-                f"{name} = {self._written(name)}" for name in ("workers_min", "workers_max")
-            )
-            self._refuse(
-                "WS1017",
-                "workers",
-                f"is not within {bounds}.",
-                "the number to begin with; leave it out to begin with workers_min",
-            )
+            outside = f"is not within workers_min = {self._written('workers_min')} and workers_max = {shown}."
+            accepted = "the number to begin with; leave it out to begin with workers_min"
+            self._refuse("WS1017", "workers", outside, accepted)
 
     def _fitting_workers(self) -> tuple[int, str]:
         """Return how many workers fit this container, and the figures behind that."""
@@ -456,20 +434,23 @@ class _Loader:
         cgroups = sizing.own_cgroups()
         cpus = sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, cgroups))
         memory = sizing.memory_limit(sizing.CGROUP_ROOT, cgroups)
-        memory_words = "no memory limit" if memory is None else f"{memory >> 20} MiB"
+        # By the effective class: sync waits during calls, and takes more workers than CPUs.
         try:
             kind = known(self.values.get("worker_class", "sync"))
         except ImportError:  # gevent is not installed: a fault, which the check of the class reports
             kind = None
         count = sizing.fitting_workers(getattr(kind, "workers_per_cpu", 1), cpus, memory)
-        return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {memory_words}"
+        limit = "no memory limit" if memory is None else f"{memory >> 20} MiB"
+        return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {limit}"
+
+
+def _last(arguments: Sequence[Given], name: str) -> object:
+    return next((given.raw for given in reversed(arguments) if given.name == name and given.raw), None)
 
 
 def _is_gevent(raw: object) -> bool:
-    if not isinstance(raw, str):
-        return False
     try:
-        return bool(SETTINGS["worker_class"].parse(raw) == "gevent")
+        return isinstance(raw, str) and bool(SETTINGS["worker_class"].parse(raw) == "gevent")
     except (ValueError, TypeError):
         return False  # `take` will refuse it
 
@@ -482,11 +463,13 @@ def _nearest_choice(setting: Setting, raw: Any) -> str:
 
 
 def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to the accepted values: it is empty, or int()'s own."""
+    """Tell whether the message adds nothing to the accepted values."""
+    # int() and float() repeat the value, which the fault has already.
     return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
 
 
 def _shown(raw: object) -> str:
+    # A configuration file may give a large object by mistake; repr() of a dictionary of a million rows is no message.
     try:
         return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
     except Exception:  # of an odd object
@@ -494,6 +477,7 @@ def _shown(raw: object) -> str:
 
 
 def _may_be_mistyped(name: str, raw: object) -> bool:
+    # Constants, private names, classes and functions are the file's own; a setting's value is plain data.
     return (
         name.islower()
         and not name.startswith("_")

@@ -9,6 +9,7 @@ from wsgiserv.config import values as parsers
 from wsgiserv.config.setting import SECTIONS, Setting, show
 from wsgiserv.config.settings import SETTINGS, Settings
 
+# Not the terminal's width: the text is the same in a pipe, in a test and in a report of a problem.
 _WIDTH = 80
 _FLAGS_WIDTH = 30
 _VALUE_WIDTH = 44
@@ -55,19 +56,19 @@ def help_text() -> str:
 
 
 def _row(flags: str, sentence: str) -> list[str]:
-    text = textwrap.wrap(sentence, _WIDTH - _FLAGS_WIDTH, break_on_hyphens=False)
+    indent = " " * _FLAGS_WIDTH
     first = f"  {flags}"
-    rows = [f"{'':{_FLAGS_WIDTH}}{line}" for line in text]
-    if len(first) < _FLAGS_WIDTH - 1:
-        rows[0] = f"{first:{_FLAGS_WIDTH}}{text[0]}"
-        return rows
-    return [first, *rows]
+    # Long flags have a line of their own, as in every --help: else all sentences would start further right.
+    above = [first] if len(first) >= _FLAGS_WIDTH - 1 else []
+    start = indent if above else f"{first:{_FLAGS_WIDTH}}"
+    return above + textwrap.wrap(
+        sentence, _WIDTH, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _flags_text(setting: Setting) -> str:
-    flags = list(setting.flags)
-    if setting.default is True:
-        flags += setting.off_flags
+    # A switch that is on by default is of use in its --no- form only; those of the others go without saying.
+    flags = (*setting.flags, *setting.off_flags) if setting.default is True else setting.flags
     text = ", ".join(flags)
     return f"{text} {setting.metavar}" if setting.metavar else text
 
@@ -79,13 +80,11 @@ def default_text(setting: Setting) -> str:
         return setting.show_default
     if isinstance(default, bool):
         return "on" if default else "off"
-    if default is None or default == () or default == {}:
+    if default in (None, (), {}):
         return "none"
     if isinstance(default, tuple):
         return ",".join(map(str, default))
-    if isinstance(default, str):
-        return default
-    return show(default)
+    return default if isinstance(default, str) else show(default)
 
 
 def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
@@ -97,6 +96,7 @@ def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
         for name, setting in SETTINGS.items():
             if setting.section == section:
                 value = getattr(settings, name)
+                # As chmod(1) and a Python file have them: 493 tells nobody that it is 0o755.
                 is_mode = setting.parse in (parsers.mode, parsers.mode_or_none) and value is not None
                 shown = oct(value) if is_mode else show(value)
                 lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {sources[name]}")

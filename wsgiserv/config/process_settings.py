@@ -26,10 +26,9 @@ _LEVEL = choice(
 )
 
 
-def _hook(help: str, *arguments: str, doc: str = "") -> Hook:
-    signature = f"({', '.join(arguments)})"
-    kind = Kind(parsers.hook(*arguments), f"a function {signature} or the dotted path of one")
-    return _hooks(None, kind, help, doc=f"Called as `{signature}`. {doc}".strip())
+def _hook(help: str, arguments: str, doc: str = "") -> Hook:
+    kind = Kind(parsers.hook(arguments.count(",") + 1), f"a function ({arguments}) or the dotted path of one")
+    return _hooks(None, kind, help, "", doc=f"Called as `({arguments})`. {doc}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,11 +36,11 @@ class ProcessSettings:
     """The part of `Settings` about processes, logs and files. A hook is None or a function of the user's."""
 
     # Process
+    # Made absolute by the loader, against the directory of the start: a reload and an upgrade must find the same one.
     chdir: str = _process(
         ".",
         TEXT,
         "Change to this directory before anything else is opened.",
-        "--chdir",
         metavar="DIR",
         accepts="a directory that exists",
         doc="""Relative paths of other settings (pidfile, logs, certificates, Unix sockets) start here, and it is
@@ -53,8 +52,9 @@ class ProcessSettings:
         None,
         Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
         "Directories to import from, separated by commas.",
-        "--pythonpath",
     )
+    # Applied after the configuration file has run: what the file reads of the environment at a start is the service
+    # manager's.
     raw_env: tuple[str, ...] = _process(
         (),
         Kind(
@@ -66,6 +66,7 @@ class ProcessSettings:
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
+    # Off: a service manager follows the process that it has started.
     daemon: bool = _process(
         False,
         SWITCH,
@@ -73,12 +74,14 @@ class ProcessSettings:
         "-D --daemon",
         doc="Not under systemd or supervisor, which want the process in the foreground.",
     )
+    # None: a service manager knows the process id, and a file that nobody reads goes stale.
     pidfile: str | None = _process(None, FILE, "Write the master's process id to this file.", "-p --pid")
+    # On by default: a server without one cannot be asked what it does just when that matters. It listens on no
+    # network.
     control_socket: str | None = _process(
         None,
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
         "The Unix socket for wsgiservctl; 'off' for none.",
-        "--control-socket",
         doc="""By default `PID.sock`, after the master, in the first of these directories that can be used:
             `$RUNTIME_DIRECTORY` (systemd's `RuntimeDirectory=`), `$XDG_RUNTIME_DIR/wsgiserv`, `/run/wsgiserv` for
             root, `/tmp/wsgiserv-UID`; `wsgiservctl` looks there. It has mode 0600, and only the server's user and
@@ -87,9 +90,11 @@ class ProcessSettings:
             effect at a restart or an upgrade.""",
         show_default="in the runtime directory",
     )
+    # A switch of its own, though 'off' says the same: gunicorn has it under this name and flag.
     control_socket_disable: bool = _process(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
+    # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
     user: int = _process(
         os.geteuid(),
         Kind(parsers.user, "the name or the number of a user of this host", "USER"),
@@ -100,6 +105,8 @@ class ProcessSettings:
             warns once at its start; `user = 'root'` says that it is meant.""",
         show_default="the user who starts it",
     )
+    # For root with another `user` the loader puts the primary group of that user here: root's group would keep its
+    # rights.
     group: int = _process(
         os.getegid(),
         Kind(parsers.group, "the name or the number of a group of this host", "GROUP"),
@@ -107,13 +114,16 @@ class ProcessSettings:
         "-g --group",
         show_default="the primary group of `user`",
     )
+    # gunicorn's default is off. Without the user's own groups a worker cannot open files that are shared through a
+    # group.
     initgroups: bool = _process(
         True,
         SWITCH,
         "Give the workers all the groups that `user` belongs to.",
-        "--initgroups",
         doc="With `--no-initgroups` they are in `group` alone.",
     )
+    # 0 is gunicorn's default, and taken literally would make each file writable for everyone: so it means 'as
+    # inherited'.
     umask: int = _process(
         0,
         Kind(
@@ -127,6 +137,7 @@ class ProcessSettings:
             a configuration file is the mask itself: write `umask = 0o77`. 0 leaves the mask that the server was
             started with, but for Unix sockets, whose mode is 0777 then.""",
     )
+    # Off: a reload would be all or nothing, and connections opened at import would be shared by all workers.
     preload_app: bool = _process(
         False,
         SWITCH,
@@ -134,24 +145,22 @@ class ProcessSettings:
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
-    sendfile: bool = _process(
-        True, SWITCH, "Send files with the kernel's sendfile.", "--sendfile", environment="SENDFILE"
-    )
+    # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
+    sendfile: bool = _process(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
+    # The loader fills it from the next one, and that from the application: hooks and logs read one field.
     proc_name: str | None = _process(
-        None,
-        TEXT_OR_NONE,
-        "The name in the processes' titles.",
-        "-n --name",
-        show_default="the application",
+        None, TEXT_OR_NONE, "The name in the processes' titles.", "-n --name", show_default="the application"
     )
     default_proc_name: str = _process(
         "wsgiserv",
         TEXT,
         "The name in the processes' titles when `proc_name` is not set.",
+        "",
         show_default="the application",
     )
 
     # Logging
+    # The standard error: containers and service managers collect it.
     errorlog: str = _logging(
         "-",
         Kind(lambda raw: parsers.path(raw) or "-", "a path, or '-' for the standard error", "FILE"),
@@ -162,6 +171,7 @@ class ProcessSettings:
     loglevel: str = _logging(
         "info", _LEVEL, "The least severe messages that go to the error log.", "--log-level"
     )
+    # Off, as in gunicorn: a proxy in front has one already, and it costs time in each request.
     accesslog: str | None = _logging(
         None,
         FILE,
@@ -170,6 +180,7 @@ class ProcessSettings:
         accepts="a path, or '-' for the standard output",
         show_default="off",
     )
+    # 'combined' is what log analysers know.
     access_log_format: str = _logging(
         "combined",
         Kind(
@@ -182,6 +193,7 @@ class ProcessSettings:
         doc="""The atoms are gunicorn's. `combined` is the format that gunicorn has by default. In a format that
             begins with `{` the values are escaped as JSON.""",
     )
+    # gunicorn's three; where several are given, `wsgiserv.logs.config` applies gunicorn's order.
     logconfig: str | None = _logging(
         None, FILE, "A logging configuration file in the format of `logging.config`.", "--log-config"
     )
@@ -189,21 +201,21 @@ class ProcessSettings:
         {},
         Kind(parsers.mapping, "a dictionary"),
         "A logging configuration as a dictionary, for `logging.config.dictConfig`.",
+        "",
     )
     logconfig_json: str | None = _logging(
         None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
     )
-    capture_output: bool = _logging(
-        False, SWITCH, "Send what the application prints to the error log.", "--capture-output"
-    )
+    # Off: what the application prints belongs to its own stream unless its owner says so.
+    capture_output: bool = _logging(False, SWITCH, "Send what the application prints to the error log.")
 
     # TLS
-    certfile: str | None = _tls(
-        None, FILE, "The certificate, and its chain, in PEM; turns TLS on.", "--certfile"
-    )
+    # Turns TLS on by being there: a separate switch could contradict it.
+    certfile: str | None = _tls(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
     keyfile: str | None = _tls(
-        None, FILE, "The certificate's private key in PEM.", "--keyfile", show_default="in certfile"
+        None, FILE, "The certificate's private key in PEM.", show_default="in certfile"
     )
+    # Files are read in pairs, so one flag gives both: two flags could be paired wrongly.
     sni_certificates: dict[str, tuple[str, str | None]] = _tls(
         {},
         Kind(
@@ -220,26 +232,26 @@ class ProcessSettings:
         show_default="none",
     )
     ca_certs: str | None = _tls(
-        None, FILE, "The authorities that clients' certificates must come from, in PEM.", "--ca-certs"
+        None, FILE, "The authorities that clients' certificates must come from, in PEM."
     )
+    # Numbers, as in gunicorn and `ssl.VerifyMode`, so that both files and `ssl.CERT_REQUIRED` work.
     cert_reqs: int = _tls(
         0,
         Kind(parsers.integer(0, 2), "0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode", "N"),
         "Ask clients for a certificate: 0 no, 1 optional, 2 required.",
-        "--cert-reqs",
     )
+    # TLS 1.2 alone: OpenSSL keeps the suites of TLS 1.3 in a list of their own, and none of them is weak.
     ciphers: str | None = _tls(
         None,
         Kind(parsers.text_or_none, "a list of ciphers in OpenSSL's notation", "LIST"),
         "The ciphers for TLS 1.2, in OpenSSL's notation.",
-        "--ciphers",
         show_default="Python's",
     )
+    # 5 s: browsers come back to a page's connection within a few seconds, and a deploy must not wait for longer.
     tls_linger: float = _tls(
         5.0,
         SECONDS,
         "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
-        "--tls-linger",
         doc="""A TLS connection cannot be moved to another worker. A worker that leaves (reload, recycling, fewer
             workers, upgrade) keeps the idle ones for this long, at most `graceful_timeout`, answers the next request
             of each with `Connection: close`, and exits as soon as all are closed. Its replacement serves meanwhile.
@@ -248,14 +260,13 @@ class ProcessSettings:
     )
 
     # Development and checks
-    reload: bool = _development(
-        False, SWITCH, "Restart the workers when the code changes; for development.", "--reload"
-    )
+    # Off: watching costs time, and a file half-written by a deploy would be loaded.
+    reload: bool = _development(False, SWITCH, "Restart the workers when the code changes; for development.")
+    # gunicorn's inotify is what watchfiles uses on Linux.
     reload_engine: Literal["auto", "poll", "watchfiles"] = _development(
         "auto",
         choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
         "How changes are detected: 'auto', 'poll' or 'watchfiles'.",
-        "--reload-engine",
         doc="`auto` is watchfiles where that package is installed. gunicorn's `inotify` is taken as `auto`.",
     )
     reload_extra_files: tuple[str, ...] = _development(
@@ -269,11 +280,11 @@ class ProcessSettings:
         "Also restart when this file or pattern changes; may be repeated.",
         "--reload-extra-file",
     )
+    # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = _development(
         False,
         SWITCH,
         "Check the configuration and load the application, then exit.",
-        "--check-config",
         doc="""Finds what would stop the start (logs, pid file, directories, addresses, users, certificates, the
             application, `warmup`), prints each problem on a line, and exits with the status that the start would end
             with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
@@ -281,9 +292,7 @@ class ProcessSettings:
             that server can be reloaded. When all is good it prints what it has found: the configuration file, the
             application, the worker class, the addresses.""",
     )
-    print_config: bool = _development(
-        False, SWITCH, "Print every setting and where it came from, then exit.", "--print-config"
-    )
+    print_config: bool = _development(False, SWITCH, "Print every setting and where it came from, then exit.")
 
     # Hooks
     on_starting: Hook = _hook(
@@ -293,40 +302,41 @@ class ProcessSettings:
     when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
     pre_fork: Hook = _hook(
         "Called in the master just before a worker is forked.",
-        "server",
-        "worker",
+        "server, worker",
         doc="If it raises while the server starts, the server does not start.",
     )
-    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server", "worker")
+    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
     post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
     worker_abort: Hook = _hook(
         "Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker"
     )
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
-    pre_request: Hook = _hook("Called in the worker before each request.", "worker", "req")
+    pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
+    # gunicorn's hook has got more arguments over the years, and each form is still found in files.
     post_request: Hook = _hooks(
         None,
         Kind(
-            parsers.post_request_hook,
+            parsers.hook(2, 3, 4),
             "a function (worker, req, environ, resp), of which the last one or two may be left out",
         ),
         "Called in the worker after each request.",
+        "",
         doc="Called as `(worker, req, environ, resp)`; a function of 2 or 3 arguments gets the first ones.",
     )
     child_exit: Hook = _hook(
-        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server", "worker"
+        "Called in the master when a worker has exited, and when a zygote has (age 0).", "server, worker"
     )
-    worker_exit: Hook = _hook("Called in the worker just before it exits.", "server", "worker")
+    worker_exit: Hook = _hook("Called in the worker just before it exits.", "server, worker")
     nworkers_changed: Hook = _hook(
         "Called in the master when the number of workers has changed.",
-        *("server", "new_value", "old_value"),
+        "server, new_value, old_value",
         doc="The first time, `old_value` is None.",
     )
     on_exit: Hook = _hook("Called in the master just before it exits.", "server")
     ssl_context: Hook = _hook(
         "Called in the worker to make the TLS context.",
-        *("config", "default_ssl_context_factory"),
+        "config, default_ssl_context_factory",
         doc="""Turns TLS on, without `certfile`, too. Returns an `ssl.SSLContext`;
             `default_ssl_context_factory()` makes the one that the other settings describe, to be adjusted; it needs
             `certfile`.""",

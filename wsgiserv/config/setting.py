@@ -11,6 +11,7 @@ from wsgiserv.user_code import own_attribute
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+# In the order of a first reading: the application and its address first, the hooks last.
 # The topics of --help and of docs/settings.md, in their order.
 SECTIONS = (
     "Application",
@@ -43,6 +44,7 @@ class Kind(Generic[T_co]):
         choices: the accepted words, when there are only a few; the nearest one is proposed for a mistyped word.
     """
 
+    # Generic in its result: mypy compares each default, and so each field, with its parser.
     parse: Callable[[Any], T_co]
     accepts: str
     metavar: str = ""
@@ -109,20 +111,18 @@ class Section:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "", **more: Any) -> T:
+    def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "--{}", **more: Any) -> T:
         """Declare a setting.
-
-        Dictionaries are copied for each `Settings`: one configuration never writes into another's.
 
         Args:
             default, kind, help: as in `Setting`.
-            flags: its flags, separated by spaces.
+            flags: its flags, separated by spaces; ``{}`` stands for the field's name, with dashes. Empty: none.
             more: further attributes of `Setting`.
         """
-        names = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
-        names["doc"] = " ".join(names.get("doc", "").split())  # written over several lines
-        declaration = Setting(self._name, kind, help, default, flags=tuple(flags.split()), **names)
-        metadata = {"setting": declaration}
+        words = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
+        words["doc"] = " ".join(words.get("doc", "").split())  # written over several lines
+        metadata = {"setting": Setting(self._name, kind, help, default, flags=tuple(flags.split()), **words)}
+        # One configuration never writes into the dictionary of another, nor into the default.
         if isinstance(default, dict):
             return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
         return field(default=default, metadata=metadata)
@@ -130,7 +130,13 @@ class Section:
 
 def declared(settings_class: type[Any]) -> dict[str, Setting]:
     """Return the declarations of a settings record by name, in the order of its fields."""
-    return {each.name: each.metadata["setting"]._replace(name=each.name) for each in fields(settings_class)}
+    found = {}
+    for each in fields(settings_class):
+        setting: Setting = each.metadata["setting"]
+        # Only here are the fields' names known: a call in a class body does not see what its result is assigned to.
+        flags = tuple(flag.format(each.name.replace("_", "-")) for flag in setting.flags)
+        found[each.name] = setting._replace(name=each.name, flags=flags)
+    return found
 
 
 def show(value: object) -> str:
@@ -138,6 +144,7 @@ def show(value: object) -> str:
     if callable(value) and not issubclass(type(value), type):  # by its type: a proxy's __class__ may raise
         name = own_attribute(value, "__qualname__") or type(value).__qualname__
         return f"<function {name} of {own_attribute(value, '__module__') or '?'}>"
+    # "30", not "30.0": as a person has written it.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, tuple):

@@ -35,6 +35,10 @@ _timeouts = Section("Timeouts")
 _limits = Section("Limits")
 _proxies = Section("Proxies and headers")
 
+# The values of a switch, for settings that were one, or look like one.
+_ON_OR_OFF = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
+_AUTO_OR_OFF = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ProcessSettings):
@@ -44,6 +48,7 @@ class Settings(ProcessSettings):
     """
 
     # Application
+    # Not in a file: the file is already chosen when its names are read.
     config: str | None = _application(
         None,
         FILE,
@@ -54,15 +59,19 @@ class Settings(ProcessSettings):
         in_file=False,
         show_default="./wsgiserv.conf.py",
     )
+    # No flag: on the command line the application is the one argument without a flag.
     wsgi_app: str | None = _application(
         None,
         Kind(parsers.text_or_none, "'module:name'; for example 'hello:app'"),
         "The application, when it is not named on the command line.",
+        "",
         doc="""`module:app`, `module:obj.attr`, `module:factory()`, `module:factory('literal', debug=True)`, or
             `module` alone (then `application`, else `app`).""",
     )
 
     # Listening
+    # The loopback: a server tried out for the first time must not be reachable from the network. gunicorn's default,
+    # too.
     bind: tuple[str, ...] = _listening(
         ("127.0.0.1:8000",),
         Kind(parsers.addresses, address.ACCEPTED, "ADDRESS", "many"),
@@ -72,14 +81,16 @@ class Settings(ProcessSettings):
         doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. When the
             environment has `PORT`, it stands for `0.0.0.0:$PORT`.""",
     )
+    # gunicorn's number. A large one absorbs the moment of a reload or a crash; a client that waits is better off than
+    # a refused one.
     backlog: int = _listening(
         2048,
         COUNT_FROM_1,
         "How many connections may wait to be accepted.",
-        "--backlog",
         clamped=True,
         doc="The kernel caps it (`net.core.somaxconn`).",
     )
+    # None, not 0o777: a mode set by hand goes before the umask, and the default must follow it.
     socket_mode: int | None = _listening(
         None,
         Kind(
@@ -88,15 +99,17 @@ class Settings(ProcessSettings):
             "MODE",
         ),
         "The mode of Unix sockets' files; octal.",
-        "--socket-mode",
         doc="""A process that may write to the socket may connect, and **is trusted as a proxy**: set `660`, and
             a `group` that the proxy is in. The socket has this mode from the first moment on. Sockets of the service
             manager, and those that are kept over a reload, stay as they are.""",
         show_default="0777 without the bits of `umask`",
     )
-    reuse_port: bool = _listening(False, SWITCH, "Set SO_REUSEPORT on the listening sockets.", "--reuse-port")
+    # Off: a second server started by mistake must fail to bind. With it both would share the port, unnoticed.
+    reuse_port: bool = _listening(False, SWITCH, "Set SO_REUSEPORT on the listening sockets.")
 
     # Workers
+    # One, as in gunicorn: more would break applications with state in memory. Not 'auto' either: the same file must
+    # mean the same everywhere.
     workers: int = _workers(
         1,
         WORKERS,
@@ -107,11 +120,11 @@ class Settings(ProcessSettings):
             cores): one worker per CPU for `threads` and `gevent`, twice as many and one more for `sync`; and at most
             one for each 128 MiB of the cgroup's memory limit.""",
     )
+    # Both bounds are given, or neither: each alone leaves open how far the number may go.
     workers_min: int | None = _workers(
         None,
         COUNT_TO_10000,
         "Follow the load, with never fewer worker processes than this.",
-        "--workers-min",
         accepts=f"{COUNT_TO_10000.accepts}, and workers_max beside it",
         doc="See [Workers that follow the load](autoscaling.md). Without it the number of workers is fixed.",
         show_default="fixed",
@@ -120,18 +133,19 @@ class Settings(ProcessSettings):
         None,
         WORKERS,
         "Follow the load, with never more worker processes than this.",
-        "--workers-max",
         accepts="a whole number of at least workers_min and at most 10000, or 'auto', and workers_min beside it",
         doc="`auto` is as for `workers`. `workers` is the number to begin with; without it, `workers_min`.",
         show_default="fixed",
     )
+    # Retiring slowly and growing ten times as fast: a worker too many costs memory, one too few costs requests. Below
+    # a second the load is noise; above an hour nothing would ever retire.
     scale_window: float = _workers(
         30.0,
         Kind(parsers.scale_window, "a duration of 1 second to 1 hour; for example 30 or '2m'", "SECONDS"),
         "Retire a worker when the load has been low for this long.",
-        "--scale-window",
         doc="With `workers_min` and `workers_max`. Growing is decided on a tenth of it, 0.5 to 5 seconds.",
     )
+    # sync: the only class that is safe for an application that is neither thread-safe nor patched.
     worker_class: str | type[Any] = _workers(
         "sync",
         WORKER_CLASS,
@@ -139,75 +153,66 @@ class Settings(ProcessSettings):
         "-k --worker-class",
         doc="gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.",
     )
-    threads: int = _workers(
-        1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.", "--threads"
-    )
+    threads: int = _workers(1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.")
+    # Bounds memory and descriptors. gunicorn's number, though here it holds for each class.
     worker_connections: int = _workers(
-        1000,
-        COUNT_FROM_1,
-        "How many connections a worker keeps open at once.",
-        "--worker-connections",
-        clamped=True,
+        1000, COUNT_FROM_1, "How many connections a worker keeps open at once.", clamped=True
     )
+    # Off: recycling hides a leak, and costs a start of the application each time.
     max_requests: int = _workers(
-        0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", "--max-requests", clamped=True
+        0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", clamped=True
     )
+    # Without it workers that started together would all be recycled together.
     max_requests_jitter: int = _workers(
-        0,
-        COUNT,
-        "Add up to this many to `max_requests`, at random, per worker.",
-        "--max-requests-jitter",
-        clamped=True,
+        0, COUNT, "Add up to this many to `max_requests`, at random, per worker.", clamped=True
     )
 
     max_worker_lifetime: float = _workers(
-        0.0,
-        SECONDS,
-        "Recycle a worker of this age, up to a tenth earlier; 0 is no limit.",
-        "--max-worker-lifetime",
+        0.0, SECONDS, "Recycle a worker of this age, up to a tenth earlier; 0 is no limit."
     )
+    # Memory of one worker has peaks (a large page, the garbage collector's cycle), so a single sample decides
+    # nothing.
     max_worker_memory: int = _workers(
         0,
         BYTES_OR_UNLIMITED,
         "Recycle a worker that stays above this much memory; 0 is no limit.",
-        "--max-worker-memory",
         doc="""The memory that counts is what the worker's exit would free: its private pages, and its share of
             the pages in common with others (PSS; RSS where the system does not tell). It is sampled every 5 seconds,
             and three samples in a row must be above. A limit that the first worker exceeds before its first request
             ends the start with status 2, and fails a reload.""",
     )
+    # One: more at a time take more of the capacity that the load was sized for.
     max_unavailable: int = _workers(
         1,
         COUNT_TO_10000,
         "How many workers may be recycled at a time.",
-        "--max-unavailable",
         doc="""A worker is recycled when it reaches `max_requests`, `max_worker_lifetime` or `max_worker_memory`.
             It serves until its replacement is ready. A worker that only keeps idle connections (`tls_linger`) does not
             count.""",
     )
+    # One: during a reload the memory of one more worker must fit, and on small hosts no more does.
     reload_surge: int = _workers(
         1,
         COUNT_TO_10000,
         "How many extra workers a reload may start at a time.",
-        "--reload-surge",
         doc="""A reload starts one worker of the new configuration; when that is ready the old ones are replaced,
             this many at a time, each when its replacement is ready.""",
     )
+    # 50 ms: longer than a usual call, so that in ordinary traffic nothing is moved; shorter than a person notices.
     handoff_after: float = _workers(
         0.05,
         SECONDS,
         "Pass waiting connections to a free worker when a call runs longer than this; 0 turns it off.",
-        "--handoff-after",
         doc="""For `sync` with two workers or more. A sync worker runs one call at a time; when the next request
             arrives on a kept connection meanwhile, the connection is passed to a worker that is free. TLS connections
             cannot be passed on. In all classes 0 also keeps a worker that has been busy without a pause for some
             seconds from passing connections to workers that have little to do.""",
     )
+    # Empty: a GET may have effects in an application, so that no path is safe by itself.
     warmup: tuple[str, ...] = _workers(
         (),
         Kind(parsers.warmup_paths, "paths that begin with '/', such as '/' or '/search?q=a'", "PATH", "many"),
         "Call the application with this path before a worker is ready.",
-        "--warmup",
         doc="""In each worker, one GET after the other, as a client of this machine would send it to the first
             address: `root_path` is taken off. An exception or a status of 500 and above means that the worker cannot
             boot: at the start the server exits with status 4, at a reload the old workers stay. A status of 400 to
@@ -216,21 +221,23 @@ class Settings(ProcessSettings):
     )
 
     # Timeouts
+    # None, not 30: a `timeout` raised for a slow application (Django with many imports) is meant for its start as
+    # well.
     boot_timeout: float | None = _timeouts(
         None,
         SECONDS,
         "How long a worker may take to load the application; 0 is no limit.",
-        "--boot-timeout",
         show_default="30, or `timeout` where that is longer",
     )
+    # Zero: only behind a load balancer is there something to wait for; at a terminal Ctrl-C is to stop at once.
     drain_delay: float = _timeouts(
         0.0,
         SECONDS,
         "After TERM, go on accepting for this long, while load balancers learn of it.",
-        "--drain-delay",
         doc="""Meanwhile responses say `Connection: close`, `readiness_path` answers 503, and `wsgiservctl
             status` says that the server is draining. Then it stops gracefully, within `graceful_timeout`.""",
     )
+    # Empty: no path of the application may be shadowed unless it is asked for.
     readiness_path: str = _timeouts(
         "",
         Kind(
@@ -239,11 +246,12 @@ class Settings(ProcessSettings):
             "PATH",
         ),
         "Answer requests for this path with 200, with 503 while the server drains.",
-        "--readiness-path",
         show_default="none",
         doc="""For load balancers that ask over HTTP; the application does not see these requests, the access log
             does. Use it with `drain_delay`: longer than the balancer takes to notice.""",
     )
+    # 30 s, as in gunicorn. `clamped` here and below: gunicorn takes any number, and 'for ever' is often written as a
+    # very large one.
     timeout: float = _timeouts(
         30.0,
         SECONDS,
@@ -251,13 +259,12 @@ class Settings(ProcessSettings):
         "-t --timeout",
         clamped=True,
     )
+    # gunicorn's. A service manager must wait a little longer before it kills: see docs/deployment.md.
     graceful_timeout: float = _timeouts(
-        30.0,
-        SECONDS,
-        "How long a stopping worker may take to finish its requests.",
-        "--graceful-timeout",
-        clamped=True,
+        30.0, SECONDS, "How long a stopping worker may take to finish its requests.", clamped=True
     )
+    # Longer than a proxy keeps its own connections (nginx 60 s, AWS ALB 60 s): else a request may cross our close,
+    # and the proxy answers 502. An idle connection holds no worker here, so it is cheap.
     keepalive: float = _timeouts(
         75.0,
         SECONDS,
@@ -267,53 +274,54 @@ class Settings(ProcessSettings):
         clamped=True,
         doc="gunicorn's default is 2. Behind a proxy it should be longer than the proxy's own.",
     )
+    # From the head's first byte, however it drips: Slowloris keeps a timeout between bytes alive for ever.
     header_timeout: float = _timeouts(
-        10.0,
-        SECONDS,
-        "How long a client may take to send a request's head; 0 is no limit.",
-        "--header-timeout",
+        10.0, SECONDS, "How long a client may take to send a request's head; 0 is no limit."
     )
+    # Between two pieces, not for the whole: a large upload over a slow line takes as long as it must.
     body_timeout: float = _timeouts(
-        30.0, SECONDS, "How long a client may pause within a body; 0 is no limit.", "--body-timeout"
+        30.0, SECONDS, "How long a client may pause within a body; 0 is no limit."
     )
+    # Closes the gap that `body_timeout` leaves: a byte every 29 s. 240 bytes/s is Kestrel's figure; no line in use is
+    # that slow.
     body_min_rate: int = _timeouts(
         240,
         BYTES,
         "The least speed of a body after `body_timeout`, in bytes per second.",
-        "--body-min-rate",
         accepts="bytes per second as a whole number up to 4194304T, or 0 for any rate",
         doc="""Averaged over the whole body, once `body_timeout` has passed: a client that sends a byte now and
             then never reaches `body_timeout`. A slower client gets 408.""",
     )
+    # Longer than `body_timeout`: a person may pause a download, or a phone sleep for a moment.
     send_timeout: float = _timeouts(
-        60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit.", "--send-timeout"
+        60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit."
     )
 
+    # Off: only the application's owner knows what its longest request is, and raising in a thread may break an
+    # invariant there.
     request_timeout: float = _timeouts(
         0.0,
         SECONDS,
         "How long the application may take for one request; 0 is no limit.",
-        "--request-timeout",
         doc="""The client of an overdue request gets 504, or its connection is reset when the response has begun.
             The log has the request line, its id, its age and the stack. In `threads` an exception is raised in the
             one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced.""",
     )
+    # Long enough that a garbage collection or a slow import does not set it off.
     gevent_block_warning: float = _timeouts(
-        5.0,
-        SECONDS,
-        "Log a call that blocks a gevent worker for this long; 0 turns it off.",
-        "--gevent-block-warning",
+        5.0, SECONDS, "Log a call that blocks a gevent worker for this long; 0 turns it off."
     )
 
     # Limits
+    # Not gunicorn's 4094: tracking parameters and signed URLs outgrow it. Browsers and proxies stop near 8 KB.
     limit_request_line: int = _limits(
         8190,
         LINE_BYTES,
         "The longest request line; a longer one gets 414.",
-        "--limit-request-line",
         clamped=True,
         doc="0 is the largest, 1 MiB. gunicorn's default is 4094.",
     )
+    # Each field costs time in every middleware. 32768 is gunicorn's bound.
     limit_request_fields: int = _limits(
         100,
         Kind(
@@ -322,48 +330,47 @@ class Settings(ProcessSettings):
             "N",
         ),
         "The most header fields in a request.",
-        "--limit-request-fields",
         clamped=True,
     )
+    # Large cookies fit. The hidden flag is gunicorn's, with its underscore.
     limit_request_field_size: int = _limits(
         8190,
         LINE_BYTES,
         "The longest header field.",
-        "--limit-request-field-size",
         hidden_flags=("--limit-request-field_size",),
         clamped=True,
         doc="0 is the largest, 1 MiB.",
     )
+    # gunicorn has no limit. A disk is finite, and a body goes to it before the application can refuse it.
     limit_request_body: int = _limits(
         1 << 30,
         BYTES_OR_UNLIMITED,
         "The largest request body (413 above it); 0 is no limit.",
-        "--limit-request-body",
         show_default="1 GiB",
     )
+    # Most bodies are smaller and need no file; a thousand uploads together are bounded apart (64 MiB a worker).
     body_buffer_size: int = _limits(
         1 << 20,
         BYTES,
         "Bodies up to this size are kept in memory, larger ones in a file.",
-        "--body-buffer-size",
         show_default="1 MiB",
     )
+    # Enough that a client at the other end of a fast line never waits for the application between two round trips.
     stream_buffer: int = _limits(
         1 << 20,
         BYTES,
         "How far a response of unknown length may run ahead of its client.",
-        "--stream-buffer",
         show_default="1 MiB",
         doc="""Then the application waits in `threads` and `gevent` until the client has taken some of it. In
             `sync`, where that would stop all other clients of the worker, it goes on, into a file, until 64 MiB wait.
             A response with a `Content-Length`, or of one block, and a file never wait: they leave the application at
             once. See [streaming responses](streaming-responses.md).""",
     )
+    # `tmp_upload_dir` is gunicorn's name.
     spool_dir: str | None = _limits(
         None,
         FILE,
         "Where large request bodies are kept while they arrive.",
-        "--spool-dir",
         metavar="DIR",
         accepts="a directory that exists",
         aliases=("tmp_upload_dir",),
@@ -371,28 +378,29 @@ class Settings(ProcessSettings):
         show_default="the system's temporary directory",
     )
 
+    # auto: only where a waiting call costs a greenlet, not a thread or a worker, may a client's speed reach the
+    # application.
     stream_request_body: Literal["auto", "on", "off"] = _limits(
         "auto",
-        Kind[Any](
-            parsers.stream_request_body, "'auto', 'on' or 'off'", "WHEN", choices=("auto", "on", "off")
-        ),
+        choice("auto", "on", "off", metavar="WHEN", other=_ON_OR_OFF),
         "Call the application before a request's body is complete.",
-        "--stream-request-body",
         doc="""`on` calls it as soon as the head is here, and `wsgi.input` waits for the client: a slow client
             then holds its thread, or the whole `sync` worker. `auto` does so in `gevent` only, for bodies larger than
             `body_buffer_size`; everywhere else they go to a file first. `off` never does.""",
     )
 
     # Proxies and headers
+    # This host alone: anything else lets a client on the network name its own address. Both loopbacks, since
+    # 'localhost' in a proxy's configuration may be either.
     forwarded_allow_ips: tuple[str, ...] = _proxies(
         ("127.0.0.1", "::1"),
         NETWORKS,
         "The proxies whose forwarded headers are trusted; '*' is any.",
-        "--forwarded-allow-ips",
         environment="FORWARDED_ALLOW_IPS",
         doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
             application. The environment's value is the default: a configuration file or a flag replaces it.""",
     )
+    # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
     forwarded_headers: tuple[str, ...] = _proxies(
         (),
         Kind(
@@ -401,30 +409,26 @@ class Settings(ProcessSettings):
             "LIST",
         ),
         "The headers of a trusted proxy that are used; e.g. for,proto,host.",
-        "--forwarded-headers",
         doc="""`for`, `proto`, `host`, `port` and `prefix` are `X-Forwarded-For` and so on, `forwarded` is RFC
             7239's `Forwarded`. Name only what your proxy sets itself on every request: a client can send anything
             else itself. See [Behind a proxy](proxies.md).""",
     )
+    # gunicorn's three. No flag: a dictionary has no good form on a command line, and gunicorn has none either.
     secure_scheme_headers: dict[str, str] = _proxies(
         {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
         Kind(parsers.header_values, "a dictionary of header names and the values that mean https"),
         "The headers, and their values, by which a proxy says that its client used https.",
+        "",
     )
+    # Off: where it is on, a peer names the client's address, so it must be asked for.
     proxy_protocol: Literal["off", "v1", "v2", "auto"] = _proxies(
         "off",
-        Kind[Any](
-            parsers.proxy_protocol,
-            "'off', 'v1', 'v2' or 'auto'",
-            "[VERSION]",
-            "optional",
-            parsers.PROXY_VERSIONS,
-        ),
+        choice("off", "v1", "v2", "auto", metavar="[VERSION]", other=_AUTO_OR_OFF, arity="optional"),
         "Read HAProxy's PROXY protocol; without a value, 'auto'.",
-        "--proxy-protocol",
         doc="""`v1` and `v2` require a header of that version from every peer in `proxy_allow_ips` (400 without
             it), `auto` takes either, or none. With TLS, the header comes before the handshake, in clear.""",
     )
+    # The flag's name is gunicorn's, and so is the next one's.
     proxy_allow_ips: tuple[str, ...] = _proxies(
         ("127.0.0.1", "::1"),
         NETWORKS,
@@ -436,9 +440,10 @@ class Settings(ProcessSettings):
         "http",
         choice("http", "uwsgi", metavar="NAME"),
         "The listeners' protocol; uwsgi is for nginx's uwsgi_pass.",
-        "--protocol",
         doc="See [Behind a proxy](proxies.md).",
     )
+    # A uwsgi peer writes the environ itself, REMOTE_USER and HTTPS included, so that the loopback is the widest safe
+    # default.
     uwsgi_allow_ips: tuple[str, ...] = _proxies(
         ("127.0.0.1", "::1"),
         NETWORKS,
@@ -447,30 +452,30 @@ class Settings(ProcessSettings):
         doc="""Clients on a Unix socket always may. Connections of others are closed: everything in a uwsgi
             request is trusted.""",
     )
+    # gunicorn's two. Only with an underscore can these names arrive as headers, which `header_map` drops otherwise.
     forwarder_headers: tuple[str, ...] = _proxies(
         ("SCRIPT_NAME", "PATH_INFO"),
         Kind(parsers.words, "header names separated by commas", "LIST"),
         "Headers with underscores that a trusted proxy may set.",
-        "--forwarder-headers",
         doc="""`SCRIPT_NAME` must be a prefix of the request's path, which it is taken off; anything else is 400.
             Other names become `HTTP_...` as any header does, so `PATH_INFO` and `REMOTE_USER` are never set by one.
             `*` is any name. A proxy that lets underscores pass (HAProxy; nginx with `underscores_in_headers`) must
             remove what its clients send under these names; or leave the list empty. See
             [Behind a proxy](proxies.md).""",
     )
+    # drop, as nginx does: refusing would break clients that send such a header in good faith.
     header_map: Literal["drop", "refuse", "dangerous"] = _proxies(
         "drop",
         choice("drop", "refuse", "dangerous", metavar="WHAT"),
         "How headers whose names have underscores are treated.",
-        "--header-map",
         doc="""`X_Name` and `X-Name` are the same in the environ, so that a client can forge one by the other.
             `drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in.""",
     )
+    # SCRIPT_NAME of PEP 3333: empty for an application at the root.
     root_path: str = _proxies(
         "",
         Kind(parsers.root_path, "a path that begins with a slash; for example '/shop'", "PATH"),
         "The path that the application is mounted under (SCRIPT_NAME).",
-        "--root-path",
         show_default="none",
     )
 

@@ -13,21 +13,26 @@ from contextlib import suppress
 from typing import Any
 
 from wsgiserv.config.address import parse_address
-from wsgiserv.config.setting import Kind
+from wsgiserv.config.setting import Arity, Kind
 from wsgiserv.user_code import accepts_args
 
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+# Powers of 1,024 under each name: a limit that is a little too large refuses nobody.
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
+# A year: a larger one overflows no timer, and is a slip of the unit (milliseconds) far more often than meant.
 _LONGEST_S = 366 * 86400.0
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(
+    ("false", "no", "off", "0"), False
+)
 
 
 class TooLarge(ValueError):
     """A number is above the largest accepted one.
 
     Attributes:
-        largest: the largest accepted number.
+        largest: the largest accepted number. The loader takes it for a setting that gunicorn does not bound.
     """
 
     def __init__(self, largest: float, shown: str) -> None:
@@ -38,7 +43,7 @@ class TooLarge(ValueError):
 def text(raw: object) -> str:
     """Read a string, without the white space around it."""
     if isinstance(raw, bytes):
-        raw = raw.decode()
+        raw = raw.decode()  # a UnicodeDecodeError is a ValueError, with a reason
     if not isinstance(raw, str):
         raise TypeError(f"it is of type {type(raw).__name__}")
     return raw.strip()
@@ -53,6 +58,7 @@ def path(raw: object) -> str | None:
     """Read a path, as text or as a ``pathlib.Path``; an empty one means not set."""
     if isinstance(raw, os.PathLike):
         raw = os.fspath(raw)
+    # Only open(2) would notice it, in a worker, and with a message about an "embedded null byte".
     if isinstance(raw, str) and "\0" in raw:
         raise ValueError("it holds a NUL character")
     return text_or_none(raw)
@@ -66,39 +72,34 @@ def path_or_off(raw: object) -> str | None:
     return "" if found.lower() == "off" else found
 
 
-_TRUE = ("true", "yes", "on", "1")
-
-
 def boolean(raw: object) -> bool:
     """Read True or False, also as text; 0 and 1 are the numbers accepted."""
-    if isinstance(raw, bool):
-        return raw
-    if isinstance(raw, int) and raw in (0, 1):
-        return bool(raw)
-    word = text(raw).lower()
-    if word not in (*_TRUE, "false", "no", "off", "0"):
+    # Not bool(raw): any text is true, "off" as well, and 2 is more likely another setting's number.
+    word = str(int(raw)) if isinstance(raw, int) and raw in (0, 1) else text(raw).lower()
+    if word not in _BOOLEANS:
         raise ValueError
-    return word in _TRUE
+    return _BOOLEANS[word]
 
 
 def integer(smallest: int, largest: int = 2**31 - 1) -> Callable[[object], int]:
     """Return a parser of whole numbers; text may be decimal, ``0x``, ``0o`` or ``0b``."""
 
     def parse(raw: object) -> int:
-        if isinstance(raw, float) and raw.is_integer():
+        if isinstance(raw, float) and raw.is_integer():  # 2 * 1.5, computed in a file
             raw = int(raw)
         number = raw if isinstance(raw, int) else int(text(raw), 0)
         if number > largest:
             raise TooLarge(largest, str(largest))
         if number < smallest:
             raise ValueError
-        return int(number)
+        return int(number)  # True is an int as well, and would be shown as True
 
     return parse
 
 
 def workers(raw: object) -> int:
     """Read a number of workers; ``auto`` gives 0; the loader replaces it by the container's number."""
+    # A number, so that the field has one type; 0 itself is refused.
     if isinstance(raw, str) and raw.strip().lower() == "auto":
         return 0
     return integer(1, 10_000)(raw)
@@ -137,14 +138,13 @@ def size(largest: int = 2**62, zero: int = 0) -> Callable[[object], int]:
 
     def parse(raw: object) -> int:
         if isinstance(raw, (int, float)):
-            number = float(raw)
-            count = int(raw) if number.is_integer() else -1
+            count = int(raw) if float(raw).is_integer() else -1
+        elif match := _SIZE.fullmatch(text(raw).lower()):
+            # A float is exact up to 2**53 only.
+            number = int(match[1]) if match[1].isdigit() else float(match[1])
+            count = int(number * _UNITS_BYTES[match[2]])
         else:
-            match = _SIZE.fullmatch(text(raw).lower())
-            if match is None:
-                raise ValueError
-            scaled = float(match[1]) * _UNITS_BYTES[match[2]]
-            count = int(match[1]) * _UNITS_BYTES[match[2]] if match[1].isdigit() else int(scaled)
+            raise ValueError
         if count == 0:
             return zero
         if count > largest:
@@ -163,31 +163,31 @@ def _size_text(count: int) -> str:
     return f"{count} bytes"
 
 
-def choice(*words: str, metavar: str, other: Mapping[str, str] | None = None) -> Kind[Any]:
+def choice(*words: str, metavar: str, other: Mapping[str, str] = {}, arity: Arity = "one") -> Kind[Any]:
     """Return the kind of one of a few words, in either case.
 
     Args:
         words: the accepted words.
-        metavar: the value's name in --help.
-        other: further accepted words, each with its equal among ``words``.
+        metavar, arity: as in `Kind`.
+        other: further accepted words, each with its equal among ``words``; ``"true"`` stands for True as well.
     """
 
     def parse(raw: object) -> str:
+        # Not str() of any object: that may be anything, and raise anything.
+        if isinstance(raw, int | None) and str(raw).lower() in other:
+            raw = str(raw)
         word = text(raw).lower()
-        word = (other or {}).get(word, word)
+        word = other.get(word, word)
         if word not in words:
             raise ValueError
         return word
 
-    *first, last = map(repr, words)
-    return Kind(parse, f"{', '.join(first)} or {last}", metavar, choices=words)
+    return Kind(parse, _any_of(map(repr, words)), metavar, arity, words)
 
 
-def stream_request_body(raw: object) -> str:
-    """Read ``auto``, ``on`` or ``off``; a switch's other values are accepted."""
-    if isinstance(raw, str) and raw.strip().lower() == "auto":
-        return "auto"
-    return "on" if boolean(raw) else "off"
+def _any_of(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def warmup_paths(raw: object) -> tuple[str, ...]:
@@ -200,19 +200,29 @@ def warmup_paths(raw: object) -> tuple[str, ...]:
 
 def words(raw: object) -> tuple[str, ...]:
     """Read a list of strings; text is split at commas."""
-    parts: Iterable[object] = raw.split(",") if isinstance(raw, str) else _items(raw)
+    parts = text(raw).split(",") if isinstance(raw, (str, bytes)) else _items(raw)
     return tuple(part for part in map(text, parts) if part)
 
 
 def strings(raw: object) -> tuple[str, ...]:
     """Read a list of strings; text is one string, not split."""
-    return tuple(map(text, [raw] if isinstance(raw, (str, bytes)) else _items(raw)))
+    return tuple(map(text, _items(raw)))
 
 
 def files(raw: object) -> tuple[str, ...]:
     """Read a list of paths or patterns."""
-    items = [raw] if isinstance(raw, (str, bytes, os.PathLike)) else _items(raw)
-    return tuple(found for found in map(path, items) if found)
+    return tuple(found for found in map(path, _items(raw)) if found)
+
+
+def _items(raw: object) -> list[object]:
+    if raw is None:
+        return []
+    if isinstance(raw, (str, bytes, os.PathLike)):
+        return [raw]
+    # Not any iterable: the keys of a dictionary, or a generator's items, are hardly meant.
+    if not isinstance(raw, (list, tuple, set, frozenset)):
+        raise TypeError(f"it is of type {type(raw).__name__}")
+    return list(raw)
 
 
 def addresses(raw: object) -> tuple[str, ...]:
@@ -224,6 +234,7 @@ def addresses(raw: object) -> tuple[str, ...]:
             address = parse_address(bind)
         except ValueError as error:
             raise ValueError(f"in {bind!r}, {error}" if len(binds) > 1 else str(error)) from None
+        # Port 0 is another port each time.
         if address in seen and not (address.kind == "tcp" and address.port == 0):
             raise ValueError(f"{bind!r} is given twice")
         seen.add(address)
@@ -235,12 +246,12 @@ def addresses(raw: object) -> tuple[str, ...]:
 def networks(raw: object) -> tuple[str, ...]:
     """Read IP addresses and networks; ``*`` is any address."""
     found = words(raw)
-    if any(word != "*" for word in found):
-        import ipaddress  # 5 ms that the default does not need
+    given = [word for word in found if word != "*"]
+    if given:
+        import ipaddress  # 5 ms, for a setting that few servers have
 
-        for word in found:
-            if word != "*":
-                ipaddress.ip_network(word)
+        for word in given:
+            ipaddress.ip_network(word)
     return found
 
 
@@ -261,25 +272,11 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
     return found
 
 
-def proxy_protocol(raw: object) -> str:
-    """Read the expected versions of the PROXY protocol; True is ``auto``, False and None are ``off``."""
-    if raw is None or isinstance(raw, bool):
-        return "auto" if raw else "off"
-    word = text(raw).lower()
-    word = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}.get(word, word)
-    if word not in PROXY_VERSIONS:
-        raise ValueError
-    return word
-
-
-PROXY_VERSIONS = ("off", "v1", "v2", "auto")
-
-
 def environment_pairs(raw: object) -> tuple[str, ...]:
     """Read ``KEY=VALUE`` strings; a dictionary is accepted too."""
-    pairs = (
-        tuple(f"{key}={value}" for key, value in raw.items()) if isinstance(raw, Mapping) else strings(raw)
-    )
+    if isinstance(raw, Mapping):
+        raw = [f"{key}={value}" for key, value in raw.items()]
+    pairs = strings(raw)
     for pair in pairs:
         if pair.find("=") < 1 or "\0" in pair:
             raise ValueError(f"{pair!r} is not KEY=VALUE")
@@ -295,21 +292,20 @@ def mapping(raw: object) -> dict[str, Any]:
 
 def sni_certificates(raw: object) -> dict[str, tuple[str, str | None]]:
     """Read certificates by host name: a dictionary, or texts NAME=CERTFILE[,KEYFILE]."""
-    if isinstance(raw, Mapping):
-        given = list(raw.items())
-    else:
-        given = [
-            (name, tuple(files.split(",")))
-            for name, _, files in (pair.partition("=") for pair in strings(raw))
-        ]
+    given: Iterable[tuple[object, Any]] = (
+        raw.items()
+        if isinstance(raw, Mapping)
+        else ((name, files.split(",")) for name, _, files in (pair.partition("=") for pair in strings(raw)))
+    )
     found: dict[str, tuple[str, str | None]] = {}
     for name, files in given:
-        host = text(name).lower().rstrip(".")
+        host = text(name).lower().rstrip(".")  # clients send it without the dot of the DNS's root
         if not _HOST_NAME.fullmatch(host):
             raise ValueError(f"{name!r} is not a host name such as 'shop.example' or '*.shop.example'")
-        certfile, keyfile = (files, None) if isinstance(files, str) else (*files, None)[:2]
-        if not certfile or (not isinstance(files, str) and not 1 <= len(files) <= 2):
+        paths = (files,) if isinstance(files, str) else tuple(files)
+        if not 1 <= len(paths) <= 2 or not paths[0]:
             raise ValueError(f"{name!r} has no certificate file, or more than a certificate and a key")
+        certfile, keyfile = (*paths, None)[:2]
         found[host] = (text(certfile), None if keyfile is None else text(keyfile))
     return found
 
@@ -323,6 +319,7 @@ _HOST_NAME = re.compile(
 def header_values(raw: object) -> dict[str, str]:
     """Read a dictionary of header names to values; names become upper case, with dashes."""
     found = mapping(raw)
+    # As the requests' parser compares them; files have them in any case, and copied from an environ.
     return {text(name).upper().replace("_", "-"): text(value) for name, value in found.items()}
 
 
@@ -385,6 +382,7 @@ def group(raw: object) -> int:
 
 
 def _identity(raw: object, number_of: Callable[[str], int], thing: str) -> int:
+    # 2**32 - 1 is -1 to setuid(2) and chown(2): "leave it as it is".
     if isinstance(raw, int) or text(raw).isdigit():
         return integer(0, 2**32 - 2)(int(text(raw)) if isinstance(raw, str) else raw)
     try:
@@ -393,29 +391,26 @@ def _identity(raw: object, number_of: Callable[[str], int], thing: str) -> int:
         raise ValueError(f"this host has no such {thing}") from None
 
 
-def hook(*arguments: str) -> Callable[[object], Callable[..., Any] | None]:
-    """Return a parser of a function called with ``arguments``; text is a dotted path to one."""
+def hook(*counts: int) -> Callable[[object], Callable[..., Any]]:
+    """Return a parser of a function that takes one of these numbers of arguments; text is a dotted path to one.
+
+    The function is wrapped to be called with the largest number.
+    """
+    most = max(counts)
 
     def parse(raw: object) -> Callable[..., Any]:
         function = _callable(raw)
-        if not accepts_args(function, len(arguments)):
-            raise ValueError(f"it does not take {len(arguments)} argument{'s' * (len(arguments) > 1)}")
-        return function
+        # From the most on: a function with *args, or with defaults, gets all.
+        for count in sorted(counts, reverse=True):
+            if accepts_args(function, count):
+                return function if count == most else _with_first_arguments(function, count)
+        raise ValueError(f"it does not take {_any_of(map(str, counts))} argument{'s' * (most > 1)}")
 
     return parse
 
 
-def post_request_hook(raw: object) -> Callable[..., Any]:
-    """Read post_request: a function of 2, 3 or 4 arguments, wrapped to be called with 4."""
-    function = _callable(raw)
-    for count in (4, 3, 2):
-        if accepts_args(function, count):
-            return function if count == 4 else _with_first_arguments(function, count)
-    raise ValueError("it does not take 2, 3 or 4 arguments")
-
-
 def _with_first_arguments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    from functools import wraps
+    from functools import wraps  # most servers wrap nothing
 
     def call(*arguments: Any) -> Any:
         return function(*arguments[:count])
@@ -443,30 +438,26 @@ def _callable(raw: object) -> Callable[..., Any]:
     return found
 
 
-def _items(raw: object) -> list[object]:
-    if raw is None:
-        return []
-    if not isinstance(raw, (list, tuple, set, frozenset)):
-        raise TypeError(f"it is of type {type(raw).__name__}")
-    return list(raw)
-
-
 # ---- kinds that several settings have --------------------------------------------------------------------
 
+# The texts name the largest value of each: a person who meets the bound need not look it up.
 SWITCH = Kind(boolean, "True or False", arity="none")
 SECONDS = Kind(
     duration,
     "a duration of 0 or more in seconds, at most 366 days, or text such as '500ms' or '2m'; for example 30",
     "SECONDS",
 )
+# At most 2**62: sums of two such sizes stay within the 64 bits of off_t.
 BYTES = Kind(
     size(), "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'", "BYTES"
 )
 BYTES_OR_UNLIMITED = Kind(size(), f"{BYTES.accepts}, or 0 for no limit", "BYTES")
 # A line of a request's head is read into memory whole.
 LINE_BYTES = Kind(size(1 << 20, zero=1 << 20), "a size in bytes up to '1M', or 0 for the largest", "BYTES")
+# 2**31 - 1 is the largest int that listen(2) takes.
 COUNT = Kind(integer(0), "a whole number of 0 or more, at most 2147483647", "N")
 COUNT_FROM_1 = Kind(integer(1), "a whole number of at least 1 and at most 2147483647", "N")
+# More processes or threads than this are a slip, and would take the host down before the slip is seen.
 COUNT_TO_10000 = Kind(integer(1, 10_000), "a whole number of at least 1 and at most 10000", "N")
 WORKERS = Kind(workers, f"{COUNT_TO_10000.accepts}, or 'auto'", "N")
 TEXT = Kind(text, "a text", "NAME")

@@ -9,7 +9,8 @@ from typing import Any
 
 from wsgiserv.config.setting import Kind
 
-# The paths of our classes. They are imported where they are used, since gevent is imported for its class alone.
+# Paths, not classes: they are imported where they are used, since gevent is imported for its class alone, and this
+# layer is below the workers.
 CLASS_PATHS = {
     "sync": "wsgiserv.worker.sync.SyncWorker",
     "threads": "wsgiserv.worker.threads.ThreadsWorker",
@@ -36,22 +37,22 @@ _NOT_WSGI = (
     "'threads' for a WSGI application"
 )
 _REFUSED = (
-    (re.compile(r"(.*[.#:])?g?eventlet(\..*)?"), _GREENLETS),
-    (re.compile(r"gunicorn\.workers\.geventlet\..*"), _GREENLETS),
+    (r"(.*[.#:])?g?eventlet(\..*)?|gunicorn\.workers\.geventlet\..*", _GREENLETS),
+    (r"(egg:)?meinheld.*|.*gmeinheld.*", _GREENLETS),
     (
-        re.compile(r"(.*[.#:])?g?tornado(\..*)?|gunicorn\.workers\.gtornado\..*"),
+        r"(.*[.#:])?g?tornado(\..*)?|gunicorn\.workers\.gtornado\..*",
         "Tornado's own applications need Tornado's server; use 'threads' for a WSGI application",
     ),
-    (re.compile(r"(.*#)?g?asgi|gunicorn\.workers\.gasgi\..*"), _NOT_WSGI),
-    (re.compile(r"(uvicorn\.workers|uvicorn_worker|hypercorn)\b.*"), _NOT_WSGI),
-    (re.compile(r"(.*[.#:])?g?aiohttp(\..*)?|aiohttp\.worker\..*|gaiohttp"), _NOT_WSGI),
-    (re.compile(r"(egg:)?meinheld.*|.*gmeinheld.*"), _GREENLETS),
-    (re.compile(r"gunicorn\..*"), "it needs gunicorn's own master; use 'sync', 'threads' or 'gevent'"),
+    (r"(.*#)?g?asgi|gunicorn\.workers\.gasgi\..*|(uvicorn\.workers|uvicorn_worker|hypercorn)\b.*", _NOT_WSGI),
+    (r"(.*[.#:])?g?aiohttp(\..*)?|aiohttp\.worker\..*|gaiohttp", _NOT_WSGI),
+    # Last: what gunicorn has besides, now or later.
+    (r"gunicorn\..*", "it needs gunicorn's own master; use 'sync', 'threads' or 'gevent'"),
 )
 
 
 def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
     """Return the effective class: ``sync`` with several threads is ``threads``, as in gunicorn."""
+    # Several threads that sync would ignore are meant.
     return "threads" if worker_class == "sync" and threads > 1 else worker_class
 
 
@@ -88,15 +89,17 @@ def parse_worker_class(raw: object) -> str | type[Any]:
     if not isinstance(raw, str):
         raise TypeError(f"it is of type {type(raw).__name__}")
     name = raw.strip()
+    # gunicorn finds its classes by entry points ("egg:gunicorn#gevent") as well.
     distribution, mark, entry = name.removeprefix("egg:").partition("#")
     if name.startswith("egg:") and mark and distribution.lower() in ("gunicorn", "wsgiserv"):
         name = entry
+    # "package.module:Class" is how the application is written, so it is tried for classes, too.
     path = name.replace(":", ".", 1)
     found = _MAPPED.get(path) or _MAPPED.get(path.lower())
     if found is not None:
         return found
     for pattern, advice in _REFUSED:
-        if pattern.fullmatch(name):
+        if re.fullmatch(pattern, name):
             raise ValueError(advice)
     if name.startswith("egg:"):
         raise ValueError("entry points of other packages are not read; give the class's dotted path")
@@ -108,6 +111,7 @@ def parse_worker_class(raw: object) -> str | type[Any]:
 
 
 def _of_class(found: type[Any]) -> str | type[Any]:
+    # Only a class itself is mapped: a subclass of ours has more to it. One of gunicorn's talks to gunicorn's arbiter.
     for base in found.__mro__:
         name = f"{base.__module__}.{base.__qualname__}"
         if name in _MAPPED and base is found:

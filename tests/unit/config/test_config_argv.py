@@ -95,6 +95,18 @@ def test_help_is_given_whatever_else_is_there(argv: list[str]) -> None:
     assert parse(argv).wants == "help"
 
 
+@pytest.mark.parametrize("argv", [["--version", "--help"], ["-v", "-h"]])
+def test_neither_help_nor_version_is_a_setting(argv: list[str]) -> None:
+    assert parse(argv).wants == "help"
+    assert parse(argv).given == []
+
+
+@pytest.mark.parametrize("extra", [["-5"], ["-.5"], ["-a b"], ["-"], ["--", "--no-reload"], ["--", "-w"]])
+def test_no_flag_is_seen_in_what_is_none(extra: list[str]) -> None:
+    (fault,) = parse(["a:b", *extra]).faults
+    assert str(fault).startswith(f"WS1004 unexpected argument {extra[-1]!r}")
+
+
 def test_the_flag_is_known_as_it_was_written() -> None:
     assert [each.flag for each in parse(["-w4", "--bind=:1", "--no-reload", "a:b"]).given] == [
         "-w",

@@ -101,7 +101,7 @@ def test_every_flag_is_supported_or_answered(tmp_path: Path) -> None:
         value = VALUES.get(known.name, "5")
         argv = [flag] if without_value else [flag, value]
         # The application behind the flag shows that the flag has taken its own value only.
-        settings, _, notices, _ = load([*argv, "hello:app"], {}, str(tmp_path))
+        settings, _, notices, *_ = load([*argv, "hello:app"], {}, str(tmp_path))
         assert settings.wsgi_app == "hello:app"
         if known.name in GUNICORN_ONLY:
             if without_value and known.default is True:
@@ -160,7 +160,7 @@ x_forwarded_for_header = 'X-FORWARDED-FOR'
 
 def test_the_first_file_of_the_field(tmp_path: Path) -> None:
     (tmp_path / "gun.py").write_text(FIRST)
-    settings, sources, notices, _ = load(["-c", "gun.py"], {}, str(tmp_path))
+    settings, sources, notices, *_ = load(["-c", "gun.py"], {}, str(tmp_path))
     assert settings.bind == ("127.0.0.1:5000",)
     assert (settings.workers, settings.backlog, settings.worker_class) == (4, 2048, "sync")
     assert (settings.proc_name, settings.pidfile) == ("gunicorn.proc", "/tmp/gunicorn.pid")
@@ -200,7 +200,7 @@ def test_the_second_file_of_the_field(tmp_path: Path) -> None:
 
 def test_the_old_name_of_the_error_log(tmp_path: Path) -> None:
     (tmp_path / "gun.py").write_text("logfile = '-'\nerrorlog = 'e.log'\n")
-    settings, _, notices, _ = load(["-c", "gun.py"], {}, str(tmp_path))
+    settings, _, notices, *_ = load(["-c", "gun.py"], {}, str(tmp_path))
     assert settings.errorlog == "e.log"
     [notice] = notices
     assert notice.startswith("WS1036 logfile (gun.py line 1) is ignored")

@@ -395,7 +395,7 @@ def test_what_only_follows_from_a_fault_is_not_told(tmp_path: Path) -> None:
 
 def test_a_setting_with_a_fault_has_the_value_of_a_lower_source(tmp_path: Path) -> None:
     found = collect(["-w", "none", "-t", "5"], {"WEB_CONCURRENCY": "3"}, str(tmp_path))
-    assert (found.loaded.settings.workers, found.loaded.settings.timeout) == (3, 5)
+    assert (found.settings.workers, found.settings.timeout) == (3, 5)
     assert (len(found.faults), found.faulty) == (1, {"workers"})
 
 

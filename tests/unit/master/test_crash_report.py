@@ -428,6 +428,7 @@ def settings(
         access_log_format=log_format,
         user=os.geteuid(),
         group=os.getegid(),
+        umask=0,
     )
 
 
