@@ -9,14 +9,16 @@ from __future__ import annotations
 import signal
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from os import kill
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_log
@@ -47,9 +49,6 @@ from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
 from wsgiserv.wsgi.readiness import Readiness
 from wsgiserv.wsgi.run import run_app
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # How many frames the server's own calls, reports of failures above all, may need on top of an application's.
 _LEAST_RECURSION: Final = 200
@@ -91,12 +90,14 @@ class Worker(WorkerProcess):
         peers = PeerNames(settings.forwarded_allow_ips)
         self.context = serving_context(boot, peers, self._caller(), self.streams, self._least_stream_buffer)
         self._admission = Admission(boot, self.context, peers, self.multithread)
+        # Complete requests that wait for a thread or a greenlet. `sync` runs each at once.
+        self._queue: deque[Connection] = deque()
         self._heartbeat = Heartbeat(boot.slot, settings.timeout)
         self._leaving = Leaving(settings.graceful_timeout)
         self._next_second = 0.0
         self._reloader: Any = None
-        # Why the application could not be imported, while a page says so in its place (``reload``).
-        self._failed_import: ApplicationError | None = None
+        # A page says why the application could not be imported (``reload``).
+        self._is_broken = False
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -145,9 +146,12 @@ class Worker(WorkerProcess):
         """Return what calls the application: `run_app`, or a function that watches its time around it."""
         return run_app
 
-    def _waiting_requests(self) -> Iterator[Connection]:
-        """Take out of the queue, one by one, the connections whose requests are complete and wait for their turn."""
-        return iter(())
+    def _next_queued(self) -> Connection | None:
+        """Take a request out of the queue; None when it is empty. From any thread."""
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
 
     def _occupancy(self) -> float:
         """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
@@ -206,7 +210,8 @@ class Worker(WorkerProcess):
             # The developer is at work on it: show what is wrong until it is mended.
             from wsgiserv.worker.debug_page import broken_application
 
-            self._failed_import = error
+            self._is_broken = True
+            self._reloader.watch_broken(error)
             self.log.error(
                 "WS1704 %s%s: serving a page that says so",
                 error,
@@ -215,14 +220,11 @@ class Worker(WorkerProcess):
             return broken_application(error)
 
     def _make_ready(self) -> None:
-        settings = self.cfg
-        if settings.warmup and self._failed_import is None:
+        if self.cfg.warmup and not self._is_broken:
             from wsgiserv.worker.warmup import warm_up
 
-            warm_up(self.context, settings.warmup, self._admission.first_base)
+            warm_up(self.context, self.cfg.warmup, self._admission.first_base)
         if self._reloader is not None:
-            if self._failed_import is not None:
-                self._reloader.watch_broken(self._failed_import)
             try:
                 self._reloader.start()
             except RuntimeError as error:
@@ -254,7 +256,8 @@ class Worker(WorkerProcess):
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
         # held with it, a file in a reference cycle of it would not be flushed.
-        self.wsgi = self.boot.application = None
+        self.wsgi = None
+        self.boot.drop_application()
         self.context.end()
 
     def _close_sockets(self) -> None:
@@ -270,7 +273,7 @@ class Worker(WorkerProcess):
         """As of the base; detach from the scoreboard and the access log, too."""
         super().close_in_child()
         self.context.close_in_child()
-        self._heartbeat.seconds = self.boot.slot.seconds
+        self._heartbeat.close_in_child(self.boot.slot)
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -280,33 +283,27 @@ class Worker(WorkerProcess):
             self.boot.ready.report("retiring", "SIGTERM was sent to it")
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
-            self.context.why_leaving = AT_ONCE
+            self.context.cut_because(AT_ONCE)
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
         elif number == signal.SIGUSR1:
             reopen_error_log()
             if self.context.access is not None:
                 self.context.access.reopen()
 
     def _leave_soon(self) -> None:
-        if self._leaving.told_at is None:
-            self._leaving.told_at = monotonic()
+        self._leaving.note_signal(monotonic())
         # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
         if not self.may_hand_over():
             self.context.gateway.allow_keep_alive(False)
 
     def _account_for_waiting(self) -> None:
         # The requests in the application stand on the scoreboard, and the master logs those.
-        self.context.why_leaving = ABORTED
+        self.context.cut_because(ABORTED)
         with suppress(Exception):
-            for connection in self._waiting_requests():
-                connection.cut_unrun()
-            for connection in self.connections():
-                connection.cut(running=False)
-        if self.context.access is not None:
-            self.context.access.flush()
-        self._note_losses()
+            self._cut(running=False)
+        self._flush_logs()
 
     def lifeline_ended(self) -> None:
         """Answer what is under way within a second, and leave: the master is gone."""
@@ -314,7 +311,7 @@ class Worker(WorkerProcess):
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
             self._warn_of_lost_master()
             leaving.orphan(monotonic())
-            self.context.why_leaving = ORPHANED
+            self.context.cut_because(ORPHANED)
             self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
@@ -374,6 +371,12 @@ class Worker(WorkerProcess):
         words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
         words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
+    def _flush_logs(self) -> None:
+        """Write what the access log has buffered. The process is about to end, by os._exit()."""
+        if self.context.access is not None:
+            self.context.access.flush()
+        self._note_losses()
+
     def _close_logs(self) -> None:
         if self.context.access is not None:
             self.context.access.close()
@@ -393,7 +396,7 @@ class Worker(WorkerProcess):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         leaving.begin(monotonic(), self.may_hand_over())
         if not leaving.at_once:
-            self.context.why_leaving = leaving.out_of_time
+            self.context.cut_because(leaving.out_of_time)
         if not leaving.hands_over:
             self._keep_idle()
         self.stop_accepting()
@@ -419,18 +422,21 @@ class Worker(WorkerProcess):
 
     def _stop_handing_over(self) -> None:
         """Leave as without a channel from now on: no worker is left to take connections."""
-        self._leaving.hands_over = False
+        self._leaving.stop_handing_over()
         self._keep_idle()
         self.stop_accepting()
 
     def _cut_requests(self) -> None:
         """Account for each request that is still under way when the worker ends. Raises nothing."""
         try:
-            for connection in self._waiting_requests():
-                connection.cut_unrun()
-            for connection in self.connections():
-                connection.cut()
+            self._cut(running=True)
         except Exception:  # a handler of the log; the worker ends all the same
             self.log.exception(
                 "WS1705 worker %d: not all cut requests are in the access log: an exception:", self.pid
             )
+
+    def _cut(self, running: bool) -> None:
+        for connection in iter(self._next_queued, None):
+            connection.cut_unrun()
+        for connection in self.connections():
+            connection.cut(running=running)

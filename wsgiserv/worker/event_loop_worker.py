@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from time import monotonic
-from typing import Final
+from typing import ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.client import Connection
@@ -52,6 +53,26 @@ class TurnEnded(BaseException):
     """
 
 
+class WorkerEventLoop(EventLoop):
+    """The event loop of one worker.
+
+    Args:
+        worker: the worker.
+    """
+
+    def __init__(self, worker: EventLoopWorker) -> None:
+        boot, settings = worker.boot, worker.cfg
+        super().__init__(
+            boot.listeners,
+            worker._admission.admit,
+            settings.worker_connections,
+            worker.log,
+            settings.send_timeout,
+            worker.context.set_at_capacity,
+        )
+        self._worker = worker
+
+
 class EventLoopWorker(Worker):
     """Serves connections by events: a slow client costs memory, never the worker.
 
@@ -62,6 +83,7 @@ class EventLoopWorker(Worker):
     """
 
     run_request: Callable[[Connection], object]
+    _event_loop_class: ClassVar[type[WorkerEventLoop]] = WorkerEventLoop
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -72,19 +94,7 @@ class EventLoopWorker(Worker):
         self._fatal: BaseException | None = None
         self._failures: list[float] = []
         self._turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
-        self.event_loop = self.loop = self._make_event_loop()
-
-    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
-        """Return the event loop; ``make`` is a subclass, or what calls one, for a class with its own."""
-        settings = self.cfg
-        return make(
-            self.boot.listeners,
-            self._admission.admit,
-            settings.worker_connections,
-            self.log,
-            settings.send_timeout,
-            self.context.set_at_capacity,
-        )
+        self.event_loop = self.loop = self._event_loop_class(self)
 
     def each_second(self) -> None:
         """Check what a class has to look at. Called once a second, at the end of a turn."""
@@ -169,17 +179,10 @@ class EventLoopWorker(Worker):
             self.lose(connection, failure)
         if leaving.hands_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
+        # Those that are queued meanwhile wait for the next turn: one that pipelines without end must not keep the loop.
         for _ in range(len(waiting)):
-            connection = waiting.popleft()
-            try:
-                if connection.advance() and run(connection) is TURN_OVER:
-                    return
-                continue
-            except TurnEnded:
-                raise
-            except BaseException as error:
-                failure = error
-            self.lose(connection, failure)
+            if self._attempt(self._resume, waiting.popleft(), run) is TURN_OVER:
+                return
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
@@ -199,7 +202,7 @@ class EventLoopWorker(Worker):
         if self._leaving.begun and not self._leaving.hands_over:
             for connection in self.connections():  # threads: one may have become idle as the leave began
                 connection.bound_idle_time(_FRESH_GRACE_S)
-        event_loop.sweep(now, lambda connection: self._attempt(Connection.expire, connection))
+        event_loop.sweep(now, partial(self._attempt, Connection.expire))
         if event_loop.accepting:
             # The kernel wakes one sibling only, which may have been killed, or be busy since.
             self._take_handed()
@@ -208,16 +211,28 @@ class EventLoopWorker(Worker):
 
     # ---- faults ----------------------------------------------------------------------------------------
 
-    def _attempt(self, action: Callable[[Connection], object], connection: Connection) -> None:
-        """Call ``action``; an exception costs the connection."""
+    def _attempt(self, action: Callable[..., object], connection: Connection, *more: object) -> object:
+        """Return the result of ``action``; None when it raises, which costs the connection."""
         try:
-            action(connection)
-            return
+            return action(connection, *more)
         except TurnEnded:
             raise
         except BaseException as error:
             failure = error
+        # Out of the handler: the application, which this may lead to, must not see it in sys.exc_info().
         self.lose(connection, failure)
+        return None
+
+    def _repeat(self, step: Callable[[], object]) -> None:
+        """Call ``step`` until it returns something true or the worker is done, and survive its exceptions."""
+        is_over: object = False
+        while not is_over:
+            try:
+                is_over = self.is_done or step()
+                continue
+            except BaseException as error:
+                failure = error
+            self.survive(failure)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
         """Log what an event has raised, and close its connection. Raises nothing; outside of any handler.
@@ -252,7 +267,7 @@ class EventLoopWorker(Worker):
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
             self._fatal = failure
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
         with suppress(BaseException):  # a filter or a handler of the application's log
@@ -280,7 +295,7 @@ class EventLoopWorker(Worker):
                 break
             if connection is None:
                 return None
-            served = self._first(connection, run)
+            served = self._attempt(self._first, connection, run)
             # Without a request this was quick, and a quick worker would take all connections. The kernel has woken a
             # sibling for the next one.
             if served is TURN_OVER or (not served and self.boot.slot.others_listen()):
@@ -297,20 +312,17 @@ class EventLoopWorker(Worker):
         """Serve what a new connection has brought.
 
         Returns:
-            False when that was no request yet; `TURN_OVER` when ``run`` returns it; else True.
+            False when that was no request yet; `TURN_OVER` when ``run`` returns it; else something true.
         """
-        try:
-            if connection.receive():
-                return TURN_OVER if run(connection) is TURN_OVER else True
-            if connection.interest == UNWATCHED:
-                self.event_loop.watch(connection, READ)
-            return False
-        except TurnEnded:
-            raise
-        except BaseException as error:
-            failure = error
-        self.lose(connection, failure)
+        if connection.receive():
+            return run(connection) or True
+        if connection.interest == UNWATCHED:
+            self.event_loop.watch(connection, READ)
         return False
+
+    def _resume(self, connection: Connection, run: Callable[[Connection], object]) -> object:
+        """Serve a connection whose next bytes are here; return what ``run`` does."""
+        return connection.advance() and run(connection)
 
     def _backlog(self) -> Iterator[Connection]:
         """Take what waits in the backlog, until it is empty."""
@@ -398,12 +410,8 @@ class EventLoopWorker(Worker):
             # At least one a turn: where all siblings are busy as well, the connections must not wait for a free one.
             if self._leaving.begun or not self._take_one():
                 return
-            if self._has_queue() or monotonic() - started > _ACCEPT_BATCH_S:
+            if self._queue or monotonic() - started > _ACCEPT_BATCH_S:
                 return
-
-    def _has_queue(self) -> bool:
-        """Return True when a complete request waits for a thread."""
-        return False
 
     def _take_all_handed(self) -> None:
         """Serve what waits in the channel like what waits in the backlog: the server stops, or its master is gone."""
@@ -425,12 +433,10 @@ class EventLoopWorker(Worker):
             return False
         connection = self._adopt(handed)
         if connection is not None:
-            if not connection.is_waiting:
-                self._first(connection, self.run_request)
-            elif connection.advance():
-                self.run_request(connection)
+            serve = self._resume if connection.is_waiting else self._first
+            self._attempt(serve, connection, self.run_request)
             if is_last:
-                self._retire(connection)
+                self._attempt(self._retire, connection)
         return True
 
     def _adopt(self, handed: Transferred) -> Connection | None:
@@ -459,7 +465,7 @@ class EventLoopWorker(Worker):
             self._pass_on_handed()
             return
         for connection in self.connections():
-            self._retire(connection)
+            self._attempt(self._retire, connection)
         late: list[Connection] = []
         for accepted in self._backlog():
             self._serve_last(accepted)
@@ -476,17 +482,13 @@ class EventLoopWorker(Worker):
         self._take_all_handed()
 
     def _serve_last(self, accepted: Connection) -> None:
-        self._first(accepted, self.run_request)
-        self._retire(accepted)
+        self._attempt(self._first, accepted, self.run_request)
+        self._attempt(self._retire, accepted)
 
     def _retire(self, connection: Connection) -> None:
         """Have a connection end, and run the request that has come at this very moment."""
-
-        def retire(connection: Connection) -> None:
-            if connection.retire(_FRESH_GRACE_S):
-                self.run_request(connection)
-
-        self._attempt(retire, connection)
+        if connection.retire(_FRESH_GRACE_S):
+            self.run_request(connection)
 
     def _leave_further(self, timeout_s: float) -> float:
         try:

@@ -10,25 +10,18 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from signal import SIG_DFL, SIGINT, default_int_handler, getsignal
 from signal import signal as set_handler
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import gevent
 import gevent.event
-import gevent.events
 import gevent.monkey
-import gevent.queue
-import gevent.select
-import gevent.selectors
-import gevent.socket
-import gevent.subprocess
-import gevent.threading  # type: ignore[import-not-found]
 from gevent import Greenlet
 from gevent.hub import get_hub
 from greenlet import getcurrent, gettrace, settrace
@@ -36,11 +29,18 @@ from greenlet import greenlet as RawGreenlet
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
-from wsgiserv.net.event_loop import EventLoop, body_limit_s
+from wsgiserv.net.event_loop import body_limit_s
+from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import LARGE_STREAMED
 from wsgiserv.process import leave
+from wsgiserv.unpatched import get_ident
 from wsgiserv.worker.active_requests import Call, call_in, describe, other_threads, stack_of
-from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker
+from wsgiserv.worker.event_loop_worker import (
+    CHANNEL_FULL_S,
+    CROWDED_TURN_S,
+    EventLoopWorker,
+    WorkerEventLoop,
+)
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
 from wsgiserv.worker.helper_thread import cannot_start
@@ -48,17 +48,14 @@ from wsgiserv.worker.loop_watchdog import LoopWatchdog
 from wsgiserv.wsgi.response import Response
 from wsgiserv.wsgi.run import run_app
 
-if TYPE_CHECKING:
-    from wsgiserv.net.client import Connection
-    from wsgiserv.net.response_writer import ResponseWriter
-
 # What gevent imports when it patches, makes its hub, and looks up its first name. Here, since an application may empty
 # sys.path, or have files of these names.
 with LibraryFirst():
     for _name in (
-        *("pprint", "gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.local", "gevent.lock"),
-        *("gevent.os", "gevent.resolver.thread", "gevent.signal", "gevent.ssl", "gevent.thread"),
-        *("gevent.threadpool", "gevent.time", "gevent.timeout"),
+        *("pprint", "gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.events", "gevent.local"),
+        *("gevent.lock", "gevent.os", "gevent.queue", "gevent.resolver.thread", "gevent.select"),
+        *("gevent.selectors", "gevent.signal", "gevent.socket", "gevent.ssl", "gevent.subprocess"),
+        *("gevent.thread", "gevent.threading", "gevent.threadpool", "gevent.time", "gevent.timeout"),
     ):
         with suppress(ImportError):  # another gevent, another platform
             import_module(_name)
@@ -67,31 +64,32 @@ _READABLE: Final = 1  # libev's EV_READ
 # How often a greenlet that waits for its client checks how long that has taken nothing.
 _CHECK_S: Final = 0.25
 _MOST_GREENLETS_SHOWN: Final = 50
+_CUT: Final = "the response is cut"
 # How much later than its time a worker that leaves checks whether that is over.
 _END_LATE_S: Final = 0.01
 
 
 class _RequestTimeout(gevent.Timeout):
-    """Raised in the greenlet of a request that has taken longer than ``request_timeout``."""
+    """Raised in the greenlet of a request that has taken longer than ``request_timeout``.
+
+    Attributes:
+        outcome: the client's part in words; empty before it is raised for the first time.
+    """
 
     def __init__(self, limit_s: float) -> None:
         super().__init__()  # the timer is the worker's
         self.seconds = limit_s
-        self.raised = False
-        self.cut = False
-        self.outcome = "answered with 504"
+        self.outcome = ""
 
     def meets(self, response: Response) -> None:
         """Note what becomes of the client's part. When it is raised for the first time."""
-        self.raised = True
         if response.is_whole:
             self.outcome = "its response had been sent"
-        elif response.begun:
-            self.cut = True
-            self.outcome = "the response is cut"
+        else:
+            self.outcome = _CUT if response.begun else "answered with 504"
 
 
-class _GeventEventLoop(EventLoop):
+class _GeventEventLoop(WorkerEventLoop):
     """A loop whose producers and readers wait in greenlets."""
 
     def wait_writable(self, connection: ResponseWriter) -> bool:
@@ -122,11 +120,12 @@ class GeventWorker(EventLoopWorker):
 
     multithread = True
     streams = LARGE_STREAMED
+    _event_loop_class = _GeventEventLoop
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self._pool = GreenletPool(
-            self.cfg.worker_connections, boot.slot.cells, self.lose, request_ended=self._turn_soon
+            self.cfg.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon
         )
         self.run_request = self._pool.run
         self._will_turn = False
@@ -138,10 +137,7 @@ class GeventWorker(EventLoopWorker):
         self._ends_at = float("inf")
         self._done: Any = None
         self._watchers: list[Any] = []
-        self._thread = gevent.monkey.get_original("_thread", "get_ident")()
-
-    def _make_event_loop(self, make: Callable[..., EventLoop] = _GeventEventLoop) -> EventLoop:
-        return super()._make_event_loop(make)
+        self._thread = get_ident()
 
     def _caller(self) -> Callable[..., BaseException | None]:
         return self._call_with_deadline if self.cfg.request_timeout else super()._caller()
@@ -179,8 +175,8 @@ class GeventWorker(EventLoopWorker):
         """Install libev's SIGCHLD handler before a fork of the application."""
         # gevent installs it after the first fork. libev would never learn of a child that exits before that, and
         # os.waitpid() would wait without end.
-        is_main = gevent.monkey.get_original("_thread", "get_ident")() == self._thread
-        if is_main and not self._pool.is_copy and gevent.monkey.is_object_patched("os", "fork"):
+        is_ours = get_ident() == self._thread and not self._pool.is_copy
+        if is_ours and gevent.monkey.is_object_patched("os", "fork"):
             get_hub().loop.install_sigchld()
 
     def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
@@ -197,9 +193,6 @@ class GeventWorker(EventLoopWorker):
             gevent.sleep(1.0)
 
     # ---- requests ----------------------------------------------------------------------------------------
-
-    def _waiting_requests(self) -> Iterator[Connection]:
-        return self._pool.take_queued()
 
     def _frame_of(self, greenlet: RawGreenlet) -> FrameType | None:
         """Return the innermost frame, also of the greenlet that runs at this moment, which gives none itself."""
@@ -242,13 +235,13 @@ class GeventWorker(EventLoopWorker):
         finally:
             timer.stop()
             timer.close()
-        if timeout.cut and failure is not None:
+        if timeout.outcome == _CUT and failure is not None:
             response.cut()  # what has been sent must not look like the whole
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
         """Interrupt a request whose time is over, and whose greenlet waits. In the hub."""
-        if not timeout.raised:
+        if not timeout.outcome:
             timeout.meets(response)
             response.time_out()
             call = call_in(greenlet.gr_frame, f"greenlet {getattr(greenlet, 'cell', '')}")
@@ -293,14 +286,7 @@ class GeventWorker(EventLoopWorker):
 
     def _watch_the_hub(self) -> LoopWatchdog:
         sign = self._hub_loop.async_()
-        get_original = gevent.monkey.get_original
-        watch = LoopWatchdog(
-            self.cfg.gevent_block_warning,
-            self.log,
-            sign.send,
-            get_original("_thread", "start_new_thread"),
-            get_original("time", "sleep"),
-        )
+        watch = LoopWatchdog(self.cfg.gevent_block_warning, self.log, sign.send)
         sign.start(watch.alive)
         try:
             watch.start()
@@ -372,7 +358,7 @@ class GeventWorker(EventLoopWorker):
 
     def close_in_child(self) -> None:
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
-        self._pool.is_copy = True
+        self._pool.close_in_child()
         if getsignal(SIGINT) is default_int_handler:
             # KeyboardInterrupt would be raised in the hub, which may only print it.
             set_handler(SIGINT, SIG_DFL)

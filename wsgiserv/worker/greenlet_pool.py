@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from sys import getrefcount
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gevent import Greenlet
 from gevent.hub import get_hub
@@ -14,9 +14,6 @@ from greenlet import greenlet as RawGreenlet
 
 from wsgiserv.net.client import Connection
 from wsgiserv.worker.event_loop_worker import TurnEnded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Of a pooled greenlet, in its dictionary.
 _OWN_ATTRIBUTES: Final = 2
@@ -58,10 +55,10 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                 idle.append(self)
                 try:
                     connection = wait()
-                except (
-                    BaseException
-                ):  # a timeout of the last request, or other code that has kept this greenlet
-                    connection = None
+                except BaseException:
+                    connection = (
+                        None  # a timeout of the last request, or other code that has kept this greenlet
+                    )
                 if not isinstance(connection, Connection):
                     if self in idle:
                         idle.remove(self)
@@ -91,13 +88,13 @@ class GreenletPool:
     Args:
         most: most greenlets at once (``worker_connections``).
         cells: how many cells the worker has in the scoreboard; the last one is shared when they are too few.
+        queued: complete requests beyond ``most``: clients that were silent when they came are not counted.
         lose: logs what a request has raised, and closes its connection; see `EventLoopWorker.lose`.
         request_ended: called when a request has ended outside of a turn of the loop.
 
     Attributes:
         greenlets: all greenlets.
         idle: the greenlets that wait for a request.
-        queued: complete requests beyond ``most``: clients that were silent when they came are not counted.
         in_turn: whether the worker takes a turn of its loop, and sets this around it.
         is_copy: whether this is a process that the application has forked.
     """
@@ -106,12 +103,13 @@ class GreenletPool:
         self,
         most: int,
         cells: int,
+        queued: deque[Connection],
         lose: Callable[[Connection | None, BaseException, bool], None],
         request_ended: Callable[[], object],
     ) -> None:
         self.greenlets: set[PooledGreenlet] = set()
         self.idle: list[PooledGreenlet] = []
-        self.queued: deque[Connection] = deque()
+        self.queued = queued
         self.in_turn = False
         self.is_copy = False
         self.lose = lose
@@ -169,10 +167,9 @@ class GreenletPool:
             while self.queued and (self.idle or len(self.greenlets) < self._most):
                 self.run(self.queued.popleft())
 
-    def take_queued(self) -> Iterator[Connection]:
-        """Take out of the queue, one by one, the connections whose requests wait for a greenlet."""
-        while self.queued:
-            yield self.queued.popleft()
+    def close_in_child(self) -> None:
+        """Run no more requests: the application has forked this process."""
+        self.is_copy = True
 
     def ended(self, greenlet: PooledGreenlet) -> None:
         """Drop a greenlet that leaves the pool."""

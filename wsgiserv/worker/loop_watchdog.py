@@ -6,13 +6,13 @@ import linecache  # noqa: F401 - the watching thread must not import: a blocked 
 import logging
 import sys
 import tokenize  # noqa: F401
-from _thread import get_ident as native_ident
 from collections.abc import Callable
 from time import monotonic, time
 from types import FrameType
 from typing import Any, Final
 
 from wsgiserv.logs.output import Output
+from wsgiserv.unpatched import get_ident, sleep, start_thread
 from wsgiserv.worker.active_requests import call_in, describe, stack_of
 
 _SHORTEST_NAP_S: Final = 0.05
@@ -27,25 +27,14 @@ class LoopWatchdog:
         limit_s: how long the loop may give no sign, in seconds.
         log: the error log.
         ask: makes the loop call `alive` soon. Called in the watching thread.
-        start_thread: starts a native thread, as ``_thread.start_new_thread``; the modules may be patched by now.
-        sleep: sleeps natively, as ``time.sleep``.
     """
 
-    def __init__(
-        self,
-        limit_s: float,
-        log: logging.Logger,
-        ask: Callable[[], object],
-        start_thread: Callable[..., int],
-        sleep: Callable[[float], None],
-    ) -> None:
+    def __init__(self, limit_s: float, log: logging.Logger, ask: Callable[[], object]) -> None:
         self._limit_s = limit_s
         self._nap_s = min(max(limit_s / 4, _SHORTEST_NAP_S), _LONGEST_NAP_S)
         self._log = log
         self._ask = ask
-        self._sleep = sleep
-        self._start_thread = start_thread
-        self._ident = native_ident()
+        self._ident = get_ident()
         self._signs = 0
         self._stopped = False
         self._unhandled: list[logging.LogRecord] = []
@@ -54,7 +43,7 @@ class LoopWatchdog:
 
     def start(self) -> None:
         """Start the watching thread."""
-        self._start_thread(self._watch, ())
+        start_thread(self._watch, name="wsgiserv-loop-watchdog")
 
     def stop(self) -> None:
         """End the watching thread, soon."""
@@ -78,7 +67,7 @@ class LoopWatchdog:
             except Exception:  # the loop is gone, and the process follows
                 return
             while not self._stopped:
-                self._sleep(self._nap_s)
+                sleep(self._nap_s)
                 if self._signs != signs:
                     break
                 silent_s += self._nap_s

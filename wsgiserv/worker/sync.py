@@ -12,17 +12,18 @@ from os import close, pipe, read, write
 from select import POLLIN, poll
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ExitStatus
 from wsgiserv.net.client import Connection
-from wsgiserv.net.event_loop import EventLoop
+from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import WRITE
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.worker.busy_handover import BusyHandover
-from wsgiserv.worker.event_loop_worker import EventLoopWorker
+from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.worker.leaving import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
@@ -30,8 +31,6 @@ from wsgiserv.worker.stream_drain import StreamDrain
 from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.response_writer import ResponseWriter
     from wsgiserv.worker.request_timeout import Deadlines, TimedSink
 
 # How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
@@ -45,12 +44,13 @@ _BEAT_S: Final = 0.25
 _LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
-class _SyncEventLoop(EventLoop):
+class _SyncEventLoop(WorkerEventLoop):
     """A loop that stands still while the application runs: a helper thread sends on meanwhile."""
 
-    def __init__(self, worker: SyncWorker, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._worker = worker
+    _worker: SyncWorker
+
+    def __init__(self, worker: SyncWorker) -> None:
+        super().__init__(worker)
         self._drain = StreamDrain(worker)
 
     def watch(self, connection: Connection, interest: int) -> None:
@@ -97,6 +97,7 @@ class SyncWorker(EventLoopWorker):
     _least_stream_buffer = 64 * 1024 * 1024
     _deadlines: Deadlines | None = None
     event_loop: _SyncEventLoop
+    _event_loop_class = _SyncEventLoop
 
     @classmethod
     def capacity(cls, settings: Settings) -> int:
@@ -119,9 +120,6 @@ class SyncWorker(EventLoopWorker):
         self._lifeline_thread = HelperThread(
             "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
         )
-
-    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
-        return super()._make_event_loop(partial(_SyncEventLoop, self))
 
     def _runner(self) -> Callable[[Connection], object]:
         """Return the function that runs a request where none is handed over."""
@@ -148,13 +146,7 @@ class SyncWorker(EventLoopWorker):
         self.each_second()
         self.start()
         try:
-            while not self.is_done:
-                try:
-                    self.turn(self._heartbeat.turn_s)
-                    continue
-                except BaseException as error:
-                    failure = error
-                self.survive(failure)
+            self._repeat(partial(self.turn, self._heartbeat.turn_s))
             self.end_if_failed()
         finally:
             self._close_connections()
@@ -177,7 +169,7 @@ class SyncWorker(EventLoopWorker):
         self._heartbeat.seconds[HEARTBEAT] = now
         is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
         if is_told or self._leaving.is_overdue(now):
-            self.context.why_leaving = AT_ONCE if is_told else self._leaving.out_of_time
+            self.context.cut_because(AT_ONCE if is_told else self._leaving.out_of_time)
             raise ClientGone("the worker leaves")
         return min(_BEAT_S, self._heartbeat.turn_s)
 
@@ -252,14 +244,12 @@ class SyncWorker(EventLoopWorker):
                 poller.unregister(lifeline)
                 # The loop sees to all else, if it turns.
                 if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
-                    self.context.why_leaving = ORPHANED
+                    self.context.cut_because(ORPHANED)
                     self._cut_requests()
                     self._end_process()
             read(pause, 1)
 
     def _end_process(self) -> NoReturn:
         """End this process from another thread: the main one does not come back."""
-        if self.context.access is not None:
-            self.context.access.flush()
-        self._note_losses()
+        self._flush_logs()
         os._exit(ExitStatus.BOOT)
