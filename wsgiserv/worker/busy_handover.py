@@ -36,7 +36,7 @@ class BusyHandover:
         self._after_s = after_s
         self._token: list[None] = []
         self._acting = allocate_lock()
-        self._thread = HelperThread("relief", self._work)
+        self._thread = HelperThread("busy-handover", self._work)
         self.run = self._runner(run_fresh)
 
     def start(self) -> None:

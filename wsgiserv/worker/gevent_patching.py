@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,22 +23,22 @@ from wsgiserv.worker.patch_check import (
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
 _CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that is patched in the workers"
 
-_PATCHES: Final[dict[str, Callable[[], object]]] = {
-    "os": gevent.monkey.patch_os,
-    "threading": gevent.monkey.patch_thread,
-    "time": gevent.monkey.patch_time,
-    "socket": gevent.monkey.patch_socket,
-    "select": gevent.monkey.patch_select,
-    "selectors": gevent.monkey.patch_selectors,
-    "ssl": gevent.monkey.patch_ssl,
-    "subprocess": gevent.monkey.patch_subprocess,
-    "signal": gevent.monkey.patch_signal,
-    "queue": gevent.monkey.patch_queue,
-}
-# The arguments of patch_all() that these stand for.
-_ARGUMENTS_OF_ALL: Final = (
-    *("os", "thread", "time", "socket", "dns", "select", "ssl", "subprocess", "signal", "queue"),
+# The order matters, as in patch_all(): `time` after `thread`, which needs the real time.sleep(); from Python 3.14 on,
+# `selectors` before `select`, since it tries each of its selectors then, and gevent's would make the hub.
+_PARTS: Final = (
+    "os",
+    "thread",
+    "time",
+    "socket",
+    "selectors",
+    "select",
+    "ssl",
+    "subprocess",
+    "signal",
+    "queue",
 )
+# The arguments of patch_all() that these stand for.
+_ARGUMENTS_OF_ALL: Final = {*_PARTS, "dns"} - {"selectors"}
 _DONE: Final = "_gevent_saved_patch_all_module_settings"
 
 # The modules that were there before the master was patched; None: it was not, by us.
@@ -94,9 +94,9 @@ def _patch() -> None:
             return
         # Not by patch_all() where something has been patched one by one: it would patch the threads a second time, and
         # os.fork() would fail after that.
-        for module, patch in _PATCHES.items():
-            if not monkey.is_module_patched(module):
-                patch()
+        for part in _PARTS:
+            if not monkey.is_module_patched("threading" if part == "thread" else part):
+                getattr(monkey, f"patch_{part}")()
         _note_as_done(_ARGUMENTS_OF_ALL)
 
 

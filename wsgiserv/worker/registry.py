@@ -48,7 +48,10 @@ def resolve_worker_class(
     """
     wanted = resolve(worker_class, threads)
     try:
-        return _accepted(_found(CLASS_PATHS.get(wanted, wanted)) if isinstance(wanted, str) else wanted)
+        found = _found(CLASS_PATHS.get(wanted, wanted)) if isinstance(wanted, str) else wanted
+        if reason := _fault_of(found):
+            raise _Refused(reason)
+        return cast("type[Worker]", found)
     except _Refused as refused:
         shown = repr(wanted) if isinstance(wanted, str) else wanted.__qualname__
         place = f" ({source})" if source else ""
@@ -63,20 +66,22 @@ def _found(path: str) -> object:
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])
         try:
-            return _attribute(import_fresh(name), parts[length:])
-        except ModuleNotFoundError as error:
-            missing = error.name or ""
-            is_target = name == missing or name.startswith(missing + ".")
-            if not missing or not is_target or users_traceback(error) is not None:
-                raise _failure(name, error) from None
-        except _Refused:
-            raise
+            module = import_fresh(name)
         except (Exception, SystemExit) as error:
-            raise _failure(name, error) from None
+            if not _is_missing(name, error):
+                raise _failure(name, error) from None
+        else:
+            return _attribute(module, parts[length:])
     raise _Refused(
         f"there is no module {parts[0]!r} in {working_directory()}, nor elsewhere on sys.path (--chdir and "
         "--pythonpath add directories)."
     )
+
+
+def _is_missing(name: str, error: BaseException) -> bool:
+    """Return whether the module itself was not found, or a package above it. Else an import within it has failed."""
+    missing = is_a(error, ModuleNotFoundError) and error.name
+    return bool(missing) and f"{name}.".startswith(f"{missing}.") and users_traceback(error) is None
 
 
 def _attribute(module: ModuleType, names: list[str]) -> object:
@@ -85,7 +90,7 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
     for name in names:
         try:
             found = getattr(found, name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not is_a(error, AttributeError):
                 raise _failure(path, error) from None
             kind = "module" if found is module else "object"
@@ -101,13 +106,6 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
             raise _Refused(f"{reason} {advice}".rstrip()) from None
         path += f".{name}"
     return found
-
-
-def _accepted(found: object) -> type[Worker]:
-    reason = _fault_of(found)
-    if reason:
-        raise _Refused(reason)
-    return cast("type[Worker]", found)
 
 
 def _fault_of(found: object) -> str:
