@@ -16,6 +16,7 @@ from os import kill
 from time import monotonic, time
 from typing import Any, ClassVar, Final
 
+from wsgiserv import scoreboard
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
@@ -28,18 +29,6 @@ from wsgiserv.net.client import Connection
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
 from wsgiserv.process import fill_standard_streams
-from wsgiserv.scoreboard import (
-    CONNECTIONS,
-    DRAINING,
-    FOR_GOOD,
-    HEARTBEAT,
-    LINGERING,
-    LOAD,
-    LOST_LINES,
-    STOPPING,
-    UNTOLD_LINES,
-    WAITING_LINES,
-)
 from wsgiserv.wording import counted
 from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import cannot_start
@@ -84,6 +73,7 @@ class Worker(WorkerProcess):
         self.wsgi: Callable[..., Any] | None = None
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
+            # Workers that have started together would all be replaced together otherwise.
             from random import randint
 
             self.max_requests += randint(0, settings.max_requests_jitter)
@@ -191,9 +181,12 @@ class Worker(WorkerProcess):
             self._make_reloader()
         self.wsgi = app = self._application()
         if settings.readiness_path:
-            app = Readiness(app, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
+            app = Readiness(
+                app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
+            )
         access = open_access_log(settings, self.log)
         self.context.begin(app, access, *request_hooks(self, settings, self.log))
+        self.check_patched("the application")  # its import may have replaced the threads
 
     def _application(self) -> Callable[..., Any]:
         settings = self.cfg
@@ -240,7 +233,7 @@ class Worker(WorkerProcess):
         def changed(path: str) -> None:  # in the reloader's thread
             self.log.info("%s has changed: reloading", path)
             if path in read_by_master:
-                kill(self.ppid, signal.SIGHUP)
+                kill(self.ppid, signal.SIGHUP)  # a new worker would get the old settings
             else:
                 self.leave_for(f"{path} has changed")
 
@@ -308,6 +301,7 @@ class Worker(WorkerProcess):
     def lifeline_ended(self) -> None:
         """Answer what is under way within a second, and leave: the master is gone."""
         leaving = self._leaving
+        # A worker that only finishes its requests has a deadline already; else it may wait for what no longer comes.
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
             self._warn_of_lost_master()
             leaving.orphan(monotonic())
@@ -329,7 +323,8 @@ class Worker(WorkerProcess):
             True once a second, when deadlines are to be swept.
         """
         heartbeat = self._heartbeat
-        heartbeat.seconds[HEARTBEAT] = now if heartbeat.stalled_since is None else heartbeat.stalled_since
+        # While all threads are stuck, the beat stays where the last of them made progress: `timeout` counts from there.
+        heartbeat.seconds[scoreboard.HEARTBEAT] = heartbeat.stalled_since or now
         heartbeat.due = now + heartbeat.turn_due_s
         context = self.context
         if context.access is not None:
@@ -343,13 +338,14 @@ class Worker(WorkerProcess):
             return False
         wall = time()
         context.gateway.renew_date(wall)
+        # When the wall clock's second changes: the Date header has seconds (RFC 9110, 6.6.1).
         self._next_second = now + 1.0 - wall % 1.0
         words = context.words
-        words[CONNECTIONS] = len(self.connections())
+        words[scoreboard.CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.
         busy_share = max(heartbeat.busy_share(now), self._occupancy())
-        words[LOAD] = (words[LOAD] + round(1000 * min(1.0, busy_share))) // 2
-        if words[DRAINING]:
+        words[scoreboard.LOAD] = (words[scoreboard.LOAD] + round(1000 * min(1.0, busy_share))) // 2
+        if words[scoreboard.DRAINING]:
             context.drain()
         self._mend()
         self._admission.renew(now)
@@ -357,6 +353,7 @@ class Worker(WorkerProcess):
 
     def _mend(self) -> None:
         """Undo what the application has taken from the server; log what the logs have lost. Once a second."""
+        # An application may set a limit just above its own depth, for the call of a deep recursion, and leave it.
         if sys.getrecursionlimit() < _LEAST_RECURSION:
             sys.setrecursionlimit(_LEAST_RECURSION)
         self.boot.ready.flush()
@@ -367,12 +364,15 @@ class Worker(WorkerProcess):
 
     def _note_losses(self) -> None:
         access, words = self.context.access, self.context.words
-        words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
-        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
-        words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
+        words[scoreboard.LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
+        words[scoreboard.UNTOLD_LINES] = untold_messages() + (
+            access.untold_lines() if access is not None else 0
+        )
+        words[scoreboard.WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
     def _flush_logs(self) -> None:
         """Write what the access log has buffered. The process is about to end, by os._exit()."""
+        # Not close(): another thread may write to it at this moment.
         if self.context.access is not None:
             self.context.access.flush()
         self._note_losses()
@@ -395,7 +395,7 @@ class Worker(WorkerProcess):
             return
         self.log.debug("worker %d retires: %s", self.pid, reason)
         leaving.begin(monotonic(), self.may_hand_over())
-        if not leaving.at_once:
+        if not leaving.at_once:  # INT or QUIT has come first, and that reason stays
             self.context.cut_because(leaving.out_of_time)
         if not leaving.hands_over:
             self._keep_idle()
@@ -407,7 +407,9 @@ class Worker(WorkerProcess):
         Args:
             reason: why, for the log.
         """
+        # The report first: the master takes this SIGTERM for its own worker's wish then, and starts the replacement.
         self.boot.ready.report("retiring", reason)
+        # By a signal: it wakes the loop, which alone may touch the connections.
         kill(self.pid, signal.SIGTERM)
 
     def _keep_idle(self) -> None:
@@ -415,9 +417,9 @@ class Worker(WorkerProcess):
         # They cannot be moved, and to close them without a word would lose the requests that are on their way.
         words = self.boot.slot.words
         linger_s = min(self.cfg.tls_linger, self._leaving.deadline - monotonic())
-        if words[STOPPING] == FOR_GOOD or linger_s < 0.0:
+        if words[scoreboard.STOPPING] == scoreboard.FOR_GOOD or linger_s < 0.0:
             linger_s = 0.0
-        words[LINGERING] = linger_s > 0.0
+        words[scoreboard.LINGERING] = linger_s > 0.0
         self.context.retire(linger_s)
 
     def _stop_handing_over(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.client import Connection
@@ -19,6 +19,10 @@ from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.serving_context import READ, UNWATCHED, WRITE
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
 from wsgiserv.worker.base import Worker
+from wsgiserv.wsgi.run import run_app
+
+if TYPE_CHECKING:
+    from wsgiserv.worker.request_timeout import Deadlines
 
 # How many connections one turn takes from a listener, and for how long at most, before the clients that are
 # connected already have their turn again.
@@ -84,6 +88,7 @@ class EventLoopWorker(Worker):
 
     run_request: Callable[[Connection], object]
     _event_loop_class: ClassVar[type[WorkerEventLoop]] = WorkerEventLoop
+    _deadlines: Deadlines | None = None
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -95,6 +100,16 @@ class EventLoopWorker(Worker):
         self._failures: list[float] = []
         self._turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
         self.event_loop = self.loop = self._event_loop_class(self)
+
+    def _limited_caller(self) -> Callable[..., BaseException | None]:
+        """Return the function that calls the application within ``request_timeout``, by interrupting its thread."""
+        if not self.cfg.request_timeout:
+            return run_app
+        from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread, interrupt_thread
+
+        interrupt = interrupt_thread if self.multithread else interrupt_main_thread
+        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt)
+        return self._deadlines.call
 
     def each_second(self) -> None:
         """Check what a class has to look at. Called once a second, at the end of a turn."""
@@ -118,6 +133,7 @@ class EventLoopWorker(Worker):
         self.tick(monotonic())
         event_loop.start_accepting()
         boot.slot.words[LISTENING] = 1
+        # Last: the master may take this as leave to stop the worker that served until now.
         boot.ready.report("ready")
 
     def _lifeline_ended(self) -> None:
@@ -157,6 +173,7 @@ class EventLoopWorker(Worker):
             context.drain()
         # An exception costs the connection of its event, once logged, and the loop goes on.
         for fd, _ in events:
+            # Looked up for each: what came before it may have closed the connection, or taken the descriptor again.
             connection = connections.get(fd)
             try:
                 if connection is None:
@@ -168,7 +185,7 @@ class EventLoopWorker(Worker):
                 elif connection.interest == WRITE:
                     connection.flush()
                 elif self._surplus and self._give(connection):
-                    pass
+                    pass  # before anything is read: the sibling finds the whole request in the socket
                 elif connection.receive() and run(connection) is TURN_OVER:
                     return
                 continue
@@ -179,7 +196,7 @@ class EventLoopWorker(Worker):
             self.lose(connection, failure)
         if leaving.hands_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
-        # Those that are queued meanwhile wait for the next turn: one that pipelines without end must not keep the loop.
+        # No more than there are now: a client that pipelines without end comes back here, and must not keep the loop.
         for _ in range(len(waiting)):
             if self._attempt(self._resume, waiting.popleft(), run) is TURN_OVER:
                 return
@@ -211,6 +228,9 @@ class EventLoopWorker(Worker):
 
     # ---- faults ----------------------------------------------------------------------------------------
 
+    # All of these leave the `except` clause before they act on the failure. Its exception would be in sys.exc_info()
+    # for all code that is called from there: log handlers, hooks, and in a greenlet each that is switched to.
+
     def _attempt(self, action: Callable[..., object], connection: Connection, *more: object) -> object:
         """Return the result of ``action``; None when it raises, which costs the connection."""
         try:
@@ -219,7 +239,6 @@ class EventLoopWorker(Worker):
             raise
         except BaseException as error:
             failure = error
-        # Out of the handler: the application, which this may lead to, must not see it in sys.exc_info().
         self.lose(connection, failure)
         return None
 
@@ -266,6 +285,7 @@ class EventLoopWorker(Worker):
         now = monotonic()
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
+            # Raised at the end of `serve`, not here: this may be any thread, or a greenlet.
             self._fatal = failure
             self._leaving.leave_at_once()
 
@@ -365,6 +385,7 @@ class EventLoopWorker(Worker):
             return 0
         theirs = self.boot.slot.with_room(now)
         mine = len(self.event_loop.connections)
+        # Above an equal share, rounded up: the last connection would go to and fro otherwise.
         surplus = max(0, mine - -(-(mine + sum(theirs)) // (1 + len(theirs))))
         if surplus:
             self._given_at = now
@@ -396,6 +417,7 @@ class EventLoopWorker(Worker):
             return
         connection = self._adopt(handed)  # others have filled the channel in this moment
         if connection is not None:
+            # Not served here: this may be the helper thread of a worker whose application runs.
             if connection.is_waiting:
                 event_loop.resume(connection)
             else:
@@ -470,7 +492,7 @@ class EventLoopWorker(Worker):
         for accepted in self._backlog():
             self._serve_last(accepted)
         slot.words[LISTENING] = 0
-        # Its own word has gone: of two workers that come here at once, at least one sees that it is the last.
+        # After its own word is gone: of two workers that come here at once, at least one sees that it is the last.
         if slot.words[STOPPING] == FOR_GOOD and not slot.others_listen():
             event_loop.reject_new_connections()
             late += self._backlog()  # what has come between the last accept(2) and that
@@ -514,6 +536,7 @@ class EventLoopWorker(Worker):
             return 0.0
         for connection in self.connections():
             if connection.is_movable and not self._hand_over(connection):
+                # Full: the siblings take from it, and nothing wakes this worker when they have.
                 return min(timeout_s, CHANNEL_FULL_S)
         return timeout_s if self.event_loop.connections else 0.0
 

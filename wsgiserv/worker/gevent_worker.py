@@ -92,10 +92,10 @@ class _RequestTimeout(gevent.Timeout):
 class _GeventEventLoop(WorkerEventLoop):
     """A loop whose producers and readers wait in greenlets."""
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
+    def wait_writable(self, connection: ResponseWriter, longest_s: float = _CHECK_S) -> bool:
         """Let the greenlet that produces a response wait while the loop sends on what is queued."""
         taken = gevent.event.Event()
-        if not connection.call_when_sent(taken.set) or taken.wait(_CHECK_S):
+        if not connection.call_when_sent(taken.set) or taken.wait(longest_s):
             return True
         return not connection.has_stopped(monotonic(), self._send_timeout)
 
@@ -391,8 +391,4 @@ class GeventWorker(EventLoopWorker):
 
         settrace(trace)
         if isinstance(current, Greenlet) and current not in pooled:
-            current.link(_leave)
-
-
-def _leave(ended: Greenlet[Any, Any]) -> None:
-    leave(ended.exception)
+            current.link(lambda ended: leave(ended.exception))

@@ -23,6 +23,7 @@ import threading
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import thread_time
 from typing import Final, Literal
 
@@ -50,6 +51,7 @@ _SAMPLE: Final = 32
 _WAITED_S: Final = 0.0001
 
 
+@dataclass(slots=True, eq=False)
 class PoolThread:
     """One thread for requests.
 
@@ -66,19 +68,16 @@ class PoolThread:
         cpu_s: CPU time of the thread at the last sample.
     """
 
-    __slots__ = ("calls", "cell", "cpu_s", "ident", "leads", "lost", "number", "thread", "token", "wall_s")
-
-    def __init__(self, number: int, cell: int) -> None:
-        self.number = number
-        self.cell = cell
-        self.ident = 0
-        self.thread: threading.Thread | OSThread
-        self.lost = False
-        self.leads = False
-        self.token: list[None] = []
-        self.calls = 0
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
+    number: int
+    cell: int
+    ident: int = 0
+    thread: threading.Thread | OSThread = field(init=False)
+    lost: bool = False
+    leads: bool = False
+    token: list[None] = field(default_factory=list)
+    calls: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 class Leadership:

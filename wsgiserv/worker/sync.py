@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from os import close, pipe, read, write
@@ -59,14 +59,9 @@ class _SyncEventLoop(WorkerEventLoop):
         if interest == WRITE:
             self._drain.add(connection)
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
+    def wait_writable(self, connection: ResponseWriter, longest_s: float = _BEAT_S) -> bool:
         """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
-        wakeup = allocate_lock()
-        wakeup.acquire()
-        longest_s = self._worker._wait_in_call(monotonic())
-        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
-            return True
-        return not connection.has_stopped(monotonic(), self._send_timeout)
+        return super().wait_writable(connection, min(longest_s, self._worker._wait_in_call(monotonic())))
 
     def wait_among_greenlets(self) -> None:
         """Wait in the application's event loop from now on, where its background jobs run."""
@@ -95,9 +90,9 @@ class SyncWorker(EventLoopWorker):
     workers_per_cpu = 2
     # A producer that waits would stop all others.
     _least_stream_buffer = 64 * 1024 * 1024
-    _deadlines: Deadlines | None = None
     event_loop: _SyncEventLoop
     _event_loop_class = _SyncEventLoop
+    _caller = EventLoopWorker._limited_caller
 
     @classmethod
     def capacity(cls, settings: Settings) -> int:
@@ -171,17 +166,9 @@ class SyncWorker(EventLoopWorker):
         if is_told or self._leaving.is_overdue(now):
             self.context.cut_because(AT_ONCE if is_told else self._leaving.out_of_time)
             raise ClientGone("the worker leaves")
-        return min(_BEAT_S, self._heartbeat.turn_s)
+        return self._heartbeat.turn_s
 
     # ---- request_timeout ---------------------------------------------------------------------------------
-
-    def _caller(self) -> Callable[..., BaseException | None]:
-        if not self.cfg.request_timeout:
-            return super()._caller()
-        from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread
-
-        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_main_thread)
-        return self._deadlines.call
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""

@@ -10,11 +10,10 @@ import atexit
 import os
 import threading
 from _thread import get_ident
-from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from setproctitle import setthreadtitle
 
@@ -30,9 +29,6 @@ from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import cannot_start
 from wsgiserv.worker.leadership import Leadership, PoolThread
-
-if TYPE_CHECKING:
-    from wsgiserv.worker.request_timeout import Deadlines
 
 # How long the main thread sleeps while nothing happens.
 _SLEEP_S: Final = 1.0
@@ -67,7 +63,7 @@ class ThreadsWorker(EventLoopWorker):
 
     multithread = True
     _event_loop_class = _ThreadsEventLoop
-    _deadlines: Deadlines | None = None
+    _caller = EventLoopWorker._limited_caller
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -107,19 +103,6 @@ class ThreadsWorker(EventLoopWorker):
     def _occupancy(self) -> float:
         """As of the base: the share of the threads in calls."""
         return self.boot.slot.load()[0] / self._lead.most
-
-    def load(self) -> None:
-        """As of the base. Raises ConfigError without real threads."""
-        super().load()
-        self.check_patched("the application")
-
-    def _caller(self) -> Callable[..., BaseException | None]:
-        if not self.cfg.request_timeout:
-            return super()._caller()
-        from wsgiserv.worker.request_timeout import Deadlines, interrupt_thread
-
-        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_thread)
-        return self._deadlines.call
 
     def serve(self) -> None:
         """Start the first thread and look after the threads, until the worker has left."""
