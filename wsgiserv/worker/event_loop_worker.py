@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.client import Connection
@@ -198,7 +197,8 @@ class EventLoopWorker(Worker):
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
         # No more than there are now: a client that pipelines without end comes back here, and must not keep the loop.
         for _ in range(len(waiting)):
-            if self._attempt(self._resume, waiting.popleft(), run) is TURN_OVER:
+            connection = waiting.popleft()
+            if self._attempt(connection, self._resume, connection, run) is TURN_OVER:
                 return
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
@@ -219,7 +219,7 @@ class EventLoopWorker(Worker):
         if self._leaving.begun and not self._leaving.hands_over:
             for connection in self.connections():  # threads: one may have become idle as the leave began
                 connection.bound_idle_time(_FRESH_GRACE_S)
-        event_loop.sweep(now, partial(self._attempt, Connection.expire))
+        event_loop.sweep(now, lambda connection: self._attempt(connection, connection.expire))
         if event_loop.accepting:
             # The kernel wakes one sibling only, which may have been killed, or be busy since.
             self._take_handed()
@@ -231,10 +231,10 @@ class EventLoopWorker(Worker):
     # All of these leave the `except` clause before they act on the failure. Its exception would be in sys.exc_info()
     # for all code that is called from there: log handlers, hooks, and in a greenlet each that is switched to.
 
-    def _attempt(self, action: Callable[..., object], connection: Connection, *more: object) -> object:
-        """Return the result of ``action``; None when it raises, which costs the connection."""
+    def _attempt(self, connection: Connection | None, action: Callable[..., Any], *arguments: object) -> Any:
+        """Return the result of ``action``; None when it raises, which costs the connection: see `lose`."""
         try:
-            return action(connection, *more)
+            return action(*arguments)
         except TurnEnded:
             raise
         except BaseException as error:
@@ -315,7 +315,7 @@ class EventLoopWorker(Worker):
                 break
             if connection is None:
                 return None
-            served = self._attempt(self._first, connection, run)
+            served = self._attempt(connection, self._first, connection, run)
             # Without a request this was quick, and a quick worker would take all connections. The kernel has woken a
             # sibling for the next one.
             if served is TURN_OVER or (not served and self.boot.slot.others_listen()):
@@ -456,9 +456,9 @@ class EventLoopWorker(Worker):
         connection = self._adopt(handed)
         if connection is not None:
             serve = self._resume if connection.is_waiting else self._first
-            self._attempt(serve, connection, self.run_request)
+            self._attempt(connection, serve, connection, self.run_request)
             if is_last:
-                self._attempt(self._retire, connection)
+                self._attempt(connection, self._retire, connection)
         return True
 
     def _adopt(self, handed: Transferred) -> Connection | None:
@@ -487,7 +487,7 @@ class EventLoopWorker(Worker):
             self._pass_on_handed()
             return
         for connection in self.connections():
-            self._attempt(self._retire, connection)
+            self._attempt(connection, self._retire, connection)
         late: list[Connection] = []
         for accepted in self._backlog():
             self._serve_last(accepted)
@@ -504,8 +504,8 @@ class EventLoopWorker(Worker):
         self._take_all_handed()
 
     def _serve_last(self, accepted: Connection) -> None:
-        self._attempt(self._first, accepted, self.run_request)
-        self._attempt(self._retire, accepted)
+        self._attempt(accepted, self._first, accepted, self.run_request)
+        self._attempt(accepted, self._retire, accepted)
 
     def _retire(self, connection: Connection) -> None:
         """Have a connection end, and run the request that has come at this very moment."""
@@ -513,14 +513,8 @@ class EventLoopWorker(Worker):
             self.run_request(connection)
 
     def _leave_further(self, timeout_s: float) -> float:
-        try:
-            return self._go_on_leaving(timeout_s)
-        except TurnEnded:
-            raise
-        except BaseException as error:
-            failure = error
-        self.survive(failure)
-        return min(timeout_s, CHANNEL_FULL_S)
+        sleep_s: float | None = self._attempt(None, self._go_on_leaving, timeout_s)
+        return min(timeout_s, CHANNEL_FULL_S) if sleep_s is None else sleep_s
 
     def _go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""

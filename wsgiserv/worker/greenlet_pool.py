@@ -74,7 +74,9 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                 if not pool.in_turn:
                     pool.request_ended()
                 if pool.queued:
-                    pool.run_queued_soon()
+                    get_hub().loop.run_callback(
+                        pool.run_queued
+                    )  # not here: greenlets are switched to from the hub
                 # Thread-locals are attributes of the greenlet, and links of it.
                 if len(idle) >= _MOST_IDLE or len(attributes) > _OWN_ATTRIBUTES or has_links():
                     return
@@ -118,8 +120,8 @@ class GreenletPool:
         self._last_cell = cells - 1
         # How many references there are to a greenlet that has waited in the pool, and that no other code holds.
         self._own_references = 0
-        self._free_cells: list[int] = []
-        self._started = 0
+        # The last one is not among them: it is shared by all greenlets that find no other.
+        self._free_cells = list(reversed(range(self._last_cell)))
 
     def run(self, connection: Connection) -> None:
         """Run a request in a greenlet that nothing of another request's is left in. In the hub.
@@ -148,21 +150,13 @@ class GreenletPool:
         """Add a greenlet to those that wait for a request; False when there are as many as may be."""
         if len(self.greenlets) >= self._most:
             return False
-        if self._free_cells:
-            cell = self._free_cells.pop()
-        else:
-            cell = min(self._started, self._last_cell)
-            self._started += 1
-        greenlet = PooledGreenlet(self, cell)
+        greenlet = PooledGreenlet(self, self._free_cells.pop() if self._free_cells else self._last_cell)
         self.greenlets.add(greenlet)
         greenlet.switch()
         return True
 
-    def run_queued_soon(self) -> None:
-        """Run requests that have waited for a greenlet, from the hub."""
-        get_hub().loop.run_callback(self._run_queued)
-
-    def _run_queued(self) -> None:
+    def run_queued(self) -> None:
+        """Run requests that have waited for a greenlet. In the hub."""
         with suppress(InChild):
             while self.queued and (self.idle or len(self.greenlets) < self._most):
                 self.run(self.queued.popleft())

@@ -83,14 +83,6 @@ class PoolThread:
 class Leadership:
     """The pool of threads, and the lead among them.
 
-    The invariant, at every moment and in every schedule:
-
-    - `lock` is held from `take` (or `look`, for the main thread) to `pass_on`, so at most one thread polls.
-    - While the leader is in a call, its token holds one item. Either the leader pops it, when the call ends, and still
-      leads; or the main thread pops it before that, and then the main thread passes the lead on, once. `list.pop` is
-      atomic, so exactly one of them succeeds, without a lock for each request.
-    - A thread touches, once it has lost the lead in a call, no connection but its own, and ends its turn.
-
     Args:
         threads: how many requests may run at once.
         queue: connections with complete requests, waiting for a thread.
@@ -106,6 +98,13 @@ class Leadership:
         lost: how many threads do not come back from an overdue call; each has been replaced.
         helper_sleeps: the main thread sleeps until `wake_helper`.
     """
+
+    # The invariant, at every moment and in every schedule:
+    # - `lock` is held from `take` (or `look`, for the main thread) to `pass_on`, so at most one thread polls.
+    # - While the leader is in a call, its token holds one item. Either the leader pops it, when the call ends, and
+    #   still leads; or the main thread pops it before that, and then the main thread passes the lead on, once.
+    #   `list.pop` is atomic, so exactly one of them succeeds, without a lock for each request.
+    # - Once a thread has lost the lead in a call, it touches no connection but its own, and ends its turn.
 
     def __init__(
         self,
@@ -214,6 +213,7 @@ class Leadership:
         thread = self.leader
         assert thread is not None
         thread.token.append(None)
+        # After the token: the main thread looks for it once more before it sleeps (see `rest`), so one of the two sees.
         if self.helper_sleeps:
             self.wake_helper()
         outcome: object = None
@@ -242,7 +242,7 @@ class Leadership:
         waited_s = (thread.wall_s - (cpu_s - thread.cpu_s)) / _SAMPLE
         thread.wall_s = 0.0
         thread.cpu_s = cpu_s
-        if waited_s > _WAITED_S and self.most > 1:
+        if waited_s > _WAITED_S and self.most > 1:  # a single thread has no other to pass it to
             self._long_rate = 1.0
             self.passes_first = True
         else:

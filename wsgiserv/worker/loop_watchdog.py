@@ -72,7 +72,7 @@ class LoopWatchdog:
                     break
                 silent_s += self._nap_s
                 if silent_s >= self._limit_s and not is_reported:
-                    is_reported = True
+                    is_reported = True  # once: a line for each nap would fill the log
                     try:
                         self._report(silent_s)
                     except Exception:  # the next block is to be reported all the same
@@ -80,9 +80,9 @@ class LoopWatchdog:
 
     def _report(self, silent_s: float) -> None:
         frame: FrameType | None = sys._current_frames().get(self._ident)
-        call = call_in(frame, "the hub's thread")
         if frame is None:
             return
+        call = call_in(frame, "the hub's thread")
         text = describe(call, monotonic()) if call is not None else f"not in a request:\n{stack_of(frame)}"
         self._write(
             f"WS1753 worker {self._template.process}: a call has kept all other requests waiting for {silent_s:.1f} s "
@@ -99,6 +99,7 @@ class LoopWatchdog:
         record.created = now = time()
         record.msecs = now % 1 * 1000
         record.msg = text
+        # The file itself, as `logs.output` writes it: Handler.handle() would wait for the handler's lock.
         for handler in log.handlers:
             output: Any = getattr(handler, "output", None)
             if isinstance(output, Output) and handler.level <= logging.WARNING:
@@ -106,7 +107,7 @@ class LoopWatchdog:
                 done, error = output.write(line, _PATIENCE_S)
                 if error is not None and not done:
                     handler.writer.lose()  # type: ignore[attr-defined]
-        if _others(log):
+        if _others(log):  # Sentry's, say: the loop gives it to them when it runs again
             self._unhandled.append(record)
 
 

@@ -86,7 +86,7 @@ class _SyncEventLoop(WorkerEventLoop):
 class SyncWorker(EventLoopWorker):
     """Runs the application in the loop's own thread."""
 
-    # Its workers wait during their applications' calls.
+    # A worker that waits in its application's call leaves its processor to others.
     workers_per_cpu = 2
     # A producer that waits would stop all others.
     _least_stream_buffer = 64 * 1024 * 1024
@@ -135,10 +135,11 @@ class SyncWorker(EventLoopWorker):
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
+        # Before the worker is ready: it must not become ready without them.
         if self._handover is not None:
             self._handover.start()
         self._lifeline_thread.start()
-        self.each_second()
+        self.each_second()  # the import may have patched select: the first wait is among greenlets then
         self.start()
         try:
             self._repeat(partial(self.turn, self._heartbeat.turn_s))
@@ -161,6 +162,7 @@ class SyncWorker(EventLoopWorker):
 
         Raises ClientGone when the worker is to leave at once: the loop, which takes the signals, does not turn now.
         """
+        # By itself the call would look hung. It is not: `send_timeout` bounds how long a client may take.
         self._heartbeat.seconds[HEARTBEAT] = now
         is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
         if is_told or self._leaving.is_overdue(now):
@@ -180,16 +182,14 @@ class SyncWorker(EventLoopWorker):
         """Interrupt overdue calls, from a thread of its own."""
         from wsgiserv.worker.request_timeout import RequestTimeout
 
-        ident = get_ident()
+        is_due = partial(deadlines.is_interrupted, get_ident())
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             # Another process may send this signal, too: only an overdue call is ended by it.
-            def is_due() -> bool:
-                return deadlines.is_interrupted(ident)
-
             if is_due() and not throw_into_main(RequestTimeout, is_due):
                 raise RequestTimeout
 
+        # Not the loop: the call that is overdue holds it up.
         def watch() -> None:
             is_replaced = False
             while not thread.stopping:

@@ -153,7 +153,7 @@ class ThreadsWorker(EventLoopWorker):
                 )
                 started.start()
         except BaseException:
-            self._lead.remove(thread)
+            self._lead.remove(thread)  # its number and its cell are free again
             raise
 
     def _start_another(self) -> None:
@@ -215,7 +215,7 @@ class ThreadsWorker(EventLoopWorker):
         """
         lead = self._lead
         lead.enlist(thread)
-        if lead.is_fallback:
+        if lead.is_fallback:  # the main thread sits in its poll, and gives the lead up only between two
             self._signals.wake()
         lead.lock.acquire()
         try:
@@ -243,7 +243,7 @@ class ThreadsWorker(EventLoopWorker):
             return
         if self.is_done or not lead.missing:
             if lead.helper_sleeps:
-                lead.wake_helper()
+                lead.wake_helper()  # it becomes the fallback leader, or sees that the worker is done
         else:
             self._start_another()
 
@@ -270,6 +270,7 @@ class ThreadsWorker(EventLoopWorker):
         """Lead while all threads are busy, and run nothing: ready requests wait for the first free thread."""
         lead, heartbeat = self._lead, self._heartbeat
         next_check = 0.0
+        # An exception of a turn ends this lead, and the next one begins with a clean state: see `_repeat`.
         try:
             while not (lead.is_wanted or self.is_done):
                 # Threads that find the queue filled when their call ends do not come for the lead, so nothing but this
@@ -300,6 +301,7 @@ class ThreadsWorker(EventLoopWorker):
         now, deadlines = monotonic(), self._deadlines
         if deadlines is None or now < self._next_look:
             return
+        # The main thread comes here each millisecond while calls last.
         self._next_look = now + deadlines.look_s
         deadlines.look(now)
         for call in deadlines.stuck(now, _STUCK_S):
