@@ -187,12 +187,10 @@ class EventLoopWorker(Worker):
                     pass  # before anything is read: the sibling finds the whole request in the socket
                 elif connection.receive() and run(connection) is TURN_OVER:
                     return
-                continue
             except TurnEnded:
                 raise
             except BaseException as error:
-                failure = error
-            self.lose(connection, failure)
+                self.lose(connection, error)
         if leaving.hands_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
         # No more than there are now: a client that pipelines without end comes back here, and must not keep the loop.
@@ -206,12 +204,10 @@ class EventLoopWorker(Worker):
                 self._turn_second(now)
             if not (event_loop.accepting or leaving.begun):
                 event_loop.consider_accepting(now)
-            return
         except TurnEnded:
             raise
         except BaseException as error:
-            failure = error
-        self.survive(failure)
+            self.survive(error)
 
     def _turn_second(self, now: float) -> None:
         """Do what is due once a second."""
@@ -228,9 +224,6 @@ class EventLoopWorker(Worker):
 
     # ---- faults ----------------------------------------------------------------------------------------
 
-    # All of these leave the `except` clause before they act on the failure. Its exception would be in sys.exc_info()
-    # for all code that is called from there: log handlers, hooks, and in a greenlet each that is switched to.
-
     def _attempt(self, connection: Connection | None, action: Callable[..., Any], *arguments: object) -> Any:
         """Return the result of ``action``; None when it raises, which costs the connection: see `lose`."""
         try:
@@ -238,8 +231,7 @@ class EventLoopWorker(Worker):
         except TurnEnded:
             raise
         except BaseException as error:
-            failure = error
-        self.lose(connection, failure)
+            self.lose(connection, error)
         return None
 
     def _repeat(self, step: Callable[[], object]) -> None:
@@ -248,13 +240,11 @@ class EventLoopWorker(Worker):
         while not is_over:
             try:
                 is_over = self.is_done or step()
-                continue
             except BaseException as error:
-                failure = error
-            self.survive(failure)
+                self.survive(error)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
-        """Log what an event has raised, and close its connection. Raises nothing; outside of any handler.
+        """Log what an event has raised, and close its connection. Raises nothing.
 
         Args:
             connection: the event's; None: something else than a connection has failed.
@@ -311,8 +301,9 @@ class EventLoopWorker(Worker):
             try:
                 connection = event_loop.accept(listener_fd)
             except Exception as error:
-                failure = error
-                break
+                self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, error)
+                event_loop.rest()
+                return None
             if connection is None:
                 return None
             served = self._attempt(connection, self._first, connection, run)
@@ -321,11 +312,7 @@ class EventLoopWorker(Worker):
             if served is TURN_OVER or (not served and self.boot.slot.others_listen()):
                 return served
             if monotonic() - started > _ACCEPT_BATCH_S:
-                return None
-        else:
-            return None
-        self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, failure)
-        event_loop.rest()
+                break
         return None
 
     def _first(self, connection: Connection, run: Callable[[Connection], object]) -> object:

@@ -304,7 +304,6 @@ class GeventWorker(EventLoopWorker):
                 watcher.stop()
             return
         pool.in_turn = True
-        failure: BaseException | None = None
         try:
             self.turn(0.0)
             if self._leaving.begun:
@@ -312,11 +311,9 @@ class GeventWorker(EventLoopWorker):
         except InChild:
             return
         except BaseException as error:  # the hub would not log it, and the server must go on
-            failure = error
+            self.survive(error)
         finally:
             pool.in_turn = False
-        if failure is not None:
-            self.survive(failure)
         if self.is_done:
             self._done.set()
         elif self.event_loop.waiting:

@@ -65,12 +65,9 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                     return
                 try:
                     connection.run(cell)
-                    failure = None
                 except BaseException as error:
-                    failure = error
-                if failure is not None:
-                    pool.lose(connection, failure, True)
-                connection = failure = None
+                    pool.lose(connection, error, True)
+                connection = None  # it would live as long as this greenlet waits
                 if not pool.in_turn:
                     pool.request_ended()
                 if pool.queued:

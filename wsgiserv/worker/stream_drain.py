@@ -93,16 +93,13 @@ class StreamDrain:
             poller.register(fd, POLLOUT)
         for fd, _ in poller.poll(_POLL_MS):
             connection = by_fd[fd]
-            failure = None
             try:
                 connection.drain()
             except ClientGone:
                 pass  # the loop finds the same error
             except Exception as error:
-                failure = error
-            if failure is not None:
                 self._queued.pop(connection, None)
-                self._worker._tell_fault(connection, failure)
+                self._worker._tell_fault(connection, error)
                 connection.abandon_sending()
         now = monotonic()
         for connection in by_fd.values():

@@ -160,20 +160,17 @@ class ThreadsWorker(EventLoopWorker):
         """Start one more thread, if the system does."""
         try:
             self._start_thread()
-            return
         except RuntimeError as error:
-            failure = error
-        now = monotonic()
-        # It is tried again for each request that finds all threads busy.
-        if now - self._warned_of_threads > _WARN_AGAIN_S:
-            self._warned_of_threads = now
-            self.log.error(
-                "WS1750 worker %d: cannot start thread %d of %d: %s: raise the limits (ulimit -u, memory)",
-                self.pid,
-                len(self._lead.threads) + 1,
-                self._lead.most,
-                failure,
-            )
+            # It is tried again for each request that finds all threads busy.
+            if monotonic() - self._warned_of_threads > _WARN_AGAIN_S:
+                self._warned_of_threads = monotonic()
+                self.log.error(
+                    "WS1750 worker %d: cannot start thread %d of %d: %s: raise the limits (ulimit -u, memory)",
+                    self.pid,
+                    len(self._lead.threads) + 1,
+                    self._lead.most,
+                    error,
+                )
 
     def _work(self, thread: PoolThread) -> None:
         """Lead, serve, and stand by for the lead again, until the worker has left."""
@@ -192,14 +189,11 @@ class ThreadsWorker(EventLoopWorker):
         if connection is None:
             connection = self._lead_loop(thread)
         if connection is not None:
-            failure: BaseException | None = None
             try:
                 # A request finds its context, and sys.exc_info(), as in a thread that has just been started.
                 self._lead.note(self._run_fresh(connection, thread.cell))
             except BaseException as error:  # a fault of the server must not cost the thread
-                failure = error
-            if failure is not None:
-                self.lose(connection, failure, is_mine=True)
+                self.lose(connection, error, is_mine=True)
         # The leader, which does this otherwise, may sleep for a second.
         if self.context.access is not None:
             self.context.access.flush()
