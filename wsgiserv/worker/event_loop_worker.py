@@ -176,11 +176,10 @@ class EventLoopWorker(Worker):
             connection = connections.get(fd)
             try:
                 if connection is None:
-                    if event_loop.is_listener(fd):
-                        if self._accept(fd, run) is TURN_OVER:
-                            return
-                    else:
+                    if not event_loop.is_listener(fd):
                         event_loop.call_back(fd)
+                    elif self._accept(fd, run) is TURN_OVER:
+                        return
                 elif connection.interest == WRITE:
                     connection.flush()
                 elif self._surplus and self._give(connection):
@@ -506,12 +505,14 @@ class EventLoopWorker(Worker):
     def _go_on_leaving(self, timeout_s: float) -> float:
         """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
         leaving, stopping = self._leaving, self.boot.slot.words[STOPPING]
+        # No longer than it has: the master kills a worker that is a second late.
+        timeout_s = min(timeout_s, max(0.0, leaving.deadline - monotonic()))
         if not leaving.hands_over:
             if self.context.linger_s and stopping == FOR_GOOD:
                 self._stop_handing_over()
             if not self.event_loop.connections:
                 self._take_all_handed()  # no worker may be left to take what is there
-            return min(timeout_s, max(0.0, leaving.deadline - monotonic()))
+            return timeout_s
         if stopping:
             self._stop_handing_over()
             return 0.0

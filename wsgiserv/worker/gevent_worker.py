@@ -65,8 +65,6 @@ _READABLE: Final = 1  # libev's EV_READ
 _CHECK_S: Final = 0.25
 _MOST_GREENLETS_SHOWN: Final = 50
 _CUT: Final = "the response is cut"
-# How much later than its time a worker that leaves checks whether that is over.
-_END_LATE_S: Final = 0.01
 
 
 class _RequestTimeout(gevent.Timeout):
@@ -102,17 +100,9 @@ class _GeventEventLoop(WorkerEventLoop):
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Let the greenlet that reads a streamed body wait for its client."""
         hub = get_hub()
-        timeout = gevent.Timeout(body_limit_s(connection) or None)
-        timeout.start()
-        try:
-            hub.wait(hub.loop.io(connection.fd, _READABLE))
-        except gevent.Timeout as error:
-            if error is not timeout:
-                raise
-            return False
-        finally:
-            timeout.close()
-        return True
+        watcher = hub.loop.io(connection.fd, _READABLE)
+        limit_s = body_limit_s(connection) or None
+        return gevent.with_timeout(limit_s, hub.wait, watcher, timeout_value=False) is not False
 
 
 class GeventWorker(EventLoopWorker):
@@ -134,7 +124,6 @@ class GeventWorker(EventLoopWorker):
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
-        self._ends_at = float("inf")
         self._done: Any = None
         self._watchers: list[Any] = []
         self._thread = get_ident()
@@ -324,15 +313,8 @@ class GeventWorker(EventLoopWorker):
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
-        """Hand over what the turn has made movable, and end in time: nothing may wake the hub for the next turn."""
-        deadline = self._leaving.deadline
-        if deadline < self._ends_at:
-            self._ends_at = deadline
-            # The master kills a worker that is a second late.
-            late_s = max(deadline - monotonic(), 0.0) + _END_LATE_S
-            timer = self._hub_loop.timer(late_s, repeat=1.0)
-            self._watchers.append(timer)
-            timer.start(self._turn)
+        """Hand over what the turn has made movable."""
+        # Nothing else may wake the hub when the channel has room again, or, in the last second, when the time is over.
         if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
         elif self._full_timer.active:
