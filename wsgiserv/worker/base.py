@@ -122,7 +122,10 @@ class Worker(WorkerProcess):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Take all connections that wait in the backlog, then no more. Called once, when the worker begins to leave."""
+        """Take all connections that wait in the backlog, then no more.
+
+        Called when the worker begins to leave, and again when no worker is left to take its connections.
+        """
 
     @abstractmethod
     def connections(self) -> list[Connection]:
