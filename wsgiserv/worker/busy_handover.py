@@ -25,6 +25,10 @@ class BusyHandover:
         worker: the worker, whose loop calls `run` for each request.
         after_s: how long a call may last before its neighbours are handed over (``handoff_after``), in seconds.
         run_fresh: runs a request.
+
+    Attributes:
+        start: starts the helper's thread, after the fork. Raises BootError.
+        run: runs a request in the main thread.
     """
 
     # The right to touch the connections is a token: the main thread pushes it before a call and pops it after it; the
@@ -38,18 +42,11 @@ class BusyHandover:
         self._token: list[None] = []
         self._acting = allocate_lock()
         self._thread = HelperThread("busy-handover", self._work)
-        self.run = self._runner(run_fresh)
-
-    def start(self) -> None:
-        """Start the helper's thread; after the fork. Raises BootError."""
-        self._thread.start()
-
-    def _runner(self, run_fresh: Callable[[Connection], object]) -> Callable[[Connection], object]:
-        """Return the function that runs a request in the main thread."""
+        self.start = self._thread.start
         # Plain names of a closure: it costs 0.1 µs a request.
         push, pop = self._token.append, self._token.pop
         asleep, wake, wait = self._thread.asleep, self._thread.wake, self._wait
-        words, connections = self._worker.context.words, self._worker.event_loop.connections
+        words, connections = worker.context.words, worker.event_loop.connections
 
         def run(connection: Connection) -> None:
             words[CONNECTIONS] = len(connections)
@@ -64,7 +61,7 @@ class BusyHandover:
                 except IndexError:
                     wait()
 
-        return run
+        self.run = run
 
     def _wait(self) -> None:
         """Take the token back from the helper, which acts while the call has ended."""

@@ -159,8 +159,7 @@ class EventLoopWorker(Worker):
         if leaving.begun:
             timeout_s = self._leave_further(timeout_s)
         event_loop, context = self.event_loop, self.context
-        if run is None:
-            run = self.run_request
+        run = run or self.run_request
         connections, waiting = event_loop.connections, event_loop.waiting
         if waiting:
             timeout_s = 0.0

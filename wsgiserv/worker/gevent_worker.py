@@ -204,9 +204,9 @@ class GeventWorker(EventLoopWorker):
         for each in gc.get_objects():
             # Not isinstance(): each proxy of the application would be asked for its __class__.
             if issubclass(type(each), RawGreenlet) and each not in pooled and each.gr_frame is not None:
-                name = getattr(each, "name", "")
-                stacks.append(f"{name or type(each).__name__}:\n{stack_of(each.gr_frame)}")
-                if len(stacks) >= _MOST_GREENLETS_SHOWN:
+                name = getattr(each, "name", "") or type(each).__name__
+                stacks.append(f"{name}:\n{stack_of(each.gr_frame)}")
+                if len(stacks) >= _MOST_GREENLETS_SHOWN:  # there may be thousands, and a stack takes time
                     break
         return stacks
 
@@ -216,6 +216,7 @@ class GeventWorker(EventLoopWorker):
         """Call the application, as `run_app` does, and interrupt it where it waits for longer than its time."""
         limit_s = self.cfg.request_timeout
         timeout = _RequestTimeout(limit_s)
+        # A timer of its own, not gevent's: `update`, so that the time counts from now, not from the hub's last turn.
         # Repeating: an application that swallows the exception and waits on is interrupted again.
         timer = self._hub_loop.timer(limit_s, repeat=limit_s)
         timer.start(self._interrupt, getcurrent(), response, timeout, update=True)
@@ -248,7 +249,9 @@ class GeventWorker(EventLoopWorker):
         """Let the hub run until the worker has left."""
         hub = get_hub()
         self._hub_loop = hub.loop
-        self._done = gevent.event.Event()
+        self._done = (
+            gevent.event.Event()
+        )  # here: it makes the hub, and one from before `prepare` would not last
         watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         self.start()
         watcher = hub.loop.io(self.event_loop.poller.fileno(), _READABLE)
@@ -298,7 +301,7 @@ class GeventWorker(EventLoopWorker):
             if self._leaving.begun:
                 self._hand_over_after_turn()
         except InChild:
-            return
+            return  # the child's hub goes on without the worker
         except BaseException as error:  # the hub would not log it, and the server must go on
             self.survive(error)
         finally:

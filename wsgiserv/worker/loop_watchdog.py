@@ -37,6 +37,7 @@ class LoopWatchdog:
         self._ident = get_ident()
         self._signs = 0
         self._stopped = False
+        # Records for handlers that may wait for a lock: the loop hands them over when it runs again.
         self._unhandled: list[logging.LogRecord] = []
         # Making a record asks for the current thread, under a lock that the blocked call may hold: only copied there.
         self._template = log.makeRecord(log.name, logging.WARNING, __file__, 0, "", (), None)
@@ -105,9 +106,10 @@ class LoopWatchdog:
             if isinstance(output, Output) and handler.level <= logging.WARNING:
                 line = (handler.format(record) + "\n").encode("utf-8", "backslashreplace")
                 done, error = output.write(line, _PATIENCE_S)
+                # A line that is there in part is not lost.
                 if error is not None and not done:
                     handler.writer.lose()  # type: ignore[attr-defined]
-        if _others(log):  # Sentry's, say: the loop gives it to them when it runs again
+        if _others(log):  # Sentry's, say
             self._unhandled.append(record)
 
 

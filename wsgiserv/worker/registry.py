@@ -15,6 +15,7 @@ from wsgiserv.wording import did_you_mean, nearest
 if TYPE_CHECKING:
     from wsgiserv.worker.base import Worker
 
+# The end of each message: the reader has named something else, and may not know the rest.
 _ACCEPTED: Final = (
     "Accepted: sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker: the class itself in the "
     "configuration file, or its path package.module:Class."
@@ -34,8 +35,7 @@ def resolve_worker_class(
 ) -> type[Worker]:
     """Return the class for a ``worker_class`` setting.
 
-    It imports a path. Called in a worker, before it serves, or in a child made to check the class. The directories of
-    the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
+    The directories of the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
 
     Args:
         worker_class: ``sync``, ``threads``, ``gevent``, a dotted path, or a class.
@@ -47,6 +47,7 @@ def resolve_worker_class(
             ends with the user's own traceback when their code has failed.
     """
     wanted = resolve(worker_class, threads)
+    # A path is imported in a worker, or in a child that checks it, never in the master: a reload loads changed code.
     try:
         found = _found(CLASS_PATHS.get(wanted, wanted)) if isinstance(wanted, str) else wanted
         if reason := _fault_of(found):
@@ -55,6 +56,7 @@ def resolve_worker_class(
     except _Refused as refused:
         shown = repr(wanted) if isinstance(wanted, str) else wanted.__qualname__
         place = f" ({source})" if source else ""
+        # From None: this search is of no use to the user, whose own traceback is at the end of the message.
         raise ConfigError(
             f"WS1150 worker_class = {shown}{place}: {refused} {_ACCEPTED}{refused.trace}"
         ) from None
@@ -63,10 +65,12 @@ def resolve_worker_class(
 def _found(path: str) -> object:
     """Return the object at a dotted path: the longest importable part of it, then names in that module."""
     parts = path.split(".")
+    # A dot may lead to a module or into a class, and the path alone does not say which.
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])
         try:
             module = import_fresh(name)
+        # SystemExit, too: a script without a main guard ends by it, and that is a fault of the setting.
         except (Exception, SystemExit) as error:
             if not _is_missing(name, error):
                 raise _failure(name, error) from None
@@ -79,7 +83,8 @@ def _found(path: str) -> object:
 
 
 def _is_missing(name: str, error: BaseException) -> bool:
-    """Return whether the module itself was not found, or a package above it. Else an import within it has failed."""
+    """Return whether the module itself was not found, or a package above it."""
+    # Else it was found, and an import within it has failed: a shorter path would hide that.
     missing = is_a(error, ModuleNotFoundError) and error.name
     return bool(missing) and f"{name}.".startswith(f"{missing}.") and users_traceback(error) is None
 
@@ -93,9 +98,11 @@ def _attribute(module: ModuleType, names: list[str]) -> object:
         except (Exception, SystemExit) as error:
             if not is_a(error, AttributeError):
                 raise _failure(path, error) from None
+            # A file of the same name elsewhere on sys.path is a usual reason: say which one was found.
             kind = "module" if found is module else "object"
             place = f" ({module.__file__})" if found is module and getattr(module, "__file__", None) else ""
             reason = f"the {kind} {path!r}{place} has no {name!r}."
+            # What would be accepted, of the module's own: a base that it imports is not what was meant.
             classes = [
                 key
                 for key, value in vars(module).items()

@@ -76,6 +76,7 @@ class StreamDrain:
 
     def _drop_done(self) -> None:
         """Look no longer after the connections whose output has all been sent."""
+        # The loop adds to them meanwhile. Each step on the dict is atomic, and list() copies in one.
         queued = self._queued
         for connection in list(queued):
             del queued[connection]  # first: `add` is called before or after what is queued at this moment
@@ -102,6 +103,7 @@ class StreamDrain:
                 self._worker._tell_fault(connection, error)
                 connection.abandon_sending()
         now = monotonic()
+        # `send_timeout` counts while the application holds the loop up, too, which sweeps no deadlines then.
         for connection in by_fd.values():
             if connection.deadline < now:
                 connection.expire_output(now)

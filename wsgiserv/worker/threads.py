@@ -299,8 +299,7 @@ class ThreadsWorker(EventLoopWorker):
         self._next_look = now + deadlines.look_s
         deadlines.look(now)
         for call in deadlines.stuck(now, _STUCK_S):
-            thread = self._lead.give_up_on(call.ident)
-            if thread is None:
+            if (thread := self._lead.give_up_on(call.ident)) is None:
                 continue
             self.log.error(
                 "WS1751 worker %d: %s does not come back from its overdue request: another thread takes its place",
