@@ -1,6 +1,6 @@
 """The base of all worker classes: loading, the heartbeat, and leaving.
 
-A worker class decides two things: what waits for the sockets, and where the application runs. It implements `serve`,
+A worker class decides two things: how to wait for the sockets, and where to run the application. It implements `serve`,
 and calls `tick` at least once a second. docs/custom-workers.md lists the public names for classes of users.
 """
 
@@ -47,14 +47,14 @@ class Worker(WorkerProcess):
     """One worker process.
 
     Args:
-        boot: the values that the master starts it with.
+        boot: its starting values, from the master.
 
     Attributes:
         wsgi: the application, once it is loaded.
-        context: what its connections share.
+        context: the values shared by its connections.
         max_requests: after how many requests it asks to be replaced, with its jitter.
 
-    Public names are the ones that docs/custom-workers.md lists, and a test holds that. A method or an attribute of a
+    Public names are the ones listed in docs/custom-workers.md, and a test checks it. A method or an attribute of a
     subclass with any other name, without an underscore, replaces nothing here.
     """
 
@@ -114,7 +114,7 @@ class Worker(WorkerProcess):
         """Check that the class can serve in this process, where greenlets may have replaced the threads.
 
         Args:
-            culprit: what may have done so, as the subject of the message: ``the application``.
+            culprit: the possible cause, as the subject of the message: ``the application``.
 
         Raises:
             ConfigError: it cannot.
@@ -122,7 +122,7 @@ class Worker(WorkerProcess):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Take all connections that wait in the backlog, then no more.
+        """Take all connections of the backlog, then no more.
 
         Called when the worker begins to leave, and again when no worker is left to take its connections.
         """
@@ -136,7 +136,7 @@ class Worker(WorkerProcess):
         return False
 
     def _caller(self) -> Callable[..., BaseException | None]:
-        """Return what calls the application: `run_app`, or a function that watches its time around it."""
+        """Return the function to call the application: `run_app`, or one with a time limit around it."""
         return run_app
 
     def _next_queued(self) -> Connection | None:
@@ -147,7 +147,7 @@ class Worker(WorkerProcess):
             return None
 
     def _occupancy(self) -> float:
-        """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
+        """Return the share of busy threads, 0.0 to 1.0; 0.0 where only the processor counts."""
         return 0.0
 
     # ---- loading -----------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class Worker(WorkerProcess):
         self.context.end()
 
     def _close_sockets(self) -> None:
-        """Close what is still open, at the end of the process: the interpreter would warn of each."""
+        """Close the open sockets, at the end of the process: the interpreter would warn of each."""
         self._signals.close()
         for listener in self.boot.listeners:
             listener.close()
@@ -302,7 +302,7 @@ class Worker(WorkerProcess):
         self._flush_logs()
 
     def lifeline_ended(self) -> None:
-        """Answer what is under way within a second, and leave: the master is gone."""
+        """Answer the requests under way within a second, and leave: the master is gone."""
         leaving = self._leaving
         # A worker that only finishes its requests has a deadline already; else it may wait for what no longer comes.
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
@@ -317,7 +317,7 @@ class Worker(WorkerProcess):
     # ---- housekeeping ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> bool:
-        """Send the heartbeat and do what else each turn of the loop owes.
+        """Send the heartbeat, and do the other duties of each turn of the loop.
 
         Args:
             now: ``time.monotonic()``.
@@ -355,7 +355,7 @@ class Worker(WorkerProcess):
         return True
 
     def _mend(self) -> None:
-        """Undo what the application has taken from the server; log what the logs have lost. Once a second."""
+        """Repair changes of the application to the process; log the losses of the logs. Once a second."""
         # An application may set a limit just above its own depth, for the call of a deep recursion, and leave it.
         if sys.getrecursionlimit() < _LEAST_RECURSION:
             sys.setrecursionlimit(_LEAST_RECURSION)
@@ -374,7 +374,7 @@ class Worker(WorkerProcess):
         words[scoreboard.WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
     def _flush_logs(self) -> None:
-        """Write what the access log has buffered. The process is about to end, by os._exit()."""
+        """Write the access log's buffer. The process is about to end, by os._exit()."""
         # Not close(): another thread may write to it at this moment.
         if self.context.access is not None:
             self.context.access.flush()
@@ -432,7 +432,7 @@ class Worker(WorkerProcess):
         self.stop_accepting()
 
     def _cut_requests(self) -> None:
-        """Account for each request that is still under way when the worker ends. Raises nothing."""
+        """Account for each request under way when the worker ends. Raises nothing."""
         try:
             self._cut(running=True)
         except Exception:  # a handler of the log; the worker ends all the same

@@ -1,4 +1,4 @@
-"""Moves waiting connections away from a ``sync`` worker that is busy with a long call."""
+"""Moves waiting connections away from a ``sync`` worker in a long call."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class BusyHandover:
         self.run = run
 
     def _wait(self) -> None:
-        """Take the token back from the helper, which acts while the call has ended."""
+        """Take the token back from the helper, still at work after the call."""
         with self._acting:
             self._token.pop()
 

@@ -1,7 +1,7 @@
 """The base of the worker classes around an event loop: sync, threads and gevent.
 
 `EventLoopWorker` takes turns of the loop, accepts, hands connections over to other workers, and leaves without dropping
-what waits in the backlog. `run_request` of the class decides where a request runs.
+a connection of the backlog. `run_request` of the class decides where a request runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TURN_OVER: Final = object()
 
 
 class TurnEnded(BaseException):
-    """Ends a turn half-way, in a process that the application has forked.
+    """Ends a turn half-way, in a child of the application.
 
     Not an `Exception`: nothing between the call and the loop may catch it.
     """
@@ -111,7 +111,7 @@ class EventLoopWorker(Worker):
         return self._deadlines.call
 
     def each_second(self) -> None:
-        """Check what a class has to look at. Called once a second, at the end of a turn."""
+        """Run the checks of a class. Called once a second, at the end of a turn."""
 
     def connections(self) -> list[Connection]:
         """Return the open connections."""
@@ -148,7 +148,7 @@ class EventLoopWorker(Worker):
         )
 
     def turn(self, timeout_s: float, run: Callable[[Connection], object] | None = None) -> None:
-        """Wait for something to do, and do all that is there to do now.
+        """Wait for events, and handle all there are now.
 
         Args:
             timeout_s: how many seconds to wait at most.
@@ -242,7 +242,7 @@ class EventLoopWorker(Worker):
                 self.survive(error)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
-        """Log what an event has raised, and close its connection. Raises nothing.
+        """Log the exception of an event, and close its connection. Raises nothing.
 
         Args:
             connection: the event's; None: something else than a connection has failed.
@@ -256,7 +256,7 @@ class EventLoopWorker(Worker):
         connection.abandon(is_mine or not self.multithread)
 
     def _tell_fault(self, connection: Connection, failure: BaseException) -> None:
-        """Log a fault of the server that ends a connection. Raises nothing."""
+        """Log a fault of the server at the cost of a connection. Raises nothing."""
         self._tell(
             "WS1708 %s: a fault of the server has cost this connection: please report it",
             connection.name,
@@ -264,7 +264,7 @@ class EventLoopWorker(Worker):
         )
 
     def survive(self, failure: BaseException) -> None:
-        """Log what the loop itself has raised, and end the worker when that comes again and again.
+        """Log an exception of the loop itself, and end the worker if they come again and again.
 
         Args:
             failure: the exception.
@@ -282,14 +282,14 @@ class EventLoopWorker(Worker):
             self.log.error(text, of, exc_info=failure)
 
     def end_if_failed(self) -> None:
-        """Raise what has made the loop fail for good, if anything has. At the end of `serve`."""
+        """Raise the exception of a loop given up for good. At the end of `serve`."""
         if self._fatal is not None:
             raise self._fatal
 
     # ---- accepting -------------------------------------------------------------------------------------
 
     def _accept(self, listener_fd: int, run: Callable[[Connection], object]) -> object:
-        """Take connections and serve what they have brought: most bring their first request along.
+        """Take connections and serve them: most bring their first request along.
 
         Returns `TURN_OVER` when ``run`` has.
         """
@@ -314,10 +314,10 @@ class EventLoopWorker(Worker):
         return None
 
     def _first(self, connection: Connection, run: Callable[[Connection], object]) -> object:
-        """Serve what a new connection has brought.
+        """Serve the first bytes of a new connection, if they are here.
 
         Returns:
-            False when that was no request yet; `TURN_OVER` when ``run`` returns it; else something true.
+            False without a complete request; `TURN_OVER` when ``run`` returns it; else something true.
         """
         if connection.receive():
             return run(connection) or True
@@ -326,11 +326,11 @@ class EventLoopWorker(Worker):
         return False
 
     def _resume(self, connection: Connection, run: Callable[[Connection], object]) -> object:
-        """Serve a connection whose next bytes are here; return what ``run`` does."""
+        """Serve a connection with its next bytes here; return the result of ``run``."""
         return connection.advance() and run(connection)
 
     def _backlog(self) -> Iterator[Connection]:
-        """Take what waits in the backlog, until it is empty."""
+        """Accept connections until the backlog is empty."""
         event_loop = self.event_loop
         for fd in event_loop.listener_fds():
             while (accepted := event_loop.accept(fd)) is not None:
@@ -339,11 +339,11 @@ class EventLoopWorker(Worker):
     # ---- to and from the siblings ----------------------------------------------------------------------
 
     def may_hand_over(self) -> bool:
-        """Return whether connections can go to another worker of this server, which does not stop as a whole."""
+        """Return whether connections can go to another worker: not while the whole server stops."""
         return self._admission.can_hand_over and not self.boot.slot.words[STOPPING]
 
     def _hand_over(self, connection: Connection) -> bool:
-        """Send a movable connection to whichever sibling is free; False when the channel takes nothing now."""
+        """Send a movable connection to the next free sibling; False when the channel takes nothing now."""
         handoff = self.boot.handoff
         assert handoff is not None
         try:
@@ -359,7 +359,7 @@ class EventLoopWorker(Worker):
         return True
 
     def _share_out(self, now: float) -> int:
-        """Return how many connections are to go to siblings that have little to do. Called once a second."""
+        """Return how many connections are to go to siblings with little to do. Called once a second."""
         # A client keeps its connection, and with it the worker that was quickest when it came: when the others have
         # been replaced since, or were busy then, that worker has them all, however long they stay.
         if self._leaving.begun or not self.cfg.handoff_after or not self.may_hand_over():
@@ -377,7 +377,7 @@ class EventLoopWorker(Worker):
         return surplus
 
     def _give(self, connection: Connection) -> bool:
-        """Let a sibling answer the request that has just come, of which nothing has been read; False: it cannot go."""
+        """Let a sibling answer the request just arrived and not read yet; False: it cannot go."""
         if self._leaving.begun or not connection.is_movable or not self._hand_over(connection):
             return False
         self._surplus -= 1
@@ -385,10 +385,8 @@ class EventLoopWorker(Worker):
         return True
 
     def _pass_on_handed(self) -> None:
-        """Send a connection that waits in the channel once more, so that another sibling is woken.
-
-        Called by a worker that has been woken for it, and will not take it.
-        """
+        """Send a connection from the channel once more, to wake another sibling."""
+        # The kernel has woken this worker for it, and no other, and this one does not take it.
         handoff, event_loop = self.boot.handoff, self.event_loop
         assert handoff is not None
         try:
@@ -421,7 +419,7 @@ class EventLoopWorker(Worker):
                 return
 
     def _take_all_handed(self) -> None:
-        """Serve what waits in the channel like what waits in the backlog: the server stops, or its master is gone."""
+        """Serve the channel like the backlog, to its end: the server stops, or its master is gone."""
         while self._take_one(is_last=True):
             pass
 
@@ -455,10 +453,7 @@ class EventLoopWorker(Worker):
     # ---- leaving -------------------------------------------------------------------------------------
 
     def stop_accepting(self) -> None:
-        """Take what the backlog holds, then no more; close the connections that are idle.
-
-        A worker that hands its connections over gives all that to the siblings.
-        """
+        """Take all of the backlog, then no more; close idle connections. Or hand all of them over to the siblings."""
         event_loop, slot = self.event_loop, self.boot.slot
         event_loop.stop_accepting()
         event_loop.lift_limit()
@@ -493,7 +488,7 @@ class EventLoopWorker(Worker):
         self._attempt(accepted, self._retire, accepted)
 
     def _retire(self, connection: Connection) -> None:
-        """Have a connection end, and run the request that has come at this very moment."""
+        """Have a connection end, and run a request just arrived."""
         if connection.retire(_FRESH_GRACE_S):
             self.run_request(connection)
 
@@ -502,7 +497,7 @@ class EventLoopWorker(Worker):
         return min(timeout_s, CHANNEL_FULL_S) if sleep_s is None else sleep_s
 
     def _go_on_leaving(self, timeout_s: float) -> float:
-        """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
+        """Hand movable connections over; return for how long the loop may sleep, ``timeout_s`` at most."""
         leaving, stopping = self._leaving, self.boot.slot.words[STOPPING]
         # No longer than it has: the master kills a worker that is a second late.
         timeout_s = min(timeout_s, max(0.0, leaving.deadline - monotonic()))
@@ -522,6 +517,6 @@ class EventLoopWorker(Worker):
         return timeout_s if self.event_loop.connections else 0.0
 
     def _close_connections(self) -> None:
-        """Close what is still open when the worker ends, and account for it."""
+        """Close the open connections when the worker ends, and account for them."""
         self._cut_requests()
         self.event_loop.close()

@@ -1,4 +1,4 @@
-"""Patches the standard library for gevent, and warns of the modules that have kept unpatched parts."""
+"""Patches the standard library for gevent, and warns of modules with unpatched parts."""
 
 from __future__ import annotations
 
@@ -48,11 +48,9 @@ _patched_in_zygote = False
 
 
 def patch_master() -> None:
-    """Patch the standard library in the master, before a configuration file or a preloaded application is run.
-
-    The patch is for what they import, and for the workers, which inherit it. The master's own modules have been
-    imported before, and go on using what they have taken from the library.
-    """
+    """Patch the standard library in the master, before a configuration file or a preloaded application is run."""
+    # For their imports, and for the workers, which inherit it. The master's own modules are older than the patch, and
+    # go on with the originals.
     global _before_patching
     if is_patched():
         return
@@ -68,12 +66,12 @@ def is_patched() -> bool:
 
 
 def patch_worker(log: logging.Logger, warns: bool = True, in_zygote: bool = False) -> None:
-    """Patch what has not been patched yet, in a worker or for it.
+    """Patch the parts not patched yet, in a worker or for it.
 
     Args:
         log: the error log.
-        warns: whether to warn of the modules that have kept unpatched parts.
-        in_zygote: whether workers will be forked from this process, which are patched by that.
+        warns: whether to warn of modules with unpatched parts.
+        in_zygote: whether this process forks workers: they inherit the patch.
     """
     global _patched_in_zygote
     if _patched_in_zygote:
@@ -101,7 +99,7 @@ def _patch() -> None:
 
 
 def _note_as_done(names: Iterable[str]) -> None:
-    """Note in gevent's own record that patch_all() has patched these."""
+    """Enter these in gevent's own record of patch_all()."""
     # Private to gevent: a patch_all() of a configuration file would patch subprocess in the master, whose workers it
     # would reap, and one of an application the threads a second time, after which os.fork() fails.
     getattr(gevent.monkey, "saved", {}).get(_DONE, {}).update(dict.fromkeys(names, True))
@@ -139,7 +137,7 @@ def _original(module: str, name: str) -> object:
 
 
 def _early_imports(names: list[str]) -> list[str]:
-    """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
+    """Return a line for each module with unpatched parts: older than the server, or one of ``names``."""
     older = find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER)
     if _before_patching is None:
         return [*older, *find_early_imports(names, _original)]

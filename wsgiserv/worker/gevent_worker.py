@@ -68,7 +68,7 @@ _CUT: Final = "the response is cut"
 
 
 class _RequestTimeout(gevent.Timeout):
-    """Raised in the greenlet of a request that has taken longer than ``request_timeout``.
+    """Raised in the greenlet of a request at ``request_timeout``.
 
     Attributes:
         outcome: the client's part in words; empty before it is raised for the first time.
@@ -80,7 +80,7 @@ class _RequestTimeout(gevent.Timeout):
         self.outcome = ""
 
     def meets(self, response: Response) -> None:
-        """Note what becomes of the client's part. When it is raised for the first time."""
+        """Note the outcome for the client. Called when it is raised for the first time."""
         if response.is_whole:
             self.outcome = "its response had been sent"
         else:
@@ -88,17 +88,17 @@ class _RequestTimeout(gevent.Timeout):
 
 
 class _GeventEventLoop(WorkerEventLoop):
-    """A loop whose producers and readers wait in greenlets."""
+    """Lets producers and readers wait in greenlets."""
 
     def wait_writable(self, connection: ResponseWriter, longest_s: float = _CHECK_S) -> bool:
-        """Let the greenlet that produces a response wait while the loop sends on what is queued."""
+        """Let the producer of a response wait while the loop sends queued data."""
         taken = gevent.event.Event()
         if not connection.call_when_sent(taken.set) or taken.wait(longest_s):
             return True
         return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
-        """Let the greenlet that reads a streamed body wait for its client."""
+        """Let the reader of a streamed body wait for its client."""
         hub = get_hub()
         watcher = hub.loop.io(connection.fd, _READABLE)
         limit_s = body_limit_s(connection) or None
@@ -135,7 +135,7 @@ class GeventWorker(EventLoopWorker):
 
     @classmethod
     def patch(cls, log: logging.Logger, in_master: bool) -> None:
-        """Patch the standard library for an application that is loaded for all workers."""
+        """Patch the standard library for an application loaded for all workers."""
         if in_master:
             patch_master()
         else:
@@ -147,7 +147,7 @@ class GeventWorker(EventLoopWorker):
         patch_worker(self.log, warns=self._speaks_for_its_generation())
 
     def _speaks_for_its_generation(self) -> bool:
-        """Return whether this worker logs what is the same in all of them: the first one does, also of a reload."""
+        """Return whether this worker logs the warnings common to all: the first one does, also of a reload."""
         boot = self.boot
         workers = getattr(boot.server, "WORKERS", {}).values()
         return boot.age == 1 or (
@@ -169,7 +169,7 @@ class GeventWorker(EventLoopWorker):
             get_hub().loop.install_sigchld()
 
     def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
-        """As of the base; in a greenlet of its own where this is the hub, in which a hook could not wait."""
+        """As of the base; in the hub, in a greenlet of its own: a hook could not wait there."""
         if getcurrent() is not get_hub():
             super()._exit_while_booting(name, hook)
         elif not self._exits_in_greenlet:
@@ -177,14 +177,14 @@ class GeventWorker(EventLoopWorker):
             gevent.spawn_raw(super()._exit_while_booting, name, hook)
 
     def _await_exit(self) -> None:
-        """As of the base: the import may have come to its end while that greenlet is in a hook."""
+        """As of the base: the import may have ended before the greenlet of the hooks."""
         while self._exits_in_greenlet:
             gevent.sleep(1.0)
 
     # ---- requests ----------------------------------------------------------------------------------------
 
     def _frame_of(self, greenlet: RawGreenlet) -> FrameType | None:
-        """Return the innermost frame, also of the greenlet that runs at this moment, which gives none itself."""
+        """Return the innermost frame, also of the running greenlet, whose own attribute is None."""
         if greenlet.dead or not greenlet:
             return None
         return greenlet.gr_frame or sys._current_frames().get(self._thread)
@@ -197,7 +197,7 @@ class GeventWorker(EventLoopWorker):
         return sorted(filter(None, found), key=lambda call: call.started)
 
     def other_stacks(self) -> list[str]:
-        """Return the stacks of the threads, and of the greenlets that run no request."""
+        """Return the stacks of the threads, and of greenlets without a request."""
         stacks = other_threads()
         pooled = self._pool.greenlets
         gc.unfreeze()  # the main greenlet, and what was spawned before this process, are frozen (see `master.spawn`)
@@ -230,7 +230,7 @@ class GeventWorker(EventLoopWorker):
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
-        """Interrupt a request whose time is over, and whose greenlet waits. In the hub."""
+        """Interrupt an overdue request in its wait. In the hub."""
         if not timeout.outcome:
             timeout.meets(response)
             response.time_out()
@@ -316,7 +316,7 @@ class GeventWorker(EventLoopWorker):
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
-        """Hand over what the turn has made movable."""
+        """Hand over the connections made movable by the turn."""
         # Nothing else may wake the hub when the channel has room again, or, in the last second, when the time is over.
         if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
@@ -326,7 +326,7 @@ class GeventWorker(EventLoopWorker):
     def _turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
 
-        A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
+        A quick request, ended within a turn, needs none: the turn itself ends with all this.
         """
         if not (self._pool.in_turn or self._will_turn or self._has_ended):
             self._will_turn = True
@@ -355,7 +355,7 @@ class GeventWorker(EventLoopWorker):
             super().close_in_child()
 
     def _park_others(self) -> None:
-        """Let the greenlets of the other requests never run on: they are copies of what runs in the parent."""
+        """Let the greenlets of the other requests never run on: the originals run in the parent."""
         # They cannot be killed: that would run their ``finally``, on connections that the parent uses. So each goes
         # back to the hub when it is switched to, before its own code is. A greenlet of the application that has forked
         # and returns ends the child; ours does so in the gateway.

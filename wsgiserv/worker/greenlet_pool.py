@@ -1,4 +1,4 @@
-"""The greenlets of a ``gevent`` worker, each of which serves one request after another."""
+"""The greenlets of a ``gevent`` worker: each serves one request after another."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MOST_IDLE: Final = 256
 
 
 class InChild(TurnEnded):
-    """Ends a turn of the loop in which a request has forked, in the child; the hub goes on there."""
+    """Ends a turn of the loop in a child forked by its request; the hub goes on there."""
 
 
 class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
-    """A greenlet that serves one request after another, and waits for the next in the pool.
+    """Serves one request after another, and waits for the next in the pool.
 
-    It is switched to with the connection whose request is next; with anything else it ends.
+    A switch to it passes the connection of the next request; at anything else it ends.
 
     Attributes:
         cell: its cell of the scoreboard.
@@ -87,15 +87,15 @@ class GreenletPool:
     Args:
         most: most greenlets at once (``worker_connections``).
         cells: how many cells the worker has in the scoreboard; the last one is shared when they are too few.
-        queued: complete requests beyond ``most``: clients that were silent when they came are not counted.
-        lose: logs what a request has raised, and closes its connection; see `EventLoopWorker.lose`.
+        queued: complete requests beyond ``most``: silent clients do not count as connections, and may send one each.
+        lose: logs the exception of a request, and closes its connection; see `EventLoopWorker.lose`.
         request_ended: called when a request has ended outside of a turn of the loop.
 
     Attributes:
         greenlets: all greenlets.
-        idle: the greenlets that wait for a request.
+        idle: the greenlets without a request.
         in_turn: whether the worker takes a turn of its loop, and sets this around it.
-        is_copy: whether this is a process that the application has forked.
+        is_copy: whether this process is a child of the application.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class GreenletPool:
         self._free_cells = list(reversed(range(self._last_cell)))
 
     def run(self, connection: Connection) -> None:
-        """Run a request in a greenlet that nothing of another request's is left in. In the hub.
+        """Run a request in a greenlet without a trace of another request. In the hub.
 
-        Raises InChild in a process that the request has forked.
+        Raises InChild in a child forked by the request.
         """
         idle = self.idle
         while True:
@@ -144,7 +144,7 @@ class GreenletPool:
             raise InChild
 
     def _add(self) -> bool:
-        """Add a greenlet to those that wait for a request; False when there are as many as may be."""
+        """Add an idle greenlet; False when there are as many as may be."""
         if len(self.greenlets) >= self._most:
             return False
         greenlet = PooledGreenlet(self, self._free_cells.pop() if self._free_cells else self._last_cell)
@@ -153,7 +153,7 @@ class GreenletPool:
         return True
 
     def run_queued(self) -> None:
-        """Run requests that have waited for a greenlet. In the hub."""
+        """Run queued requests in greenlets idle by now. In the hub."""
         with suppress(InChild):
             while self.queued and (self.idle or len(self.greenlets) < self._most):
                 self.run(self.queued.popleft())
@@ -163,7 +163,7 @@ class GreenletPool:
         self.is_copy = True
 
     def ended(self, greenlet: PooledGreenlet) -> None:
-        """Drop a greenlet that leaves the pool."""
+        """Drop a greenlet at its end."""
         self.greenlets.discard(greenlet)
         if greenlet.cell < self._last_cell:
             self._free_cells.append(greenlet.cell)

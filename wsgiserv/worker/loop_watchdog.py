@@ -1,4 +1,4 @@
-"""Warns of a call that blocks an event loop, and with it all other requests of the worker."""
+"""Warns of calls blocking an event loop, and with it all other requests of the worker."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class LoopWatchdog:
         )
 
     def _write(self, text: str) -> None:
-        """Write a line past all locks, one of which the blocked call may hold; other handlers get it later."""
+        """Write a line past all locks: the blocked call may hold one. Other handlers get it later."""
         log = self._log
         if log.getEffectiveLevel() > logging.WARNING:  # not isEnabledFor(): that may take a lock
             return

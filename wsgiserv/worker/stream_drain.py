@@ -26,8 +26,8 @@ _FEW: Final = 64
 class StreamDrain:
     """The helper of one worker.
 
-    It sends, and changes nothing else: the loop does what comes after a response. While the loop turns, it only looks
-    now and then whether an application has begun to hold the loop up.
+    It sends, and changes nothing else: the loop handles the end of a response. While the loop turns, the helper only
+    looks now and then for an application holding it up.
 
     Args:
         worker: the worker, whose loop calls `add`.
@@ -75,7 +75,7 @@ class StreamDrain:
             thread.rest(_LOOK_S, not queued, queued)
 
     def _drop_done(self) -> None:
-        """Look no longer after the connections whose output has all been sent."""
+        """Look no longer after connections without output."""
         # The loop adds to them meanwhile. Each step on the dict is atomic, and list() copies in one.
         queued = self._queued
         for connection in list(queued):
@@ -84,7 +84,7 @@ class StreamDrain:
                 queued[connection] = None
 
     def _drain(self) -> bool:
-        """Send what the sockets take, once; wait a moment for the first that does. True: go on at once."""
+        """Send as much as the sockets take, once, after a short wait for the first. True: go on at once."""
         self._drop_done()
         by_fd = {connection.fd: connection for connection in list(self._queued)}
         if not by_fd:

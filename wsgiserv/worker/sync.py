@@ -45,7 +45,7 @@ _LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
 class _SyncEventLoop(WorkerEventLoop):
-    """A loop that stands still while the application runs: a helper thread sends on meanwhile."""
+    """Stands still while the application runs: a helper thread sends on meanwhile."""
 
     _worker: SyncWorker
 
@@ -60,7 +60,7 @@ class _SyncEventLoop(WorkerEventLoop):
             self._drain.add(connection)
 
     def wait_writable(self, connection: ResponseWriter, longest_s: float = _BEAT_S) -> bool:
-        """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
+        """Let the application wait for its client while the helper sends queued data; the worker is alive."""
         return super().wait_writable(connection, min(longest_s, self._worker._wait_in_call(monotonic())))
 
     def wait_among_greenlets(self) -> None:
@@ -117,7 +117,7 @@ class SyncWorker(EventLoopWorker):
         )
 
     def _runner(self) -> Callable[[Connection], object]:
-        """Return the function that runs a request where none is handed over."""
+        """Return the function to run a request, without handing over others meanwhile."""
         run_fresh = fresh_contexts()
         words, connections = self.context.words, self.event_loop.connections
 
@@ -128,7 +128,7 @@ class SyncWorker(EventLoopWorker):
         return run
 
     def close_in_child(self) -> None:
-        """As of the base; close the pipe of the thread that watches the master, too."""
+        """As of the base; close the lifeline thread's pipe, too."""
         super().close_in_child()
         close(self._pause_reader)
         close(self._pause_writer)
@@ -148,10 +148,8 @@ class SyncWorker(EventLoopWorker):
             self._close_connections()
 
     def each_second(self) -> None:
-        """Share the thread with the application's greenlets, once gevent or eventlet has put them in place of threads.
-
-        Checked each second: a request may do that, too.
-        """
+        """Share the thread with the application's greenlets, once they have replaced the threads."""
+        # Each second: a request may do that, too.
         if not self._shares_thread and select_is_patched():
             self._shares_thread = True
             note_main_greenlet()
@@ -160,10 +158,11 @@ class SyncWorker(EventLoopWorker):
     def _wait_in_call(self, now: float) -> float:
         """Give a sign of life for an application that waits; return for how many seconds it may wait.
 
-        Raises ClientGone when the worker is to leave at once: the loop, which takes the signals, does not turn now.
+        Raises ClientGone when the worker is to leave at once.
         """
         # By itself the call would look hung. It is not: `send_timeout` bounds how long a client may take.
         self._heartbeat.seconds[HEARTBEAT] = now
+        # The loop, which takes the signals, does not turn now.
         is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
         if is_told or self._leaving.is_overdue(now):
             self.context.cut_because(AT_ONCE if is_told else self._leaving.out_of_time)
@@ -221,7 +220,8 @@ class SyncWorker(EventLoopWorker):
     # ---- the end -----------------------------------------------------------------------------------------
 
     def _end_with_master(self) -> None:
-        """End the process some time after the master is gone: a call that does not end must not hold the port."""
+        """End the process some time after the master's end."""
+        # A call without end would hold the port, and no master is there to kill this worker.
         lifeline, pause = self.boot.lifeline, self._pause_reader
         poller = poll()
         poller.register(pause, POLLIN)

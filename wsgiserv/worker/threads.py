@@ -46,12 +46,12 @@ _FAST_END_S: Final = 0.2
 
 
 class _ThreadsEventLoop(WorkerEventLoop):
-    """A loop whose requests run in other threads, too."""
+    """A loop for requests in several threads."""
 
     _worker: ThreadsWorker
 
     def resume(self, connection: Connection) -> None:
-        """As of the base; wake the leader, whose poll does not see the queue, unless this thread is the leader."""
+        """As of the base; wake the leader, unless this is its thread: its poll does not see the queue."""
         self.waiting.append(connection)
         leader = self._worker._lead.leader
         if leader is None or leader.ident != get_ident():
