@@ -342,7 +342,8 @@ class GeventWorker(EventLoopWorker):
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
         self._pool.close_in_child()
         if getsignal(SIGINT) is default_int_handler:
-            # KeyboardInterrupt would be raised in the hub, which may only print it.
+            # KeyboardInterrupt would be raised in the hub, which may only print it. Not by signal.signal(): that puts
+            # the application's handlers behind the server's.
             set_handler(SIGINT, SIG_DFL)
         try:
             # libev's epoll is the parent's until then. gevent's own os.fork() does it later, other ways to fork do not.

@@ -22,6 +22,7 @@ _ACCEPTED: Final = (
 )
 
 
+# An exception: the reasons come up at several depths of the search, and `resolve_worker_class` alone knows the source.
 class _Refused(Exception):
     """Why a class is not accepted, and the user's own traceback where there is one."""
 
@@ -125,6 +126,7 @@ def _fault_of(found: object) -> str:
     if not issubclass(found, Worker):
         bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
         return f"it is not a worker class of wsgiserv (its bases: {bases})."
+    # Else the TypeError would come from each new worker, without a word about the setting.
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
 
