@@ -39,15 +39,15 @@ class BulkheadWorker(EventLoopWorker):
             for prefix in sorted(sizes, key=len, reverse=True)
         }
         # A cell of the scoreboard for each thread: the log names the requests in them when the worker is killed.
-        self.cells = [min(number, boot.slot.cells - 1) for number in range(sum(sizes.values()))]
+        self.free_cells = [min(number, boot.slot.cells - 1) for number in range(sum(sizes.values()))]
         # What a thread of a pool writes here wakes the loop.
-        self.bell, self.bell_rope = os.pipe()
-        os.set_blocking(self.bell, False)
-        os.set_blocking(self.bell_rope, False)
+        self.wakeup_reader, self.wakeup_writer = os.pipe()
+        os.set_blocking(self.wakeup_reader, False)
+        os.set_blocking(self.wakeup_writer, False)
 
     def serve(self):
         """Turn the loop until the worker has left. Called once, in the main thread."""
-        self.event_loop.add_callback(self.bell, self.answer_bell)
+        self.event_loop.add_callback(self.wakeup_reader, self.clear_wakeup)
         self.start()
         try:
             while not self.is_done:
@@ -65,23 +65,23 @@ class BulkheadWorker(EventLoopWorker):
 
     def run_in_pool(self, connection):
         """Call the application and send its response. In a thread of a pool."""
-        cell = self.cells.pop()
+        cell = self.free_cells.pop()
         try:
             Context().run(connection.run, cell)  # what it sets of context variables ends with it
         except Exception:  # a fault of the server: an exception of the application has been answered with 500
             self.log.exception("the request of %s failed in the server", connection.name)
             connection.close()
         finally:
-            self.cells.append(cell)
-            self.ring()
+            self.free_cells.append(cell)
+            self.wake()
 
-    def ring(self):
+    def wake(self):
         """Let the loop turn: there are lines to log, a request that waits, or nothing left to do. From any thread."""
         try:
-            os.write(self.bell_rope, b"!")
+            os.write(self.wakeup_writer, b"!")
         except BlockingIOError:
-            pass  # it has been rung enough
+            pass  # the loop is about to wake anyway
 
-    def answer_bell(self):
-        """Silence the bell. Called by the loop; the turn that it was woken for does the rest."""
-        os.read(self.bell, 4096)
+    def clear_wakeup(self):
+        """Empty the pipe. Called by the loop; the turn that it was woken for does the rest."""
+        os.read(self.wakeup_reader, 4096)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import _thread
 import select
 import sys
+import time
 from _thread import LockType
 from collections.abc import Callable
 from types import FrameType
@@ -28,6 +29,7 @@ def _original(module: Any, name: str) -> Any:
 
 allocate_lock: Callable[[], LockType] = _original(_thread, "allocate_lock")
 get_ident: Callable[[], int] = _original(_thread, "get_ident")
+sleep: Callable[[float], None] = _original(time, "sleep")
 _RLock = _original(_thread, "RLock")
 _start_new_thread = _original(_thread, "start_new_thread")
 _select = _original(select, "select")

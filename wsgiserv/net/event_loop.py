@@ -232,14 +232,14 @@ class EventLoop:
         if self._rest_until:
             self._rest_until = 0.0  # its descriptor is free in a moment
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
+    def wait_writable(self, connection: ResponseWriter, longest_s: float = _WAIT_S) -> bool:
         """Block while the loop sends what is queued, until the client has taken enough; False at ``send_timeout``.
 
-        It returns True after a moment, too: the producer then sends what it can by itself.
+        It returns True after ``longest_s``, too: the producer then sends what it can by itself.
         """
         wakeup = allocate_lock()
         wakeup.acquire()
-        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=_WAIT_S):
+        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
             return True
         return not connection.has_stopped(monotonic(), self._send_timeout)
 

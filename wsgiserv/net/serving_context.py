@@ -255,6 +255,10 @@ class ServingContext:
         self.pre_request = pre_request
         self.post_request = post_request
 
+    def cut_because(self, why: tuple[int, str]) -> None:
+        """Log the requests that the worker cuts from now on with this level and reason."""
+        self.why_leaving = why
+
     def end(self) -> None:
         """Drop the application: the worker has ended."""
         self.app = no_application

@@ -1,6 +1,6 @@
 """The base of all worker classes: loading, the heartbeat, and leaving.
 
-A worker class decides two things: what waits for the sockets, and where the application runs. It implements `serve`,
+A worker class decides two things: how to wait for the sockets, and where to run the application. It implements `serve`,
 and calls `tick` at least once a second. docs/custom-workers.md lists the public names for classes of users.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 import signal
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from os import kill
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from wsgiserv import scoreboard
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_log
@@ -26,18 +29,6 @@ from wsgiserv.net.client import Connection
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
 from wsgiserv.process import fill_standard_streams
-from wsgiserv.scoreboard import (
-    CONNECTIONS,
-    DRAINING,
-    FOR_GOOD,
-    HEARTBEAT,
-    LINGERING,
-    LOAD,
-    LOST_LINES,
-    STOPPING,
-    UNTOLD_LINES,
-    WAITING_LINES,
-)
 from wsgiserv.wording import counted
 from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import cannot_start
@@ -48,9 +39,6 @@ from wsgiserv.worker.serving import Admission, serving_context
 from wsgiserv.wsgi.readiness import Readiness
 from wsgiserv.wsgi.run import run_app
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
 # How many frames the server's own calls, reports of failures above all, may need on top of an application's.
 _LEAST_RECURSION: Final = 200
 
@@ -59,14 +47,14 @@ class Worker(WorkerProcess):
     """One worker process.
 
     Args:
-        boot: the values that the master starts it with.
+        boot: its starting values, from the master.
 
     Attributes:
         wsgi: the application, once it is loaded.
-        context: what its connections share.
+        context: the values shared by its connections.
         max_requests: after how many requests it asks to be replaced, with its jitter.
 
-    Public names are the ones that docs/custom-workers.md lists, and a test holds that. A method or an attribute of a
+    Public names are the ones listed in docs/custom-workers.md, and a test checks it. A method or an attribute of a
     subclass with any other name, without an underscore, replaces nothing here.
     """
 
@@ -85,18 +73,21 @@ class Worker(WorkerProcess):
         self.wsgi: Callable[..., Any] | None = None
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
+            # Workers that have started together would all be replaced together otherwise.
             from random import randint
 
             self.max_requests += randint(0, settings.max_requests_jitter)
         peers = PeerNames(settings.forwarded_allow_ips)
         self.context = serving_context(boot, peers, self._caller(), self.streams, self._least_stream_buffer)
         self._admission = Admission(boot, self.context, peers, self.multithread)
+        # Complete requests that wait for a thread or a greenlet. `sync` runs each at once.
+        self._queue: deque[Connection] = deque()
         self._heartbeat = Heartbeat(boot.slot, settings.timeout)
         self._leaving = Leaving(settings.graceful_timeout)
         self._next_second = 0.0
         self._reloader: Any = None
-        # Why the application could not be imported, while a page says so in its place (``reload``).
-        self._failed_import: ApplicationError | None = None
+        # A page says why the application could not be imported (``reload``).
+        self._is_broken = False
 
     # ---- what a class implements ---------------------------------------------------------------------
 
@@ -123,7 +114,7 @@ class Worker(WorkerProcess):
         """Check that the class can serve in this process, where greenlets may have replaced the threads.
 
         Args:
-            culprit: what may have done so, as the subject of the message: ``the application``.
+            culprit: the possible cause, as the subject of the message: ``the application``.
 
         Raises:
             ConfigError: it cannot.
@@ -131,7 +122,10 @@ class Worker(WorkerProcess):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Take all connections that wait in the backlog, then no more. Called once, when the worker begins to leave."""
+        """Take all connections of the backlog, then no more.
+
+        Called when the worker begins to leave, and again when no worker is left to take its connections.
+        """
 
     @abstractmethod
     def connections(self) -> list[Connection]:
@@ -142,15 +136,18 @@ class Worker(WorkerProcess):
         return False
 
     def _caller(self) -> Callable[..., BaseException | None]:
-        """Return what calls the application: `run_app`, or a function that watches its time around it."""
+        """Return the function to call the application: `run_app`, or one with a time limit around it."""
         return run_app
 
-    def _waiting_requests(self) -> Iterator[Connection]:
-        """Take out of the queue, one by one, the connections whose requests are complete and wait for their turn."""
-        return iter(())
+    def _next_queued(self) -> Connection | None:
+        """Take a request out of the queue; None when it is empty. From any thread."""
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
 
     def _occupancy(self) -> float:
-        """Return how much is taken of what can run requests, 0.0 to 1.0; 0.0 where only the processor counts."""
+        """Return the share of busy threads, 0.0 to 1.0; 0.0 where only the processor counts."""
         return 0.0
 
     # ---- loading -----------------------------------------------------------------------------------------
@@ -187,9 +184,12 @@ class Worker(WorkerProcess):
             self._make_reloader()
         self.wsgi = app = self._application()
         if settings.readiness_path:
-            app = Readiness(app, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
+            app = Readiness(
+                app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
+            )
         access = open_access_log(settings, self.log)
         self.context.begin(app, access, *request_hooks(self, settings, self.log))
+        self.check_patched("the application")  # its import may have replaced the threads
 
     def _application(self) -> Callable[..., Any]:
         settings = self.cfg
@@ -206,7 +206,8 @@ class Worker(WorkerProcess):
             # The developer is at work on it: show what is wrong until it is mended.
             from wsgiserv.worker.debug_page import broken_application
 
-            self._failed_import = error
+            self._is_broken = True
+            self._reloader.watch_broken(error)
             self.log.error(
                 "WS1704 %s%s: serving a page that says so",
                 error,
@@ -215,14 +216,11 @@ class Worker(WorkerProcess):
             return broken_application(error)
 
     def _make_ready(self) -> None:
-        settings = self.cfg
-        if settings.warmup and self._failed_import is None:
+        if self.cfg.warmup and not self._is_broken:
             from wsgiserv.worker.warmup import warm_up
 
-            warm_up(self.context, settings.warmup, self._admission.first_base)
+            warm_up(self.context, self.cfg.warmup, self._admission.first_base)
         if self._reloader is not None:
-            if self._failed_import is not None:
-                self._reloader.watch_broken(self._failed_import)
             try:
                 self._reloader.start()
             except RuntimeError as error:
@@ -238,7 +236,7 @@ class Worker(WorkerProcess):
         def changed(path: str) -> None:  # in the reloader's thread
             self.log.info("%s has changed: reloading", path)
             if path in read_by_master:
-                kill(self.ppid, signal.SIGHUP)
+                kill(self.ppid, signal.SIGHUP)  # a new worker would get the old settings
             else:
                 self.leave_for(f"{path} has changed")
 
@@ -254,11 +252,12 @@ class Worker(WorkerProcess):
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
         # held with it, a file in a reference cycle of it would not be flushed.
-        self.wsgi = self.boot.application = None
+        self.wsgi = None
+        self.boot.drop_application()
         self.context.end()
 
     def _close_sockets(self) -> None:
-        """Close what is still open, at the end of the process: the interpreter would warn of each."""
+        """Close the open sockets, at the end of the process: the interpreter would warn of each."""
         self._signals.close()
         for listener in self.boot.listeners:
             listener.close()
@@ -270,7 +269,7 @@ class Worker(WorkerProcess):
         """As of the base; detach from the scoreboard and the access log, too."""
         super().close_in_child()
         self.context.close_in_child()
-        self._heartbeat.seconds = self.boot.slot.seconds
+        self._heartbeat.close_in_child(self.boot.slot)
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -280,41 +279,36 @@ class Worker(WorkerProcess):
             self.boot.ready.report("retiring", "SIGTERM was sent to it")
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
-            self.context.why_leaving = AT_ONCE
+            self.context.cut_because(AT_ONCE)
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
         elif number == signal.SIGUSR1:
             reopen_error_log()
             if self.context.access is not None:
                 self.context.access.reopen()
 
     def _leave_soon(self) -> None:
-        if self._leaving.told_at is None:
-            self._leaving.told_at = monotonic()
+        self._leaving.note_signal(monotonic())
         # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
         if not self.may_hand_over():
             self.context.gateway.allow_keep_alive(False)
 
     def _account_for_waiting(self) -> None:
         # The requests in the application stand on the scoreboard, and the master logs those.
-        self.context.why_leaving = ABORTED
+        self.context.cut_because(ABORTED)
         with suppress(Exception):
-            for connection in self._waiting_requests():
-                connection.cut_unrun()
-            for connection in self.connections():
-                connection.cut(running=False)
-        if self.context.access is not None:
-            self.context.access.flush()
-        self._note_losses()
+            self._cut(running=False)
+        self._flush_logs()
 
     def lifeline_ended(self) -> None:
-        """Answer what is under way within a second, and leave: the master is gone."""
+        """Answer the requests under way within a second, and leave: the master is gone."""
         leaving = self._leaving
+        # A worker that only finishes its requests has a deadline already; else it may wait for what no longer comes.
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
             self._warn_of_lost_master()
             leaving.orphan(monotonic())
-            self.context.why_leaving = ORPHANED
+            self.context.cut_because(ORPHANED)
             self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
@@ -323,7 +317,7 @@ class Worker(WorkerProcess):
     # ---- housekeeping ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> bool:
-        """Send the heartbeat and do what else each turn of the loop owes.
+        """Send the heartbeat, and do the other duties of each turn of the loop.
 
         Args:
             now: ``time.monotonic()``.
@@ -332,7 +326,8 @@ class Worker(WorkerProcess):
             True once a second, when deadlines are to be swept.
         """
         heartbeat = self._heartbeat
-        heartbeat.seconds[HEARTBEAT] = now if heartbeat.stalled_since is None else heartbeat.stalled_since
+        # While all threads are stuck, the beat stays where the last of them made progress: `timeout` counts from there.
+        heartbeat.seconds[scoreboard.HEARTBEAT] = heartbeat.stalled_since or now
         heartbeat.due = now + heartbeat.turn_due_s
         context = self.context
         if context.access is not None:
@@ -346,20 +341,22 @@ class Worker(WorkerProcess):
             return False
         wall = time()
         context.gateway.renew_date(wall)
+        # When the wall clock's second changes: the Date header has seconds (RFC 9110, 6.6.1).
         self._next_second = now + 1.0 - wall % 1.0
         words = context.words
-        words[CONNECTIONS] = len(self.connections())
+        words[scoreboard.CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.
         busy_share = max(heartbeat.busy_share(now), self._occupancy())
-        words[LOAD] = (words[LOAD] + round(1000 * min(1.0, busy_share))) // 2
-        if words[DRAINING]:
+        words[scoreboard.LOAD] = (words[scoreboard.LOAD] + round(1000 * min(1.0, busy_share))) // 2
+        if words[scoreboard.DRAINING]:
             context.drain()
         self._mend()
         self._admission.renew(now)
         return True
 
     def _mend(self) -> None:
-        """Undo what the application has taken from the server; log what the logs have lost. Once a second."""
+        """Repair changes of the application to the process; log the losses of the logs. Once a second."""
+        # An application may set a limit just above its own depth, for the call of a deep recursion, and leave it.
         if sys.getrecursionlimit() < _LEAST_RECURSION:
             sys.setrecursionlimit(_LEAST_RECURSION)
         self.boot.ready.flush()
@@ -370,9 +367,18 @@ class Worker(WorkerProcess):
 
     def _note_losses(self) -> None:
         access, words = self.context.access, self.context.words
-        words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
-        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
-        words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
+        words[scoreboard.LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
+        words[scoreboard.UNTOLD_LINES] = untold_messages() + (
+            access.untold_lines() if access is not None else 0
+        )
+        words[scoreboard.WAITING_LINES] = access.waiting_lines() if access is not None else 0
+
+    def _flush_logs(self) -> None:
+        """Write the access log's buffer. The process is about to end, by os._exit()."""
+        # Not close(): another thread may write to it at this moment.
+        if self.context.access is not None:
+            self.context.access.flush()
+        self._note_losses()
 
     def _close_logs(self) -> None:
         if self.context.access is not None:
@@ -392,8 +398,8 @@ class Worker(WorkerProcess):
             return
         self.log.debug("worker %d retires: %s", self.pid, reason)
         leaving.begin(monotonic(), self.may_hand_over())
-        if not leaving.at_once:
-            self.context.why_leaving = leaving.out_of_time
+        if not leaving.at_once:  # INT or QUIT has come first, and that reason stays
+            self.context.cut_because(leaving.out_of_time)
         if not leaving.hands_over:
             self._keep_idle()
         self.stop_accepting()
@@ -404,7 +410,9 @@ class Worker(WorkerProcess):
         Args:
             reason: why, for the log.
         """
+        # The report first: the master takes this SIGTERM for its own worker's wish then, and starts the replacement.
         self.boot.ready.report("retiring", reason)
+        # By a signal: it wakes the loop, which alone may touch the connections.
         kill(self.pid, signal.SIGTERM)
 
     def _keep_idle(self) -> None:
@@ -412,25 +420,28 @@ class Worker(WorkerProcess):
         # They cannot be moved, and to close them without a word would lose the requests that are on their way.
         words = self.boot.slot.words
         linger_s = min(self.cfg.tls_linger, self._leaving.deadline - monotonic())
-        if words[STOPPING] == FOR_GOOD or linger_s < 0.0:
+        if words[scoreboard.STOPPING] == scoreboard.FOR_GOOD or linger_s < 0.0:
             linger_s = 0.0
-        words[LINGERING] = linger_s > 0.0
+        words[scoreboard.LINGERING] = linger_s > 0.0
         self.context.retire(linger_s)
 
     def _stop_handing_over(self) -> None:
         """Leave as without a channel from now on: no worker is left to take connections."""
-        self._leaving.hands_over = False
+        self._leaving.stop_handing_over()
         self._keep_idle()
         self.stop_accepting()
 
     def _cut_requests(self) -> None:
-        """Account for each request that is still under way when the worker ends. Raises nothing."""
+        """Account for each request under way when the worker ends. Raises nothing."""
         try:
-            for connection in self._waiting_requests():
-                connection.cut_unrun()
-            for connection in self.connections():
-                connection.cut()
+            self._cut(running=True)
         except Exception:  # a handler of the log; the worker ends all the same
             self.log.exception(
                 "WS1705 worker %d: not all cut requests are in the access log: an exception:", self.pid
             )
+
+    def _cut(self, running: bool) -> None:
+        for connection in iter(self._next_queued, None):
+            connection.cut_unrun()
+        for connection in self.connections():
+            connection.cut(running=running)

@@ -1,9 +1,10 @@
-"""Moves waiting connections away from a ``sync`` worker that is busy with a long call."""
+"""Moves waiting connections away from a ``sync`` worker in a long call."""
 
 from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import Final
 
@@ -24,6 +25,10 @@ class BusyHandover:
         worker: the worker, whose loop calls `run` for each request.
         after_s: how long a call may last before its neighbours are handed over (``handoff_after``), in seconds.
         run_fresh: runs a request.
+
+    Attributes:
+        start: starts the helper's thread, after the fork. Raises BootError.
+        run: runs a request in the main thread.
     """
 
     # The right to touch the connections is a token: the main thread pushes it before a call and pops it after it; the
@@ -36,19 +41,12 @@ class BusyHandover:
         self._after_s = after_s
         self._token: list[None] = []
         self._acting = allocate_lock()
-        self._thread = HelperThread("relief", self._work)
-        self.run = self._runner(run_fresh)
-
-    def start(self) -> None:
-        """Start the helper's thread; after the fork. Raises BootError."""
-        self._thread.start()
-
-    def _runner(self, run_fresh: Callable[[Connection], object]) -> Callable[[Connection], object]:
-        """Return the function that runs a request in the main thread."""
+        self._thread = HelperThread("busy-handover", self._work)
+        self.start = self._thread.start
         # Plain names of a closure: it costs 0.1 µs a request.
         push, pop = self._token.append, self._token.pop
         asleep, wake, wait = self._thread.asleep, self._thread.wake, self._wait
-        words, connections = self._worker.context.words, self._worker.event_loop.connections
+        words, connections = worker.context.words, worker.event_loop.connections
 
         def run(connection: Connection) -> None:
             words[CONNECTIONS] = len(connections)
@@ -63,10 +61,10 @@ class BusyHandover:
                 except IndexError:
                     wait()
 
-        return run
+        self.run = run
 
     def _wait(self) -> None:
-        """Take the token back from the helper, which acts while the call has ended."""
+        """Take the token back from the helper, still at work after the call."""
         with self._acting:
             self._token.pop()
 
@@ -79,32 +77,32 @@ class BusyHandover:
         since: float | None = None  # when the call that lasts has been seen first
         while not thread.stopping:
             now = monotonic()
-            is_quiet = False
+            most, is_quiet = 0, False
+            # Calls are told apart by the count of answers: a timestamp for each would cost each request.
             if context.answered != answered:
                 answered, since = context.answered, now
                 # Each call is short, but there are many for this worker alone: its clients have kept their connections.
                 if token and now - worker._turn_began >= self._after_s:
-                    self._try(worker.boot.slot.idle_siblings(now))
+                    most = worker.boot.slot.idle_siblings(now)
             elif not token:
                 since, is_quiet = None, True
             elif since is None:
                 since = now
             elif now - since >= self._after_s:
-                self._try(_ALL)
+                most = _ALL
+            try:
+                if most:
+                    self._act(most)
+            except Exception:
+                worker.log.exception(
+                    "WS1712 worker %d: connections cannot be handed over: please report it", worker.pid
+                )
             thread.rest(look_s, is_quiet, token)
-
-    def _try(self, most: int) -> None:
-        try:
-            if most:
-                self._act(most)
-        except Exception:
-            self._worker.log.exception(
-                "WS1712 worker %d: connections cannot be handed over: please report it", self._worker.pid
-            )
 
     def _act(self, most: int) -> None:
         """Take the right to touch connections, hand ``most`` of them over at most, give it back."""
         worker = self._worker
+        # A worker that leaves without handing over, as when its master is gone, has no sibling left to take them.
         if not worker.may_hand_over() or (worker.retiring and not worker._leaving.hands_over):
             return
         with self._acting:
@@ -127,17 +125,15 @@ class BusyHandover:
         else:
             candidates = list(event_loop.waiting)
             channel = worker.boot.handoff
+            # The loop's own poll, which the call keeps it from: idle clients stay, those with a request go.
             for fd, _ in event_loop.poll(0.0):
                 connection = event_loop.connections.get(fd)
                 if connection is not None:
                     candidates.append(connection)
                 elif channel is not None and fd == channel.fileno():
-                    worker._pass_on_handed()
+                    worker._pass_on_handed()  # the kernel has woken this worker, and no other, for it
         end = monotonic() + _ACT_S  # the rest goes at the next look
-        for connection in candidates:
-            if connection.is_movable:
-                if not worker._hand_over(connection) or monotonic() > end:
-                    return
-                most -= 1
-                if not most:
-                    return
+        # Lazily: whether one can move is asked just before it does.
+        for connection in islice((each for each in candidates if each.is_movable), most):
+            if not worker._hand_over(connection) or monotonic() > end:
+                return

@@ -1,7 +1,7 @@
 """The base of the worker classes around an event loop: sync, threads and gevent.
 
 `EventLoopWorker` takes turns of the loop, accepts, hands connections over to other workers, and leaves without dropping
-what waits in the backlog. `run_request` of the class decides where a request runs.
+a connection of the backlog. `run_request` of the class decides where a request runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.client import Connection
@@ -18,6 +18,10 @@ from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.serving_context import READ, UNWATCHED, WRITE
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
 from wsgiserv.worker.base import Worker
+from wsgiserv.wsgi.run import run_app
+
+if TYPE_CHECKING:
+    from wsgiserv.worker.request_timeout import Deadlines
 
 # How many connections one turn takes from a listener, and for how long at most, before the clients that are
 # connected already have their turn again.
@@ -46,10 +50,30 @@ TURN_OVER: Final = object()
 
 
 class TurnEnded(BaseException):
-    """Ends a turn half-way, in a process that the application has forked.
+    """Ends a turn half-way, in a child of the application.
 
     Not an `Exception`: nothing between the call and the loop may catch it.
     """
+
+
+class WorkerEventLoop(EventLoop):
+    """The event loop of one worker.
+
+    Args:
+        worker: the worker.
+    """
+
+    def __init__(self, worker: EventLoopWorker) -> None:
+        boot, settings = worker.boot, worker.cfg
+        super().__init__(
+            boot.listeners,
+            worker._admission.admit,
+            settings.worker_connections,
+            worker.log,
+            settings.send_timeout,
+            worker.context.set_at_capacity,
+        )
+        self._worker = worker
 
 
 class EventLoopWorker(Worker):
@@ -62,6 +86,8 @@ class EventLoopWorker(Worker):
     """
 
     run_request: Callable[[Connection], object]
+    _event_loop_class: ClassVar[type[WorkerEventLoop]] = WorkerEventLoop
+    _deadlines: Deadlines | None = None
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -72,22 +98,20 @@ class EventLoopWorker(Worker):
         self._fatal: BaseException | None = None
         self._failures: list[float] = []
         self._turn_began = 0.0  # when what is handled now was found; ``time.monotonic()`` seconds
-        self.event_loop = self.loop = self._make_event_loop()
+        self.event_loop = self.loop = self._event_loop_class(self)
 
-    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
-        """Return the event loop; ``make`` is a subclass, or what calls one, for a class with its own."""
-        settings = self.cfg
-        return make(
-            self.boot.listeners,
-            self._admission.admit,
-            settings.worker_connections,
-            self.log,
-            settings.send_timeout,
-            self.context.set_at_capacity,
-        )
+    def _limited_caller(self) -> Callable[..., BaseException | None]:
+        """Return the function that calls the application within ``request_timeout``, by interrupting its thread."""
+        if not self.cfg.request_timeout:
+            return run_app
+        from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread, interrupt_thread
+
+        interrupt = interrupt_thread if self.multithread else interrupt_main_thread
+        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt)
+        return self._deadlines.call
 
     def each_second(self) -> None:
-        """Check what a class has to look at. Called once a second, at the end of a turn."""
+        """Run the checks of a class. Called once a second, at the end of a turn."""
 
     def connections(self) -> list[Connection]:
         """Return the open connections."""
@@ -108,6 +132,7 @@ class EventLoopWorker(Worker):
         self.tick(monotonic())
         event_loop.start_accepting()
         boot.slot.words[LISTENING] = 1
+        # Last: the master may take this as leave to stop the worker that served until now.
         boot.ready.report("ready")
 
     def _lifeline_ended(self) -> None:
@@ -123,7 +148,7 @@ class EventLoopWorker(Worker):
         )
 
     def turn(self, timeout_s: float, run: Callable[[Connection], object] | None = None) -> None:
-        """Wait for something to do, and do all that is there to do now.
+        """Wait for events, and handle all there are now.
 
         Args:
             timeout_s: how many seconds to wait at most.
@@ -134,8 +159,7 @@ class EventLoopWorker(Worker):
         if leaving.begun:
             timeout_s = self._leave_further(timeout_s)
         event_loop, context = self.event_loop, self.context
-        if run is None:
-            run = self.run_request
+        run = run or self.run_request
         connections, waiting = event_loop.connections, event_loop.waiting
         if waiting:
             timeout_s = 0.0
@@ -147,51 +171,47 @@ class EventLoopWorker(Worker):
             context.drain()
         # An exception costs the connection of its event, once logged, and the loop goes on.
         for fd, _ in events:
+            # Looked up for each: what came before it may have closed the connection, or taken the descriptor again.
             connection = connections.get(fd)
             try:
                 if connection is None:
-                    if event_loop.is_listener(fd):
-                        if self._accept(fd, run) is TURN_OVER:
-                            return
-                    else:
+                    if not event_loop.is_listener(fd):
                         event_loop.call_back(fd)
+                    elif self._accept(fd, run) is TURN_OVER:
+                        return
                 elif connection.interest == WRITE:
                     connection.flush()
                 elif self._surplus and self._give(connection):
-                    pass
+                    pass  # before anything is read: the sibling finds the whole request in the socket
                 elif connection.receive() and run(connection) is TURN_OVER:
                     return
-                continue
             except TurnEnded:
                 raise
             except BaseException as error:
-                failure = error
-            self.lose(connection, failure)
+                self.lose(connection, error)
         if leaving.hands_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
+        # No more than there are now: a client that pipelines without end comes back here, and must not keep the loop.
         for _ in range(len(waiting)):
             connection = waiting.popleft()
+            # Not by `_attempt`: the calls would cost a client that pipelines one percent.
             try:
                 if connection.advance() and run(connection) is TURN_OVER:
                     return
-                continue
             except TurnEnded:
                 raise
             except BaseException as error:
-                failure = error
-            self.lose(connection, failure)
+                self.lose(connection, error)
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
                 self._turn_second(now)
             if not (event_loop.accepting or leaving.begun):
                 event_loop.consider_accepting(now)
-            return
         except TurnEnded:
             raise
         except BaseException as error:
-            failure = error
-        self.survive(failure)
+            self.survive(error)
 
     def _turn_second(self, now: float) -> None:
         """Do what is due once a second."""
@@ -199,7 +219,7 @@ class EventLoopWorker(Worker):
         if self._leaving.begun and not self._leaving.hands_over:
             for connection in self.connections():  # threads: one may have become idle as the leave began
                 connection.bound_idle_time(_FRESH_GRACE_S)
-        event_loop.sweep(now, lambda connection: self._attempt(Connection.expire, connection))
+        event_loop.sweep(now, lambda connection: self._attempt(connection, connection.expire))
         if event_loop.accepting:
             # The kernel wakes one sibling only, which may have been killed, or be busy since.
             self._take_handed()
@@ -208,19 +228,27 @@ class EventLoopWorker(Worker):
 
     # ---- faults ----------------------------------------------------------------------------------------
 
-    def _attempt(self, action: Callable[[Connection], object], connection: Connection) -> None:
-        """Call ``action``; an exception costs the connection."""
+    def _attempt(self, connection: Connection | None, action: Callable[..., Any], *arguments: object) -> Any:
+        """Return the result of ``action``; None when it raises, which costs the connection: see `lose`."""
         try:
-            action(connection)
-            return
+            return action(*arguments)
         except TurnEnded:
             raise
         except BaseException as error:
-            failure = error
-        self.lose(connection, failure)
+            self.lose(connection, error)
+        return None
+
+    def _repeat(self, step: Callable[[], object]) -> None:
+        """Call ``step`` until it returns something true or the worker is done, and survive its exceptions."""
+        is_over: object = False
+        while not is_over:
+            try:
+                is_over = self.is_done or step()
+            except BaseException as error:
+                self.survive(error)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
-        """Log what an event has raised, and close its connection. Raises nothing; outside of any handler.
+        """Log the exception of an event, and close its connection. Raises nothing.
 
         Args:
             connection: the event's; None: something else than a connection has failed.
@@ -234,7 +262,7 @@ class EventLoopWorker(Worker):
         connection.abandon(is_mine or not self.multithread)
 
     def _tell_fault(self, connection: Connection, failure: BaseException) -> None:
-        """Log a fault of the server that ends a connection. Raises nothing."""
+        """Log a fault of the server at the cost of a connection. Raises nothing."""
         self._tell(
             "WS1708 %s: a fault of the server has cost this connection: please report it",
             connection.name,
@@ -242,7 +270,7 @@ class EventLoopWorker(Worker):
         )
 
     def survive(self, failure: BaseException) -> None:
-        """Log what the loop itself has raised, and end the worker when that comes again and again.
+        """Log an exception of the loop itself, and end the worker if they come again and again.
 
         Args:
             failure: the exception.
@@ -251,22 +279,23 @@ class EventLoopWorker(Worker):
         now = monotonic()
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
+            # Raised at the end of `serve`, not here: this may be any thread, or a greenlet.
             self._fatal = failure
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
         with suppress(BaseException):  # a filter or a handler of the application's log
             self.log.error(text, of, exc_info=failure)
 
     def end_if_failed(self) -> None:
-        """Raise what has made the loop fail for good, if anything has. At the end of `serve`."""
+        """Raise the exception of a loop given up for good. At the end of `serve`."""
         if self._fatal is not None:
             raise self._fatal
 
     # ---- accepting -------------------------------------------------------------------------------------
 
     def _accept(self, listener_fd: int, run: Callable[[Connection], object]) -> object:
-        """Take connections and serve what they have brought: most bring their first request along.
+        """Take connections and serve them: most bring their first request along.
 
         Returns `TURN_OVER` when ``run`` has.
         """
@@ -276,44 +305,34 @@ class EventLoopWorker(Worker):
             try:
                 connection = event_loop.accept(listener_fd)
             except Exception as error:
-                failure = error
-                break
+                self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, error)
+                event_loop.rest()
+                return None
             if connection is None:
                 return None
-            served = self._first(connection, run)
+            served = self._attempt(connection, self._first, connection, run)
             # Without a request this was quick, and a quick worker would take all connections. The kernel has woken a
             # sibling for the next one.
             if served is TURN_OVER or (not served and self.boot.slot.others_listen()):
                 return served
             if monotonic() - started > _ACCEPT_BATCH_S:
-                return None
-        else:
-            return None
-        self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, failure)
-        event_loop.rest()
+                break
         return None
 
     def _first(self, connection: Connection, run: Callable[[Connection], object]) -> object:
-        """Serve what a new connection has brought.
+        """Serve the first bytes of a new connection, if they are here.
 
         Returns:
-            False when that was no request yet; `TURN_OVER` when ``run`` returns it; else True.
+            False without a complete request; `TURN_OVER` when ``run`` returns it; else something true.
         """
-        try:
-            if connection.receive():
-                return TURN_OVER if run(connection) is TURN_OVER else True
-            if connection.interest == UNWATCHED:
-                self.event_loop.watch(connection, READ)
-            return False
-        except TurnEnded:
-            raise
-        except BaseException as error:
-            failure = error
-        self.lose(connection, failure)
+        if connection.receive():
+            return run(connection) or True
+        if connection.interest == UNWATCHED:
+            self.event_loop.watch(connection, READ)
         return False
 
     def _backlog(self) -> Iterator[Connection]:
-        """Take what waits in the backlog, until it is empty."""
+        """Accept connections until the backlog is empty."""
         event_loop = self.event_loop
         for fd in event_loop.listener_fds():
             while (accepted := event_loop.accept(fd)) is not None:
@@ -322,11 +341,11 @@ class EventLoopWorker(Worker):
     # ---- to and from the siblings ----------------------------------------------------------------------
 
     def may_hand_over(self) -> bool:
-        """Return whether connections can go to another worker of this server, which does not stop as a whole."""
+        """Return whether connections can go to another worker: not while the whole server stops."""
         return self._admission.can_hand_over and not self.boot.slot.words[STOPPING]
 
     def _hand_over(self, connection: Connection) -> bool:
-        """Send a movable connection to whichever sibling is free; False when the channel takes nothing now."""
+        """Send a movable connection to the next free sibling; False when the channel takes nothing now."""
         handoff = self.boot.handoff
         assert handoff is not None
         try:
@@ -342,7 +361,7 @@ class EventLoopWorker(Worker):
         return True
 
     def _share_out(self, now: float) -> int:
-        """Return how many connections are to go to siblings that have little to do. Called once a second."""
+        """Return how many connections are to go to siblings with little to do. Called once a second."""
         # A client keeps its connection, and with it the worker that was quickest when it came: when the others have
         # been replaced since, or were busy then, that worker has them all, however long they stay.
         if self._leaving.begun or not self.cfg.handoff_after or not self.may_hand_over():
@@ -353,13 +372,14 @@ class EventLoopWorker(Worker):
             return 0
         theirs = self.boot.slot.with_room(now)
         mine = len(self.event_loop.connections)
+        # Above an equal share, rounded up: the last connection would go to and fro otherwise.
         surplus = max(0, mine - -(-(mine + sum(theirs)) // (1 + len(theirs))))
         if surplus:
             self._given_at = now
         return surplus
 
     def _give(self, connection: Connection) -> bool:
-        """Let a sibling answer the request that has just come, of which nothing has been read; False: it cannot go."""
+        """Let a sibling answer the request just arrived and not read yet; False: it cannot go."""
         if self._leaving.begun or not connection.is_movable or not self._hand_over(connection):
             return False
         self._surplus -= 1
@@ -367,10 +387,8 @@ class EventLoopWorker(Worker):
         return True
 
     def _pass_on_handed(self) -> None:
-        """Send a connection that waits in the channel once more, so that another sibling is woken.
-
-        Called by a worker that has been woken for it, and will not take it.
-        """
+        """Send a connection from the channel once more, to wake another sibling."""
+        # The kernel has woken this worker for it, and no other, and this one does not take it.
         handoff, event_loop = self.boot.handoff, self.event_loop
         assert handoff is not None
         try:
@@ -384,6 +402,7 @@ class EventLoopWorker(Worker):
             return
         connection = self._adopt(handed)  # others have filled the channel in this moment
         if connection is not None:
+            # Not served here: this may be the helper thread of a worker whose application runs.
             if connection.is_waiting:
                 event_loop.resume(connection)
             else:
@@ -398,15 +417,11 @@ class EventLoopWorker(Worker):
             # At least one a turn: where all siblings are busy as well, the connections must not wait for a free one.
             if self._leaving.begun or not self._take_one():
                 return
-            if self._has_queue() or monotonic() - started > _ACCEPT_BATCH_S:
+            if self._queue or monotonic() - started > _ACCEPT_BATCH_S:
                 return
 
-    def _has_queue(self) -> bool:
-        """Return True when a complete request waits for a thread."""
-        return False
-
     def _take_all_handed(self) -> None:
-        """Serve what waits in the channel like what waits in the backlog: the server stops, or its master is gone."""
+        """Serve the channel like the backlog, to its end: the server stops, or its master is gone."""
         while self._take_one(is_last=True):
             pass
 
@@ -426,11 +441,11 @@ class EventLoopWorker(Worker):
         connection = self._adopt(handed)
         if connection is not None:
             if not connection.is_waiting:
-                self._first(connection, self.run_request)
-            elif connection.advance():
-                self.run_request(connection)
+                self._attempt(connection, self._first, connection, self.run_request)
+            elif self._attempt(connection, connection.advance):
+                self._attempt(connection, self.run_request, connection)
             if is_last:
-                self._retire(connection)
+                self._attempt(connection, self._retire, connection)
         return True
 
     def _adopt(self, handed: Transferred) -> Connection | None:
@@ -442,10 +457,7 @@ class EventLoopWorker(Worker):
     # ---- leaving -------------------------------------------------------------------------------------
 
     def stop_accepting(self) -> None:
-        """Take what the backlog holds, then no more; close the connections that are idle.
-
-        A worker that hands its connections over gives all that to the siblings.
-        """
+        """Take all of the backlog, then no more; close idle connections. Or hand all of them over to the siblings."""
         event_loop, slot = self.event_loop, self.boot.slot
         event_loop.stop_accepting()
         event_loop.lift_limit()
@@ -459,12 +471,12 @@ class EventLoopWorker(Worker):
             self._pass_on_handed()
             return
         for connection in self.connections():
-            self._retire(connection)
+            self._attempt(connection, self._retire, connection)
         late: list[Connection] = []
         for accepted in self._backlog():
             self._serve_last(accepted)
         slot.words[LISTENING] = 0
-        # Its own word has gone: of two workers that come here at once, at least one sees that it is the last.
+        # After its own word is gone: of two workers that come here at once, at least one sees that it is the last.
         if slot.words[STOPPING] == FOR_GOOD and not slot.others_listen():
             event_loop.reject_new_connections()
             late += self._backlog()  # what has come between the last accept(2) and that
@@ -476,46 +488,39 @@ class EventLoopWorker(Worker):
         self._take_all_handed()
 
     def _serve_last(self, accepted: Connection) -> None:
-        self._first(accepted, self.run_request)
-        self._retire(accepted)
+        self._attempt(accepted, self._first, accepted, self.run_request)
+        self._attempt(accepted, self._retire, accepted)
 
     def _retire(self, connection: Connection) -> None:
-        """Have a connection end, and run the request that has come at this very moment."""
-
-        def retire(connection: Connection) -> None:
-            if connection.retire(_FRESH_GRACE_S):
-                self.run_request(connection)
-
-        self._attempt(retire, connection)
+        """Have a connection end, and run a request just arrived."""
+        if connection.retire(_FRESH_GRACE_S):
+            self.run_request(connection)
 
     def _leave_further(self, timeout_s: float) -> float:
-        try:
-            return self._go_on_leaving(timeout_s)
-        except TurnEnded:
-            raise
-        except BaseException as error:
-            failure = error
-        self.survive(failure)
-        return min(timeout_s, CHANNEL_FULL_S)
+        sleep_s: float | None = self._attempt(None, self._go_on_leaving, timeout_s)
+        return min(timeout_s, CHANNEL_FULL_S) if sleep_s is None else sleep_s
 
     def _go_on_leaving(self, timeout_s: float) -> float:
-        """Hand over what has become movable; return for how long the loop may sleep, ``timeout_s`` at most."""
+        """Hand movable connections over; return for how long the loop may sleep, ``timeout_s`` at most."""
         leaving, stopping = self._leaving, self.boot.slot.words[STOPPING]
+        # No longer than it has: the master kills a worker that is a second late.
+        timeout_s = min(timeout_s, max(0.0, leaving.deadline - monotonic()))
         if not leaving.hands_over:
             if self.context.linger_s and stopping == FOR_GOOD:
                 self._stop_handing_over()
             if not self.event_loop.connections:
                 self._take_all_handed()  # no worker may be left to take what is there
-            return min(timeout_s, max(0.0, leaving.deadline - monotonic()))
+            return timeout_s
         if stopping:
             self._stop_handing_over()
             return 0.0
         for connection in self.connections():
             if connection.is_movable and not self._hand_over(connection):
+                # Full: the siblings take from it, and nothing wakes this worker when they have.
                 return min(timeout_s, CHANNEL_FULL_S)
         return timeout_s if self.event_loop.connections else 0.0
 
     def _close_connections(self) -> None:
-        """Close what is still open when the worker ends, and account for it."""
+        """Close the open connections when the worker ends, and account for them."""
         self._cut_requests()
         self.event_loop.close()

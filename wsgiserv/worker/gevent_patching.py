@@ -1,11 +1,11 @@
-"""Patches the standard library for gevent, and warns of the modules that have kept unpatched parts."""
+"""Patches the standard library for gevent, and warns of modules with unpatched parts."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,22 +23,22 @@ from wsgiserv.worker.patch_check import (
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
 _CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that is patched in the workers"
 
-_PATCHES: Final[dict[str, Callable[[], object]]] = {
-    "os": gevent.monkey.patch_os,
-    "threading": gevent.monkey.patch_thread,
-    "time": gevent.monkey.patch_time,
-    "socket": gevent.monkey.patch_socket,
-    "select": gevent.monkey.patch_select,
-    "selectors": gevent.monkey.patch_selectors,
-    "ssl": gevent.monkey.patch_ssl,
-    "subprocess": gevent.monkey.patch_subprocess,
-    "signal": gevent.monkey.patch_signal,
-    "queue": gevent.monkey.patch_queue,
-}
-# The arguments of patch_all() that these stand for.
-_ARGUMENTS_OF_ALL: Final = (
-    *("os", "thread", "time", "socket", "dns", "select", "ssl", "subprocess", "signal", "queue"),
+# The order matters, as in patch_all(): `time` after `thread`, which needs the real time.sleep(); from Python 3.14 on,
+# `selectors` before `select`, since it tries each of its selectors then, and gevent's would make the hub.
+_PARTS: Final = (
+    "os",
+    "thread",
+    "time",
+    "socket",
+    "selectors",
+    "select",
+    "ssl",
+    "subprocess",
+    "signal",
+    "queue",
 )
+# The arguments of patch_all() that these stand for.
+_ARGUMENTS_OF_ALL: Final = {*_PARTS, "dns"} - {"selectors"}
 _DONE: Final = "_gevent_saved_patch_all_module_settings"
 
 # The modules that were there before the master was patched; None: it was not, by us.
@@ -48,11 +48,9 @@ _patched_in_zygote = False
 
 
 def patch_master() -> None:
-    """Patch the standard library in the master, before a configuration file or a preloaded application is run.
-
-    The patch is for what they import, and for the workers, which inherit it. The master's own modules have been
-    imported before, and go on using what they have taken from the library.
-    """
+    """Patch the standard library in the master, before a configuration file or a preloaded application is run."""
+    # For their imports, and for the workers, which inherit it. The master's own modules are older than the patch, and
+    # go on with the originals.
     global _before_patching
     if is_patched():
         return
@@ -68,12 +66,12 @@ def is_patched() -> bool:
 
 
 def patch_worker(log: logging.Logger, warns: bool = True, in_zygote: bool = False) -> None:
-    """Patch what has not been patched yet, in a worker or for it.
+    """Patch the parts not patched yet, in a worker or for it.
 
     Args:
         log: the error log.
-        warns: whether to warn of the modules that have kept unpatched parts.
-        in_zygote: whether workers will be forked from this process, which are patched by that.
+        warns: whether to warn of modules with unpatched parts.
+        in_zygote: whether this process forks workers: they inherit the patch.
     """
     global _patched_in_zygote
     if _patched_in_zygote:
@@ -94,14 +92,14 @@ def _patch() -> None:
             return
         # Not by patch_all() where something has been patched one by one: it would patch the threads a second time, and
         # os.fork() would fail after that.
-        for module, patch in _PATCHES.items():
-            if not monkey.is_module_patched(module):
-                patch()
+        for part in _PARTS:
+            if not monkey.is_module_patched("threading" if part == "thread" else part):
+                getattr(monkey, f"patch_{part}")()
         _note_as_done(_ARGUMENTS_OF_ALL)
 
 
 def _note_as_done(names: Iterable[str]) -> None:
-    """Note in gevent's own record that patch_all() has patched these."""
+    """Enter these in gevent's own record of patch_all()."""
     # Private to gevent: a patch_all() of a configuration file would patch subprocess in the master, whose workers it
     # would reap, and one of an application the threads a second time, after which os.fork() fails.
     getattr(gevent.monkey, "saved", {}).get(_DONE, {}).update(dict.fromkeys(names, True))
@@ -139,7 +137,7 @@ def _original(module: str, name: str) -> object:
 
 
 def _early_imports(names: list[str]) -> list[str]:
-    """Return a line for each module that has kept unpatched parts: older than the server, or one of ``names``."""
+    """Return a line for each module with unpatched parts: older than the server, or one of ``names``."""
     older = find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER)
     if _before_patching is None:
         return [*older, *find_early_imports(names, _original)]

@@ -10,25 +10,18 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from signal import SIG_DFL, SIGINT, default_int_handler, getsignal
 from signal import signal as set_handler
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import gevent
 import gevent.event
-import gevent.events
 import gevent.monkey
-import gevent.queue
-import gevent.select
-import gevent.selectors
-import gevent.socket
-import gevent.subprocess
-import gevent.threading  # type: ignore[import-not-found]
 from gevent import Greenlet
 from gevent.hub import get_hub
 from greenlet import getcurrent, gettrace, settrace
@@ -36,11 +29,18 @@ from greenlet import greenlet as RawGreenlet
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.library_first import LibraryFirst
-from wsgiserv.net.event_loop import EventLoop, body_limit_s
+from wsgiserv.net.event_loop import body_limit_s
+from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import LARGE_STREAMED
 from wsgiserv.process import leave
+from wsgiserv.unpatched import get_ident
 from wsgiserv.worker.active_requests import Call, call_in, describe, other_threads, stack_of
-from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker
+from wsgiserv.worker.event_loop_worker import (
+    CHANNEL_FULL_S,
+    CROWDED_TURN_S,
+    EventLoopWorker,
+    WorkerEventLoop,
+)
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
 from wsgiserv.worker.helper_thread import cannot_start
@@ -48,17 +48,14 @@ from wsgiserv.worker.loop_watchdog import LoopWatchdog
 from wsgiserv.wsgi.response import Response
 from wsgiserv.wsgi.run import run_app
 
-if TYPE_CHECKING:
-    from wsgiserv.net.client import Connection
-    from wsgiserv.net.response_writer import ResponseWriter
-
 # What gevent imports when it patches, makes its hub, and looks up its first name. Here, since an application may empty
 # sys.path, or have files of these names.
 with LibraryFirst():
     for _name in (
-        *("pprint", "gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.local", "gevent.lock"),
-        *("gevent.os", "gevent.resolver.thread", "gevent.signal", "gevent.ssl", "gevent.thread"),
-        *("gevent.threadpool", "gevent.time", "gevent.timeout"),
+        *("pprint", "gevent.ares", "gevent.builtins", "gevent.contextvars", "gevent.events", "gevent.local"),
+        *("gevent.lock", "gevent.os", "gevent.queue", "gevent.resolver.thread", "gevent.select"),
+        *("gevent.selectors", "gevent.signal", "gevent.socket", "gevent.ssl", "gevent.subprocess"),
+        *("gevent.thread", "gevent.threading", "gevent.threadpool", "gevent.time", "gevent.timeout"),
     ):
         with suppress(ImportError):  # another gevent, another platform
             import_module(_name)
@@ -67,54 +64,45 @@ _READABLE: Final = 1  # libev's EV_READ
 # How often a greenlet that waits for its client checks how long that has taken nothing.
 _CHECK_S: Final = 0.25
 _MOST_GREENLETS_SHOWN: Final = 50
-# How much later than its time a worker that leaves checks whether that is over.
-_END_LATE_S: Final = 0.01
+_CUT: Final = "the response is cut"
 
 
 class _RequestTimeout(gevent.Timeout):
-    """Raised in the greenlet of a request that has taken longer than ``request_timeout``."""
+    """Raised in the greenlet of a request at ``request_timeout``.
+
+    Attributes:
+        outcome: the client's part in words; empty before it is raised for the first time.
+    """
 
     def __init__(self, limit_s: float) -> None:
         super().__init__()  # the timer is the worker's
         self.seconds = limit_s
-        self.raised = False
-        self.cut = False
-        self.outcome = "answered with 504"
+        self.outcome = ""
 
     def meets(self, response: Response) -> None:
-        """Note what becomes of the client's part. When it is raised for the first time."""
-        self.raised = True
+        """Note the outcome for the client. Called when it is raised for the first time."""
         if response.is_whole:
             self.outcome = "its response had been sent"
-        elif response.begun:
-            self.cut = True
-            self.outcome = "the response is cut"
+        else:
+            self.outcome = _CUT if response.begun else "answered with 504"
 
 
-class _GeventEventLoop(EventLoop):
-    """A loop whose producers and readers wait in greenlets."""
+class _GeventEventLoop(WorkerEventLoop):
+    """Lets producers and readers wait in greenlets."""
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
-        """Let the greenlet that produces a response wait while the loop sends on what is queued."""
+    def wait_writable(self, connection: ResponseWriter, longest_s: float = _CHECK_S) -> bool:
+        """Let the producer of a response wait while the loop sends queued data."""
         taken = gevent.event.Event()
-        if not connection.call_when_sent(taken.set) or taken.wait(_CHECK_S):
+        if not connection.call_when_sent(taken.set) or taken.wait(longest_s):
             return True
         return not connection.has_stopped(monotonic(), self._send_timeout)
 
     def wait_readable(self, connection: ResponseWriter) -> bool:
-        """Let the greenlet that reads a streamed body wait for its client."""
+        """Let the reader of a streamed body wait for its client."""
         hub = get_hub()
-        timeout = gevent.Timeout(body_limit_s(connection) or None)
-        timeout.start()
-        try:
-            hub.wait(hub.loop.io(connection.fd, _READABLE))
-        except gevent.Timeout as error:
-            if error is not timeout:
-                raise
-            return False
-        finally:
-            timeout.close()
-        return True
+        watcher = hub.loop.io(connection.fd, _READABLE)
+        limit_s = body_limit_s(connection) or None
+        return gevent.with_timeout(limit_s, hub.wait, watcher, timeout_value=False) is not False
 
 
 class GeventWorker(EventLoopWorker):
@@ -122,11 +110,12 @@ class GeventWorker(EventLoopWorker):
 
     multithread = True
     streams = LARGE_STREAMED
+    _event_loop_class = _GeventEventLoop
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self._pool = GreenletPool(
-            self.cfg.worker_connections, boot.slot.cells, self.lose, request_ended=self._turn_soon
+            self.cfg.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon
         )
         self.run_request = self._pool.run
         self._will_turn = False
@@ -135,13 +124,9 @@ class GeventWorker(EventLoopWorker):
         self._hub_loop: Any = None
         self._crowded_timer: Any = None
         self._full_timer: Any = None
-        self._ends_at = float("inf")
         self._done: Any = None
         self._watchers: list[Any] = []
-        self._thread = gevent.monkey.get_original("_thread", "get_ident")()
-
-    def _make_event_loop(self, make: Callable[..., EventLoop] = _GeventEventLoop) -> EventLoop:
-        return super()._make_event_loop(make)
+        self._thread = get_ident()
 
     def _caller(self) -> Callable[..., BaseException | None]:
         return self._call_with_deadline if self.cfg.request_timeout else super()._caller()
@@ -150,7 +135,7 @@ class GeventWorker(EventLoopWorker):
 
     @classmethod
     def patch(cls, log: logging.Logger, in_master: bool) -> None:
-        """Patch the standard library for an application that is loaded for all workers."""
+        """Patch the standard library for an application loaded for all workers."""
         if in_master:
             patch_master()
         else:
@@ -162,7 +147,7 @@ class GeventWorker(EventLoopWorker):
         patch_worker(self.log, warns=self._speaks_for_its_generation())
 
     def _speaks_for_its_generation(self) -> bool:
-        """Return whether this worker logs what is the same in all of them: the first one does, also of a reload."""
+        """Return whether this worker logs the warnings common to all: the first one does, also of a reload."""
         boot = self.boot
         workers = getattr(boot.server, "WORKERS", {}).values()
         return boot.age == 1 or (
@@ -179,12 +164,12 @@ class GeventWorker(EventLoopWorker):
         """Install libev's SIGCHLD handler before a fork of the application."""
         # gevent installs it after the first fork. libev would never learn of a child that exits before that, and
         # os.waitpid() would wait without end.
-        is_main = gevent.monkey.get_original("_thread", "get_ident")() == self._thread
-        if is_main and not self._pool.is_copy and gevent.monkey.is_object_patched("os", "fork"):
+        is_ours = get_ident() == self._thread and not self._pool.is_copy
+        if is_ours and gevent.monkey.is_object_patched("os", "fork"):
             get_hub().loop.install_sigchld()
 
     def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
-        """As of the base; in a greenlet of its own where this is the hub, in which a hook could not wait."""
+        """As of the base; in the hub, in a greenlet of its own: a hook could not wait there."""
         if getcurrent() is not get_hub():
             super()._exit_while_booting(name, hook)
         elif not self._exits_in_greenlet:
@@ -192,17 +177,14 @@ class GeventWorker(EventLoopWorker):
             gevent.spawn_raw(super()._exit_while_booting, name, hook)
 
     def _await_exit(self) -> None:
-        """As of the base: the import may have come to its end while that greenlet is in a hook."""
+        """As of the base: the import may have ended before the greenlet of the hooks."""
         while self._exits_in_greenlet:
             gevent.sleep(1.0)
 
     # ---- requests ----------------------------------------------------------------------------------------
 
-    def _waiting_requests(self) -> Iterator[Connection]:
-        return self._pool.take_queued()
-
     def _frame_of(self, greenlet: RawGreenlet) -> FrameType | None:
-        """Return the innermost frame, also of the greenlet that runs at this moment, which gives none itself."""
+        """Return the innermost frame, also of the running greenlet, whose own attribute is None."""
         if greenlet.dead or not greenlet:
             return None
         return greenlet.gr_frame or sys._current_frames().get(self._thread)
@@ -215,16 +197,16 @@ class GeventWorker(EventLoopWorker):
         return sorted(filter(None, found), key=lambda call: call.started)
 
     def other_stacks(self) -> list[str]:
-        """Return the stacks of the threads, and of the greenlets that run no request."""
+        """Return the stacks of the threads, and of greenlets without a request."""
         stacks = other_threads()
         pooled = self._pool.greenlets
         gc.unfreeze()  # the main greenlet, and what was spawned before this process, are frozen (see `master.spawn`)
         for each in gc.get_objects():
             # Not isinstance(): each proxy of the application would be asked for its __class__.
             if issubclass(type(each), RawGreenlet) and each not in pooled and each.gr_frame is not None:
-                name = getattr(each, "name", "")
-                stacks.append(f"{name or type(each).__name__}:\n{stack_of(each.gr_frame)}")
-                if len(stacks) >= _MOST_GREENLETS_SHOWN:
+                name = getattr(each, "name", "") or type(each).__name__
+                stacks.append(f"{name}:\n{stack_of(each.gr_frame)}")
+                if len(stacks) >= _MOST_GREENLETS_SHOWN:  # there may be thousands, and a stack takes time
                     break
         return stacks
 
@@ -234,6 +216,7 @@ class GeventWorker(EventLoopWorker):
         """Call the application, as `run_app` does, and interrupt it where it waits for longer than its time."""
         limit_s = self.cfg.request_timeout
         timeout = _RequestTimeout(limit_s)
+        # A timer of its own, not gevent's: `update`, so that the time counts from now, not from the hub's last turn.
         # Repeating: an application that swallows the exception and waits on is interrupted again.
         timer = self._hub_loop.timer(limit_s, repeat=limit_s)
         timer.start(self._interrupt, getcurrent(), response, timeout, update=True)
@@ -242,13 +225,13 @@ class GeventWorker(EventLoopWorker):
         finally:
             timer.stop()
             timer.close()
-        if timeout.cut and failure is not None:
+        if timeout.outcome == _CUT and failure is not None:
             response.cut()  # what has been sent must not look like the whole
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
-        """Interrupt a request whose time is over, and whose greenlet waits. In the hub."""
-        if not timeout.raised:
+        """Interrupt an overdue request in its wait. In the hub."""
+        if not timeout.outcome:
             timeout.meets(response)
             response.time_out()
             call = call_in(greenlet.gr_frame, f"greenlet {getattr(greenlet, 'cell', '')}")
@@ -266,7 +249,9 @@ class GeventWorker(EventLoopWorker):
         """Let the hub run until the worker has left."""
         hub = get_hub()
         self._hub_loop = hub.loop
-        self._done = gevent.event.Event()
+        self._done = (
+            gevent.event.Event()
+        )  # here: it makes the hub, and one from before `prepare` would not last
         watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         self.start()
         watcher = hub.loop.io(self.event_loop.poller.fileno(), _READABLE)
@@ -293,14 +278,7 @@ class GeventWorker(EventLoopWorker):
 
     def _watch_the_hub(self) -> LoopWatchdog:
         sign = self._hub_loop.async_()
-        get_original = gevent.monkey.get_original
-        watch = LoopWatchdog(
-            self.cfg.gevent_block_warning,
-            self.log,
-            sign.send,
-            get_original("_thread", "start_new_thread"),
-            get_original("time", "sleep"),
-        )
+        watch = LoopWatchdog(self.cfg.gevent_block_warning, self.log, sign.send)
         sign.start(watch.alive)
         try:
             watch.start()
@@ -318,19 +296,16 @@ class GeventWorker(EventLoopWorker):
                 watcher.stop()
             return
         pool.in_turn = True
-        failure: BaseException | None = None
         try:
             self.turn(0.0)
             if self._leaving.begun:
                 self._hand_over_after_turn()
         except InChild:
-            return
+            return  # the child's hub goes on without the worker
         except BaseException as error:  # the hub would not log it, and the server must go on
-            failure = error
+            self.survive(error)
         finally:
             pool.in_turn = False
-        if failure is not None:
-            self.survive(failure)
         if self.is_done:
             self._done.set()
         elif self.event_loop.waiting:
@@ -341,15 +316,8 @@ class GeventWorker(EventLoopWorker):
             self._crowded_timer.stop()
 
     def _hand_over_after_turn(self) -> None:
-        """Hand over what the turn has made movable, and end in time: nothing may wake the hub for the next turn."""
-        deadline = self._leaving.deadline
-        if deadline < self._ends_at:
-            self._ends_at = deadline
-            # The master kills a worker that is a second late.
-            late_s = max(deadline - monotonic(), 0.0) + _END_LATE_S
-            timer = self._hub_loop.timer(late_s, repeat=1.0)
-            self._watchers.append(timer)
-            timer.start(self._turn)
+        """Hand over the connections made movable by the turn."""
+        # Nothing else may wake the hub when the channel has room again, or, in the last second, when the time is over.
         if 0.0 < self._go_on_leaving(1.0) < 1.0:
             self._full_timer.again(self._turn)
         elif self._full_timer.active:
@@ -358,7 +326,7 @@ class GeventWorker(EventLoopWorker):
     def _turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
 
-        A request that ends within a turn, as quick ones do, needs none: that turn ends with all this.
+        A quick request, ended within a turn, needs none: the turn itself ends with all this.
         """
         if not (self._pool.in_turn or self._will_turn or self._has_ended):
             self._will_turn = True
@@ -372,9 +340,10 @@ class GeventWorker(EventLoopWorker):
 
     def close_in_child(self) -> None:
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
-        self._pool.is_copy = True
+        self._pool.close_in_child()
         if getsignal(SIGINT) is default_int_handler:
-            # KeyboardInterrupt would be raised in the hub, which may only print it.
+            # KeyboardInterrupt would be raised in the hub, which may only print it. Not by signal.signal(): that puts
+            # the application's handlers behind the server's.
             set_handler(SIGINT, SIG_DFL)
         try:
             # libev's epoll is the parent's until then. gevent's own os.fork() does it later, other ways to fork do not.
@@ -387,7 +356,7 @@ class GeventWorker(EventLoopWorker):
             super().close_in_child()
 
     def _park_others(self) -> None:
-        """Let the greenlets of the other requests never run on: they are copies of what runs in the parent."""
+        """Let the greenlets of the other requests never run on: the originals run in the parent."""
         # They cannot be killed: that would run their ``finally``, on connections that the parent uses. So each goes
         # back to the hub when it is switched to, before its own code is. A greenlet of the application that has forked
         # and returns ends the child; ours does so in the gateway.
@@ -405,8 +374,4 @@ class GeventWorker(EventLoopWorker):
 
         settrace(trace)
         if isinstance(current, Greenlet) and current not in pooled:
-            current.link(_leave)
-
-
-def _leave(ended: Greenlet[Any, Any]) -> None:
-    leave(ended.exception)
+            current.link(lambda ended: leave(ended.exception))

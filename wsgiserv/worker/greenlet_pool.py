@@ -1,12 +1,12 @@
-"""The greenlets of a ``gevent`` worker, each of which serves one request after another."""
+"""The greenlets of a ``gevent`` worker: each serves one request after another."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from sys import getrefcount
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gevent import Greenlet
 from gevent.hub import get_hub
@@ -14,9 +14,6 @@ from greenlet import greenlet as RawGreenlet
 
 from wsgiserv.net.client import Connection
 from wsgiserv.worker.event_loop_worker import TurnEnded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Of a pooled greenlet, in its dictionary.
 _OWN_ATTRIBUTES: Final = 2
@@ -26,13 +23,13 @@ _MOST_IDLE: Final = 256
 
 
 class InChild(TurnEnded):
-    """Ends a turn of the loop in which a request has forked, in the child; the hub goes on there."""
+    """Ends a turn of the loop in a child forked by its request; the hub goes on there."""
 
 
 class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
-    """A greenlet that serves one request after another, and waits for the next in the pool.
+    """Serves one request after another, and waits for the next in the pool.
 
-    It is switched to with the connection whose request is next; with anything else it ends.
+    A switch to it passes the connection of the next request; at anything else it ends.
 
     Attributes:
         cell: its cell of the scoreboard.
@@ -58,26 +55,25 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                 idle.append(self)
                 try:
                     connection = wait()
-                except (
-                    BaseException
-                ):  # a timeout of the last request, or other code that has kept this greenlet
-                    connection = None
+                except BaseException:
+                    connection = (
+                        None  # a timeout of the last request, or other code that has kept this greenlet
+                    )
                 if not isinstance(connection, Connection):
                     if self in idle:
                         idle.remove(self)
                     return
                 try:
                     connection.run(cell)
-                    failure = None
                 except BaseException as error:
-                    failure = error
-                if failure is not None:
-                    pool.lose(connection, failure, True)
-                connection = failure = None
+                    pool.lose(connection, error, True)
+                connection = None  # it would live as long as this greenlet waits
                 if not pool.in_turn:
                     pool.request_ended()
                 if pool.queued:
-                    pool.run_queued_soon()
+                    get_hub().loop.run_callback(
+                        pool.run_queued
+                    )  # not here: greenlets are switched to from the hub
                 # Thread-locals are attributes of the greenlet, and links of it.
                 if len(idle) >= _MOST_IDLE or len(attributes) > _OWN_ATTRIBUTES or has_links():
                     return
@@ -91,27 +87,28 @@ class GreenletPool:
     Args:
         most: most greenlets at once (``worker_connections``).
         cells: how many cells the worker has in the scoreboard; the last one is shared when they are too few.
-        lose: logs what a request has raised, and closes its connection; see `EventLoopWorker.lose`.
+        queued: complete requests beyond ``most``: silent clients do not count as connections, and may send one each.
+        lose: logs the exception of a request, and closes its connection; see `EventLoopWorker.lose`.
         request_ended: called when a request has ended outside of a turn of the loop.
 
     Attributes:
         greenlets: all greenlets.
-        idle: the greenlets that wait for a request.
-        queued: complete requests beyond ``most``: clients that were silent when they came are not counted.
+        idle: the greenlets without a request.
         in_turn: whether the worker takes a turn of its loop, and sets this around it.
-        is_copy: whether this is a process that the application has forked.
+        is_copy: whether this process is a child of the application.
     """
 
     def __init__(
         self,
         most: int,
         cells: int,
+        queued: deque[Connection],
         lose: Callable[[Connection | None, BaseException, bool], None],
         request_ended: Callable[[], object],
     ) -> None:
         self.greenlets: set[PooledGreenlet] = set()
         self.idle: list[PooledGreenlet] = []
-        self.queued: deque[Connection] = deque()
+        self.queued = queued
         self.in_turn = False
         self.is_copy = False
         self.lose = lose
@@ -120,13 +117,13 @@ class GreenletPool:
         self._last_cell = cells - 1
         # How many references there are to a greenlet that has waited in the pool, and that no other code holds.
         self._own_references = 0
-        self._free_cells: list[int] = []
-        self._started = 0
+        # The last one is not among them: it is shared by all greenlets that find no other.
+        self._free_cells = list(reversed(range(self._last_cell)))
 
     def run(self, connection: Connection) -> None:
-        """Run a request in a greenlet that nothing of another request's is left in. In the hub.
+        """Run a request in a greenlet without a trace of another request. In the hub.
 
-        Raises InChild in a process that the request has forked.
+        Raises InChild in a child forked by the request.
         """
         idle = self.idle
         while True:
@@ -147,35 +144,26 @@ class GreenletPool:
             raise InChild
 
     def _add(self) -> bool:
-        """Add a greenlet to those that wait for a request; False when there are as many as may be."""
+        """Add an idle greenlet; False when there are as many as may be."""
         if len(self.greenlets) >= self._most:
             return False
-        if self._free_cells:
-            cell = self._free_cells.pop()
-        else:
-            cell = min(self._started, self._last_cell)
-            self._started += 1
-        greenlet = PooledGreenlet(self, cell)
+        greenlet = PooledGreenlet(self, self._free_cells.pop() if self._free_cells else self._last_cell)
         self.greenlets.add(greenlet)
         greenlet.switch()
         return True
 
-    def run_queued_soon(self) -> None:
-        """Run requests that have waited for a greenlet, from the hub."""
-        get_hub().loop.run_callback(self._run_queued)
-
-    def _run_queued(self) -> None:
+    def run_queued(self) -> None:
+        """Run queued requests in greenlets idle by now. In the hub."""
         with suppress(InChild):
             while self.queued and (self.idle or len(self.greenlets) < self._most):
                 self.run(self.queued.popleft())
 
-    def take_queued(self) -> Iterator[Connection]:
-        """Take out of the queue, one by one, the connections whose requests wait for a greenlet."""
-        while self.queued:
-            yield self.queued.popleft()
+    def close_in_child(self) -> None:
+        """Run no more requests: the application has forked this process."""
+        self.is_copy = True
 
     def ended(self, greenlet: PooledGreenlet) -> None:
-        """Drop a greenlet that leaves the pool."""
+        """Drop a greenlet at its end."""
         self.greenlets.discard(greenlet)
         if greenlet.cell < self._last_cell:
             self._free_cells.append(greenlet.cell)

@@ -23,6 +23,7 @@ import threading
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import thread_time
 from typing import Final, Literal
 
@@ -50,6 +51,7 @@ _SAMPLE: Final = 32
 _WAITED_S: Final = 0.0001
 
 
+@dataclass(slots=True, eq=False)
 class PoolThread:
     """One thread for requests.
 
@@ -66,31 +68,20 @@ class PoolThread:
         cpu_s: CPU time of the thread at the last sample.
     """
 
-    __slots__ = ("calls", "cell", "cpu_s", "ident", "leads", "lost", "number", "thread", "token", "wall_s")
-
-    def __init__(self, number: int, cell: int) -> None:
-        self.number = number
-        self.cell = cell
-        self.ident = 0
-        self.thread: threading.Thread | OSThread
-        self.lost = False
-        self.leads = False
-        self.token: list[None] = []
-        self.calls = 0
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
+    number: int
+    cell: int
+    ident: int = 0
+    thread: threading.Thread | OSThread = field(init=False)
+    lost: bool = False
+    leads: bool = False
+    token: list[None] = field(default_factory=list)
+    calls: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 class Leadership:
     """The pool of threads, and the lead among them.
-
-    The invariant, at every moment and in every schedule:
-
-    - `lock` is held from `take` (or `look`, for the main thread) to `pass_on`, so at most one thread polls.
-    - While the leader is in a call, its token holds one item. Either the leader pops it, when the call ends, and still
-      leads; or the main thread pops it before that, and then the main thread passes the lead on, once. `list.pop` is
-      atomic, so exactly one of them succeeds, without a lock for each request.
-    - A thread touches, once it has lost the lead in a call, no connection but its own, and ends its turn.
 
     Args:
         threads: how many requests may run at once.
@@ -107,6 +98,13 @@ class Leadership:
         lost: how many threads do not come back from an overdue call; each has been replaced.
         helper_sleeps: the main thread sleeps until `wake_helper`.
     """
+
+    # The invariant, at every moment and in every schedule:
+    # - `lock` is held from `take` (or `look`, for the main thread) to `pass_on`, so at most one thread polls.
+    # - While the leader is in a call, its token holds one item. Either the leader pops it, when the call ends, and
+    #   still leads; or the main thread pops it before that, and then the main thread passes the lead on, once.
+    #   `list.pop` is atomic, so exactly one of them succeeds, without a lock for each request.
+    # - Once a thread has lost the lead in a call, it touches no connection but its own, and ends its turn.
 
     def __init__(
         self,
@@ -215,6 +213,7 @@ class Leadership:
         thread = self.leader
         assert thread is not None
         thread.token.append(None)
+        # After the token: the main thread looks for it once more before it sleeps (see `rest`), so one of the two sees.
         if self.helper_sleeps:
             self.wake_helper()
         outcome: object = None
@@ -243,7 +242,7 @@ class Leadership:
         waited_s = (thread.wall_s - (cpu_s - thread.cpu_s)) / _SAMPLE
         thread.wall_s = 0.0
         thread.cpu_s = cpu_s
-        if waited_s > _WAITED_S and self.most > 1:
+        if waited_s > _WAITED_S and self.most > 1:  # a single thread has no other to pass it to
             self._long_rate = 1.0
             self.passes_first = True
         else:

@@ -26,8 +26,8 @@ _FEW: Final = 64
 class StreamDrain:
     """The helper of one worker.
 
-    It sends, and changes nothing else: the loop does what comes after a response. While the loop turns, it only looks
-    now and then whether an application has begun to hold the loop up.
+    It sends, and changes nothing else: the loop handles the end of a response. While the loop turns, the helper only
+    looks now and then for an application holding it up.
 
     Args:
         worker: the worker, whose loop calls `add`.
@@ -75,7 +75,8 @@ class StreamDrain:
             thread.rest(_LOOK_S, not queued, queued)
 
     def _drop_done(self) -> None:
-        """Look no longer after the connections whose output has all been sent."""
+        """Look no longer after connections without output."""
+        # The loop adds to them meanwhile. Each step on the dict is atomic, and list() copies in one.
         queued = self._queued
         for connection in list(queued):
             del queued[connection]  # first: `add` is called before or after what is queued at this moment
@@ -83,7 +84,7 @@ class StreamDrain:
                 queued[connection] = None
 
     def _drain(self) -> bool:
-        """Send what the sockets take, once; wait a moment for the first that does. True: go on at once."""
+        """Send as much as the sockets take, once, after a short wait for the first. True: go on at once."""
         self._drop_done()
         by_fd = {connection.fd: connection for connection in list(self._queued)}
         if not by_fd:
@@ -93,18 +94,16 @@ class StreamDrain:
             poller.register(fd, POLLOUT)
         for fd, _ in poller.poll(_POLL_MS):
             connection = by_fd[fd]
-            failure = None
             try:
                 connection.drain()
             except ClientGone:
                 pass  # the loop finds the same error
             except Exception as error:
-                failure = error
-            if failure is not None:
                 self._queued.pop(connection, None)
-                self._worker._tell_fault(connection, failure)
+                self._worker._tell_fault(connection, error)
                 connection.abandon_sending()
         now = monotonic()
+        # `send_timeout` counts while the application holds the loop up, too, which sweeps no deadlines then.
         for connection in by_fd.values():
             if connection.deadline < now:
                 connection.expire_output(now)

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import select
 import signal
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from os import close, pipe, read, write
 from select import POLLIN, poll
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ExitStatus
 from wsgiserv.net.client import Connection
-from wsgiserv.net.event_loop import EventLoop
+from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import WRITE
 from wsgiserv.scoreboard import CONNECTIONS, HEARTBEAT
 from wsgiserv.unpatched import note_main_greenlet, select_is_patched, throw_into_main
 from wsgiserv.worker.busy_handover import BusyHandover
-from wsgiserv.worker.event_loop_worker import EventLoopWorker
+from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.worker.leaving import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
@@ -30,8 +31,6 @@ from wsgiserv.worker.stream_drain import StreamDrain
 from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.response_writer import ResponseWriter
     from wsgiserv.worker.request_timeout import Deadlines, TimedSink
 
 # How long an overdue call may take to come back after it was interrupted, before the worker ends itself.
@@ -45,12 +44,13 @@ _BEAT_S: Final = 0.25
 _LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
-class _SyncEventLoop(EventLoop):
-    """A loop that stands still while the application runs: a helper thread sends on meanwhile."""
+class _SyncEventLoop(WorkerEventLoop):
+    """Stands still while the application runs: a helper thread sends on meanwhile."""
 
-    def __init__(self, worker: SyncWorker, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._worker = worker
+    _worker: SyncWorker
+
+    def __init__(self, worker: SyncWorker) -> None:
+        super().__init__(worker)
         self._drain = StreamDrain(worker)
 
     def watch(self, connection: Connection, interest: int) -> None:
@@ -59,14 +59,9 @@ class _SyncEventLoop(EventLoop):
         if interest == WRITE:
             self._drain.add(connection)
 
-    def wait_writable(self, connection: ResponseWriter) -> bool:
-        """Let the application wait for its client while the helper sends what is queued; the worker is alive."""
-        wakeup = allocate_lock()
-        wakeup.acquire()
-        longest_s = self._worker._wait_in_call(monotonic())
-        if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
-            return True
-        return not connection.has_stopped(monotonic(), self._send_timeout)
+    def wait_writable(self, connection: ResponseWriter, longest_s: float = _BEAT_S) -> bool:
+        """Let the application wait for its client while the helper sends queued data; the worker is alive."""
+        return super().wait_writable(connection, min(longest_s, self._worker._wait_in_call(monotonic())))
 
     def wait_among_greenlets(self) -> None:
         """Wait in the application's event loop from now on, where its background jobs run."""
@@ -91,12 +86,13 @@ class _SyncEventLoop(EventLoop):
 class SyncWorker(EventLoopWorker):
     """Runs the application in the loop's own thread."""
 
-    # Its workers wait during their applications' calls.
+    # A worker that waits in its application's call leaves its processor to others.
     workers_per_cpu = 2
     # A producer that waits would stop all others.
     _least_stream_buffer = 64 * 1024 * 1024
-    _deadlines: Deadlines | None = None
     event_loop: _SyncEventLoop
+    _event_loop_class = _SyncEventLoop
+    _caller = EventLoopWorker._limited_caller
 
     @classmethod
     def capacity(cls, settings: Settings) -> int:
@@ -120,11 +116,8 @@ class SyncWorker(EventLoopWorker):
             "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
         )
 
-    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
-        return super()._make_event_loop(partial(_SyncEventLoop, self))
-
     def _runner(self) -> Callable[[Connection], object]:
-        """Return the function that runs a request where none is handed over."""
+        """Return the function to run a request, without handing over others meanwhile."""
         run_fresh = fresh_contexts()
         words, connections = self.context.words, self.event_loop.connections
 
@@ -135,35 +128,28 @@ class SyncWorker(EventLoopWorker):
         return run
 
     def close_in_child(self) -> None:
-        """As of the base; close the pipe of the thread that watches the master, too."""
+        """As of the base; close the lifeline thread's pipe, too."""
         super().close_in_child()
         close(self._pause_reader)
         close(self._pause_writer)
 
     def serve(self) -> None:
         """Run the loop until the worker has left."""
+        # Before the worker is ready: it must not become ready without them.
         if self._handover is not None:
             self._handover.start()
         self._lifeline_thread.start()
-        self.each_second()
+        self.each_second()  # the import may have patched select: the first wait is among greenlets then
         self.start()
         try:
-            while not self.is_done:
-                try:
-                    self.turn(self._heartbeat.turn_s)
-                    continue
-                except BaseException as error:
-                    failure = error
-                self.survive(failure)
+            self._repeat(partial(self.turn, self._heartbeat.turn_s))
             self.end_if_failed()
         finally:
             self._close_connections()
 
     def each_second(self) -> None:
-        """Share the thread with the application's greenlets, once gevent or eventlet has put them in place of threads.
-
-        Checked each second: a request may do that, too.
-        """
+        """Share the thread with the application's greenlets, once they have replaced the threads."""
+        # Each second: a request may do that, too.
         if not self._shares_thread and select_is_patched():
             self._shares_thread = True
             note_main_greenlet()
@@ -172,24 +158,18 @@ class SyncWorker(EventLoopWorker):
     def _wait_in_call(self, now: float) -> float:
         """Give a sign of life for an application that waits; return for how many seconds it may wait.
 
-        Raises ClientGone when the worker is to leave at once: the loop, which takes the signals, does not turn now.
+        Raises ClientGone when the worker is to leave at once.
         """
+        # By itself the call would look hung. It is not: `send_timeout` bounds how long a client may take.
         self._heartbeat.seconds[HEARTBEAT] = now
+        # The loop, which takes the signals, does not turn now.
         is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
         if is_told or self._leaving.is_overdue(now):
-            self.context.why_leaving = AT_ONCE if is_told else self._leaving.out_of_time
+            self.context.cut_because(AT_ONCE if is_told else self._leaving.out_of_time)
             raise ClientGone("the worker leaves")
-        return min(_BEAT_S, self._heartbeat.turn_s)
+        return self._heartbeat.turn_s
 
     # ---- request_timeout ---------------------------------------------------------------------------------
-
-    def _caller(self) -> Callable[..., BaseException | None]:
-        if not self.cfg.request_timeout:
-            return super()._caller()
-        from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread
-
-        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_main_thread)
-        return self._deadlines.call
 
     def load(self) -> None:
         """As of the base; with ``request_timeout`` a thread watches the calls."""
@@ -201,16 +181,14 @@ class SyncWorker(EventLoopWorker):
         """Interrupt overdue calls, from a thread of its own."""
         from wsgiserv.worker.request_timeout import RequestTimeout
 
-        ident = get_ident()
+        is_due = partial(deadlines.is_interrupted, get_ident())
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             # Another process may send this signal, too: only an overdue call is ended by it.
-            def is_due() -> bool:
-                return deadlines.is_interrupted(ident)
-
             if is_due() and not throw_into_main(RequestTimeout, is_due):
                 raise RequestTimeout
 
+        # Not the loop: the call that is overdue holds it up.
         def watch() -> None:
             is_replaced = False
             while not thread.stopping:
@@ -242,7 +220,8 @@ class SyncWorker(EventLoopWorker):
     # ---- the end -----------------------------------------------------------------------------------------
 
     def _end_with_master(self) -> None:
-        """End the process some time after the master is gone: a call that does not end must not hold the port."""
+        """End the process some time after the master's end."""
+        # A call without end would hold the port, and no master is there to kill this worker.
         lifeline, pause = self.boot.lifeline, self._pause_reader
         poller = poll()
         poller.register(pause, POLLIN)
@@ -252,14 +231,12 @@ class SyncWorker(EventLoopWorker):
                 poller.unregister(lifeline)
                 # The loop sees to all else, if it turns.
                 if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
-                    self.context.why_leaving = ORPHANED
+                    self.context.cut_because(ORPHANED)
                     self._cut_requests()
                     self._end_process()
             read(pause, 1)
 
     def _end_process(self) -> NoReturn:
         """End this process from another thread: the main one does not come back."""
-        if self.context.access is not None:
-            self.context.access.flush()
-        self._note_losses()
+        self._flush_logs()
         os._exit(ExitStatus.BOOT)

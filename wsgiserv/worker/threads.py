@@ -10,31 +10,25 @@ import atexit
 import os
 import threading
 from _thread import get_ident
-from collections import deque
-from collections.abc import Callable, Iterator
 from contextvars import Context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from setproctitle import setthreadtitle
 
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
-from wsgiserv.net.event_loop import EventLoop
 from wsgiserv.process import flush_standard_streams
 from wsgiserv.unpatched import no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
-from wsgiserv.worker.event_loop_worker import EventLoopWorker
+from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import cannot_start
 from wsgiserv.worker.leadership import Leadership, PoolThread
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.worker.request_timeout import Deadlines
 
 # How long the main thread sleeps while nothing happens.
 _SLEEP_S: Final = 1.0
@@ -51,29 +45,28 @@ _END_S: Final = 1.0
 _FAST_END_S: Final = 0.2
 
 
-class _ThreadsEventLoop(EventLoop):
-    """A loop whose requests run in other threads, too."""
+class _ThreadsEventLoop(WorkerEventLoop):
+    """A loop for requests in several threads."""
 
-    def __init__(self, worker: ThreadsWorker, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._worker = worker
+    _worker: ThreadsWorker
 
     def resume(self, connection: Connection) -> None:
-        """As of the base; wake the leader, whose poll does not see the queue."""
+        """As of the base; wake the leader, unless this is its thread: its poll does not see the queue."""
         self.waiting.append(connection)
-        self._worker._wake_leader_elsewhere()
+        leader = self._worker._lead.leader
+        if leader is None or leader.ident != get_ident():
+            self._worker._signals.wake()
 
 
 class ThreadsWorker(EventLoopWorker):
     """Runs requests in up to ``threads`` threads at once, started as they are needed."""
 
     multithread = True
-    _deadlines: Deadlines | None = None
+    _event_loop_class = _ThreadsEventLoop
+    _caller = EventLoopWorker._limited_caller
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        # Complete requests that wait for a thread.
-        self._queue: deque[Connection] = deque()
         self._run_fresh = fresh_contexts(Context())
         self._lead = Leadership(
             self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True)
@@ -111,22 +104,6 @@ class ThreadsWorker(EventLoopWorker):
         """As of the base: the share of the threads in calls."""
         return self.boot.slot.load()[0] / self._lead.most
 
-    def load(self) -> None:
-        """As of the base. Raises ConfigError without real threads."""
-        super().load()
-        self.check_patched("the application")
-
-    def _caller(self) -> Callable[..., BaseException | None]:
-        if not self.cfg.request_timeout:
-            return super()._caller()
-        from wsgiserv.worker.request_timeout import Deadlines, interrupt_thread
-
-        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt_thread)
-        return self._deadlines.call
-
-    def _make_event_loop(self, make: Callable[..., EventLoop] = EventLoop) -> EventLoop:
-        return super()._make_event_loop(partial(_ThreadsEventLoop, self))
-
     def serve(self) -> None:
         """Start the first thread and look after the threads, until the worker has left."""
         lead = self._lead
@@ -139,13 +116,7 @@ class ThreadsWorker(EventLoopWorker):
         self.start()
         lead.lock.release()
         try:
-            while True:
-                try:
-                    self._look_after()
-                    break
-                except BaseException as error:
-                    failure = error
-                self.survive(failure)
+            self._repeat(self._look_after)
             # A thread that has just answered must come back from the application, which is held by it otherwise. One
             # that is late already gets no second more: the master kills the worker then.
             in_time = not self.leave_now and monotonic() < self.leave_by
@@ -155,10 +126,6 @@ class ThreadsWorker(EventLoopWorker):
             self.end_if_failed()
         finally:
             self._close_connections()
-
-    def _waiting_requests(self) -> Iterator[Connection]:
-        while (connection := self._next_queued()) is not None:
-            yield connection
 
     def _let_go(self) -> None:
         super()._let_go()
@@ -186,68 +153,53 @@ class ThreadsWorker(EventLoopWorker):
                 )
                 started.start()
         except BaseException:
-            self._lead.remove(thread)
+            self._lead.remove(thread)  # its number and its cell are free again
             raise
 
     def _start_another(self) -> None:
         """Start one more thread, if the system does."""
         try:
             self._start_thread()
-            return
         except RuntimeError as error:
-            failure = error
-        now = monotonic()
-        # It is tried again for each request that finds all threads busy.
-        if now - self._warned_of_threads > _WARN_AGAIN_S:
-            self._warned_of_threads = now
-            self.log.error(
-                "WS1750 worker %d: cannot start thread %d of %d: %s: raise the limits (ulimit -u, memory)",
-                self.pid,
-                len(self._lead.threads) + 1,
-                self._lead.most,
-                failure,
-            )
+            # It is tried again for each request that finds all threads busy.
+            if monotonic() - self._warned_of_threads > _WARN_AGAIN_S:
+                self._warned_of_threads = monotonic()
+                self.log.error(
+                    "WS1750 worker %d: cannot start thread %d of %d: %s: raise the limits (ulimit -u, memory)",
+                    self.pid,
+                    len(self._lead.threads) + 1,
+                    self._lead.most,
+                    error,
+                )
 
     def _work(self, thread: PoolThread) -> None:
         """Lead, serve, and stand by for the lead again, until the worker has left."""
         setthreadtitle(f"request-{thread.number}")
         thread.ident = get_ident()
         try:
-            while not (thread.lost or self.is_done):
-                try:
-                    self._serve_next(thread)
-                    continue
-                except BaseException as error:
-                    failure = error
-                self.survive(failure)
+            self._repeat(partial(self._serve_next, thread))
         finally:
             self._lead.remove(thread)
 
-    def _serve_next(self, thread: PoolThread) -> None:
-        """Run a waiting request, or lead until the lead is lost."""
+    def _serve_next(self, thread: PoolThread) -> bool:
+        """Run a waiting request, or lead until the lead is lost; True when another thread has taken its place."""
+        if thread.lost:
+            return True
         connection = self._next_queued()
         if connection is None:
             connection = self._lead_loop(thread)
         if connection is not None:
-            failure: BaseException | None = None
             try:
                 # A request finds its context, and sys.exc_info(), as in a thread that has just been started.
                 self._lead.note(self._run_fresh(connection, thread.cell))
             except BaseException as error:  # a fault of the server must not cost the thread
-                failure = error
-            if failure is not None:
-                self.lose(connection, failure, is_mine=True)
+                self.lose(connection, error, is_mine=True)
         # The leader, which does this otherwise, may sleep for a second.
         if self.context.access is not None:
             self.context.access.flush()
         if self.retiring:
             self._signals.wake()
-
-    def _next_queued(self) -> Connection | None:
-        try:
-            return self._queue.popleft()
-        except IndexError:
-            return None
+        return False
 
     def _lead_loop(self, thread: PoolThread) -> Connection | None:
         """Wait for the lead, and take turns of the event loop until the lead is lost or given up.
@@ -257,25 +209,18 @@ class ThreadsWorker(EventLoopWorker):
         """
         lead = self._lead
         lead.enlist(thread)
-        if lead.is_fallback:
+        if lead.is_fallback:  # the main thread sits in its poll, and gives the lead up only between two
             self._signals.wake()
         lead.lock.acquire()
         try:
             lead.take(thread)
-            while not self.is_done:
+            while thread.leads and not self.is_done:
                 if (connection := self._next_queued()) is not None:
                     return connection
                 # A turn that ends when the lead is lost owes its tick. Were all to end so, there would be no heartbeat,
                 # and the master would kill a healthy worker. So one that only queues is due at times.
                 queues = lead.passes_first or self.context.now > self._heartbeat.due
-                try:
-                    self.turn(self._heartbeat.turn_s, None if queues else lead.call)
-                    if not thread.leads:
-                        break
-                    continue
-                except BaseException as error:  # a fault of the server must not cost the thread
-                    failure = error
-                self.survive(failure)
+                self.turn(self._heartbeat.turn_s, None if queues else lead.call)
         finally:
             if thread.leads:
                 self._pass_on()
@@ -285,9 +230,6 @@ class ThreadsWorker(EventLoopWorker):
         """Queue a request for the next free thread; only the leader, in its turn, runs one at once."""
         self._queue.append(connection)
 
-    def _has_queue(self) -> bool:
-        return bool(self._queue)
-
     def _pass_on(self) -> None:
         """Give the lead to a thread standing by, or to a new one."""
         lead = self._lead
@@ -295,15 +237,9 @@ class ThreadsWorker(EventLoopWorker):
             return
         if self.is_done or not lead.missing:
             if lead.helper_sleeps:
-                lead.wake_helper()
+                lead.wake_helper()  # it becomes the fallback leader, or sees that the worker is done
         else:
             self._start_another()
-
-    def _wake_leader_elsewhere(self) -> None:
-        """Let the leader look again, unless this thread is the leader."""
-        leader = self._lead.leader
-        if leader is None or leader.ident != get_ident():
-            self._signals.wake()
 
     # ---- the main thread -------------------------------------------------------------------------------
 
@@ -328,6 +264,7 @@ class ThreadsWorker(EventLoopWorker):
         """Lead while all threads are busy, and run nothing: ready requests wait for the first free thread."""
         lead, heartbeat = self._lead, self._heartbeat
         next_check = 0.0
+        # An exception of a turn ends this lead, and the next one begins with a clean state: see `_repeat`.
         try:
             while not (lead.is_wanted or self.is_done):
                 # Threads that find the queue filled when their call ends do not come for the lead, so nothing but this
@@ -339,12 +276,7 @@ class ThreadsWorker(EventLoopWorker):
                     next_check = now + _PROGRESS_S
                     heartbeat.stalled_since = self._last_progress(now)
                 self._enforce_deadlines()
-                try:
-                    self.turn(turn_s)
-                    continue
-                except BaseException as error:
-                    failure = error
-                self.survive(failure)
+                self.turn(turn_s)
         finally:
             heartbeat.stalled_since = None
             self._pass_on()
@@ -363,11 +295,11 @@ class ThreadsWorker(EventLoopWorker):
         now, deadlines = monotonic(), self._deadlines
         if deadlines is None or now < self._next_look:
             return
+        # The main thread comes here each millisecond while calls last.
         self._next_look = now + deadlines.look_s
         deadlines.look(now)
         for call in deadlines.stuck(now, _STUCK_S):
-            thread = self._lead.give_up_on(call.ident)
-            if thread is None:
+            if (thread := self._lead.give_up_on(call.ident)) is None:
                 continue
             self.log.error(
                 "WS1751 worker %d: %s does not come back from its overdue request: another thread takes its place",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.logs.output import Output, Owner
+from wsgiserv.worker import loop_watchdog
 from wsgiserv.worker.loop_watchdog import LoopWatchdog
 
 
@@ -69,8 +70,11 @@ def watch_through(
             asked = False
             watch.alive()
 
-    watch = LoopWatchdog(1.0, log, ask, lambda function, arguments: function(*arguments), sleep)
-    watch.start()  # in this thread, to the end of the script
+    watch = LoopWatchdog(1.0, log, ask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_watchdog, "sleep", sleep)
+        patch.setattr(loop_watchdog, "start_thread", lambda function, name: function())
+        watch.start()  # in this thread, to the end of the script
     return watch
 
 
