@@ -221,8 +221,11 @@ class EventLoopWorker(Worker):
                 connection.bound_idle_time(_FRESH_GRACE_S)
         event_loop.sweep(now, lambda connection: self._attempt(connection, connection.expire))
         if event_loop.accepting:
-            # The kernel wakes one sibling only, which may have been killed, or be busy since.
+            # The kernel wakes one sibling only, which may be held, have been killed, or be busy since. Its client would
+            # wait until the next one wakes another.
             self._take_handed()
+            for fd in event_loop.listener_fds():
+                self._accept(fd, self.run_request)
         self._surplus = self._share_out(now)
         self.each_second()
 
