@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wsgiservctl: {failure}", file=sys.stderr)
         return failure.status
     except BrokenPipeError:  # of the output: wsgiservctl status | head
+        # Python's flush of stdout at the exit would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
@@ -59,15 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        # argparse would print the usage, and a list of commands without the nearest one.
         mistyped = re.match("argument COMMAND: invalid choice: '([^']*)'", message)
         if mistyped:
             near = did_you_mean(nearest(mistyped[1], _COMMANDS, limit=1))
             message = f"{mistyped[1]!r} is not a command. {near}".rstrip()
         stop = "" if message[-1] in "?." else "."
-        print(
-            f"wsgiservctl: WS1915 {message}{stop} Type 'wsgiservctl --help' for the commands.",
-            file=sys.stderr,
-        )
+        advice = "Type 'wsgiservctl --help' for the commands."
+        print(f"wsgiservctl: WS1915 {message}{stop} {advice}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
 
 
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         add("reload", "read configuration and code again, and replace the workers"),
         "the new workers serve; exit status 1 if they cannot, or the server stops",
     )
+    # "until the next reload": it sets no setting, and the reload reads those.
     scale = add("scale", "change the number of workers, until the next reload")
     scale.add_argument("count", type=_positive, metavar="N")
     waits(scale, "N workers serve; exit status 1 if another number is set meanwhile")
@@ -160,12 +161,12 @@ def _seconds(text: str) -> float:
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command.replace("-", "_")
     wait: bool = getattr(arguments, "wait", False)
-    request: dict[str, Any] = {"command": command, "wait": wait}
+    # Stacks take the worker a moment: their reply is the outcome in any case.
+    request: dict[str, Any] = {"command": command, "wait": wait or command == "trace"}
     if command == "scale":
         request["count"] = arguments.count
     elif command in ("retire", "trace"):
         request["pid"] = arguments.worker
-        request["wait"] = wait or command == "trace"
     elif command == "stop":
         request["now"] = arguments.now
     usual = None if wait else _TRACE_S if command == "trace" else ANSWER_S
@@ -213,6 +214,7 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
     }[command]
     if not reason or command in ("stop", "reopen_logs"):
         return done
+    # The server's own line about the other commands says more than ours.
     return f"{done}: {reason}" if request["wait"] and command in ("reload", "upgrade") else reason
 
 
@@ -231,7 +233,3 @@ def _wait_for_end(process: int, pid: int, end: float | None, timeout: float | No
             f"WS1916 stop: pid {pid} still runs after {timeout:g} s. Type: wsgiservctl --pid {pid} stop --now",
             EXIT_FAILED,
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

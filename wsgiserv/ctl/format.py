@@ -45,6 +45,7 @@ def report(status: Mapping[str, Any]) -> str:
 
 def server_line(pid: int) -> str:
     """Return a process's title (setproctitle), with the name of the application; empty if it cannot be read."""
+    # ps(1) shows the same: the title names the application, which tells several servers apart.
     try:
         title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
@@ -53,6 +54,7 @@ def server_line(pid: int) -> str:
 
 
 def _lost_lines(count: int) -> list[str]:
+    # Only when there are any: in a server that is well the line would be noise.
     lost = counted(count, "line", "is", "are")
     return [f"  logs         {lost} lost: a file, pipe or terminal did not take them"] if count else []
 
@@ -60,6 +62,7 @@ def _lost_lines(count: int) -> list[str]:
 def _last_reload(last: Mapping[str, Any] | None) -> list[str]:
     if not last:
         return []
+    # A reload fails with a traceback, or with several faults: a line each.
     first, *rest = str(last["reason"]).rstrip().splitlines() or [""]
     outcome = "done" if last["ok"] else "FAILED"
     colon = ": " if first else ""
