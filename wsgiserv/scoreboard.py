@@ -67,12 +67,12 @@ class Cell(NamedTuple):
 class SlotFigures(NamedTuple):
     """A worker's figures at one moment: the first words of its slot, in their order."""
 
-    requests: int
-    errors: int
-    connections: int
-    lost_lines: int
-    untold_lines: int
-    waiting_lines: int
+    requests: int = 0
+    errors: int = 0
+    connections: int = 0
+    lost_lines: int = 0
+    untold_lines: int = 0
+    waiting_lines: int = 0
 
 
 class Slot:

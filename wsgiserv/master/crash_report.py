@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from os import WIFSIGNALED, WTERMSIG, waitstatus_to_exitcode
 from signal import (
+    SIGABRT,
     SIGALRM,
     SIGHUP,
     SIGINT,
@@ -48,6 +49,28 @@ _TOLD: Final = frozenset({SIGTERM, SIGINT, SIGQUIT, SIGHUP})
 _TIMERS: Final = frozenset({SIGALRM, SIGVTALRM, SIGPROF})
 # What abort(3) and our handler of SIGABRT end with.
 _ABORTED: Final = 1
+# As wait4(2) returns it.
+_EXITED_BOOT: Final = ExitStatus.BOOT << 8
+_CRASH_REASONS: Final[dict[int, str]] = {
+    SIGSYS: "a system call that is not allowed here (seccomp)",
+    SIGABRT: "abort() in C code after a failed check; or kill -ABRT from outside",
+}
+# A SIGKILL that the master has not sent, by the source of `OomEvidence`.
+_SIGKILLS: Final[dict[str, tuple[Cause, str]]] = {
+    "cgroup": ("out of memory", "the kernel's OOM killer: its counter in {path} has grown"),
+    "machine": (
+        "out of memory",
+        "the kernel's OOM killer, probably: its counter for the whole machine ({path}) has grown; see dmesg",
+    ),
+    "none": (
+        "outside",
+        "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved ({path})",
+    ),
+    "unknown": (
+        "outside",
+        "SIGKILL from outside: not sent by wsgiserv; without a kill -9 the kernel was out of memory: see dmesg",
+    ),
+}
 # getrusage(2): ru_maxrss is in KiB, but in bytes on macOS.
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
@@ -66,19 +89,20 @@ def describe_exit(wait_status: int | None) -> str:
     """Return ``was killed by SIGSEGV`` or ``exited with status 1`` for what wait4(2) returned; None is unknown."""
     if wait_status is None:
         return "exited with an unknown status"
-    name = signal_name(wait_status)
+    name = _signal_name(_signal_of(wait_status))
     return f"was killed by {name}" if name else f"exited with status {waitstatus_to_exitcode(wait_status)}"
 
 
-def signal_name(wait_status: int) -> str:
-    """Return the name of the signal behind a wait status; empty when there is none."""
-    if not WIFSIGNALED(wait_status):
-        return ""
-    number = WTERMSIG(wait_status)
+def _signal_of(wait_status: int | None) -> int:
+    """Return the number of the signal that has killed a process; 0 when none has, or when it is unknown."""
+    return WTERMSIG(wait_status) if wait_status is not None and WIFSIGNALED(wait_status) else 0
+
+
+def _signal_name(number: int) -> str:
     try:
         return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    except ValueError:  # a real-time signal, which Python has no name for
+        return f"signal {number}" if number else ""
 
 
 def lost_requests(worker: WorkerHandle, now: float) -> tuple[LostRequest, ...]:
@@ -90,6 +114,19 @@ def lost_requests(worker: WorkerHandle, now: float) -> tuple[LostRequest, ...]:
         LostRequest(cell.request_line, cell.peer, cell.request_id, max(0.0, now - cell.started), cell.logged)
         for cell in worker.slot.in_flight()
     )
+
+
+def in_json(requests: Sequence[LostRequest]) -> list[dict[str, Any]]:
+    """Return the requests fit for JSON. Text from clients is not escaped."""
+    return [
+        {
+            "request_line": lost.request_line,
+            "peer": lost.peer,
+            "id": lost.request_id,
+            "age_s": round(lost.age_s, 3),
+        }
+        for lost in requests
+    ]
 
 
 def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_REQUESTS) -> list[str]:
@@ -112,7 +149,7 @@ def is_told_to_end(worker: WorkerHandle, wait_status: int | None) -> bool:
     """Whether a worker has ended as if told to leave, though not by the master: by a signal to all processes."""
     if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
         return False
-    return wait_status == ExitStatus.OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
+    return wait_status == ExitStatus.OK or _signal_of(wait_status) in _TOLD
 
 
 def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -> bool:
@@ -131,12 +168,11 @@ def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -
         return False  # a fast stop is meant to cut requests
     if unasked or worker.kill_at is not None:
         return True
-    if wait_status is None:
-        return False
-    if WIFSIGNALED(wait_status):
-        return WTERMSIG(wait_status) not in _TOLD
+    number = _signal_of(wait_status)
+    if number:
+        return number not in _TOLD
     # An overdue request that does not come back: the worker has said that it leaves, and then cannot.
-    return worker.retiring_at is not None and waitstatus_to_exitcode(wait_status) == ExitStatus.BOOT
+    return worker.retiring_at is not None and wait_status == _EXITED_BOOT
 
 
 def classify_exit(
@@ -153,27 +189,28 @@ def classify_exit(
     ours = f"sent by wsgiserv: it {worker.sent_because}"
     if wait_status is None:
         return "unknown", "unknown: something else in this process (a hook?) has waited for it"
-    if not WIFSIGNALED(wait_status):
+    number = _signal_of(wait_status)
+    if not number:
         return _classify_status(worker, waitstatus_to_exitcode(wait_status), dump, ours)
-    number, name = WTERMSIG(wait_status), signal_name(wait_status)
     if number == SIGKILL:
         if worker.kill_at is None:
-            return _classify_sigkill(find_oom())
+            found = find_oom()
+            cause, text = _SIGKILLS[found.source]
+            return cause, text.format(path=found.path)
         if worker.abort_at is not None:
             ours += f"; it did not end within {worker.kill_at - worker.abort_at:.1f} s of SIGABRT"
         return "server", ours
     if number in CRASHES or number == SIGSYS:
-        kind = CRASHES.get(number)
-        if kind == "Aborted" and worker.abort_at is not None:
+        if number == SIGABRT and worker.abort_at is not None:
             return "server", ours
-        what = "a crash in C code: usually of an extension module, or of what it was given"
-        if number == SIGSYS:
-            what = "a system call that is not allowed here (seccomp)"
-        elif kind == "Aborted":
-            what = "abort() in C code after a failed check; or kill -ABRT from outside"
+        what = _CRASH_REASONS.get(
+            number, "a crash in C code: usually of an extension module, or of what it was given"
+        )
+        # An application that turns faulthandler on first has its dumps in a file of its own.
         return "crash", what if dump.at(
             number
         ) else f"{what}; no stack is left, unless faulthandler was on before"
+    name = _signal_name(number)
     if number in _TIMERS:
         return "application", f"a timer of the application (alarm, setitimer): {name} had no handler"
     return "outside", f"{name} from outside: not sent by wsgiserv"
@@ -182,6 +219,7 @@ def classify_exit(
 def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: str) -> tuple[Cause, str]:
     if worker.abort_at is not None:
         return "server", f"{ours}; it ended at SIGABRT"
+    # The worker's handler of SIGABRT writes the report, and exits with this status.
     if dump.report and status == _ABORTED:
         return "outside", "SIGABRT from outside: not sent by wsgiserv"
     if worker.retiring_at is not None and status == ExitStatus.BOOT:
@@ -193,26 +231,6 @@ def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: s
     return "application", (
         f"the application has called os._exit({status}), unless lines above tell of another error"
     )
-
-
-def _classify_sigkill(found: OomEvidence) -> tuple[Cause, str]:
-    match found.source:
-        case "cgroup":
-            return "out of memory", f"the kernel's OOM killer: its counter in {found.path} has grown"
-        case "machine":
-            return "out of memory", (
-                "the kernel's OOM killer, probably: its counter for the whole machine "
-                f"({found.path}) has grown; see dmesg"
-            )
-        case "none":
-            return "outside", (
-                "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved "
-                f"({found.path})"
-            )
-        case _:
-            return "outside", (
-                "SIGKILL from outside: not sent by wsgiserv; without a kill -9 the kernel was out of memory: see dmesg"
-            )
 
 
 # ---- the report ------------------------------------------------------------------------------------------
@@ -275,15 +293,7 @@ class CrashReport:
             "rss_bytes": self.rss_bytes or None,
             "rss_age_s": round(self.rss_age_s, 1) if self.rss_bytes else None,
             "max_rss_bytes": self.max_rss_bytes or None,
-            "in_flight": [
-                {
-                    "request_line": lost.request_line,
-                    "peer": lost.peer,
-                    "id": lost.request_id,
-                    "age_s": round(lost.age_s, 3),
-                }
-                for lost in self.lost
-            ],
+            "in_flight": in_json(self.lost),
         }
 
     def text(self) -> str:
@@ -334,16 +344,12 @@ def make_report(
         dump, find_oom: see `classify_exit`.
     """
     wait_status = end.wait_status
-    figures = worker.slot.figures() if worker.slot is not None else None
-    signal = signal_name(wait_status) if wait_status is not None else ""
+    figures = worker.figures()
+    number = _signal_of(wait_status)
     cause, reason = classify_exit(worker, wait_status, dump, find_oom)
     # The worker's own report has all requests and greenlets. What faulthandler has written is of this exit only where
     # it was made at the same signal, or the master has asked for it: a child of the worker may have written it.
-    stacks = dump.report
-    if not stacks and signal and wait_status is not None:
-        stacks = dump.at(WTERMSIG(wait_status))
-    if not stacks and worker.abort_at is not None:
-        stacks = dump.faulthandler
+    stacks = dump.report or dump.at(number) or (dump.faulthandler if worker.abort_at is not None else "")
     return CrashReport(
         pid=worker.pid,
         age=worker.age,
@@ -351,12 +357,12 @@ def make_report(
         died_at=wall,
         lived_s=now - worker.spawned_at,
         was_ready=worker.ready_at is not None,
-        requests=figures.requests if figures else 0,
-        errors=figures.errors if figures else 0,
-        connections=figures.connections if figures else 0,
+        requests=figures.requests,
+        errors=figures.errors,
+        connections=figures.connections,
         how=describe_exit(wait_status),
-        exit_status=None if wait_status is None or signal else waitstatus_to_exitcode(wait_status),
-        signal=signal or None,
+        exit_status=None if wait_status is None or number else waitstatus_to_exitcode(wait_status),
+        signal=_signal_name(number) or None,
         cause=cause,
         reason=reason,
         rss_bytes=worker.rss_bytes,
@@ -405,9 +411,7 @@ class CrashReporter:
 
     def is_killed_from_outside(self, wait_status: int | None, now: float) -> bool:
         """Whether a foreign SIGKILL is not the OOM killer's, as far as the system tells."""
-        if wait_status is None or not WIFSIGNALED(wait_status) or WTERMSIG(wait_status) != SIGKILL:
-            return False
-        return not self._oom.suspects(now)
+        return _signal_of(wait_status) == SIGKILL and not self._oom.suspects(now)
 
     def report(self, worker: WorkerHandle, end: Ended, now: float) -> None:
         """Write a crash report into the error log, the lost requests into the access log. Never raises.
@@ -418,10 +422,12 @@ class CrashReporter:
             now: ``time.monotonic()`` seconds.
         """
         dump = worker.crash_dump.read() if worker.crash_dump is not None else CrashDump()
+        # Asked for at a SIGKILL from elsewhere only: the answer uses up a growth of the counter.
         find_oom = partial(self._oom.attribute_kill, now)
         report = make_report(worker, end, now, time(), dump=dump, find_oom=find_oom)
         self.reports.append(report)
         self._log.error("WS1209 crash report: %s", report.text())
+        # In the access log a request that the server has cut for its own limits differs from one lost in a crash.
         was_late = worker.abort_at is not None or worker.kill_at is not None
         status = KILLED if was_late and report.cause == "server" else NO_RESPONSE
         if worker.cfg is not None:
