@@ -18,7 +18,7 @@ from server import Server, Start, children, is_alive, wait_until
 
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote_client import Cancelled, Zygote
+from wsgiserv.master.zygote_client import Answer, Zygote
 
 APP = "import os\nprint('imported in', os.getpid(), flush=True)\ndef app(environ, start_response): ...\n"
 # Loads when the test lets it.
@@ -278,7 +278,7 @@ def test_requests_wait_while_the_line_is_full() -> None:
         for fd in fds:
             os.close(fd)
         theirs.send(json.dumps({"state": "cancelled", "age": received[-1]}).encode())
-        assert zygote.hear() == [Cancelled(workers[received[-1] - 1])]
+        assert zygote.hear() == [Answer(workers[received[-1] - 1], "cancelled")]
     assert received == list(range(1, 41))
     assert not zygote.asked
     for worker in workers:

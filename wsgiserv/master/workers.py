@@ -34,7 +34,7 @@ from wsgiserv.master.spawn import Parent, fork_worker, new_handle
 from wsgiserv.master.status import Totals
 from wsgiserv.master.waiters import Waiters
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote_client import Answer, Failed, Spawned, ZygoteClients
+from wsgiserv.master.zygote_client import Answer, ZygoteClients
 from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
 from wsgiserv.wording import counted
@@ -146,14 +146,14 @@ class Workers:
         for answer in answers:
             worker = answer.worker
             is_wanted = worker in self.fleet.workers
-            if isinstance(answer, Spawned):
+            if answer.state == "spawned":
                 self._on_spawned(worker)
                 if not is_wanted:  # the request was withdrawn too late
                     self.fleet.workers.append(worker)
                     signal = SIGTERM if worker.quit_at is None else SIGQUIT
                     self.send(Send(worker, signal, "is no longer wanted"))
                 continue
-            if is_wanted and isinstance(answer, Failed):
+            if is_wanted and answer.state == "failed":
                 self._read_reports_of(worker, is_alive=False)
                 self.fleet.died(worker, _with_reason(worker, answer.reason), monotonic(), _jitter())
             worker.close_pipes()

@@ -15,7 +15,7 @@ import threading
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
 from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
@@ -29,8 +29,7 @@ from wsgiserv.ipc import decode, encode, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import MASTER_SIGNALS
-from wsgiserv.master.spawn import Parent, worker_boot
-from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.master.spawn import Parent, new_handle, worker_boot
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
 from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
@@ -69,13 +68,11 @@ class ZygoteBoot:
         parent: the master's values.
         generation: its workers' generation; its `preload` loads the application.
         sock: its end of the line to the master (SOCK_SEQPACKET).
-        handle: the first worker, the model of the others' handles.
     """
 
     parent: Parent
     generation: Generation
     sock: socket
-    handle: WorkerHandle
 
     def close_in_child(self) -> None:
         """Close the zygote's descriptors. Called in a child of the application."""
@@ -149,12 +146,9 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
     try:
         set_home(boot.generation.settings, os.environ)
         application = preload()
-    except ApplicationError as error:
-        _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
-        return None
-    except (ConfigError, OSError) as error:
-        is_config = isinstance(error, ConfigError)
-        _refuse(boot, str(error), "", ExitStatus.CONFIG if is_config else ExitStatus.BOOT)
+    except (ApplicationError, ConfigError, OSError) as error:
+        status = ExitStatus.BOOT if isinstance(error, OSError) else error.exit_status
+        _refuse(boot, str(error), getattr(error, "traceback", ""), status)
         return None
     names = _threads_left_behind()
     if names:
@@ -304,17 +298,9 @@ def _wait(child: int) -> int:
 def _become_worker(
     boot: ZygoteBoot, application: Callable[..., Any], message: dict[str, Any], fds: Sequence[int]
 ) -> WorkerBoot:
-    boot.parent.server.worker_age = message["age"]
-    handle = replace(
-        boot.handle,
-        age=message["age"],
-        spawned_at=message["spawned_at"],
-        pid=getpid(),
-        slot=None,
-        pool=None,
-        reader=None,
-        crash_dump=None,
-    )
-    slot = boot.generation.pool.slot(*message["slot"])
+    parent, generation, age = boot.parent, boot.generation, message["age"]
+    parent.server.worker_age = age
+    handle = new_handle(parent, generation.settings, age, generation.number, message["spawned_at"], getpid())
+    slot = generation.pool.slot(*message["slot"])
     crash_dump = fds[1] if len(fds) > 1 else None
-    return worker_boot(boot.parent, boot.generation, handle, slot, fds[0], crash_dump, application)
+    return worker_boot(parent, generation, handle, slot, fds[0], crash_dump, application)
