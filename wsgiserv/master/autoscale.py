@@ -112,14 +112,8 @@ class Load(NamedTuple):
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Load:
         """Return the means; there is at least one sample."""
-        mean, error = _mean([sample.occupied for sample in samples])
-        return cls(
-            mean,
-            error,
-            _average([sample.cpu for sample in samples]),
-            _average([sample.queue for sample in samples]),
-            _average([sample.rate for sample in samples]),
-        )
+        _, occupied, *others = zip(*samples, strict=True)
+        return cls(*_mean(occupied), *map(_average, others))
 
     @property
     def busy(self) -> float:
@@ -221,8 +215,7 @@ def decide(history: History, workers: int, bounds: Bounds) -> Decision:
 
 
 def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Decision:
-    window_s = short_window_of(bounds.window_s)
-    interval_s = interval_of(bounds.window_s)
+    window_s, interval_s = short_window_of(bounds.window_s), interval_of(bounds.window_s)
     recent = _covering(samples, window_s, interval_s)
     last = _covering(samples, window_s / 3, interval_s)
     if recent:
@@ -259,10 +252,7 @@ def _drains(samples: Sequence[Sample], places: int) -> bool:
 
 def _enough(occupied: float, cpu: float, bounds: Bounds) -> int:
     """Return the size of a fleet that is busy to `AIM`; of CPU-bound workers never more than there are CPUs."""
-    for_cpu = ceil(cpu / AIM)
-    if for_cpu > bounds.cpus:
-        for_cpu = ceil(bounds.cpus)
-    return max(ceil(occupied / AIM), for_cpu)
+    return max(ceil(occupied / AIM), ceil(min(ceil(cpu / AIM), bounds.cpus)))
 
 
 def _bounded(wanted: int, workers: int, load: Load, bounds: Bounds, why: str) -> Decision:
@@ -290,6 +280,7 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Decision:
     occupied, error = _mean([part.occupied for part in last])
     if max(occupied + _ERRORS * error, _average([part.cpu for part in last])) >= QUIET * rest:
         return Decision(workers)
+    # No mean here: a rush hour within the patience needs the worker again.
     for part in parts:
         waited = part.queue_s > QUEUE_S and part.busy >= QUIET * rest
         if waited or part.busy > AIM * rest:

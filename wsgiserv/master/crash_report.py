@@ -37,7 +37,7 @@ from wsgiserv.master.crash_dump_file import CRASHES, CrashDump
 from wsgiserv.master.oom import OomEvidence, OomWatch
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import Ended, rss_of
-from wsgiserv.wording import counted
+from wsgiserv.wording import counted, mebibytes
 
 # Whose doing the exit was: this server's, the kernel's for want of memory, a fault in C code, the application's, a
 # signal's from outside.
@@ -147,7 +147,7 @@ def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_R
 
 def is_told_to_end(worker: WorkerHandle, wait_status: int | None) -> bool:
     """Whether a worker has ended as if told to leave, though not by the master: by a signal to all processes."""
-    if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
+    if worker.told_to_leave or worker.retiring_at is not None:
         return False
     return wait_status == ExitStatus.OK or _signal_of(wait_status) in _TOLD
 
@@ -307,9 +307,9 @@ class CrashReport:
         ]
         memory = []
         if self.rss_bytes:
-            memory.append(f"{_mib(self.rss_bytes)} resident {self.rss_age_s:.1f} s before its exit")
+            memory.append(f"{mebibytes(self.rss_bytes)} resident {self.rss_age_s:.1f} s before its exit")
         if self.max_rss_bytes:
-            memory.append(f"{_mib(self.max_rss_bytes)} at its most")
+            memory.append(f"{mebibytes(self.max_rss_bytes)} at its most")
         if memory:
             lines.append(f"memory: {', '.join(memory)}")
         if self.connections:
@@ -432,7 +432,3 @@ class CrashReporter:
         status = KILLED if was_late and report.cause == "server" else NO_RESPONSE
         if worker.cfg is not None:
             log_lost_requests(worker.cfg, self._log, worker.pid, report.lost, status)
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):.1f} MiB"

@@ -6,16 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener
 from wsgiserv.safe_open import working_directory
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.handoff import Handoff
 
 
 class HookServer:

@@ -169,7 +169,8 @@ class Fleet:
         elif report.state == "failed" and worker.failed is None:
             worker.failed, worker.failed_at = report, now
             if not worker.told_to_leave:
-                self._boot_failed(worker.generation, worker.spawned_at, report.reason, report, now, jitter)
+                failures = self._boot_failed(worker.generation, worker.spawned_at, report.reason, now, jitter)
+                failures.report = report
 
     def died(
         self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False
@@ -191,31 +192,26 @@ class Fleet:
         if worker.ready_at is None:
             subject = f"worker {worker.pid}" if worker.pid else "the zygote"
             reason = f"{subject} {how} while it was booting"
-            self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
-            self.failures[worker.generation].hung = worker.hung
+            failures = self._boot_failed(worker.generation, worker.spawned_at, reason, now, jitter)
+            failures.hung = worker.hung
         elif now - worker.ready_at < (EARLY_KILLED_S if from_outside else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
 
     def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
         """Note a failed fork."""
-        self._boot_failed(generation, now, reason, None, now, jitter)
+        self._boot_failed(generation, now, reason, now, jitter)
 
     def _boot_failed(
-        self,
-        generation: int,
-        spawned_at: float,
-        reason: str,
-        report: Report | None,
-        now: float,
-        jitter: float,
-    ) -> None:
+        self, generation: int, spawned_at: float, reason: str, now: float, jitter: float
+    ) -> Failures:
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
-        failures.report = report or failures.report
+        # Workers forked before the pause have failed with the first of them.
         if spawned_at >= failures.not_before:
             failures.rounds += 1
             failures.not_before = now + _pause(failures.rounds, jitter)
+        return failures
 
     def _crashed(self, generation: int, now: float, jitter: float) -> None:
         # A worker that was killed once is replaced at once; code that always crashes early must not cost a CPU.
@@ -240,9 +236,8 @@ class Fleet:
 
     def forget_others(self, generation: int) -> None:
         """Forget how workers of other generations have failed: ``generation`` is the one in force."""
-        for history in (self.failures, self.crashes):
-            for number in [number for number in history if number != generation]:
-                del history[number]
+        self.failures = {number: each for number, each in self.failures.items() if number == generation}
+        self.crashes = {number: each for number, each in self.crashes.items() if number == generation}
 
 
 def _pause(number: int, jitter: float) -> float:
