@@ -21,7 +21,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from functools import partial
 from os import WNOHANG, _exit, close, dup2, fstat, getpid, kill, wait4
 from os import fork as _os_fork
-from select import POLLOUT, poll
+from select import POLLOUT
 from signal import (
     SIG_BLOCK,
     SIG_DFL,
@@ -35,6 +35,8 @@ from signal import (
     valid_signals,
 )
 from typing import Final, NamedTuple, NoReturn, Protocol
+
+from wsgiserv.ipc import wait_for
 
 # linux/mman.h; since Linux 4.14.
 _MADV_WIPEONFORK: Final = 18
@@ -293,9 +295,7 @@ _HIGH: Final = 64
 
 def is_writable(fd: int, wait_s: float = 0.0) -> bool:
     """Whether a write would not wait, or would fail at once; polls up to ``wait_s`` seconds."""
-    poller = poll()
-    poller.register(fd, POLLOUT)
-    return bool(poller.poll(wait_s * 1000))
+    return wait_for(fd, wait_s, POLLOUT)
 
 
 def duplicate(fd: int) -> int:

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
+        # The request is with the server: an interrupt here cannot take it back.
         print("wsgiservctl: no longer waiting; the server goes on with the command", file=sys.stderr)
         return _EXIT_INTERRUPTED
 
@@ -106,33 +107,34 @@ def _parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
 
-    def add(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help, parents=[where], allow_abbrev=False)
+    def add(name: str, help: str, until: str = "") -> argparse.ArgumentParser:
+        # Abbreviations would change their meaning with each new option.
+        command = commands.add_parser(name, help=help, description=help, parents=[where], allow_abbrev=False)
+        if until:
+            command.add_argument("--wait", action="store_true", help=f"wait until {until}")
+        return command
 
-    def waits(command: argparse.ArgumentParser, until: str) -> None:
-        command.add_argument("--wait", action="store_true", help=f"wait until {until}")
-
-    add("status", "show the server and its workers").add_argument(
-        "--json", action="store_true", help="as JSON"
-    )
-    waits(
-        add("reload", "read configuration and code again, and replace the workers"),
+    status = add("status", "show the server and its workers")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    add(
+        "reload",
+        "read configuration and code again, and replace the workers",
         "the new workers serve; exit status 1 if they cannot, or the server stops",
     )
-    # "until the next reload": it sets no setting, and the reload reads those.
-    scale = add("scale", "change the number of workers, until the next reload")
+    until = "N workers serve; exit status 1 if another number is set meanwhile"
+    scale = add("scale", "change the number of workers, until the next reload", until)
     scale.add_argument("count", type=_positive, metavar="N")
-    waits(scale, "N workers serve; exit status 1 if another number is set meanwhile")
-    retire = add("retire", "replace one worker")
+    retire = add(
+        "retire", "replace one worker", "it has exited; exit status 1 if its replacement cannot boot"
+    )
     retire.add_argument("worker", type=_positive, metavar="PID")
-    waits(retire, "it has exited; exit status 1 if its replacement cannot boot")
-    waits(
-        add("upgrade", "start a new master with new code; this one exits when the new one serves"),
+    add(
+        "upgrade",
+        "start a new master with new code; this one exits when the new one serves",
         "the new master serves; exit status 1 if it cannot",
     )
-    stop = add("stop", "finish the requests in flight, and stop")
+    stop = add("stop", "finish the requests in flight, and stop", "the server has exited")
     stop.add_argument("--now", action="store_true", help="do not finish the requests")
-    waits(stop, "the server has exited")
     trace = add("trace", "show the stacks of a worker and its requests in flight")
     trace.add_argument("worker", type=_positive, metavar="PID")
     add("reopen-logs", "open the log files again after a rotation")
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
+    # Not int() alone: it takes blanks, signs, underscores and other scripts' digits.
     if not is_positive(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
     return int(text)
@@ -150,6 +153,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
+    # Neither inf nor nan, which poll(2) and settimeout() do not take.
     if not 0 < seconds < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
     return seconds
@@ -182,6 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
             reason = escape_keeping_lines(str(reply.get("error", "")).rstrip())
             raise Failure(f"{arguments.command}: {reason}", EXIT_FAILED)
         if process is not None:
+            # The reply comes when the master closes its socket; it exits a moment later.
             _wait_for_end(process, server.pid, end, timeout)
     finally:
         if process is not None:
@@ -196,6 +201,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
     """Return the text for a command that is done, or has started."""
+    # The text may quote a client's request line, which must not drive the terminal.
     reason = escape_keeping_lines("" if reason == "accepted" else reason)
     if command == "trace":
         return reason

@@ -35,6 +35,7 @@ def report(status: Mapping[str, Any]) -> str:
         f"  listening    {escape(', '.join(server['bind']))}",
         f"  workers      {fleet}",
         f"  requests     {requests}",
+        # An older server, which an upgrade of the package leaves running, may lack keys.
         *_lost_lines(server.get("lost_log_lines", 0)),
         *_last_reload(server.get("last_reload")),
     ]
@@ -84,10 +85,12 @@ def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
             str(worker["errors"]),
             str(worker["connections"]),
             str(len(worker["in_flight"])),
+            # 0 where there is no /proc.
             f"{worker['rss_bytes'] / 2**20:.0f} MiB" if worker["rss_bytes"] else "?",
         )
         for worker in workers
     ]
+    # Widths of what there is: a table of fixed columns breaks at a million requests.
     widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -115,6 +118,7 @@ def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _duration(seconds: float) -> str:
     """Return ``0.12s``, ``45s``, ``3m20s``, ``2h05m`` or ``4d03h``."""
+    # Two units: a third says nothing that an operator acts on.
     if seconds < 10:
         return f"{seconds:.2f}s"
     whole = int(seconds)

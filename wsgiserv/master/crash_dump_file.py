@@ -48,15 +48,17 @@ class CrashDump(NamedTuple):
 
 
 class CrashDumpFile:
-    """An open file without a name, in memory where the system can (memfd_create(2))."""
+    """An open file without a name."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @classmethod
     def make(cls) -> CrashDumpFile | None:
-        """Make one. None when the system would not: a worker can do without."""
+        """Make one; None when the system does not."""
+        # A server that is short of descriptors or memory must serve all the same: only a report lacks its stacks.
         try:
+            # memfd_create(2): in memory, and so also on a full or read-only disk.
             if hasattr(os, "memfd_create"):
                 return cls(os.memfd_create("wsgiserv-crash-dump", os.MFD_CLOEXEC))
             import tempfile
@@ -68,6 +70,7 @@ class CrashDumpFile:
 
     def read(self) -> CrashDump:
         """Return the contents. Called by the master, after the worker's exit. Never raises."""
+        # pread(2): the worker, its children and the master share one file offset.
         try:
             size = fstat(self.fd).st_size
             data = pread(self.fd, _MOST_BYTES, max(0, size - _MOST_BYTES))

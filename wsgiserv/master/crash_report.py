@@ -206,7 +206,7 @@ def classify_exit(
         what = _CRASH_REASONS.get(
             number, "a crash in C code: usually of an extension module, or of what it was given"
         )
-        # An application that turns faulthandler on first has its dumps in a file of its own.
+        # Where faulthandler was on before the worker began, its dumps go to a file of another's.
         return "crash", what if dump.at(
             number
         ) else f"{what}; no stack is left, unless faulthandler was on before"

@@ -18,9 +18,8 @@ class OomEvidence(NamedTuple):
     """Evidence for the OOM killer.
 
     Attributes:
-        source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was: a hint
-            only: in a container the visible cgroup may be another), ``none`` (none
-            was), ``unknown`` (the system does not tell).
+        source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was),
+            ``none`` (none was), ``unknown`` (the system does not tell).
         path: the file of the counter; or empty.
     """
 
@@ -62,6 +61,7 @@ class OomWatch:
 
     def __init__(self, root: str = CGROUP_ROOT, cgroups: str | None = None, vmstat: str = _VMSTAT) -> None:
         text = own_cgroups() if cgroups is None else cgroups
+        # The nearest counter: memory.events of version 2 counts the kills in all groups below.
         self._cgroup = next(_counters(root, text), None)
         self._machine = _Counter(vmstat)
         self._counters = [self._machine] if self._cgroup is None else [self._cgroup, self._machine]
@@ -78,6 +78,7 @@ class OomWatch:
     def suspects(self, now: float) -> bool:
         """Return whether the killer may have been at work lately; True, too, where the system does not tell."""
         self.look(now)
+        # Where nothing tells, a kill by the OOM killer cannot be excluded.
         known = [each for each in self._counters if each.value is not None]
         return not known or any(each.grown for each in self._counters)
 
@@ -88,6 +89,7 @@ class OomWatch:
         machine = self._machine.take()
         if self._cgroup is not None and self._cgroup.take():
             return OomEvidence("cgroup", self._cgroup.path)
+        # A hint only: in a container the visible cgroup may be another than the one that has reached its limit.
         if machine:
             return OomEvidence("machine", self._machine.path)
         counter = self._cgroup or self._machine

@@ -13,9 +13,11 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import least_memory_of, memory_of
 from wsgiserv.wording import mebibytes
 
+# To read smaps_rollup, the kernel walks all page tables of the process.
 _SAMPLE_EVERY_S: Final = 5.0
 # A peak is no leak: so many samples in a row must be above the limit.
 _SAMPLES: Final = 3
+# The part of its lifetime by which a worker may go earlier.
 _JITTER: Final = 0.1
 
 
@@ -27,9 +29,9 @@ def too_large_at_boot(pid: int, settings: Settings) -> str:
     if size <= most:
         return ""
     return (
-        f"max_worker_memory = {mebibytes(most)}: a worker has {mebibytes(size)} before its first request, so each would "
-        "be replaced without end. Expected more than a worker has at its start, for example twice as much; 0 means no "
-        "limit."
+        f"max_worker_memory = {mebibytes(most)}: a worker has {mebibytes(size)} before its first request, so each "
+        "would be replaced without end. Expected more than a worker has at its start, for example twice as much; 0 "
+        "means no limit."
     )
 
 
@@ -61,6 +63,7 @@ class Recycler:
         Returns:
             When to look again; ``inf``: never.
         """
+        # Each worker has its own limits: after a reload the workers of the old settings keep theirs.
         serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
         limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
         if not limited:

@@ -94,6 +94,7 @@ def status_of(
         now, wall: ``time.monotonic()`` and ``time.time()`` seconds.
         memory: returns the memory of a process in bytes.
     """
+    # By age and not by pid, which starts again from a low number.
     handles = sorted(workers, key=lambda worker: worker.age)
     rows = [_worker(worker, now, memory) for worker in handles]
     last, gone = server.last_reload, server.gone
@@ -103,10 +104,12 @@ def status_of(
 
     return {
         "server": {
+            # Keys stay: monitors read them (docs/control.md).
             "pid": server.pid,
             "version": __version__,
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": server.state,
+            # Derived from the present clock: one that was wrong at the start has been set since.
             "started": _iso(wall - (now - server.started_at)),
             "uptime_s": round(now - server.started_at, 1),
             "application": server.application,
@@ -194,4 +197,5 @@ def _state(worker: WorkerHandle) -> tuple[str, float]:
 
 
 def _iso(wall: float) -> str:
+    # Not datetime: its import costs the master time and memory.
     return strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime(wall))

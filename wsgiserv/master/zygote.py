@@ -40,7 +40,7 @@ _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SI
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-_LONGEST_MESSAGE: Final = 4096
+LONGEST_MESSAGE_BYTES: Final = 4096
 _MOST_FDS: Final = 2
 
 
@@ -197,7 +197,7 @@ def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message with its descriptors; an empty message when the master has gone."""
     while True:
         try:
-            data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FDS, flags)
+            data, fds, _ = receive_packet(sock, LONGEST_MESSAGE_BYTES, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
         except BlockingIOError:
             if flags & MSG_DONTWAIT:

@@ -25,7 +25,7 @@ from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
+from wsgiserv.master.zygote import LONGEST_MESSAGE_BYTES, ZygoteBoot, live_as_zygote
 from wsgiserv.process import reap, send_signal
 from wsgiserv.scoreboard import Slot
 
@@ -33,7 +33,6 @@ from wsgiserv.scoreboard import Slot
 _GONE_S: Final = 1.0
 # What the master reads of one zygote in a turn: one that writes without end delays nothing. A socket holds some 280.
 _MOST_MESSAGES: Final = 512
-_LONGEST_MESSAGE: Final = 4096
 
 
 class Answer(NamedTuple):
@@ -88,10 +87,6 @@ class Zygote:
         self.boards = self.generation.pool.boards
         self.sock.setblocking(False)
 
-    def fileno(self) -> int:
-        """Return the descriptor to poll; -1 when there is none any more."""
-        return self.sock.fileno()
-
     def request(self, worker: WorkerHandle, place: tuple[int, int]) -> None:
         """Ask for ``worker``'s process. Raises OSError when there is no descriptor left.
 
@@ -134,7 +129,7 @@ class Zygote:
         is_corrupt = False
         for _ in range(_MOST_MESSAGES):
             try:
-                data = self.sock.recv(_LONGEST_MESSAGE, MSG_DONTWAIT)
+                data = self.sock.recv(LONGEST_MESSAGE_BYTES, MSG_DONTWAIT)
             except OSError:
                 break
             if not data:
@@ -232,7 +227,7 @@ class ZygoteClients:
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll."""
-        return [fd for zygote in self.zygotes if (fd := zygote.fileno()) >= 0]
+        return [zygote.sock.fileno() for zygote in self.zygotes if not zygote.over]
 
     def request(
         self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]
