@@ -31,12 +31,13 @@ from time import gmtime, strftime, time
 from typing import Any, Final, Literal, TypeAlias
 
 from wsgiserv.errors import ExitStatus
-from wsgiserv.logs.access import KILLED, NO_RESPONSE, LostRequest, log_lost_requests
+from wsgiserv.logs.access import KILLED, NO_RESPONSE, log_lost_requests
 from wsgiserv.logs.escape import escape
 from wsgiserv.master.crash_dump_file import CRASHES, CrashDump
 from wsgiserv.master.oom import OomEvidence, OomWatch
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import Ended, rss_of
+from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted, mebibytes
 
 # Whose doing the exit was: this server's, the kernel's for want of memory, a fault in C code, the application's, a
@@ -105,18 +106,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}" if number else ""
 
 
-def lost_requests(worker: WorkerHandle, now: float) -> tuple[LostRequest, ...]:
-    """Return the requests in the application, oldest first, as the scoreboard knows them."""
-    if worker.slot is None:
-        return ()
-    # A request whose response has just left, and which the worker has not noted as done yet, is among them.
-    return tuple(
-        LostRequest(cell.request_line, cell.peer, cell.request_id, max(0.0, now - cell.started), cell.logged)
-        for cell in worker.slot.in_flight()
-    )
-
-
-def in_json(requests: Sequence[LostRequest]) -> list[dict[str, Any]]:
+def in_json(requests: Sequence[RequestInFlight]) -> list[dict[str, Any]]:
     """Return the requests fit for JSON. Text from clients is not escaped."""
     return [
         {
@@ -129,7 +119,7 @@ def in_json(requests: Sequence[LostRequest]) -> list[dict[str, Any]]:
     ]
 
 
-def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_REQUESTS) -> list[str]:
+def request_lines(pid: int, requests: Sequence[RequestInFlight], most: int = _MOST_REQUESTS) -> list[str]:
     """Return a line for each request in the application of the worker ``pid``, ``most`` at most."""
     lines = [
         f"in flight in worker {pid} for {lost.age_s:.1f} s: "
@@ -275,7 +265,7 @@ class CrashReport:
     rss_bytes: int = 0
     rss_age_s: float = 0.0
     max_rss_bytes: int = 0
-    lost: tuple[LostRequest, ...] = ()
+    lost: Sequence[RequestInFlight] = ()
     stacks: str = ""
     stacks_by: Literal["", "worker", "faulthandler"] = ""
 
@@ -368,7 +358,7 @@ def make_report(
         rss_bytes=worker.rss_bytes,
         rss_age_s=now - worker.measured_at,
         max_rss_bytes=max(end.max_rss * _MAXRSS_UNIT, worker.rss_bytes),  # the kernel counts roughly
-        lost=lost_requests(worker, now),
+        lost=worker.in_flight(now),
         stacks=stacks,
         stacks_by="" if not stacks else "worker" if stacks == dump.report else "faulthandler",
     )

@@ -9,7 +9,7 @@ from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
-from wsgiserv.master.crash_report import in_json, lost_requests
+from wsgiserv.master.crash_report import in_json
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import rss_of
 from wsgiserv.scoreboard import SlotFigures
@@ -32,24 +32,6 @@ class LastReload(NamedTuple):
     at: float
 
 
-@dataclass
-class Totals:
-    """The sums of exited workers."""
-
-    # Their slots are cleared and used again, and a total must not go down.
-
-    requests: int = 0
-    errors: int = 0
-    lost_lines: int = 0
-
-    def add(self, figures: SlotFigures) -> None:
-        """Add the figures of a reaped worker, before its slot is freed."""
-        self.requests += figures.requests
-        self.errors += figures.errors
-        # The lines that waited in its memory for the log have ended with it.
-        self.lost_lines += figures.lost_lines + figures.waiting_lines
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
     """The facts about the master.
@@ -63,7 +45,7 @@ class ServerFacts:
         generation: the number of the generation in force.
         wanted: the number of wanted workers.
         last_reload: None before the first.
-        gone: the figures of reaped workers.
+        gone: the sums of reaped workers.
         lost_lines: the number of error log lines that the master itself lost.
     """
 
@@ -75,7 +57,7 @@ class ServerFacts:
     generation: int
     wanted: int
     last_reload: LastReload | None = None
-    gone: Totals
+    gone: SlotFigures
     lost_lines: int = 0
 
 
@@ -130,7 +112,10 @@ def status_of(
             },
             "requests": gone.requests + total("requests"),
             "errors": gone.errors + total("errors"),
-            "lost_log_lines": server.lost_lines + gone.lost_lines + total("lost_log_lines"),
+            # The lines that waited in a worker's memory for the log have ended with it.
+            "lost_log_lines": (
+                server.lost_lines + gone.lost_lines + gone.waiting_lines + total("lost_log_lines")
+            ),
             "connections": total("connections"),
             "in_flight": sum(len(row["in_flight"]) for row in rows),
         },
@@ -173,7 +158,7 @@ def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> d
         "errors": figures.errors,
         "lost_log_lines": figures.lost_lines,
         "connections": figures.connections,
-        "in_flight": in_json(lost_requests(worker, now)),
+        "in_flight": in_json(worker.in_flight(now)),
         "rss_bytes": memory(worker.pid),
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgiserv.boot import ReadinessReader, Report
 from wsgiserv.master.crash_dump_file import CrashDumpFile
-from wsgiserv.scoreboard import Slot, SlotFigures
+from wsgiserv.scoreboard import RequestInFlight, Slot, SlotFigures
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -141,6 +141,10 @@ class WorkerHandle:
     def figures(self) -> SlotFigures:
         """Return its figures in the scoreboard; zeros without a row there."""
         return self.slot.figures() if self.slot is not None else SlotFigures()
+
+    def in_flight(self, now: float) -> list[RequestInFlight]:
+        """Return the requests in its application, oldest first."""
+        return self.slot.in_flight(now) if self.slot is not None else []
 
     def open_pipes(self) -> int:
         """Make its readiness pipe and its crash dump's file; return the worker's end of the pipe. Raises OSError."""
