@@ -118,8 +118,6 @@ class ControlServer:
 
     def handle(self, fd: int, events: int) -> bool:
         """Handle the events of ``fd``; return False for a descriptor of another owner."""
-        if fd < 0:
-            return False
         if fd == self._listener.fileno():
             self._accept()
             return True
@@ -143,7 +141,7 @@ class ControlServer:
     def expire(self, now: float) -> None:
         """Disconnect the clients whose deadline has passed."""
         if self._rests_until <= now:
-            self._rests_until = 0.0
+            self._rests_until = 0.0  # the listener is polled again
         for client in [client for client in self._clients.values() if client.deadline <= now]:
             if client.unsent:
                 self._drop(client)
@@ -161,7 +159,8 @@ class ControlServer:
         if self._listener.fileno() < 0:
             return
         with suppress(OSError), place_of(self.path) as place:
-            # While the listener is open, no other file gets its inode number.
+            # By now it may be the socket of the next master. While the listener is open, no other file gets its inode
+            # number.
             found = place.lstat()
             if (found.st_dev, found.st_ino) == self._identity:
                 place.unlink()
@@ -169,6 +168,7 @@ class ControlServer:
 
     def close_in_child(self) -> None:
         """Close the descriptors only. Called in each child of the master."""
+        # No answers, and no unlink: the connections and the file are the parent's.
         self._listener.close()
         for client in self._clients.values():
             client.sock.close()
@@ -179,6 +179,7 @@ class ControlServer:
     def _accept(self) -> None:
         for _ in range(MOST_CLIENTS):
             try:
+                # The C class has no accept(): that of `socket.socket`, which gevent replaces, calls this.
                 fd, _address = self._listener._accept()  # type: ignore[attr-defined]
             except OSError as error:
                 if error.errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -189,6 +190,7 @@ class ControlServer:
             pid, uid = peer_of(sock)
             client = _Client(sock, f"wsgiservctl (pid {pid}, user id {uid})", monotonic() + CLIENT_S)
             self._clients[fd] = client
+            # The socket's mode keeps others out, but not where a file system ignores it.
             if uid not in (geteuid(), 0):
                 self._log.warning(
                     "WS1950 control socket: connection of user id %d refused: the server runs as user id %d",
@@ -200,6 +202,7 @@ class ControlServer:
                 self._refuse(client, f"{MOST_CLIENTS} other clients are connected; try again")
 
     def _is_full(self) -> bool:
+        # Waiting clients count apart: a script that waits for each of its commands must not lock an operator out.
         waiting = sum(bool(client.command) and not client.is_answered for client in self._clients.values())
         return waiting > MOST_WAITING or len(self._clients) - waiting > MOST_CLIENTS
 
@@ -218,6 +221,7 @@ class ControlServer:
         if len(line) >= LONGEST_REQUEST_BYTES:
             self._refuse(client, f"the request is longer than {LONGEST_REQUEST_BYTES} bytes")
         elif newline:
+            # One request for each connection: what follows is not read.
             client.received = b""
             self._obey(client, line)
 
@@ -227,6 +231,7 @@ class ControlServer:
         except ValueError as error:
             self._refuse(client, str(error))
             return
+        # No time limit: a reload takes as long as the application's boot, and the client gives up by itself.
         client.command, client.deadline = name, inf
         words = [name.replace("_", " ")]
         words += ["now" if value is True else str(value) for value in arguments.values() if value]
@@ -259,6 +264,7 @@ class ControlServer:
         if client.is_answered:
             return
         client.is_answered = True
+        # The status of many workers can be larger than the socket's buffer, and the client may not read.
         client.deadline = monotonic() + CLIENT_S
         client.unsent = encode(reply)
         self._send(client)
@@ -278,8 +284,7 @@ class ControlServer:
     def _drop(self, client: _Client) -> None:
         client.is_answered = True
         client.unsent = b""
-        if self._clients.get(client.sock.fileno()) is client:
-            del self._clients[client.sock.fileno()]
+        self._clients.pop(client.sock.fileno(), None)
         client.sock.close()
 
 
@@ -311,6 +316,7 @@ def control_server(
         server = ControlServer(path, commands, log, follows=follows)
     except (DirectoryError, OSError) as error:
         reason = str(error) if isinstance(error, DirectoryError) else f"{path}: {error.strerror or error}"
+        # Not a warning: signals do the same, and a read-only or shared directory may be meant.
         log.info(
             "no control socket: %s: wsgiservctl cannot reach this server, signals can. "
             "Set control_socket to another path, or to 'off'",
@@ -359,7 +365,7 @@ def _holder(path: str) -> int | None:
         if error in (ECONNREFUSED, ENOENT):
             return None
         if error in (EAGAIN, EINPROGRESS):
-            return 0  # a full backlog has a listener
+            return 0  # a full backlog has a listener; the master must not wait for it, which may be stopped
         if error:
             raise OSError(error, os.strerror(error), path)
         return peer_of(sock)[0]
