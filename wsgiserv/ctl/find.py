@@ -162,7 +162,7 @@ def _of_pid(pid: int, given: str) -> Server:
     refusal = ""
     for path in dict.fromkeys([*paths, *_listening(socket_name(pid))]):
         try:
-            server = _connect_in(*os.path.split(path)) if path in paths else _connect(path)
+            server = _connect_in(*os.path.split(path)) if path in paths else _connect(path, _trusted())
         except PermissionError as error:
             # It may be an unrelated directory: the server can still be in the next.
             refusal = refusal or f"{path}: {error.strerror}"
@@ -214,7 +214,7 @@ def _listening(name: str) -> Iterator[str]:
 
 def _connect_or_fail(path: str) -> Server:
     try:
-        return _connect(path)
+        return _connect(path, _trusted())
     except FileNotFoundError:
         advice = "there is no such file. Without --socket the only running server is found"
     except ConnectionRefusedError:
@@ -295,6 +295,11 @@ def _directories() -> list[str]:
     return directories_to_search(os.environ, os.geteuid())
 
 
+def _trusted() -> int | None:
+    # Root names a server of any user's by its path.
+    return os.geteuid() or None
+
+
 def _connect_in(directory: str, name: str) -> Server:
     """Connect to a socket in a searched directory. Raises PermissionError if neither its owner nor root listens."""
     path, owner = f"{directory}/{name}", os.geteuid()
@@ -303,14 +308,11 @@ def _connect_in(directory: str, name: str) -> Server:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise PermissionError(errno.EPERM, "it is no socket")
         owner = os.lstat(directory).st_uid
-    server = _connect(path)
-    if peer_of(server.connection)[1] not in (0, owner):
-        server.connection.close()
-        raise PermissionError(errno.EPERM, "another user listens there")
-    return server
+    return _connect(path, owner)
 
 
-def _connect(path: str) -> Server:
+def _connect(path: str, owner: int | None) -> Server:
+    """Connect to a socket. Raises PermissionError if neither ``owner`` nor root listens; None trusts all users."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         # connect(2) itself would wait for room in the queue of a master that is stopped.
@@ -318,7 +320,7 @@ def _connect(path: str) -> Server:
         connection.connect(path)
         pid, uid = peer_of(connection)
         # Another user may have put a socket at this place: it must get no orders, and is not believed.
-        if os.geteuid() not in (0, uid) and uid != 0:
+        if owner is not None and uid not in (0, owner):
             raise PermissionError(errno.EPERM, f"user id {uid} listens there")
     except BaseException as error:
         connection.close()

@@ -52,6 +52,7 @@ _TIMERS: Final = frozenset({SIGALRM, SIGVTALRM, SIGPROF})
 _ABORTED: Final = 1
 # As wait4(2) returns it.
 _EXITED_BOOT: Final = ExitStatus.BOOT << 8
+_BAD_C_CODE: Final = "a crash in C code: usually of an extension module, or of what it was given"
 _CRASH_REASONS: Final[dict[int, str]] = {
     SIGSYS: "a system call that is not allowed here (seccomp)",
     SIGABRT: "abort() in C code after a failed check; or kill -ABRT from outside",
@@ -79,7 +80,9 @@ _MOST_REQUESTS: Final = 20
 # A page of a log, not a book: the innermost frames of each thread come first.
 _MOST_STACK_LINES: Final = 400
 _INDENT: Final = "    "
+# 10 µs for each worker.
 _MEASURE_EVERY_S: Final = 1.0
+# With their stacks they are the largest part of a status.
 _KEPT: Final = 20
 
 
@@ -121,6 +124,7 @@ def in_json(requests: Sequence[RequestInFlight]) -> list[dict[str, Any]]:
 
 def request_lines(pid: int, requests: Sequence[RequestInFlight], most: int = _MOST_REQUESTS) -> list[str]:
     """Return a line for each request in the application of the worker ``pid``, ``most`` at most."""
+    # All three texts come from the client.
     lines = [
         f"in flight in worker {pid} for {lost.age_s:.1f} s: "
         f'"{escape(lost.request_line)}" from {escape(lost.peer) or "a Unix socket"}, '
@@ -152,6 +156,7 @@ def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -
     """
     if worker.failed is not None:
         return False  # its own report says why it exits
+    # Before quit_at: a worker that hung does so also during a fast stop, and its stacks tell where.
     if worker.abort_at is not None:
         return True
     if worker.quit_at is not None:
@@ -177,6 +182,7 @@ def classify_exit(
         find_oom: see `OomWatch.attribute_kill`; called at most once, for a SIGKILL from elsewhere.
     """
     ours = f"sent by wsgiserv: it {worker.sent_because}"
+    # os.waitpid(-1) in a hook, or SIGCHLD ignored there, takes the status away.
     if wait_status is None:
         return "unknown", "unknown: something else in this process (a hook?) has waited for it"
     number = _signal_of(wait_status)
@@ -193,13 +199,11 @@ def classify_exit(
     if number in CRASHES or number == SIGSYS:
         if number == SIGABRT and worker.abort_at is not None:
             return "server", ours
-        what = _CRASH_REASONS.get(
-            number, "a crash in C code: usually of an extension module, or of what it was given"
-        )
-        # Where faulthandler was on before the worker began, its dumps go to a file of another's.
-        return "crash", what if dump.at(
-            number
-        ) else f"{what}; no stack is left, unless faulthandler was on before"
+        what = _CRASH_REASONS.get(number, _BAD_C_CODE)
+        # Where faulthandler was on before the worker began, it writes elsewhere: to the standard error, mostly.
+        if not dump.at(number):
+            what += "; no stack is left, unless faulthandler was on before"
+        return "crash", what
     name = _signal_name(number)
     if number in _TIMERS:
         return "application", f"a timer of the application (alarm, setitimer): {name} had no handler"
@@ -214,6 +218,7 @@ def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: s
         return "outside", "SIGABRT from outside: not sent by wsgiserv"
     if worker.retiring_at is not None and status == ExitStatus.BOOT:
         return "server", "the worker itself: a request was overdue (request_timeout) and did not come back"
+    # Its handlers of both signals end it in order, so the status does not tell them from an exit by the application.
     if status == ExitStatus.OK:
         return "outside", (
             "SIGTERM or SIGQUIT from outside: not sent by wsgiserv; or the application has called os._exit(0)"
@@ -271,8 +276,10 @@ class CrashReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it fit for JSON, for ``wsgiservctl status --json``. Text from clients is not escaped."""
+        # With milliseconds: an operator compares it with other logs.
         seconds, fraction = divmod(self.died_at, 1)
         died = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{int(fraction * 1000):03d}+00:00"
+        # The rest of the fields are keys under their own names, which docs/control.md lists.
         found = asdict(self)
         for name in ("died_at", "how", "lost"):
             del found[name]
@@ -389,7 +396,8 @@ class CrashReporter:
         self._next_look = 0.0
 
     def look(self, workers: Iterable[WorkerHandle], now: float) -> None:
-        """Note the workers' memory, once a second: 10 µs for each. Called at every turn of the master's loop."""
+        """Note the workers' memory, once a second. Called at every turn of the master's loop."""
+        # Beforehand: /proc has nothing any more about a process that has been killed.
         if now < self._next_look:
             return
         self._next_look = now + _MEASURE_EVERY_S

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
@@ -50,13 +49,12 @@ def become_subreaper() -> bool:
 
 
 def _prctl(option: int, value: int) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
     try:
-        import ctypes  # here: a server without preload_app does without
+        # Here: a server without preload_app does without its import. Python has no prctl().
+        import ctypes
 
         return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):  # no libffi; not Linux
         return False
 
 
@@ -95,6 +93,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         add_child_cleanup(boot.close_in_child)
         add_child_cleanup(close_logs_in_child)
         _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
+        # The master may have ended before that call, and no signal comes then.
         if getppid() != boot.parent.server.pid:
             _exit(ExitStatus.OK)
         _ignore_signals(boot)
@@ -132,6 +131,7 @@ def _ignore_signals(boot: ZygoteBoot) -> None:
 
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
+    # Where an import hangs, these frames are the application's: the line to look at comes last.
     stack = list(extract_stack(frame))
     own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
     users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
@@ -166,18 +166,20 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
 
 
 def _threads_left_behind() -> Sequence[str]:
-    """Return the names of the other threads of this process. Greenlets are none: they are in the workers, too."""
+    """Return the names of the other threads of this process."""
     try:
         native = set(map(int, os.listdir("/proc/self/task")))
     except (OSError, ValueError):
         return ()
     native.discard(getpid())
-    # gevent's and eventlet's stand-ins for the main thread have no native_id.
+    # Greenlets are in the workers, too. gevent's and eventlet's stand-ins for the main thread have no native_id.
     return [each.name for each in threading.enumerate() if getattr(each, "native_id", None) in native]
 
 
 def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
     """Report each requested worker as failed, as the worker itself would; there is one at least."""
+    # Wait for the first request only: the master forks a zygote for a worker. Then the zygote exits, and the master
+    # decides whether to try again.
     flags = 0
     while True:
         try:
@@ -214,7 +216,7 @@ def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | No
         if not message:
             return None
         if message["do"] == "reopen_logs":
-            reopen_error_log()
+            reopen_error_log()  # a worker inherits the descriptors as they are at its fork
             continue
         if _spawn(boot.sock, message["age"], fds[0]):
             boot.sock.close()
@@ -253,7 +255,7 @@ def _spawn(sock: socket, age: int, ready: int) -> bool:
         return True
     close(pid_writer)
     close(go_reader)
-    # From its end on the worker is the master's child, and the master can wait for it.
+    # The child between them ends first: from then on the worker is the master's child, and the master can wait for it.
     status = _wait(child)
     pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
     if not pid:
@@ -274,6 +276,7 @@ def _leave_zygote(pid_writer: int, go_reader: int) -> None:
             _exit(ExitStatus.OK)
     except OSError as error:
         _exit(error.errno or ExitStatus.BOOT)
+    # The zygote's handlers would swallow a signal that the master sends before the worker has its own.
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
     try:

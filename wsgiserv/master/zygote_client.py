@@ -103,6 +103,7 @@ class Zygote:
 
     def reopen_logs(self) -> None:
         """Have it reopen its log, for its future workers."""
+        # Behind the requests in the queue: workers forked before it get SIGUSR1 themselves.
         if not self.over:
             self.unsent.append(({"do": "reopen_logs"}, ()))
             self._send()
@@ -123,6 +124,7 @@ class Zygote:
 
     def hear(self) -> list[Answer]:
         """Return its answers. Called at every turn of the master's loop."""
+        # Without regard to poll(2)'s answer: a read that finds nothing costs as little.
         answers: list[Answer] = []
         if self.over:
             return answers
@@ -131,9 +133,9 @@ class Zygote:
             try:
                 data = self.sock.recv(LONGEST_MESSAGE_BYTES, MSG_DONTWAIT)
             except OSError:
-                break
+                break  # nothing is there
             if not data:
-                break
+                break  # it has exited: `reap` tells how
             try:
                 answer = self._understand(decode(data))
             except MessageError as error:
@@ -164,6 +166,7 @@ class Zygote:
             self.loaded = True
             self.log.info("zygote %d: application loaded in %.2f s", self.pid, monotonic() - self.began_at)
             return None
+        # Not isinstance: True is an int, and would be the worker of age 1.
         worker = self.asked.get(age) if type(age) is int else None
         if worker is None:
             raise MessageError(f"about a worker that was not asked for: {str(message)[:80]}")
@@ -195,7 +198,8 @@ class Zygote:
         send_signal(self.pid, signal)
 
     def end(self) -> None:
-        """Kill it: it has nothing to finish. Its workers are the master's children, and stay."""
+        """End it; its workers are the master's children, and stay."""
+        # SIGKILL: it has nothing to finish, and the application may have handlers of its own for other signals.
         if not self.over:
             send_signal(self.pid, SIGKILL)
             self.close()
@@ -246,6 +250,7 @@ class ZygoteClients:
         """
         mine = (each for each in self.zygotes if each.generation is generation)
         zygote = next((each for each in mine if not (each.over or each.aborted or each.is_outdated)), None)
+        # It was forked before the new board was mapped.
         if zygote is not None and zygote.boards < generation.pool.boards:
             self._log.info(
                 "zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid
@@ -283,9 +288,11 @@ class ZygoteClients:
 
     def _is_new_child(self, pid: int) -> bool:
         """Whether ``pid`` is a child of this process, and no worker yet: it will be sent signals."""
+        # 0 and -1 would be process groups for kill(2).
         if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
             return False
         try:
+            # WNOWAIT leaves its status to `reap`, if it has exited already.
             waitid(P_PID, pid, WEXITED | WNOHANG | WNOWAIT)
         except (ChildProcessError, OverflowError):
             return False
@@ -307,7 +314,7 @@ class ZygoteClients:
     def reap(self) -> list[Answer]:
         """Note exited zygotes; return their last answers."""
         answers: list[Answer] = []
-        for zygote in list(self.zygotes):
+        for zygote in list(self.zygotes):  # on_exit removes it
             if end := reap(zygote.pid):
                 answers += self.on_exit(zygote, end.wait_status)
         return answers
@@ -317,7 +324,7 @@ class ZygoteClients:
         answers = zygote.hear()
         self.zygotes.remove(zygote)
         how = describe_exit(wait_status)
-        # A zygote that cannot load the application has reported that, with the reason.
+        # A zygote that cannot load the application has reported that to each worker's pipe, with the reason.
         is_known = zygote.over or (not zygote.loaded and how == describe_exit(ExitStatus.APPLICATION << 8))
         if is_known:
             self._log.debug("zygote %d %s", zygote.pid, how)
@@ -341,7 +348,8 @@ class ZygoteClients:
             zygote.reopen_logs()
 
     def keep_generation(self, number: int) -> None:
-        """End the zygotes of all other generations: their workers do not need them."""
+        """End the zygotes of all other generations."""
+        # Their settings are not in force any more, and each holds a copy of an application.
         for zygote in self.zygotes:
             if zygote.generation.number != number:
                 zygote.end()
