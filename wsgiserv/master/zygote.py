@@ -20,7 +20,7 @@ from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
@@ -100,13 +100,10 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         unblock_last()
         application = _load(boot)
         _ignore_signals(boot)  # again: the application may have its own handlers, for its workers
-        if application is None:
-            status = ExitStatus.APPLICATION
-        else:
-            worker = _serve(boot, application)
-            if worker is not None:
-                return worker
-            status = ExitStatus.OK
+        worker = _serve(boot, application)
+        if worker is not None:
+            return worker
+        status = ExitStatus.OK
     except Exception:
         boot.parent.log.critical(
             "WS1330 zygote %d: exits: an error of the server itself", getpid(), exc_info=True
@@ -138,8 +135,8 @@ def _where(frame: FrameType | None) -> str:
     return "".join(format_list(users or stack)).rstrip()
 
 
-def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
-    """Return the application; None when it cannot be loaded, and the requested workers have been reported failed."""
+def _load(boot: ZygoteBoot) -> Callable[..., Any]:
+    """Return the application. When it cannot be loaded, report the requested workers failed, and exit."""
     preload = boot.generation.preload
     assert preload is not None
     gc.freeze()  # as in a worker: what is inherited is not searched, by eventlet for one, which replaces locks
@@ -149,7 +146,6 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
     except (ApplicationError, ConfigError, OSError) as error:
         status = ExitStatus.BOOT if isinstance(error, OSError) else error.exit_status
         _refuse(boot, str(error), getattr(error, "traceback", ""), status)
-        return None
     names = _threads_left_behind()
     if names:
         boot.parent.log.warning(
@@ -176,23 +172,22 @@ def _threads_left_behind() -> Sequence[str]:
     return [each.name for each in threading.enumerate() if getattr(each, "native_id", None) in native]
 
 
-def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
-    """Report each requested worker as failed, as the worker itself would; there is one at least."""
+def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> NoReturn:
+    """Report each requested worker as failed, as the worker itself would, and exit; there is one at least."""
     # Wait for the first request only: the master forks a zygote for a worker. Then the zygote exits, and the master
     # decides whether to try again.
-    flags = 0
-    while True:
-        try:
+    flags, is_open = 0, True
+    with suppress(OSError):  # the master's end is closed, or no request is left
+        while is_open:
             message, fds = _receive(boot.sock, flags)
-        except OSError:
-            return
-        if not message:
-            return
-        if fds:
-            flags = MSG_DONTWAIT
-            ReadinessWriter(fds[0]).report("failed", reason, traceback, status)
-            for fd in fds:
-                close(fd)
+            is_open = bool(message)
+            if fds:
+                flags = MSG_DONTWAIT
+                ReadinessWriter(fds[0]).report("failed", reason, traceback, status)
+                for fd in fds:
+                    close(fd)
+    flush_standard_streams()
+    _exit(ExitStatus.APPLICATION)
 
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
