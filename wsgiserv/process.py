@@ -330,6 +330,17 @@ def reopened(fd: int, access: int = os.O_WRONLY) -> int | None:
     return high
 
 
+def unnamed_file(name: str) -> int:
+    """Return the descriptor of a new file without a path; ``name`` is for /proc. Raises OSError."""
+    # In memory where the system can (memfd_create(2)), and so also on a full or read-only disk.
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def fill_standard_streams() -> None:
     """Open the null device in place of closed standard streams. Never raises."""
     try:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from wsgiserv.ctl.format import server_line
 from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
+from wsgiserv.net.port_owner import listening_paths
 from wsgiserv.runtime_dir import directories_to_search, socket_name
 
 EXIT_OK = 0  # done
@@ -26,7 +27,6 @@ EXIT_USAGE = 2  # wrong usage, or no server was found
 # Enough for an answer that waits for nothing: the master is never busy for long.
 ANSWER_S = 10.0
 _STATE_S = 2.0
-_LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags of /proc/net/unix
 
 
 class Failure(Exception):
@@ -158,9 +158,12 @@ def _pid_in(path: str) -> int:
 
 
 def _of_pid(pid: int, given: str) -> Server:
-    paths = [f"{directory}/{socket_name(pid)}" for directory in _directories()]
+    name = f"/{socket_name(pid)}"
+    paths = [f"{directory}{name}" for directory in _directories()]
+    # RuntimeDirectory= of a systemd unit: a directory not named in this command's environment.
+    others = [path for path, _ in listening_paths() if path.endswith(name)]
     refusal = ""
-    for path in dict.fromkeys([*paths, *_listening(socket_name(pid))]):
+    for path in dict.fromkeys([*paths, *others]):
         try:
             server = _connect_in(*os.path.split(path)) if path in paths else _connect(path, _trusted())
         except PermissionError as error:
@@ -170,7 +173,7 @@ def _of_pid(pid: int, given: str) -> Server:
         except OSError:
             continue
         # A container's master has another number here than it has given its socket.
-        if server.pid in (0, pid) or path.endswith(f"/{socket_name(pid)}"):
+        if server.pid in (0, pid) or path.endswith(name):
             return server
         server.connection.close()
     # A directory that this user may not read tells nothing of this user's own servers, nor of one that has ended.
@@ -197,19 +200,6 @@ def _may_be_anothers(pid: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)
     return False
-
-
-def _listening(name: str) -> Iterator[str]:
-    """Yield the paths of listening sockets of this file name, in any directory."""
-    # RuntimeDirectory= of a systemd unit: a directory not named in this command's environment.
-    try:
-        rows = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]
-    except OSError:
-        return
-    for row in rows:
-        columns = row.split(maxsplit=7)
-        if len(columns) == 8 and columns[7].endswith(f"/{name}") and int(columns[3], 16) & _LISTENS:
-            yield columns[7]
 
 
 def _connect_or_fail(path: str) -> Server:

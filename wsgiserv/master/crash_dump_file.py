@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from os import close, fstat, pread
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from typing import Final, NamedTuple
 
 from wsgiserv.boot import REPORT_MARK
+from wsgiserv.process import unnamed_file
 
 # What faulthandler calls the signals that it catches.
 CRASHES: Final[dict[int, str]] = {
@@ -58,13 +58,7 @@ class CrashDumpFile:
         """Make one; None when the system does not."""
         # A server that is short of descriptors or memory must serve all the same: only a report lacks its stacks.
         try:
-            # memfd_create(2): in memory, and so also on a full or read-only disk.
-            if hasattr(os, "memfd_create"):
-                return cls(os.memfd_create("wsgiserv-crash-dump", os.MFD_CLOEXEC))
-            import tempfile
-
-            with tempfile.TemporaryFile() as file:
-                return cls(os.dup(file.fileno()))
+            return cls(unnamed_file("wsgiserv-crash-dump"))
         except OSError:
             return None
 
