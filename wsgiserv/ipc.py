@@ -184,22 +184,13 @@ class MessageReader:
         self._buffer = rest
         return messages, closed
 
-    def read_first(self, wait_s: float | None = None) -> tuple[dict[str, Any] | None, bool]:
-        """Wait for a message; return it, or None, and whether the other end is closed.
-
-        Args:
-            wait_s: how many seconds to wait; None: without limit.
-
-        Raises:
-            MessageError: as `read`.
-        """
-        until = None if wait_s is None else monotonic() + wait_s
+    def read_first(self) -> dict[str, Any] | None:
+        """Wait for a message; return it, or None when the other end is closed. Raises MessageError as `read`."""
         while True:
             messages, closed = self.read()
-            left_s = None if until is None else until - monotonic()
-            if messages or closed or (left_s is not None and left_s <= 0):
-                return (messages[0] if messages else None), closed
-            wait_for(self._fd, left_s)
+            if messages or closed:
+                return messages[0] if messages else None
+            wait_for(self._fd, None)
 
     def close(self) -> None:
         """Close the pipe."""

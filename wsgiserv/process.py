@@ -144,17 +144,15 @@ def fork() -> int:
     return pid
 
 
-def run_in_child(run: Callable[[], int], failed_status: int = 1) -> int:
-    """Fork a child to call ``run`` and exit; return its process id. Raises OSError.
+def run_in_child(run: Callable[[], int]) -> int:
+    """Fork a child to call ``run``, and exit with the status it returns; return the child's process id.
 
-    Args:
-        run: returns the exit status. An exception is printed.
-        failed_status: the exit status where it raises.
+    An exception is printed, and the status is 1. Raises OSError.
     """
     pid = fork()
     if pid:
         return pid
-    status = failed_status
+    status = 1
     try:
         status = run()
     except BaseException as error:  # the process ends here, and must say why
