@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from server import Server, Start, children, is_alive, wait_until
 
+from wsgiserv.master import zygote as zygote_process
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote_client import Answer, Zygote
@@ -258,6 +260,27 @@ def test_slots_have_places() -> None:
     assert pool.boards == 2
     for slot in slots:
         assert pool.slot(*pool.place(slot)) is slot
+
+
+def test_a_fork_that_fails_keeps_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(zygote_process, "fork", refuse)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    before = os.listdir("/proc/self/fd")
+    assert not zygote_process._spawn(theirs, 7, writer)
+    assert os.listdir("/proc/self/fd") == before
+    assert json.loads(ours.recv(4096)) == {
+        "state": "fork_failed",
+        "age": 7,
+        "error": "Resource temporarily unavailable",
+    }
+    for fd in (reader, writer):
+        os.close(fd)
+    for sock in (ours, theirs):
+        sock.close()
 
 
 def test_requests_wait_while_the_line_is_full() -> None:

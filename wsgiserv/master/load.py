@@ -12,6 +12,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from math import inf
 from os import fstat
 from typing import Final
 
@@ -169,6 +170,9 @@ class Scaler:
         cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
+
+    Attributes:
+        explanation: the last change in words, ``6 workers wanted, were 4: busy 92 % over 3 s``; empty before the first.
     """
 
     def __init__(
@@ -194,7 +198,7 @@ class Scaler:
         self._fits_at = -_MEMORY_EVERY_S
         self._told = ""
         self._held_at = 0.0
-        self._explanation = ""
+        self.explanation = ""
 
     def look(
         self, workers: Sequence[WorkerHandle], wanted: int, settings: Settings, now: float
@@ -216,7 +220,7 @@ class Scaler:
         if least is None or most is None or not wanted:
             self._of = ()
             self._history.restart()
-            return None, float("inf")
+            return None, inf
         if now < self._next_sample:
             return None, self._next_sample
         window_s, capacity = settings.scale_window, capacity_of(settings)
@@ -246,15 +250,11 @@ class Scaler:
             within and decision.workers < wanted and not _may_retire(workers, serving, capacity, now)
         ):
             return None, self._next_sample
-        self._explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
+        self.explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
         if within:
             self._history.changed(wanted, decision.workers, now, window_s)
             self._of = (decision.workers, *of[1:])
         return decision.workers, now
-
-    def explain(self) -> str:
-        """Return the last change in words, ``6 workers wanted, were 4: busy 92 % over 3 s``; empty before the first."""
-        return self._explanation
 
     def _note_held(self, decision: Decision, window_s: float, now: float) -> None:
         """Log why the fleet cannot grow; once in a window."""

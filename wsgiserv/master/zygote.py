@@ -13,9 +13,9 @@ import os
 import threading
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
+from os import _exit, close, getpid, getppid, waitpid, waitstatus_to_exitcode
 from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
-from wsgiserv.ipc import decode, encode, receive_packet, wait_for
+from wsgiserv.ipc import decode, encode, packet_pair, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import MASTER_SIGNALS
@@ -234,39 +234,39 @@ def _spawn(sock: socket, age: int, ready: int) -> bool:
     if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "cancelled", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    # Two pipes: the worker tells its process id, then waits for the byte that says that the master knows it. If the
-    # zygote is killed in between, the worker reads the end of file and exits: it has touched nothing yet.
     try:
-        pid_reader, pid_writer = pipe()
-        go_reader, go_writer = pipe()
-        child = fork()
+        ours, theirs = packet_pair()
+        with closing(ours), closing(theirs):
+            child = fork()
+            if child == 0:
+                _leave_zygote(ours, theirs)
+                return True
+            theirs.close()
+            _tell_spawned(sock, age, child, ours)
     except OSError as error:
         _tell(sock, {"state": "fork_failed", "age": age, "error": error.strerror})
-        return False
-    if child == 0:
-        close(pid_reader)
-        close(go_writer)
-        _leave_zygote(pid_writer, go_reader)
-        return True
-    close(pid_writer)
-    close(go_reader)
+    return False
+
+
+def _tell_spawned(sock: socket, age: int, child: int, line: socket) -> None:
+    """Wait for the worker's process id, tell it the master, and let the worker begin."""
     # The child between them ends first: from then on the worker is the master's child, and the master can wait for it.
     status = _wait(child)
-    pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
+    line.settimeout(None)  # the application may have set a default for new sockets
+    pid = int(line.recv(32) or 0) if status == 0 else 0
     if not pid:
         reason = os.strerror(status) if status > 0 else "it was killed at once"
         _tell(sock, {"state": "fork_failed", "age": age, "error": reason})
     elif _tell(sock, {"state": "spawned", "age": age, "pid": pid}):
-        with suppress(BrokenPipeError):  # it has been killed; the master will see
-            write(go_writer, b"!")
-    close(pid_reader)
-    close(go_writer)
-    return False
+        with suppress(OSError):  # it has been killed; the master will see
+            line.send(b"!")
 
 
-def _leave_zygote(pid_writer: int, go_reader: int) -> None:
+def _leave_zygote(ours: socket, line: socket) -> None:
     """In the child: fork the worker, and exit. In the worker: tell its pid, and wait until the master knows it."""
     try:
+        # Else the worker would hold the zygote's end, and never see its end of file.
+        ours.close()
         if fork():
             _exit(ExitStatus.OK)
     except OSError as error:
@@ -274,15 +274,15 @@ def _leave_zygote(pid_writer: int, go_reader: int) -> None:
     # The zygote's handlers would swallow a signal that the master sends before the worker has its own.
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
+    # It has touched nothing yet: if the zygote is killed meanwhile, the worker reads the end of file, and exits.
     try:
-        write(pid_writer, b"%d" % getpid())
-        told = read(go_reader, 1)
+        line.settimeout(None)
+        line.send(b"%d" % getpid())
+        told = line.recv(1)
     except OSError:  # the zygote has been killed
         told = b""
     if not told:
         _exit(ExitStatus.OK)
-    close(pid_writer)
-    close(go_reader)
     forget_cleanups()  # the zygote's; the worker adds its own
 
 
