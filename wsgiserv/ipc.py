@@ -127,6 +127,7 @@ class MessageWriter:
 
     def close(self) -> None:
         """Close the pipe; unsent messages are lost."""
+        # -1 first: a call from a signal handler must not write into a file that gets the same number.
         fd, self._fd = self._fd, -1
         self._unsent.clear()
         close(fd)
@@ -173,10 +174,12 @@ class MessageReader:
             left -= len(data)
         *lines, rest = buffer.split(b"\n")
         messages = [decode(bytes(line)) for line in lines]
+        # Before its end has come: garbage without a newline is noticed at its first byte.
         if rest and not rest.startswith(b"{"):
             raise MessageError(f"not a message: {bytes(rest[:80])!r}")
         if len(rest) > LONGEST_MESSAGE_BYTES:
             raise MessageError(f"a message of more than {LONGEST_MESSAGE_BYTES} bytes")
+        # A writer that was killed within a message: nothing is missing if only the newline is.
         if closed and rest:
             with suppress(MessageError):
                 messages.append(decode(bytes(rest)))

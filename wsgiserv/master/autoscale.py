@@ -153,6 +153,7 @@ class History:
         short_s = short_window_of(window_s)
         samples, part = self.samples, self._part
         samples.append(sample)
+        # Half a window more than needed: samples come late, and the window must still be covered.
         while samples[0].at < sample.at - 1.5 * short_s:
             samples.popleft()
         if part and sample.at - part[0].at >= short_s:
@@ -290,6 +291,7 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Decision:
 
 def _covering(samples: Sequence[Sample], window_s: float, interval_s: float) -> list[Sample]:
     """Return the samples of the last ``window_s`` seconds; none when they do not go back so far, or have holes."""
+    # Half an interval of tolerance: the master's loop never wakes up exactly.
     begin = samples[-1].at - window_s - interval_s / 2
     if samples[0].at > begin + interval_s:
         return []
