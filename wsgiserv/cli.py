@@ -17,7 +17,7 @@ from wsgiserv.config.argv import parse
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.preimport import import_for, import_server
-from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child
+from wsgiserv.process import arm, flush_standard_streams, reap, run_in_child, unnamed_file
 from wsgiserv.safe_open import O_PATH
 from wsgiserv.unpatched import patched_by
 
@@ -382,7 +382,7 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
 
     flush_standard_streams(wait=True)
     # A file, not a pipe: a process that the user's code has started could hold the other end open for good.
-    with open(_unnamed_file(), "w+", encoding="utf-8", errors="backslashreplace") as report:
+    with open(unnamed_file("wsgiserv-report"), "w+", encoding="utf-8", errors="backslashreplace") as report:
         # Not a thread with a timeout: an import that hangs can only be killed with its process.
         try:
             pid = run_in_child(run)
@@ -399,15 +399,6 @@ def _run_in_child(work: Callable[[TextIO], int], longest_s: float) -> tuple[int 
         report.seek(0)
         text = report.read()
     return (None if ended is None else os.waitstatus_to_exitcode(ended.wait_status or 0)), text
-
-
-def _unnamed_file() -> int:
-    if hasattr(os, "memfd_create"):  # needs no disk, which may be full or read-only
-        return os.memfd_create("wsgiserv-report")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _how_it_ended(status: int | None, longest_s: float) -> str:

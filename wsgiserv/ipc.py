@@ -127,6 +127,7 @@ class MessageWriter:
 
     def close(self) -> None:
         """Close the pipe; unsent messages are lost."""
+        # -1 first: a call from a signal handler must not write into a file that gets the same number.
         fd, self._fd = self._fd, -1
         self._unsent.clear()
         close(fd)
@@ -173,10 +174,12 @@ class MessageReader:
             left -= len(data)
         *lines, rest = buffer.split(b"\n")
         messages = [decode(bytes(line)) for line in lines]
+        # Before its end has come: garbage without a newline is noticed at its first byte.
         if rest and not rest.startswith(b"{"):
             raise MessageError(f"not a message: {bytes(rest[:80])!r}")
         if len(rest) > LONGEST_MESSAGE_BYTES:
             raise MessageError(f"a message of more than {LONGEST_MESSAGE_BYTES} bytes")
+        # A writer that was killed within a message: nothing is missing if only the newline is.
         if closed and rest:
             with suppress(MessageError):
                 messages.append(decode(bytes(rest)))
@@ -184,22 +187,13 @@ class MessageReader:
         self._buffer = rest
         return messages, closed
 
-    def read_first(self, wait_s: float | None = None) -> tuple[dict[str, Any] | None, bool]:
-        """Wait for a message; return it, or None, and whether the other end is closed.
-
-        Args:
-            wait_s: how many seconds to wait; None: without limit.
-
-        Raises:
-            MessageError: as `read`.
-        """
-        until = None if wait_s is None else monotonic() + wait_s
+    def read_first(self) -> dict[str, Any] | None:
+        """Wait for a message; return it, or None when the other end is closed. Raises MessageError as `read`."""
         while True:
             messages, closed = self.read()
-            left_s = None if until is None else until - monotonic()
-            if messages or closed or (left_s is not None and left_s <= 0):
-                return (messages[0] if messages else None), closed
-            wait_for(self._fd, left_s)
+            if messages or closed:
+                return messages[0] if messages else None
+            wait_for(self._fd, None)
 
     def close(self) -> None:
         """Close the pipe."""

@@ -21,7 +21,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from functools import partial
 from os import WNOHANG, _exit, close, dup2, fstat, getpid, kill, wait4
 from os import fork as _os_fork
-from select import POLLOUT, poll
+from select import POLLOUT
 from signal import (
     SIG_BLOCK,
     SIG_DFL,
@@ -35,6 +35,8 @@ from signal import (
     valid_signals,
 )
 from typing import Final, NamedTuple, NoReturn, Protocol
+
+from wsgiserv.ipc import wait_for
 
 # linux/mman.h; since Linux 4.14.
 _MADV_WIPEONFORK: Final = 18
@@ -107,9 +109,9 @@ def unblock_last() -> None:
 def add_child_cleanup(cleanup: Callable[[], object]) -> None:
     """Have ``cleanup`` called in each child of the application, to close the descriptors a child must not hold.
 
-    It closes descriptors only: no shutdown(2), no epoll_ctl(2): both act on objects of the parent.
-    Its objects must not close the same numbers again. It may raise.
+    It closes descriptors only. Its objects must not close the same numbers again. It may raise.
     """
+    # No shutdown(2), no epoll_ctl(2): both act on objects that the child shares with its parent.
     _State.cleanups.append(cleanup)
 
 
@@ -120,10 +122,8 @@ def forget_cleanups() -> None:
 
 
 def add_helper(helper: Helper) -> None:
-    """Pause a thread of the server while the application forks.
-
-    Python 3.12 and later warn of a fork with threads. In `sync` an application has no threads of its own making.
-    """
+    """Pause a thread of the server while the application forks."""
+    # Python 3.12 and later warn of a fork with threads. In `sync` an application has no threads of its own making.
     _State.helpers.append(helper)
 
 
@@ -144,17 +144,15 @@ def fork() -> int:
     return pid
 
 
-def run_in_child(run: Callable[[], int], failed_status: int = 1) -> int:
-    """Fork a child to call ``run`` and exit; return its process id. Raises OSError.
+def run_in_child(run: Callable[[], int]) -> int:
+    """Fork a child to call ``run``, and exit with the status it returns; return the child's process id.
 
-    Args:
-        run: returns the exit status. An exception is printed.
-        failed_status: the exit status where it raises.
+    An exception is printed, and the status is 1. Raises OSError.
     """
     pid = fork()
     if pid:
         return pid
-    status = failed_status
+    status = 1
     try:
         status = run()
     except BaseException as error:  # the process ends here, and must say why
@@ -191,12 +189,9 @@ def _report(error: BaseException | None) -> int:
     if error is None:
         return 0
     if isinstance(error, SystemExit):
-        code = error.code
-        if code is None:
-            return 0
-        if isinstance(code, int):
-            return code & 0xFF
-        print(code, file=sys.stderr)
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 0xFF  # as the kernel keeps it
+        print(error.code, file=sys.stderr)
         return 1
     try:
         sys.excepthook(type(error), error, error.__traceback__)
@@ -293,9 +288,7 @@ _HIGH: Final = 64
 
 def is_writable(fd: int, wait_s: float = 0.0) -> bool:
     """Whether a write would not wait, or would fail at once; polls up to ``wait_s`` seconds."""
-    poller = poll()
-    poller.register(fd, POLLOUT)
-    return bool(poller.poll(wait_s * 1000))
+    return wait_for(fd, wait_s, POLLOUT)
 
 
 def duplicate(fd: int) -> int:
@@ -333,6 +326,17 @@ def reopened(fd: int, access: int = os.O_WRONLY) -> int | None:
     if high != own:
         close(own)
     return high
+
+
+def unnamed_file(name: str) -> int:
+    """Return the descriptor of a new file without a path; ``name`` is for /proc. Raises OSError."""
+    # In memory where the system can (memfd_create(2)), and so also on a full or read-only disk.
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def fill_standard_streams() -> None:
@@ -428,18 +432,17 @@ def send_signal(pid: int, number: int) -> None:
 
 def rss_of(pid: int) -> int:
     """Return the resident memory of a process in bytes; 0 where the system does not tell (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+    return 0
 
 
 def memory_of(pid: int) -> int:
     """Return the memory of a process in bytes: PSS, its private pages and its share of common ones (proc(5)).
 
-    RSS where the kernel does not tell PSS, 0 where it tells nothing or the process has ended.
+    0 where the system does not tell, or the process has ended.
     """
+    # RSS counts pages that all workers share in each of them. It is the answer where the kernel tells no PSS.
     return _rollup(pid).get(b"Pss") or rss_of(pid)
 
 
@@ -471,19 +474,17 @@ def _rollup(pid: int) -> dict[bytes, int]:
 
 def cpu_time_of(pid: int) -> float | None:
     """Return the CPU seconds of a process, all threads; None where the system does not tell."""
-    try:
+    with suppress(OSError, ValueError, IndexError):
         fields = _stat(pid)  # utime and stime, fields 14 and 15 of proc(5)
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    except (OSError, ValueError, IndexError):
-        return None
+    return None
 
 
 def state_of(pid: int) -> str:
     """Return the state of a process, a letter as in ps(1); empty where the system does not tell."""
-    try:
+    with suppress(OSError, IndexError):
         return _stat(pid)[0].decode()
-    except (OSError, IndexError):
-        return ""
+    return ""
 
 
 def _stat(pid: int) -> Sequence[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from operator import add
 from typing import NamedTuple
 
 # A slot is a row of 64-bit words followed by its cells. The numbers of the words, written by the worker unless marked
@@ -46,33 +47,37 @@ _RECENT_S = 2.5
 _HAS_ROOM = 500
 
 
-class Cell(NamedTuple):
-    """One request in flight, as the master reads it.
+class RequestInFlight(NamedTuple):
+    """A request in the application, as the master reads it.
 
     Attributes:
-        started: ``time.monotonic()`` when the application was called, in seconds.
-        peer: the client's address, as in the access log.
-        request_id: the request's id.
-        request_line: the request line, cut to 408 bytes.
+        request_line: its first 408 bytes.
+        peer: the client's address, as in the access log; empty for a Unix socket.
+        request_id: its id.
+        age_s: its time in the application, in seconds.
         logged: whether the worker has written its line to the access log already.
     """
 
-    started: float
+    request_line: str
     peer: str
     request_id: str
-    request_line: str
+    age_s: float
     logged: bool = False
 
 
 class SlotFigures(NamedTuple):
     """A worker's figures at one moment: the first words of its slot, in their order."""
 
-    requests: int
-    errors: int
-    connections: int
-    lost_lines: int
-    untold_lines: int
-    waiting_lines: int
+    requests: int = 0
+    errors: int = 0
+    connections: int = 0
+    lost_lines: int = 0
+    untold_lines: int = 0
+    waiting_lines: int = 0
+
+    def plus(self, other: SlotFigures) -> SlotFigures:
+        """Return the sums."""
+        return SlotFigures(*map(add, self, other))
 
 
 class Slot:
@@ -109,7 +114,7 @@ class Slot:
         Args:
             cell: the number of its cell, 0 to ``cells`` - 1.
             started: ``time.monotonic()`` seconds.
-            peer, request_id, request_line: as of `Cell`.
+            peer, request_id, request_line: as of `RequestInFlight`.
         """
         _CELL.pack_into(self._memory, _ROW_BYTES + cell * CELL_BYTES, started, peer, request_id, request_line)
 
@@ -169,17 +174,18 @@ class Slot:
         """Return the slot's figures. Called by the master; the worker may be writing, each figure is whole."""
         return SlotFigures._make(self.words[: len(SlotFigures._fields)])
 
-    def in_flight(self) -> list[Cell]:
+    def in_flight(self, now: float) -> list[RequestInFlight]:
         """Return the requests in flight, oldest first. Called by the master, also after the worker's exit."""
-        found: list[Cell] = []
+        # A request whose response has just left, and which the worker has not noted as done yet, is among them.
+        found: list[RequestInFlight] = []
         for position in range(_ROW_BYTES, len(self._memory), CELL_BYTES):
             started, *texts = _CELL.unpack_from(self._memory, position)
             if started:
                 peer, request_id, line = (part.rstrip(b"\0").decode("latin-1") for part in texts)
                 logged = bool(self._memory[position + _LOGGED_AT])
-                found.append(Cell(started, peer, request_id, line, logged))
-        found.sort()
-        return found
+                # The worker may have noted it after the master's look at the clock.
+                found.append(RequestInFlight(line, peer, request_id, max(0.0, now - started), logged))
+        return sorted(found, key=lambda request: -request.age_s)
 
 
 class Scoreboard:

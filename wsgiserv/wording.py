@@ -17,6 +17,11 @@ def counted(count: int, thing: str, verb_of_one: str = "", verb: str = "") -> st
     return words.rstrip()
 
 
+def mebibytes(count: int) -> str:
+    """Return a number of bytes as ``12.3 MiB``."""
+    return f"{count / (1 << 20):.1f} MiB"
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 3, cutoff: float = 0.6) -> list[str]:
     """Return the known names that resemble a mistyped one, best first.
 

@@ -19,9 +19,9 @@ from server import ROOT, environment
 
 from wsgiserv.ctl import commands as ctl
 from wsgiserv.ctl import find
-from wsgiserv.master.status import LastReload, ServerFacts, Totals, status_line, status_of
+from wsgiserv.master.status import LastReload, ServerFacts, status_line, status_of
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS, Scoreboard
+from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS, Scoreboard, SlotFigures
 
 PID = os.getpid()
 
@@ -265,7 +265,7 @@ def sample() -> dict[str, Any]:
     serving.recycle(reason="it is large", now=120.0)
     serving.slot.begin(0, 188.0, b"10.0.0.1", b"r-1", b"GET /slow\x1b HTTP/1.1")
     serving.slot.begin(1, 199.0, b"", b"", b"GET / HTTP/1.1")
-    gone = Totals(requests=1000, errors=1)
+    gone = SlotFigures(requests=1000, errors=1)
     return status_of(
         ServerFacts(
             pid=499,
@@ -323,7 +323,7 @@ def test_the_line_for_the_service_manager() -> None:
         generation=1,
         wanted=2,
         last_reload=LastReload(False, "SyntaxError\nmore", 1.0),
-        gone=Totals(3, 1),
+        gone=SlotFigures(3, 1),
     )
     assert status_line(facts, [handle]) == (
         "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; "

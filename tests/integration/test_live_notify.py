@@ -16,7 +16,7 @@ import pytest
 from rawclient import RawClient
 from server import DEADLINE_S, Start, children, is_alive, wait_until
 
-from wsgiserv.master.systemd import Notifier, ServiceManager
+from wsgiserv.master.systemd import ServiceManager
 
 # The second worker that imports it waits until the test lets it go on.
 SLOW_FLEET = """
@@ -244,16 +244,15 @@ def test_without_a_manager_nothing_is_said(
 
 def test_how_often(manager: Manager) -> None:
     """By an invented clock: a sign of life at least twice in WATCHDOG_USEC, the figures every 5 s."""
-    notifier = Notifier(manager.address, watchdog_usec=3_000_000)
-    speaker = ServiceManager(notifier)
+    speaker = ServiceManager(manager.address, watchdog_usec=3_000_000)
     figures = iter(range(1000))
     signs, told, now = [], [], 100.0
     while now < 160.0:
         seen = len(manager.said)
         again = speaker.update(now, lambda: f"{next(figures)} requests")
         assert now < again <= now + 1.5, "the master spins, or sleeps too long"
-        notifier.mainpid(1)  # behind all that was due
-        wait_until(lambda seen=seen: manager.heard("MAINPID", seen), "what was due")
+        speaker.stopping()  # behind all that was due
+        wait_until(lambda seen=seen: manager.heard("STOPPING", seen), "what was due")
         words = [next(iter(lines)) for _, _, lines in manager.said[seen:]]
         if "WATCHDOG" in words:
             signs.append(now)

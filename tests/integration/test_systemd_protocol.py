@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from server import Start, wait_until
 
-from wsgiserv.master.systemd import Notifier
+from wsgiserv.master.systemd import ServiceManager
 
 
 class Manager:
@@ -53,39 +53,41 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     manager.socket.close()
 
 
-CASES: list[tuple[Callable[[Notifier], None], list[str]]] = [
-    (lambda notifier: notifier.ready(), ["READY=1"]),
+CASES: list[tuple[Callable[[ServiceManager], None], list[str]]] = [
     (lambda notifier: notifier.ready("4 workers serve"), ["READY=1\nSTATUS=4 workers serve"]),
     (lambda notifier: notifier.stopping(), ["STOPPING=1"]),
-    (lambda notifier: notifier.stopping("draining"), ["STOPPING=1\nSTATUS=draining"]),
     (lambda notifier: notifier.status("12 requests"), ["STATUS=12 requests"]),
     # A line more would be an assignment more.
     (lambda notifier: notifier.status("a\nREADY=1\r\nb"), ["STATUS=a READY=1 b"]),
     (lambda notifier: notifier.status("Wörter \udcff"), ["STATUS=Wörter ?"]),
-    (lambda notifier: notifier.mainpid(4711), ["MAINPID=4711"]),
     (lambda notifier: notifier.watchdog(), ["WATCHDOG=1"]),
+    (lambda notifier: notifier.replaced_by(4711), ["MAINPID=4711"]),
+    # The next master has the word now.
+    (lambda notifier: notifier.stopping(), []),
+    (lambda notifier: notifier.watchdog(), []),
 ]
 
 
 def test_what_is_said(manager: Manager) -> None:
-    notifier = Notifier(manager.address, watchdog_usec=20_000_000)
-    assert notifier
+    notifier = ServiceManager(manager.address, watchdog_usec=20_000_000)
     for say, said in CASES:
         say(notifier)
         assert manager.heard() == said
 
 
 def test_a_reload_tells_its_time(manager: Manager) -> None:
-    notifier = Notifier(manager.address)
+    notifier = ServiceManager(manager.address)
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    notifier.reloading()
-    notifier.reloading("reading gun.py")
-    first, second = manager.heard()
+    notifier.reload_requested()
+    notifier.reload_begins()  # of which the signal has told
+    [first] = manager.heard()
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     ready, usec = first.split("\n")
     assert ready == "RELOADING=1"
     assert before <= int(usec.removeprefix("MONOTONIC_USEC=")) <= after
-    assert second.endswith("\nSTATUS=reading gun.py")
+    notifier.ready("reloaded")
+    notifier.reload_begins()
+    assert [said.split("\n")[0] for said in manager.heard()] == ["READY=1", "RELOADING=1"]
 
 
 def test_the_environment_is_taken(manager: Manager) -> None:
@@ -95,7 +97,7 @@ def test_the_environment_is_taken(manager: Manager) -> None:
         "WATCHDOG_PID": str(os.getpid()),
         "OTHER": "stays",
     }
-    notifier = Notifier.from_environ(environ)
+    notifier = ServiceManager.from_environ(environ)
     assert environ == {"OTHER": "stays"}
     assert notifier.watchdog_interval_s == 1.5
     notifier.watchdog()
@@ -116,7 +118,9 @@ def test_the_environment_is_taken(manager: Manager) -> None:
 )
 def test_the_watchdog_of_the_environment(manager: Manager, usec: str, pid: str, interval_s: float) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
-    notifier = Notifier.from_environ({name: value for name, value in environ.items() if value}, pid=4711)
+    notifier = ServiceManager.from_environ(
+        {name: value for name, value in environ.items() if value}, pid=4711
+    )
     assert notifier.watchdog_interval_s == interval_s
     notifier.watchdog()
     assert len(manager.heard()) == (1 if interval_s else 0)
@@ -124,20 +128,20 @@ def test_the_watchdog_of_the_environment(manager: Manager, usec: str, pid: str, 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234", "/missing/socket", "/" + "x" * 200, "@"])
 def test_nobody_listens(address: str) -> None:
-    notifier = Notifier(address, watchdog_usec=2_000_000)
+    notifier = ServiceManager(address, watchdog_usec=2_000_000)
     for say, _ in CASES:
         say(notifier)
-    notifier.reloading()
+    notifier.reload_requested()
     if address in ("", "relative", "vsock:2:1234"):
-        assert not notifier
         assert notifier.watchdog_interval_s == 0.0
+        assert notifier.update(0.0, str) == float("inf")
 
 
 def test_a_manager_that_does_not_keep_up(manager: Manager) -> None:
-    notifier = Notifier(manager.address, watchdog_usec=2_000_000)
+    notifier = ServiceManager(manager.address, watchdog_usec=2_000_000)
     count = manager.fill()
     began = time.monotonic()
-    notifier.reloading()
+    notifier.reload_requested()
     notifier.status("lost")
     notifier.watchdog()
     notifier.ready("reloaded")
@@ -150,8 +154,8 @@ def test_a_manager_that_does_not_keep_up(manager: Manager) -> None:
     assert rest == ["READY=1\nSTATUS=reloaded", "STATUS=later"]
     # A manager that never comes back costs no memory.
     manager.fill()
-    for pid in range(1000):
-        notifier.mainpid(pid)
+    for _ in range(1000):
+        notifier.stopping()
     manager.heard()
     notifier.watchdog()
     assert len(manager.heard()) < 20
@@ -159,8 +163,8 @@ def test_a_manager_that_does_not_keep_up(manager: Manager) -> None:
 
 def test_no_descriptor_is_kept(manager: Manager) -> None:
     before = os.listdir("/proc/self/fd")
-    notifier = Notifier(manager.address)
-    notifier.ready()
+    notifier = ServiceManager(manager.address)
+    notifier.ready("")
     assert os.listdir("/proc/self/fd") == before
 
 

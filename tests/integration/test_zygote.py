@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 from server import Server, Start, children, is_alive, wait_until
 
+from wsgiserv.master import zygote as zygote_process
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote_client import Cancelled, Zygote
+from wsgiserv.master.zygote_client import Answer, Zygote
 
 APP = "import os\nprint('imported in', os.getpid(), flush=True)\ndef app(environ, start_response): ...\n"
 # Loads when the test lets it.
@@ -260,6 +262,27 @@ def test_slots_have_places() -> None:
         assert pool.slot(*pool.place(slot)) is slot
 
 
+def test_a_fork_that_fails_keeps_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(zygote_process, "fork", refuse)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    before = os.listdir("/proc/self/fd")
+    assert not zygote_process._spawn(theirs, 7, writer)
+    assert os.listdir("/proc/self/fd") == before
+    assert json.loads(ours.recv(4096)) == {
+        "state": "fork_failed",
+        "age": 7,
+        "error": "Resource temporarily unavailable",
+    }
+    for fd in (reader, writer):
+        os.close(fd)
+    for sock in (ours, theirs):
+        sock.close()
+
+
 def test_requests_wait_while_the_line_is_full() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -278,7 +301,7 @@ def test_requests_wait_while_the_line_is_full() -> None:
         for fd in fds:
             os.close(fd)
         theirs.send(json.dumps({"state": "cancelled", "age": received[-1]}).encode())
-        assert zygote.hear() == [Cancelled(workers[received[-1] - 1])]
+        assert zygote.hear() == [Answer(workers[received[-1] - 1], "cancelled")]
     assert received == list(range(1, 41))
     assert not zygote.asked
     for worker in workers:

@@ -38,7 +38,7 @@ def test_a_detached_row_is_a_copy_with_its_cells() -> None:
     slot.end(1)
     assert shared[REQUESTS] == 7
     assert slot.figures().requests == 8
-    assert slot.in_flight() == []
+    assert slot.in_flight(0.0) == []
 
 
 def test_siblings_count_by_heartbeat_and_by_what_they_do() -> None:

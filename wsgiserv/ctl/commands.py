@@ -47,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wsgiservctl: {failure}", file=sys.stderr)
         return failure.status
     except BrokenPipeError:  # of the output: wsgiservctl status | head
+        # Python's flush of stdout at the exit would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
+        # The request is with the server: an interrupt here cannot take it back.
         print("wsgiservctl: no longer waiting; the server goes on with the command", file=sys.stderr)
         return _EXIT_INTERRUPTED
 
@@ -59,15 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        # argparse would print the usage, and a list of commands without the nearest one.
         mistyped = re.match("argument COMMAND: invalid choice: '([^']*)'", message)
         if mistyped:
             near = did_you_mean(nearest(mistyped[1], _COMMANDS, limit=1))
             message = f"{mistyped[1]!r} is not a command. {near}".rstrip()
         stop = "" if message[-1] in "?." else "."
-        print(
-            f"wsgiservctl: WS1915 {message}{stop} Type 'wsgiservctl --help' for the commands.",
-            file=sys.stderr,
-        )
+        advice = "Type 'wsgiservctl --help' for the commands."
+        print(f"wsgiservctl: WS1915 {message}{stop} {advice}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
 
 
@@ -106,32 +107,34 @@ def _parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
 
-    def add(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help, parents=[where], allow_abbrev=False)
+    def add(name: str, help: str, until: str = "") -> argparse.ArgumentParser:
+        # Abbreviations would change their meaning with each new option.
+        command = commands.add_parser(name, help=help, description=help, parents=[where], allow_abbrev=False)
+        if until:
+            command.add_argument("--wait", action="store_true", help=f"wait until {until}")
+        return command
 
-    def waits(command: argparse.ArgumentParser, until: str) -> None:
-        command.add_argument("--wait", action="store_true", help=f"wait until {until}")
-
-    add("status", "show the server and its workers").add_argument(
-        "--json", action="store_true", help="as JSON"
-    )
-    waits(
-        add("reload", "read configuration and code again, and replace the workers"),
+    status = add("status", "show the server and its workers")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    add(
+        "reload",
+        "read configuration and code again, and replace the workers",
         "the new workers serve; exit status 1 if they cannot, or the server stops",
     )
-    scale = add("scale", "change the number of workers, until the next reload")
+    until = "N workers serve; exit status 1 if another number is set meanwhile"
+    scale = add("scale", "change the number of workers, until the next reload", until)
     scale.add_argument("count", type=_positive, metavar="N")
-    waits(scale, "N workers serve; exit status 1 if another number is set meanwhile")
-    retire = add("retire", "replace one worker")
+    retire = add(
+        "retire", "replace one worker", "it has exited; exit status 1 if its replacement cannot boot"
+    )
     retire.add_argument("worker", type=_positive, metavar="PID")
-    waits(retire, "it has exited; exit status 1 if its replacement cannot boot")
-    waits(
-        add("upgrade", "start a new master with new code; this one exits when the new one serves"),
+    add(
+        "upgrade",
+        "start a new master with new code; this one exits when the new one serves",
         "the new master serves; exit status 1 if it cannot",
     )
-    stop = add("stop", "finish the requests in flight, and stop")
+    stop = add("stop", "finish the requests in flight, and stop", "the server has exited")
     stop.add_argument("--now", action="store_true", help="do not finish the requests")
-    waits(stop, "the server has exited")
     trace = add("trace", "show the stacks of a worker and its requests in flight")
     trace.add_argument("worker", type=_positive, metavar="PID")
     add("reopen-logs", "open the log files again after a rotation")
@@ -139,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
+    # Not int() alone: it takes blanks, signs, underscores and other scripts' digits.
     if not is_positive(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
     return int(text)
@@ -149,6 +153,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
+    # Neither inf nor nan, which poll(2) and settimeout() do not take.
     if not 0 < seconds < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
     return seconds
@@ -160,12 +165,12 @@ def _seconds(text: str) -> float:
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command.replace("-", "_")
     wait: bool = getattr(arguments, "wait", False)
-    request: dict[str, Any] = {"command": command, "wait": wait}
+    # Stacks take the worker a moment: their reply is the outcome in any case.
+    request: dict[str, Any] = {"command": command, "wait": wait or command == "trace"}
     if command == "scale":
         request["count"] = arguments.count
     elif command in ("retire", "trace"):
         request["pid"] = arguments.worker
-        request["wait"] = wait or command == "trace"
     elif command == "stop":
         request["now"] = arguments.now
     usual = None if wait else _TRACE_S if command == "trace" else ANSWER_S
@@ -181,6 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
             reason = escape_keeping_lines(str(reply.get("error", "")).rstrip())
             raise Failure(f"{arguments.command}: {reason}", EXIT_FAILED)
         if process is not None:
+            # The reply comes when the master closes its socket; it exits a moment later.
             _wait_for_end(process, server.pid, end, timeout)
     finally:
         if process is not None:
@@ -195,6 +201,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
     """Return the text for a command that is done, or has started."""
+    # The text may quote a client's request line, which must not drive the terminal.
     reason = escape_keeping_lines("" if reason == "accepted" else reason)
     if command == "trace":
         return reason
@@ -213,6 +220,7 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
     }[command]
     if not reason or command in ("stop", "reopen_logs"):
         return done
+    # The server's own line about the other commands says more than ours.
     return f"{done}: {reason}" if request["wait"] and command in ("reload", "upgrade") else reason
 
 
@@ -231,7 +239,3 @@ def _wait_for_end(process: int, pid: int, end: float | None, timeout: float | No
             f"WS1916 stop: pid {pid} still runs after {timeout:g} s. Type: wsgiservctl --pid {pid} stop --now",
             EXIT_FAILED,
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsgiserv.ctl.format import server_line
 from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
+from wsgiserv.net.port_owner import listening_paths
 from wsgiserv.runtime_dir import directories_to_search, socket_name
 
 EXIT_OK = 0  # done
@@ -24,13 +27,12 @@ EXIT_USAGE = 2  # wrong usage, or no server was found
 # Enough for an answer that waits for nothing: the master is never busy for long.
 ANSWER_S = 10.0
 _STATE_S = 2.0
-_LISTENS = 0x10000  # __SO_ACCEPTCON in the Flags of /proc/net/unix
 
 
 class Failure(Exception):
     """Ends the command with a message and a status."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = EXIT_USAGE) -> None:
         super().__init__(message)
         self.status = status
 
@@ -67,10 +69,9 @@ def ask(
     with server.connection as connection:
         try:
             connection.settimeout(ANSWER_S)
-            try:
+            # EPIPE: refused unread; the reply tells the reason.
+            with suppress(BrokenPipeError):
                 connection.sendall(encode(dict(request)))
-            except BrokenPipeError:
-                pass  # refused unread: the reply tells the reason
             while not received.endswith(b"\n"):
                 # 0 would make the socket non-blocking.
                 connection.settimeout(None if end is None else max(end - time.monotonic(), 0.001))
@@ -79,16 +80,15 @@ def ask(
                     break
                 received += data
         except TimeoutError:
-            raise Failure(_too_late(request, server.pid, timeout), EXIT_FAILED) from None
+            raise Failure(_too_late(command, request, server.pid, timeout), EXIT_FAILED) from None
         except OSError as error:
+            # ECONNRESET behind a whole reply: the server closes without reading what it has refused.
             if not received.endswith(b"\n"):
                 raise Failure(f"WS1900 {command}: {server.path}: {error.strerror}", EXIT_FAILED) from None
-    try:
+    with suppress(MessageError, KeyError):
         reply = decode(received)
         if isinstance(reply["ok"], bool) and (command != "status" or not reply["ok"] or reply["status"]):
-            return dict(reply)
-    except (MessageError, KeyError):
-        pass
+            return reply
     if not received and command == "stop":
         return {"ok": True}  # it has stopped
     if not received:
@@ -97,19 +97,18 @@ def ask(
             EXIT_FAILED,
         )
     raise Failure(
-        f"WS1902 {server.path} is no wsgiserv's control socket: its answer is {escape(repr(received[:80]))}",
-        EXIT_USAGE,
+        f"WS1902 {server.path} is no wsgiserv's control socket: its answer is {escape(repr(received[:80]))}"
     )
 
 
-def _too_late(request: Mapping[str, Any], pid: int, timeout: float | None) -> str:
-    command = str(request["command"]).replace("_", "-")
+def _too_late(command: str, request: Mapping[str, Any], pid: int, timeout: float | None) -> str:
     if request["wait"] and command != "trace":
         server = f"--pid {pid} " if pid else ""
         return f"WS1903 {command}: not done after {timeout:g} s; it goes on. Type: wsgiservctl {server}status"
+    look = f", and: ps -o pid,stat,wchan,args -p {pid}" if pid else ""
     return (
         f"WS1904 {command}: no answer within {timeout:g} s. The master is stopped or very busy; see its log"
-        + (f", and: ps -o pid,stat,wchan,args -p {pid}" if pid else "")
+        + look
     )
 
 
@@ -129,7 +128,7 @@ def find_server(pid: int | None = None, pidfile: str | None = None, path: str | 
     given = {"--pid": pid, "--pidfile": pidfile, "--socket": path}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise Failure(f"WS1905 {names[0]} and {names[1]} name a server each; give one of them", EXIT_USAGE)
+        raise Failure(f"WS1905 {names[0]} and {names[1]} name a server each; give one of them")
     if path is not None:
         return _connect_or_fail(path)
     if pid is not None:
@@ -151,20 +150,22 @@ def _pid_in(path: str) -> int:
     except OSError as error:
         raise Failure(
             f"WS1906 --pidfile {path}: {error.strerror}. Expected the file of the server's setting pidfile; or give "
-            "--pid",
-            EXIT_USAGE,
+            "--pid"
         ) from None
     if not is_positive(text):
-        raise Failure(f"WS1907 --pidfile {path}: it does not hold a process id but {text[:40]!r}", EXIT_USAGE)
+        raise Failure(f"WS1907 --pidfile {path}: it does not hold a process id but {text[:40]!r}")
     return int(text)
 
 
 def _of_pid(pid: int, given: str) -> Server:
-    paths = [f"{directory}/{socket_name(pid)}" for directory in _directories()]
+    name = f"/{socket_name(pid)}"
+    paths = [f"{directory}{name}" for directory in _directories()]
+    # RuntimeDirectory= of a systemd unit: a directory not named in this command's environment.
+    others = [path for path, _ in listening_paths() if path.endswith(name)]
     refusal = ""
-    for path in dict.fromkeys([*paths, *_listening(socket_name(pid))]):
+    for path in dict.fromkeys([*paths, *others]):
         try:
-            server = _connect_in(*os.path.split(path)) if path in paths else _connect(path)
+            server = _connect_in(*os.path.split(path)) if path in paths else _connect(path, _trusted())
         except PermissionError as error:
             # It may be an unrelated directory: the server can still be in the next.
             refusal = refusal or f"{path}: {error.strerror}"
@@ -172,26 +173,23 @@ def _of_pid(pid: int, given: str) -> Server:
         except OSError:
             continue
         # A container's master has another number here than it has given its socket.
-        if server.pid in (0, pid) or path.endswith(f"/{socket_name(pid)}"):
+        if server.pid in (0, pid) or path.endswith(name):
             return server
         server.connection.close()
     # A directory that this user may not read tells nothing of this user's own servers, nor of one that has ended.
     if refusal and os.geteuid() != 0 and _may_be_anothers(pid):
         raise Failure(
-            f"WS1908 {given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ...",
-            EXIT_USAGE,
+            f"WS1908 {given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ..."
         )
     if not Path("/proc").exists() or Path(f"/proc/{pid}").exists():
         raise Failure(
             f"WS1909 {given}: process {pid} has no control socket in {', '.join(_directories()) or 'any directory'}. "
             "If it is a wsgiserv with the setting control_socket, type: wsgiservctl --socket PATH; if it has none, "
-            f"send signals (kill -HUP {pid})",
-            EXIT_USAGE,
+            f"send signals (kill -HUP {pid})"
         )
     raise Failure(
         f"WS1910 {given}: there is no process {pid}: the server has ended. Type 'wsgiservctl status' to find a running "
-        "one",
-        EXIT_USAGE,
+        "one"
     )
 
 
@@ -199,29 +197,14 @@ def _may_be_anothers(pid: int) -> bool:
     """Return True if a process may be another user's, False if it is this user's or has ended."""
     try:
         os.kill(pid, 0)  # sends nothing
-    except PermissionError:
-        return True
-    except OSError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return False
-
-
-def _listening(name: str) -> Iterator[str]:
-    """Yield the paths of listening sockets of this file name, in any directory."""
-    # RuntimeDirectory= of a systemd unit: a directory not named in this command's environment.
-    try:
-        rows = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]
-    except OSError:
-        return
-    for row in rows:
-        columns = row.split(maxsplit=7)
-        if len(columns) == 8 and columns[7].endswith(f"/{name}") and int(columns[3], 16) & _LISTENS:
-            yield columns[7]
 
 
 def _connect_or_fail(path: str) -> Server:
     try:
-        return _connect(path)
+        return _connect(path, _trusted())
     except FileNotFoundError:
         advice = "there is no such file. Without --socket the only running server is found"
     except ConnectionRefusedError:
@@ -230,7 +213,7 @@ def _connect_or_fail(path: str) -> Server:
         advice = f"{error.strerror}. The server is another user's: type sudo wsgiservctl --socket {path} ..."
     except OSError as error:
         advice = f"{error.strerror or error}. Expected the server's control socket"
-    raise Failure(f"WS1911 --socket {path}: {advice}", EXIT_USAGE)
+    raise Failure(f"WS1911 --socket {path}: {advice}")
 
 
 # ---- by search -----------------------------------------------------------------------------------------
@@ -240,7 +223,7 @@ def _only_one() -> Server:
     found = list(_running())
     if len(found) == 1:
         return found[0]
-    # Asking uses up the connections, so the chosen server gets a new one.
+    # A connection takes one request, so the chosen server gets a new one.
     states = {server: _state(server) for server in found}
     # During an upgrade the other masters are the ones before and after this one.
     left = [server for server, state in states.items() if state != "stopping"]
@@ -250,15 +233,14 @@ def _only_one() -> Server:
         return _connect_or_fail(left[0].path)
     if found:
         lines = "".join(
-            f"\n  --pid {server.pid:<8} {state + ': ' if state else ''}{server_line(server.pid)}"
+            f"\n  --pid {server.pid:<8} {state}{': ' if state else ''}{server_line(server.pid)}"
             for server, state in states.items()
         )
-        raise Failure(f"WS1912 several servers are running; say which:{lines}", EXIT_USAGE)
+        raise Failure(f"WS1912 several servers are running; say which:{lines}")
     raise Failure(
         f"WS1913 no running server of user id {os.geteuid()} has a control socket in "
         f"{', '.join(_directories()) or 'any directory'}. Start one (wsgiserv module:app), or name it: "
-        "--pid, --pidfile or --socket",
-        EXIT_USAGE,
+        "--pid, --pidfile or --socket"
     )
 
 
@@ -273,6 +255,7 @@ def _state(server: Server) -> str:
 
 def _running() -> Iterator[Server]:
     """Connect to each server in the directories; go on after one that does not answer, and print the failure."""
+    # A stopped master must not make the others unreachable, nor be left out in silence.
     silent: Failure | None = None
     found = False
     for directory in _directories():
@@ -281,8 +264,7 @@ def _running() -> Iterator[Server]:
         except OSError:
             continue  # not readable, or removed meanwhile
         for name in names:
-            stem = name.removesuffix(".sock")
-            if stem == name or not (stem.isascii() and stem.isdigit()):
+            if not re.fullmatch(r"[0-9]+\.sock", name):
                 continue
             try:
                 server = _connect_in(directory, name)
@@ -303,39 +285,37 @@ def _directories() -> list[str]:
     return directories_to_search(os.environ, os.geteuid())
 
 
+def _trusted() -> int | None:
+    # Root names a server of any user's by its path.
+    return os.geteuid() or None
+
+
 def _connect_in(directory: str, name: str) -> Server:
     """Connect to a socket in a searched directory. Raises PermissionError if neither its owner nor root listens."""
-    path = f"{directory}/{name}"
-    if os.geteuid() == 0:
+    path, owner = f"{directory}/{name}", os.geteuid()
+    if owner == 0:
         # In another user's directory a link could lead root to any socket of the system.
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise PermissionError(errno.EPERM, "it is no socket")
-        owners = {0, os.lstat(directory).st_uid}
-    else:
-        owners = {0, os.geteuid()}
-    server = _connect(path)
-    if peer_of(server.connection)[1] not in owners:
-        server.connection.close()
-        raise PermissionError(errno.EPERM, "another user listens there")
-    return server
+        owner = os.lstat(directory).st_uid
+    return _connect(path, owner)
 
 
-def _connect(path: str) -> Server:
+def _connect(path: str, owner: int | None) -> Server:
+    """Connect to a socket. Raises PermissionError if neither ``owner`` nor root listens; None trusts all users."""
     connection = socket.socket(socket.AF_UNIX)
     try:
+        # connect(2) itself would wait for room in the queue of a master that is stopped.
         connection.settimeout(ANSWER_S)
-        try:
-            connection.connect(path)
-        except BlockingIOError:  # unix(7): its queue of connections is full
-            raise Failure(
-                f"WS1914 {path}: its master does not answer. It is stopped or very busy; see its log",
-                EXIT_FAILED,
-            ) from None
+        connection.connect(path)
         pid, uid = peer_of(connection)
         # Another user may have put a socket at this place: it must get no orders, and is not believed.
-        if os.geteuid() not in (0, uid) and uid != 0:
+        if owner is not None and uid not in (0, owner):
             raise PermissionError(errno.EPERM, f"user id {uid} listens there")
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, BlockingIOError):  # unix(7): its queue of connections is full
+            message = f"WS1914 {path}: its master does not answer. It is stopped or very busy; see its log"
+            raise Failure(message, EXIT_FAILED) from None
         raise
     return Server(connection, path, pid)

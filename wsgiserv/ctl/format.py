@@ -35,6 +35,7 @@ def report(status: Mapping[str, Any]) -> str:
         f"  listening    {escape(', '.join(server['bind']))}",
         f"  workers      {fleet}",
         f"  requests     {requests}",
+        # An older server, which an upgrade of the package leaves running, may lack keys.
         *_lost_lines(server.get("lost_log_lines", 0)),
         *_last_reload(server.get("last_reload")),
     ]
@@ -45,6 +46,7 @@ def report(status: Mapping[str, Any]) -> str:
 
 def server_line(pid: int) -> str:
     """Return a process's title (setproctitle), with the name of the application; empty if it cannot be read."""
+    # ps(1) shows the same: the title names the application, which tells several servers apart.
     try:
         title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
@@ -53,6 +55,7 @@ def server_line(pid: int) -> str:
 
 
 def _lost_lines(count: int) -> list[str]:
+    # Only when there are any: in a server that is well the line would be noise.
     lost = counted(count, "line", "is", "are")
     return [f"  logs         {lost} lost: a file, pipe or terminal did not take them"] if count else []
 
@@ -60,6 +63,7 @@ def _lost_lines(count: int) -> list[str]:
 def _last_reload(last: Mapping[str, Any] | None) -> list[str]:
     if not last:
         return []
+    # A reload fails with a traceback, or with several faults: a line each.
     first, *rest = str(last["reason"]).rstrip().splitlines() or [""]
     outcome = "done" if last["ok"] else "FAILED"
     colon = ": " if first else ""
@@ -81,10 +85,12 @@ def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
             str(worker["errors"]),
             str(worker["connections"]),
             str(len(worker["in_flight"])),
+            # 0 where there is no /proc.
             f"{worker['rss_bytes'] / 2**20:.0f} MiB" if worker["rss_bytes"] else "?",
         )
         for worker in workers
     ]
+    # Widths of what there is: a table of fixed columns breaks at a million requests.
     widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -112,6 +118,7 @@ def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _duration(seconds: float) -> str:
     """Return ``0.12s``, ``45s``, ``3m20s``, ``2h05m`` or ``4d03h``."""
+    # Two units: a third says nothing that an operator acts on.
     if seconds < 10:
         return f"{seconds:.2f}s"
     whole = int(seconds)

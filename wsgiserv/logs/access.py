@@ -8,7 +8,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ConfigError
@@ -25,6 +25,7 @@ from wsgiserv.logs.format import (
 )
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
 from wsgiserv.privileges import acting_as, owner_of
+from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -335,26 +336,8 @@ NO_RESPONSE: Final = _NoStatus(0)
 KILLED: Final = 504
 
 
-class LostRequest(NamedTuple):
-    """A request that was in the application when its worker ended.
-
-    Attributes:
-        request_line: its first 408 bytes.
-        peer: the client's address; empty for a Unix socket.
-        request_id: its id.
-        age_s: its time in the application, in seconds.
-        logged: True if its worker has written its line to the access log already.
-    """
-
-    request_line: str
-    peer: str
-    request_id: str
-    age_s: float
-    logged: bool = False
-
-
 def log_lost_requests(
-    settings: Settings, error_log: logging.Logger, pid: int, requests: Sequence[LostRequest], status: int
+    settings: Settings, error_log: logging.Logger, pid: int, requests: Sequence[RequestInFlight], status: int
 ) -> None:
     """Write a line for each of ``requests`` to the access log, if there is one. Called by the master. Never raises.
 
@@ -400,7 +383,7 @@ def _borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Itera
             logger.propagate = propagate
 
 
-def environ_of(lost: LostRequest) -> dict[str, Any]:
+def environ_of(lost: RequestInFlight) -> dict[str, Any]:
     """Return the environ of a lost request, as far as its request line tells; other values are ``-`` in the log."""
     method, _, rest = lost.request_line.partition(" ")
     target, _, protocol = rest.rpartition(" ")

@@ -112,14 +112,8 @@ class Load(NamedTuple):
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Load:
         """Return the means; there is at least one sample."""
-        mean, error = _mean([sample.occupied for sample in samples])
-        return cls(
-            mean,
-            error,
-            _average([sample.cpu for sample in samples]),
-            _average([sample.queue for sample in samples]),
-            _average([sample.rate for sample in samples]),
-        )
+        _, occupied, *others = zip(*samples, strict=True)
+        return cls(*_mean(occupied), *map(_average, others))
 
     @property
     def busy(self) -> float:
@@ -159,6 +153,7 @@ class History:
         short_s = short_window_of(window_s)
         samples, part = self.samples, self._part
         samples.append(sample)
+        # Half a window more than needed: samples come late, and the window must still be covered.
         while samples[0].at < sample.at - 1.5 * short_s:
             samples.popleft()
         if part and sample.at - part[0].at >= short_s:
@@ -221,32 +216,25 @@ def decide(history: History, workers: int, bounds: Bounds) -> Decision:
 
 
 def _grow(samples: Sequence[Sample], workers: int, bounds: Bounds) -> Decision:
-    window_s = short_window_of(bounds.window_s)
-    interval_s = interval_of(bounds.window_s)
+    window_s, interval_s = short_window_of(bounds.window_s), interval_of(bounds.window_s)
     recent = _covering(samples, window_s, interval_s)
     last = _covering(samples, window_s / 3, interval_s)
+    places = workers * bounds.capacity
     if recent:
         load = Load.of(recent)
-        if _drains(recent, workers * bounds.capacity):
+        if _drains(recent, places):
             return Decision(workers)
         if max(load.occupied - _ERRORS * load.error, load.cpu) > CROWDED * workers:
             wanted = _enough(load.occupied, load.cpu, bounds)
-            why = f"busy {load.busy / workers:.0%} over {window_s:g} s{_queue_words(load)}"
-            return _bounded(wanted, workers, load, bounds, why)
-    if last:
-        # A queue in each sample is no matter of chance, and needs no long window.
+            return _bounded(wanted, workers, load, bounds, f"{window_s:g} s")
+    # A queue in each sample is no matter of chance, and needs no long window.
+    if last and all(sample.queue for sample in last) and not _drains(last, places):
         load = Load.of(last)
-        if (
-            min(sample.queue for sample in last) > 0
-            and load.queue_s > QUEUE_S
-            and load.busy >= QUIET * workers
-            and not _drains(last, workers * bounds.capacity)
-        ):
+        if load.queue_s > QUEUE_S and load.busy >= QUIET * workers:
             # The queue is a stock and not a stream: it must not make a fleet that shrinks at once.
             waiting = min(load.occupied + load.queue / bounds.capacity, 2 * AIM * load.occupied)
             wanted = max(_enough(waiting, load.cpu, bounds), workers + 1)
-            why = f"busy {load.busy / workers:.0%} over {window_s / 3:.2g} s{_queue_words(load)}"
-            return _bounded(wanted, workers, load, bounds, why)
+            return _bounded(wanted, workers, load, bounds, f"{window_s / 3:.2g} s")
     return Decision(workers)
 
 
@@ -259,16 +247,19 @@ def _drains(samples: Sequence[Sample], places: int) -> bool:
 
 def _enough(occupied: float, cpu: float, bounds: Bounds) -> int:
     """Return the size of a fleet that is busy to `AIM`; of CPU-bound workers never more than there are CPUs."""
-    for_cpu = ceil(cpu / AIM)
-    if for_cpu > bounds.cpus:
-        for_cpu = ceil(bounds.cpus)
-    return max(ceil(occupied / AIM), for_cpu)
+    return max(ceil(occupied / AIM), ceil(min(ceil(cpu / AIM), bounds.cpus)))
 
 
-def _bounded(wanted: int, workers: int, load: Load, bounds: Bounds, why: str) -> Decision:
-    """Return the decision on growing to ``wanted``, within the bounds."""
+def _bounded(wanted: int, workers: int, load: Load, bounds: Bounds, span: str) -> Decision:
+    """Return the decision on growing to ``wanted``, within the bounds, for the load over ``span``."""
+    why = f"busy {load.busy / workers:.0%} over {span}"
+    if load.queue:
+        # Little's law is of no use for a queue that does not move: minutes, or without end.
+        waits = f", a wait of {load.queue_s:.1f} s" if load.queue_s < 60 else ""
+        why += f", queue {max(round(load.queue), 1)}{waits}"
     if load.cpu >= CPU_FULL * bounds.cpus or wanted <= workers:
         return Decision(workers, why, f"the workers use all of {bounds.cpus:g} CPUs")
+    # A step at a time: the next sample tells whether the new workers help.
     wanted = min(wanted, 2 * workers)
     if workers >= bounds.most:
         return Decision(workers, why, f"workers_max is {bounds.most}")
@@ -290,6 +281,7 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Decision:
     occupied, error = _mean([part.occupied for part in last])
     if max(occupied + _ERRORS * error, _average([part.cpu for part in last])) >= QUIET * rest:
         return Decision(workers)
+    # No mean here: a rush hour within the patience needs the worker again.
     for part in parts:
         waited = part.queue_s > QUEUE_S and part.busy >= QUIET * rest
         if waited or part.busy > AIM * rest:
@@ -299,6 +291,7 @@ def _shrink(history: History, workers: int, bounds: Bounds) -> Decision:
 
 def _covering(samples: Sequence[Sample], window_s: float, interval_s: float) -> list[Sample]:
     """Return the samples of the last ``window_s`` seconds; none when they do not go back so far, or have holes."""
+    # Half an interval of tolerance: the master's loop never wakes up exactly.
     begin = samples[-1].at - window_s - interval_s / 2
     if samples[0].at > begin + interval_s:
         return []
@@ -319,10 +312,3 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
     mean = _average(values)
     return mean, sqrt(sum((value - mean) ** 2 for value in values)) / len(values)
-
-
-def _queue_words(load: Load) -> str:
-    if not load.queue:
-        return ""
-    waits = f", a wait of {load.queue_s:.1f} s" if load.queue_s < 60 else ""
-    return f", queue {max(round(load.queue), 1)}{waits}"

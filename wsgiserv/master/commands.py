@@ -21,7 +21,7 @@ _MOST_ANYWHERE: Final = 128
 
 
 class MasterCommands:
-    """The commands of one master; see `wsgiserv.master.control.Commands`.
+    """The commands of one master, called by its `ControlServer`.
 
     Args:
         reload: the master's generations.

@@ -15,25 +15,27 @@ import logging
 import os
 import re
 import stat
-from _socket import AF_UNIX, MSG_DONTWAIT, SO_ERROR, SOCK_STREAM, SOL_SOCKET
+from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_STREAM
 from _socket import socket as RawSocket  # what gevent's patches leave alone
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from errno import EAGAIN, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM
+from functools import partial
+from math import inf
 from os import geteuid, kill, lstat, umask, unlink
 from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
 from wsgiserv.runtime_dir import DirectoryError, runtime_directory, socket_name
 from wsgiserv.safe_open import Place, place_of
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
-
-# Called with the outcome of a command, at once or much later: True when it is done; a line about it.
+# Called with the outcome of a command, at once or much later: True when it is done; a line about it. Further calls do
+# nothing. It is never called when the server ends first.
 Done: TypeAlias = Callable[[bool, str], None]
 
 LONGEST_REQUEST_BYTES: Final = 64 * 1024
@@ -48,56 +50,17 @@ _MOST_WORKERS: Final = 10_000
 _SOCKET_NAME = re.compile(r"[0-9]{1,9}\.sock")
 
 
-class Commands(Protocol):
-    """The commands, which the master carries out. Each is called in the master's thread and must not block.
-
-    ``done`` is called with the outcome: at once when the command is refused or needs no time. Further calls do nothing.
-    It is never called when the server ends first.
-    """
-
-    def status(self) -> dict[str, Any]:
-        """Return the figures, see `wsgiserv.master.status`."""
-
-    def reload(self, done: Done) -> None:
-        """Begin a reload; done when the new workers have replaced the old ones, or when that failed."""
-
-    def scale(self, count: int, done: Done) -> None:
-        """Want ``count`` workers, 1 to 10,000."""
-
-    def retire(self, pid: int, done: Done) -> None:
-        """Replace the worker ``pid``."""
-
-    def upgrade(self, done: Done) -> None:
-        """Start the next master; done when it serves, or when it failed."""
-
-    def stop(self, now: bool, done: Done) -> None:
-        """Stop, gracefully or ``now``. `ControlServer.close` answers the clients that wait for it."""
-
-    def trace(self, pid: int, done: Done) -> None:
-        """Get the stacks of the worker ``pid``; done with the text."""
-
-    def reopen_logs(self, done: Done) -> None:
-        """Reopen the logs."""
-
-
-class _Refused(Exception):
-    """A malformed request; the text goes to the client."""
-
-
+@dataclass(slots=True, eq=False)
 class _Client:
     """A connection: reads the request, waits for the outcome, sends the reply."""
 
-    __slots__ = ("command", "deadline", "is_answered", "name", "received", "sock", "unsent")
-
-    def __init__(self, sock: RawSocket, name: str, deadline: float) -> None:
-        self.sock = sock
-        self.name = name
-        self.deadline = deadline
-        self.received = b""
-        self.unsent = b""
-        # Empty until the request is complete.
-        self.command = ""
-        self.is_answered = False
+    sock: RawSocket
+    name: str
+    deadline: float
+    received: bytes = b""
+    unsent: bytes = b""
+    command: str = ""  # empty until the request is complete
+    is_answered: bool = False
 
 
 class ControlServer:
@@ -105,7 +68,8 @@ class ControlServer:
 
     Args:
         path: the socket's path.
-        commands: the master's.
+        commands: the master's (`MasterCommands`): a method for each command, called in its thread, which must not
+            block.
         log: the error log.
         follows: the process id of the old master, whose socket this one may replace; or 0.
 
@@ -115,7 +79,7 @@ class ControlServer:
         path: the absolute path.
     """
 
-    def __init__(self, path: str, commands: Commands, log: logging.Logger, *, follows: int = 0) -> None:
+    def __init__(self, path: str, commands: Any, log: logging.Logger, *, follows: int = 0) -> None:
         self.path = os.path.abspath(path)
         self._commands = commands
         self._log = log
@@ -154,8 +118,6 @@ class ControlServer:
 
     def handle(self, fd: int, events: int) -> bool:
         """Handle the events of ``fd``; return False for a descriptor of another owner."""
-        if fd < 0:
-            return False
         if fd == self._listener.fileno():
             self._accept()
             return True
@@ -173,13 +135,13 @@ class ControlServer:
 
     def deadline(self) -> float:
         """Return when `expire` is due, ``time.monotonic()`` seconds; ``inf`` without clients."""
-        due = min((client.deadline for client in self._clients.values()), default=float("inf"))
+        due = min((client.deadline for client in self._clients.values()), default=inf)
         return min(due, self._rests_until) if self._rests_until else due
 
     def expire(self, now: float) -> None:
         """Disconnect the clients whose deadline has passed."""
         if self._rests_until <= now:
-            self._rests_until = 0.0
+            self._rests_until = 0.0  # the listener is polled again
         for client in [client for client in self._clients.values() if client.deadline <= now]:
             if client.unsent:
                 self._drop(client)
@@ -196,18 +158,17 @@ class ControlServer:
             self._drop(client)
         if self._listener.fileno() < 0:
             return
-        try:
-            with place_of(self.path) as place:
-                # While the listener is open, no other file gets its inode number.
-                found = place.lstat()
-                if (found.st_dev, found.st_ino) == self._identity:
-                    place.unlink()
-        except OSError:
-            pass
+        with suppress(OSError), place_of(self.path) as place:
+            # By now it may be the socket of the next master. While the listener is open, no other file gets its inode
+            # number.
+            found = place.lstat()
+            if (found.st_dev, found.st_ino) == self._identity:
+                place.unlink()
         self._listener.close()
 
     def close_in_child(self) -> None:
         """Close the descriptors only. Called in each child of the master."""
+        # No answers, and no unlink: the connections and the file are the parent's.
         self._listener.close()
         for client in self._clients.values():
             client.sock.close()
@@ -218,6 +179,7 @@ class ControlServer:
     def _accept(self) -> None:
         for _ in range(MOST_CLIENTS):
             try:
+                # The C class has no accept(): that of `socket.socket`, which gevent replaces, calls this.
                 fd, _address = self._listener._accept()  # type: ignore[attr-defined]
             except OSError as error:
                 if error.errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -228,6 +190,7 @@ class ControlServer:
             pid, uid = peer_of(sock)
             client = _Client(sock, f"wsgiservctl (pid {pid}, user id {uid})", monotonic() + CLIENT_S)
             self._clients[fd] = client
+            # The socket's mode keeps others out, but not where a file system ignores it.
             if uid not in (geteuid(), 0):
                 self._log.warning(
                     "WS1950 control socket: connection of user id %d refused: the server runs as user id %d",
@@ -239,6 +202,7 @@ class ControlServer:
                 self._refuse(client, f"{MOST_CLIENTS} other clients are connected; try again")
 
     def _is_full(self) -> bool:
+        # Waiting clients count apart: a script that waits for each of its commands must not lock an operator out.
         waiting = sum(bool(client.command) and not client.is_answered for client in self._clients.values())
         return waiting > MOST_WAITING or len(self._clients) - waiting > MOST_CLIENTS
 
@@ -257,45 +221,40 @@ class ControlServer:
         if len(line) >= LONGEST_REQUEST_BYTES:
             self._refuse(client, f"the request is longer than {LONGEST_REQUEST_BYTES} bytes")
         elif newline:
+            # One request for each connection: what follows is not read.
             client.received = b""
             self._obey(client, line)
 
     def _obey(self, client: _Client, line: bytes) -> None:
         try:
-            request = _request(line)
-            command = _ARGUMENTS[request["command"]](request)
-        except _Refused as error:
+            name, arguments, waits = _parse(line)
+        except ValueError as error:
             self._refuse(client, str(error))
             return
-        client.command, client.deadline = request["command"], float("inf")
-        words = [client.command.replace("_", " ")]
-        words += ["now" if value is True else str(value) for value in command.values() if value]
+        # No time limit: a reload takes as long as the application's boot, and the client gives up by itself.
+        client.command, client.deadline = name, inf
+        words = [name.replace("_", " ")]
+        words += ["now" if value is True else str(value) for value in arguments.values() if value]
         # A monitor asks for the status again and again.
-        level = logging.DEBUG if client.command == "status" else logging.INFO
+        level = logging.DEBUG if name == "status" else logging.INFO
         self._log.log(level, "%s requests: %s", client.name, " ".join(words))
         try:
-            if client.command == "status":
+            if name == "status":
                 self._answer(client, {"ok": True, "status": self._commands.status()})
                 return
-            done = self._done(client)
-            getattr(self._commands, client.command)(**command, done=done)
+            getattr(self._commands, name)(**arguments, done=partial(self._on_outcome, client))
         except Exception:  # a bug must not end the server
-            self._log.exception("WS1951 control socket: %s: unexpected error", client.command)
+            self._log.exception("WS1951 control socket: %s: unexpected error", name)
             self._refuse(client, "unexpected error in the server; its log has the traceback (WS1951)")
             return
-        if not request["wait"]:
+        if not waits:
             self._answer(client, {"ok": True, "reason": "accepted"})
 
-    def _done(self, client: _Client) -> Done:
-        def done(ok: bool, reason: str) -> None:
-            if client.is_answered:
-                self._log.debug("%s: %s %s", client.command, "done" if ok else "failed", reason)
-            elif ok:
-                self._answer(client, {"ok": True, "reason": reason})
-            else:
-                self._refuse(client, reason)
-
-        return done
+    def _on_outcome(self, client: _Client, ok: bool, reason: str) -> None:
+        if client.is_answered:  # without `wait`; or it has disconnected
+            self._log.debug("%s: %s %s", client.command, "done" if ok else "failed", reason)
+        else:
+            self._answer(client, {"ok": ok, "reason" if ok else "error": reason})
 
     def _refuse(self, client: _Client, error: str) -> None:
         self._answer(client, {"ok": False, "error": error})
@@ -305,6 +264,7 @@ class ControlServer:
         if client.is_answered:
             return
         client.is_answered = True
+        # The status of many workers can be larger than the socket's buffer, and the client may not read.
         client.deadline = monotonic() + CLIENT_S
         client.unsent = encode(reply)
         self._send(client)
@@ -324,14 +284,13 @@ class ControlServer:
     def _drop(self, client: _Client) -> None:
         client.is_answered = True
         client.unsent = b""
-        if self._clients.get(client.sock.fileno()) is client:
-            del self._clients[client.sock.fileno()]
+        self._clients.pop(client.sock.fileno(), None)
         client.sock.close()
 
 
 def control_server(
     settings: Settings,
-    commands: Commands,
+    commands: Any,
     log: logging.Logger,
     environ: Mapping[str, str],
     *,
@@ -357,6 +316,7 @@ def control_server(
         server = ControlServer(path, commands, log, follows=follows)
     except (DirectoryError, OSError) as error:
         reason = str(error) if isinstance(error, DirectoryError) else f"{path}: {error.strerror or error}"
+        # Not a warning: signals do the same, and a read-only or shared directory may be meant.
         log.info(
             "no control socket: %s: wsgiservctl cannot reach this server, signals can. "
             "Set control_socket to another path, or to 'off'",
@@ -375,89 +335,76 @@ def _clear_away(directory: str) -> None:
         return
     for name in names:
         path = os.path.join(directory, name)
-        try:
-            kill(int(name.partition(".")[0]), 0)
-        except ProcessLookupError:
+        # Other errors of kill(2) mean a process: another user's.
+        with suppress(OSError, OverflowError):
             try:
+                kill(int(name.partition(".")[0]), 0)
+            except ProcessLookupError:
                 # In a directory shared between containers the pid may belong to another process.
                 if stat.S_ISSOCK(lstat(path).st_mode) and _holder(path) is None:
                     unlink(path)
-            except OSError:
-                pass
-        except (OSError, OverflowError):
-            pass  # another user's process
 
 
 def _make_way(path: str, place: Place, follows: int) -> None:
     """Remove a socket without a server, or that of the master ``follows``."""
-    try:
-        found = place.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise DirectoryError(f"{path} exists and is not a socket")
-    holder = _holder(path)
-    if holder is not None and holder != follows:
-        raise DirectoryError(f"{path} is in use by a running process (pid {holder})")
-    try:
+    # Another master may remove it at any moment.
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(place.lstat().st_mode):
+            raise DirectoryError(f"{path} exists and is not a socket")
+        holder = _holder(path)
+        if holder is not None and holder != follows:
+            raise DirectoryError(f"{path} is in use by a running process (pid {holder})")
         place.unlink()
-    except FileNotFoundError:
-        pass
 
 
 def _holder(path: str) -> int | None:
     """Return the pid of the process that listens at ``path``, 0 if it is unknown, None without one."""
-    sock = RawSocket(AF_UNIX, SOCK_STREAM)
-    try:
+    with closing(RawSocket(AF_UNIX, SOCK_STREAM)) as sock:
         sock.setblocking(False)
         error = sock.connect_ex(path)
         if error in (ECONNREFUSED, ENOENT):
             return None
         if error in (EAGAIN, EINPROGRESS):
-            return 0  # a full backlog has a listener
+            return 0  # a full backlog has a listener; the master must not wait for it, which may be stopped
         if error:
             raise OSError(error, os.strerror(error), path)
-        sock.getsockopt(SOL_SOCKET, SO_ERROR)
         return peer_of(sock)[0]
-    finally:
-        sock.close()
 
 
-def _request(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> tuple[str, dict[str, Any], bool]:
+    """Return a request's command, its arguments, and whether it waits. Raises ValueError with a text for the client."""
     try:
         request = decode(line)
     except MessageError:
-        raise _Refused("the request is not a JSON object on one line") from None
+        raise ValueError("the request is not a JSON object on one line") from None
     command = request.get("command")
     if not isinstance(command, str) or command not in _ARGUMENTS:
-        raise _Refused(f"unknown command {command!r}; accepted: one of {', '.join(_ARGUMENTS)}"[:400])
-    request.setdefault("wait", False)
-    _flag(request, "wait")
-    return request
+        # The text holds what the client has sent, of any length.
+        raise ValueError(f"unknown command {command!r}; accepted: one of {', '.join(_ARGUMENTS)}"[:400])
+    arguments = {name: _argument(request, name, largest) for name, largest in _ARGUMENTS[command].items()}
+    return command, arguments, _argument(request, "wait", None)
 
 
-def _flag(request: Mapping[str, Any], name: str) -> bool:
+def _argument(request: Mapping[str, Any], name: str, largest: int | None) -> Any:
+    """Return a number from 1 to ``largest``; without that, a flag, which may be missing. Raises ValueError."""
     value = request.get(name, False)
-    if not isinstance(value, bool):
-        raise _Refused(f"{name!r}: accepted: true or false")
+    if largest is None:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name!r}: accepted: true or false")
+    # True is an int, too.
+    elif not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise ValueError(f"{name!r}: accepted: a number from 1 to {largest}")
     return value
 
 
-def _number(request: Mapping[str, Any], name: str, largest: int) -> int:
-    value = request.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise _Refused(f"{name!r}: accepted: a number from 1 to {largest}")
-    return value
-
-
-# The arguments of each command, taken from a request; the names are the methods of `Commands`.
-_ARGUMENTS: Final[dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "status": lambda request: {},
-    "reload": lambda request: {},
-    "scale": lambda request: {"count": _number(request, "count", _MOST_WORKERS)},
-    "retire": lambda request: {"pid": _number(request, "pid", 2**31 - 1)},
-    "upgrade": lambda request: {},
-    "stop": lambda request: {"now": _flag(request, "now")},
-    "trace": lambda request: {"pid": _number(request, "pid", 2**31 - 1)},
-    "reopen_logs": lambda request: {},
+# The arguments of each command, by name: a number with its largest value, or a flag.
+_ARGUMENTS: Final[dict[str, dict[str, int | None]]] = {
+    "status": {},
+    "reload": {},
+    "scale": {"count": _MOST_WORKERS},
+    "retire": {"pid": 2**31 - 1},
+    "upgrade": {},
+    "stop": {"now": None},
+    "trace": {"pid": 2**31 - 1},
+    "reopen_logs": {},
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from os import close, fstat, pread
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from typing import Final, NamedTuple
 
 from wsgiserv.boot import REPORT_MARK
+from wsgiserv.process import unnamed_file
 
 # What faulthandler calls the signals that it catches.
 CRASHES: Final[dict[int, str]] = {
@@ -48,26 +48,23 @@ class CrashDump(NamedTuple):
 
 
 class CrashDumpFile:
-    """An open file without a name, in memory where the system can (memfd_create(2))."""
+    """An open file without a name."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @classmethod
     def make(cls) -> CrashDumpFile | None:
-        """Make one. None when the system would not: a worker can do without."""
+        """Make one; None when the system does not."""
+        # A server that is short of descriptors or memory must serve all the same: only a report lacks its stacks.
         try:
-            if hasattr(os, "memfd_create"):
-                return cls(os.memfd_create("wsgiserv-crash-dump", os.MFD_CLOEXEC))
-            import tempfile
-
-            with tempfile.TemporaryFile() as file:
-                return cls(os.dup(file.fileno()))
+            return cls(unnamed_file("wsgiserv-crash-dump"))
         except OSError:
             return None
 
     def read(self) -> CrashDump:
         """Return the contents. Called by the master, after the worker's exit. Never raises."""
+        # pread(2): the worker, its children and the master share one file offset.
         try:
             size = fstat(self.fd).st_size
             data = pread(self.fd, _MOST_BYTES, max(0, size - _MOST_BYTES))

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from os import WIFSIGNALED, WTERMSIG, waitstatus_to_exitcode
 from signal import (
+    SIGABRT,
     SIGALRM,
     SIGHUP,
     SIGINT,
@@ -30,13 +31,14 @@ from time import gmtime, strftime, time
 from typing import Any, Final, Literal, TypeAlias
 
 from wsgiserv.errors import ExitStatus
-from wsgiserv.logs.access import KILLED, NO_RESPONSE, LostRequest, log_lost_requests
+from wsgiserv.logs.access import KILLED, NO_RESPONSE, log_lost_requests
 from wsgiserv.logs.escape import escape
 from wsgiserv.master.crash_dump_file import CRASHES, CrashDump
 from wsgiserv.master.oom import OomEvidence, OomWatch
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import Ended, rss_of
-from wsgiserv.wording import counted
+from wsgiserv.scoreboard import RequestInFlight
+from wsgiserv.wording import counted, mebibytes
 
 # Whose doing the exit was: this server's, the kernel's for want of memory, a fault in C code, the application's, a
 # signal's from outside.
@@ -48,6 +50,29 @@ _TOLD: Final = frozenset({SIGTERM, SIGINT, SIGQUIT, SIGHUP})
 _TIMERS: Final = frozenset({SIGALRM, SIGVTALRM, SIGPROF})
 # What abort(3) and our handler of SIGABRT end with.
 _ABORTED: Final = 1
+# As wait4(2) returns it.
+_EXITED_BOOT: Final = ExitStatus.BOOT << 8
+_BAD_C_CODE: Final = "a crash in C code: usually of an extension module, or of what it was given"
+_CRASH_REASONS: Final[dict[int, str]] = {
+    SIGSYS: "a system call that is not allowed here (seccomp)",
+    SIGABRT: "abort() in C code after a failed check; or kill -ABRT from outside",
+}
+# A SIGKILL that the master has not sent, by the source of `OomEvidence`.
+_SIGKILLS: Final[dict[str, tuple[Cause, str]]] = {
+    "cgroup": ("out of memory", "the kernel's OOM killer: its counter in {path} has grown"),
+    "machine": (
+        "out of memory",
+        "the kernel's OOM killer, probably: its counter for the whole machine ({path}) has grown; see dmesg",
+    ),
+    "none": (
+        "outside",
+        "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved ({path})",
+    ),
+    "unknown": (
+        "outside",
+        "SIGKILL from outside: not sent by wsgiserv; without a kill -9 the kernel was out of memory: see dmesg",
+    ),
+}
 # getrusage(2): ru_maxrss is in KiB, but in bytes on macOS.
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
@@ -55,7 +80,9 @@ _MOST_REQUESTS: Final = 20
 # A page of a log, not a book: the innermost frames of each thread come first.
 _MOST_STACK_LINES: Final = 400
 _INDENT: Final = "    "
+# 10 µs for each worker.
 _MEASURE_EVERY_S: Final = 1.0
+# With their stacks they are the largest part of a status.
 _KEPT: Final = 20
 
 
@@ -66,34 +93,38 @@ def describe_exit(wait_status: int | None) -> str:
     """Return ``was killed by SIGSEGV`` or ``exited with status 1`` for what wait4(2) returned; None is unknown."""
     if wait_status is None:
         return "exited with an unknown status"
-    name = signal_name(wait_status)
+    name = _signal_name(_signal_of(wait_status))
     return f"was killed by {name}" if name else f"exited with status {waitstatus_to_exitcode(wait_status)}"
 
 
-def signal_name(wait_status: int) -> str:
-    """Return the name of the signal behind a wait status; empty when there is none."""
-    if not WIFSIGNALED(wait_status):
-        return ""
-    number = WTERMSIG(wait_status)
+def _signal_of(wait_status: int | None) -> int:
+    """Return the number of the signal that has killed a process; 0 when none has, or when it is unknown."""
+    return WTERMSIG(wait_status) if wait_status is not None and WIFSIGNALED(wait_status) else 0
+
+
+def _signal_name(number: int) -> str:
     try:
         return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    except ValueError:  # a real-time signal, which Python has no name for
+        return f"signal {number}" if number else ""
 
 
-def lost_requests(worker: WorkerHandle, now: float) -> tuple[LostRequest, ...]:
-    """Return the requests in the application, oldest first, as the scoreboard knows them."""
-    if worker.slot is None:
-        return ()
-    # A request whose response has just left, and which the worker has not noted as done yet, is among them.
-    return tuple(
-        LostRequest(cell.request_line, cell.peer, cell.request_id, max(0.0, now - cell.started), cell.logged)
-        for cell in worker.slot.in_flight()
-    )
+def in_json(requests: Sequence[RequestInFlight]) -> list[dict[str, Any]]:
+    """Return the requests fit for JSON. Text from clients is not escaped."""
+    return [
+        {
+            "request_line": lost.request_line,
+            "peer": lost.peer,
+            "id": lost.request_id,
+            "age_s": round(lost.age_s, 3),
+        }
+        for lost in requests
+    ]
 
 
-def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_REQUESTS) -> list[str]:
+def request_lines(pid: int, requests: Sequence[RequestInFlight], most: int = _MOST_REQUESTS) -> list[str]:
     """Return a line for each request in the application of the worker ``pid``, ``most`` at most."""
+    # All three texts come from the client.
     lines = [
         f"in flight in worker {pid} for {lost.age_s:.1f} s: "
         f'"{escape(lost.request_line)}" from {escape(lost.peer) or "a Unix socket"}, '
@@ -110,9 +141,9 @@ def request_lines(pid: int, requests: Sequence[LostRequest], most: int = _MOST_R
 
 def is_told_to_end(worker: WorkerHandle, wait_status: int | None) -> bool:
     """Whether a worker has ended as if told to leave, though not by the master: by a signal to all processes."""
-    if wait_status is None or worker.told_to_leave or worker.retiring_at is not None:
+    if worker.told_to_leave or worker.retiring_at is not None:
         return False
-    return wait_status == ExitStatus.OK or (WIFSIGNALED(wait_status) and WTERMSIG(wait_status) in _TOLD)
+    return wait_status == ExitStatus.OK or _signal_of(wait_status) in _TOLD
 
 
 def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -> bool:
@@ -125,18 +156,18 @@ def needs_report(worker: WorkerHandle, wait_status: int | None, unasked: bool) -
     """
     if worker.failed is not None:
         return False  # its own report says why it exits
+    # Before quit_at: a worker that hung does so also during a fast stop, and its stacks tell where.
     if worker.abort_at is not None:
         return True
     if worker.quit_at is not None:
         return False  # a fast stop is meant to cut requests
     if unasked or worker.kill_at is not None:
         return True
-    if wait_status is None:
-        return False
-    if WIFSIGNALED(wait_status):
-        return WTERMSIG(wait_status) not in _TOLD
+    number = _signal_of(wait_status)
+    if number:
+        return number not in _TOLD
     # An overdue request that does not come back: the worker has said that it leaves, and then cannot.
-    return worker.retiring_at is not None and waitstatus_to_exitcode(wait_status) == ExitStatus.BOOT
+    return worker.retiring_at is not None and wait_status == _EXITED_BOOT
 
 
 def classify_exit(
@@ -151,29 +182,29 @@ def classify_exit(
         find_oom: see `OomWatch.attribute_kill`; called at most once, for a SIGKILL from elsewhere.
     """
     ours = f"sent by wsgiserv: it {worker.sent_because}"
+    # os.waitpid(-1) in a hook, or SIGCHLD ignored there, takes the status away.
     if wait_status is None:
         return "unknown", "unknown: something else in this process (a hook?) has waited for it"
-    if not WIFSIGNALED(wait_status):
+    number = _signal_of(wait_status)
+    if not number:
         return _classify_status(worker, waitstatus_to_exitcode(wait_status), dump, ours)
-    number, name = WTERMSIG(wait_status), signal_name(wait_status)
     if number == SIGKILL:
         if worker.kill_at is None:
-            return _classify_sigkill(find_oom())
+            found = find_oom()
+            cause, text = _SIGKILLS[found.source]
+            return cause, text.format(path=found.path)
         if worker.abort_at is not None:
             ours += f"; it did not end within {worker.kill_at - worker.abort_at:.1f} s of SIGABRT"
         return "server", ours
     if number in CRASHES or number == SIGSYS:
-        kind = CRASHES.get(number)
-        if kind == "Aborted" and worker.abort_at is not None:
+        if number == SIGABRT and worker.abort_at is not None:
             return "server", ours
-        what = "a crash in C code: usually of an extension module, or of what it was given"
-        if number == SIGSYS:
-            what = "a system call that is not allowed here (seccomp)"
-        elif kind == "Aborted":
-            what = "abort() in C code after a failed check; or kill -ABRT from outside"
-        return "crash", what if dump.at(
-            number
-        ) else f"{what}; no stack is left, unless faulthandler was on before"
+        what = _CRASH_REASONS.get(number, _BAD_C_CODE)
+        # Where faulthandler was on before the worker began, it writes elsewhere: to the standard error, mostly.
+        if not dump.at(number):
+            what += "; no stack is left, unless faulthandler was on before"
+        return "crash", what
+    name = _signal_name(number)
     if number in _TIMERS:
         return "application", f"a timer of the application (alarm, setitimer): {name} had no handler"
     return "outside", f"{name} from outside: not sent by wsgiserv"
@@ -182,10 +213,12 @@ def classify_exit(
 def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: str) -> tuple[Cause, str]:
     if worker.abort_at is not None:
         return "server", f"{ours}; it ended at SIGABRT"
+    # The worker's handler of SIGABRT writes the report, and exits with this status.
     if dump.report and status == _ABORTED:
         return "outside", "SIGABRT from outside: not sent by wsgiserv"
     if worker.retiring_at is not None and status == ExitStatus.BOOT:
         return "server", "the worker itself: a request was overdue (request_timeout) and did not come back"
+    # Its handlers of both signals end it in order, so the status does not tell them from an exit by the application.
     if status == ExitStatus.OK:
         return "outside", (
             "SIGTERM or SIGQUIT from outside: not sent by wsgiserv; or the application has called os._exit(0)"
@@ -193,26 +226,6 @@ def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: s
     return "application", (
         f"the application has called os._exit({status}), unless lines above tell of another error"
     )
-
-
-def _classify_sigkill(found: OomEvidence) -> tuple[Cause, str]:
-    match found.source:
-        case "cgroup":
-            return "out of memory", f"the kernel's OOM killer: its counter in {found.path} has grown"
-        case "machine":
-            return "out of memory", (
-                "the kernel's OOM killer, probably: its counter for the whole machine "
-                f"({found.path}) has grown; see dmesg"
-            )
-        case "none":
-            return "outside", (
-                "SIGKILL from outside (kill -9?): not sent by wsgiserv, and the OOM counter has not moved "
-                f"({found.path})"
-            )
-        case _:
-            return "outside", (
-                "SIGKILL from outside: not sent by wsgiserv; without a kill -9 the kernel was out of memory: see dmesg"
-            )
 
 
 # ---- the report ------------------------------------------------------------------------------------------
@@ -257,14 +270,16 @@ class CrashReport:
     rss_bytes: int = 0
     rss_age_s: float = 0.0
     max_rss_bytes: int = 0
-    lost: tuple[LostRequest, ...] = ()
+    lost: Sequence[RequestInFlight] = ()
     stacks: str = ""
     stacks_by: Literal["", "worker", "faulthandler"] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it fit for JSON, for ``wsgiservctl status --json``. Text from clients is not escaped."""
+        # With milliseconds: an operator compares it with other logs.
         seconds, fraction = divmod(self.died_at, 1)
         died = f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{int(fraction * 1000):03d}+00:00"
+        # The rest of the fields are keys under their own names, which docs/control.md lists.
         found = asdict(self)
         for name in ("died_at", "how", "lost"):
             del found[name]
@@ -275,15 +290,7 @@ class CrashReport:
             "rss_bytes": self.rss_bytes or None,
             "rss_age_s": round(self.rss_age_s, 1) if self.rss_bytes else None,
             "max_rss_bytes": self.max_rss_bytes or None,
-            "in_flight": [
-                {
-                    "request_line": lost.request_line,
-                    "peer": lost.peer,
-                    "id": lost.request_id,
-                    "age_s": round(lost.age_s, 3),
-                }
-                for lost in self.lost
-            ],
+            "in_flight": in_json(self.lost),
         }
 
     def text(self) -> str:
@@ -297,9 +304,9 @@ class CrashReport:
         ]
         memory = []
         if self.rss_bytes:
-            memory.append(f"{_mib(self.rss_bytes)} resident {self.rss_age_s:.1f} s before its exit")
+            memory.append(f"{mebibytes(self.rss_bytes)} resident {self.rss_age_s:.1f} s before its exit")
         if self.max_rss_bytes:
-            memory.append(f"{_mib(self.max_rss_bytes)} at its most")
+            memory.append(f"{mebibytes(self.max_rss_bytes)} at its most")
         if memory:
             lines.append(f"memory: {', '.join(memory)}")
         if self.connections:
@@ -334,16 +341,12 @@ def make_report(
         dump, find_oom: see `classify_exit`.
     """
     wait_status = end.wait_status
-    figures = worker.slot.figures() if worker.slot is not None else None
-    signal = signal_name(wait_status) if wait_status is not None else ""
+    figures = worker.figures()
+    number = _signal_of(wait_status)
     cause, reason = classify_exit(worker, wait_status, dump, find_oom)
     # The worker's own report has all requests and greenlets. What faulthandler has written is of this exit only where
     # it was made at the same signal, or the master has asked for it: a child of the worker may have written it.
-    stacks = dump.report
-    if not stacks and signal and wait_status is not None:
-        stacks = dump.at(WTERMSIG(wait_status))
-    if not stacks and worker.abort_at is not None:
-        stacks = dump.faulthandler
+    stacks = dump.report or dump.at(number) or (dump.faulthandler if worker.abort_at is not None else "")
     return CrashReport(
         pid=worker.pid,
         age=worker.age,
@@ -351,18 +354,18 @@ def make_report(
         died_at=wall,
         lived_s=now - worker.spawned_at,
         was_ready=worker.ready_at is not None,
-        requests=figures.requests if figures else 0,
-        errors=figures.errors if figures else 0,
-        connections=figures.connections if figures else 0,
+        requests=figures.requests,
+        errors=figures.errors,
+        connections=figures.connections,
         how=describe_exit(wait_status),
-        exit_status=None if wait_status is None or signal else waitstatus_to_exitcode(wait_status),
-        signal=signal or None,
+        exit_status=None if wait_status is None or number else waitstatus_to_exitcode(wait_status),
+        signal=_signal_name(number) or None,
         cause=cause,
         reason=reason,
         rss_bytes=worker.rss_bytes,
         rss_age_s=now - worker.measured_at,
         max_rss_bytes=max(end.max_rss * _MAXRSS_UNIT, worker.rss_bytes),  # the kernel counts roughly
-        lost=lost_requests(worker, now),
+        lost=worker.in_flight(now),
         stacks=stacks,
         stacks_by="" if not stacks else "worker" if stacks == dump.report else "faulthandler",
     )
@@ -393,7 +396,8 @@ class CrashReporter:
         self._next_look = 0.0
 
     def look(self, workers: Iterable[WorkerHandle], now: float) -> None:
-        """Note the workers' memory, once a second: 10 µs for each. Called at every turn of the master's loop."""
+        """Note the workers' memory, once a second. Called at every turn of the master's loop."""
+        # Beforehand: /proc has nothing any more about a process that has been killed.
         if now < self._next_look:
             return
         self._next_look = now + _MEASURE_EVERY_S
@@ -405,9 +409,7 @@ class CrashReporter:
 
     def is_killed_from_outside(self, wait_status: int | None, now: float) -> bool:
         """Whether a foreign SIGKILL is not the OOM killer's, as far as the system tells."""
-        if wait_status is None or not WIFSIGNALED(wait_status) or WTERMSIG(wait_status) != SIGKILL:
-            return False
-        return not self._oom.suspects(now)
+        return _signal_of(wait_status) == SIGKILL and not self._oom.suspects(now)
 
     def report(self, worker: WorkerHandle, end: Ended, now: float) -> None:
         """Write a crash report into the error log, the lost requests into the access log. Never raises.
@@ -418,15 +420,13 @@ class CrashReporter:
             now: ``time.monotonic()`` seconds.
         """
         dump = worker.crash_dump.read() if worker.crash_dump is not None else CrashDump()
+        # Asked for at a SIGKILL from elsewhere only: the answer uses up a growth of the counter.
         find_oom = partial(self._oom.attribute_kill, now)
         report = make_report(worker, end, now, time(), dump=dump, find_oom=find_oom)
         self.reports.append(report)
         self._log.error("WS1209 crash report: %s", report.text())
+        # In the access log a request that the server has cut for its own limits differs from one lost in a crash.
         was_late = worker.abort_at is not None or worker.kill_at is not None
         status = KILLED if was_late and report.cause == "server" else NO_RESPONSE
         if worker.cfg is not None:
             log_lost_requests(worker.cfg, self._log, worker.pid, report.lost, status)
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):.1f} MiB"

@@ -75,7 +75,7 @@ def daemonize() -> Foreground:
 
 def _await_outcome(fd: int) -> NoReturn:
     try:
-        outcome, _ = MessageReader(fd).read_first()
+        outcome = MessageReader(fd).read_first()
     except MessageError as error:
         raise BootError(f"the server's report of its start is corrupt ({error}).") from None
     if outcome is None:

@@ -6,16 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook
 from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener
 from wsgiserv.safe_open import working_directory
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.handoff import Handoff
 
 
 class HookServer:
@@ -42,12 +40,14 @@ class HookServer:
         self.worker_age = 0
         self.WORKERS: dict[int, WorkerHandle] = {}
         self.handoff: Handoff | None = None
+        # gunicorn's names, capitals too: hooks written for it read them.
         self.LISTENERS: list[Listener] = []
         self.START_CTX: dict[Any, Any] = {
             "args": [sys.executable, *sys.argv],
             "cwd": working_directory(),
             0: sys.executable,
         }
+        # None, not 0: the hook nworkers_changed is called for the first number, too, with None for the old one.
         self._num_workers: int | None = None
         self.configure(settings)
 
@@ -58,12 +58,14 @@ class HookServer:
         self.proc_name = settings.proc_name or settings.wsgi_app or settings.default_proc_name
 
     def listen(self, listeners: Sequence[Listener]) -> None:
-        """Show other listeners, in the list that hooks may hold."""
+        """Show other listeners."""
+        # In place: a hook may hold the list.
         self.LISTENERS[:] = listeners
 
     @property
     def address(self) -> list[Any]:
         """The bound addresses."""
+        # A closed listener is among them while the server stops.
         return [listener.getsockname() for listener in self.LISTENERS if listener.fileno() >= 0]
 
     @property

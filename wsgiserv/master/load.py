@@ -12,28 +12,19 @@ from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from math import inf
 from os import fstat
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from wsgiserv.config import cgroup as sizing
-from wsgiserv.master.autoscale import (
-    Bounds,
-    Decision,
-    History,
-    Sample,
-    decide,
-    interval_of,
-    short_window_of,
-)
+from wsgiserv.config.settings import Settings
+from wsgiserv.master.autoscale import Bounds, Decision, History, Sample, decide, interval_of, short_window_of
 from wsgiserv.master.slots import capacity_of
+from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.net.listener import Listener
 from wsgiserv.process import cpu_time_of, memory_of
 from wsgiserv.scoreboard import REQUESTS
 from wsgiserv.wording import counted
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.master.worker_handle import WorkerHandle
-    from wsgiserv.net.listener import Listener
 
 # linux/tcp.h, linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _TCP_INFO: Final = 11
@@ -82,10 +73,8 @@ def backlog_of(sock: RawSocket) -> int | None:
 
 
 def _unix_backlog(inode: int) -> int | None:
-    # sock_diag(7), UNIX_DIAG_RQLEN.
-    request = struct.pack(
-        "=BBHIIIII", AF_UNIX, 0, 0, _ANY, inode & _ANY, _UDIAG_SHOW_RQLEN, _ANY, _ANY
-    )  # struct unix_diag_req; all states, any cookie
+    # sock_diag(7), UNIX_DIAG_RQLEN. In struct unix_diag_req: all states, any cookie.
+    request = struct.pack("=BBHIIIII", AF_UNIX, 0, 0, _ANY, inode & _ANY, _UDIAG_SHOW_RQLEN, _ANY, _ANY)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     # Opened for each question (20 µs): a descriptor that stays open would be in every worker.
     with closing(RawSocket(_NETLINK, SOCK_DGRAM, _NETLINK_SOCK_DIAG)) as line:
@@ -94,12 +83,12 @@ def _unix_backlog(inode: int) -> int | None:
     length, kind = struct.unpack_from("=IH", answer)
     if kind != _SOCK_DIAG_BY_FAMILY:
         return None
-    at = 16 + 16  # struct nlmsghdr, struct unix_diag_msg; attributes follow
+    at = 16 + 16  # struct nlmsghdr, struct unix_diag_msg; attributes follow, each padded to 4 bytes
     while at + 4 <= min(length, len(answer)):
         size, attribute = struct.unpack_from("=HH", answer, at)
         if attribute == _UNIX_DIAG_RQLEN:
             return int(struct.unpack_from("=I", answer, at + 4)[0])
-        at += max((size + 3) & ~3, 4)
+        at += max((size + 3) & ~3, 4)  # a size of 0 must not end in a loop without end
     return None
 
 
@@ -136,11 +125,7 @@ class Gauge:
             now: ``time.monotonic()`` seconds.
         """
         # A worker may have more requests than it can run, handed over by a leaving sibling.
-        in_flight = sum(
-            min(worker.slot.load()[0], capacity)
-            for worker in workers
-            if worker.serving and worker.slot is not None
-        )
+        in_flight = sum(min(w.slot.load()[0], capacity) for w in workers if w.serving and w.slot is not None)
         waiting = sum(self._backlog(listener.sock) or 0 for listener in self._listeners())
         if now - self._cpu_at >= _CPU_EVERY_S:
             self._read_cpu(workers, now)
@@ -155,11 +140,8 @@ class Gauge:
         return rate
 
     def _read_cpu(self, workers: Sequence[WorkerHandle], now: float) -> None:
-        seconds = {
-            worker.age: used
-            for worker in workers
-            if worker.serving and (used := self._cpu_time(worker.pid)) is not None
-        }
+        times = {worker.age: self._cpu_time(worker.pid) for worker in workers if worker.serving}
+        seconds = {age: used for age, used in times.items() if used is not None}
         passed_s, before = now - self._cpu_at, self._cpu_seconds
         # The time that a worker has used to boot is not the load's.
         spent = sum(max(0.0, seconds[age] - before[age]) for age in seconds if age in before)
@@ -168,6 +150,14 @@ class Gauge:
 
 
 # ---- deciding ------------------------------------------------------------------------------------------
+
+
+def _cpus() -> float:
+    return sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, sizing.own_cgroups()))
+
+
+def _memory_room() -> int | None:
+    return sizing.memory_room(sizing.CGROUP_ROOT, sizing.own_cgroups(), _RESERVE)
 
 
 class Scaler:
@@ -180,6 +170,9 @@ class Scaler:
         cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
+
+    Attributes:
+        explanation: the last change in words, ``6 workers wanted, were 4: busy 92 % over 3 s``; empty before the first.
     """
 
     def __init__(
@@ -187,16 +180,16 @@ class Scaler:
         listeners: Callable[[], Iterable[Listener]],
         tell: Callable[[str], None],
         gauge: Gauge | None = None,
-        cpus: Callable[[], float] | None = None,
-        memory_room: Callable[[], int | None] | None = None,
+        cpus: Callable[[], float] = _cpus,
+        memory_room: Callable[[], int | None] = _memory_room,
         measure: Callable[[int], int] = memory_of,
     ) -> None:
         self._gauge = gauge or Gauge(listeners)
         self._tell = tell
-        self._find_cpus = cpus or _cpus
-        self._memory_room = memory_room or _memory_room
+        # Once: it reads a file of each cgroup above.
+        self._cpus = cpus()
+        self._memory_room = memory_room
         self._measure = measure
-        self._cpus: float | None = None
         self._history = History()
         # The fleet and the settings of the history: others begin another one.
         self._of: tuple[object, ...] = ()
@@ -205,7 +198,7 @@ class Scaler:
         self._fits_at = -_MEMORY_EVERY_S
         self._told = ""
         self._held_at = 0.0
-        self._explanation = ""
+        self.explanation = ""
 
     def look(
         self, workers: Sequence[WorkerHandle], wanted: int, settings: Settings, now: float
@@ -227,7 +220,7 @@ class Scaler:
         if least is None or most is None or not wanted:
             self._of = ()
             self._history.restart()
-            return None, float("inf")
+            return None, inf
         if now < self._next_sample:
             return None, self._next_sample
         window_s, capacity = settings.scale_window, capacity_of(settings)
@@ -245,12 +238,11 @@ class Scaler:
             # them could not either.
             return None, self._next_sample
         self._history.add(self._gauge.sample(workers, capacity, now), window_s)
-        if self._cpus is None:
-            self._cpus = self._find_cpus()
         bounds = Bounds(least=least, most=most, window_s=window_s, capacity=capacity, cpus=self._cpus)
         decision = decide(self._history, wanted, bounds)
         within = least <= wanted <= most
         if within and decision.workers > wanted:
+            # Only now: to measure the memory of a fleet costs milliseconds.
             bounds = replace(bounds, fits=self._fitting(serving, now))
             decision = decide(self._history, wanted, bounds)
         self._note_held(decision, window_s, now)
@@ -258,15 +250,11 @@ class Scaler:
             within and decision.workers < wanted and not _may_retire(workers, serving, capacity, now)
         ):
             return None, self._next_sample
-        self._explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
+        self.explanation = f"{counted(decision.workers, 'worker')} wanted, were {wanted}: {decision.why}"
         if within:
             self._history.changed(wanted, decision.workers, now, window_s)
             self._of = (decision.workers, *of[1:])
         return decision.workers, now
-
-    def explain(self) -> str:
-        """Return the last change in words, ``6 workers wanted, were 4: busy 92 % over 3 s``; empty before the first."""
-        return self._explanation
 
     def _note_held(self, decision: Decision, window_s: float, now: float) -> None:
         """Log why the fleet cannot grow; once in a window."""
@@ -274,6 +262,7 @@ class Scaler:
             self._told = ""
         if decision.held:
             self._held_at = now
+            # The figures change with each sample; the limit tells whether it is news.
             if decision.held != self._told:
                 self._told = decision.held
                 self._tell(f"more workers are needed, but not possible: {decision.why}; {decision.held}")
@@ -284,6 +273,7 @@ class Scaler:
             self._fits_at, self._fits = now, None
             room = self._memory_room()
             if room is not None:
+                # The largest: with a smaller one the limit would be met after all, and workers killed.
                 size = max((self._measure(worker.pid) for worker in serving), default=0)
                 self._fits = len(serving) + max(0, room // size) if size else None
         return self._fits
@@ -299,11 +289,3 @@ def _may_retire(
         return False
     oldest = [worker.slot.load()[1] for worker in serving if worker.slot is not None]
     return not all(oldest) or (capacity > 1 and now - min(oldest, default=now) < _YOUNG_S)
-
-
-def _cpus() -> float:
-    return sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, sizing.own_cgroups()))
-
-
-def _memory_room() -> int | None:
-    return sizing.memory_room(sizing.CGROUP_ROOT, sizing.own_cgroups(), _RESERVE)

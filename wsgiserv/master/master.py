@@ -314,7 +314,7 @@ class Master:
         wanted, again = self._scaler.look(self._fleet.workers, generation.workers, generation.settings, now)
         if wanted is not None:
             generation.workers = wanted
-            self._log.info("%s", self._scaler.explain())
+            self._log.info("%s", self._scaler.explanation)
             self._server.set_num_workers(wanted)
         return again
 

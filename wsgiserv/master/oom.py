@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from wsgiserv.config.cgroup import CGROUP_ROOT, cgroup_directories, own_cgroups
@@ -17,9 +18,8 @@ class OomEvidence(NamedTuple):
     """Evidence for the OOM killer.
 
     Attributes:
-        source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was: a hint
-            only: in a container the visible cgroup may be another), ``none`` (none
-            was), ``unknown`` (the system does not tell).
+        source: ``cgroup`` (a process of our cgroup was killed), ``machine`` (some process of this machine was),
+            ``none`` (none was), ``unknown`` (the system does not tell).
         path: the file of the counter; or empty.
     """
 
@@ -40,6 +40,7 @@ class _Counter:
         # waited for, the counter has grown already.
         value = _count_in(self.path)
         if value is not None and self.value is not None:
+            # Bounded: a counter must not cost memory without end.
             self.grown += [now] * min(value - self.value, 1000)
         self.value = value
         self.grown = [then for then in self.grown if then > now - _LATELY_S]
@@ -60,6 +61,7 @@ class OomWatch:
 
     def __init__(self, root: str = CGROUP_ROOT, cgroups: str | None = None, vmstat: str = _VMSTAT) -> None:
         text = own_cgroups() if cgroups is None else cgroups
+        # The nearest counter: memory.events of version 2 counts the kills in all groups below.
         self._cgroup = next(_counters(root, text), None)
         self._machine = _Counter(vmstat)
         self._counters = [self._machine] if self._cgroup is None else [self._cgroup, self._machine]
@@ -76,16 +78,18 @@ class OomWatch:
     def suspects(self, now: float) -> bool:
         """Return whether the killer may have been at work lately; True, too, where the system does not tell."""
         self.look(now)
-        return any(each.grown for each in self._counters) or all(
-            each.value is None for each in self._counters
-        )
+        # Where nothing tells, a kill by the OOM killer cannot be excluded.
+        known = [each for each in self._counters if each.value is not None]
+        return not known or any(each.grown for each in self._counters)
 
     def attribute_kill(self, now: float) -> OomEvidence:
         """Return the evidence about a process just found dead by SIGKILL."""
         self.look(now)
+        # A kill in our cgroup has moved both counters.
         machine = self._machine.take()
         if self._cgroup is not None and self._cgroup.take():
             return OomEvidence("cgroup", self._cgroup.path)
+        # A hint only: in a container the visible cgroup may be another than the one that has reached its limit.
         if machine:
             return OomEvidence("machine", self._machine.path)
         counter = self._cgroup or self._machine
@@ -102,12 +106,9 @@ def _counters(root: str, cgroups: str) -> Iterator[_Counter]:
 
 
 def _count_in(path: str) -> int | None:
-    try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                name, _, number = line.partition(" ")
-                if name == "oom_kill":
-                    return int(number)
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        for line in file:
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
     return None

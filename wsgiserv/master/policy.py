@@ -112,7 +112,7 @@ class Target:
 class Failures:
     """The failed boots of one generation since one of its workers became ready.
 
-    ``rounds`` counts tries, not workers: those forked before the pause after a failure failed with it.
+    ``rounds`` counts tries, not workers.
     ``hung``: the last has taken longer than ``boot_timeout``.
     """
 
@@ -156,11 +156,13 @@ class Fleet:
     crashes: dict[int, Crashes] = field(default_factory=dict)
 
     def reported(self, worker: WorkerHandle, report: Report, now: float, jitter: float) -> None:
-        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off: servers must not retry in step."""
+        """Note a report. ``jitter`` (0.75 to 1.25) scales the back-off."""
+        # Jitter: servers that wait for the same database must not retry in step.
         if report.state == "ready":
             worker.ready_at = now
             self.ever_ready = True
             self.proven.add(worker.generation)
+            # Rounds count in a row only: a boot that works ends the back-off.
             self.failures.pop(worker.generation, None)
         elif report.state == "retiring":
             worker.retiring_at = worker.retiring_at or now
@@ -168,8 +170,10 @@ class Fleet:
             worker.recycle(report.reason, now)
         elif report.state == "failed" and worker.failed is None:
             worker.failed, worker.failed_at = report, now
+            # A worker that is told to leave while it boots may fail of that: its code is not to blame.
             if not worker.told_to_leave:
-                self._boot_failed(worker.generation, worker.spawned_at, report.reason, report, now, jitter)
+                failures = self._boot_failed(worker.generation, worker.spawned_at, report.reason, now, jitter)
+                failures.report = report
 
     def died(
         self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False
@@ -189,33 +193,29 @@ class Fleet:
         if asked or worker.failed is not None or worker.retiring_at is not None:
             return False
         if worker.ready_at is None:
+            # Without a pid its zygote has exited under it.
             subject = f"worker {worker.pid}" if worker.pid else "the zygote"
             reason = f"{subject} {how} while it was booting"
-            self._boot_failed(worker.generation, worker.spawned_at, reason, None, now, jitter)
-            self.failures[worker.generation].hung = worker.hung
+            failures = self._boot_failed(worker.generation, worker.spawned_at, reason, now, jitter)
+            failures.hung = worker.hung
         elif now - worker.ready_at < (EARLY_KILLED_S if from_outside else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
 
     def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
         """Note a failed fork."""
-        self._boot_failed(generation, now, reason, None, now, jitter)
+        self._boot_failed(generation, now, reason, now, jitter)
 
     def _boot_failed(
-        self,
-        generation: int,
-        spawned_at: float,
-        reason: str,
-        report: Report | None,
-        now: float,
-        jitter: float,
-    ) -> None:
+        self, generation: int, spawned_at: float, reason: str, now: float, jitter: float
+    ) -> Failures:
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
-        failures.report = report or failures.report
+        # All workers forked before the pause have failed of one cause, and count as one try.
         if spawned_at >= failures.not_before:
             failures.rounds += 1
             failures.not_before = now + _pause(failures.rounds, jitter)
+        return failures
 
     def _crashed(self, generation: int, now: float, jitter: float) -> None:
         # A worker that was killed once is replaced at once; code that always crashes early must not cost a CPU.
@@ -225,6 +225,7 @@ class Fleet:
             crashes.told = False
         crashes.times = [then for then in crashes.times if then > now - CRASH_WINDOW_S]
         crashes.times.append(now)
+        # The more workers, the more crashes are chance: each of them may crash twice in the window.
         if crashes.level or len(crashes.times) > 2 * (len(self.workers) + 1) + 2:
             crashes.level += 1
             crashes.pause_s = _pause(crashes.level, jitter)
@@ -240,13 +241,13 @@ class Fleet:
 
     def forget_others(self, generation: int) -> None:
         """Forget how workers of other generations have failed: ``generation`` is the one in force."""
-        for history in (self.failures, self.crashes):
-            for number in [number for number in history if number != generation]:
-                del history[number]
+        self.failures = {number: each for number, each in self.failures.items() if number == generation}
+        self.crashes = {number: each for number, each in self.crashes.items() if number == generation}
 
 
 def _pause(number: int, jitter: float) -> float:
     """Return the length of the pause ``number``, from 1, of a back-off."""
+    # 16: a float overflows at some 2 ** 1024, and failures may go on for months.
     return min(BACKOFF_FIRST_S * 2.0 ** min(number - 1, 16), BACKOFF_LONGEST_S) * jitter
 
 
@@ -266,7 +267,7 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
     if target.stop:
         if not fleet.workers:
             return [Stopped()]
-        unwanted = set(map(id, fleet.workers))
+        unwanted = set(fleet.workers)
     else:
         outcome = _reload_outcome(fleet, target)
         if outcome is not None:
@@ -274,7 +275,7 @@ def plan(fleet: Fleet, target: Target, now: float) -> list[Action]:
         unwanted = set(_surplus(fleet, target))
 
     for worker in fleet.workers:
-        signal, reason, due = _next_signal(worker, id(worker) in unwanted, target, now)
+        signal, reason, due = _next_signal(worker, worker in unwanted, target, now)
         if signal is not None and due <= now:
             actions.append(Send(worker, signal, reason))
             due = now  # the next signal has its own time, which the next plan gives
@@ -294,6 +295,7 @@ def _reload_outcome(fleet: Fleet, target: Target) -> Promote | Abandon | GiveUp 
     rolling = len(target.wanted) > 1
     if rolling and newest in fleet.proven:
         serving = sum(w.serving for w in fleet.workers if w.generation == newest)
+        # Those that leave do not count: a long request would hold up the end of the reload.
         if serving >= count and not any(w.generation != newest and not w.leaving for w in fleet.workers):
             return Promote(newest)
     elif rolling and not count:
@@ -335,28 +337,27 @@ def _is_stale(worker: WorkerHandle, newest: int) -> bool:
     return worker.generation != newest or worker.recycle_at is not None
 
 
-def _surplus(fleet: Fleet, target: Target) -> Iterator[int]:
-    """Yield the identity of each unwanted worker: first of those still booting, then of the oldest."""
+def _surplus(fleet: Fleet, target: Target) -> Iterator[WorkerHandle]:
+    """Yield each unwanted worker: first those still booting, then the oldest."""
     for generation, count, active in _active_generations(fleet, target):
         fresh = [w for w in active if not _is_stale(w, generation)]
         booting = sorted((w for w in fresh if w.ready_at is None), key=lambda w: w.age)
-        for worker in booting[: max(0, len(fresh) - count)]:
-            yield id(worker)
-        for worker in active:
-            if worker.ready_at is None and _is_stale(worker, generation):
-                yield id(worker)
+        yield from booting[: max(0, len(fresh) - count)]
+        # Those that boot with old code, or only to be replaced, at once: no request depends on them.
+        yield from (w for w in active if w.ready_at is None and _is_stale(w, generation))
         ready = [w for w in active if w.ready_at is not None]
         # Those to be replaced first, and of these those of another configuration.
         ready.sort(key=lambda w: (w.generation == generation, w.recycle_at is None, w.is_busy, w.age))
         # One that only lingers has its replacement already, and must not hold up the next one.
         leaving = sum(w.leaving and w.recycle_at is not None and not w.lingers for w in fleet.workers)
+        # Without wanted workers (SIGWINCH) no capacity is to be kept.
         room = max(0, target.unavailable - leaving) if count else len(ready)
         for worker in ready[: max(0, len(ready) - count)]:
             if worker.recycle_at is not None and worker.generation == generation:
                 if not room:
                     continue
                 room -= 1
-            yield id(worker)
+            yield worker
 
 
 def _next_signal(
@@ -379,16 +380,19 @@ def _next_signal(
     if left_at is not None:
         late = left_at + worker.graceful_timeout + RETIRE_MARGIN_S
         return SIGKILL, f"did not retire within graceful_timeout ({worker.graceful_timeout:g} s)", late
+    # After the pending signals: a worker is told to leave once.
     if unwanted:
         return SIGTERM, "is to retire", now
     if worker.failed is not None:
         return SIGKILL, "could not boot, and did not exit", worker.failed_at + QUIT_KILL_S
     if worker.ready_at is None:
+        # Not `timeout`: an import sends no heartbeat, and takes as long as it takes.
         limit = worker.boot_timeout
         since = max(worker.spawned_at, target.resumed_at)
         return SIGABRT, f"was not ready after {limit:g} s (boot_timeout)", since + (limit or inf)
     if not worker.timeout:
         return None, "", inf
+    # From ready_at: the first heartbeat comes with the first turn of the worker's loop.
     since = max(worker.heartbeat, worker.ready_at, target.resumed_at)
     late = since + worker.timeout + HEARTBEAT_SLACK_S
     return SIGABRT, f"has not responded for {worker.timeout:g} s (timeout)", late
@@ -419,6 +423,7 @@ def _spawns(fleet: Fleet, target: Target, now: float) -> tuple[list[Spawn], floa
             continue
         for _ in range(missing):
             alive = len(fleet.workers) + len(spawns)
+            # But one is always spawned where none serves, however many old ones have not left.
             if alive >= most and (active or spawns):
                 break
             spawns.append(Spawn(generation))

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from math import inf
 from os import urandom
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from weakref import WeakKeyDictionary
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import least_memory_of, memory_of
+from wsgiserv.wording import mebibytes
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from wsgiserv.config.settings import Settings
-
+# To read smaps_rollup, the kernel walks all page tables of the process.
 _SAMPLE_EVERY_S: Final = 5.0
 # A peak is no leak: so many samples in a row must be above the limit.
 _SAMPLES: Final = 3
+# The part of its lifetime by which a worker may go earlier.
 _JITTER: Final = 0.1
 
 
 def too_large_at_boot(pid: int, settings: Settings) -> str:
     """Return an error for a worker above `max_worker_memory` before its first request; or empty."""
+    # The least, as if all workers were there already to share its pages: the first one must not fail for their absence.
     most = settings.max_worker_memory
     size = least_memory_of(pid, max(settings.workers, settings.workers_max or 0)) if most else 0
     if size <= most:
         return ""
     return (
-        f"max_worker_memory = {_mib(most)}: a worker has {_mib(size)} before its first request, so each would be "
-        "replaced without end. Expected more than a worker has at its start, for example twice as much; 0 means no "
-        "limit."
+        f"max_worker_memory = {mebibytes(most)}: a worker has {mebibytes(size)} before its first request, so each "
+        "would be replaced without end. Expected more than a worker has at its start, for example twice as much; 0 "
+        "means no limit."
     )
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):.1f} MiB"
 
 
 class Recycler:
@@ -50,8 +49,9 @@ class Recycler:
         self._recycle = recycle
         self._measure = measure
         self._next_sample = 0.0
-        self._above: dict[int, int] = {}
-        self._lifetimes: dict[int, float] = {}
+        # How many samples in a row were above the limit; how long each worker may live.
+        self._above: WeakKeyDictionary[WorkerHandle, int] = WeakKeyDictionary()
+        self._lifetimes: WeakKeyDictionary[WorkerHandle, float] = WeakKeyDictionary()
 
     def look(self, workers: Iterable[WorkerHandle], now: float) -> float:
         """Look at the workers, when it is time.
@@ -63,15 +63,13 @@ class Recycler:
         Returns:
             When to look again; ``inf``: never.
         """
+        # Each worker has its own limits: after a reload the workers of the old settings keep theirs.
         serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
         limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
         if not limited:
-            return float("inf")
-        known = {worker.age for worker in serving}
-        self._lifetimes = {age: limit for age, limit in self._lifetimes.items() if age in known}
+            return inf
         if now >= self._next_sample:
             self._next_sample = now + _SAMPLE_EVERY_S
-            self._above = {age: count for age, count in self._above.items() if age in known}
             for worker in limited:
                 self._check_size(worker)
         return min(self._next_sample, *(self._check_age(worker, now) for worker in limited))
@@ -79,15 +77,13 @@ class Recycler:
     def _check_age(self, worker: WorkerHandle, now: float) -> float:
         longest = worker.cfg.max_worker_lifetime
         if not longest:
-            return float("inf")
+            return inf
         # Jitter: they were all started together, and must not be replaced at once.
-        limit = self._lifetimes.get(worker.age)
-        if limit is None:
-            limit = self._lifetimes[worker.age] = longest * (1 - urandom(1)[0] / 256 * _JITTER)
-        due = worker.spawned_at + limit
+        jittered = longest * (1 - urandom(1)[0] / 256 * _JITTER)
+        due = worker.spawned_at + self._lifetimes.setdefault(worker, jittered)
         if now >= due:
             self._recycle(worker, f"it is {now - worker.spawned_at:.0f} s old (max_worker_lifetime)")
-            return float("inf")
+            return inf
         return due
 
     def _check_size(self, worker: WorkerHandle) -> None:
@@ -95,7 +91,7 @@ class Recycler:
         if not most:
             return
         size = self._measure(worker.pid)
-        count = self._above[worker.age] = self._above.get(worker.age, 0) + 1 if size > most else 0
+        count = self._above[worker] = self._above.get(worker, 0) + 1 if size > most else 0
         if count >= _SAMPLES:
             self._recycle(
                 worker, f"its memory is {size >> 20} MiB, above {most >> 20} MiB (max_worker_memory)"

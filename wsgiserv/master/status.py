@@ -9,6 +9,7 @@ from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from wsgiserv import __version__
+from wsgiserv.master.crash_report import in_json
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import rss_of
 from wsgiserv.scoreboard import SlotFigures
@@ -31,21 +32,6 @@ class LastReload(NamedTuple):
     at: float
 
 
-@dataclass
-class Totals:
-    """The sums of exited workers, whose slots are used again."""
-
-    requests: int = 0
-    errors: int = 0
-    lost_lines: int = 0
-
-    def add(self, figures: SlotFigures) -> None:
-        """Add the figures of a reaped worker, before its slot is freed."""
-        self.requests += figures.requests
-        self.errors += figures.errors
-        self.lost_lines += figures.lost_lines + figures.waiting_lines
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
     """The facts about the master.
@@ -59,7 +45,7 @@ class ServerFacts:
         generation: the number of the generation in force.
         wanted: the number of wanted workers.
         last_reload: None before the first.
-        gone: the figures of reaped workers.
+        gone: the sums of reaped workers.
         lost_lines: the number of error log lines that the master itself lost.
     """
 
@@ -71,7 +57,7 @@ class ServerFacts:
     generation: int
     wanted: int
     last_reload: LastReload | None = None
-    gone: Totals
+    gone: SlotFigures
     lost_lines: int = 0
 
 
@@ -80,7 +66,7 @@ def status_of(
     workers: Iterable[WorkerHandle],
     now: float,
     wall: float,
-    memory: Callable[[int], int] | None = None,
+    memory: Callable[[int], int] = rss_of,
 ) -> dict[str, Any]:
     """Return the figures, fit for JSON.
 
@@ -88,17 +74,24 @@ def status_of(
         server: the master's own.
         workers: the workers before their reaping.
         now, wall: ``time.monotonic()`` and ``time.time()`` seconds.
-        memory: returns the memory of a process in bytes; None is `rss_of`.
+        memory: returns the memory of a process in bytes.
     """
+    # By age and not by pid, which starts again from a low number.
     handles = sorted(workers, key=lambda worker: worker.age)
-    rows = [_worker(worker, now, memory or rss_of) for worker in handles]
-    last = server.last_reload
+    rows = [_worker(worker, now, memory) for worker in handles]
+    last, gone = server.last_reload, server.gone
+
+    def total(name: str) -> int:
+        return sum(row[name] for row in rows)
+
     return {
         "server": {
+            # Keys stay: monitors read them (docs/control.md).
             "pid": server.pid,
             "version": __version__,
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": server.state,
+            # Derived from the present clock: one that was wrong at the start has been set since.
             "started": _iso(wall - (now - server.started_at)),
             "uptime_s": round(now - server.started_at, 1),
             "application": server.application,
@@ -117,12 +110,13 @@ def status_of(
                 "at": _iso(wall - (now - last.at)),
                 "age_s": round(now - last.at, 1),
             },
-            "requests": server.gone.requests + sum(row["requests"] for row in rows),
-            "errors": server.gone.errors + sum(row["errors"] for row in rows),
-            "lost_log_lines": server.lost_lines
-            + server.gone.lost_lines
-            + sum(row["lost_log_lines"] for row in rows),
-            "connections": sum(row["connections"] for row in rows),
+            "requests": gone.requests + total("requests"),
+            "errors": gone.errors + total("errors"),
+            # The lines that waited in a worker's memory for the log have ended with it.
+            "lost_log_lines": (
+                server.lost_lines + gone.lost_lines + gone.waiting_lines + total("lost_log_lines")
+            ),
+            "connections": total("connections"),
             "in_flight": sum(len(row["in_flight"]) for row in rows),
         },
         "workers": rows,
@@ -132,7 +126,7 @@ def status_of(
 def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
     """Return the figures in one line, for ``STATUS=`` of sd_notify(3)."""
     handles = list(workers)
-    slots = [worker.slot.figures() for worker in handles if worker.slot is not None]
+    slots = [worker.figures() for worker in handles]
     requests = server.gone.requests + sum(slot.requests for slot in slots)
     errors = server.gone.errors + sum(slot.errors for slot in slots)
     serving = sum(worker.serving for worker in handles)
@@ -143,15 +137,15 @@ def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
         counted(sum(slot.connections for slot in slots), "connection"),
     ]
     if server.last_reload is not None and not server.last_reload.ok:
-        lines = server.last_reload.reason.splitlines() or [""]
-        parts.append(f"the last reload failed: {lines[0]}")
+        # systemctl shows one line: the traceback is in the log.
+        first = server.last_reload.reason.partition("\n")[0]
+        parts.append(f"the last reload failed: {first}")
     return "; ".join(parts)
 
 
 def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> dict[str, Any]:
     state, since = _state(worker)
-    figures = worker.slot.figures() if worker.slot is not None else None
-    cells = worker.slot.in_flight() if worker.slot is not None else []
+    figures = worker.figures()
     return {
         "pid": worker.pid,
         "age": worker.age,
@@ -160,25 +154,18 @@ def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> d
         "since_s": round(now - since, 1),
         "lifetime_s": round(now - worker.spawned_at, 1),
         "recycle_reason": worker.recycle_reason,
-        "requests": figures.requests if figures else 0,
-        "errors": figures.errors if figures else 0,
-        "lost_log_lines": figures.lost_lines if figures else 0,
-        "connections": figures.connections if figures else 0,
-        "in_flight": [
-            {
-                "request_line": cell.request_line,
-                "peer": cell.peer,
-                "id": cell.request_id,
-                "age_s": round(max(0.0, now - cell.started), 3),
-            }
-            for cell in cells
-        ],
+        "requests": figures.requests,
+        "errors": figures.errors,
+        "lost_log_lines": figures.lost_lines,
+        "connections": figures.connections,
+        "in_flight": in_json(worker.in_flight(now)),
         "rss_bytes": memory(worker.pid),
     }
 
 
 def _state(worker: WorkerHandle) -> tuple[str, float]:
     """Return the state of a worker, and its begin (``time.monotonic()`` seconds)."""
+    # The latest stage first: a worker that is killed was told to leave before, and had been ready before that.
     told = [at for at in (worker.abort_at, worker.kill_at) if at is not None]
     if told:
         return "killed", min(told)
@@ -195,4 +182,5 @@ def _state(worker: WorkerHandle) -> tuple[str, float]:
 
 
 def _iso(wall: float) -> str:
+    # Not datetime: its import costs the master time and memory.
     return strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime(wall))

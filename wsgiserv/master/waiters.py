@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from wsgiserv.master.control import Done
-from wsgiserv.master.crash_report import lost_requests, request_lines
+from wsgiserv.master.crash_report import request_lines
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import state_of
 from wsgiserv.wording import counted
@@ -74,7 +74,7 @@ class Waiters:
             if any(until <= now for until, _ in self._traces.get(worker.age, ())):
                 lines = [
                     _explain_no_trace(worker.pid),
-                    *request_lines(worker.pid, lost_requests(worker, now)),
+                    *request_lines(worker.pid, worker.in_flight(now)),
                 ]
                 self.on_trace(worker, "\n".join(lines))
         return min((until for waiting in self._traces.values() for until, _ in waiting), default=inf)

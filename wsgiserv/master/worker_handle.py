@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from wsgiserv.boot import ReadinessReader, Report
 from wsgiserv.master.crash_dump_file import CrashDumpFile
+from wsgiserv.scoreboard import RequestInFlight, Slot, SlotFigures
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.master.slots import SlotPool
-    from wsgiserv.scoreboard import Slot
 
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
@@ -136,8 +136,15 @@ class WorkerHandle:
 
     def life(self, now: float) -> str:
         """Return its age and work: ``up 12.3 s, 345 requests``."""
-        requests = self.slot.figures().requests if self.slot is not None else 0
-        return f"up {now - self.spawned_at:.1f} s, {counted(requests, 'request')}"
+        return f"up {now - self.spawned_at:.1f} s, {counted(self.figures().requests, 'request')}"
+
+    def figures(self) -> SlotFigures:
+        """Return its figures in the scoreboard; zeros without a row there."""
+        return self.slot.figures() if self.slot is not None else SlotFigures()
+
+    def in_flight(self, now: float) -> list[RequestInFlight]:
+        """Return the requests in its application, oldest first."""
+        return self.slot.in_flight(now) if self.slot is not None else []
 
     def open_pipes(self) -> int:
         """Make its readiness pipe and its crash dump's file; return the worker's end of the pipe. Raises OSError."""

@@ -21,7 +21,6 @@ from wsgiserv.master.crash_report import (
     CrashReporter,
     describe_exit,
     is_told_to_end,
-    lost_requests,
     needs_report,
     request_lines,
 )
@@ -31,12 +30,11 @@ from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, F
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.master.signals import SignalQueue
 from wsgiserv.master.spawn import Parent, fork_worker, new_handle
-from wsgiserv.master.status import Totals
 from wsgiserv.master.waiters import Waiters
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote_client import Answer, Failed, Spawned, ZygoteClients
+from wsgiserv.master.zygote_client import Answer, ZygoteClients
 from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal
-from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING, SlotFigures
 from wsgiserv.wording import counted
 
 # So long after a worker has died of a signal to the process group the master has it, too.
@@ -67,7 +65,7 @@ class Workers:
         self.stopping = False
         self.followed = False
         self._draining = False
-        self.gone = Totals()
+        self.gone = SlotFigures()
         self.crashes = CrashReporter(log)
         self._server = server
         self._log = log
@@ -146,14 +144,14 @@ class Workers:
         for answer in answers:
             worker = answer.worker
             is_wanted = worker in self.fleet.workers
-            if isinstance(answer, Spawned):
+            if answer.state == "spawned":
                 self._on_spawned(worker)
                 if not is_wanted:  # the request was withdrawn too late
                     self.fleet.workers.append(worker)
                     signal = SIGTERM if worker.quit_at is None else SIGQUIT
                     self.send(Send(worker, signal, "is no longer wanted"))
                 continue
-            if is_wanted and isinstance(answer, Failed):
+            if is_wanted and answer.state == "failed":
                 self._read_reports_of(worker, is_alive=False)
                 self.fleet.died(worker, _with_reason(worker, answer.reason), monotonic(), _jitter())
             worker.close_pipes()
@@ -408,7 +406,8 @@ class Workers:
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
         if worker.slot is not None:
             figures = worker.slot.figures()
-            self.gone.add(figures)
+            # Its row is cleared and used again, and a total must not go down.
+            self.gone = self.gone.plus(figures)
             take_over_losses(figures.untold_lines)
             if figures.waiting_lines:
                 self._log.warning(
@@ -420,7 +419,7 @@ class Workers:
 
     def _log_cut_requests(self, worker: WorkerHandle, how: str, now: float) -> None:
         """Log requests cut by a fast stop, unless the worker has."""
-        lost = [each for each in lost_requests(worker, now) if not each.logged]
+        lost = [each for each in worker.in_flight(now) if not each.logged]
         for line in request_lines(worker.pid, lost, len(lost)):
             self._log.info("cut: %s: it %s", line, worker.sent_because or how)
         if worker.cfg is not None:

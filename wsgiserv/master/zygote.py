@@ -10,27 +10,25 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 from _socket import MSG_DONTWAIT, socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from os import _exit, close, getpid, getppid, pipe, read, waitpid, waitstatus_to_exitcode, write
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from os import _exit, close, getpid, getppid, waitpid, waitstatus_to_exitcode
 from select import POLLERR
 from signal import SIG_DFL, SIGABRT, SIGCHLD, SIGKILL, signal
 from traceback import extract_stack, format_list
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
-from wsgiserv.ipc import decode, encode, receive_packet, wait_for
+from wsgiserv.ipc import decode, encode, packet_pair, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import MASTER_SIGNALS
-from wsgiserv.master.spawn import Parent, worker_boot
-from wsgiserv.master.worker_handle import WorkerHandle
+from wsgiserv.master.spawn import Parent, new_handle, worker_boot
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
 from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
@@ -41,7 +39,7 @@ _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SI
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-_LONGEST_MESSAGE: Final = 4096
+LONGEST_MESSAGE_BYTES: Final = 4096
 _MOST_FDS: Final = 2
 
 
@@ -51,13 +49,12 @@ def become_subreaper() -> bool:
 
 
 def _prctl(option: int, value: int) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
     try:
-        import ctypes  # here: a server without preload_app does without
+        # Here: a server without preload_app does without its import. Python has no prctl().
+        import ctypes
 
         return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):  # no libffi; not Linux
         return False
 
 
@@ -69,13 +66,11 @@ class ZygoteBoot:
         parent: the master's values.
         generation: its workers' generation; its `preload` loads the application.
         sock: its end of the line to the master (SOCK_SEQPACKET).
-        handle: the first worker, the model of the others' handles.
     """
 
     parent: Parent
     generation: Generation
     sock: socket
-    handle: WorkerHandle
 
     def close_in_child(self) -> None:
         """Close the zygote's descriptors. Called in a child of the application."""
@@ -98,19 +93,17 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
         add_child_cleanup(boot.close_in_child)
         add_child_cleanup(close_logs_in_child)
         _prctl(_PR_SET_PDEATHSIG, SIGKILL)  # an import that hangs would never see the end of the line
+        # The master may have ended before that call, and no signal comes then.
         if getppid() != boot.parent.server.pid:
             _exit(ExitStatus.OK)
         _ignore_signals(boot)
         unblock_last()
         application = _load(boot)
         _ignore_signals(boot)  # again: the application may have its own handlers, for its workers
-        if application is None:
-            status = ExitStatus.APPLICATION
-        else:
-            worker = _serve(boot, application)
-            if worker is not None:
-                return worker
-            status = ExitStatus.OK
+        worker = _serve(boot, application)
+        if worker is not None:
+            return worker
+        status = ExitStatus.OK
     except Exception:
         boot.parent.log.critical(
             "WS1330 zygote %d: exits: an error of the server itself", getpid(), exc_info=True
@@ -135,27 +128,24 @@ def _ignore_signals(boot: ZygoteBoot) -> None:
 
 def _where(frame: FrameType | None) -> str:
     """Return the stack above the server's own frames, and without those of the import system."""
+    # Where an import hangs, these frames are the application's: the line to look at comes last.
     stack = list(extract_stack(frame))
     own = max((n for n, each in enumerate(stack) if each.filename.startswith(OUR_DIRECTORY)), default=-1)
     users = [each for each in stack[own + 1 :] if not each.filename.startswith(IMPORTLIB)]
     return "".join(format_list(users or stack)).rstrip()
 
 
-def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
-    """Return the application; None when it cannot be loaded, and the requested workers have been reported failed."""
+def _load(boot: ZygoteBoot) -> Callable[..., Any]:
+    """Return the application. When it cannot be loaded, report the requested workers failed, and exit."""
     preload = boot.generation.preload
     assert preload is not None
     gc.freeze()  # as in a worker: what is inherited is not searched, by eventlet for one, which replaces locks
     try:
         set_home(boot.generation.settings, os.environ)
         application = preload()
-    except ApplicationError as error:
-        _refuse(boot, str(error), error.traceback, ExitStatus.APPLICATION)
-        return None
-    except (ConfigError, OSError) as error:
-        is_config = isinstance(error, ConfigError)
-        _refuse(boot, str(error), "", ExitStatus.CONFIG if is_config else ExitStatus.BOOT)
-        return None
+    except (ApplicationError, ConfigError, OSError) as error:
+        status = ExitStatus.BOOT if isinstance(error, OSError) else error.exit_status
+        _refuse(boot, str(error), getattr(error, "traceback", ""), status)
     names = _threads_left_behind()
     if names:
         boot.parent.log.warning(
@@ -172,38 +162,39 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any] | None:
 
 
 def _threads_left_behind() -> Sequence[str]:
-    """Return the names of the other threads of this process. Greenlets are none: they are in the workers, too."""
+    """Return the names of the other threads of this process."""
     try:
         native = set(map(int, os.listdir("/proc/self/task")))
     except (OSError, ValueError):
         return ()
     native.discard(getpid())
-    # gevent's and eventlet's stand-ins for the main thread have no native_id.
+    # Greenlets are in the workers, too. gevent's and eventlet's stand-ins for the main thread have no native_id.
     return [each.name for each in threading.enumerate() if getattr(each, "native_id", None) in native]
 
 
-def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> None:
-    """Report each requested worker as failed, as the worker itself would; there is one at least."""
-    flags = 0
-    while True:
-        try:
+def _refuse(boot: ZygoteBoot, reason: str, traceback: str, status: int) -> NoReturn:
+    """Report each requested worker as failed, as the worker itself would, and exit; there is one at least."""
+    # Wait for the first request only: the master forks a zygote for a worker. Then the zygote exits, and the master
+    # decides whether to try again.
+    flags, is_open = 0, True
+    with suppress(OSError):  # the master's end is closed, or no request is left
+        while is_open:
             message, fds = _receive(boot.sock, flags)
-        except OSError:
-            return
-        if not message:
-            return
-        if fds:
-            flags = MSG_DONTWAIT
-            ReadinessWriter(fds[0]).report("failed", reason, traceback, status)
-            for fd in fds:
-                close(fd)
+            is_open = bool(message)
+            if fds:
+                flags = MSG_DONTWAIT
+                ReadinessWriter(fds[0]).report("failed", reason, traceback, status)
+                for fd in fds:
+                    close(fd)
+    flush_standard_streams()
+    _exit(ExitStatus.APPLICATION)
 
 
 def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the master's next message with its descriptors; an empty message when the master has gone."""
     while True:
         try:
-            data, fds, _ = receive_packet(sock, _LONGEST_MESSAGE, _MOST_FDS, flags)
+            data, fds, _ = receive_packet(sock, LONGEST_MESSAGE_BYTES, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
         except BlockingIOError:
             if flags & MSG_DONTWAIT:
@@ -220,7 +211,7 @@ def _serve(boot: ZygoteBoot, application: Callable[..., Any]) -> WorkerBoot | No
         if not message:
             return None
         if message["do"] == "reopen_logs":
-            reopen_error_log()
+            reopen_error_log()  # a worker inherits the descriptors as they are at its fork
             continue
         if _spawn(boot.sock, message["age"], fds[0]):
             boot.sock.close()
@@ -243,54 +234,55 @@ def _spawn(sock: socket, age: int, ready: int) -> bool:
     if wait_for(ready, 0, POLLERR):
         _tell(sock, {"state": "cancelled", "age": age})  # the master has closed its end of the readiness pipe
         return False
-    # Two pipes: the worker tells its process id, then waits for the byte that says that the master knows it. If the
-    # zygote is killed in between, the worker reads the end of file and exits: it has touched nothing yet.
     try:
-        pid_reader, pid_writer = pipe()
-        go_reader, go_writer = pipe()
-        child = fork()
+        ours, theirs = packet_pair()
+        with closing(ours), closing(theirs):
+            child = fork()
+            if child == 0:
+                _leave_zygote(ours, theirs)
+                return True
+            theirs.close()
+            _tell_spawned(sock, age, child, ours)
     except OSError as error:
         _tell(sock, {"state": "fork_failed", "age": age, "error": error.strerror})
-        return False
-    if child == 0:
-        close(pid_reader)
-        close(go_writer)
-        _leave_zygote(pid_writer, go_reader)
-        return True
-    close(pid_writer)
-    close(go_reader)
-    # From its end on the worker is the master's child, and the master can wait for it.
+    return False
+
+
+def _tell_spawned(sock: socket, age: int, child: int, line: socket) -> None:
+    """Wait for the worker's process id, tell it the master, and let the worker begin."""
+    # The child between them ends first: from then on the worker is the master's child, and the master can wait for it.
     status = _wait(child)
-    pid = int(read(pid_reader, 32) or 0) if status == 0 else 0
+    line.settimeout(None)  # the application may have set a default for new sockets
+    pid = int(line.recv(32) or 0) if status == 0 else 0
     if not pid:
         reason = os.strerror(status) if status > 0 else "it was killed at once"
         _tell(sock, {"state": "fork_failed", "age": age, "error": reason})
     elif _tell(sock, {"state": "spawned", "age": age, "pid": pid}):
-        with suppress(BrokenPipeError):  # it has been killed; the master will see
-            write(go_writer, b"!")
-    close(pid_reader)
-    close(go_writer)
-    return False
+        with suppress(OSError):  # it has been killed; the master will see
+            line.send(b"!")
 
 
-def _leave_zygote(pid_writer: int, go_reader: int) -> None:
+def _leave_zygote(ours: socket, line: socket) -> None:
     """In the child: fork the worker, and exit. In the worker: tell its pid, and wait until the master knows it."""
     try:
+        # Else the worker would hold the zygote's end, and never see its end of file.
+        ours.close()
         if fork():
             _exit(ExitStatus.OK)
     except OSError as error:
         _exit(error.errno or ExitStatus.BOOT)
+    # The zygote's handlers would swallow a signal that the master sends before the worker has its own.
     for number in (*_HEARD_BY_ALL, SIGABRT):
         signal(number, SIG_DFL)
+    # It has touched nothing yet: if the zygote is killed meanwhile, the worker reads the end of file, and exits.
     try:
-        write(pid_writer, b"%d" % getpid())
-        told = read(go_reader, 1)
+        line.settimeout(None)
+        line.send(b"%d" % getpid())
+        told = line.recv(1)
     except OSError:  # the zygote has been killed
         told = b""
     if not told:
         _exit(ExitStatus.OK)
-    close(pid_writer)
-    close(go_reader)
     forget_cleanups()  # the zygote's; the worker adds its own
 
 
@@ -304,17 +296,9 @@ def _wait(child: int) -> int:
 def _become_worker(
     boot: ZygoteBoot, application: Callable[..., Any], message: dict[str, Any], fds: Sequence[int]
 ) -> WorkerBoot:
-    boot.parent.server.worker_age = message["age"]
-    handle = replace(
-        boot.handle,
-        age=message["age"],
-        spawned_at=message["spawned_at"],
-        pid=getpid(),
-        slot=None,
-        pool=None,
-        reader=None,
-        crash_dump=None,
-    )
-    slot = boot.generation.pool.slot(*message["slot"])
+    parent, generation, age = boot.parent, boot.generation, message["age"]
+    parent.server.worker_age = age
+    handle = new_handle(parent, generation.settings, age, generation.number, message["spawned_at"], getpid())
+    slot = generation.pool.slot(*message["slot"])
     crash_dump = fds[1] if len(fds) > 1 else None
-    return worker_boot(boot.parent, boot.generation, handle, slot, fds[0], crash_dump, application)
+    return worker_boot(parent, generation, handle, slot, fds[0], crash_dump, application)

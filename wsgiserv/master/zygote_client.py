@@ -11,10 +11,11 @@ import logging
 from _socket import MSG_DONTWAIT, socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, waitid
 from signal import SIGABRT, SIGKILL, Signals
 from time import monotonic, sleep
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ExitStatus
@@ -24,7 +25,7 @@ from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
-from wsgiserv.master.zygote import ZygoteBoot, live_as_zygote
+from wsgiserv.master.zygote import LONGEST_MESSAGE_BYTES, ZygoteBoot, live_as_zygote
 from wsgiserv.process import reap, send_signal
 from wsgiserv.scoreboard import Slot
 
@@ -32,85 +33,59 @@ from wsgiserv.scoreboard import Slot
 _GONE_S: Final = 1.0
 # What the master reads of one zygote in a turn: one that writes without end delays nothing. A socket holds some 280.
 _MOST_MESSAGES: Final = 512
-_LONGEST_MESSAGE: Final = 4096
 
 
-class Spawned(NamedTuple):
-    """The worker has its process, and ``worker.pid``."""
+class Answer(NamedTuple):
+    """A zygote's answer to the request for a worker.
 
-    worker: WorkerHandle
-
-
-class Cancelled(NamedTuple):
-    """The worker is not spawned: its request was withdrawn in time."""
-
-    worker: WorkerHandle
-
-
-class Failed(NamedTuple):
-    """The worker is not spawned. ``reason`` continues a sentence about the zygote: ``was killed by SIGKILL``."""
+    Attributes:
+        worker: the worker.
+        state: ``spawned`` (it has its process, and ``worker.pid``), ``cancelled`` (the request was withdrawn in time)
+            or ``failed``.
+        reason: of ``failed``; it continues a sentence about the zygote: ``was killed by SIGKILL``.
+    """
 
     worker: WorkerHandle
-    reason: str
+    state: Literal["spawned", "cancelled", "failed"]
+    reason: str = ""
 
 
-Answer: TypeAlias = Spawned | Cancelled | Failed
-
-
+@dataclass(eq=False)
 class Zygote:
     """One zygote.
 
-    Args:
+    Attributes:
         pid: its process id.
         sock: the line to it, owned from now on.
         generation: the generation of its workers.
         log: the error log.
         is_new_child: whether a process id is a child of the master, and no worker yet.
-
-    Attributes:
-        pid: its process id.
-        generation: the serial number of its generation.
-        began_at: when it was forked, ``time.monotonic()`` seconds.
-        boards: how many boards of slots it knows.
         loaded: whether it has loaded the application.
         over: whether it has exited, or has been ended.
         is_outdated: whether another has taken its place: it ends when it has answered all.
         aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
         asked: the requested workers without an answer, by age.
+        began_at: when it was forked, ``time.monotonic()`` seconds.
+        boards: how many boards of slots it knows.
     """
 
-    def __init__(
-        self,
-        pid: int,
-        sock: socket,
-        generation: Generation,
-        log: logging.Logger,
-        is_new_child: Callable[[int], bool],
-    ) -> None:
-        self.pid = pid
-        self._is_new_child = is_new_child
-        self.generation = generation.number
-        self.boards = generation.pool.boards
-        self.loaded = False
-        self.over = False
-        self.is_outdated = False
-        self.asked: dict[int, WorkerHandle] = {}
-        self.began_at = monotonic()
-        self._log = log
-        self.aborted = False
-        self._sock = sock
-        # What the socket does not take at once: a hundred requests and more.
-        self._unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = deque()
-        sock.setblocking(False)
+    pid: int
+    sock: socket
+    generation: Generation
+    log: logging.Logger
+    is_new_child: Callable[[int], bool]
+    loaded: bool = False
+    over: bool = False
+    is_outdated: bool = False
+    aborted: bool = False
+    asked: dict[int, WorkerHandle] = field(default_factory=dict)
+    began_at: float = field(default_factory=monotonic)
+    # What the socket does not take at once: a hundred requests and more.
+    unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = field(default_factory=deque)
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether more workers can be asked for."""
-        return not (self.over or self.aborted or self.is_outdated)
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll; -1 when there is none any more."""
-        return self._sock.fileno()
+    def __post_init__(self) -> None:
+        self.boards = self.generation.pool.boards
+        self.sock.setblocking(False)
 
     def request(self, worker: WorkerHandle, place: tuple[int, int]) -> None:
         """Ask for ``worker``'s process. Raises OSError when there is no descriptor left.
@@ -123,42 +98,44 @@ class Zygote:
         fds = (ready,) if worker.crash_dump is None else (ready, worker.crash_dump.fd)
         message = {"do": "spawn", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
         self.asked[worker.age] = worker
-        self._unsent.append((message, fds))
+        self.unsent.append((message, fds))
         self._send()
 
     def reopen_logs(self) -> None:
         """Have it reopen its log, for its future workers."""
+        # Behind the requests in the queue: workers forked before it get SIGUSR1 themselves.
         if not self.over:
-            self._unsent.append(({"do": "reopen_logs"}, ()))
+            self.unsent.append(({"do": "reopen_logs"}, ()))
             self._send()
 
     def _send(self) -> None:
-        while self._unsent:
-            message, fds = self._unsent[0]
-            if not self.over:
-                try:
-                    send_packet(self._sock, encode(message), fds)
-                except BlockingIOError:
-                    return  # its next answer says that there is room
-                except OSError:
-                    pass  # it has exited; its workers fail when it is reaped
+        while self.unsent:
+            message, fds = self.unsent[0]
+            try:
+                send_packet(self.sock, encode(message), fds)
+            except BlockingIOError:
+                return  # its next answer says that there is room
+            except OSError:
+                pass  # it has exited, or been ended; its workers fail when it is reaped
+            # The kernel holds its own reference. The crash dump's descriptor, the second, is the handle's.
             for ready in fds[:1]:
                 close(ready)
-            self._unsent.popleft()
+            self.unsent.popleft()
 
     def hear(self) -> list[Answer]:
         """Return its answers. Called at every turn of the master's loop."""
+        # Without regard to poll(2)'s answer: a read that finds nothing costs as little.
         answers: list[Answer] = []
         if self.over:
             return answers
         is_corrupt = False
         for _ in range(_MOST_MESSAGES):
             try:
-                data = self._sock.recv(_LONGEST_MESSAGE, MSG_DONTWAIT)
+                data = self.sock.recv(LONGEST_MESSAGE_BYTES, MSG_DONTWAIT)
             except OSError:
-                break
+                break  # nothing is there
             if not data:
-                break
+                break  # it has exited: `reap` tells how
             try:
                 answer = self._understand(decode(data))
             except MessageError as error:
@@ -166,7 +143,7 @@ class Zygote:
                     is_corrupt = True
                     # At once, then on: behind the garbage may be an answer about a worker that has been let go.
                     send_signal(self.pid, SIGKILL)
-                    self._log.error(
+                    self.log.error(
                         "WS1333 zygote %d: corrupt message on its socket (%s): the zygote is replaced. The "
                         "application, or a library of its own, writes to descriptors that it has not opened.",
                         self.pid,
@@ -187,50 +164,51 @@ class Zygote:
         state, age, pid = message.get("state"), message.get("age"), message.get("pid")
         if state == "loaded":
             self.loaded = True
-            self._log.info("zygote %d: application loaded in %.2f s", self.pid, monotonic() - self.began_at)
+            self.log.info("zygote %d: application loaded in %.2f s", self.pid, monotonic() - self.began_at)
             return None
+        # Not isinstance: True is an int, and would be the worker of age 1.
         worker = self.asked.get(age) if type(age) is int else None
         if worker is None:
             raise MessageError(f"about a worker that was not asked for: {str(message)[:80]}")
-        if state not in ("spawned", "cancelled", "fork_failed"):
-            raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
         if state == "spawned":
             # The application runs in the zygote and can write here: a forged pid must not make the master signal, or
             # wait for, another process.
-            if type(pid) is not int or not self._is_new_child(pid):
+            if type(pid) is not int or not self.is_new_child(pid):
                 raise MessageError(f"not the process of a new worker: {str(message)[:80]}")
             worker.pid = pid
+            answer = Answer(worker, "spawned")
+        elif state == "cancelled":
+            answer = Answer(worker, "cancelled")
+        elif state == "fork_failed":
+            answer = Answer(worker, "failed", f"cannot fork a worker: {str(message.get('error'))[:200]}")
+        else:
+            raise MessageError(f"not a message of a zygote: {str(message)[:80]}")
         del self.asked[worker.age]
-        if state == "spawned":
-            return Spawned(worker)
-        if state == "cancelled":
-            return Cancelled(worker)
-        return Failed(worker, f"cannot fork a worker: {str(message.get('error'))[:200]}")
+        return answer
 
     def signal(self, worker: WorkerHandle, signal: Signals, reason: str) -> None:
         """Send the zygote the signal for a worker without a process: SIGABRT, SIGKILL."""
         if self.over or (signal == SIGABRT and self.aborted):
             return
+        # A second SIGABRT would interrupt the report of the first.
         self.aborted = True
-        self._log.error(
+        self.log.error(
             "WS1334 zygote %d: its worker of age %d %s: sending %s", self.pid, worker.age, reason, signal.name
         )
         send_signal(self.pid, signal)
 
     def end(self) -> None:
-        """Kill it: it has nothing to finish. Its workers are the master's children, and stay."""
+        """End it; its workers are the master's children, and stay."""
+        # SIGKILL: it has nothing to finish, and the application may have handlers of its own for other signals.
         if not self.over:
-            self.over = True
             send_signal(self.pid, SIGKILL)
             self.close()
 
     def close(self) -> None:
         """Close the line. Also called in each child of the master."""
-        self._sock.close()
-        for _, fds in self._unsent:
-            for ready in fds[:1]:
-                close(ready)
-        self._unsent.clear()
+        self.over = True
+        self.sock.close()
+        self._send()  # nothing goes out any more, but the descriptors in the queue are closed
 
 
 class ZygoteClients:
@@ -253,7 +231,7 @@ class ZygoteClients:
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll."""
-        return [fd for zygote in self.zygotes if (fd := zygote.fileno()) >= 0]
+        return [zygote.sock.fileno() for zygote in self.zygotes if not zygote.over]
 
     def request(
         self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]
@@ -270,7 +248,9 @@ class ZygoteClients:
             OSError: the system does not make a process, or a descriptor.
             ForkedChild: in the zygote.
         """
-        zygote = self._usable(generation.number)
+        mine = (each for each in self.zygotes if each.generation is generation)
+        zygote = next((each for each in mine if not (each.over or each.aborted or each.is_outdated)), None)
+        # It was forked before the new board was mapped.
         if zygote is not None and zygote.boards < generation.pool.boards:
             self._log.info(
                 "zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid
@@ -278,14 +258,11 @@ class ZygoteClients:
             zygote.is_outdated = True
             zygote = None
         if zygote is None:
-            zygote = self._fork_zygote(worker, generation, leave)
+            zygote = self._fork_zygote(generation, leave)
             self.zygotes.append(zygote)
         zygote.request(worker, generation.pool.place(slot))
 
-    def _usable(self, generation: int) -> Zygote | None:
-        return next((each for each in self.zygotes if each.generation == generation and each.is_usable), None)
-
-    def _fork_zygote(self, worker: WorkerHandle, generation: Generation, leave: Callable[[], None]) -> Zygote:
+    def _fork_zygote(self, generation: Generation, leave: Callable[[], None]) -> Zygote:
         ours, theirs = packet_pair()
         try:
             pid = fork_child(self._parent.signals)
@@ -300,7 +277,7 @@ class ZygoteClients:
             return Zygote(pid, ours, generation, self._log, self._is_new_child)
         ours.close()
         leave()
-        boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs, handle=worker)
+        boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs)
         name = self._server.proc_name
 
         def live(worker_main: Callable[[WorkerBoot], int]) -> int:
@@ -311,9 +288,11 @@ class ZygoteClients:
 
     def _is_new_child(self, pid: int) -> bool:
         """Whether ``pid`` is a child of this process, and no worker yet: it will be sent signals."""
+        # 0 and -1 would be process groups for kill(2).
         if pid <= 1 or pid in self._server.WORKERS or any(pid == zygote.pid for zygote in self.zygotes):
             return False
         try:
+            # WNOWAIT leaves its status to `reap`, if it has exited already.
             waitid(P_PID, pid, WEXITED | WNOHANG | WNOWAIT)
         except (ChildProcessError, OverflowError):
             return False
@@ -335,7 +314,7 @@ class ZygoteClients:
     def reap(self) -> list[Answer]:
         """Note exited zygotes; return their last answers."""
         answers: list[Answer] = []
-        for zygote in list(self.zygotes):
+        for zygote in list(self.zygotes):  # on_exit removes it
             if end := reap(zygote.pid):
                 answers += self.on_exit(zygote, end.wait_status)
         return answers
@@ -345,7 +324,7 @@ class ZygoteClients:
         answers = zygote.hear()
         self.zygotes.remove(zygote)
         how = describe_exit(wait_status)
-        # A zygote that cannot load the application has reported that, with the reason.
+        # A zygote that cannot load the application has reported that to each worker's pipe, with the reason.
         is_known = zygote.over or (not zygote.loaded and how == describe_exit(ExitStatus.APPLICATION << 8))
         if is_known:
             self._log.debug("zygote %d %s", zygote.pid, how)
@@ -353,14 +332,13 @@ class ZygoteClients:
             self._log.error(
                 "WS1335 zygote %d %s: the workers stay; the next worker gets a new zygote", zygote.pid, how
             )
-        zygote.over = True
         zygote.close()
         # For the hook a worker of age 0: the application's import may have left something under the zygote's process
         # id (a file of Prometheus gauges) to be removed.
         cfg = self._server.cfg
-        worker = new_handle(self._parent, cfg, 0, zygote.generation, zygote.began_at, zygote.pid)
+        worker = new_handle(self._parent, cfg, 0, zygote.generation.number, zygote.began_at, zygote.pid)
         call_hook(self._log, "child_exit", cfg.child_exit, self._server, worker)
-        lost = [Failed(worker, how) for worker in zygote.asked.values()]
+        lost = [Answer(worker, "failed", how) for worker in zygote.asked.values()]
         zygote.asked.clear()
         return [*answers, *lost]
 
@@ -370,33 +348,31 @@ class ZygoteClients:
             zygote.reopen_logs()
 
     def keep_generation(self, number: int) -> None:
-        """End the zygotes of all other generations: their workers do not need them."""
+        """End the zygotes of all other generations."""
+        # Their settings are not in force any more, and each holds a copy of an application.
         for zygote in self.zygotes:
-            if zygote.generation != number:
+            if zygote.generation.number != number:
                 zygote.end()
 
     def dismiss(self) -> list[Answer]:
-        """End the zygotes before the workers leave, and wait for their processes; return their last answers.
-
-        `hear` ends a zygote with an open request, after its answer.
-        """
+        """End the zygotes before the workers leave, and wait for their processes; return their last answers."""
         # They hold the listening sockets, too: a client that connects when the workers have closed theirs would wait
         # in a backlog that nothing serves.
+        # One with an open request ends after its answer, in `hear`.
         for zygote in self.zygotes:
             zygote.is_outdated = True
-        answers = self.hear()
-        until = monotonic() + _GONE_S
-        while any(zygote.over for zygote in self.zygotes) and monotonic() < until:
-            sleep(0.001)
-            answers += self.reap()
-        return answers
+        return self.hear() + self._reap_ended()
 
     def close(self) -> None:
         """End all zygotes, and wait for their processes. At the end of the master."""
         for zygote in self.zygotes:
             zygote.end()
+        self._reap_ended()
+
+    def _reap_ended(self) -> list[Answer]:
+        answers: list[Answer] = []
         until = monotonic() + _GONE_S
-        while self.zygotes and monotonic() < until:
-            self.reap()
-            if self.zygotes:
-                sleep(0.005)
+        while any(zygote.over for zygote in self.zygotes) and monotonic() < until:
+            sleep(0.001)
+            answers += self.reap()
+        return answers

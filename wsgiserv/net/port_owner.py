@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, socket
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from wsgiserv.errors import ConfigError
@@ -72,12 +73,14 @@ def owner_of_port(family: int, host: str, port: int) -> str | None:
 
 def owner_of_path(path: str) -> str | None:
     """Return ``pid 123 (command line)`` of a process that listens at ``path``; ``@name`` is an abstract name."""
-    inodes = {
-        columns[6]
-        for columns in _rows("/proc/net/unix")
-        if len(columns) >= 8 and columns[7] == path and int(columns[3], 16) & _UNIX_LISTENS
-    }
-    return _owner(inodes)
+    return _owner({inode for found, inode in listening_paths() if found == path})
+
+
+def listening_paths() -> Iterator[tuple[str, str]]:
+    """Yield the path and the inode of each listening Unix socket, as far as /proc shows them."""
+    for columns in _rows("/proc/net/unix", 7):  # a path may hold blanks
+        if len(columns) == 8 and int(columns[3], 16) & _UNIX_LISTENS:
+            yield columns[7], columns[6]
 
 
 def describe_process(pid: int) -> str:
@@ -102,10 +105,10 @@ def is_master(pid: int) -> bool:
         return False
 
 
-def _rows(table: str) -> list[list[str]]:
+def _rows(table: str, most_blanks: int = -1) -> list[list[str]]:
     try:
         with open(table, encoding="utf-8", errors="surrogateescape") as file:
-            return [line.split() for line in file.readlines()[1:]]
+            return [line.split(maxsplit=most_blanks) for line in file.read().split("\n")[1:]]
     except OSError:
         return []
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from wsgiserv.boot import Report
-from wsgiserv.logs.access import LostRequest, environ_of
+from wsgiserv.logs.access import environ_of
 from wsgiserv.master.crash_dump_file import CrashDump, CrashDumpFile
 from wsgiserv.master.crash_report import CrashReport, CrashReporter, describe_exit, make_report, needs_report
 from wsgiserv.master.oom import OomEvidence, OomWatch
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import Ended
-from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS
+from wsgiserv.scoreboard import CONNECTIONS, ERRORS, REQUESTS, RequestInFlight
 from wsgiserv.worker.crash_dump import write_report
 
 NOW = 100.0
@@ -572,6 +572,6 @@ def test_root_opens_the_access_log_as_its_workers_would(
     ],
 )
 def test_what_a_request_line_tells(line: str, expected: dict[str, str]) -> None:
-    environ = environ_of(LostRequest(line, "192.0.2.7", "r1", 1.0))
+    environ = environ_of(RequestInFlight(line, "192.0.2.7", "r1", 1.0))
     assert environ.items() >= {**expected, "REMOTE_ADDR": "192.0.2.7", "wsgiserv.request_id": "r1"}.items()
     assert ("SERVER_PROTOCOL" in environ) == line.endswith("HTTP/1.1")

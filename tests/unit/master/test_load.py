@@ -245,7 +245,8 @@ def test_it_grows_and_says_why(bench: Bench) -> None:
     crowd(bench)
     assert bench.run(1.2) == [4]
     assert (
-        bench.scaler.explain() == "4 workers wanted, were 2: busy 100% over 0.33 s, queue 5, a wait of 0.5 s"
+        bench.scaler.explanation
+        == "4 workers wanted, were 2: busy 100% over 0.33 s, queue 5, a wait of 0.5 s"
     )
 
 
@@ -288,7 +289,7 @@ def test_it_shrinks_by_an_idle_one(bench: Bench) -> None:
     assert bench.run(30) == []
     bench.board.slots[1].end(0)
     assert bench.run(0.2) == [1]
-    assert bench.scaler.explain() == "1 worker wanted, were 2: busy 0% over 10 s"
+    assert bench.scaler.explanation == "1 worker wanted, were 2: busy 0% over 10 s"
 
 
 def test_workers_with_many_places_may_have_short_requests() -> None:

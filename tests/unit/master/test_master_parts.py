@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsgiserv.errors import ConfigError
-from wsgiserv.master.crash_report import describe_exit, lost_requests, request_lines
+from wsgiserv.master.crash_report import describe_exit, request_lines
 from wsgiserv.master.generation import RawEnvironment
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.slots import SlotPool
@@ -120,7 +120,7 @@ def test_slots_are_given_cleared_and_there_is_always_one_more() -> None:
     again = pool.take()
     assert again is first
     assert again.figures().requests == 0
-    assert again.in_flight() == []
+    assert again.in_flight(0.0) == []
 
 
 def handle() -> WorkerHandle:
@@ -143,12 +143,12 @@ def test_a_life_and_the_requests_it_left_behind() -> None:
     assert worker.life(12.34) == "up 2.3 s, 1 request"
     worker.slot.begin(0, 11.0, b"10.0.0.1", b"r1", b"GET /a\r\nX HTTP/1.1")
     worker.slot.begin(1, 10.5, b"", b"", b"GET /b HTTP/1.1")
-    older, younger = request_lines(77, lost_requests(worker, 12.0))
+    older, younger = request_lines(77, worker.in_flight(12.0))
     assert older == 'in flight in worker 77 for 1.5 s: "GET /b HTTP/1.1" from a Unix socket, request id -'
     assert '"GET /a\\x0d\\x0aX HTTP/1.1" from 10.0.0.1, request id r1' in younger
     for cell in range(2, 30):
         worker.slot.begin(cell, 11.5, b"p", b"i", b"l")
-    lines = request_lines(77, lost_requests(worker, 12.0))
+    lines = request_lines(77, worker.in_flight(12.0))
     assert len(lines) == 21
     assert lines[-1] == "in flight in worker 77: 10 more"
 
