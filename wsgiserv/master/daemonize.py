@@ -39,8 +39,9 @@ class Foreground(OutcomeWriter):
     def failed(self, error: WsgiservError) -> None:
         """Report why the server did not start: the foreground process prints it and exits with its status."""
         traceback = error.traceback if isinstance(error, ApplicationError) else ""
+        is_awaited = self._fd >= 0
         self.tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
-        if not self.is_silent:
+        if is_awaited and not self.is_silent:
             # The foreground process prints the error on the same terminal.
             silence_standard_streams(keep_output=False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from wsgiserv import __version__
+from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
@@ -15,34 +15,29 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.resources import ServerResources
 from wsgiserv.master.signals import StartInterrupt
-from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.net.listener import exposure_warning
 from wsgiserv.privileges import check_privileges
 from wsgiserv.wording import counted
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
-
-def start_server(
-    settings: Settings, notices: Sequence[str], resources: ServerResources, interrupt: StartInterrupt
-) -> Generation:
+def start_server(notices: Sequence[str], resources: ServerResources, interrupt: StartInterrupt) -> Generation:
     """Acquire the resources, call the hooks of the start, and return the first generation.
 
     Args:
-        settings: the configuration.
-        notices: warnings about it, for the log.
+        notices: warnings about the configuration, for the log.
         resources: receives the pid file, the sockets and the handoff channel.
-        interrupt: ends the start at a signal, but not between the creation of a file and the note of it.
+        interrupt: ends the start at a signal.
 
     Raises ConfigError, BootError, ApplicationError; the caller then calls ``resources.clean_up()``.
     """
-    log = resources.log
+    log, settings = resources.log, resources.settings
     check_privileges(settings)
     server = resources.server = HookServer(settings, log)
     set_title("master", server.proc_name)
+    # A signal must not end the start between the creation of a file and the note of it: nothing would remove the file.
     with interrupt.held():
+        # Before the sockets: of two servers with one configuration, this tells the second of the first.
         resources.create_pid_file()
     resources.environment.apply(settings.raw_env)
     for notice in notices:
@@ -55,17 +50,10 @@ def start_server(
     log_files.begin()
     open_access_file(settings)  # the workers' user may not be allowed to: workers get the descriptor
     share_log_files()
-    resources.open_handoff()
+    server.handoff = resources.open_handoff()
     _log_start(settings, resources)
-    generation = Generation(
-        1,
-        settings,
-        resources.listeners,
-        slot_pool(settings),
-        *resources.preload(settings),
-        resources.began_at,
-        resources.tls_contexts(settings),
-    )
+    # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
+    generation = resources.generation(1, settings, resources.listeners, resources.began_at)
     server.set_num_workers(settings.workers)
     call_hook(log, "when_ready", settings.when_ready, server)
     return generation
