@@ -40,9 +40,8 @@ CARRIED = frozenset(
         ("logs/error.py", "text"),
         ("master/exit_records.py", "certificate.text()"),
         ("master/reload.py", "notice"),
-        ("master/reload.py", "warning"),
-        ("master/starting.py", "notice"),
-        ("master/starting.py", "warning"),
+        ("master/resources.py", "notice"),
+        ("master/resources.py", "warning"),
         ("worker/event_loop_worker.py", "text"),
     }
 )

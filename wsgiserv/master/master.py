@@ -35,7 +35,6 @@ from wsgiserv.master.resources import Preload, ServerResources
 from wsgiserv.master.shutdown import Shutdown
 from wsgiserv.master.signals import SignalQueue, StartInterrupt, raise_if_dropped
 from wsgiserv.master.spawn import ForkedChild
-from wsgiserv.master.starting import start_server
 from wsgiserv.master.status import ServerFacts, ServerState, status_line, status_of
 from wsgiserv.master.systemd import ServiceManager
 from wsgiserv.master.upgrade import Inherited, Invocation, OldMaster, Upgrade
@@ -121,6 +120,10 @@ class Master:
         interrupt = StartInterrupt()
         add_child_cleanup(self._close_in_child)
         add_child_cleanup(close_logs_in_child)
+        # The next master of a daemon is in the background already, and its parent must stay the old master.
+        if self._resources.settings.daemon and self._resources.old_master is None:
+            # Outside of the try: an error raised in the foreground process is the daemon's, which has logged it.
+            self._foreground = daemonize()
         try:
             self._start(interrupt)
         except BaseException as failure:
@@ -164,17 +167,13 @@ class Master:
     def _start(self, interrupt: StartInterrupt) -> None:
         """Do everything that precedes the loop. Raises WsgiservError or KeyboardInterrupt; the caller cleans up."""
         resources, settings = self._resources, self._resources.settings
-        # The next master of a daemon is in the background already, and its parent must stay the old master.
-        is_daemon = settings.daemon and resources.old_master is None
-        if is_daemon:
-            self._foreground = daemonize()
         resources.check_inherited()
         # Before there is a pid file: a reader of it may send any of the signals.
         self._signals = SignalQueue()
         interrupt.arm()
-        generation = start_server(self._notices, resources, interrupt)
+        generation = resources.acquire(self._notices, interrupt)
         self._reload = Reload(generation, resources)
-        if is_daemon:
+        if self._foreground.is_awaited:
             self._foreground.silence(keep_output=settings.capture_output and settings.errorlog != "-")
             renew_standard_streams()
         guard_standard_streams()

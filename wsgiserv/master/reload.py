@@ -20,7 +20,7 @@ from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.resources import ServerResources
 from wsgiserv.master.status import LastReload
 from wsgiserv.master.waiters import settle
-from wsgiserv.net.listener import exposure_warning, open_listeners
+from wsgiserv.net.listener import open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.wording import counted
 
@@ -158,10 +158,8 @@ class Reload:
             self._log.warning("%s", notice)
         if fresh:
             self._log.info("listening on %s", ", ".join(map(str, listeners)))
-        for listener in fresh:
-            if warning := exposure_warning(listener, settings):
-                self._log.warning("%s", warning)
-        resources.add_listeners(fresh)
+        resources.warn_of_exposure(fresh, settings)
+        resources.listeners += fresh
         new.workers = scaled(settings, old.workers)
         new.pid_file = pid_file
         # Never used again, even if this one fails: workers of it may still exit, and be counted as failures of it.

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv import __version__
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
+from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.logs.access import open_access_file
+from wsgiserv.logs.error import share_log_files
+from wsgiserv.logs.files import log_files
 from wsgiserv.master.generation import Generation, RawEnvironment
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.signals import StartInterrupt
 from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.systemd import take_listen_fds
@@ -22,8 +29,10 @@ from wsgiserv.master.upgrade import TOLD_TO_STOP, OldMaster
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.inherited_sockets import check_descriptors
-from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
+from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
@@ -98,7 +107,66 @@ class ServerResources:
         else:
             self.old_master.check_version()
 
-    def create_pid_file(self) -> None:
+    def acquire(self, notices: Sequence[str], interrupt: StartInterrupt) -> Generation:
+        """Acquire the resources, call the hooks of the start, and return the first generation.
+
+        Args:
+            notices: warnings about the configuration, for the log.
+            interrupt: ends the start at a signal.
+
+        Raises ConfigError, BootError, ApplicationError; the caller then calls `clean_up`.
+        """
+        log, settings = self.log, self.settings
+        check_privileges(settings)
+        server = self.server = HookServer(settings, log)
+        set_title("master", server.proc_name)
+        # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
+        with interrupt.held():
+            # Before the sockets: the second of two servers with one configuration is told of the first by this.
+            self._create_pid_file()
+        self.environment.apply(settings.raw_env)
+        for notice in notices:
+            log.warning("%s", notice)
+        call_hook_or_stop(log, "on_starting", settings.on_starting, server)
+        with interrupt.held():
+            self._open_listeners()
+        server.listen(self.listeners)
+        # After the inherited sockets: a descriptor number of a missing one must not become the log's.
+        log_files.begin()
+        open_access_file(settings)  # the workers' user may not be allowed to: workers get the descriptor
+        share_log_files()
+        server.handoff = self._open_handoff()
+        self._log_start()
+        # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
+        generation = self.generation(1, settings, self.listeners, self.began_at)
+        server.set_num_workers(settings.workers)
+        call_hook(log, "when_ready", settings.when_ready, server)
+        return generation
+
+    def _log_start(self) -> None:
+        settings, log = self.settings, self.log
+        kind = settings.worker_class
+        name = kind if isinstance(kind, str) else kind.__name__
+        log.info(
+            "wsgiserv %s (Python %s), pid %d: %s for %s",
+            __version__,
+            ".".join(map(str, sys.version_info[:3])),
+            self.server.pid,
+            counted(settings.workers, f"{name} worker"),
+            settings.wsgi_app,
+        )
+        origin = " (sockets of the service manager; bind is not used)" if self.activated else ""
+        protocol = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
+        log.info("listening on %s%s%s", ", ".join(map(str, self.listeners)), protocol, origin)
+        self.warn_of_exposure(self.listeners, settings)
+
+    def warn_of_exposure(self, listeners: Sequence[Listener], settings: Settings) -> None:
+        """Warn of Unix sockets where any user of this host is trusted as a proxy."""
+        for listener in listeners:
+            if warning := exposure_warning(listener, settings):
+                self.log.warning("%s", warning)
+
+    def _create_pid_file(self) -> None:
         """Create the pid file, unless the old master holds it until this one serves. Raises ConfigError."""
         if not self.settings.pidfile:
             return
@@ -107,19 +175,19 @@ class ServerResources:
             pid_file.create()
         self.pid_file = pid_file
 
-    def open_listeners(self) -> None:
+    def _open_listeners(self) -> None:
         """Open the sockets of `bind`, or take those of the old master or the service manager. Raises ConfigError."""
         if self.old_master is None:
             self.listeners = open_listeners(self.settings, self._inherited_fds)
             return
         left = self._old_listeners = self.old_master.listeners(speaks_tls(self.settings))
-        self.listeners = left if self.activated else open_listeners(self.settings, keep=left)
+        self.listeners = left if self.old_master.activated else open_listeners(self.settings, keep=left)
         for listener in left:
             if listener not in self.listeners:
                 # Closed only: until this master serves, the old one accepts there.
                 listener.close()
 
-    def open_handoff(self) -> Handoff | None:
+    def _open_handoff(self) -> Handoff | None:
         """Open the workers' handoff channel, or take the old master's."""
         # The old master's, so that its workers can hand their idle connections over to the next ones.
         fds = self.old_master.handoff if self.old_master is not None else None
@@ -150,10 +218,6 @@ class ServerResources:
         self.server.listen(generation.listeners)
         self.server.set_num_workers(generation.workers)
         set_title("master", self.server.proc_name)
-
-    def add_listeners(self, listeners: Iterable[Listener]) -> None:
-        """Own the sockets of the next generation, too."""
-        self.listeners = [*self.listeners, *listeners]
 
     def keep_listeners(self, kept: Sequence[Listener]) -> None:
         """Close all sockets but these. Workers that still have a closed one serve its backlog until it is empty."""

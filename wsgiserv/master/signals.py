@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 from _socket import socketpair
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from os import _exit
 from signal import (
@@ -90,14 +90,9 @@ class SignalQueue:
     def take(self) -> list[Signals]:
         """Return the received signals in the order to handle them (see `in_order`), and forget them."""
         numbers = bytearray()
-        while True:
-            try:
-                data = self._reader.recv(4096)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            numbers += data
+        with suppress(BlockingIOError):
+            while data := self._reader.recv(4096):
+                numbers += data
         # Code in this process may have taken the descriptor (asyncio does).
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         # A call: before it the interpreter runs the handlers of all signals whose numbers have been read.
@@ -163,16 +158,15 @@ class SignalQueue:
 def in_order(numbers: Sequence[int]) -> list[Signals]:
     """Return the master's signals among ``numbers``, oldest first, SIGCHLD before all and SIGUSR2 before SIGTERM.
 
-    Repeated requests are returned once. The kernel runs the handler of the higher number first when two signals are
-    pending, so an upgrade (SIGUSR2) and the stop of this master after it (SIGTERM) arrive in the wrong order.
+    Repeated requests are returned once.
     """
     found: list[Signals] = []
     for number in numbers:
         if number in MASTER_SIGNALS and (number in _COUNTED or number not in found):
             found.append(Signals(number))
-    if SIGCHLD in found:
-        found.remove(SIGCHLD)
-        found.insert(0, SIGCHLD)
+    found.sort(key=lambda number: number != SIGCHLD)
+    # The kernel runs the handler of the higher number first when two signals are pending, so an upgrade and the stop of
+    # this master after it arrive in the wrong order.
     if SIGUSR2 in found and SIGTERM in found and found.index(SIGTERM) < found.index(SIGUSR2):
         found.remove(SIGUSR2)
         found.insert(found.index(SIGTERM), SIGUSR2)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wsgiserv.config.settings import Settings
 from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.scoreboard import Scoreboard, Slot
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
+# A scoreboard is a shared memory, which cannot grow: there is another one with so many slots.
 _MORE_SLOTS = 16
 
 

@@ -8,20 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import close, getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 _BOOT_S: Final = 30.0
 

@@ -241,10 +241,8 @@ class Upgrade:
         self._processes: list[NewMaster] = []
         # When to kill one that does not become ready, or was cancelled and does not exit; then, until when to wait.
         self._until = inf
-        # The next master was told to stop because this one stops; its reports are ignored from then on.
-        self._is_cancelled = False
-        self._is_hurried = False
-        self._is_killed = False
+        # The last signal to a next master that is to stop because this one stops; its reports are ignored from then on.
+        self._cancelled_by: Signals | None = None
 
     @property
     def in_progress(self) -> bool:
@@ -298,7 +296,7 @@ class Upgrade:
         if new is None:
             return None
         is_decided = new.read_report()
-        if self._is_cancelled:
+        if self._cancelled_by is not None:
             return None
         if not is_decided:
             if self.in_progress and monotonic() > self._until:
@@ -345,17 +343,18 @@ class Upgrade:
             at_once: True to break off its workers' requests.
             timeout_s: the time that it has to finish them; then it is killed.
         """
-        new = self.new_master
-        if new is None or not (self.in_progress or self._is_cancelled):
+        new, before = self.new_master, self._cancelled_by
+        if new is None or not (self.in_progress or before):
             return
-        if self._is_cancelled and (self._is_hurried or not at_once):
+        signal = SIGQUIT if at_once else SIGTERM
+        if before in (signal, SIGQUIT, SIGKILL):
             return
-        if not self._is_cancelled:
+        if before is None:
             self._log.info("upgrade: the next master (pid %d) is stopped, too", new.pid)
         self._settle(False, "the server is stopping")
-        self._is_cancelled, self._is_hurried = True, at_once
+        self._cancelled_by = signal
         self._until = monotonic() + (_QUIT_TIMEOUT_S if at_once else timeout_s + _QUIT_TIMEOUT_S)
-        new.stop(SIGQUIT if at_once else SIGTERM)
+        new.stop(signal)
 
     def reap(self) -> list[int]:
         """Wait for next masters that have exited; return their process ids."""
@@ -367,15 +366,15 @@ class Upgrade:
         """Return how long this master waits for the exit of a cancelled next master; None when it need not."""
         # A parent takes the exit of this process for the end of the server; in a container it is the end.
         new = self.new_master
-        if new is None or not self._is_cancelled or new.end is not None:
+        if new is None or self._cancelled_by is None or new.end is not None:
             return None
         if now >= self._until:
-            if self._is_killed:
+            if self._cancelled_by == SIGKILL:
                 return None  # the kernel holds it: nothing more can be done
             self._log.error(
                 "WS1324 upgrade: the next master (pid %d) does not stop: sending SIGKILL", new.pid
             )
-            self._is_killed = True
+            self._cancelled_by = SIGKILL
             new.stop(SIGKILL)
             self._until = now + _KILL_TIMEOUT_S
         return self._until

@@ -6,15 +6,13 @@ import logging
 from dataclasses import dataclass
 from os import pipe
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsgiserv.boot import ReadinessReader, Report
 from wsgiserv.master.crash_dump_file import CrashDumpFile
+from wsgiserv.master.slots import SlotPool
+from wsgiserv.scoreboard import Slot
 from wsgiserv.wording import counted
-
-if TYPE_CHECKING:
-    from wsgiserv.master.slots import SlotPool
-    from wsgiserv.scoreboard import Slot
 
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
