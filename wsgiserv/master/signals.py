@@ -73,6 +73,7 @@ class SignalQueue:
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in MASTER_SIGNALS:
             signal(number, self._note)
+            # Python sets no SA_RESTART; the C code of users' libraries is rarely ready for EINTR.
             siginterrupt(number, False)
         # Unblocks what the parent (the mask survives execve(2)) or a configuration file blocked. After the handlers:
         # a pending signal is delivered here.
@@ -109,11 +110,9 @@ class SignalQueue:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Block all signals around a fork.
-
-        Without this, a signal that hits the child before `leave` would write to the socket that it shares with the
-        master, and the master would take the signal for its own.
-        """
+        """Block all signals around a fork."""
+        # A signal that hits the child before `leave` would write to the socket that it shares with the master, and the
+        # master would take the signal for its own.
         before = pthread_sigmask(SIG_BLOCK, valid_signals())
         try:
             yield
@@ -121,22 +120,17 @@ class SignalQueue:
             pthread_sigmask(SIG_SETMASK, before)
 
     def leave(self) -> None:
-        """Give a child its own signal handlers. Called in the child, within `held`.
-
-        A signal to all processes of the server (``pkill -HUP wsgiserv``) is meant for the master, so a request does
-        nothing in the child. All other signals get their defaults.
-        """
+        """Give a child its own signal handlers. Called in the child, within `held`."""
         set_wakeup_fd(-1)
         for number in MASTER_SIGNALS:
-            # Not SIG_IGN, which programs that the child executes would inherit.
+            # A signal to all processes of the server (``pkill -HUP wsgiserv``) is meant for the master, so a request
+            # does nothing in the child. Not SIG_IGN, which programs that the child executes would inherit.
             signal(number, _do_nothing if number in _REQUESTS else SIG_DFL)
         self._close()
 
     def end(self, status: int) -> None:
-        """Handle no signal any more: the server has ended, and the process exits soon with ``status``.
-
-        TERM, INT and QUIT would change the exit status. When the process is still there after 5 s they end it.
-        """
+        """Handle no signal any more: the server has ended, and the process exits soon with ``status``."""
+        # TERM, INT and QUIT would change the exit status. When the process is still there after 5 s they end it.
         until = monotonic() + _EXIT_TIMEOUT_S
 
         def exit_if_late(number: int, frame: FrameType | None) -> None:
@@ -174,16 +168,16 @@ def in_order(numbers: Sequence[int]) -> list[Signals]:
 
 
 def ignore_requests() -> None:
-    """Ignore the signals that only ask for something. Called when the process is about to exit.
-
-    The interpreter restores the default actions before it exits, which are to die, or to stop for good.
-    """
+    """Ignore the signals that only ask for something. Called when the process is about to exit."""
+    # The interpreter restores the default actions before it exits, which are to die, or to stop for good; of ignored
+    # signals it does not.
     for number in _REQUESTS:
         signal(number, SIG_IGN)
 
 
 def ignore_all() -> None:
     """Ignore the stop signals, too: the last function that the interpreter calls as it exits (atexit)."""
+    # A second Ctrl-C, or the TERM of an impatient supervisor, must not turn an exit status into a death by signal.
     ignore_requests()
     for number in STOP_SIGNALS:
         signal(number, SIG_IGN)
@@ -192,6 +186,7 @@ def ignore_all() -> None:
 # ---- while the server starts ---------------------------------------------------------------------------
 
 
+# A KeyboardInterrupt: users' code that catches Exception (a configuration file, a hook) lets it through.
 class StoppedWhileStarting(KeyboardInterrupt):
     """A signal stops the server while it starts."""
 
@@ -239,10 +234,8 @@ class StartInterrupt:
 
 
 def raise_if_dropped() -> None:
-    """Raise `StoppedWhileStarting` again if it was raised before, but the start went on.
-
-    Python drops an exception in a weakref callback (importlib has one) or in a ``__del__``; users' code may catch it.
-    """
+    """Raise `StoppedWhileStarting` again if it was raised before, but the start went on."""
+    # Python drops an exception in a weakref callback (importlib has one) or in a ``__del__``; users' code may catch it.
     if _raised:
         _raised.clear()
         raise StoppedWhileStarting
@@ -251,11 +244,12 @@ def raise_if_dropped() -> None:
 def catch_early() -> None:
     """Catch fatal signals from before the configuration is read until the master catches them itself.
 
-    A stop signal raises `StoppedWhileStarting`. A request does nothing: it is meant for a server that runs already
-    (``pkill -USR1 wsgiserv``). A request that the process was started to ignore stays ignored.
+    A stop signal raises `StoppedWhileStarting`; a request does nothing.
     """
     StartInterrupt().arm()
+    # A request is meant for a server that runs already (``pkill -USR1 wsgiserv``), and its default is to kill.
     for number in (SIGHUP, SIGUSR1, SIGUSR2):
+        # One that the process was started to ignore stays ignored (nohup).
         if getsignal(number) == SIG_DFL:
             signal(number, _do_nothing)
     # atexit calls the first function last, after those that a configuration file registers.

@@ -32,7 +32,8 @@ class SlotPool:
 
     @property
     def boards(self) -> int:
-        """The number of boards. A zygote knows those made before its fork only."""
+        """The number of boards."""
+        # A zygote knows those made before its fork only: their memory is inherited, not opened.
         return len(self._boards)
 
     def place(self, slot: Slot) -> tuple[int, int]:
@@ -49,6 +50,7 @@ class SlotPool:
         if not self._free:
             self._grow(_MORE_SLOTS)
         slot = self._free.pop()
+        # Now, not when it came back: until then the figures of its last worker can still be read.
         slot.clear()
         return slot
 
@@ -60,7 +62,9 @@ class SlotPool:
 def slot_pool(settings: Settings, before: SlotPool | None = None) -> SlotPool:
     """Return a pool for workers of this configuration: ``before``, where its slots have the right size."""
     kind = known(resolve(settings.worker_class, settings.threads))
+    # A class of the user's own has no figures; as in gunicorn, worker_connections bounds what it does at once.
     cells = settings.worker_connections if kind is None else int(kind.cells(settings))
+    # The same pool over a reload: the slots of retired workers are used again.
     if before is not None and before.cells == cells:
         return before
     return SlotPool(cells, room_for(settings))

@@ -14,6 +14,7 @@ from wsgiserv.master.slots import SlotPool
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wording import counted
 
+# Attributes, not a dict, hold these times: the policy asks for each of them at every turn.
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
 
@@ -79,6 +80,7 @@ class WorkerHandle:
     cfg: Any = None
     log: logging.Logger | None = None
     ppid: int = 0
+    # gunicorn's heartbeat file; hooks of its users look for the attribute.
     tmp: None = None
 
     @property
@@ -94,6 +96,7 @@ class WorkerHandle:
     @property
     def hung(self) -> bool:
         """Whether it was aborted because it did not become ready: its exit will be a boot that failed."""
+        # SIGABRT comes first, for the stacks: the exit follows up to a second later.
         return self.abort_at is not None and self.ready_at is None
 
     @property
@@ -104,6 +107,7 @@ class WorkerHandle:
     @property
     def retires(self) -> bool:
         """Whether it was told to leave, or leaves by itself, and was to be replaced anyway."""
+        # Without SIGABRT and SIGKILL: the replacement of a killed worker is news for the log.
         return not (self.term_at is self.quit_at is self.retiring_at is None)
 
     @property
@@ -123,12 +127,14 @@ class WorkerHandle:
 
     def recycle(self, reason: str, now: float) -> None:
         """Have it replaced, for ``reason``."""
+        # The first reason stays: a worker asks again as long as it serves.
         if self.recycle_at is None:
             self.recycle_at, self.recycle_reason = now, reason
 
     def note_sent(self, signal: int, reason: str, now: float) -> None:
-        """Note a signal: TERM, QUIT, ABRT or KILL; of the last two the first reason stays."""
+        """Note a signal: TERM, QUIT, ABRT or KILL."""
         setattr(self, _SENT_AT[signal], now)
+        # Of these two the first reason stays: SIGKILL after SIGABRT says only that it did not end.
         if signal in (SIGABRT, SIGKILL):
             self.sent_because = self.sent_because or reason
 
@@ -160,7 +166,7 @@ class WorkerHandle:
         """Free its row of the scoreboard."""
         if self.pool is not None and self.slot is not None:
             self.pool.give_back(self.slot)
-            self.slot = None
+            self.slot = None  # a slot that is given back twice would be two workers'
 
     def __str__(self) -> str:
         return f"<Worker {self.pid}>"
