@@ -49,7 +49,8 @@ class MasterCommands:
         self.status = status
 
     def _is_refused(self, done: Done, *, while_draining: bool = False) -> bool:
-        """Refuse a command to a server that stops; one that drains still serves, and replaces its workers."""
+        """Refuse a command to a server that stops, or drains."""
+        # One that drains still serves, and so replaces workers; new code would be there for seconds.
         if self._shutdown.how:
             done(False, "the server is stopping")
         elif while_draining and self._shutdown.is_draining:
@@ -87,6 +88,7 @@ class MasterCommands:
     def retire(self, pid: int, done: Done) -> None:
         """Replace the worker ``pid``; done when it has exited."""
         if not self._is_refused(done) and (worker := self._worker(pid, done)):
+            # Not a signal: that would leave one worker too few until the next is ready.
             self._workers.recycle(worker, "requested by wsgiservctl")
             self._workers.waiters.when_exited(worker, done)
 
@@ -96,7 +98,8 @@ class MasterCommands:
             self._upgrade(done)
 
     def stop(self, now: bool, done: Done) -> None:
-        """Stop; the control socket answers the waiting client when it closes."""
+        """Stop."""
+        # Without ``done``: the control socket answers the waiting client when it closes, at the very end.
         if now:
             self._shutdown.stop("fast", "wsgiservctl stop --now")
         else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
 
 
+# By identity: two readings of one configuration are two generations.
 @dataclass(eq=False)
 class Generation:
     """The starting values of one generation's workers.

@@ -151,6 +151,7 @@ class Master:
         call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
+        # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
         release_standard_streams()
         if error is not None:
             self._report(error)
@@ -173,6 +174,7 @@ class Master:
         interrupt.arm()
         generation = resources.acquire(self._notices, interrupt)
         self._reload = Reload(generation, resources)
+        # Not before: what a configuration file or a hook prints belongs on the terminal.
         if self._foreground.is_awaited:
             self._foreground.silence(keep_output=settings.capture_output and settings.errorlog != "-")
             renew_standard_streams()
@@ -219,6 +221,7 @@ class Master:
                 until = self._upgrade.ends_by(now)
                 if until is None:
                     return
+            # All of these look at the fleet as it is after the actions.
             newest, workers = self._reload.newest, self._fleet.workers
             deadlines = [until, shutdown.drain_until]
             if not shutdown.how:
@@ -227,11 +230,12 @@ class Master:
             deadlines.append(self._workers.waiters.look(newest.number, newest.workers, now))
             deadlines.append(self._manager.update(now, self._status_line))
             self._sleep(min(deadlines))
-            tell_lost_messages()
+            tell_lost_messages()  # a log whose disk was full may take lines again
             self._handle_signals()
             self._workers.read_reports()
             shutdown.reap_new_masters()  # before the workers' reaper waits for orphans of any kind
             self._workers.reap(self._handle_signals)
+            # After the signals: SIGTERM and the report of a next master may come in one turn.
             shutdown.follow_upgrade()
             self._announce()
             shutdown.end_drain(monotonic())
@@ -262,7 +266,7 @@ class Master:
         if self._reload.requests and not (self._upgrade.is_pending or self._shutdown.has_begun):
             self._manager.reload_begins()
             self._reload.begin(self._reload_settings)
-            if not self._reload.in_progress:
+            if not self._reload.in_progress:  # it has failed; systemd waits for READY=1 in any case
                 self._manager.ready(self._status_line())
 
     def _begin_upgrades(self) -> None:
@@ -317,6 +321,7 @@ class Master:
     def _sleep(self, until: float) -> None:
         before = monotonic()
         duration_s = min(max(until - before, 0.0), _TURN_S)
+        # A new one each time: the descriptors change with every worker, and closed ones would report POLLNVAL.
         poller = poll()
         readers = [worker.reader.fileno() for worker in self._fleet.workers if worker.reader is not None]
         for fd in (self._signals.fileno(), *readers, *self._workers.zygotes.fds()):
@@ -351,7 +356,7 @@ class Master:
 
         try:
             self._workers.spawn(generation, close_others)
-        except BootError as error:
+        except BootError as error:  # pre_fork has forbidden the start
             self._shutdown.fail(error)
 
     def _close_in_child(self) -> None:

@@ -120,7 +120,7 @@ class Reload:
         except WsgiservError as error:
             self._log.error("WS1310 reload failed; still running the old code and settings: %s", error)
             self._settle(False, str(error))
-        except Exception as error:
+        except Exception as error:  # of a configuration file's own code, or a bug: the server must go on
             self._log.exception("WS1311 reload failed; still running the old code and settings")
             self._settle(False, f"{type(error).__name__}: {error}")
 
@@ -141,10 +141,12 @@ class Reload:
             listeners = old.listeners if resources.activated else open_listeners(settings, keep=old.listeners)
             fresh = [listener for listener in listeners if listener not in old.listeners]
             for listener in fresh:
+                # Called in reverse: the file goes while the socket is open, and its inode number its own.
                 undo.callback(listener.close)
                 undo.callback(listener.unlink)
             open_error_log(settings)
             undo.callback(open_error_log, old.settings)
+            # Opened here, since the workers' user may not be allowed to.
             open_access_file(settings)
             # Before the application is loaded, where the master itself preloads it.
             resources.environment.apply(settings.raw_env)
@@ -160,6 +162,7 @@ class Reload:
             self._log.info("listening on %s", ", ".join(map(str, listeners)))
         resources.warn_of_exposure(fresh, settings)
         resources.listeners += fresh
+        # A fleet that has grown under load is not thrown back to `workers`.
         new.workers = scaled(settings, old.workers)
         new.pid_file = pid_file
         # Never used again, even if this one fails: workers of it may still exit, and be counted as failures of it.
@@ -175,7 +178,7 @@ class Reload:
         held = self._resources.pid_file
         pid_file = PidFile(settings.pidfile, self._log)
         if held is not None and held.path == pid_file.path:
-            return None
+            return None  # this server has it, and its lock would refuse itself
         pid_file.create()
         return pid_file
 

@@ -84,6 +84,7 @@ class ServerResources:
         self._preload_application = preload_application
         self._preloaded: Callable[..., Any] | None = None
         self._inherited_fds = take_listen_fds(os.environ, getpid())
+        # Over each upgrade: the next master has the sockets, but not the manager's variables.
         self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
         # The sockets of the old master: the files of Unix sockets are its own until this master serves.
         self._old_listeners: list[Listener] = []
@@ -119,11 +120,13 @@ class ServerResources:
         log, settings = self.log, self.settings
         check_privileges(settings)
         server = self.server = HookServer(settings, log)
+        # Before the pid file: another server knows a master by its title.
         set_title("master", server.proc_name)
         # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
         with interrupt.held():
             # Before the sockets: the second of two servers with one configuration is told of the first by this.
             self._create_pid_file()
+        # Before the hooks and the application, whose own code may read them at its import.
         self.environment.apply(settings.raw_env)
         for notice in notices:
             log.warning("%s", notice)
@@ -216,11 +219,13 @@ class ServerResources:
         """Show a generation to hooks and in the process title."""
         self.server.configure(generation.settings)
         self.server.listen(generation.listeners)
+        # Last of the three: it calls a hook, which sees the rest.
         self.server.set_num_workers(generation.workers)
         set_title("master", self.server.proc_name)
 
     def keep_listeners(self, kept: Sequence[Listener]) -> None:
-        """Close all sockets but these. Workers that still have a closed one serve its backlog until it is empty."""
+        """Close all sockets but these."""
+        # Workers that still have a closed one serve its backlog until it is empty.
         for listener in self.listeners:
             if listener not in kept:
                 listener.unlink()
@@ -260,7 +265,8 @@ class ServerResources:
                 "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
             )
             return None, None
-        # The workers of a zygote that has ended become children of this process: only a parent can wait for them.
+        # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to its
+        # nearest subreaper: only a parent can wait for it.
         if become_subreaper():
             return None, partial(self._preload_application, settings, self.log, False)
         if self._preloaded is None:
@@ -282,7 +288,7 @@ class ServerResources:
 
         None without TLS, and with the hook `ssl_context`, which each worker calls. Raises ConfigError.
         """
-        # All workers inherit the same ones, so that a session resumes in each of them.
+        # All workers inherit the same ones, so that a session resumes in each: ticket keys cannot be set.
         if not speaks_tls(settings) or settings.ssl_context is not None:
             return None
         if before is not None and before.fits(settings):
@@ -319,6 +325,7 @@ class ServerResources:
 
     def leave_files(self) -> None:
         """Leave the files of Unix sockets to the next master, which serves now."""
+        # Both have the same socket behind the file: clients connect to the path as before.
         for listener in self.listeners:
             listener.disown()
 

@@ -98,7 +98,7 @@ class Shutdown:
         """Stop accepting, and end the workers; a fast stop overtakes a graceful one."""
         self.drain_until = inf
         if self.how in ("fast", how):
-            return
+            return  # no news, and nothing slows a fast stop down
         workers = counted(len(self._workers.fleet.workers), "worker")
         if how == "graceful":
             limit = max((worker.graceful_timeout for worker in self._workers.fleet.workers), default=0)
@@ -106,9 +106,10 @@ class Shutdown:
         else:
             self._log.info("%s: stopping at once: %s", why, workers)
         self._begin(how)
-        if not self._is_followed:
+        if not self._is_followed:  # else the new workers receive what the old ones hand over
             # An old master that goes on has the same sockets: its workers take the connections.
             self._workers.hand_over_no_more(for_good=self._resources.has_taken_over)
+        # Before the workers leave: zygotes hold the listening sockets, too.
         self._workers.dismiss_zygotes()
         if self._resources.has_taken_over:
             self._manager.stopping()
@@ -118,6 +119,7 @@ class Shutdown:
 
     def fail(self, error: WsgiservError) -> None:
         """Stop at once, and end with ``error``."""
+        # No line in the log: the error itself is logged at the end.
         self.drain_until = inf
         self.error = error
         self._begin("fast")

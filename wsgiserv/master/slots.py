@@ -50,7 +50,7 @@ class SlotPool:
         if not self._free:
             self._grow(_MORE_SLOTS)
         slot = self._free.pop()
-        # Now, not when it came back: until then the figures of its last worker can still be read.
+        # A worker that was killed has left its requests in it.
         slot.clear()
         return slot
 
@@ -62,7 +62,7 @@ class SlotPool:
 def slot_pool(settings: Settings, before: SlotPool | None = None) -> SlotPool:
     """Return a pool for workers of this configuration: ``before``, where its slots have the right size."""
     kind = known(resolve(settings.worker_class, settings.threads))
-    # A class of the user's own has no figures; as in gunicorn, worker_connections bounds what it does at once.
+    # A class of the user's own: at most one request on each connection.
     cells = settings.worker_connections if kind is None else int(kind.cells(settings))
     # The same pool over a reload: the slots of retired workers are used again.
     if before is not None and before.cells == cells:

@@ -33,9 +33,11 @@ from wsgiserv.process import Ended, reap, send_signal
 # The reason of a next master that a signal stopped: not a fault of its code.
 TOLD_TO_STOP: Final = "it was told to stop"
 
+# The environment is what survives execve(2) and means nothing to a program that does not know it.
 _VARIABLE: Final = "WSGISERV_UPGRADE"
 # The format of what the variable holds. "for", "pid", "pipe" and "version" are the same in all versions.
 _VERSION: Final = 1
+# A reason of ASCII fits the pipe (64 KiB): an old master that is stopped does not hold up the end of this process.
 _MAX_REASON_LENGTH: Final = 32_000
 # A process that has closed its pipe while it exits can be waited for within this time.
 _EXIT_S: Final = 0.1
@@ -63,6 +65,8 @@ class Invocation:
     @classmethod
     def of_this_process(cls, environ: Mapping[str, str], directory: str) -> Invocation:
         """Return how this process was started. Called before anything changes its environment."""
+        # `sys.argv` lacks the interpreter's own options (-X, -W, -m). The path of the interpreter may be a link to
+        # another Python by the time of the upgrade, which is what an upgrade of Python is.
         argv = [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]
         return cls(argv, dict(environ), directory)
 
@@ -77,6 +81,7 @@ class OldMaster(OutcomeWriter):
 
     def __init__(self, inherited: dict[str, Any]) -> None:
         super().__init__(inherited["pipe"])
+        # A copy in a program that the application starts would hide from the old master that this one has ended.
         os.set_inheritable(inherited["pipe"], False)
         self.pid: int = inherited["pid"]
         # Read before `check_version`: another format may lack it.
@@ -266,6 +271,7 @@ class Upgrade:
             before_exec: called in the child just before it becomes the next master.
         """
         if self.new_master is not None:
+            # Two at once would both take the sockets, the pid file and the clients.
             self._log.info("upgrade: the next master (pid %d) is starting already", self.new_master.pid)
             self._waiters.append(done)
             return
@@ -310,6 +316,7 @@ class Upgrade:
                 self._until = inf
             return None
         if new.ready:
+            # It stays `new_master`: while it lives, this master's workers hand their connections over to its workers.
             self._log.info("upgrade: the next master (pid %d) serves; this one shuts down", new.pid)
             self._settle(True, f"the next master serves (pid {new.pid})")
             return new
@@ -407,6 +414,7 @@ def _start(
         # that lasts over execve(2), until the next master catches it.
         ignore_requests()
         pthread_sigmask(SIG_SETMASK, ())
+        # A hook's exception, of whatever kind, is the reason of a failed upgrade; see below.
         before_exec()
         environ = _environ(invocation, inherited, writer)
         try:

@@ -87,6 +87,7 @@ class Waiters:
             if trouble and not worker.leaving:
                 reason = f"worker {worker.pid} stays until a new one is ready: {trouble}"
                 settle(self._exits.pop(worker.age, []), False, reason)
+            # No answer: a signal handler of Python runs between two of its instructions only.
             if any(until <= now for until, _ in self._traces.get(worker.age, ())):
                 requests = request_lines(worker.pid, lost_requests(worker, now))
                 self.on_trace(worker, "\n".join([_explain_no_trace(worker.pid), *requests]))
@@ -96,11 +97,12 @@ class Waiters:
         serving = sum(worker.serving for worker in workers)
         waiting, self._serving = self._serving, []
         for count, done in waiting:
+            # Another command, a signal or the load has changed the number: this one may never be reached.
             if wanted != count:
                 done(False, f"overtaken: {counted(wanted, 'worker', 'is', 'are')} wanted now")
             elif serving == count:
                 done(True, counted(count, "worker", "serves", "serve"))
-            elif trouble:
+            elif trouble:  # it is tried on, but less and less often: the client need not wait for that
                 done(False, f"{serving} of {counted(count, 'worker', 'serves', 'serve')}: {trouble}")
             else:
                 self._serving.append((count, done))
@@ -108,6 +110,7 @@ class Waiters:
 
 def _explain_no_trace(pid: int) -> str:
     """Return why a worker does not report its stacks, as far as its state in proc(5) tells."""
+    # Each with what helps: a stopped process takes SIGCONT, one in the kernel takes no signal at all.
     match state_of(pid):
         case "T":
             return f"worker {pid} is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on."

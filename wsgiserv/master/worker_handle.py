@@ -14,7 +14,7 @@ from wsgiserv.master.slots import SlotPool
 from wsgiserv.scoreboard import Slot
 from wsgiserv.wording import counted
 
-# Attributes, not a dict, hold these times: the policy asks for each of them at every turn.
+# Attributes, not a dict, hold these times: the policy and the status ask for each by its name.
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
 
@@ -127,7 +127,7 @@ class WorkerHandle:
 
     def recycle(self, reason: str, now: float) -> None:
         """Have it replaced, for ``reason``."""
-        # The first reason stays: a worker asks again as long as it serves.
+        # The first reason stays: the worker (max_requests) and the master (its age, its memory) may both ask.
         if self.recycle_at is None:
             self.recycle_at, self.recycle_reason = now, reason
 

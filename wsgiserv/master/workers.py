@@ -70,7 +70,8 @@ class Workers:
         self.waiters = Waiters(self.fleet)
         self._is_stopping = False
         self._is_draining = False
-        # The process ids of the workers that have crashed or were killed, and have no replacement yet.
+        # The process ids of the workers that have crashed or were killed, and have no replacement yet. Bounded: where
+        # nothing can be forked for long, they are never taken out.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
@@ -98,6 +99,7 @@ class Workers:
             ForkedChild: in the child.
         """
         settings, server = generation.settings, self._server
+        # Never used again, other than process ids: the waiting commands and the recycler know workers by it.
         server.worker_age += 1
         handle = new_handle(self._parent, settings, server.worker_age, generation.number, monotonic())
 
@@ -156,6 +158,7 @@ class Workers:
                     self.send(Send(worker, signal, "is no longer wanted"))
                 continue
             if is_wanted and isinstance(answer, Failed):
+                # A zygote that cannot load the application says so in the worker's own pipe.
                 self._read_reports_of(worker, is_alive=False)
                 self.fleet.died(worker, _with_reason(worker, answer.reason), monotonic(), _jitter())
             worker.close_pipes()
@@ -181,6 +184,7 @@ class Workers:
                 self._log.info("worker %d %s: sending %s (%s)", *words)
             else:
                 self._log.error("WS1203 worker %d %s: sending %s (%s)", *words)
+        # Noted first: its exit must be known for an answer to this signal.
         worker.note_sent(signal, reason, now)
         send_signal(worker.pid, signal)
 
@@ -256,7 +260,9 @@ class Workers:
 
     def read_reports(self) -> None:
         """Note the answers of the zygotes and the reports of the workers."""
+        # First: a worker of a zygote may have reported already, and its process id must be known.
         self._on_answers(self.zygotes.hear())
+        # A copy: a corrupt message has its worker killed, and one that was never forked leaves the list.
         for worker in list(self.fleet.workers):
             self._read_reports_of(worker)
 
@@ -391,7 +397,7 @@ class Workers:
         if not self._is_stopping:
             self._note_vacancy(worker, unasked)
             self._log_crash_loop(worker.generation)
-        worker.close_pipes()
+        worker.close_pipes()  # after the crash report, which reads the crash dump's file
         self.waiters.on_exit(worker, f"worker {worker.pid} has left: it {how}")
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
         self._sum_up(worker)
@@ -450,4 +456,5 @@ def _with_reason(worker: WorkerHandle, how: str) -> str:
 
 
 def _jitter() -> float:
+    # Not `random`: the application may seed it, and then all servers would retry in step.
     return 0.75 + urandom(1)[0] / 512
