@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil
 from signal import SIGTTOU
 from typing import Any, Final
@@ -23,6 +24,7 @@ _MOST_PER_CPU: Final = 32
 _MOST_ANYWHERE: Final = 128
 
 
+@dataclass(frozen=True)
 class MasterCommands:
     """The commands of one master; see `wsgiserv.master.control.Commands`.
 
@@ -34,19 +36,11 @@ class MasterCommands:
         upgrade: requests the next master.
     """
 
-    def __init__(
-        self,
-        reload: Reload,
-        workers: Workers,
-        shutdown: Shutdown,
-        status: Callable[[], dict[str, Any]],
-        upgrade: Callable[[Done], None],
-    ) -> None:
-        self._reload = reload
-        self._workers = workers
-        self._shutdown = shutdown
-        self._upgrade = upgrade
-        self.status = status
+    _reload: Reload
+    _workers: Workers
+    _shutdown: Shutdown
+    status: Callable[[], dict[str, Any]]
+    _upgrade: Callable[[Done], None]
 
     def _is_refused(self, done: Done, *, while_draining: bool = False) -> bool:
         """Refuse a command to a server that stops, or drains."""

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil, inf
 from os import close  # a configuration file may patch gevent in: functions are bound at import
 from select import POLLIN, poll
@@ -27,7 +28,7 @@ from wsgiserv.logs.streams import guard_standard_streams
 from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
-from wsgiserv.master.hooks_server import HookServer
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.policy import Abandon, Fleet, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
@@ -148,7 +149,7 @@ class Master:
             return 1
         # Before the hook: a zygote holds the application, which the hook may clean up after.
         self._workers.zygotes.close()
-        call_hook(self._log, "on_exit", self._server.cfg.on_exit, self._server)
+        call_hook(self._log, "on_exit", self._resources.server.cfg.on_exit, self._resources.server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
         # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
@@ -156,7 +157,7 @@ class Master:
         if error is not None:
             self._report(error)
             raise error
-        self._log.info("stopped (pid %d)", self._server.pid)
+        self._log.info("stopped (pid %d)", self._resources.server.pid)
         return ExitStatus.OK
 
     def _close(self, status: int) -> None:
@@ -179,7 +180,7 @@ class Master:
             self._foreground.silence(keep_output=settings.capture_output and settings.errorlog != "-")
             renew_standard_streams()
         guard_standard_streams()
-        self._workers = Workers(self._server, self._signals, self._log)
+        self._workers = Workers(self._resources.server, self._signals, self._log)
         self._recycler = Recycler(self._workers.recycle)
         self._shutdown = Shutdown(resources, self._workers, self._reload, self._upgrade, self._manager)
         if not self._control_comes_later:
@@ -195,10 +196,6 @@ class Master:
             traceback = error.traceback if isinstance(error, ApplicationError) else ""
             self._log.critical("WS1201 %s%s", error, f"\n{traceback.rstrip()}" if traceback else "")
         self._foreground.failed(error)
-
-    @property
-    def _server(self) -> HookServer:
-        return self._resources.server
 
     @property
     def _fleet(self) -> Fleet:
@@ -270,7 +267,7 @@ class Master:
                 self._manager.ready(self._status_line())
 
     def _begin_upgrades(self) -> None:
-        resources, server = self._resources, self._server
+        resources, server = self._resources, self._resources.server
         while self._upgrade.requests:
             handoff = resources.handoff.fds() if resources.handoff is not None else None
             self._upgrade.begin(
@@ -349,15 +346,14 @@ class Master:
         if self._shutdown.how:
             return  # an earlier spawn of this plan has failed for good
         generation = self._reload.generation(action.generation)
-
-        def close_others() -> None:
-            self._resources.close_listeners_of_others(generation)
-            self._close_in_child()
-
         try:
-            self._workers.spawn(generation, close_others)
+            self._workers.spawn(generation, partial(self._close_in_worker, generation))
         except BootError as error:  # pre_fork has forbidden the start
             self._shutdown.fail(error)
+
+    def _close_in_worker(self, generation: Generation) -> None:
+        self._resources.close_listeners_of_others(generation)
+        self._close_in_child()
 
     def _close_in_child(self) -> None:
         """Close the master's own lines to other processes. Called in a worker, and in a child that a hook forks."""
@@ -387,15 +383,14 @@ class Master:
         self._manager.ready(self._status_line())
 
     def _give_up(self, action: GiveUp) -> None:
-        error: WsgiservError
+        fail = self._shutdown.fail
         if action.status == ExitStatus.APPLICATION:
-            error = ApplicationError(action.reason, action.report.traceback if action.report else "")
+            fail(ApplicationError(action.reason, action.report.traceback if action.report else ""))
         elif action.status == ExitStatus.CONFIG:
-            error = ConfigError(action.reason)
+            fail(ConfigError(action.reason))
         else:
             tried = "" if action.report else " Several were tried; the lines above say how each ended."
-            error = BootError(f"the workers cannot boot: {action.reason.rstrip('.')}.{tried}")
-        self._shutdown.fail(error)
+            fail(BootError(f"the workers cannot boot: {action.reason.rstrip('.')}.{tried}"))
 
     def _announce(self) -> None:
         """Report once that all workers are ready."""
@@ -515,7 +510,7 @@ class Master:
     def _facts(self) -> ServerFacts:
         current = self._reload.current
         return ServerFacts(
-            pid=self._server.pid,
+            pid=self._resources.server.pid,
             started_at=self._resources.began_at,
             state=self._state,
             application=current.settings.wsgi_app or "",

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EAGAIN, EMLINK, ENOSPC, ENOTSUP, EPERM
+from errno import EAGAIN, EEXIST, EMLINK, ENOSPC, ENOTSUP, EPERM
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
 from os import close, fstat, fsync, getpid, kill, urandom, write
@@ -160,13 +160,11 @@ class PidFile:
             # link(2) fails when the name exists, so of two servers that start at once only one gets it.
             os.link(draft, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
             return
-        except FileExistsError:
-            pass
         except OSError as error:
-            # a file system without hard links (vfat, some mounts of containers)
-            if error.errno not in (EPERM, ENOTSUP, EMLINK):
+            # The others: a file system without hard links (vfat, some mounts of containers).
+            if error.errno not in (EEXIST, EPERM, ENOTSUP, EMLINK):
                 raise
-            if _is_link(place) is None:
+            if error.errno != EEXIST and _is_link(place) is None:
                 replace()
                 return
         try:

@@ -49,7 +49,6 @@ class Reload:
         self._next: Generation | None = None
         self._resources = resources
         self._log = resources.log
-        self._last_number = current.number
 
     @property
     def in_progress(self) -> bool:
@@ -130,7 +129,6 @@ class Reload:
 
     def _begin(self, loaded: Loaded) -> None:
         old, settings, resources = self.current, loaded.settings, self._resources
-        began_at = monotonic()
         check_privileges(settings)
         # All that can fail comes first, and is undone.
         with ExitStack() as undo:
@@ -151,7 +149,7 @@ class Reload:
             # Before the application is loaded, where the master itself preloads it.
             resources.environment.apply(settings.raw_env)
             undo.callback(resources.environment.apply, old.settings.raw_env)
-            new = resources.generation(self._last_number + 1, settings, listeners, began_at, old)
+            new = resources.generation(settings, listeners, old)
             undo.pop_all()
         # SIGHUP rotates logs, too: files of the same name are opened again, in the master first.
         reopen_error_log()
@@ -165,8 +163,6 @@ class Reload:
         # A fleet that has grown under load is not thrown back to `workers`.
         new.workers = scaled(settings, old.workers)
         new.pid_file = pid_file
-        # Never used again, even if this one fails: workers of it may still exit, and be counted as failures of it.
-        self._last_number = new.number
         self._next = new
         resources.publish(new)
         call_hook(self._log, "on_reload", settings.on_reload, resources.server)

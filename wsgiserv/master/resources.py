@@ -81,6 +81,7 @@ class ServerResources:
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
         self.handoff: Handoff | None = None
+        self._last_number = 0
         self._preload_application = preload_application
         self._preloaded: Callable[..., Any] | None = None
         self._inherited_fds = take_listen_fds(os.environ, getpid())
@@ -141,7 +142,7 @@ class ServerResources:
         server.handoff = self._open_handoff()
         self._log_start()
         # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
-        generation = self.generation(1, settings, self.listeners, self.began_at)
+        generation = self.generation(settings, self.listeners)
         server.set_num_workers(settings.workers)
         call_hook(log, "when_ready", settings.when_ready, server)
         return generation
@@ -200,19 +201,17 @@ class ServerResources:
     # ---- generations ---------------------------------------------------------------------------------
 
     def generation(
-        self,
-        number: int,
-        settings: Settings,
-        listeners: Sequence[Listener],
-        began_at: float,
-        before: Generation | None = None,
+        self, settings: Settings, listeners: Sequence[Listener], before: Generation | None = None
     ) -> Generation:
-        """Return a generation, after ``before``, of these values. Raises ConfigError, ApplicationError."""
+        """Return the generation after ``before``. Raises ConfigError, ApplicationError."""
+        began_at = monotonic() if before else self.began_at
+        # Never used again, even if this one fails: workers of it may still exit, and be counted as failures of it.
+        self._last_number += 1
         pool = slot_pool(settings, before.pool if before else None)
         tls_contexts = self._tls_contexts(settings, before.tls_contexts if before else None)
         application, preload = self._preload(settings)
         return Generation(
-            number, settings, list(listeners), pool, application, preload, began_at, tls_contexts
+            self._last_number, settings, list(listeners), pool, application, preload, began_at, tls_contexts
         )
 
     def publish(self, generation: Generation) -> None:

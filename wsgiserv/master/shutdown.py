@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from typing import Literal
@@ -16,6 +17,7 @@ from wsgiserv.master.workers import Workers
 from wsgiserv.wording import counted
 
 
+@dataclass(eq=False)
 class Shutdown:
     """Stops the server; a next master that does not serve yet is stopped, too.
 
@@ -28,27 +30,18 @@ class Shutdown:
         drain_until: the end of the drain, ``time.monotonic()`` seconds; ``inf`` while the server does not drain.
     """
 
-    def __init__(
-        self,
-        resources: ServerResources,
-        workers: Workers,
-        reload: Reload,
-        upgrade: Upgrade,
-        manager: ServiceManager,
-    ) -> None:
-        self.how: Literal["", "graceful", "fast"] = ""
-        self.error: WsgiservError | None = None
-        self.drain_until = inf
-        self._resources = resources
-        self._workers = workers
-        self._reload = reload
-        self._upgrade = upgrade
-        self._manager = manager
-        self._log = resources.log
-        # SIGTERM came during an upgrade: this master stops when that is decided.
-        self._after_upgrade = False
-        # The next master's workers take over connections.
-        self._is_followed = False
+    _resources: ServerResources
+    _workers: Workers
+    _reload: Reload
+    _upgrade: Upgrade
+    _manager: ServiceManager
+    how: Literal["", "graceful", "fast"] = ""
+    error: WsgiservError | None = None
+    drain_until: float = inf
+    # SIGTERM came during an upgrade: this master stops when that is decided.
+    _after_upgrade: bool = False
+    # The next master's workers take over connections.
+    _is_followed: bool = False
 
     @property
     def is_draining(self) -> bool:
@@ -68,7 +61,7 @@ class Shutdown:
             self.stop("graceful", "SIGTERM, a second time")
         elif self._upgrade.is_pending and not self.has_begun:
             self._after_upgrade = True
-            self._log.info(
+            self._resources.log.info(
                 "SIGTERM during an upgrade: this master stops when the next one serves, or when the upgrade fails; "
                 "a second SIGTERM stops both"
             )
@@ -82,7 +75,7 @@ class Shutdown:
         if delay_s and self._resources.has_taken_over and not self.has_begun:
             self._overtake(at_once=False)
             self._workers.drain()
-            self._log.info(
+            self._resources.log.info(
                 "%s: draining for %g s: still accepting, responses say Connection: close", why, delay_s
             )
             self.drain_until = monotonic() + delay_s
@@ -102,9 +95,11 @@ class Shutdown:
         workers = counted(len(self._workers.fleet.workers), "worker")
         if how == "graceful":
             limit = max((worker.graceful_timeout for worker in self._workers.fleet.workers), default=0)
-            self._log.info("%s: stopping gracefully: up to %g s for %s to finish", why, limit, workers)
+            self._resources.log.info(
+                "%s: stopping gracefully: up to %g s for %s to finish", why, limit, workers
+            )
         else:
-            self._log.info("%s: stopping at once: %s", why, workers)
+            self._resources.log.info("%s: stopping at once: %s", why, workers)
         self._begin(how)
         if not self._is_followed:  # else the new workers receive what the old ones hand over
             # An old master that goes on has the same sockets: its workers take the connections.
@@ -164,7 +159,7 @@ class Shutdown:
         exited = self._upgrade.reap()
         new = self._upgrade.new_master
         if self._is_followed and new is not None and new.pid in exited:
-            self._log.error(
+            self._resources.log.error(
                 "WS1326 upgrade: the next master (pid %d) exited: no process goes on with this server",
                 new.pid,
             )

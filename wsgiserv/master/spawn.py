@@ -126,12 +126,8 @@ def fork_worker(
     handle.close_reader()
     leave()
     crash_dump = handle.crash_dump.fd if handle.crash_dump is not None else None
-    raise ForkedChild(
-        partial(
-            be_worker,
-            worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application),
-        )
-    )
+    boot = worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application)
+    raise ForkedChild(partial(be_worker, boot))
 
 
 def worker_boot(
