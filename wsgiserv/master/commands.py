@@ -113,11 +113,13 @@ class MasterCommands:
 
     def reopen_logs(self, done: Done) -> None:
         """Reopen the logs."""
+        # Done for the master; a worker reopens its own when its loop sees the signal.
         self._workers.reopen_logs()
         done(True, "logs reopened")
 
 
 def most_workers(settings: Settings) -> int:
     """Return the largest number of workers that ``scale`` and SIGTTIN accept; a configuration may have more."""
+    # A container may have a part of the machine's CPUs only.
     cpus = available_cpus(cpu_quota(CGROUP_ROOT, own_cgroups()))
     return max(_MOST_ANYWHERE, _MOST_PER_CPU * ceil(cpus), settings.workers, settings.workers_max or 0)

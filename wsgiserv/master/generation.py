@@ -41,6 +41,7 @@ class Generation:
     preload: Callable[[], Callable[..., Any]] | None
     began_at: float
     tls_contexts: ContextSeries | None
+    # Changed by TTIN, TTOU and the load, while the settings stay as they were read.
     workers: int = field(init=False)
     pid_file: PidFile | None = None
 

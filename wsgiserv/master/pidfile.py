@@ -1,7 +1,6 @@
 """The pid file.
 
-A server owns the file while it holds a lock on it (flock(2)), which ends with the process. The content is written to a
-draft, which is locked before it gets the file's name.
+A server owns the file while it holds a lock on it (flock(2)), which ends with the process.
 """
 
 from __future__ import annotations
@@ -125,13 +124,14 @@ class PidFile:
         pid = getpid()
         # An unpredictable name, for no link to wait there; two servers that start at once have two drafts.
         draft = f"{place.name}.{pid}.{urandom(4).hex()}"
+        # A draft, so that the file appears whole or not at all.
         fd = os.open(draft, _MAKE, 0o644, dir_fd=place.directory)
         try:
             text = f"{pid}\n".encode()
             if write(fd, text) != len(text):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
             fsync(fd)  # after a power cut the name must not lead to an empty file
-            _lock(fd)
+            _lock(fd)  # before it has the name: no one is to find an unlocked file there
             end = monotonic() + _PATIENCE_S
             while True:
                 try:
@@ -148,7 +148,7 @@ class PidFile:
             with suppress(FileNotFoundError):
                 os.unlink(draft, dir_fd=place.directory)
         if self._fd in _held:
-            self._let_go()
+            self._let_go()  # of the file before, which has lost its name
         self._fd, self._owner_pid = fd, pid
         _held.add(fd)
 

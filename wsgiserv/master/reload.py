@@ -96,6 +96,7 @@ class Reload:
             reason: the reason to report.
             requests_too: True when no reload begins any more, so that requested ones fail as well.
         """
+        # The reload itself goes on, unless the server stops: only its clients need not wait.
         settle(self._waiters, False, reason)
         if requests_too:
             settle(self.requests, False, reason)
@@ -164,6 +165,7 @@ class Reload:
         new.workers = scaled(settings, old.workers)
         new.pid_file = pid_file
         self._next = new
+        # Before the hook, which sees the new configuration.
         resources.publish(new)
         call_hook(self._log, "on_reload", settings.on_reload, resources.server)
 

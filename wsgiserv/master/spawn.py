@@ -21,6 +21,7 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
 
+# gunicorn's default `timeout`, which bounds the boot there, too.
 _BOOT_S: Final = 30.0
 
 

@@ -100,6 +100,7 @@ class OldMaster(OutcomeWriter):
 
     def check_version(self) -> None:
         """Raise BootError when the old master's wsgiserv passes on its resources in another format."""
+        # Before anything is taken over: the old master goes on with all of it.
         version = self._inherited.get("version", _VERSION)
         if version != _VERSION:
             raise BootError(
@@ -358,6 +359,7 @@ class Upgrade:
             return
         if before is None:
             self._log.info("upgrade: the next master (pid %d) is stopped, too", new.pid)
+        # Its clients are answered now; its own report, which may come for a while, is ignored.
         self._settle(False, "the server is stopping")
         self._cancelled_by = signal
         self._until = monotonic() + (_QUIT_TIMEOUT_S if at_once else timeout_s + _QUIT_TIMEOUT_S)
@@ -365,6 +367,7 @@ class Upgrade:
 
     def reap(self) -> list[int]:
         """Wait for next masters that have exited; return their process ids."""
+        # Of all, not the newest alone: a failed one may exit after another has begun.
         ended = [each.pid for each in self._processes if each.reap()]
         self._processes = [each for each in self._processes if each.end is None]
         return ended

@@ -140,6 +140,7 @@ class WorkerHandle:
 
     def life(self, now: float) -> str:
         """Return its age and work: ``up 12.3 s, 345 requests``."""
+        # From the scoreboard, which the worker cannot take along when it is killed.
         requests = self.slot.figures().requests if self.slot is not None else 0
         return f"up {now - self.spawned_at:.1f} s, {counted(requests, 'request')}"
 
@@ -157,6 +158,7 @@ class WorkerHandle:
 
     def close_pipes(self) -> None:
         """Undo `open_pipes`. Called when it has been reaped or will not be spawned, and in siblings."""
+        # A sibling's copy of the reading end would keep this worker from seeing that its master has ended.
         self.close_reader()
         if self.crash_dump is not None:
             self.crash_dump.close()
