@@ -244,11 +244,11 @@ class ServerResources:
 
     def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:
         """Put ``new`` in the place of the pid file, or drop it where the new ``settings`` have none."""
-        # Neither: the path is the same, and the file stays.
-        if self.pid_file is not None and (new is not None or not settings.pidfile):
+        if new is None and settings.pidfile:
+            return  # the path is the same, and the file stays
+        if self.pid_file is not None:
             self.pid_file.remove()
-            self.pid_file = None
-        self.pid_file = new or self.pid_file
+        self.pid_file = new
 
     def _preload(
         self, settings: Settings
@@ -338,7 +338,5 @@ class ServerResources:
         self.listeners = []
         if self.handoff is not None:
             self.handoff.close()
-            self.handoff = None
         if self.pid_file is not None:
             self.pid_file.remove()
-            self.pid_file = None

@@ -77,6 +77,7 @@ class OldMaster(OutcomeWriter):
     Attributes:
         pid: its process id.
         activated: True when its sockets came from the service manager, so that `bind` does not apply.
+        handoff: the descriptors of the workers' handoff channel, receiving and sending end; or None.
     """
 
     def __init__(self, inherited: dict[str, Any]) -> None:
@@ -84,8 +85,9 @@ class OldMaster(OutcomeWriter):
         # A copy in a program that the application starts would hide from the old master that this one has ended.
         os.set_inheritable(inherited["pipe"], False)
         self.pid: int = inherited["pid"]
-        # Read before `check_version`: another format may lack it.
+        # Read before `check_version`: another format may lack them.
         self.activated = bool(inherited.get("activated"))
+        self.handoff: Sequence[int] | None = inherited.get("handoff")
         self._inherited = inherited
 
     @classmethod
@@ -107,12 +109,6 @@ class OldMaster(OutcomeWriter):
                 f"upgrade: the old master passes on its sockets in format {version}, this wsgiserv reads format "
                 f"{_VERSION}. Restart the server instead."
             )
-
-    @property
-    def handoff(self) -> Sequence[int] | None:
-        """The descriptors of the workers' handoff channel, receiving and sending end."""
-        fds: list[int] | None = self._inherited["handoff"]
-        return fds
 
     def listeners(self, secure: bool) -> list[Listener]:
         """Return its listening sockets, which belong to this process from now on."""
