@@ -39,9 +39,8 @@ CARRIED = frozenset(
     {
         ("logs/error.py", "text"),
         ("master/reload.py", "notice"),
-        ("master/reload.py", "warning"),
-        ("master/starting.py", "notice"),
-        ("master/starting.py", "warning"),
+        ("master/resources.py", "notice"),
+        ("master/resources.py", "warning"),
         ("worker/event_loop_worker.py", "text"),
     }
 )

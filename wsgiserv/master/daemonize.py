@@ -27,9 +27,23 @@ class Foreground(OutcomeWriter):
         super().__init__(fd)
         self.is_silent = False
 
+    @property
+    def is_awaited(self) -> bool:
+        """True until the outcome is reported; never without a foreground process."""
+        return self._fd >= 0
+
     def silence(self, *, keep_output: bool) -> None:
-        """Point the standard streams to the null device; see `silence_standard_streams`."""
-        silence_standard_streams(keep_output=keep_output)
+        """Point the standard descriptors to the null device.
+
+        Args:
+            keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
+        """
+        flush_standard_streams()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0,) if keep_output else (0, 1, 2):
+            dup2(null, fd)
+        if null > 2:  # else a standard stream was closed, and this took its number
+            close(null)
         self.is_silent = True
 
     def started(self) -> None:
@@ -39,24 +53,25 @@ class Foreground(OutcomeWriter):
     def failed(self, error: WsgiservError) -> None:
         """Report why the server did not start: the foreground process prints it and exits with its status."""
         traceback = error.traceback if isinstance(error, ApplicationError) else ""
+        is_news = self.is_awaited
         self.tell({"error": type(error).__name__, "message": str(error), "traceback": traceback})
-        if not self.is_silent:
+        if is_news and not self.is_silent:
             # The foreground process prints the error on the same terminal.
-            silence_standard_streams(keep_output=False)
+            self.silence(keep_output=False)
 
 
 def daemonize() -> Foreground:
     """Fork twice and return in the grandchild: in its own session, without a terminal, a child of init.
 
     The foreground process waits for the outcome. It exits with status 0, or raises the error that ended the start
-    (ConfigError, BootError, ApplicationError).
+    (ConfigError, BootError, ApplicationError), which the daemon has logged.
     """
     reader, writer = pipe()
     child = fork()
     if child:
         close(writer)
         try:
-            waitpid(child, 0)
+            waitpid(child, 0)  # of the session leader, which exits at once: it must not stay a zombie
             _await_outcome(reader)
         except KeyboardInterrupt:
             # The daemon goes on: the terminal's Ctrl-C does not reach it.
@@ -69,7 +84,7 @@ def daemonize() -> Foreground:
     setsid()
     if fork():
         _exit(0)  # a session leader could acquire a terminal again; the grandchild cannot
-    umask(0o022)
+    umask(0o022)  # an operator's own mask must not decide who may read a daemon's files
     return Foreground(writer)
 
 
@@ -88,17 +103,3 @@ def _await_outcome(fd: int) -> NoReturn:
     if kind == "ApplicationError":
         raise ApplicationError(message, str(outcome.get("traceback")))
     raise _ERRORS.get(str(kind), BootError)(message)
-
-
-def silence_standard_streams(*, keep_output: bool) -> None:
-    """Point the standard descriptors to the null device.
-
-    Args:
-        keep_output: leave 1 and 2 alone: they go to the error log's file already (`capture_output`).
-    """
-    flush_standard_streams()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0,) if keep_output else (0, 1, 2):
-        dup2(null, fd)
-    if null > 2:
-        close(null)

@@ -6,15 +6,16 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.net.listener import Listener
 
 if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.tls_context import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
 
 
+# By identity: two readings of one configuration are two generations.
 @dataclass(eq=False)
 class Generation:
     """The starting values of one generation's workers.
@@ -39,13 +40,13 @@ class Generation:
     application: Callable[..., Any] | None
     preload: Callable[[], Callable[..., Any]] | None
     began_at: float
-    tls_contexts: ContextSeries | None = None
+    tls_contexts: ContextSeries | None
+    # Changed by TTIN, TTOU and the load, while the settings stay as they were read.
     workers: int = field(init=False)
     pid_file: PidFile | None = None
 
     def __post_init__(self) -> None:
         self.workers = self.settings.workers
-        self.listeners = list(self.listeners)
 
 
 class RawEnvironment:
@@ -61,6 +62,7 @@ class RawEnvironment:
 
     def apply(self, pairs: Sequence[str]) -> None:
         """Set each ``KEY=VALUE``; other variables of the last call get their old values back."""
+        # First the old values, also of variables set again below: theirs must be those from before `raw_env`.
         for key, value in self._before.items():
             if value is None:
                 self._environ.pop(key, None)
@@ -69,5 +71,6 @@ class RawEnvironment:
         self._before.clear()
         for pair in pairs:
             key, _, value = pair.partition("=")
+            # A key may occur twice; the first time it still has its old value.
             self._before.setdefault(key, self._environ.get(key))
             self._environ[key] = value

@@ -8,6 +8,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import WsgiservError
 from wsgiserv.hooks import call_hook
 from wsgiserv.logs.access import open_access_file
@@ -17,15 +18,14 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import scaled
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.resources import ServerResources
-from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.status import LastReload
-from wsgiserv.net.listener import exposure_warning, open_listeners
+from wsgiserv.master.waiters import settle
+from wsgiserv.net.listener import open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
-    from wsgiserv.config.settings import Settings
 
 
 class Reload:
@@ -49,7 +49,6 @@ class Reload:
         self._next: Generation | None = None
         self._resources = resources
         self._log = resources.log
-        self._last_number = current.number
 
     @property
     def in_progress(self) -> bool:
@@ -70,12 +69,23 @@ class Reload:
         """Return the generation with this number, one of `targets`."""
         return self.current if number == self.current.number else self.newest
 
+    def scale(self, count: int, reason: str) -> None:
+        """Want ``count`` workers of the newest generation; ``reason`` is for the log."""
+        generation = self.newest
+        generation.workers = count
+        self._log.info("%s", reason)
+        self._resources.server.set_num_workers(count)
+
     def pause(self) -> None:
         """Want no workers at all."""
-        self.current.workers = self.newest.workers = 0
+        # Of both: else a reload in progress would bring the old ones back when it fails.
+        for each in (self.current, self.newest):
+            each.workers = 0
+        self._resources.server.set_num_workers(0)
 
     def renew_ticket_keys(self, now: float) -> float:
         """Replace the TLS contexts whose day is over; return when to call again, ``time.monotonic()`` seconds."""
+        # A set: both generations may share one series, which is renewed once.
         series = {self.current.tls_contexts, self.newest.tls_contexts}
         return min((each.renew(now) for each in series if each is not None), default=inf)
 
@@ -86,18 +96,15 @@ class Reload:
             reason: the reason to report.
             requests_too: True when no reload begins any more, so that requested ones fail as well.
         """
-        waiters, self._waiters = self._waiters, []
+        # The reload itself goes on, unless the server stops: only its clients need not wait.
+        settle(self._waiters, False, reason)
         if requests_too:
-            waiters += self.requests
-            self.requests = []
-        for done in waiters:
-            done(False, reason)
+            settle(self.requests, False, reason)
 
     def close(self) -> None:
         """Remove the pid file of a reload that was in progress when the server ended."""
         if self._next is not None and self._next.pid_file is not None:
             self._next.pid_file.remove()
-            self._next.pid_file = None
 
     # ---- begin, and one of two outcomes ----------------------------------------------------------------
 
@@ -106,75 +113,70 @@ class Reload:
 
         A failure is logged, and the current generation stays.
         """
+        # One reload answers all requests so far; those to come may mean a later state of the files.
         self._waiters, self.requests = self.requests, []
         try:
             self._begin(read())
         except WsgiservError as error:
             self._log.error("WS1310 reload failed; still running the old code and settings: %s", error)
             self._settle(False, str(error))
-        except Exception as error:
+        except Exception as error:  # of a configuration file's own code, or a bug: the server must go on
             self._log.exception("WS1311 reload failed; still running the old code and settings")
             self._settle(False, f"{type(error).__name__}: {error}")
 
     def _settle(self, ok: bool, reason: str) -> None:
         self.last = LastReload(ok, reason, monotonic())
-        waiters, self._waiters = self._waiters, []
-        for done in waiters:
-            done(ok, reason)
+        settle(self._waiters, ok, reason)
 
     def _begin(self, loaded: Loaded) -> None:
         old, settings, resources = self.current, loaded.settings, self._resources
         check_privileges(settings)
-        tls_contexts = resources.tls_contexts(settings, old.tls_contexts)
+        # All that can fail comes first, and is undone.
         with ExitStack() as undo:
             pid_file = self._new_pid_file(settings)
             if pid_file is not None:
                 undo.callback(pid_file.remove)
+            # The service manager's sockets stay: `bind` does not apply to them.
             listeners = old.listeners if resources.activated else open_listeners(settings, keep=old.listeners)
             fresh = [listener for listener in listeners if listener not in old.listeners]
             for listener in fresh:
+                # Called in reverse: the file goes while the socket is open, and its inode number its own.
                 undo.callback(listener.close)
                 undo.callback(listener.unlink)
             open_error_log(settings)
             undo.callback(open_error_log, old.settings)
+            # Opened here, since the workers' user may not be allowed to.
             open_access_file(settings)
+            # Before the application is loaded, where the master itself preloads it.
+            resources.environment.apply(settings.raw_env)
+            undo.callback(resources.environment.apply, old.settings.raw_env)
+            new = resources.generation(settings, listeners, old)
             undo.pop_all()
+        # SIGHUP rotates logs, too: files of the same name are opened again, in the master first.
         reopen_error_log()
         self._log.info("reloading")
         for notice in loaded.notices:
             self._log.warning("%s", notice)
         if fresh:
             self._log.info("listening on %s", ", ".join(map(str, listeners)))
-        for listener in fresh:
-            if warning := exposure_warning(listener, settings):
-                self._log.warning("%s", warning)
-        resources.add_listeners(fresh)
-        resources.environment.apply(settings.raw_env)
-        application, preload = resources.preload(settings)
-        self._last_number += 1
-        self._next = Generation(
-            self._last_number,
-            settings,
-            listeners,
-            slot_pool(settings, old.pool),
-            application,
-            preload,
-            monotonic(),
-            tls_contexts,
-        )
-        self._next.workers = scaled(settings, old.workers)
-        self._next.pid_file = pid_file
-        resources.publish(self._next)
+        resources.warn_of_exposure(fresh, settings)
+        resources.listeners += fresh
+        # A fleet that has grown under load is not thrown back to `workers`.
+        new.workers = scaled(settings, old.workers)
+        new.pid_file = pid_file
+        self._next = new
+        # Before the hook, which sees the new configuration.
+        resources.publish(new)
         call_hook(self._log, "on_reload", settings.on_reload, resources.server)
 
     def _new_pid_file(self, settings: Settings) -> PidFile | None:
         """Create the next generation's pid file where its path is another one."""
-        held = self._resources.pid_file
         if not settings.pidfile:
             return None
+        held = self._resources.pid_file
         pid_file = PidFile(settings.pidfile, self._log)
         if held is not None and held.path == pid_file.path:
-            return None
+            return None  # this server has it, and its lock would refuse itself
         pid_file.create()
         return pid_file
 
@@ -182,9 +184,9 @@ class Reload:
         """Put the next generation in force; return the duration of the reload in seconds."""
         new = self.newest
         self._next, self.current = None, new
+        # Workers of the old generation still serve the clients in the backlogs of the closed ones.
         self._resources.keep_listeners(new.listeners)
         self._resources.replace_pid_file(new.pid_file, new.settings)
-        new.pid_file = None
         duration_s = now - new.began_at
         self._settle(True, f"{counted(new.workers, 'worker')} in {duration_s:.2f} s")
         return duration_s
@@ -200,6 +202,7 @@ class Reload:
         try:
             open_error_log(old.settings)
         except WsgiservError as error:
+            # Its directory may be gone since. The log of the new settings works, and stays.
             self._log.error(
                 "WS1312 reload failed: cannot reopen the error log of the old settings: %s", error
             )

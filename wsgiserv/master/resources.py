@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgiserv.config.settings import speaks_tls
+from wsgiserv import __version__
+from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
+from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.logs.access import open_access_file
+from wsgiserv.logs.error import share_log_files
+from wsgiserv.logs.files import log_files
 from wsgiserv.master.generation import Generation, RawEnvironment
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
+from wsgiserv.master.signals import StartInterrupt
+from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.systemd import take_listen_fds
-from wsgiserv.master.upgrade import OldMaster
+from wsgiserv.master.upgrade import TOLD_TO_STOP, OldMaster
 from wsgiserv.master.zygote import become_subreaper
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.inherited_sockets import check_descriptors
-from wsgiserv.net.listener import Listener, open_listeners
+from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
+from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.tls_context import ContextSeries
+    from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
 
 # Loads an application with these settings; the last argument is True when this process goes on as the master.
-Preload = Callable[["Settings", logging.Logger, bool], Callable[..., Any]]
+Preload = Callable[[Settings, logging.Logger, bool], Callable[..., Any]]
 
 
 class ServerResources:
@@ -44,6 +53,7 @@ class ServerResources:
         preload_application: loads the application for `preload_app`; None where each worker loads it.
 
     Attributes:
+        settings, log, old_master: the arguments.
         server: the ``server`` argument of the hooks.
         environment: the variables of `raw_env`.
         pid_file: the pid file, or None.
@@ -51,27 +61,31 @@ class ServerResources:
         handoff: the workers' channel, one for the life of the server.
         began_at: when this process began to start, ``time.monotonic()`` seconds.
         activated: True when the sockets came from the service manager, so that `bind` does not apply.
+        has_taken_over: True when no old master may still go on with the service in place of this one.
     """
 
     def __init__(
         self,
         settings: Settings,
         log: logging.Logger,
-        old_master: OldMaster | None = None,
-        preload_application: Preload | None = None,
+        old_master: OldMaster | None,
+        preload_application: Preload | None,
     ) -> None:
+        self.settings = settings
         self.log = log
+        self.old_master = old_master
+        self.has_taken_over = old_master is None
         self.began_at = monotonic()
         self.server: HookServer
         self.environment = RawEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
         self.handoff: Handoff | None = None
-        self._settings = settings
-        self._old_master = old_master
+        self._last_number = 0
         self._preload_application = preload_application
         self._preloaded: Callable[..., Any] | None = None
         self._inherited_fds = take_listen_fds(os.environ, getpid())
+        # Over each upgrade: the next master has the sockets, but not the manager's variables.
         self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
         # The sockets of the old master: the files of Unix sockets are its own until this master serves.
         self._old_listeners: list[Listener] = []
@@ -85,56 +99,132 @@ class ServerResources:
             self.handoff.close()
 
     def check_inherited(self) -> None:
-        """Check what the parent process passed on, before this process opens any descriptor.
+        """Check what the parent process passed on. Raises ConfigError or BootError.
 
-        Raises ConfigError for a missing socket, BootError for an old master of an incompatible version.
+        Called before this process opens any descriptor.
         """
-        if self._old_master is None:
-            check_descriptors(self._settings.bind, self._inherited_fds)
+        # The number of a socket that is missing would become that of the next file, which would be taken for it.
+        if self.old_master is None:
+            check_descriptors(self.settings.bind, self._inherited_fds)
         else:
-            self._old_master.check_version()
+            self.old_master.check_version()
 
-    def create_pid_file(self) -> None:
+    def acquire(self, notices: Sequence[str], interrupt: StartInterrupt) -> Generation:
+        """Acquire the resources, call the hooks of the start, and return the first generation.
+
+        Args:
+            notices: warnings about the configuration, for the log.
+            interrupt: ends the start at a signal.
+
+        Raises ConfigError, BootError, ApplicationError; the caller then calls `clean_up`.
+        """
+        log, settings = self.log, self.settings
+        check_privileges(settings)
+        server = self.server = HookServer(settings, log)
+        # Before the pid file: another server knows a master by its title.
+        set_title("master", server.proc_name)
+        # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
+        with interrupt.held():
+            # Before the sockets: the second of two servers with one configuration is told of the first by this.
+            self._create_pid_file()
+        # Before the hooks and the application, whose own code may read them at its import.
+        self.environment.apply(settings.raw_env)
+        for notice in notices:
+            log.warning("%s", notice)
+        call_hook_or_stop(log, "on_starting", settings.on_starting, server)
+        with interrupt.held():
+            self._open_listeners()
+        server.listen(self.listeners)
+        # After the inherited sockets: a descriptor number of a missing one must not become the log's.
+        log_files.begin()
+        open_access_file(settings)  # the workers' user may not be allowed to: workers get the descriptor
+        share_log_files()
+        server.handoff = self._open_handoff()
+        self._log_start()
+        # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
+        generation = self.generation(settings, self.listeners)
+        server.set_num_workers(settings.workers)
+        call_hook(log, "when_ready", settings.when_ready, server)
+        return generation
+
+    def _log_start(self) -> None:
+        settings, log = self.settings, self.log
+        kind = settings.worker_class
+        name = kind if isinstance(kind, str) else kind.__name__
+        log.info(
+            "wsgiserv %s (Python %s), pid %d: %s for %s",
+            __version__,
+            ".".join(map(str, sys.version_info[:3])),
+            self.server.pid,
+            counted(settings.workers, f"{name} worker"),
+            settings.wsgi_app,
+        )
+        origin = " (sockets of the service manager; bind is not used)" if self.activated else ""
+        protocol = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
+        log.info("listening on %s%s%s", ", ".join(map(str, self.listeners)), protocol, origin)
+        self.warn_of_exposure(self.listeners, settings)
+
+    def warn_of_exposure(self, listeners: Sequence[Listener], settings: Settings) -> None:
+        """Warn of Unix sockets where any user of this host is trusted as a proxy."""
+        for listener in listeners:
+            if warning := exposure_warning(listener, settings):
+                self.log.warning("%s", warning)
+
+    def _create_pid_file(self) -> None:
         """Create the pid file, unless the old master holds it until this one serves. Raises ConfigError."""
-        if not self._settings.pidfile:
+        if not self.settings.pidfile:
             return
-        pid_file = PidFile(self._settings.pidfile, self.log)
-        if self._old_master is None or not pid_file.is_held_by(self._old_master.pid):
+        pid_file = PidFile(self.settings.pidfile, self.log)
+        if self.old_master is None or not pid_file.is_held_by(self.old_master.pid):
             pid_file.create()
         self.pid_file = pid_file
 
-    def open_listeners(self) -> None:
+    def _open_listeners(self) -> None:
         """Open the sockets of `bind`, or take those of the old master or the service manager. Raises ConfigError."""
-        settings, old_master = self._settings, self._old_master
-        if old_master is None:
-            self.listeners = open_listeners(settings, self._inherited_fds)
+        if self.old_master is None:
+            self.listeners = open_listeners(self.settings, self._inherited_fds)
             return
-        left = self._old_listeners = old_master.listeners(speaks_tls(settings))
-        self.listeners = left if old_master.activated else open_listeners(settings, keep=left)
+        left = self._old_listeners = self.old_master.listeners(speaks_tls(self.settings))
+        self.listeners = left if self.old_master.activated else open_listeners(self.settings, keep=left)
         for listener in left:
             if listener not in self.listeners:
+                # Closed only: until this master serves, the old one accepts there.
                 listener.close()
 
-    def open_handoff(self) -> None:
+    def _open_handoff(self) -> Handoff | None:
         """Open the workers' handoff channel, or take the old master's."""
-        fds = self._old_master.handoff if self._old_master is not None else None
-        self.server.handoff = self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
+        # The old master's, so that its workers can hand their idle connections over to the next ones.
+        fds = self.old_master.handoff if self.old_master is not None else None
+        self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
+        return self.handoff
 
     # ---- generations ---------------------------------------------------------------------------------
+
+    def generation(
+        self, settings: Settings, listeners: Sequence[Listener], before: Generation | None = None
+    ) -> Generation:
+        """Return the generation after ``before``. Raises ConfigError, ApplicationError."""
+        began_at = monotonic() if before else self.began_at
+        # Never used again, even if this one fails: workers of it may still exit, and be counted as failures of it.
+        self._last_number += 1
+        pool = slot_pool(settings, before.pool if before else None)
+        tls_contexts = self._tls_contexts(settings, before.tls_contexts if before else None)
+        application, preload = self._preload(settings)
+        return Generation(
+            self._last_number, settings, list(listeners), pool, application, preload, began_at, tls_contexts
+        )
 
     def publish(self, generation: Generation) -> None:
         """Show a generation to hooks and in the process title."""
         self.server.configure(generation.settings)
         self.server.listen(generation.listeners)
+        # Last of the three: it calls a hook, which sees the rest.
         self.server.set_num_workers(generation.workers)
         set_title("master", self.server.proc_name)
 
-    def add_listeners(self, listeners: Iterable[Listener]) -> None:
-        """Own the sockets of the next generation, too."""
-        self.listeners = [*self.listeners, *listeners]
-
     def keep_listeners(self, kept: Sequence[Listener]) -> None:
-        """Close all sockets but these. Workers that still have a closed one serve its backlog until it is empty."""
+        """Close all sockets but these."""
+        # Workers that still have a closed one serve its backlog until it is empty.
         for listener in self.listeners:
             if listener not in kept:
                 listener.unlink()
@@ -154,17 +244,17 @@ class ServerResources:
 
     def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:
         """Put ``new`` in the place of the pid file, or drop it where the new ``settings`` have none."""
-        if self.pid_file is not None and (new is not None or not settings.pidfile):
+        if new is None and settings.pidfile:
+            return  # the path is the same, and the file stays
+        if self.pid_file is not None:
             self.pid_file.remove()
-            self.pid_file = None
-        self.pid_file = new or self.pid_file
+        self.pid_file = new
 
-    def preload(
+    def _preload(
         self, settings: Settings
     ) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
         """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
 
-        The master itself loads the application where the system has no subreapers; a reload does not change it then.
         Raises ConfigError, ApplicationError.
         """
         if not settings.preload_app or settings.wsgi_app is None or self._preload_application is None:
@@ -174,6 +264,8 @@ class ServerResources:
                 "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
             )
             return None, None
+        # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to its
+        # nearest subreaper: only a parent can wait for it.
         if become_subreaper():
             return None, partial(self._preload_application, settings, self.log, False)
         if self._preloaded is None:
@@ -183,29 +275,24 @@ class ServerResources:
             )
             self._preloaded = self._preload_application(settings, self.log, True)
         else:
+            # Python has no way to unload modules.
             self.log.warning(
                 "WS1303 reload: the preloaded application stays as it is: this system has no PR_SET_CHILD_SUBREAPER "
                 "(prctl(2)). Restart the server, or send SIGUSR2, to load it again"
             )
         return self._preloaded, None
 
-    def tls_contexts(self, settings: Settings, before: ContextSeries | None = None) -> ContextSeries | None:
-        """Return the TLS contexts that all workers inherit, so that a session resumes in each of them.
+    def _tls_contexts(self, settings: Settings, before: ContextSeries | None) -> ContextSeries | None:
+        """Return the TLS contexts of the workers: ``before`` while certificates and settings are the same.
 
-        Args:
-            settings: the configuration of the workers.
-            before: those of the previous generation; kept while certificates and settings are the same.
-
-        Returns:
-            None without TLS, and with the hook `ssl_context`, which each worker calls.
-
-        Raises ConfigError.
+        None without TLS, and with the hook `ssl_context`, which each worker calls. Raises ConfigError.
         """
+        # All workers inherit the same ones, so that a session resumes in each: ticket keys cannot be set.
         if not speaks_tls(settings) or settings.ssl_context is not None:
             return None
         if before is not None and before.fits(settings):
             return before
-        from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
+        from wsgiserv.net.tls_context import ContextSeries
 
         return ContextSeries(settings, monotonic())
 
@@ -213,7 +300,8 @@ class ServerResources:
 
     def take_over(self) -> None:
         """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
-        if self._old_master is None:
+        self.has_taken_over = True
+        if self.old_master is None:
             return
         for listener in self._old_listeners:
             if listener not in self.listeners:
@@ -221,14 +309,22 @@ class ServerResources:
         self._old_listeners = []
         if self.pid_file is not None:
             try:
-                self.pid_file.take_over(self._old_master.pid)
+                self.pid_file.take_over(self.old_master.pid)
             except ConfigError as error:
+                # This master serves: a pid file is no reason to stop.
                 self.log.error("WS1325 upgrade: cannot take over the pid file: %s", error)
                 self.pid_file = None
-        self._old_master.ready()
+        # Last: it makes the old master stop, which must find its files taken.
+        self.old_master.ready()
+
+    def report_stop(self) -> None:
+        """Report to the old master that this one was told to stop, unless it serves already."""
+        if self.old_master is not None:
+            self.old_master.failed(TOLD_TO_STOP)
 
     def leave_files(self) -> None:
         """Leave the files of Unix sockets to the next master, which serves now."""
+        # Both have the same socket behind the file: clients connect to the path as before.
         for listener in self.listeners:
             listener.disown()
 
@@ -236,12 +332,11 @@ class ServerResources:
         """Close the sockets, and remove the files that this master still owns. May be called twice."""
         for listener in self.listeners:
             if listener not in self._old_listeners:
+                # Before the close: it compares inode numbers, and another file may get that of a closed socket.
                 listener.unlink()
             listener.close()
         self.listeners = []
         if self.handoff is not None:
             self.handoff.close()
-            self.handoff = None
         if self.pid_file is not None:
             self.pid_file.remove()
-            self.pid_file = None

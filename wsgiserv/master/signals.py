@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 from _socket import socketpair
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from os import _exit
 from signal import (
@@ -73,6 +73,7 @@ class SignalQueue:
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in MASTER_SIGNALS:
             signal(number, self._note)
+            # Python sets no SA_RESTART; the C code of users' libraries is rarely ready for EINTR.
             siginterrupt(number, False)
         # Unblocks what the parent (the mask survives execve(2)) or a configuration file blocked. After the handlers:
         # a pending signal is delivered here.
@@ -90,14 +91,9 @@ class SignalQueue:
     def take(self) -> list[Signals]:
         """Return the received signals in the order to handle them (see `in_order`), and forget them."""
         numbers = bytearray()
-        while True:
-            try:
-                data = self._reader.recv(4096)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            numbers += data
+        with suppress(BlockingIOError):
+            while data := self._reader.recv(4096):
+                numbers += data
         # Code in this process may have taken the descriptor (asyncio does).
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         # A call: before it the interpreter runs the handlers of all signals whose numbers have been read.
@@ -114,11 +110,9 @@ class SignalQueue:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Block all signals around a fork.
-
-        Without this, a signal that hits the child before `leave` would write to the socket that it shares with the
-        master, and the master would take the signal for its own.
-        """
+        """Block all signals around a fork."""
+        # A signal that hits the child before `leave` would write to the socket that it shares with the master, and the
+        # master would take the signal for its own.
         before = pthread_sigmask(SIG_BLOCK, valid_signals())
         try:
             yield
@@ -126,22 +120,17 @@ class SignalQueue:
             pthread_sigmask(SIG_SETMASK, before)
 
     def leave(self) -> None:
-        """Give a child its own signal handlers. Called in the child, within `held`.
-
-        A signal to all processes of the server (``pkill -HUP wsgiserv``) is meant for the master, so a request does
-        nothing in the child. All other signals get their defaults.
-        """
+        """Give a child its own signal handlers. Called in the child, within `held`."""
         set_wakeup_fd(-1)
         for number in MASTER_SIGNALS:
-            # Not SIG_IGN, which programs that the child executes would inherit.
+            # A signal to all processes of the server (``pkill -HUP wsgiserv``) is meant for the master, so a request
+            # does nothing in the child. Not SIG_IGN, which programs that the child executes would inherit.
             signal(number, _do_nothing if number in _REQUESTS else SIG_DFL)
         self._close()
 
     def end(self, status: int) -> None:
-        """Handle no signal any more: the server has ended, and the process exits soon with ``status``.
-
-        TERM, INT and QUIT would change the exit status. When the process is still there after 5 s they end it.
-        """
+        """Handle no signal any more: the server has ended, and the process exits soon with ``status``."""
+        # TERM, INT and QUIT would change the exit status. When the process is still there after 5 s they end it.
         until = monotonic() + _EXIT_TIMEOUT_S
 
         def exit_if_late(number: int, frame: FrameType | None) -> None:
@@ -163,16 +152,15 @@ class SignalQueue:
 def in_order(numbers: Sequence[int]) -> list[Signals]:
     """Return the master's signals among ``numbers``, oldest first, SIGCHLD before all and SIGUSR2 before SIGTERM.
 
-    Repeated requests are returned once. The kernel runs the handler of the higher number first when two signals are
-    pending, so an upgrade (SIGUSR2) and the stop of this master after it (SIGTERM) arrive in the wrong order.
+    Repeated requests are returned once.
     """
     found: list[Signals] = []
     for number in numbers:
         if number in MASTER_SIGNALS and (number in _COUNTED or number not in found):
             found.append(Signals(number))
-    if SIGCHLD in found:
-        found.remove(SIGCHLD)
-        found.insert(0, SIGCHLD)
+    found.sort(key=lambda number: number != SIGCHLD)
+    # The kernel runs the handler of the higher number first when two signals are pending, so an upgrade and the stop of
+    # this master after it arrive in the wrong order.
     if SIGUSR2 in found and SIGTERM in found and found.index(SIGTERM) < found.index(SIGUSR2):
         found.remove(SIGUSR2)
         found.insert(found.index(SIGTERM), SIGUSR2)
@@ -180,16 +168,16 @@ def in_order(numbers: Sequence[int]) -> list[Signals]:
 
 
 def ignore_requests() -> None:
-    """Ignore the signals that only ask for something. Called when the process is about to exit.
-
-    The interpreter restores the default actions before it exits, which are to die, or to stop for good.
-    """
+    """Ignore the signals that only ask for something. Called when the process is about to exit."""
+    # The interpreter restores the default actions before it exits, which are to die, or to stop for good; of ignored
+    # signals it does not.
     for number in _REQUESTS:
         signal(number, SIG_IGN)
 
 
 def ignore_all() -> None:
     """Ignore the stop signals, too: the last function that the interpreter calls as it exits (atexit)."""
+    # A second Ctrl-C, or the TERM of an impatient supervisor, must not turn an exit status into a death by signal.
     ignore_requests()
     for number in STOP_SIGNALS:
         signal(number, SIG_IGN)
@@ -198,6 +186,7 @@ def ignore_all() -> None:
 # ---- while the server starts ---------------------------------------------------------------------------
 
 
+# A KeyboardInterrupt: users' code that catches Exception (a configuration file, a hook) lets it through.
 class StoppedWhileStarting(KeyboardInterrupt):
     """A signal stops the server while it starts."""
 
@@ -245,10 +234,8 @@ class StartInterrupt:
 
 
 def raise_if_dropped() -> None:
-    """Raise `StoppedWhileStarting` again if it was raised before, but the start went on.
-
-    Python drops an exception in a weakref callback (importlib has one) or in a ``__del__``; users' code may catch it.
-    """
+    """Raise `StoppedWhileStarting` again if it was raised before, but the start went on."""
+    # Python drops an exception in a weakref callback (importlib has one) or in a ``__del__``; users' code may catch it.
     if _raised:
         _raised.clear()
         raise StoppedWhileStarting
@@ -257,11 +244,12 @@ def raise_if_dropped() -> None:
 def catch_early() -> None:
     """Catch fatal signals from before the configuration is read until the master catches them itself.
 
-    A stop signal raises `StoppedWhileStarting`. A request does nothing: it is meant for a server that runs already
-    (``pkill -USR1 wsgiserv``). A request that the process was started to ignore stays ignored.
+    A stop signal raises `StoppedWhileStarting`; a request does nothing.
     """
     StartInterrupt().arm()
+    # A request is meant for a server that runs already (``pkill -USR1 wsgiserv``), and its default is to kill.
     for number in (SIGHUP, SIGUSR1, SIGUSR2):
+        # One that the process was started to ignore stays ignored (nohup).
         if getsignal(number) == SIG_DFL:
             signal(number, _do_nothing)
     # atexit calls the first function last, after those that a configuration file registers.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wsgiserv.config.settings import Settings
 from wsgiserv.config.worker_class import known, resolve
 from wsgiserv.scoreboard import Scoreboard, Slot
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
+# A scoreboard is a shared memory, which cannot grow: there is another one with so many slots.
 _MORE_SLOTS = 16
 
 
@@ -35,7 +32,8 @@ class SlotPool:
 
     @property
     def boards(self) -> int:
-        """The number of boards. A zygote knows those made before its fork only."""
+        """The number of boards."""
+        # A zygote knows those made before its fork only: their memory is inherited, not opened.
         return len(self._boards)
 
     def place(self, slot: Slot) -> tuple[int, int]:
@@ -52,6 +50,7 @@ class SlotPool:
         if not self._free:
             self._grow(_MORE_SLOTS)
         slot = self._free.pop()
+        # A worker that was killed has left its requests in it.
         slot.clear()
         return slot
 
@@ -63,7 +62,9 @@ class SlotPool:
 def slot_pool(settings: Settings, before: SlotPool | None = None) -> SlotPool:
     """Return a pool for workers of this configuration: ``before``, where its slots have the right size."""
     kind = known(resolve(settings.worker_class, settings.threads))
+    # A class of the user's own: at most one request on each connection.
     cells = settings.worker_connections if kind is None else int(kind.cells(settings))
+    # The same pool over a reload: the slots of retired workers are used again.
     if before is not None and before.cells == cells:
         return before
     return SlotPool(cells, room_for(settings))

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import close, getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
+from wsgiserv.config.settings import Settings
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests
@@ -20,16 +21,13 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
+# gunicorn's default `timeout`, which bounds the boot there, too.
 _BOOT_S: Final = 30.0
 
 
+# A BaseException: no handler of the master's must take it for an error.
 class ForkedChild(BaseException):
     """Raised in a child, to leave the master's loop behind: `Master.run` catches it and becomes the child.
-
-    A BaseException: no handler of the master's must take it for an error.
 
     Attributes:
         main: runs the child; it is given ``worker_main`` and returns the status to exit with.
@@ -48,12 +46,14 @@ class Parent:
         signals: the master's signals.
         log: the error log.
         server: the master as hooks see it.
-        lifeline: a pipe; only the master has the writing end, so children see its end of file when the master ends.
+        lifeline: a pipe, readable (end of file) in a child when the master has ended.
     """
 
     signals: SignalQueue
     log: logging.Logger
     server: Any
+    # Nothing is ever written. Each child closes the writing end, so the kernel closes it with the master, however that
+    # ends; a signal at a parent's exit (PR_SET_PDEATHSIG) follows the forking thread, and is Linux's alone.
     lifeline: tuple[int, int]
 
 
@@ -88,6 +88,7 @@ def fork_child(signals: SignalQueue) -> int:
     with signals.held():
         pid = fork()
         if pid == 0:
+            # While they are blocked: a signal for the child is delivered when it has its own handlers.
             signals.leave()
             unguard_standard_streams()
             forget_cleanups()  # the caller closes what is the master's; the child adds its own
@@ -110,6 +111,7 @@ def fork_worker(
         OSError: the system does not make a process.
         ForkedChild: in the child.
     """
+    # A pipe of its own for each: a worker that writes garbage spoils no report of another.
     writer = handle.open_pipes()
     try:
         handle.pid = fork_child(parent.signals)
@@ -121,15 +123,12 @@ def fork_worker(
         close(writer)
         return
     handle.pid = getpid()
+    # The reading ends are the master's alone: a worker must see that the master has ended, as EPIPE.
     handle.close_reader()
     leave()
     crash_dump = handle.crash_dump.fd if handle.crash_dump is not None else None
-    raise ForkedChild(
-        partial(
-            be_worker,
-            worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application),
-        )
-    )
+    boot = worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application)
+    raise ForkedChild(partial(be_worker, boot))
 
 
 def worker_boot(
@@ -173,6 +172,7 @@ def be_worker(boot: WorkerBoot, worker_main: Callable[[WorkerBoot], int]) -> int
         boot.log.critical("WS1202 worker %d: exits: an error of the server itself", getpid(), exc_info=True)
         return 1
     finally:
+        # The exit may take long (atexit, threads), and a rotation of logs (SIGUSR1) must not kill it.
         ignore_requests()
 
 

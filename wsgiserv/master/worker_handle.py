@@ -6,16 +6,15 @@ import logging
 from dataclasses import dataclass
 from os import pipe
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsgiserv.boot import ReadinessReader, Report
 from wsgiserv.master.crash_dump_file import CrashDumpFile
+from wsgiserv.master.slots import SlotPool
 from wsgiserv.scoreboard import RequestInFlight, Slot, SlotFigures
 from wsgiserv.wording import counted
 
-if TYPE_CHECKING:
-    from wsgiserv.master.slots import SlotPool
-
+# Attributes, not a dict, hold these times: the policy and the status ask for each by its name.
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
 
@@ -81,6 +80,7 @@ class WorkerHandle:
     cfg: Any = None
     log: logging.Logger | None = None
     ppid: int = 0
+    # gunicorn's heartbeat file; hooks of its users look for the attribute.
     tmp: None = None
 
     @property
@@ -96,6 +96,7 @@ class WorkerHandle:
     @property
     def hung(self) -> bool:
         """Whether it was aborted because it did not become ready: its exit will be a boot that failed."""
+        # SIGABRT comes first, for the stacks: the exit follows up to a second later.
         return self.abort_at is not None and self.ready_at is None
 
     @property
@@ -106,6 +107,7 @@ class WorkerHandle:
     @property
     def retires(self) -> bool:
         """Whether it was told to leave, or leaves by itself, and was to be replaced anyway."""
+        # Without SIGABRT and SIGKILL: the replacement of a killed worker is news for the log.
         return not (self.term_at is self.quit_at is self.retiring_at is None)
 
     @property
@@ -125,17 +127,20 @@ class WorkerHandle:
 
     def recycle(self, reason: str, now: float) -> None:
         """Have it replaced, for ``reason``."""
+        # The first reason stays: the worker (max_requests) and the master (its age, its memory) may both ask.
         if self.recycle_at is None:
             self.recycle_at, self.recycle_reason = now, reason
 
     def note_sent(self, signal: int, reason: str, now: float) -> None:
-        """Note a signal: TERM, QUIT, ABRT or KILL; of the last two the first reason stays."""
+        """Note a signal: TERM, QUIT, ABRT or KILL."""
         setattr(self, _SENT_AT[signal], now)
+        # Of these two the first reason stays: SIGKILL after SIGABRT says only that it did not end.
         if signal in (SIGABRT, SIGKILL):
             self.sent_because = self.sent_because or reason
 
     def life(self, now: float) -> str:
         """Return its age and work: ``up 12.3 s, 345 requests``."""
+        # From the scoreboard, which the worker cannot take along when it is killed.
         return f"up {now - self.spawned_at:.1f} s, {counted(self.figures().requests, 'request')}"
 
     def figures(self) -> SlotFigures:
@@ -160,6 +165,7 @@ class WorkerHandle:
 
     def close_pipes(self) -> None:
         """Undo `open_pipes`. Called when it has been reaped or will not be spawned, and in siblings."""
+        # A sibling's copy of the reading end would keep this worker from seeing that its master has ended.
         self.close_reader()
         if self.crash_dump is not None:
             self.crash_dump.close()
@@ -169,7 +175,7 @@ class WorkerHandle:
         """Free its row of the scoreboard."""
         if self.pool is not None and self.slot is not None:
             self.pool.give_back(self.slot)
-            self.slot = None
+            self.slot = None  # a slot that is given back twice would be two workers'
 
     def __str__(self) -> str:
         return f"<Worker {self.pid}>"

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from os import WNOHANG, close, pipe, urandom, wait4
-from signal import SIGKILL, SIGQUIT, SIGTERM, SIGTTOU, SIGUSR1, SIGWINCH, Signals
+from signal import SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH
 from time import monotonic, sleep
 from typing import Final
 
@@ -15,8 +15,7 @@ from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.access import KILLED, log_lost_requests
-from wsgiserv.logs.error import take_over_losses
-from wsgiserv.master.control import Done
+from wsgiserv.logs.error import reopen_error_log, take_over_losses
 from wsgiserv.master.crash_report import (
     CrashReporter,
     describe_exit,
@@ -52,30 +51,32 @@ class Workers:
 
     Attributes:
         fleet: the workers, and how they have failed.
-        stopping: set by the master when it stops: exits are expected from then on.
         gone: the totals of exited workers.
         crashes: writes the crash reports; its `reports` are for the status.
         zygotes: the zygotes, with the workers requested of them.
         waiters: commands to answer later.
-        followed: set when the next master's workers take over connections.
     """
 
     def __init__(self, server: HookServer, signals: SignalQueue, log: logging.Logger) -> None:
         self.fleet = Fleet()
-        self.stopping = False
-        self.followed = False
-        self._draining = False
         self.gone = SlotFigures()
         self.crashes = CrashReporter(log)
         self._server = server
         self._log = log
         self._parent = Parent(signals, log, server, pipe())
         self.zygotes = ZygoteClients(self._parent)
-        self.waiters = Waiters()
-        # The process ids of the workers that have crashed or were killed, and have no replacement yet.
+        self.waiters = Waiters(self.fleet)
+        self._is_stopping = False
+        self._is_draining = False
+        # The process ids of the workers that have crashed or were killed, and have no replacement yet. Bounded: where
+        # nothing can be forked for long, they are never taken out.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
+
+    def expect_exits(self) -> None:
+        """Note that the server stops: the log tells of no more boots and crash loops."""
+        self._is_stopping = True
 
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""
@@ -96,6 +97,7 @@ class Workers:
             ForkedChild: in the child.
         """
         settings, server = generation.settings, self._server
+        # Never used again, other than process ids: the waiting commands and the recycler know workers by it.
         server.worker_age += 1
         handle = new_handle(self._parent, settings, server.worker_age, generation.number, monotonic())
 
@@ -103,17 +105,19 @@ class Workers:
             self._leave()
             close_others()
 
+        # Later a raising hook costs no more than its log line: a server that serves is not stopped for it.
         call = call_hook if self.fleet.ever_ready else call_hook_or_stop
         call(self._log, "pre_fork", settings.pre_fork, server, handle)
         slot = generation.pool.take()
-        # Before the fork: its first response says so already.
-        slot.words[DRAINING] = self._draining
+        # Before the fork: its first response says so already (Connection: close).
+        slot.words[DRAINING] = self._is_draining
         try:
             if generation.preload is not None:
                 self.zygotes.request(handle, generation, slot, leave)
             else:
                 fork_worker(self._parent, generation, handle, slot, leave)
         except OSError as error:
+            # Out of processes, descriptors or memory: that may pass, and the policy backs off.
             generation.pool.give_back(slot)
             self._log.error(
                 "WS1204 cannot fork a worker: %s. See ulimit -u and -n, and the memory.", error.strerror
@@ -152,6 +156,7 @@ class Workers:
                     self.send(Send(worker, signal, "is no longer wanted"))
                 continue
             if is_wanted and answer.state == "failed":
+                # A zygote that cannot load the application says so in the worker's own pipe.
                 self._read_reports_of(worker, is_alive=False)
                 self.fleet.died(worker, _with_reason(worker, answer.reason), monotonic(), _jitter())
             worker.close_pipes()
@@ -167,7 +172,7 @@ class Workers:
         if not worker.pid:
             self._send_before_spawn(action, now)
             return
-        if signal in (SIGTERM, SIGQUIT):
+        if signal in (SIGTERM, SIGQUIT):  # in the course of things; SIGABRT and SIGKILL are not
             self._log.debug("worker %d %s: sending %s", worker.pid, reason, signal.name)
         else:
             if not worker.sent_because and worker.ready_at is not None and not worker.retires:
@@ -177,6 +182,7 @@ class Workers:
                 self._log.info("worker %d %s: sending %s (%s)", *words)
             else:
                 self._log.error("WS1203 worker %d %s: sending %s (%s)", *words)
+        # Noted first: its exit must be known for an answer to this signal.
         worker.note_sent(signal, reason, now)
         send_signal(worker.pid, signal)
 
@@ -190,13 +196,17 @@ class Workers:
         elif zygote := self.zygotes.zygote_of(worker):
             zygote.signal(worker, signal, reason)
 
-    def send_all(self, signal: Signals) -> None:
-        """Send ``signal`` to every worker."""
+    def quit_all(self) -> None:
+        """Tell every worker to leave at once, whatever state it is in. Called after a bug in the master."""
         for worker in self.fleet.workers:
-            send_signal(worker.pid, signal)
+            send_signal(worker.pid, SIGQUIT)
+        self.zygotes.close()
 
     def reopen_logs(self) -> None:
-        """Tell the workers to reopen their logs."""
+        """Reopen the logs, and tell the workers to reopen theirs."""
+        # The master first: workers that may not open a file (another user's) get its descriptor.
+        reopen_error_log()
+        self._log.info("logs reopened")
         for worker in self.fleet.workers:
             # Before it is ready a worker may not have its handlers yet, and the signal would kill it.
             if worker.ready_at is None:
@@ -211,22 +221,25 @@ class Workers:
         Args:
             for_good: whether the listening sockets are closed, too.
         """
+        self._tell(STOPPING, FOR_GOOD if for_good else 1)
         for worker in self.fleet.workers:
-            if worker.slot is not None:
-                worker.slot.words[STOPPING] = FOR_GOOD if for_good else 1
-                if worker.leaving and worker.ready_at is not None:
-                    # It would look within a second. This signal says nothing to a worker, but wakes it.
-                    send_signal(worker.pid, SIGWINCH)
+            if worker.leaving and worker.ready_at is not None:
+                # It would look within a second. This signal says nothing to a worker, but wakes it.
+                send_signal(worker.pid, SIGWINCH)
 
     def drain(self) -> None:
         """Tell all workers, future ones too: the server is about to stop."""
-        self._draining = True
+        self._is_draining = True
+        self._tell(DRAINING, 1)
+
+    def _tell(self, word: int, value: int) -> None:
+        # Through the scoreboard: a signal could not reach a worker that is still booting.
         for worker in self.fleet.workers:
             if worker.slot is not None:
-                worker.slot.words[DRAINING] = 1
+                worker.slot.words[word] = value
 
     def dismiss_zygotes(self) -> None:
-        """End the zygotes, before the workers are told to leave: they hold the listening sockets, too."""
+        """End the zygotes. Called before the workers are told to leave."""
         self._on_answers(self.zygotes.dismiss())
 
     def keep_generation(self, number: int, *, reopen_logs: bool = False) -> None:
@@ -238,14 +251,16 @@ class Workers:
         """
         self.fleet.forget_others(number)
         self.zygotes.keep_generation(number)
-        if reopen_logs:
+        if reopen_logs:  # workers to come would write into the log of the abandoned settings
             self.zygotes.reopen_logs()
 
     # ---- reports -------------------------------------------------------------------------------------
 
     def read_reports(self) -> None:
         """Note the answers of the zygotes and the reports of the workers."""
+        # First: a worker of a zygote may have reported already, and its process id must be known.
         self._on_answers(self.zygotes.hear())
+        # A copy: a corrupt message has its worker killed, and one that was never forked leaves the list.
         for worker in list(self.fleet.workers):
             self._read_reports_of(worker)
 
@@ -274,6 +289,7 @@ class Workers:
             too_large = too_large_at_boot(worker.pid, worker.cfg)
             if too_large:
                 report = Report("failed", too_large, "", ExitStatus.CONFIG)
+        # Both before `reported` changes them. All workers fail alike: one traceback is enough.
         known = self.fleet.failures.get(worker.generation)
         is_repeated = known is not None and known.reason == report.reason
         is_news = not worker.retires
@@ -291,14 +307,14 @@ class Workers:
             case "trace":
                 self.waiters.on_trace(worker, report.reason)
             # Before anything has been ready the end of the start says it, once.
-            case "failed" if self.fleet.ever_ready and not self.stopping:
+            case "failed" if self.fleet.ever_ready and not self._is_stopping:
                 traceback = "" if is_repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
                 subject = f"worker {worker.pid}" if worker.pid else "the zygote"
                 self._log.error("WS1205 %s cannot boot: %s%s", subject, report.reason, traceback)
 
     def _log_ready(self, worker: WorkerHandle, now: float) -> None:
         age_s = now - worker.spawned_at
-        if worker.replaces:
+        if worker.replaces:  # the log has told of a crash, and now tells that it is mended
             self._log.info(
                 "worker %d replaces worker %d: ready after %.2f s", worker.pid, worker.replaces, age_s
             )
@@ -327,29 +343,6 @@ class Workers:
     def _log_recycling(self, worker: WorkerHandle) -> None:
         self._log.info("worker %d is to be replaced: %s", worker.pid, worker.recycle_reason)
 
-    # ---- commands that wait ----------------------------------------------------------------------------
-
-    def worker(self, pid: int) -> WorkerHandle | None:
-        """Return the worker with this process id."""
-        return next((worker for worker in self.fleet.workers if worker.pid == pid), None)
-
-    def trace(self, worker: WorkerHandle, done: Done) -> None:
-        """Ask a worker for its stacks, and tell ``done``; see `Waiters.when_traced`."""
-        self.waiters.when_traced(worker, done, monotonic())
-        send_signal(worker.pid, SIGTTOU)
-
-    def tell_waiters(self, now: float, newest: int, wanted: int) -> float:
-        """Answer the commands that are due; return when to look again.
-
-        Args:
-            now: the time.
-            newest: the serial number of the newest generation.
-            wanted: the number of workers wanted of it.
-        """
-        failures = self.fleet.failures.get(newest)
-        trouble = failures.reason if failures is not None else ""
-        return self.waiters.look(self.fleet.workers, wanted, trouble, now)
-
     # ---- exits ---------------------------------------------------------------------------------------
 
     def reap(self, answer_signals: Callable[[], object]) -> None:
@@ -359,7 +352,7 @@ class Workers:
             answer_signals: has the master answer its pending signals.
         """
         exits = [(worker, end) for worker in self.fleet.workers if worker.pid and (end := reap(worker.pid))]
-        if not self.stopping and any(is_told_to_end(worker, end.wait_status) for worker, end in exits):
+        if not self._is_stopping and any(is_told_to_end(worker, end.wait_status) for worker, end in exits):
             # A signal to the whole process group reaches the youngest first, and this process last.
             sleep(_GROUP_S)
             answer_signals()
@@ -387,35 +380,43 @@ class Workers:
 
     def _on_exit(self, worker: WorkerHandle, end: Ended) -> None:
         """Note an exit: the last reports, the fleet, the log, the waiting commands, the hook, the slot."""
+        # First its last reports, which may be in the pipe still: they may say why it exits.
         self._read_reports_of(worker, is_alive=False)
         now, status = monotonic(), end.wait_status
         how = describe_exit(status)
         from_outside = not worker.sent_because and self.crashes.is_killed_from_outside(status, now)
         unasked = self.fleet.died(worker, _with_reason(worker, how), now, _jitter(), from_outside)
         self._server.WORKERS.pop(worker.pid, None)
-        if needs_report(worker, status, unasked and not self.stopping):
+        if needs_report(worker, status, unasked and not self._is_stopping):
             self.crashes.report(worker, end, now)
         else:
             self._log.debug("worker %d (age %d) %s (%s)", worker.pid, worker.age, how, worker.life(now))
             self._log_cut_requests(worker, how, now)
-        if not self.stopping:
+        if not self._is_stopping:
             self._note_vacancy(worker, unasked)
             self._log_crash_loop(worker.generation)
-        worker.close_pipes()
+        worker.close_pipes()  # after the crash report, which reads the crash dump's file
         self.waiters.on_exit(worker, f"worker {worker.pid} has left: it {how}")
         call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
-        if worker.slot is not None:
-            figures = worker.slot.figures()
-            # Its row is cleared and used again, and a total must not go down.
-            self.gone = self.gone.plus(figures)
-            take_over_losses(figures.untold_lines)
-            if figures.waiting_lines:
-                self._log.warning(
-                    "WS1207 worker %d: exited while the access log could not be written: %s lost with it",
-                    worker.pid,
-                    counted(figures.waiting_lines, "line", "is", "are"),
-                )
+        self._sum_up(worker)
+        # Last: the log lines above read the slot, and the next worker clears it.
         worker.give_slot_back()
+
+    def _sum_up(self, worker: WorkerHandle) -> None:
+        """Keep the figures of an exited worker."""
+        if worker.slot is None:
+            return
+        figures = worker.slot.figures()
+        # Its row is cleared and used again, and a total must not go down.
+        self.gone = self.gone.plus(figures)
+        # Error log lines that it lost, and had not told of: the master tells.
+        take_over_losses(figures.untold_lines)
+        if figures.waiting_lines:
+            self._log.warning(
+                "WS1207 worker %d: exited while the access log could not be written: %s lost with it",
+                worker.pid,
+                counted(figures.waiting_lines, "line", "is", "are"),
+            )
 
     def _log_cut_requests(self, worker: WorkerHandle, how: str, now: float) -> None:
         """Log requests cut by a fast stop, unless the worker has."""
@@ -454,4 +455,5 @@ def _with_reason(worker: WorkerHandle, how: str) -> str:
 
 
 def _jitter() -> float:
+    # Not `random`: the application may seed it, and then all servers would retry in step.
     return 0.75 + urandom(1)[0] / 512
