@@ -204,7 +204,9 @@ def _stay() -> object:
     if pid == 0:
         # An interrupt during Python's own handlers at a fork is lost, by Python.
         os.write(writer, b"!")
-        time.sleep(120)
+        end = time.monotonic() + 120
+        while time.monotonic() < end:  # a signal that comes just before a sleep is heard behind it only
+            time.sleep(0.05)
         os._exit(0)
     os.read(reader, 1)
     os.close(reader)
