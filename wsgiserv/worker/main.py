@@ -14,6 +14,7 @@ from wsgiserv.privileges import drop_privileges, set_home
 from wsgiserv.process import add_child_cleanup, release_standard_streams, unblock_last
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.worker.base import Worker
+from wsgiserv.worker.crash_dump import catch_crashes
 from wsgiserv.worker.registry import resolve_worker_class
 
 
@@ -28,6 +29,7 @@ def worker_main(boot: WorkerBoot) -> int:
     """
     add_child_cleanup(boot.close_in_child)
     add_child_cleanup(close_logs_in_child)
+    # Before the worker makes anything: with preload_app the application may have started a hub in the zygote.
     reset_hubs()
     worker: Worker | None = None
     failure: BaseException | None = None
@@ -39,7 +41,7 @@ def worker_main(boot: WorkerBoot) -> int:
         failure = error
     # Outside of the handlers: hooks would find what has ended the worker in sys.exc_info().
     if isinstance(failure, (ConfigError, OSError)):
-        reason = ExitStatus.CONFIG if isinstance(failure, ConfigError) else ExitStatus.BOOT
+        reason = failure.exit_status if isinstance(failure, ConfigError) else ExitStatus.BOOT
         boot.ready.report("failed", str(failure), "", reason)
         failure = None
     elif worker is not None and failure is None:
@@ -50,6 +52,7 @@ def worker_main(boot: WorkerBoot) -> int:
     if worker is not None:
         worker._await_exit()
         worker._call_exit_hook()
+        # Before the wakeup descriptor is closed: a signal that comes later would be written to another file's number.
         worker._signals.disarm()
         worker._close_sockets()
         worker._let_go()
@@ -72,10 +75,13 @@ def _prepare(worker: Worker) -> None:
     """Do what comes before the application: with the master's user first, then with the worker's."""
     boot, settings = worker.boot, worker.cfg
     add_child_cleanup(worker.close_in_child)
-    worker._install_signals()
+    worker._signals.install()
+    catch_crashes(boot.crash_dump_fd)
     unblock_last()
     worker.prepare()
+    # After `prepare`: gevent replaces `signal.signal`, and the guard goes around its function.
     worker._signals.guard()
+    # The private key, and what the hook opens, may be readable for the master's user alone.
     worker._admission.load_certificates()
     call_hook(boot.log, "post_fork", settings.post_fork, boot.server, worker)
     set_home(settings, os.environ)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
+from wsgiserv.config.settings import Settings
 from wsgiserv.worker.background import end_background
 from wsgiserv.worker.registry import resolve_worker_class
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 
 def preload_application(settings: Settings, log: logging.Logger, in_master: bool) -> Callable[..., Any]:

@@ -13,26 +13,14 @@ import signal
 from _socket import socketpair
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from os import getpid, kill
+from signal import SIG_DFL, SIG_IGN, getsignal, pthread_sigmask, set_wakeup_fd, siginterrupt
 from signal import (
-    SIG_DFL,
-    SIG_IGN,
-    SIG_UNBLOCK,
-    SIGABRT,
-    SIGCHLD,
-    SIGINT,
-    SIGQUIT,
-    SIGTERM,
-    Signals,
-    getsignal,
-    pthread_sigmask,
-    set_wakeup_fd,
-    siginterrupt,
-)
-from signal import signal as set_handler
+    signal as set_handler,
+)  # bound here: `guard` and gevent replace what `signal` has under these names
 from types import FrameType
 from typing import Any, Final
 
@@ -42,9 +30,10 @@ from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.run import run_app
 
 Handler = Callable[[int, FrameType | None], object]
+_Handlers = dict[int, Handler]
 
 # The worker leaves at these, and answers what it has: the application's handler cannot break that off.
-_LEAVE: Final = frozenset({SIGTERM, SIGINT, SIGQUIT})
+_LEAVE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 # The code of users runs below these: an exception that a handler of theirs raises there is theirs to handle.
 _CALLS_USERS_CODE: Final = frozenset({run_app.__code__, call_hook.__code__})
 _GEVENT: Final = f"{os.sep}gevent{os.sep}"
@@ -68,14 +57,10 @@ class SignalHandlers:
     """
 
     def __init__(
-        self,
-        log: logging.Logger,
-        numbers: Iterable[int],
-        at_once: dict[int, Handler],
-        in_the_end: dict[int, Handler],
+        self, log: logging.Logger, numbers: tuple[int, ...], at_once: _Handlers, in_the_end: _Handlers
     ) -> None:
         self._log = log
-        self._numbers = tuple(numbers)
+        self._numbers = numbers
         self._at_once = at_once
         self._in_the_end = in_the_end
         self._noted: deque[int] = deque()
@@ -95,8 +80,8 @@ class SignalHandlers:
         for number in self._numbers:
             set_handler(number, self._handle)
             # A system call of the application goes on when a signal has only been queued.
-            siginterrupt(number, number == SIGABRT)
-        pthread_sigmask(SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
+            siginterrupt(number, number in self._in_the_end)
+        pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
 
     def raise_at(self, number: int, handler: Handler) -> None:
         """Call ``handler``, which may raise, at this signal, also within a system call.
@@ -162,12 +147,13 @@ class SignalHandlers:
                     self._applications[number] = found
                 set_handler(number, self._handle)
                 siginterrupt(number, number in self._in_the_end)
-        pthread_sigmask(SIG_UNBLOCK, self._numbers)
+        pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         if self._serving:
             return
-        # What a preloaded application, say, has installed for other signals is called through `_handle`, too.
+        # What a preloaded application, say, has installed for other signals is called through `_handle`, too. Once the
+        # worker serves, the guard sees to that.
         for number in signal.valid_signals():
-            if number != SIGCHLD and number not in self._numbers:
+            if number != signal.SIGCHLD and number not in self._numbers:
                 found = getsignal(number)
                 if callable(found) and found != self._handle:
                     self._applications[number] = found
@@ -182,7 +168,7 @@ class SignalHandlers:
         # The interpreter has written those, too, that `_handle` notes; the bytes alone show a signal with another
         # handler.
         numbers = [each for each in data if each in self._numbers and getsignal(each) != self._handle]
-        while self._noted:
+        while self._noted:  # a handler may append at this moment: no copy and clear()
             numbers.append(self._noted.popleft())
         return numbers
 
@@ -192,20 +178,19 @@ class SignalHandlers:
 
     def wake(self) -> None:
         """Make `reader` readable. In any thread, and in a handler."""
-        try:
+        with suppress(OSError):  # it is full, and so readable already; or the worker has ended
             self._writer.send(b"\0")
-        except OSError:
-            pass  # it is full, and so readable already; or the worker has ended
 
     # ---- the handler -----------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        theirs = self._applications.get(number, SIG_DFL)
+        theirs = self.application_handler(number)
         if getpid() != self._pid:
             self._handle_in_child(number, frame, theirs)
             return
         is_servers = number in self._numbers
         if is_servers:
+            # First of all: what the application's handler does must not lose the signal.
             self._noted.append(number)
             self.wake()
             at_once = self._at_once.get(number)
@@ -220,6 +205,7 @@ class SignalHandlers:
                 if not exits and number not in _LEAVE and not (self._serving and _is_ours(frame)):
                     raise
                 failure = error
+            # Outside of the `except`: handlers of the log would find the exception in sys.exc_info().
             if failure is not None:
                 with suppress(Exception):  # a handler of the application's log
                     self._tell(number, failure)
@@ -257,6 +243,7 @@ class SignalHandlers:
         if callable(theirs):
             theirs(number, frame)
         elif theirs != SIG_IGN:
+            # Die of it: the parent is to see the signal in the wait status.
             set_handler(number, SIG_DFL)
             kill(getpid(), number)
 
@@ -264,17 +251,16 @@ class SignalHandlers:
 
     def _set(self, real_signal: Callable[[Any, Any], Any], number: Any, handler: Any) -> Any:
         is_callable = callable(handler)
-        if (
-            getpid() != self._pid
-            or get_ident() != self._main
-            or not (is_callable or handler in (SIG_DFL, SIG_IGN))
-        ):
+        is_valid = is_callable or handler in (SIG_DFL, SIG_IGN)
+        # Python's own function raises for a wrong thread or handler.
+        if getpid() != self._pid or get_ident() != self._main or not is_valid:
             return self._shown(number, real_signal(number, handler))
         if number in self._numbers:
             before = self._shown(number, self._handle)
+            # What an application restores that had asked for the handler before its own: nothing of its own is left.
             keeps = handler is not _heard_by_server and handler is not signal.default_int_handler
         else:
-            keeps = number != SIGCHLD and is_callable
+            keeps = number != signal.SIGCHLD and is_callable
             before = self._shown(number, real_signal(number, self._handle if keeps else handler))
         if keeps:
             self._applications[number] = handler
@@ -289,7 +275,7 @@ class SignalHandlers:
         return self._applications.get(number, _heard_by_server if getpid() == self._pid else SIG_DFL)
 
     def application_handler(self, number: int) -> Any:
-        """Return what the application has set, `SIG_DFL` if nothing: a process that it forks goes on with that."""
+        """Return the application's own handler, `SIG_DFL` without one: a process that it forks goes on with that."""
         return self._applications.get(number, SIG_DFL)
 
 
@@ -310,6 +296,6 @@ def _is_ours(frame: FrameType | None) -> bool:
 
 def _name(number: int) -> str:
     try:
-        return Signals(number).name
+        return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
