@@ -52,14 +52,15 @@ def call_hook_or_stop(
 
 
 def _call(hook: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> BaseException | None:
-    """Return the exception of a hook; raise a KeyboardInterrupt or the like, which is not the hook's own."""
+    """Return the exception of a hook; raise a KeyboardInterrupt or the like."""
     failure: BaseException | None = None
     if hook is not None:
         try:
             hook(*arguments)
         except BaseException as error:
             failure = error
-        leave_if_child(failure)
+        leave_if_child(failure)  # the hook has forked, and its child has returned
+    # A signal's exception is not the hook's own. SystemExit is: a hook that calls sys.exit() does not stop the server.
     if failure is not None and not is_a(failure, (Exception, SystemExit)):
         raise failure
     return failure

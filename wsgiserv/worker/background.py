@@ -11,11 +11,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
+from wsgiserv.unpatched import eventlet_hub, gevent_hub
 from wsgiserv.user_code import is_a, own_attribute
 
 # fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they end
@@ -70,10 +71,10 @@ def end_background(log: logging.Logger) -> None:
 
 
 def _end_gevent(found: list[str]) -> None:
-    gevent, local = sys.modules.get("gevent"), sys.modules.get("gevent._hub_local")
-    hub = local.get_hub_if_exists() if local is not None else None
-    if gevent is None or hub is None:
+    hub = gevent_hub()
+    if hub is None:
         return
+    gevent = sys.modules["gevent"]
     with _quiet_exits():
         for _ in range(_ROUNDS):
             greenlets = _greenlets_below(hub)
@@ -111,7 +112,8 @@ def _greenlets_below(hub: Any) -> list[Any]:
 def _stop_watchers(hub: Any) -> list[str]:
     """Stop the hub's watchers of timers, descriptors and files."""
     loop = hub.loop
-    kinds = tuple({type(loop.timer(1.0)), type(loop.io(0, 1)), type(loop.stat("/"))})
+    # Each event loop of gevent (libev in C or through CFFI, libuv) has watcher classes of its own.
+    kinds = (type(loop.timer(1.0)), type(loop.io(0, 1)), type(loop.stat("/")))
     told = []
     for each in gc.get_objects():
         if is_a(each, kinds) and each.active and each.loop is loop:
@@ -124,14 +126,15 @@ def _stop_watchers(hub: Any) -> list[str]:
 
 
 def _is_of_library(function: Any) -> bool:
-    owner = own_attribute(function, "__self__")
-    module = own_attribute(function, "__module__") or type(owner).__module__
+    # A method of a compiled class has no module of its own.
+    module = own_attribute(function, "__module__") or type(own_attribute(function, "__self__")).__module__
     return is_a(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
 @contextmanager
 def _quiet_exits() -> Iterator[None]:
     """Let `threading.excepthook` say nothing of ended threads."""
+    # Python swallows SystemExit of a thread alone: GreenletExit would be printed with a traceback for each.
     hook = threading.excepthook
 
     def excepthook(args: Any) -> None:
@@ -149,9 +152,10 @@ def _quiet_exits() -> Iterator[None]:
 
 
 def _end_eventlet(found: list[str]) -> None:
-    hub = getattr(getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None), "hub", None)
+    hub = eventlet_hub()
     if hub is None:
         return
+    library = sys.modules["greenlet"]
     with _quiet_exits():
         for _ in range(_ROUNDS):
             greenlets = _greenlets_below(hub.greenlet)
@@ -162,7 +166,10 @@ def _end_eventlet(found: list[str]) -> None:
             for each in greenlets:
                 begin = begins.get(id(each)) if not each else None
                 found.append(f"a greenlet of {_function(begin)}" if begin is not None else _describe(each))
-                _end_here(each)
+                # By itself it would go on to its parent, the hub, which runs the other greenlets.
+                each.parent = library.getcurrent()
+                with suppress(Exception):
+                    each.throw(library.GreenletExit)
     for timer in _timers(hub):
         if not (timer.called or _is_of_library(timer.tpl[0])):
             found.append(f"a timer that calls {_function(timer.tpl[0])}")
@@ -173,37 +180,27 @@ def _timers(hub: Any) -> list[Any]:
     return [timer for _, timer in (*hub.timers, *hub.next_timers) if getattr(timer, "tpl", None)]
 
 
-def _end_here(greenlet: Any) -> None:
-    """Raise GreenletExit in a greenlet of eventlet, and come back."""
-    # By itself it would go on to its parent, the hub, which runs the other greenlets.
-    greenlet.parent = sys.modules["greenlet"].getcurrent()
-    with suppress(Exception):
-        greenlet.throw(sys.modules["greenlet"].GreenletExit)
-
-
 # ---- what it is and where it comes from --------------------------------------------------------------------
 
 
 def _describe(greenlet: Any) -> str:
     """Return the function of a greenlet in words, and where it was spawned if that is known."""
-    function, thread = _target(greenlet)
-    what = f"the thread {thread} (a greenlet)" if thread else "a greenlet"
-    where = _spawned_at(greenlet)
-    return f"{what} of {function}" + (f", spawned at {where}" if where else "")
-
-
-def _target(greenlet: Any) -> tuple[str, str]:
-    """Return the function of a greenlet in words, and its name where it stands for a thread."""
     run = own_attribute(greenlet, "_run")
     thread = own_attribute(run, "__self__")
+    what = "a greenlet"
     if own_attribute(thread, "_bootstrap_inner") is not None:  # a threading.Thread, patched or not
+        what = f"the thread {own_attribute(thread, '_name')} (a greenlet)"
         target = own_attribute(thread, "_target")
-        kind = type(thread)
-        return _function(target if target is not None else kind.run), str(own_attribute(thread, "_name"))
+        run = type(thread).run if target is None else target
     if run is not None:
-        return _function(run), ""
-    frame = own_attribute(greenlet, "gr_frame")
-    return _outermost(frame) or "a function that is not known", ""
+        function = _function(run)
+    else:  # a raw greenlet drops its function when it begins
+        function = _outermost(own_attribute(greenlet, "gr_frame")) or "a function that is not known"
+    # gevent notes the stack at each spawn, its own frames innermost.
+    spawned_at = next(_own_frames(own_attribute(greenlet, "spawning_stack")), None)
+    if spawned_at is None:
+        return f"{what} of {function}"
+    return f"{what} of {function}, spawned at {spawned_at.f_code.co_filename}:{spawned_at.f_lineno}"
 
 
 def _function(function: Any) -> str:
@@ -214,34 +211,27 @@ def _function(function: Any) -> str:
     return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else str(name)
 
 
-def _spawned_at(greenlet: Any) -> str:
-    """Return the application's file and line where a greenlet of gevent was spawned; empty when not known."""
-    frame = own_attribute(greenlet, "spawning_stack")
-    while frame is not None:
-        if not _is_library_file(frame.f_code.co_filename):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
-
-
 def _outermost(frame: FrameType | None) -> str:
     """Return the outermost function of the application in a stack; empty when there is none."""
     found = ""
-    while frame is not None:
-        code = frame.f_code
-        if not _is_library_file(code.co_filename):
-            found = f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
-        frame = frame.f_back
+    for each in _own_frames(frame):
+        found = f"{each.f_code.co_qualname} ({each.f_code.co_filename}:{each.f_lineno})"
     return found
 
 
-def _is_library_file(filename: str) -> bool:
-    return filename.startswith(_library_directories())
+def _own_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield the frames of the application in a stack, innermost first."""
+    libraries = _library_directories()
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(libraries):
+            yield frame
+        frame = frame.f_back
 
 
 def _library_directories() -> tuple[str, ...]:
-    files: Iterable[Any] = (getattr(sys.modules.get(name), "__file__", None) for name in sorted(_LIBRARIES))
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARIES]
     directories = [os.path.dirname(file) + os.sep for file in files if file]
+    # The frames of compiled modules name the source files of their build.
     return (*directories, threading.__file__, "src/gevent/", "src/greenlet/")
 
 
@@ -249,12 +239,9 @@ def _pool_threads() -> list[str]:
     """Return the functions of threads unknown to `threading`, those of gevent's and eventlet's pools."""
     own = sys._getframe()
     known = {thread.ident for thread in threading.enumerate()}
-    others = [
-        frame for ident, frame in sys._current_frames().items() if ident not in known and frame is not own
-    ]
-    found = [f"a thread in {name}" for frame in others if (name := _outermost(frame))]
-    local = sys.modules.get("gevent._hub_local")
-    pool = getattr(local.get_hub_if_exists(), "_threadpool", None) if local is not None else None
+    frames = [each for ident, each in sys._current_frames().items() if ident not in known]
+    found = [f"a thread in {name}" for each in frames if each is not own and (name := _outermost(each))]
+    pool = getattr(gevent_hub(), "_threadpool", None)  # `threadpool` would make one
     if not found and pool is not None and len(pool):
         found.append("gevent's thread pool")  # its task waits in a hub of that thread's own
     return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from _thread import allocate_lock, start_new_thread  # bound before anything may replace them by greenlets
 from os import write
 from signal import SIG_DFL, SIGABRT, getsignal, signal
 from typing import Final
 
 from wsgiserv.boot import REPORT_MARK
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.unpatched import start_thread
 
 _MOST_BYTES: Final = 192 << 10
 _STANDARD_ERROR: Final = 2
@@ -51,20 +51,10 @@ def _enable(fd: int) -> None:
     # Python's own handlers run on that, one above the other where several signals are pending, each with the
     # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a stack
     # the main thread's handlers run on its own.
-    is_done = allocate_lock()
-    is_done.acquire()
-
-    def enable() -> None:
-        try:
-            faulthandler.enable(fd)
-        finally:
-            is_done.release()
-
     try:
-        start_new_thread(enable, ())
+        start_thread(faulthandler.enable, (fd,), name="wsgiserv-faulthandler").join()
     except RuntimeError:  # no thread can be had
-        enable()
-    is_done.acquire()
+        faulthandler.enable(fd)
 
 
 def write_report(fd: int | None, report: str) -> bool:
@@ -79,6 +69,7 @@ def write_report(fd: int | None, report: str) -> bool:
     """
     if fd is None:
         return False
+    # A stack's source lines may hold surrogates. One write: the process may be killed at any moment.
     data = (REPORT_MARK + report).encode("utf-8", "backslashreplace")[:_MOST_BYTES]
     try:
         return write(fd, data) == len(data)

@@ -122,6 +122,7 @@ class GeventWorker(EventLoopWorker):
 
     multithread = True
     streams = LARGE_STREAMED
+    patches_library = True
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)

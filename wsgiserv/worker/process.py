@@ -15,7 +15,7 @@ from collections.abc import Callable
 from os import getpid
 from select import POLLIN, poll
 from types import FrameType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
@@ -40,6 +40,9 @@ class WorkerProcess(ABC):
     Attributes:
         age, pid, ppid, cfg, log, sockets, booted, aborted, timeout: as in gunicorn's workers, for hooks.
     """
+
+    # Whether `patch` and `prepare` put greenlets in the place of the standard library's threads.
+    patches_library: ClassVar[bool] = False
 
     def __init__(self, boot: WorkerBoot) -> None:
         self.boot = boot

@@ -41,17 +41,10 @@ class WarmupContext(Protocol):
 class _NullSink:
     """Drops a response."""
 
-    def set_streaming(self, streaming: bool) -> None:
-        """Nothing waits here."""
+    def _drop(self, *_: object) -> None:
+        """Nothing waits for it."""
 
-    def send(self, data: bytes) -> None:
-        """Drop ``data``."""
-
-    def send_pair(self, head: bytes, body: bytes) -> None:
-        """Drop both."""
-
-    def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Drop the file."""
+    set_streaming = send = send_pair = send_file = _drop
 
 
 def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) -> None:
@@ -71,19 +64,19 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
         try:
             environ = _environ(context, path, host, base)
         except ProtocolError as error:
-            raise ApplicationError(
-                f"WS1152 warmup: {path} is not a valid request target: {error}", ""
-            ) from None
+            raise ApplicationError(f"WS1152 warmup: {path} is not a valid request target: {error}") from None
         environ["wsgi.early_hints"] = response.early_hints
         failure = run_app(context.app, environ, response)
+        # A signal's exception: the application has not failed, the process is to end.
         if failure is not None and not is_a(failure, (Exception, SystemExit)):
             raise failure
+        # After `BodyTooLong` the response is complete, and a client would have got all that was promised.
         if failure is not None and not is_a(failure, BodyTooLong):
             what = f"WS1153 warmup: the warm-up request of {path} raised {describe_error(failure)}"
             raise ApplicationError(what, format_users_error(failure))
         if response.code >= 500:
             raise ApplicationError(
-                f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}", ""
+                f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}"
             )
         if response.code >= 400:
             context.log.warning(
