@@ -232,7 +232,7 @@ def _warm_up(
         multithread=resolve_worker_class(settings.worker_class).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,
     )
-    context: Any = SimpleNamespace(  # see `WarmupContext`
+    context: Any = SimpleNamespace(  # the parts of a `ServingContext` for warm-up requests
         app=application,
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         id_prefix=f"check-{os.getpid()}-",

@@ -209,10 +209,9 @@ def _is_own(path: str) -> bool:
 
 def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     """Find a module without importing it, or its package; None if it is not found."""
-    try:
+    with suppress(Exception):  # an entry of sys.path whose finder fails
         return PathFinder.find_spec(name, path)
-    except Exception:  # an entry of sys.path whose finder fails
-        return None
+    return None
 
 
 def _not_found(target: Target, missing: str) -> str:

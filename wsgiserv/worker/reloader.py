@@ -20,11 +20,11 @@ from time import monotonic, time_ns
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
+from wsgiserv.user_code import is_a, own_attribute
 
 # Modification time in ns, and size; None of a file that is not there.
 _Signature = tuple[int, int] | None
 
-_MAGIC = re.compile(r"[*?\[]")
 _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 
 # Not the application's code, often many thousand files.
@@ -92,7 +92,13 @@ class Reloader:
         self._roots: list[str] = []
         self._python_below: str | None = None
         for entry in extra_files:
-            self._add(entry)
+            path = absolute(entry)
+            if os.path.isdir(path):
+                self._roots.append(path)
+            elif glob.has_magic(entry) and not os.path.exists(path):  # a file may have such a name
+                self._patterns.append(path)
+            else:
+                self._files.append(path)
         self._seen: dict[str, _Signature] = {
             path: (noted or {}).get(path) or _signature(path) for path in self._chosen_files()
         }
@@ -100,22 +106,13 @@ class Reloader:
         self._missing: set[str] = set()
         self._stopped = False
 
-    def _add(self, entry: str) -> None:
-        path = absolute(entry)
-        if os.path.isdir(path):
-            self._roots.append(path)
-        elif _MAGIC.search(entry) and not os.path.exists(path):
-            self._patterns.append(path)
-        else:
-            self._files.append(path)
-
     def watch_broken(self, failed_import: ApplicationError) -> None:
         """Watch the files of its traceback, and all Python files here: a change of these may mend a failed import.
 
         Args:
             failed_import: the failure.
         """
-        # The broken module is not among the loaded ones.
+        # The broken module is not among the loaded ones: the import system drops it.
         self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
         self._python_below = working_directory()
         for path in self._chosen_files():
@@ -207,7 +204,6 @@ class Reloader:
                 *directories,
                 watch_filter=None,
                 debounce=200,
-                step=50,
                 stop_event=self,
                 rust_timeout=max(1, int(self._interval_s * 1000)),
                 yield_on_timeout=True,
@@ -244,13 +240,10 @@ def _signature(path: str) -> _Signature:
 
 def _module_files() -> Iterator[str]:
     """Yield the source files of all loaded modules."""
-    for module in list(sys.modules.values()):
-        try:
-            # The module's own __getattr__ would import a lazy module.
-            path = object.__getattribute__(module, "__dict__").get("__file__")
-        except Exception:  # sys.modules may hold anything
-            continue
-        if isinstance(path, str) and path:
+    for module in list(sys.modules.values()):  # it may hold anything
+        # The module's own __getattr__ would import a lazy module.
+        path = own_attribute(module, "__file__")
+        if is_a(path, str) and path:
             yield absolute(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
 
 

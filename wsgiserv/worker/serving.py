@@ -120,7 +120,7 @@ class Admission:
         self._secure_until = 0.0
         # The peers that may, or must, send a PROXY header first.
         self._proxies: PeerNames | None = None
-        if settings.proxy_protocol != "off":
+        if settings.proxy_protocol != "off":  # most workers need neither this module nor the next ones
             from wsgiserv.net.proxy_socket import ProxySocket
 
             self._proxies = PeerNames(settings.proxy_allow_ips)
@@ -213,10 +213,10 @@ class Admission:
         sock, state = handed.sock, handed.state
         try:
             address = sock.getpeername()
-        except OSError:
-            sock.close()
-            return None
-        if self._uwsgi_peers is not None:
+        except OSError:  # the client has left meanwhile
+            address = None
+        # An older generation may speak HTTP at an address where this one expects uwsgi packets.
+        if address is None or self._uwsgi_peers is not None:
             sock.close()
             return None
         # A reload may have given that address up.

@@ -295,7 +295,6 @@ def _is_ours(frame: FrameType | None) -> bool:
 
 
 def _name(number: int) -> str:
-    try:
+    with suppress(ValueError):
         return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return f"signal {number}"  # a real-time signal

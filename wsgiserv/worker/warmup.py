@@ -5,37 +5,21 @@ Such a request takes the way of any other, through the parser and the gateway, b
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final
 
 from wsgiserv.errors import ApplicationError, ProtocolError
-from wsgiserv.http.head import HeadParser
+from wsgiserv.net.serving_context import ServingContext
 from wsgiserv.tracebacks import describe_error, format_users_error
 from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.input import empty_input
 from wsgiserv.wsgi.response import BodyTooLong, Response
-from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # A listener on these has all addresses; a client needs one to connect to.
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
-class WarmupContext(Protocol):
-    """The parts of a `ServingContext` for warm-up requests."""
-
-    @property
-    def app(self) -> Callable[..., Any]: ...
-
-    gateway: ResponseContext
-    id_prefix: str
-    log: logging.Logger
-    parser: HeadParser
-    serial: count[int]
 
 
 class _NullSink:
@@ -47,7 +31,7 @@ class _NullSink:
     set_streaming = send = send_pair = send_file = _drop
 
 
-def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) -> None:
+def warm_up(context: ServingContext, paths: Sequence[str], base: dict[str, Any]) -> None:
     """Call the application with a GET of each path, in order; warn of answers from 400 to 499.
 
     Args:
@@ -96,7 +80,7 @@ def _host_of(base: dict[str, Any]) -> str:
     return host if port == _DEFAULT_PORTS[base["wsgi.url_scheme"]] else f"{host}:{port}"
 
 
-def _environ(context: WarmupContext, path: str, host: str, base: dict[str, Any]) -> dict[str, Any]:
+def _environ(context: ServingContext, path: str, host: str, base: dict[str, Any]) -> dict[str, Any]:
     """Return the environ of a GET. Raises ProtocolError for an impossible path."""
     block = context.parser.header_block(f"Host: {host}\r\nUser-Agent: wsgiserv-warmup\r\n".encode())
     # Clients escape all but visible ASCII.
