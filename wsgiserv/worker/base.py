@@ -270,7 +270,7 @@ class Worker(WorkerProcess):
         """As of the base; detach from the scoreboard and the access log, too."""
         super().close_in_child()
         self.context.close_in_child()
-        self._heartbeat.close_in_child()
+        self._heartbeat.seconds = self.boot.slot.seconds
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -283,14 +283,15 @@ class Worker(WorkerProcess):
             self.context.why_leaving = AT_ONCE
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-            self._leaving.cut_short()
+            self._leaving.at_once = True
         elif number == signal.SIGUSR1:
             reopen_error_log()
             if self.context.access is not None:
                 self.context.access.reopen()
 
     def _leave_soon(self) -> None:
-        self._leaving.tell(monotonic())
+        if self._leaving.told_at is None:
+            self._leaving.told_at = monotonic()
         # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
         if not self.may_hand_over():
             self.context.gateway.allow_keep_alive(False)
@@ -418,7 +419,7 @@ class Worker(WorkerProcess):
 
     def _stop_handing_over(self) -> None:
         """Leave as without a channel from now on: no worker is left to take connections."""
-        self._leaving.keep_connections()
+        self._leaving.hands_over = False
         self._keep_idle()
         self.stop_accepting()
 

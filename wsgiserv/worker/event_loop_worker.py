@@ -252,7 +252,7 @@ class EventLoopWorker(Worker):
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
             self._fatal = failure
-            self._leaving.cut_short()
+            self._leaving.at_once = True
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
         with suppress(BaseException):  # a filter or a handler of the application's log

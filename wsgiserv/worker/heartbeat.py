@@ -31,7 +31,6 @@ class Heartbeat:
     """
 
     def __init__(self, slot: Slot, timeout_s: float) -> None:
-        self._slot = slot
         self.seconds = slot.seconds
         self.turn_s = min(_TURN_S, max(timeout_s / 4, _SHORTEST_TURN_S)) if timeout_s else _TURN_S
         self.turn_due_s = self.turn_s + _LATE_S
@@ -40,9 +39,9 @@ class Heartbeat:
         self._measured_at = monotonic()
         self._runnable_s = runnable_time_s()
 
-    def close_in_child(self) -> None:
-        """Write to the scoreboard no more. Called in a child of the application, after `Slot.detach`."""
-        self.seconds = self._slot.seconds
+    def close_in_child(self, slot: Slot) -> None:
+        """Write to the detached row from now on. Called in a child of the application."""
+        self.seconds = slot.seconds
 
     def busy_share(self, now: float) -> float:
         """Return how much of the time since the last call this process was runnable: 0.0 to 1.0."""

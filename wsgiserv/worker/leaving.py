@@ -42,7 +42,7 @@ class Leaving:
         seconds = self.graceful_timeout_s
         return logging.WARNING, f"the worker did not retire within graceful_timeout ({seconds:g} s)"
 
-    def tell(self, now: float) -> None:
+    def note_signal(self, now: float) -> None:
         """Note that SIGTERM has come. In the signal handler."""
         if self.told_at is None:  # the master repeats the signal, and counts from the first
             self.told_at = now
@@ -53,11 +53,11 @@ class Leaving:
         self.deadline = (self.told_at or now) + self.graceful_timeout_s
         self.hands_over = hands_over
 
-    def cut_short(self) -> None:
+    def leave_at_once(self) -> None:
         """Leave now, and cut the requests."""
         self.at_once = True
 
-    def keep_connections(self) -> None:
+    def stop_handing_over(self) -> None:
         """Hand over no connection from now on: no worker is left to take it."""
         self.hands_over = False
 

@@ -214,26 +214,25 @@ class SignalHandlers:
             in_the_end(number, frame)
 
     def _tell(self, number: int, failure: BaseException) -> None:
+        names = (_name(number), type(failure).__name__)
         if number in self._numbers and is_a(failure, SystemExit):
             # At a signal to leave, to leave is what it wants; the requests in flight are answered first.
             if number not in _LEAVE:
                 text = "the application's handler of %s has called sys.exit(); the worker goes on"
-                self._log.info(text, _name(number))
+                self._log.info(text, names[0])
         elif number not in _LEAVE:
             self._log.error(
                 "WS1717 the application's handler of %s raised %s while no request ran its code: the server goes on. "
                 "If a timer of the application has sent the signal (alarm, setitimer), cancel the timer at the end of "
                 "the request",
-                _name(number),
-                type(failure).__name__,
+                *names,
                 exc_info=failure,
             )
         elif not is_a(failure, KeyboardInterrupt):
             self._log.error(
                 "WS1718 the application's handler of %s raised %s: the worker leaves all the same, and answers the "
                 "requests in flight",
-                _name(number),
-                type(failure).__name__,
+                *names,
                 exc_info=failure,
             )
 

@@ -16,7 +16,8 @@ def test_a_worker_that_stays() -> None:
 
 def test_the_time_counts_from_the_signal_not_from_the_loop_that_sees_it_later() -> None:
     leaving = Leaving(30.0)
-    leaving.told_at = 100.0
+    leaving.note_signal(100.0)
+    leaving.note_signal(120.0)
     assert not leaving.is_overdue(130.0)
     assert leaving.is_overdue(130.1), "also before the loop has begun to leave"
     leaving.begin(125.0, hands_over=True)
