@@ -123,7 +123,7 @@ def _rounds(hub: Any) -> Iterator[list[Any]]:
 
     def excepthook(args: Any) -> None:
         # A thread may end by SystemExit without a word: GreenletExit would be printed with a traceback for each.
-        if args.exc_type.__name__ != "GreenletExit":
+        if not issubclass(args.exc_type, sys.modules["greenlet"].GreenletExit):
             hook(args)
 
     threading.excepthook = excepthook
