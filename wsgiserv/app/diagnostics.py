@@ -201,10 +201,10 @@ def _hides(name: str) -> str:
 def _is_own(path: str) -> bool:
     """Return True for a file of the user, False for one of an installed package or the standard library."""
     paths = sysconfig.get_paths()
-    theirs = {os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    theirs = [os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     place = os.path.realpath(path) + os.sep
     is_installed = f"{os.sep}site-packages{os.sep}" in place or f"{os.sep}dist-packages{os.sep}" in place
-    return not is_installed and not any(place.startswith(each) for each in theirs)
+    return not (is_installed or place.startswith(tuple(theirs)))
 
 
 def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:

@@ -31,11 +31,16 @@ def worker_main(boot: WorkerBoot) -> int:
     add_child_cleanup(close_logs_in_child)
     # Before the worker makes anything: with preload_app the application may have started a hub in the zygote.
     reset_hubs()
+    settings = boot.settings
     worker: Worker | None = None
     failure: BaseException | None = None
     status: int = ExitStatus.BOOT
     try:
-        worker = _make_worker(boot)
+        # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link was
+        # moved to another release, that release's files are not this code's.
+        if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
+            boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
+        worker = resolve_worker_class(settings.worker_class, settings.threads)(boot)
         _prepare(worker)
     except BaseException as error:
         failure = error
@@ -60,15 +65,6 @@ def worker_main(boot: WorkerBoot) -> int:
     if failure is not None:
         raise failure
     return status
-
-
-def _make_worker(boot: WorkerBoot) -> Worker:
-    settings = boot.settings
-    # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link was
-    # moved to another release, that release's files are not this code's.
-    if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
-        boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
-    return resolve_worker_class(settings.worker_class, settings.threads)(boot)
 
 
 def _prepare(worker: Worker) -> None:

@@ -189,10 +189,10 @@ class Reloader:
             self._tell(self._look())
 
     def _run_watchfiles(self) -> None:
-        try:
+        # No inotify watches left, or a file system without them: the clock always works.
+        with suppress(Exception):
             self._watch()
-        except Exception:  # no inotify watches left, or a file system without them: the clock always works
-            self._run_poll()
+        self._run_poll()
 
     def _watch(self) -> None:
         from watchfiles import watch

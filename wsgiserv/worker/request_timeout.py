@@ -146,8 +146,8 @@ class TimedSink:
             self._account(body_sent)
 
     def _end_output(self) -> None:
-        # The client waits for the end of the connection, and the thread may keep it for hours. With a queue the loop
-        # ends it.
+        # The client waits for the end of the connection, and the thread may keep it for hours. What is queued is to be
+        # sent before.
         if not self.connection.has_output:
             with suppress(OSError):
                 self.connection.sock.shutdown(SHUT_WR)
@@ -231,7 +231,7 @@ class Deadlines:
             failure = run_app(app, environ, response)
         except RequestTimeout as error:  # it came when the application had just ended
             failure = error
-        # The exception may come here as well, until the lock is held.
+        # The exception may be delivered here as well, as long as `finished` is not set.
         while True:
             try:
                 sink.finish()

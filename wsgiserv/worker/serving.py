@@ -176,9 +176,8 @@ class Admission:
         """Use the TLS context of this day for new connections; the open ones keep theirs. Called once a second."""
         contexts = self._boot.tls_contexts
         if contexts is not None and now >= self._secure_until:
-            from wsgiserv.net.tls import (
-                TLSSocket,
-            )  # it loads OpenSSL, which a worker without TLS can do without
+            # Here: it loads OpenSSL, which a worker without TLS can do without.
+            from wsgiserv.net.tls import TLSSocket
 
             context, self._secure_until = contexts.current(now)
             self._secure = partial(TLSSocket, context)

@@ -18,9 +18,7 @@ from contextlib import suppress
 from functools import wraps
 from os import getpid, kill
 from signal import SIG_DFL, SIG_IGN, getsignal, pthread_sigmask, set_wakeup_fd, siginterrupt
-from signal import (
-    signal as set_handler,
-)  # bound here: `guard` and gevent replace what `signal` has under these names
+from signal import signal as set_handler  # `guard` and gevent replace it there
 from types import FrameType
 from typing import Any, Final
 
