@@ -33,7 +33,14 @@ def catch_crashes(fd: int | None) -> None:
             # Anew: our handler of SIGABRT has replaced faulthandler's, and is to be called by it.
             _enable_before(getsignal(SIGABRT))
     elif fd is not None:
-        _enable(fd)
+        # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
+        # Python's own handlers run on that, one above the other where several signals are pending, each with the
+        # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a
+        # stack the main thread's handlers run on its own.
+        try:
+            start_thread(faulthandler.enable, (fd,), name="wsgiserv-faulthandler").join()
+        except RuntimeError:  # no thread can be had
+            faulthandler.enable(fd)
         # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
         # whose number is a client's then. A child has the default handler of SIGABRT.
         add_child_cleanup(lambda: _enable_before(SIG_DFL))
@@ -44,17 +51,6 @@ def _enable_before(handler: object) -> None:
     faulthandler.disable()
     signal(SIGABRT, handler)  # type: ignore[arg-type]
     faulthandler.enable(_STANDARD_ERROR)
-
-
-def _enable(fd: int) -> None:
-    # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
-    # Python's own handlers run on that, one above the other where several signals are pending, each with the
-    # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a stack
-    # the main thread's handlers run on its own.
-    try:
-        start_thread(faulthandler.enable, (fd,), name="wsgiserv-faulthandler").join()
-    except RuntimeError:  # no thread can be had
-        faulthandler.enable(fd)
 
 
 def write_report(fd: int | None, report: str) -> bool:

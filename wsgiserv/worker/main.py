@@ -57,8 +57,6 @@ def worker_main(boot: WorkerBoot) -> int:
     if worker is not None:
         worker._await_exit()
         worker._call_exit_hook()
-        # Before the wakeup descriptor is closed: a signal that comes later would be written to another file's number.
-        worker._signals.disarm()
         worker._close_sockets()
         worker._let_go()
         release_standard_streams()

@@ -238,18 +238,14 @@ def _outermost(frame: FrameType | None) -> str:
 
 def _own_frames(frame: FrameType | None) -> Iterator[FrameType]:
     """Yield the frames of the application in a stack, innermost first."""
-    libraries = _library_directories()
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARIES]
+    directories = [os.path.dirname(file) + os.sep for file in files if file]
+    # The frames of compiled modules name the source files of their build.
+    libraries = (*directories, threading.__file__, "src/gevent/", "src/greenlet/")
     while frame is not None:
         if not frame.f_code.co_filename.startswith(libraries):
             yield frame
         frame = frame.f_back
-
-
-def _library_directories() -> tuple[str, ...]:
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARIES]
-    directories = [os.path.dirname(file) + os.sep for file in files if file]
-    # The frames of compiled modules name the source files of their build.
-    return (*directories, threading.__file__, "src/gevent/", "src/greenlet/")
 
 
 def _pool_threads() -> list[str]:

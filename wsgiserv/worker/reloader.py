@@ -165,9 +165,15 @@ class Reloader:
 
     def _note_modules(self) -> None:
         """Note the modules imported since the last look, as they were when they were read."""
-        for path in _module_files():
-            if path not in self._seen:
-                self._seen[path] = _noted[path] if path in _noted else _signature(path)  # None may be noted
+        for module in list(sys.modules.values()):  # it may hold anything
+            # The module's own __getattr__ would import a lazy module.
+            file = own_attribute(module, "__file__")
+            if is_a(file, str) and file:
+                path = absolute(file[:-1] if file.endswith((".pyc", ".pyo")) else file)
+                if path not in self._seen:
+                    self._seen[path] = (
+                        _noted[path] if path in _noted else _signature(path)
+                    )  # None may be noted
 
     def _chosen_files(self) -> Iterator[str]:
         yield from self._files
@@ -236,15 +242,6 @@ def _signature(path: str) -> _Signature:
     except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _module_files() -> Iterator[str]:
-    """Yield the source files of all loaded modules."""
-    for module in list(sys.modules.values()):  # it may hold anything
-        # The module's own __getattr__ would import a lazy module.
-        path = own_attribute(module, "__file__")
-        if is_a(path, str) and path:
-            yield absolute(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
 
 
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:

@@ -113,7 +113,11 @@ class SignalHandlers:
         self.look()
 
     def close(self) -> None:
-        """Close the wakeup descriptors."""
+        """Wake nothing any more: the loop, which reads the queue, has ended, or this is a child of the application."""
+        self._installed = False
+        # First: a signal that came later would be written to the file that has the descriptor's number then.
+        with suppress(ValueError):  # not the main thread; it has been done by the handlers of the fork
+            set_wakeup_fd(-1)
         self.reader.close()
         self._writer.close()
 
@@ -123,11 +127,6 @@ class SignalHandlers:
         # asyncio's add_signal_handler() takes the descriptor, too, and its removal gives the signal its default, which
         # is death: hence `look`.
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-
-    def disarm(self) -> None:
-        """Wake nothing any more: the loop, which read the queue, has ended."""
-        self._installed = False
-        set_wakeup_fd(-1)
 
     def look(self) -> None:
         """Take back the wakeup descriptor, the handlers set past ``signal.signal``, and unblock the server's signals.
