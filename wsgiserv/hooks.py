@@ -57,7 +57,8 @@ def _call(hook: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> BaseEx
         except BaseException as error:
             failure = error
         leave_if_child(failure)  # the hook has forked, and its child has returned
-    # A signal's exception is not the hook's own. SystemExit is: a hook that calls sys.exit() does not stop the server.
+    # A signal's exception is not the hook's own. SystemExit is: a hook that calls sys.exit() does not stop the
+    # server.
     if failure is not None and not is_a(failure, (Exception, SystemExit)):
         raise failure
     return failure

@@ -17,8 +17,8 @@ from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.config.worker_class import known
 from wsgiserv.library_first import LibraryFirst
 
-# With the modules that these import themselves at once. Of the standard library also those that another version imports
-# late: `resource` is for os.wait4(), in C; `unicodedata` for `traceback`, when a line is not ASCII.
+# With the modules that these import themselves at once. Of the standard library also those that another version
+# imports late: `resource` is for os.wait4(), in C; `unicodedata` for `traceback`, when a line is not ASCII.
 ALWAYS: Final = (
     *("wsgiserv.config.loader", "wsgiserv.master.master", "wsgiserv.net.portable_poller", "wsgiserv.places"),
     *("wsgiserv.worker.main", "wsgiserv.worker.preload", "wsgiserv.worker.reloader"),

@@ -223,8 +223,8 @@ def _check(target: Target, application: Any) -> None:
             f"{what}, an ASGI application (async). wsgiserv serves WSGI applications: run this one with an "
             "ASGI server, or wrap it: a2wsgi.ASGIMiddleware(app)."
         )
-    # By the outer function's own signature, since that is called. Functions alone: the signature of any other callable
-    # is a guess, and a wrong refusal is worse than the TypeError of the first request.
+    # By the outer function's own signature, since that is called. Functions alone: the signature of any other
+    # callable is a guess, and a wrong refusal is worse than the TypeError of the first request.
     is_function = target.call is None and kind is FunctionType
     if is_function and not accepts_args(application, 2, follow_wrapped=False):
         raise ApplicationError(

@@ -36,8 +36,8 @@ def worker_main(boot: WorkerBoot) -> int:
     failure: BaseException | None = None
     status: int = ExitStatus.BOOT
     try:
-        # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link was
-        # moved to another release, that release's files are not this code's.
+        # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link
+        # was moved to another release, that release's files are not this code's.
         if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
             boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
         worker = resolve_worker_class(settings.worker_class, settings.threads)(boot)

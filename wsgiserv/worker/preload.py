@@ -22,8 +22,8 @@ from wsgiserv.unpatched import eventlet_hub, gevent_hub
 from wsgiserv.user_code import is_a, own_attribute
 from wsgiserv.worker.registry import resolve_worker_class
 
-# fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they end
-# in the process that has loaded the application, before it forks, and run nowhere.
+# fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they
+# end in the process that has loaded the application, before it forks, and run nowhere.
 
 # How long greenlets may take to end when GreenletExit is raised in them.
 _END_S: Final = 1.0

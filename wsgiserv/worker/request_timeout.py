@@ -146,8 +146,8 @@ class TimedSink:
             self._account(body_sent)
 
     def _end_output(self) -> None:
-        # The client waits for the end of the connection, and the thread may keep it for hours. What is queued is to be
-        # sent before.
+        # The client waits for the end of the connection, and the thread may keep it for hours. What is queued is to
+        # be sent before.
         if not self.connection.has_output:
             with suppress(OSError):
                 self.connection.sock.shutdown(SHUT_WR)

@@ -146,12 +146,13 @@ class Admission:
             )
             for listener in boot.listeners
         }
-        # A sibling knows a listener by its address, whatever protocol is spoken there. Of two with the same address the
-        # first counts.
+        # A sibling knows a listener by its address, whatever protocol is spoken there. Of two with the same address
+        # the first counts.
         self._base_of_address = {
             listener.url.partition("://")[2] or listener.url: self._base_of_listener[listener]
             for listener in reversed(boot.listeners)
         }
+        # By identity: a dict cannot be a key.
         self._addresses = {id(base): address for address, base in self._base_of_address.items()}
 
     @property

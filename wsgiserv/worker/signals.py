@@ -147,8 +147,8 @@ class SignalHandlers:
         pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         if self._serving:
             return
-        # What a preloaded application, say, has installed for other signals is called through `_handle`, too. Once the
-        # worker serves, the guard sees to that.
+        # What a preloaded application, say, has installed for other signals is called through `_handle`, too. Once
+        # the worker serves, the guard sees to that.
         for number in signal.valid_signals():
             if number != signal.SIGCHLD and number not in self._numbers:
                 found = getsignal(number)
