@@ -130,25 +130,23 @@ def _missing_in_package(name: str) -> str:
     """Return the advice for a missing ``package.module`` whose package exists; else an empty text."""
     # Looked for on the disk: a package whose import has failed is not in `sys.modules` any more.
     holder: ModuleSpec | None = None
-    parts = name.split(".")
-    for number, part in enumerate(parts, 1):
+    for part in name.split("."):
         path = None if holder is None else holder.submodule_search_locations
         if holder is not None and path is None:
             return (
                 f"{holder.name!r} ({holder.origin}) is a module, not a package: there is nothing within it to import. "
                 f"Make it a directory {holder.name.rpartition('.')[2]}/ with an __init__.py and a {part}.py."
             )
-        spec = _spec(".".join(parts[:number]), path)
+        spec = _spec(part if holder is None else f"{holder.name}.{part}", path)
         if spec is None:
             break
         holder = spec
     if holder is None or holder.name == name:
         return ""
     directories = [absolute(directory) for directory in holder.submodule_search_locations or ()]
-    missing = parts[holder.name.count(".") + 1]
-    message = f"There is no {missing!r} in the package {holder.name!r} ({', '.join(directories)})."
+    message = f"There is no {part!r} in the package {holder.name!r} ({', '.join(directories)})."
     names = sorted(set(_modules_in(directories)) - {"__init__", "__main__"})
-    if near := nearest(missing, names):
+    if near := nearest(part, names):
         return f"{message} {did_you_mean(f'{holder.name}.{each}' for each in near)}"
     if any(map(_is_own, directories)):
         return f"{message} Modules in it: {', '.join(names[:8]) or 'none'}."
