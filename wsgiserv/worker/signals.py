@@ -15,7 +15,7 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from os import getpid, kill
 from signal import SIG_DFL, SIG_IGN, getsignal, pthread_sigmask, set_wakeup_fd, siginterrupt
 from signal import signal as set_handler  # `guard` and gevent replace it there
@@ -93,18 +93,9 @@ class SignalHandlers:
 
     def guard(self) -> None:
         """Put the application's handlers behind the server's from now on, when it calls ``signal.signal``."""
-        real_signal, real_getsignal = signal.signal, signal.getsignal
-
-        @wraps(real_signal)
-        def guarded_signal(signalnum: Any, handler: Any) -> Any:
-            return self._set(real_signal, signalnum, handler)
-
-        @wraps(real_getsignal)
-        def guarded_getsignal(signalnum: Any) -> Any:
-            return self._shown(signalnum, real_getsignal(signalnum))
-
-        signal.signal = guarded_signal
-        signal.getsignal = guarded_getsignal
+        # Around the functions found there, which may be gevent's.
+        signal.signal = wraps(signal.signal)(partial(self._set, signal.signal))
+        signal.getsignal = wraps(signal.getsignal)(partial(self._get, signal.getsignal))
         self.look()
 
     def serve(self) -> None:
@@ -245,24 +236,29 @@ class SignalHandlers:
 
     # ---- signal.signal of a worker -----------------------------------------------------------------------
 
-    def _set(self, real_signal: Callable[[Any, Any], Any], number: Any, handler: Any) -> Any:
+    # With the names of the arguments that they have there: an application may give them by name.
+
+    def _set(self, real_signal: Callable[[Any, Any], Any], signalnum: Any, handler: Any) -> Any:
         is_callable = callable(handler)
         is_valid = is_callable or handler in (SIG_DFL, SIG_IGN)
         # Python's own function raises for a wrong thread or handler.
         if getpid() != self._pid or get_ident() != self._main or not is_valid:
-            return self._shown(number, real_signal(number, handler))
-        if number in self._numbers:
-            before = self._shown(number, self._handle)
+            return self._shown(signalnum, real_signal(signalnum, handler))
+        if signalnum in self._numbers:
+            before = self._shown(signalnum, self._handle)
             # What an application restores that had asked for the handler before its own: nothing of its own is left.
             keeps = handler is not _heard_by_server and handler is not signal.default_int_handler
         else:
-            keeps = number != signal.SIGCHLD and is_callable
-            before = self._shown(number, real_signal(number, self._handle if keeps else handler))
+            keeps = signalnum != signal.SIGCHLD and is_callable
+            before = self._shown(signalnum, real_signal(signalnum, self._handle if keeps else handler))
         if keeps:
-            self._applications[number] = handler
+            self._applications[signalnum] = handler
         else:
-            self._applications.pop(number, None)
+            self._applications.pop(signalnum, None)
         return before
+
+    def _get(self, real_getsignal: Callable[[Any], Any], signalnum: Any) -> Any:
+        return self._shown(signalnum, real_getsignal(signalnum))
 
     def _shown(self, number: Any, handler: Any) -> Any:
         """Return what the application is to see in place of ``handler``."""
