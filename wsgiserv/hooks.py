@@ -24,13 +24,11 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
         False if it has raised.
     """
     failure = _call(hook, arguments)
-    if failure is None:
-        return True
-    # Outside of the handler: the log's handlers and filters may be the application's, too.
-    log.error(
-        "WS1100 the hook %s raised %s; the server goes on", name, describe_error(failure), exc_info=failure
-    )
-    return False
+    if failure is not None:
+        # Outside of the handler: the log's handlers and filters may be the application's, too.
+        what = describe_error(failure)
+        log.error("WS1100 the hook %s raised %s; the server goes on", name, what, exc_info=failure)
+    return failure is None
 
 
 def call_hook_or_stop(
@@ -41,25 +39,26 @@ def call_hook_or_stop(
     For the hooks that may forbid the start: on_starting, and pre_fork before anything is ready.
     """
     failure = _call(hook, arguments)
-    if failure is None:
-        return
-    what = describe_error(failure)
-    log.error("WS1101 the hook %s raised %s", name, what, exc_info=failure)
-    raise BootError(
-        f"the hook {name} raised {what}, so the server does not start. "
-        f"Correct {name} in the configuration file (its traceback is in the error log), or remove it."
-    ) from failure
+    if failure is not None:
+        what = describe_error(failure)
+        log.error("WS1101 the hook %s raised %s", name, what, exc_info=failure)
+        raise BootError(
+            f"the hook {name} raised {what}, so the server does not start. "
+            f"Correct {name} in the configuration file (its traceback is in the error log), or remove it."
+        ) from failure
 
 
 def _call(hook: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> BaseException | None:
-    """Return the exception of a hook; raise a KeyboardInterrupt or the like, which is not the hook's own."""
+    """Return the exception of a hook; raise a KeyboardInterrupt or the like."""
     failure: BaseException | None = None
     if hook is not None:
         try:
             hook(*arguments)
         except BaseException as error:
             failure = error
-        leave_if_child(failure)
+        leave_if_child(failure)  # the hook has forked, and its child has returned
+    # A signal's exception is not the hook's own. SystemExit is: a hook that calls sys.exit() does not stop the
+    # server.
     if failure is not None and not is_a(failure, (Exception, SystemExit)):
         raise failure
     return failure

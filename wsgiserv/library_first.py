@@ -25,10 +25,8 @@ class LibraryFirst:
 
 def _rank(directory: str) -> int:
     name = os.path.basename(directory)
-    if (
-        directory == _LIBRARY
-        or name == "lib-dynload"
-        or (name.startswith("python") and name.endswith(".zip"))
-    ):
+    # python311.zip: the library of an embedded Python.
+    is_zip = name.startswith("python") and name.endswith(".zip")
+    if directory == _LIBRARY or name == "lib-dynload" or is_zip:
         return 0
     return 1 if name in ("site-packages", "dist-packages") else 2

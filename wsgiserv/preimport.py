@@ -9,44 +9,46 @@ forked then must not look for them. So the imports within functions are made her
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from wsgiserv.config.settings import speaks_tls
+from wsgiserv.config.settings import Settings, speaks_tls
+from wsgiserv.config.worker_class import known
 from wsgiserv.library_first import LibraryFirst
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
-
-# With the modules that these import themselves at once. `resource` is for os.wait4(), in C; `unicodedata` for
-# `traceback`, when a line is not ASCII.
+# With the modules that these import themselves at once. Of the standard library also those that another version
+# imports late: `resource` is for os.wait4(), in C; `unicodedata` for `traceback`, when a line is not ASCII.
 ALWAYS: Final = (
-    *("wsgiserv.app.diagnostics", "wsgiserv.config.loader", "wsgiserv.config.cgroup", "wsgiserv.logs.error"),
-    *("wsgiserv.logs.format", "wsgiserv.master.load", "wsgiserv.master.master", "wsgiserv.master.upgrade"),
-    *("wsgiserv.net.portable_poller", "wsgiserv.places", "wsgiserv.worker.main", "wsgiserv.worker.preload"),
-    *("wsgiserv.worker.request_timeout", "wsgiserv.worker.registry"),
-    *(
-        "wsgiserv.worker.reloader",
-        "wsgiserv.worker.sync",
-        "wsgiserv.worker.threads",
-        "wsgiserv.worker.warmup",
-    ),
+    *("wsgiserv.config.loader", "wsgiserv.master.master", "wsgiserv.net.portable_poller", "wsgiserv.places"),
+    *("wsgiserv.worker.main", "wsgiserv.worker.preload", "wsgiserv.worker.reloader"),
+    *("wsgiserv.worker.request_timeout", "wsgiserv.worker.sync", "wsgiserv.worker.threads"),
+    "wsgiserv.worker.warmup",
     *("ast", "ctypes", "difflib", "functools", "grp", "importlib.util", "inspect", "ipaddress", "linecache"),
     *("pwd", "random", "resource", "shlex", "sysconfig", "tempfile", "traceback", "unicodedata"),
 )
-# Large, or rarely used: imported with a setting of this name or value only.
-OPTIONAL: Final = {
-    "tls": (
-        *("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context", "_ssl", "ssl"),
-    ),
-    "proxy_protocol": ("wsgiserv.net.proxy_socket",),
-    "uwsgi": ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"),
-    "gevent": ("wsgiserv.worker.gevent_patching", "wsgiserv.worker.gevent_worker"),
-    "reload": ("wsgiserv.worker.debug_page",),
-    "watchfiles": ("watchfiles",),
-    "logconfig": ("logging.config", "logging.handlers", "configparser"),
+
+
+def _may_use_watchfiles(settings: Settings) -> bool:
+    # A process that its worker class has patched polls: see `wsgiserv.worker.reloader`.
+    kind = known(settings.worker_class)
+    is_patched = kind is not None and kind.patches_library
+    return settings.reload and settings.reload_engine != "poll" and not is_patched
+
+
+def _has_logconfig(settings: Settings) -> bool:
+    return bool(settings.logconfig or settings.logconfig_dict or settings.logconfig_json)
+
+
+# Large, or rarely used: imported for settings that want them only.
+OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
+    ("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context"): speaks_tls,
+    ("_ssl", "ssl"): speaks_tls,
+    ("wsgiserv.net.proxy_socket",): lambda settings: settings.proxy_protocol != "off",
+    ("wsgiserv.http.uwsgi", "wsgiserv.net.uwsgi_client"): lambda settings: settings.protocol == "uwsgi",
+    ("wsgiserv.worker.debug_page",): lambda settings: settings.reload,
+    ("watchfiles",): _may_use_watchfiles,
+    ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
 }
 
 
@@ -57,29 +59,14 @@ def import_server() -> None:
 
 def import_for(settings: Settings) -> None:
     """Import the modules for these settings. Called in the master, at the start and at each reload."""
-    wanted = {
-        "tls": speaks_tls(settings),
-        "proxy_protocol": settings.proxy_protocol != "off",
-        "uwsgi": settings.protocol == "uwsgi",
-        "gevent": settings.worker_class == "gevent",
-        "reload": settings.reload,
-        # A process that gevent has patched polls: see `wsgiserv.worker.reloader`.
-        "watchfiles": settings.reload
-        and settings.reload_engine != "poll"
-        and settings.worker_class != "gevent",
-        "logconfig": settings.logconfig or settings.logconfig_dict or settings.logconfig_json,
-    }
-    for name, is_wanted in wanted.items():
-        if is_wanted:
-            _import(OPTIONAL[name])
+    with LibraryFirst():
+        known(settings.worker_class)  # imports the module of a class of ours, and gevent for its own alone
+    _import(name for names, are_wanted in OPTIONAL.items() if are_wanted(settings) for name in names)
 
 
 def _import(names: Iterable[str]) -> None:
-    missing = [name for name in names if name not in sys.modules]
-    if not missing:
-        return
     with LibraryFirst():
-        for name in missing:
+        for name in names:
             try:
                 import_module(name)
             except ModuleNotFoundError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -37,10 +38,8 @@ def _format(error: BaseException, trace: TracebackType | None) -> str:
     # 30 modules, which no worker needs before the first error
     import traceback
 
-    try:
+    with suppress(Exception):  # its notes or causes raise
         return "".join(traceback.format_exception(type(error), error, trace)).rstrip("\n")
-    except Exception:  # its notes or causes raise
-        pass
     try:
         head = "Traceback (most recent call last):\n" if trace is not None else ""
         return f"{head}{''.join(traceback.format_tb(trace))}{describe_error(error)}"

@@ -82,7 +82,7 @@ def start_thread(function: Callable[..., object], args: tuple[Any, ...] = (), *,
     Raises RuntimeError when the system starts no more threads (RLIMIT_NPROC, memory).
     """
     thread = OSThread(name)
-    thread._running.acquire()
+    thread._running.acquire()  # here, not in the thread: it is alive from the start on
     _start_new_thread(thread._run, (function, args))
     return thread
 
@@ -154,8 +154,7 @@ def note_main_greenlet() -> None:
 
     Called in the main thread, in any greenlet of it.
     """
-    greenlet = sys.modules.get("greenlet")
-    if greenlet is not None:
+    if (greenlet := sys.modules.get("greenlet")) is not None:
         found = greenlet.getcurrent()
         while found.parent is not None:
             found = found.parent
@@ -183,7 +182,7 @@ def throw_into_main(error: type[BaseException], is_due: Callable[[], bool]) -> b
     if waiting_main_frame() is None:
         return False
     main, current = _main_greenlet[0], sys.modules["greenlet"].getcurrent()
-    if current is getattr(_eventlet_hub(), "greenlet", None):
+    if current is getattr(eventlet_hub(), "greenlet", None):
         return False
     if current.parent is main:  # the hub, which throws in this way after each of its timers
         main.throw(error)
@@ -208,7 +207,7 @@ def reset_hubs() -> None:
     gevent = sys.modules.get("gevent")
     if gevent is not None and hasattr(gevent, "reinit"):
         gevent.reinit()
-    hub = _eventlet_hub()
+    hub = eventlet_hub()
     poll = getattr(hub, "poll", None)
     if poll is None or not hasattr(poll, "fileno"):  # no hub was made, or one without a descriptor
         return
@@ -217,6 +216,12 @@ def reset_hubs() -> None:
         hub.register(fd)
 
 
-def _eventlet_hub() -> Any:
-    """Return the hub of this thread, None where there is none."""
+def gevent_hub() -> Any:
+    """Return gevent's hub of this thread, None where there is none."""
+    local = sys.modules.get("gevent._hub_local")
+    return None if local is None else local.get_hub_if_exists()  # get_hub() would make one
+
+
+def eventlet_hub() -> Any:
+    """Return eventlet's hub of this thread, None where there is none."""
     return getattr(getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None), "hub", None)

@@ -183,8 +183,8 @@ if __name__ == "__main__":
     # What a master imports before it forks its first worker. (A server of these applications, that is: one with files
     # named like modules of the library is executed, see test_live_shadowed.py.)
     preimport.import_server()
-    for _name in preimport.OPTIONAL["gevent"] if "gevent" in sys.argv[2:] else ():
-        importlib.import_module(_name)
+    if "gevent" in sys.argv[2:]:
+        importlib.import_module("wsgiserv.worker.gevent_worker")
     getproctitle()  # it finds the place for titles beside an environment that has not been changed
     # What the imports have executed, under pytest --cov: this process ends after the figures have been added up.
     if coverage := sys.modules.get("coverage"):

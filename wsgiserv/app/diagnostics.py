@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +18,7 @@ from wsgiserv.tracebacks import describe_error, format_users_error, users_traceb
 from wsgiserv.user_code import is_a, own_attribute
 from wsgiserv.wording import did_you_mean, nearest
 
-# The usual names
+# Those in the manuals of frameworks
 _FACTORY_NAMES = ("create_app", "make_app", "build_app", "get_app", "create_application", "make_application")
 
 
@@ -37,6 +40,7 @@ class Target(NamedTuple):
 
 def path_advice(spec: str, path: str, expression: str) -> str:
     """Return the text to type instead of a path such as ``dir/hello.py:app``."""
+    # The shell completes file names, so a path is what many type first.
     bare = os.path.normpath(path.removesuffix(".py"))
     parts = bare.split(os.sep)
     suffix = f":{expression}" if expression else ":app"
@@ -52,27 +56,20 @@ def path_advice(spec: str, path: str, expression: str) -> str:
     return advice
 
 
-def _what_happened(error: BaseException, doing: str) -> str:
+def raised(error: BaseException, doing: str) -> ApplicationError:
+    """Return the error for an exception of the application's code."""
     if is_a(error, SystemExit):
-        return (
+        text = (
             f"The application ended the process while {doing}: sys.exit({error.code!r}). Put what must run "
             'only as a program under: if __name__ == "__main__":'
         )
-    if is_a(error, SyntaxError):
-        where = f"{error.filename}, line {error.lineno}"
-        return f"There is a syntax error in {where}, found while {doing}: {error.msg}."
-    return f"The application raised an exception while {doing}: {describe_error(error)}"
-
-
-def raised(error: BaseException, doing: str) -> ApplicationError:
-    """Return the error for an exception of the application's code."""
-    text = _what_happened(error, doing)
-    try:
-        hint = _hidden_by_own(error)
-    except BaseException:  # its attributes may raise
-        hint = ""
-    if hint:
-        text = f"{text.removesuffix('.')}. {hint}"
+    elif is_a(error, SyntaxError):
+        text = f"There is a syntax error in {error.filename}, line {error.lineno}, found while {doing}: {error.msg}."
+    else:
+        text = f"The application raised an exception while {doing}: {describe_error(error)}"
+    with suppress(BaseException):  # its attributes may raise
+        if hint := _hidden_by_own(error):
+            text = f"{text.removesuffix('.')}. {hint}"
     return ApplicationError(text, format_users_error(error))
 
 
@@ -109,6 +106,7 @@ def no_attribute(
         name: the attribute.
         error: the AttributeError.
     """
+    # The user's own frames are there when a property has raised it, not when the name is missing.
     text = format_users_error(error) if users_traceback(error) else ""
     hints = _shadowed(target, module) + advice(target, holder, name)
     return ApplicationError(f"There is no {name!r} in the {what}. {hints}", text)
@@ -121,6 +119,7 @@ def _missing_dependency(target: Target, error: ModuleNotFoundError) -> str:
     hint = _hidden_by_own(error) or _missing_in_package(error.name) or _misspelt_own(error.name)
     if hint:
         return f"{message} {hint}"
+    # With the interpreter's path: often it is installed, into another environment.
     return (
         f"{message} Install it into the environment of {sys.executable} (python -m pip install ...), or, if it is "
         f"yours, add its directory with --pythonpath. Searched: {_searched()}."
@@ -131,26 +130,23 @@ def _missing_in_package(name: str) -> str:
     """Return the advice for a missing ``package.module`` whose package exists; else an empty text."""
     # Looked for on the disk: a package whose import has failed is not in `sys.modules` any more.
     holder: ModuleSpec | None = None
-    parts = name.split(".")
-    for number, part in enumerate(parts, 1):
+    for part in name.split("."):
         path = None if holder is None else holder.submodule_search_locations
         if holder is not None and path is None:
             return (
                 f"{holder.name!r} ({holder.origin}) is a module, not a package: there is nothing within it to import. "
                 f"Make it a directory {holder.name.rpartition('.')[2]}/ with an __init__.py and a {part}.py."
             )
-        spec = _spec(".".join(parts[:number]), path)
+        spec = _spec(part if holder is None else f"{holder.name}.{part}", path)
         if spec is None:
             break
         holder = spec
     if holder is None or holder.name == name:
         return ""
     directories = [absolute(directory) for directory in holder.submodule_search_locations or ()]
-    missing = parts[holder.name.count(".") + 1]
-    message = f"There is no {missing!r} in the package {holder.name!r} ({', '.join(directories)})."
+    message = f"There is no {part!r} in the package {holder.name!r} ({', '.join(directories)})."
     names = sorted(set(_modules_in(directories)) - {"__init__", "__main__"})
-    near = nearest(missing, names)
-    if near:
+    if near := nearest(part, names):
         return f"{message} {did_you_mean(f'{holder.name}.{each}' for each in near)}"
     if any(map(_is_own, directories)):
         return f"{message} Modules in it: {', '.join(names[:8]) or 'none'}."
@@ -160,8 +156,7 @@ def _missing_in_package(name: str) -> str:
 def _misspelt_own(name: str) -> str:
     """Return the advice for a name near one of the user's own modules, or of a module in a directory below."""
     top = name.partition(".")[0]
-    directory = _subdirectory_with(top)
-    if directory:
+    if directory := _subdirectory_with(top):
         return f"It is in the directory {directory}: wsgiserv --pythonpath {directory} ..., or --chdir {directory}."
     near = nearest(top, _modules_in(_own_entries()))
     return f"Did you mean your own {' or '.join(map(repr, near))}?" if near else ""
@@ -169,7 +164,7 @@ def _misspelt_own(name: str) -> str:
 
 def _hidden_by_own(error: BaseException) -> str:
     """Return the advice for a file of the user imported in place of a package; else an empty text."""
-    seen: set[int] = set()
+    seen: set[int] = set()  # the chain of an exception may be a circle
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
@@ -177,8 +172,7 @@ def _hidden_by_own(error: BaseException) -> str:
         name = one.name if isinstance(one, ImportError) else None
         if isinstance(one, AttributeError) and type(one.obj) is ModuleType:
             name = one.obj.__name__
-        hint = _hides(name.partition(".")[0]) if name else ""
-        if hint:
+        if name and (hint := _hides(name.partition(".")[0])):
             return hint
         one = one.__cause__ or one.__context__
     return ""
@@ -188,6 +182,7 @@ def _hides(name: str) -> str:
     """Return the advice if the user's own file is imported under the name of a package; else an empty text."""
     # Asked for each entry alone: the import system stops at the first hit, and the others are hidden by it.
     specs = [spec for entry in dict.fromkeys(sys.path) if (spec := _spec(name, [entry])) is not None]
+    # Without links: one file may be found through several entries (lib64 is a link to lib).
     origins = list(dict.fromkeys(os.path.realpath(spec.origin) for spec in specs if spec.origin))
     if not origins or not _is_own(origins[0]):
         return ""
@@ -203,21 +198,18 @@ def _hides(name: str) -> str:
 
 def _is_own(path: str) -> bool:
     """Return True for a file of the user, False for one of an installed package or the standard library."""
-    import sysconfig
-
     paths = sysconfig.get_paths()
-    theirs = {os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    theirs = [os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     place = os.path.realpath(path) + os.sep
     is_installed = f"{os.sep}site-packages{os.sep}" in place or f"{os.sep}dist-packages{os.sep}" in place
-    return not is_installed and not any(place.startswith(each) for each in theirs)
+    return not (is_installed or place.startswith(tuple(theirs)))
 
 
 def _spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     """Find a module without importing it, or its package; None if it is not found."""
-    try:
+    with suppress(Exception):  # an entry of sys.path whose finder fails
         return PathFinder.find_spec(name, path)
-    except Exception:  # an entry of sys.path whose finder fails
-        return None
+    return None
 
 
 def _not_found(target: Target, missing: str) -> str:
@@ -227,36 +219,33 @@ def _not_found(target: Target, missing: str) -> str:
     parent, _, last = module.rpartition(".")
     if missing != module:
         message = f"There is no module {module!r}, since there is no {missing!r}. "
+    # The parent has been imported: otherwise the missing name would be its own.
     elif parent and (package := sys.modules.get(parent)) is not None:
         if not hasattr(package, "__path__"):
             message = f"There is no module {module!r}: {parent!r} is a module, not a package. "
             if hasattr(package, last):
-                return f"{message}Did you mean wsgiserv {parent}:{last}?"
+                return message + _meant([f"{parent}:{last}"])
         elif near := nearest(last, _modules_in(package.__path__)):
-            return f"{message}Did you mean {_either(f'{parent}.{name}{suffix}' for name in near)}?"
+            return message + _meant(f"{parent}.{name}{suffix}" for name in near)
     message += f"Searched: {_searched()}."
-    directory = _subdirectory_with(missing.partition(".")[0])
-    if directory:
-        return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
     top = missing.partition(".")[0]
-    near = nearest(top, _modules_in(_own_entries()))
-    if near:
+    if directory := _subdirectory_with(top):
+        return f"{message} It is in the directory {directory}: wsgiserv --chdir {directory} {target.spec}"
+    # In the user's own directories alone: an installed package is hardly the application.
+    if near := nearest(top, _modules_in(_own_entries())):
         rest = module[len(top) :]
-        return f"{message} Did you mean {_either(name + rest + suffix for name in near)}?"
-    here = sorted(_modules_in([working_directory()]))[:8]
-    if here:
+        return f"{message} {_meant(name + rest + suffix for name in near)}"
+    if here := sorted(_modules_in([working_directory()]))[:8]:
         return f"{message} Modules in the working directory: {', '.join(here)}."
     return f"{message} There is no Python module in the working directory: is it the right one? (--chdir)"
 
 
-def _either(choices: Iterable[str]) -> str:
-    return " or ".join(f"wsgiserv {choice}" for choice in choices)
+def _meant(specs: Iterable[str]) -> str:
+    return did_you_mean(f"wsgiserv {spec}" for spec in specs)
 
 
 def _entries() -> list[str]:
     """Return the entries of sys.path except the standard library's."""
-    import sysconfig
-
     paths = sysconfig.get_paths()
     standard = {os.path.realpath(paths["stdlib"]), os.path.realpath(paths["platstdlib"])}
     standard |= {os.path.join(path, "lib-dynload") for path in standard}
@@ -280,37 +269,30 @@ def _searched() -> str:
 def _modules_in(directories: Iterable[str]) -> Iterator[str]:
     """Yield the names of the modules and packages in ``directories``."""
     for directory in directories:
-        try:
-            entries = list(os.scandir(directory))
-        except OSError:
-            continue
-        for entry in entries:
-            name, extension = os.path.splitext(entry.name)
+        for entry in _listed(directory):
+            name, extension = os.path.splitext(entry)
             # setup.py and conftest.py are never the application.
             if not name.replace("-", "_").isidentifier() or name in ("setup", "conftest"):
                 continue
-            if extension == ".py" or (not extension and _is_package(entry.path)):
+            # A directory is a package without an __init__.py, too (PEP 420).
+            inside = [] if extension else _listed(os.path.join(directory, entry))
+            if extension == ".py" or any(each.endswith(".py") for each in inside):
                 yield name
 
 
-def _is_package(path: str) -> bool:
-    # Also without an __init__.py: a namespace package (PEP 420)
+def _listed(directory: str) -> list[str]:
     try:
-        return any(name.endswith(".py") for name in os.listdir(path))
-    except OSError:
-        return False
+        return os.listdir(directory)
+    except OSError:  # not a directory, or not readable: it holds nothing to propose
+        return []
 
 
 def _subdirectory_with(module: str) -> str | None:
     """Return the only directory below the working directory with ``module``, such as ``src``."""
-    try:
-        directories = [e.name for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")]
-    except OSError:
-        return None
-    places = (f"{directory}/{module}" for directory in directories)
-    found = [p for p in places if os.path.isfile(p + ".py") or os.path.isfile(p + "/__init__.py")]
+    files = (f"{module}.py", f"{module}/__init__.py")
+    found = [d for d in _listed(".") if d[0] != "." and any(os.path.isfile(f"{d}/{file}") for file in files)]
     # With several the advice would be a guess.
-    return os.path.dirname(found[0]) if len(found) == 1 else None
+    return found[0] if len(found) == 1 else None
 
 
 def _shadowed(target: Target, module: ModuleType) -> str:
@@ -337,7 +319,7 @@ def advice(target: Target, holder: Any, wanted: str) -> str:
         prefix += target.name.rpartition(wanted)[0]
     near = nearest(wanted, public)
     factories = [f"{name}()" for name in _FACTORY_NAMES if callable(public.get(name))]
-    # instances with a __call__ are applications more often than functions and classes are
+    # Instances with a __call__ are applications more often than functions and classes are.
     instances = [
         name
         for name, value in public.items()
@@ -345,13 +327,8 @@ def advice(target: Target, holder: Any, wanted: str) -> str:
     ]
     choices = list(dict.fromkeys([*(n for n in near if callable(public[n])), *instances[:3], *factories]))
     if choices:
-        return f"Did you mean {_either(_quoted(prefix + choice) for choice in choices[:4])}?"
+        return _meant(shlex.quote(prefix + choice) for choice in choices[:4])
     called = sorted(name for name, value in public.items() if callable(value))[:10]
     if called:
         return f"Callable names in it: {', '.join(called)}."
     return "It holds nothing that can be called: is the application made in another module?"
-
-
-def _quoted(spec: str) -> str:
-    """Return ``spec`` quoted for a shell."""
-    return f"'{spec}'" if "(" in spec else spec

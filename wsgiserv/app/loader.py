@@ -19,6 +19,7 @@ from wsgiserv.user_code import accepts_args, import_fresh, is_a
 
 # For a text without a name
 _DEFAULT_NAMES = ("application", "app")
+_EXPECTED = 'Expected module:app, package.module:app, module:factory() or module:factory("text", debug=True).'
 
 
 def enter_directory(chdir: str) -> bool:
@@ -50,6 +51,7 @@ def prepare_path(chdir: str, pythonpath: str | None) -> bool:
     """
     exists = enter_directory(chdir)
     for entry in [working_directory() if exists else chdir, *(pythonpath or "").split(",")]:
+        # A reload with preload_app may run here again.
         if entry and absolute(entry) not in sys.path:
             sys.path.insert(0, absolute(entry))
     return exists
@@ -78,7 +80,10 @@ def load_application(spec: str) -> Callable[..., Any]:
     Called by a worker, the zygote, or --check-config's child, after `prepare_path`.
     """
     target = _parse(spec)
-    module = _import(target)
+    try:
+        module = import_fresh(target.module)
+    except BaseException as error:
+        raise diagnostics.import_failed(target, error) from None
     application = _find(target, module)
     if target.call is not None:
         application = _call(target, application)
@@ -97,39 +102,35 @@ def load_application(spec: str) -> Callable[..., Any]:
 
 def _parse(spec: str) -> Target:
     module, colon, expression = spec.partition(":")
-    expected = (
-        'Expected module:app, package.module:app, module:factory() or module:factory("text", debug=True).'
-    )
     if "/" in module or os.sep in module or module.endswith(".py"):
         raise ApplicationError(diagnostics.path_advice(spec, module, expression))
     if not module:
-        raise ApplicationError(f"{spec!r} names no module. {expected}")
+        raise ApplicationError(f"{spec!r} names no module. {_EXPECTED}")
     # Any name for importlib, `my-app` and `2024_site` too: only an import statement needs identifiers.
     if not all(part and part == part.strip() and part.isprintable() for part in module.split(".")):
-        raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {expected}")
+        raise ApplicationError(f"{module!r} in {spec!r} cannot be the name of a Python module. {_EXPECTED}")
     if not colon:
         return Target(spec, module, None, None)
-    return _parse_expression(spec, module, expression, expected)
+    return _parse_expression(spec, module, expression)
 
 
-def _parse_expression(spec: str, module: str, expression: str, expected: str) -> Target:
+def _parse_expression(spec: str, module: str, expression: str) -> Target:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
-        raise ApplicationError(f"{expression!r} in {spec!r} is not a name in a module. {expected}") from None
+        raise ApplicationError(f"{expression!r} in {spec!r} is not a name in a module. {_EXPECTED}") from None
     call = None
     if isinstance(tree, ast.Call):
         call = _literals(spec, tree)
         tree = tree.func
-    names: list[str] = []
-    while isinstance(tree, ast.Attribute):
-        names.insert(0, tree.attr)
-        tree = tree.value
-    if not isinstance(tree, ast.Name):
+    first = tree
+    while isinstance(first, ast.Attribute):
+        first = first.value
+    if not isinstance(first, ast.Name):
         raise ApplicationError(
-            f"{expression!r} in {spec!r} is neither a name nor the call of one. {expected}"
+            f"{expression!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}"
         )
-    return Target(spec, module, ".".join([tree.id, *names]), call)
+    return Target(spec, module, ast.unparse(tree), call)
 
 
 def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
@@ -146,16 +147,6 @@ def _literals(spec: str, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
             "in the module."
         ) from None
     return positional, keywords
-
-
-# --- the import
-
-
-def _import(target: Target) -> ModuleType:
-    try:
-        return import_fresh(target.module)
-    except BaseException as error:
-        raise diagnostics.import_failed(target, error) from None
 
 
 # --- the object
@@ -187,7 +178,6 @@ def _find(target: Target, module: ModuleType) -> Any:
 def _call(target: Target, factory: Any) -> Any:
     assert target.call is not None
     positional, keywords = target.call
-    doing = f"calling {target.spec.partition(':')[2].strip()!r} of {target.module!r}"
     if not callable(factory):
         raise ApplicationError(
             f"{target.name!r} in {target.module!r} cannot be called: it is {_described(factory)}. "
@@ -197,6 +187,7 @@ def _call(target: Target, factory: Any) -> Any:
         application = factory(*positional, **keywords)
     except BaseException as error:
         leave_if_child(error)
+        doing = f"calling {target.spec.partition(':')[2].strip()!r} of {target.module!r}"
         raise diagnostics.raised(error, doing) from None
     leave_if_child()  # the factory has forked
     return application
@@ -225,17 +216,17 @@ def _check(target: Target, application: Any) -> None:
             f"{what}{after}, which cannot be called. Expected a WSGI application: a callable that takes "
             "environ and start_response, such as Flask(...), or get_wsgi_application() of Django."
         )
-    # A class that is the application itself is called through its metaclass
-    if any(map(_is_async, (application, _call_method(application)))):
+    # A class that is the application itself is called through its metaclass. Statically: an attribute of a proxy runs
+    # code that raises anything.
+    if any(map(_is_async, (application, inspect.getattr_static(kind, "__call__", None)))):
         raise ApplicationError(
             f"{what}, an ASGI application (async). wsgiserv serves WSGI applications: run this one with an "
             "ASGI server, or wrap it: a2wsgi.ASGIMiddleware(app)."
         )
-    if (
-        target.call is None
-        and kind is FunctionType
-        and not accepts_args(application, 2, follow_wrapped=False)
-    ):
+    # By the outer function's own signature, since that is called. Functions alone: the signature of any other
+    # callable is a guess, and a wrong refusal is worse than the TypeError of the first request.
+    is_function = target.call is None and kind is FunctionType
+    if is_function and not accepts_args(application, 2, follow_wrapped=False):
         raise ApplicationError(
             f"{target.spec!r} is a function that does not take the two arguments of a WSGI application, "
             "environ and start_response. If it makes the application, call it: "
@@ -250,12 +241,3 @@ def _is_async(function: Any) -> bool:
         return inspect.iscoroutinefunction(function)
     except BaseException:  # the attributes of a proxy raise anything
         return False
-
-
-def _call_method(value: object) -> Any:
-    """Return ``__call__`` of the object's class, unbound; None if it has none."""
-    for kind in type.__getattribute__(type(value), "__mro__"):
-        found = type.__getattribute__(kind, "__dict__").get("__call__")
-        if found is not None:
-            return found
-    return None

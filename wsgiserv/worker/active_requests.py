@@ -13,6 +13,8 @@ import traceback
 from _thread import get_ident
 from collections.abc import Iterable
 from itertools import islice
+from operator import attrgetter
+from time import monotonic
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -24,9 +26,7 @@ from wsgiserv.wsgi.run import run_app
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
 _OUR_WORKERS: Final = os.path.dirname(__file__)
-_REPORTERS: Final = tuple(
-    os.path.join(_OUR_WORKERS, name) for name in ("active_requests.py", "process.py", "base.py")
-)
+_REPORTERS: Final = tuple(f"{_OUR_WORKERS}/{name}.py" for name in ("active_requests", "process", "base"))
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 400
 _MOST_CALLS: Final = 50
@@ -89,11 +89,11 @@ def stack_of(frame: FrameType | None) -> str:
     """Return a stack as a traceback shows it, from the application's first frame on where there is one."""
     frame = _without_report(frame)
     frames: list[tuple[FrameType, int]] = []
+    # Not traceback.walk_stack(): it would go on through the server's own frames, below `run_app`.
     while frame is not None and frame.f_code is not _RUN_APP and len(frames) < _MOST_FRAMES:
         frames.append((frame, frame.f_lineno))
         frame = frame.f_back
-    frames.reverse()
-    return "".join(traceback.StackSummary.extract(iter(frames)).format()).rstrip()
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format()).rstrip()
 
 
 def _without_report(frame: FrameType | None) -> FrameType | None:
@@ -109,8 +109,8 @@ def _named_threads() -> Iterable[tuple[str, FrameType]]:
     # Ours last: where threads are patched, `threading` knows the main thread by its greenlet's identifier.
     names = {ident: thread.name for ident, thread in list(active.items())} | thread_names()
     own = get_ident()
-    waiting = waiting_main_frame()
-    if waiting is not None:
+    # sys._current_frames() shows the greenlet that runs; a request of `sync` may wait in another one.
+    if (waiting := waiting_main_frame()) is not None:
         yield "MainThread, in a greenlet that waits", waiting
     for ident, frame in sys._current_frames().items():
         # Our own innermost frame is this generator's, which has nothing behind it once it is suspended.
@@ -119,9 +119,8 @@ def _named_threads() -> Iterable[tuple[str, FrameType]]:
 
 def thread_calls() -> list[Call]:
     """Return the requests in the process's threads, oldest first."""
-    calls = [call for name, frame in _named_threads() if (call := call_in(frame, name)) is not None]
-    calls.sort(key=lambda call: call.started)
-    return calls
+    calls = (call_in(frame, name) for name, frame in _named_threads())
+    return sorted(filter(None, calls), key=attrgetter("started"))
 
 
 def other_threads() -> list[str]:
@@ -129,6 +128,7 @@ def other_threads() -> list[str]:
     found = []
     for name, frame in _named_threads():
         top = _without_report(frame)
+        # A pool thread without a request waits in the server's own code: a hundred of them say nothing.
         waits = top is not None and top.f_code.co_filename.startswith(_OUR_WORKERS)
         if _frame_of_run(frame) is None and not waits:
             found.append(f"{name}:\n{stack_of(frame)}")
@@ -136,16 +136,14 @@ def other_threads() -> list[str]:
 
 
 def progress() -> dict[str, int]:
-    """Return the requests in the process's threads by id, each with the bytes of its bodies so far.
-
-    To wait for a slow client is progress, too: `send_timeout` bounds it.
-    """
+    """Return the requests in the process's threads by id, each with the bytes of its bodies so far."""
     found = {}
     for _, frame in _named_threads():
         run = _frame_of_run(frame)
         names = run.f_locals if run is not None else {}
         if (response := names.get("response")) is not None:
             connection = names["self"]
+            # To wait for a slow client is progress, too: `send_timeout` bounds it.
             found[names["request_id"]] = response.sent + connection.received_by_application + connection.waits
     return found
 
@@ -163,14 +161,15 @@ def describe(call: Call, now: float) -> str:
     )
 
 
-def report(calls: list[Call], others: Iterable[str], now: float) -> str:
+def report(calls: list[Call], others: Iterable[str]) -> str:
     """Return all requests in flight and all other stacks, for a worker about to be killed.
 
     Args:
         calls: the requests.
         others: the stacks.
-        now: ``time.monotonic()``.
     """
+    now = monotonic()
+    # Bounded: the report goes through a pipe, and a worker may have a thousand greenlets.
     parts = [f"in flight: {describe(call, now)}" for call in calls[:_MOST_CALLS]]
     if len(calls) > _MOST_CALLS:
         parts.append(f"in flight: {len(calls) - _MOST_CALLS} more")

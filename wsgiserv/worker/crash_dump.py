@@ -5,13 +5,13 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from _thread import allocate_lock, start_new_thread  # bound before anything may replace them by greenlets
 from os import write
 from signal import SIG_DFL, SIGABRT, getsignal, signal
 from typing import Final
 
 from wsgiserv.boot import REPORT_MARK
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.unpatched import start_thread
 
 _MOST_BYTES: Final = 192 << 10
 _STANDARD_ERROR: Final = 2
@@ -33,7 +33,14 @@ def catch_crashes(fd: int | None) -> None:
             # Anew: our handler of SIGABRT has replaced faulthandler's, and is to be called by it.
             _enable_before(getsignal(SIGABRT))
     elif fd is not None:
-        _enable(fd)
+        # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
+        # Python's own handlers run on that, one above the other where several signals are pending, each with the
+        # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a
+        # stack the main thread's handlers run on its own.
+        try:
+            start_thread(faulthandler.enable, (fd,), name="wsgiserv-faulthandler").join()
+        except RuntimeError:  # no thread can be had
+            faulthandler.enable(fd)
         # What a forked child of the application writes is not this worker's; and the child may close the descriptor,
         # whose number is a client's then. A child has the default handler of SIGABRT.
         add_child_cleanup(lambda: _enable_before(SIG_DFL))
@@ -44,27 +51,6 @@ def _enable_before(handler: object) -> None:
     faulthandler.disable()
     signal(SIGABRT, handler)  # type: ignore[arg-type]
     faulthandler.enable(_STANDARD_ERROR)
-
-
-def _enable(fd: int) -> None:
-    # From a thread that ends at once: `enable` gives the thread that calls it a stack for signals of some 10 KiB.
-    # Python's own handlers run on that, one above the other where several signals are pending, each with the
-    # processor's registers (3 KiB with AVX-512): three signals at once run over it, into the heap. Without such a stack
-    # the main thread's handlers run on its own.
-    is_done = allocate_lock()
-    is_done.acquire()
-
-    def enable() -> None:
-        try:
-            faulthandler.enable(fd)
-        finally:
-            is_done.release()
-
-    try:
-        start_new_thread(enable, ())
-    except RuntimeError:  # no thread can be had
-        enable()
-    is_done.acquire()
 
 
 def write_report(fd: int | None, report: str) -> bool:
@@ -79,6 +65,7 @@ def write_report(fd: int | None, report: str) -> bool:
     """
     if fd is None:
         return False
+    # A stack's source lines may hold surrogates. One write: the process may be killed at any moment.
     data = (REPORT_MARK + report).encode("utf-8", "backslashreplace")[:_MOST_BYTES]
     try:
         return write(fd, data) == len(data)

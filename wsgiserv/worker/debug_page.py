@@ -8,11 +8,9 @@ from typing import Any
 
 from wsgiserv.errors import ApplicationError
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+# Without the tags that HTML takes for granted: head, body, and the ends.
+_PAGE = """<!doctype html><html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>The application cannot be loaded</title>
 <style>
 body {{ max-width: 60rem; margin: 0 auto; padding: 2rem 1rem; font: 16px/1.5 system-ui; color: #1a1a1a; }}
@@ -21,14 +19,10 @@ p {{ overflow-wrap: anywhere; }}
 pre {{ padding: 1rem; overflow-x: auto; background: #f4f4f4; font-size: 0.85rem; line-height: 1.4; }}
 footer {{ color: #666; font-size: 0.85rem; }}
 </style>
-</head>
-<body>
 <h1>The application cannot be loaded</h1>
 <p>{message}</p>
 {traceback}<footer>Save a corrected file and reload this page:
 wsgiserv --reload tries again on every change.</footer>
-</body>
-</html>
 """
 
 
@@ -42,10 +36,9 @@ def broken_application(error: ApplicationError) -> Callable[..., Iterable[bytes]
     """
     message, traceback = str(error), error.traceback
     shown = f"<pre>{escape(traceback)}</pre>\n" if traceback else ""
+    # Source lines and paths may hold surrogates, which UTF-8 cannot.
     html = _PAGE.format(message=escape(message), traceback=shown).encode("utf-8", "backslashreplace")
-    text = f"The application cannot be loaded.\n\n{message}\n"
-    if traceback:
-        text += f"\n{traceback}"
+    text = f"The application cannot be loaded.\n\n{message}\n" + (f"\n{traceback}" if traceback else "")
     plain = text.encode("utf-8", "backslashreplace")
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

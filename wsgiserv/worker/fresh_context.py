@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from wsgiserv.net.client import Connection
+from wsgiserv.net.client import Connection
 
 
 def fresh_contexts(clean: Context | None = None) -> Callable[..., float]:

@@ -111,6 +111,7 @@ class GeventWorker(EventLoopWorker):
     multithread = True
     streams = LARGE_STREAMED
     _event_loop_class = _GeventEventLoop
+    patches_library = True
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)

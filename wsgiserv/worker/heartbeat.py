@@ -30,8 +30,6 @@ class Heartbeat:
         stalled_since: when all that could run a request last made progress, while none of it is free; else None.
     """
 
-    __slots__ = ("_measured_at", "_runnable_s", "due", "seconds", "stalled_since", "turn_due_s", "turn_s")
-
     def __init__(self, slot: Slot, timeout_s: float) -> None:
         self.seconds = slot.seconds
         self.turn_s = min(_TURN_S, max(timeout_s / 4, _SHORTEST_TURN_S)) if timeout_s else _TURN_S
@@ -48,9 +46,11 @@ class Heartbeat:
     def busy_share(self, now: float) -> float:
         """Return how much of the time since the last call this process was runnable: 0.0 to 1.0."""
         runnable_s = runnable_time_s()
+        # A thread that has ended takes its time with it: the share of that second may be negative. Two calls at one
+        # time must not divide by zero.
         share = (runnable_s - self._runnable_s) / max(now - self._measured_at, 0.001)
         self._measured_at, self._runnable_s = now, runnable_s
-        return min(1.0, share)
+        return max(0.0, min(1.0, share))
 
 
 def runnable_time_s() -> float:

@@ -13,7 +13,7 @@ from setproctitle import setthreadtitle
 
 from wsgiserv.errors import BootError
 from wsgiserv.process import add_helper
-from wsgiserv.unpatched import allocate_lock, start_thread
+from wsgiserv.unpatched import OSThread, allocate_lock, start_thread
 
 # A thread that is in the middle of something may take this long to stop. After that the fork goes on with it.
 _LONGEST_PAUSE_S: Final = 0.5
@@ -47,13 +47,14 @@ class HelperThread:
         self.wake = wake or self._ring
         self._title = title
         self._work = work
+        # A lock and no event: those of `threading` look up what gevent has replaced.
         self._wakeup = allocate_lock()
         self._wakeup.acquire()
         self._quiet_looks = 0
         self._native_id = 0
         self._lock = allocate_lock()  # threads of the application may fork at once
         self._forks = 0
-        self._running = allocate_lock()
+        self._thread = OSThread(title)  # not started: it is not alive
 
     def start(self) -> None:
         """Start the thread for the first time. Raises BootError: a worker without it must not become ready."""
@@ -64,27 +65,17 @@ class HelperThread:
         add_helper(self)
 
     def _start(self) -> None:
-        self._running.acquire()
-        try:
-            start_thread(self._run, name=f"wsgiserv-{self._title}")
-        except RuntimeError:
-            self._running.release()
-            raise
+        self._thread = start_thread(self._run, name=f"wsgiserv-{self._title}")
 
     def _run(self) -> None:
         self._native_id = get_native_id()
-        try:
-            setthreadtitle(self._title)
-            self._work()
-        finally:
-            self._running.release()
+        setthreadtitle(self._title)
+        self._work()
 
     def _ring(self) -> None:
         self.asleep.clear()
-        try:
+        with suppress(RuntimeError):  # the thread has not seen the last call yet
             self._wakeup.release()
-        except RuntimeError:
-            pass  # the thread has not seen the last call yet
 
     def rest(self, look_s: float, is_quiet: bool = False, pending: Sized = ()) -> None:
         """Sleep until the next look, or, when nothing has happened for some looks, until `wake`. In the thread.
@@ -110,12 +101,12 @@ class HelperThread:
         with self._lock:
             self._forks += 1
             self.stopping = True
-            if not self._running.locked():
+            if not self._thread.is_alive():
                 return
             self.wake()
-            if not self._running.acquire(timeout=_LONGEST_PAUSE_S):
+            self._thread.join(_LONGEST_PAUSE_S)
+            if self._thread.is_alive():
                 return
-            self._running.release()
             end = monotonic() + _LONGEST_PAUSE_S
             with suppress(OSError):
                 while monotonic() < end:
@@ -130,7 +121,7 @@ class HelperThread:
                 return
             # A thread that did not stop in time sees this, or has ended since.
             self.stopping = False
-            if not self._running.locked():
+            if not self._thread.is_alive():
                 self._start()
 
 

@@ -14,6 +14,7 @@ from wsgiserv.privileges import drop_privileges, set_home
 from wsgiserv.process import add_child_cleanup, release_standard_streams, unblock_last
 from wsgiserv.unpatched import reset_hubs
 from wsgiserv.worker.base import Worker
+from wsgiserv.worker.crash_dump import catch_crashes
 from wsgiserv.worker.registry import resolve_worker_class
 
 
@@ -28,18 +29,24 @@ def worker_main(boot: WorkerBoot) -> int:
     """
     add_child_cleanup(boot.close_in_child)
     add_child_cleanup(close_logs_in_child)
+    # Before the worker makes anything: with preload_app the application may have started a hub in the zygote.
     reset_hubs()
+    settings = boot.settings
     worker: Worker | None = None
     failure: BaseException | None = None
     status: int = ExitStatus.BOOT
     try:
-        worker = _make_worker(boot)
+        # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link
+        # was moved to another release, that release's files are not this code's.
+        if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
+            boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
+        worker = resolve_worker_class(settings.worker_class, settings.threads)(boot)
         _prepare(worker)
     except BaseException as error:
         failure = error
     # Outside of the handlers: hooks would find what has ended the worker in sys.exc_info().
     if isinstance(failure, (ConfigError, OSError)):
-        reason = ExitStatus.CONFIG if isinstance(failure, ConfigError) else ExitStatus.BOOT
+        reason = failure.exit_status if isinstance(failure, ConfigError) else ExitStatus.BOOT
         boot.ready.report("failed", str(failure), "", reason)
         failure = None
     elif worker is not None and failure is None:
@@ -50,7 +57,6 @@ def worker_main(boot: WorkerBoot) -> int:
     if worker is not None:
         worker._await_exit()
         worker._call_exit_hook()
-        worker._signals.disarm()
         worker._close_sockets()
         worker._let_go()
         release_standard_streams()
@@ -59,23 +65,17 @@ def worker_main(boot: WorkerBoot) -> int:
     return status
 
 
-def _make_worker(boot: WorkerBoot) -> Worker:
-    settings = boot.settings
-    # A preloaded application was loaded in the directory that this process has inherited: after a symbolic link was
-    # moved to another release, that release's files are not this code's.
-    if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
-        boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
-    return resolve_worker_class(settings.worker_class, settings.threads)(boot)
-
-
 def _prepare(worker: Worker) -> None:
     """Do what comes before the application: with the master's user first, then with the worker's."""
     boot, settings = worker.boot, worker.cfg
     add_child_cleanup(worker.close_in_child)
-    worker._install_signals()
+    worker._signals.install()
+    catch_crashes(boot.crash_dump_fd)
     unblock_last()
     worker.prepare()
+    # After `prepare`: gevent replaces `signal.signal`, and the guard goes around its function.
     worker._signals.guard()
+    # The private key, and what the hook opens, may be readable for the master's user alone.
     worker._admission.load_certificates()
     call_hook(boot.log, "post_fork", settings.post_fork, boot.server, worker)
     set_home(settings, os.environ)

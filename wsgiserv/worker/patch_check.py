@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import dropwhile, takewhile
 from types import ModuleType
 from typing import Any, Final, cast
 
@@ -21,13 +22,8 @@ _RECURSES: Final = "ssl.SSLContext"
 REPLACED: Final[Mapping[str, tuple[str, ...]]] = {
     "time": ("sleep",),
     "socket": (
-        "socket",
-        "SocketType",
-        "getaddrinfo",
-        "gethostbyname",
-        "gethostbyname_ex",
-        "gethostbyaddr",
-        "getnameinfo",
+        *("socket", "SocketType", "getaddrinfo", "getnameinfo"),
+        *("gethostbyname", "gethostbyname_ex", "gethostbyaddr"),
     ),
     "select": ("select", "poll", "epoll", "kqueue"),
     "selectors": ("DefaultSelector", "EpollSelector", "KqueueSelector"),
@@ -44,16 +40,17 @@ _EXEMPT: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet
 _MOST_NAMES: Final = 6
 
 
+# sys.modules is a dict, and keeps the order of the imports.
+
+
 def later_modules() -> list[str]:
     """Return the names of the modules imported after this server."""
-    names = list(sys.modules)
-    return names[names.index("wsgiserv") :] if "wsgiserv" in names else names
+    return list(dropwhile(lambda name: name != "wsgiserv", list(sys.modules)))
 
 
 def earlier_modules() -> list[str]:
     """Return the names of the modules imported before this server, by the interpreter or a launcher."""
-    names = list(sys.modules)
-    return names[: names.index("wsgiserv")] if "wsgiserv" in names else []
+    return list(takewhile(lambda name: name != "wsgiserv", list(sys.modules)))
 
 
 def find_early_imports(
@@ -73,7 +70,7 @@ def find_early_imports(
             found = original(module_name, part)
             if found is not None:
                 originals.setdefault(id(found), (f"{module_name}.{part}", found))
-    packages: dict[str, list[str]] = {}
+    packages: dict[str, dict[str, None]] = {}  # dicts for sets in order
     for name in names:
         package = name.partition(".")[0]
         if package in sys.stdlib_module_names or package in _EXEMPT:
@@ -81,18 +78,18 @@ def find_early_imports(
         module = sys.modules.get(name)
         if not issubclass(type(module), ModuleType):  # sys.modules may hold anything
             continue
+        # The module's own __getattribute__ would import a lazy module.
         kept = _kept(object.__getattribute__(module, "__dict__"), originals)
         if name == "__config__":  # see wsgiserv.config.file
             package = f"the configuration file {getattr(module, '__file__', '')}"
         if kept:
-            known = packages.setdefault(package, [])
-            known += [part for part in kept if part not in known]
-    return [f"{_line(package, kept)}. {advice}" for package, kept in packages.items()]
+            packages.setdefault(package, {}).update(kept)
+    return [f"{_line(package, list(kept))}. {advice}" for package, kept in packages.items()]
 
 
-def _kept(namespace: dict[str, Any], originals: Mapping[int, tuple[str, object]]) -> list[str]:
+def _kept(namespace: dict[str, Any], originals: Mapping[int, tuple[str, object]]) -> dict[str, None]:
     found: dict[str, None] = {}
-    for value in list(namespace.values()):
+    for value in list(namespace.values()):  # a copy: another thread may import
         if id(value) in originals:
             found[originals[id(value)][0]] = None
         elif issubclass(type(value), type):  # not isinstance(): __class__ of a proxy may raise
@@ -100,7 +97,7 @@ def _kept(namespace: dict[str, Any], originals: Mapping[int, tuple[str, object]]
             base = next((base for base in bases if id(base) in originals), None)
             if base is not None:
                 found[f"a subclass of {originals[id(base)][0]}"] = None
-    return list(found)
+    return found
 
 
 def _line(package: str, kept: list[str]) -> str:

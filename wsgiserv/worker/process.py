@@ -14,9 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from os import getpid
 from select import POLLIN, poll
-from time import monotonic
 from types import FrameType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
@@ -24,23 +23,12 @@ from wsgiserv.hooks import call_hook
 from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
 from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
-from wsgiserv.worker.crash_dump import catch_crashes, write_report
+from wsgiserv.worker.crash_dump import write_report
 from wsgiserv.worker.signals import SignalHandlers
 
-_SIGNALS: Final = (
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGABRT,
-    signal.SIGTTOU,
-    # These mean something to the master, and a terminal sends them to the workers as well: their default would end
-    # the worker.
-    signal.SIGHUP,
-    signal.SIGUSR2,
-    signal.SIGWINCH,
-    signal.SIGTTIN,
-)
+_OURS: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGABRT, signal.SIGTTOU)
+# A terminal sends these to its whole process group, and their default would end or stop the worker.
+_MASTERS: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN)
 
 
 class WorkerProcess(ABC):
@@ -52,6 +40,9 @@ class WorkerProcess(ABC):
     Attributes:
         age, pid, ppid, cfg, log, sockets, booted, aborted, timeout: as in gunicorn's workers, for hooks.
     """
+
+    # Whether `patch` and `prepare` put greenlets in the place of the standard library's threads.
+    patches_library: ClassVar[bool] = False
 
     def __init__(self, boot: WorkerBoot) -> None:
         self.boot = boot
@@ -68,13 +59,14 @@ class WorkerProcess(ABC):
         self._exit_hook_called = False
         self._signals = SignalHandlers(
             self.log,
-            _SIGNALS,
+            _OURS + _MASTERS,
             {
                 signal.SIGTERM: self._on_term,
                 signal.SIGINT: self._on_interrupt,
                 signal.SIGQUIT: self._on_interrupt,
                 signal.SIGTTOU: self._on_trace,
             },
+            # An abort comes last: it ends the process, and the application's handler runs before.
             {signal.SIGABRT: self._on_abort},
         )
 
@@ -140,10 +132,6 @@ class WorkerProcess(ABC):
 
     # ---- signals ---------------------------------------------------------------------------------------
 
-    def _install_signals(self) -> None:
-        self._signals.install()
-        catch_crashes(self.boot.crash_dump_fd)
-
     @property
     def wakeup_fd(self) -> int:
         """A descriptor that is readable when signals have arrived: then call `take_signals`."""
@@ -153,6 +141,7 @@ class WorkerProcess(ABC):
         """Act on all signals that have arrived; then raise what the last failure among them raised."""
         failure: Exception | None = None
         for number in self._signals.take():
+            # One failure must not lose the others: a TERM may be among them.
             try:
                 self._act_on(number)
             except Exception as error:
@@ -169,7 +158,8 @@ class WorkerProcess(ABC):
             self._exit_while_booting()
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self.booted:  # else the loop acts on it
+        # Once booted the loop acts on it: the hook's code is not meant to run in the middle of a request's.
+        if not self.booted:
             self._exit_while_booting("worker_int", self.cfg.worker_int)
 
     def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
@@ -186,12 +176,12 @@ class WorkerProcess(ABC):
 
     def _on_trace(self, number: int, frame: FrameType | None) -> None:
         """Report the running requests and all stacks to the master (``wsgiservctl trace``)."""
-        self.boot.ready.report("trace", report(self.calls(), self.other_stacks(), monotonic()))
+        self.boot.ready.report("trace", report(self.calls(), self.other_stacks()))
 
     def _on_abort(self, number: int, frame: FrameType | None) -> None:
         """Report the stacks and exit: the master has waited for `timeout`, and no loop will read a queue."""
         self.aborted = True
-        text = report(self.calls(), self.other_stacks(), monotonic())
+        text = report(self.calls(), self.other_stacks())
         # The master's file first: logging may wait for a lock that the hanging call holds.
         if write_report(self.boot.crash_dump_fd, text):
             self.log.critical(
@@ -202,6 +192,7 @@ class WorkerProcess(ABC):
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         self._call_exit_hook()
         self._account_for_waiting()
+        # Not by an exception: the call that hangs may catch it.
         os._exit(ExitStatus.FAILURE)
 
     # ---- from the fork to the exit -----------------------------------------------------------------------
@@ -221,7 +212,7 @@ class WorkerProcess(ABC):
             return self._fail(failure)
         self._await_exit()
         self.booted = True
-        unblock_last()
+        unblock_last()  # behind the at-fork handlers that the imports have registered
         call_hook(self.log, "post_worker_init", self.cfg.post_worker_init, self)
         self._signals.serve()
         if self._is_orphan():
@@ -238,24 +229,16 @@ class WorkerProcess(ABC):
 
     def _fail(self, failure: BaseException) -> int:
         """Report to the master why the worker cannot boot; return the exit status."""
-        if isinstance(failure, ApplicationError):
-            self._report_failure(str(failure), ExitStatus.APPLICATION, failure.traceback)
-            return ExitStatus.APPLICATION
-        if isinstance(failure, BootError):
-            self._report_failure(str(failure), ExitStatus.BOOT)
-        elif isinstance(failure, ConfigError):
-            self._report_failure(str(failure), ExitStatus.CONFIG)
-        else:
+        if not isinstance(failure, (ApplicationError, BootError, ConfigError)):
             # Without a report the master would take the exit for the application's os._exit().
             leave_if_child(failure)
             self.log.error("WS1702 worker %d: cannot boot:", self.pid, exc_info=failure)
-            self._report_failure(f"booting raised {describe_error(failure)}", ExitStatus.BOOT)
-        return ExitStatus.BOOT
-
-    def _report_failure(self, reason: str, status: int, traceback: str = "") -> None:
+            failure = BootError(f"booting raised {describe_error(failure)}")
         # The functions that the application has registered at `atexit` still run, though the master stops all workers.
         self._has_failed = True
-        self.boot.ready.report("failed", reason, traceback, status)
+        traceback = failure.traceback if isinstance(failure, ApplicationError) else ""
+        self.boot.ready.report("failed", str(failure), traceback, failure.exit_status)
+        return ExitStatus.APPLICATION if isinstance(failure, ApplicationError) else ExitStatus.BOOT
 
     def _call_exit_hook(self) -> None:
         """Call ``worker_exit``, once in this process."""
@@ -264,7 +247,9 @@ class WorkerProcess(ABC):
             call_hook(self.log, "worker_exit", self.cfg.worker_exit, self.boot.server, self)
 
     def _is_orphan(self) -> bool:
-        """Return whether the master has exited, perhaps long ago: imports may take long."""
+        """Return whether the master has exited."""
+        # Imports may take long, and meanwhile nothing watches the lifeline. select(2) cannot take a descriptor above
+        # 1023, which the lifeline may have.
         poller = poll()
         poller.register(self.boot.lifeline, POLLIN)
         return bool(poller.poll(0))

@@ -11,7 +11,8 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from os import stat
 from time import monotonic, time_ns
@@ -19,16 +20,15 @@ from time import monotonic, time_ns
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
+from wsgiserv.user_code import is_a, own_attribute
 
 # Modification time in ns, and size; None of a file that is not there.
 _Signature = tuple[int, int] | None
 
-_MAGIC = re.compile(r"[*?\[]")
 _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 
 # Not the application's code, often many thousand files.
 _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
-
 
 # A file counts as changed when it differs from what the process has read. An import may take seconds, and the file may
 # be saved meanwhile. So each source file is noted here, by absolute path, before the import system reads it.
@@ -37,18 +37,17 @@ _noted: dict[str, _Signature] = {}
 
 def note_imports() -> None:
     """Note each source file just before it is imported, from now on. May be called again."""
-    real = SourceFileLoader.path_stats
-    if getattr(real, "notes", False):
-        return
+    # The loader calls this before it reads the source, or the bytecode in its place.
+    SourceFileLoader.path_stats = _noting_path_stats  # type: ignore[method-assign]
 
-    def path_stats(self: SourceFileLoader, path: str) -> Mapping[str, object]:
-        # The loader calls this before it reads the source, or the bytecode in its place.
-        where = absolute(path)
-        _noted[where] = _signature(where)
-        return real(self, path)
 
-    path_stats.notes = True  # type: ignore[attr-defined]
-    SourceFileLoader.path_stats = path_stats  # type: ignore[method-assign]
+_path_stats = SourceFileLoader.path_stats
+
+
+def _noting_path_stats(self: SourceFileLoader, path: str) -> Mapping[str, object]:
+    where = absolute(path)
+    _noted[where] = _signature(where)
+    return _path_stats(self, path)
 
 
 class Reloader:
@@ -93,25 +92,19 @@ class Reloader:
         self._roots: list[str] = []
         self._python_below: str | None = None
         for entry in extra_files:
-            self._add(entry)
+            path = absolute(entry)
+            if os.path.isdir(path):
+                self._roots.append(path)
+            elif glob.has_magic(entry) and not os.path.exists(path):  # a file may have such a name
+                self._patterns.append(path)
+            else:
+                self._files.append(path)
         self._seen: dict[str, _Signature] = {
             path: (noted or {}).get(path) or _signature(path) for path in self._chosen_files()
         }
         # Gone at the last look.
         self._missing: set[str] = set()
-        # The lock is the stop signal: the thread waits to acquire it.
-        self._stop = allocate_lock()
-        self._stop.acquire()
         self._stopped = False
-
-    def _add(self, entry: str) -> None:
-        path = absolute(entry)
-        if os.path.isdir(path):
-            self._roots.append(path)
-        elif _MAGIC.search(entry) and not os.path.exists(path):
-            self._patterns.append(path)
-        else:
-            self._files.append(path)
 
     def watch_broken(self, failed_import: ApplicationError) -> None:
         """Watch the files of its traceback, and all Python files here: a change of these may mend a failed import.
@@ -119,7 +112,7 @@ class Reloader:
         Args:
             failed_import: the failure.
         """
-        # The broken module is not among the loaded ones.
+        # The broken module is not among the loaded ones: the import system drops it.
         self._files += [absolute(f) for f in _IN_TRACEBACK.findall(failed_import.traceback)]
         self._python_below = working_directory()
         for path in self._chosen_files():
@@ -130,12 +123,11 @@ class Reloader:
         """Return how a file was when this process read it, or may have looked for it."""
         if path in _noted:
             return _noted[path]
-        try:
-            status = stat(path)
-        except (OSError, ValueError):
-            return None
         # A copy can have any modification time; no call sets the time of the last change of status (inode(7)).
-        return None if status.st_ctime_ns > self._made_at_ns else (status.st_mtime_ns, status.st_size)
+        with suppress(OSError, ValueError):
+            if stat(path).st_ctime_ns > self._made_at_ns:
+                return None
+        return _signature(path)
 
     def start(self) -> None:
         """Start the watching thread. It does not keep the process alive, and finds changes up to now soon."""
@@ -146,10 +138,8 @@ class Reloader:
         start_thread(self._run_watchfiles if usable else self._run_poll, name="wsgiserv-reloader")
 
     def stop(self) -> None:
-        """Stop watching; returns at once. `on_change` may be running for the last time."""
-        if not self._stopped:
-            self._stopped = True
-            self._stop.release()
+        """Stop watching, at the next look. `on_change` may be running for the last time."""
+        self._stopped = True
 
     def is_set(self) -> bool:
         """Return whether `stop` was called. Of watchfiles' stop event."""
@@ -163,23 +153,27 @@ class Reloader:
         self._note_modules()
         for path in self._chosen_files():
             self._seen.setdefault(path, None)
+        missing, self._missing = self._missing, set()
         for path, before in self._seen.items():
             now = _signature(path)
-            if now == before:
-                self._missing.discard(path)
-            elif now is None and path not in self._missing:
+            if now is None and before is not None and path not in missing:
                 self._missing.add(path)  # an editor may be between unlink and rename: look once more
-            else:
-                self._missing.discard(path)
+            elif now != before:
                 self._seen[path] = now
                 changed = path
         return changed
 
     def _note_modules(self) -> None:
         """Note the modules imported since the last look, as they were when they were read."""
-        for path in _module_files():
-            if path not in self._seen:
-                self._seen[path] = _noted[path] if path in _noted else _signature(path)
+        for module in list(sys.modules.values()):  # it may hold anything
+            # The module's own __getattr__ would import a lazy module.
+            file = own_attribute(module, "__file__")
+            if is_a(file, str) and file:
+                path = absolute(file[:-1] if file.endswith((".pyc", ".pyo")) else file)
+                if path not in self._seen:
+                    self._seen[path] = (
+                        _noted[path] if path in _noted else _signature(path)
+                    )  # None may be noted
 
     def _chosen_files(self) -> Iterator[str]:
         yield from self._files
@@ -193,14 +187,18 @@ class Reloader:
     # --- the engines
 
     def _run_poll(self) -> None:
-        while not self._stop.acquire(timeout=self._interval_s):
+        # Nobody releases it: to wait for it is a sleep that gevent cannot have replaced.
+        pause = allocate_lock()
+        pause.acquire()
+        while not self._stopped:
+            pause.acquire(timeout=self._interval_s)
             self._tell(self._look())
 
     def _run_watchfiles(self) -> None:
-        try:
+        # No inotify watches left, or a file system without them: the clock always works.
+        with suppress(Exception):
             self._watch()
-        except Exception:  # no inotify watches left, or a file system without them: the clock always works
-            self._run_poll()
+        self._run_poll()
 
     def _watch(self) -> None:
         from watchfiles import watch
@@ -212,7 +210,6 @@ class Reloader:
                 *directories,
                 watch_filter=None,
                 debounce=200,
-                step=50,
                 stop_event=self,
                 rust_timeout=max(1, int(self._interval_s * 1000)),
                 yield_on_timeout=True,
@@ -247,20 +244,9 @@ def _signature(path: str) -> _Signature:
     return status.st_mtime_ns, status.st_size
 
 
-def _module_files() -> Iterator[str]:
-    """Yield the source files of all loaded modules."""
-    for module in list(sys.modules.values()):
-        try:
-            # The module's own __getattr__ would import a lazy module.
-            path = object.__getattribute__(module, "__dict__").get("__file__")
-        except Exception:  # sys.modules may hold anything
-            continue
-        if isinstance(path, str) and path:
-            yield absolute(path[:-1] if path.endswith((".pyc", ".pyo")) else path)
-
-
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
     for directory, directories, files in os.walk(root):
+        # A virtual environment in the project: its packages do not change while it is worked on.
         if "pyvenv.cfg" in files and directory != root:
             directories.clear()
             continue
@@ -268,8 +254,9 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
         yield directory, files
 
 
-def _below(root: str, suffix: str) -> Iterable[str]:
+def _below(root: str, suffix: str) -> Iterator[str]:
     for directory, files in _walk(root):
         for name in files:
+            # Not what editors write beside a file, before it is saved.
             if name.endswith(suffix) and not name.endswith((".pyc", ".swp", "~")):
                 yield os.path.join(directory, name)

@@ -22,6 +22,8 @@ PostRequest = Callable[[Connection, dict[str, Any], Response], object]
 class HookRequest:
     """A request with the attributes of gunicorn's: method, uri, path, query, fragment, version, headers, scheme."""
 
+    # A copy: the hook may keep it, and the connection goes on to its next request.
+
     def __init__(
         self, line: RequestLine, block: HeaderBlock, environ: dict[str, Any], peer: dict[str, str]
     ) -> None:
@@ -29,10 +31,10 @@ class HookRequest:
         self.uri = line.environ["RAW_URI"]
         self.path = self.uri.partition("?")[0]
         self.query = line.environ["QUERY_STRING"]
-        self.fragment = ""
+        self.fragment = ""  # no client sends one (RFC 9112, section 3.2)
         self.version = (1, 1 if line.http11 else 0)
         self.headers = [(name.upper(), value) for name, value in block.fields()]
-        self.trailers: list[tuple[str, str]] = []
+        self.trailers: list[tuple[str, str]] = []  # read and dropped (RFC 9112, section 7.1.2)
         self.scheme = environ["wsgi.url_scheme"]
         self.body = environ["wsgi.input"]
         self.peer_addr = self.remote_addr = (peer["REMOTE_ADDR"], int(peer.get("REMOTE_PORT", "0")))
@@ -72,6 +74,7 @@ def request_hooks(
     """
     pre, post = settings.pre_request, settings.post_request
 
+    # Each makes a request of its own: to keep one between the calls would cost every connection a slot.
     def before(connection: Connection, environ: dict[str, Any]) -> None:
         call_hook(log, "pre_request", pre, worker, HookRequest(*connection.request, environ, connection.peer))
 

@@ -15,6 +15,7 @@ from _socket import socket as RawSocket
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from os import dup2
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -110,38 +111,43 @@ class TimedSink:
         Returns:
             False when the call has just ended, or is sending at this moment: look again later.
         """
+        # One watching thread looks after all calls: it does not wait for one.
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            if self.finished:
-                return False
-            self.expired = True
-            response, connection = self.response, self.connection
-            if self.sent and response.is_whole:
-                response.time_out()
-                self._account(None)
-                self._end_output()
-            elif self.sent or connection.is_read_by_application:
-                # The second: the request's thread may be reading through TLS at this moment, which two threads must not
-                # use at once.
-                response.time_out()
-                response.cut()
-                connection.cut_off(TimeoutError("the request was overdue"))
-                self._account(None)
-                _reset(connection.fd)
-            else:
-                response.time_out(answered=True)
-                body_sent = -1
-                with suppress(ClientGone, OSError):
-                    connection.send(refusal(504, TIMEOUT_REASON, response.is_head), wait=False)
-                    body_sent = 0 if response.is_head else len(TIMEOUT_BODY)
-                    self._end_output()
-                self._account(body_sent)
-            return True
+            if not self.finished:
+                self.expired = True
+                self._end_clients_part()
+            return self.expired
         finally:
             self.lock.release()
 
+    def _end_clients_part(self) -> None:
+        response, connection = self.response, self.connection
+        if self.sent and response.is_whole:
+            response.time_out()
+            self._account(None)
+            self._end_output()
+        elif self.sent or connection.is_read_by_application:
+            # The second: the request's thread may be reading through TLS at this moment, which two threads must not
+            # use at once.
+            response.time_out()
+            response.cut()
+            connection.cut_off(TimeoutError("the request was overdue"))
+            self._account(None)
+            _reset(connection.fd)
+        else:
+            response.time_out(answered=True)
+            body_sent = -1
+            with suppress(ClientGone, OSError):
+                connection.send(refusal(504, TIMEOUT_REASON, response.is_head), wait=False)
+                body_sent = 0 if response.is_head else len(TIMEOUT_BODY)
+                self._end_output()
+            self._account(body_sent)
+
     def _end_output(self) -> None:
+        # The client waits for the end of the connection, and the thread may keep it for hours. What is queued is to
+        # be sent before.
         if not self.connection.has_output:
             with suppress(OSError):
                 self.connection.sock.shutdown(SHUT_WR)
@@ -182,33 +188,28 @@ class TimedSink:
             _set_async_exc(self.ident, _NULL)  # the exception may not have been delivered yet
 
 
+@dataclass
 class Deadlines:
     """Watches the calls of one worker.
 
-    Args:
+    Attributes:
         limit_s: ``request_timeout`` in seconds.
         log: the error log.
         calls: returns the running calls, with their stacks.
         interrupt: raises `RequestTimeout` in the thread with this ident.
-
-    Attributes:
-        look_s: how often `look` is to be called, in seconds.
     """
 
-    def __init__(
-        self,
-        limit_s: float,
-        log: logging.Logger,
-        calls: Callable[[], Iterable[Call]],
-        interrupt: Callable[[int], object],
-    ) -> None:
-        self._limit_s = limit_s
-        self.look_s = min(max(limit_s / 20, _SHORTEST_LOOK_S), _LONGEST_LOOK_S)
-        self._log = log
-        self._calls = calls
-        self._interrupt = interrupt
-        # A dict for its order; each operation on it is atomic, and `list` copies it in one step.
-        self._running: dict[TimedSink, None] = {}
+    limit_s: float
+    log: logging.Logger
+    calls: Callable[[], Iterable[Call]]
+    interrupt: Callable[[int], object]
+    # A dict for its order; each operation on it is atomic, and `list` copies it in one step.
+    _running: dict[TimedSink, None] = field(default_factory=dict, init=False)
+
+    @property
+    def look_s(self) -> float:
+        """How often `look` is to be called, in seconds."""
+        return min(max(self.limit_s / 20, _SHORTEST_LOOK_S), _LONGEST_LOOK_S)
 
     def call(
         self, app: Callable[..., Any], environ: dict[str, Any], response: Response
@@ -224,13 +225,13 @@ class Deadlines:
             The exception of the call, or None.
         """
         sink = TimedSink(environ, response)
-        response.redirect(sink)
         self._running[sink] = None
         failure: BaseException | None
         try:
             failure = run_app(app, environ, response)
         except RequestTimeout as error:  # it came when the application had just ended
             failure = error
+        # The exception may be delivered here as well, as long as `finished` is not set.
         while True:
             try:
                 sink.finish()
@@ -247,21 +248,22 @@ class Deadlines:
         Args:
             now: ``time.monotonic()``.
         """
-        late = [sink for sink in list(self._running) if now - sink.began > self._limit_s and not sink.expired]
+        late = [sink for sink in list(self._running) if now - sink.began > self.limit_s and not sink.expired]
         if not late:
             return False
         # Before the interrupts: the stacks are to show what has taken so long.
-        calls = {call.connection: call for call in self._calls()}
+        calls = {call.connection: call for call in self.calls()}
         for sink in late:
             if not sink.expire():
                 continue
+            # Under the lock: an exception after the end of the call would hit the thread's next request.
             with sink.lock:
                 if not sink.finished:
-                    self._interrupt(sink.ident)
+                    self.interrupt(sink.ident)
             call = calls.get(sink.connection)
-            self._log.error(
+            self.log.error(
                 "WS1752 request_timeout (%g s): %s, %s",
-                self._limit_s,
+                self.limit_s,
                 sink.outcome,
                 describe(call, now) if call is not None else f"a request of {sink.connection.name}",
             )
@@ -274,7 +276,7 @@ class Deadlines:
             now: ``time.monotonic()``.
             for_s: how long a call may take to end after it was interrupted, in seconds.
         """
-        since = now - self._limit_s - for_s
+        since = now - self.limit_s - for_s
         return [sink for sink in list(self._running) if sink.expired and sink.began < since]
 
     def is_interrupted(self, ident: int) -> bool:
@@ -292,13 +294,12 @@ def _reset(fd: int) -> None:
         # another client, whom the thread could answer.
         placeholder = RawSocket(AF_UNIX, SOCK_STREAM)
         dup2(placeholder.fileno(), fd, inheritable=False)
-    except (
-        OSError
-    ):  # out of descriptors: a plain end, from which most framings tell that something is missing
+    except OSError:
+        # Out of descriptors: a plain end, from which most framings tell that something is missing.
         with suppress(OSError):
             sock.shutdown(SHUT_RDWR)
     finally:
-        sock.detach()
+        sock.detach()  # the connection goes on to use the descriptor
         if placeholder is not None:
             placeholder.close()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from _socket import socket as RawSocket
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from wsgiserv.boot import WorkerBoot
-from wsgiserv.config.settings import speaks_tls
+from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.error import ErrorStream
 from wsgiserv.net.client import Connection
+from wsgiserv.net.client_socket import ClientSocket
+from wsgiserv.net.handoff import Transferred
+from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import (
     ALL_STREAMED,
@@ -25,14 +29,6 @@ from wsgiserv.net.serving_context import (
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
 from wsgiserv.wsgi.response_context import ResponseContext
-
-if TYPE_CHECKING:
-    from _socket import socket as RawSocket
-
-    from wsgiserv.config.settings import Settings
-    from wsgiserv.net.handoff import Transferred
-    from wsgiserv.net.listener import Listener
-    from wsgiserv.net.tls import TLSSocket
 
 _STREAMING: Final = {"on": ALL_STREAMED, "off": NEVER_STREAMED}
 
@@ -108,23 +104,6 @@ class Admission:
         can_hand_over: whether connections can go to another worker of this server, as long as that does not stop.
     """
 
-    __slots__ = (
-        "_addresses",
-        "_barred",
-        "_base_of_address",
-        "_base_of_listener",
-        "_boot",
-        "_context",
-        "_make",
-        "_peers",
-        "_proxied",
-        "_proxies",
-        "_secure",
-        "_secure_until",
-        "_uwsgi_peers",
-        "can_hand_over",
-    )
-
     def __init__(
         self, boot: WorkerBoot, context: ServingContext, peers: PeerNames, multithread: bool
     ) -> None:
@@ -136,12 +115,12 @@ class Admission:
         self._context = context
         self._peers = peers
         self._make: Callable[..., Connection] = Connection
-        self._secure: Callable[[RawSocket, dict[str, str]], TLSSocket] | None = None
+        self._secure: Callable[[RawSocket, dict[str, str]], ClientSocket] | None = None
         # Until when the TLS context is used for new connections, ``time.monotonic()`` seconds.
-        self._secure_until = float("inf")
+        self._secure_until = 0.0
         # The peers that may, or must, send a PROXY header first.
         self._proxies: PeerNames | None = None
-        if settings.proxy_protocol != "off":
+        if settings.proxy_protocol != "off":  # most workers need neither this module nor the next ones
             from wsgiserv.net.proxy_socket import ProxySocket
 
             self._proxies = PeerNames(settings.proxy_allow_ips)
@@ -155,6 +134,7 @@ class Admission:
             self._barred = BarredConnection
             self._make = partial(UwsgiConnection, UwsgiReader(context.parser))
         errors = ErrorStream(boot.log)
+        # Made once: an environ is then one merge in C of this and of the request's own variables.
         self._base_of_listener = {
             listener: base_environ(
                 server_name=listener.server_name,
@@ -166,10 +146,13 @@ class Admission:
             )
             for listener in boot.listeners
         }
-        # A sibling knows a listener by its address, whatever protocol is spoken there.
+        # A sibling knows a listener by its address, whatever protocol is spoken there. Of two with the same address
+        # the first counts.
         self._base_of_address = {
-            _address_of(listener): self._base_of_listener[listener] for listener in reversed(boot.listeners)
+            listener.url.partition("://")[2] or listener.url: self._base_of_listener[listener]
+            for listener in reversed(boot.listeners)
         }
+        # By identity: a dict cannot be a key.
         self._addresses = {id(base): address for address, base in self._base_of_address.items()}
 
     @property
@@ -182,28 +165,23 @@ class Admission:
 
         Called in the new process while the private key may still be read.
         """
-        settings = self._boot.settings
-        if not speaks_tls(settings):
-            return
         if self._boot.tls_contexts is not None:
-            self._renew_tls(monotonic())
-        else:
+            self.renew(monotonic())
+        elif speaks_tls(self._boot.settings):
             from wsgiserv.net.tls import TLSSocket
             from wsgiserv.net.tls_context import make_context
 
-            self._secure = partial(TLSSocket, make_context(settings))
+            self._secure = partial(TLSSocket, make_context(self._boot.settings))
 
     def renew(self, now: float) -> None:
         """Use the TLS context of this day for new connections; the open ones keep theirs. Called once a second."""
-        if now >= self._secure_until:
-            self._renew_tls(now)
+        contexts = self._boot.tls_contexts
+        if contexts is not None and now >= self._secure_until:
+            # Here: it loads OpenSSL, which a worker without TLS can do without.
+            from wsgiserv.net.tls import TLSSocket
 
-    def _renew_tls(self, now: float) -> None:
-        from wsgiserv.net.tls import TLSSocket
-
-        assert self._boot.tls_contexts is not None
-        context, self._secure_until = self._boot.tls_contexts.current(now)
-        self._secure = partial(TLSSocket, context)
+            context, self._secure_until = contexts.current(now)
+            self._secure = partial(TLSSocket, context)
 
     def admit(self, loop: Loop[Connection], sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Return a connection for an accepted socket.
@@ -219,11 +197,11 @@ class Admission:
         if self._uwsgi_peers is not None and not self._uwsgi_peers.of(address)[2]:
             return self._barred(context, loop, sock, base, peer, name, trusted)
         client = sock if self._secure is None else self._secure(sock, peer)
-        if self._proxies is None or not self._proxies.of(address)[2]:
-            return self._make(context, loop, client, base, peer, name, trusted)
         connection = self._make(context, loop, client, base, peer, name, trusted)
-        mode = self._boot.settings.proxy_protocol
-        connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
+        if self._proxies is not None and self._proxies.of(address)[2]:
+            # Below TLS: the proxy sends its header in clear, before the client's handshake.
+            mode = self._boot.settings.proxy_protocol
+            connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
         return connection
 
     def adopt(self, loop: Loop[Connection], handed: Transferred) -> Connection | None:
@@ -235,10 +213,10 @@ class Admission:
         sock, state = handed.sock, handed.state
         try:
             address = sock.getpeername()
-        except OSError:
-            sock.close()
-            return None
-        if self._uwsgi_peers is not None:
+        except OSError:  # the client has left meanwhile
+            address = None
+        # An older generation may speak HTTP at an address where this one expects uwsgi packets.
+        if address is None or self._uwsgi_peers is not None:
             sock.close()
             return None
         # A reload may have given that address up.
@@ -254,7 +232,3 @@ class Admission:
     def address_of(self, connection: Connection) -> str:
         """Return the address of the listener that a connection came from, for a sibling."""
         return self._addresses.get(id(connection.base), "")
-
-
-def _address_of(listener: Listener) -> str:
-    return listener.url.partition("://")[2] or listener.url

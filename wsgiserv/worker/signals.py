@@ -13,26 +13,12 @@ import signal
 from _socket import socketpair
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from os import getpid, kill
-from signal import (
-    SIG_DFL,
-    SIG_IGN,
-    SIG_UNBLOCK,
-    SIGABRT,
-    SIGCHLD,
-    SIGINT,
-    SIGQUIT,
-    SIGTERM,
-    Signals,
-    getsignal,
-    pthread_sigmask,
-    set_wakeup_fd,
-    siginterrupt,
-)
-from signal import signal as set_handler
+from signal import SIG_DFL, SIG_IGN, getsignal, pthread_sigmask, set_wakeup_fd, siginterrupt
+from signal import signal as set_handler  # `guard` and gevent replace it there
 from types import FrameType
 from typing import Any, Final
 
@@ -42,9 +28,10 @@ from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.run import run_app
 
 Handler = Callable[[int, FrameType | None], object]
+_Handlers = dict[int, Handler]
 
 # The worker leaves at these, and answers what it has: the application's handler cannot break that off.
-_LEAVE: Final = frozenset({SIGTERM, SIGINT, SIGQUIT})
+_LEAVE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 # The code of users runs below these: an exception that a handler of theirs raises there is theirs to handle.
 _CALLS_USERS_CODE: Final = frozenset({run_app.__code__, call_hook.__code__})
 _GEVENT: Final = f"{os.sep}gevent{os.sep}"
@@ -68,14 +55,10 @@ class SignalHandlers:
     """
 
     def __init__(
-        self,
-        log: logging.Logger,
-        numbers: Iterable[int],
-        at_once: dict[int, Handler],
-        in_the_end: dict[int, Handler],
+        self, log: logging.Logger, numbers: tuple[int, ...], at_once: _Handlers, in_the_end: _Handlers
     ) -> None:
         self._log = log
-        self._numbers = tuple(numbers)
+        self._numbers = numbers
         self._at_once = at_once
         self._in_the_end = in_the_end
         self._noted: deque[int] = deque()
@@ -95,8 +78,8 @@ class SignalHandlers:
         for number in self._numbers:
             set_handler(number, self._handle)
             # A system call of the application goes on when a signal has only been queued.
-            siginterrupt(number, number == SIGABRT)
-        pthread_sigmask(SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
+            siginterrupt(number, number in self._in_the_end)
+        pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)  # a preloaded application may have blocked them
 
     def raise_at(self, number: int, handler: Handler) -> None:
         """Call ``handler``, which may raise, at this signal, also within a system call.
@@ -110,18 +93,9 @@ class SignalHandlers:
 
     def guard(self) -> None:
         """Put the application's handlers behind the server's from now on, when it calls ``signal.signal``."""
-        real_signal, real_getsignal = signal.signal, signal.getsignal
-
-        @wraps(real_signal)
-        def guarded_signal(signalnum: Any, handler: Any) -> Any:
-            return self._set(real_signal, signalnum, handler)
-
-        @wraps(real_getsignal)
-        def guarded_getsignal(signalnum: Any) -> Any:
-            return self._shown(signalnum, real_getsignal(signalnum))
-
-        signal.signal = guarded_signal
-        signal.getsignal = guarded_getsignal
+        # Around the functions found there, which may be gevent's.
+        signal.signal = wraps(signal.signal)(partial(self._set, signal.signal))
+        signal.getsignal = wraps(signal.getsignal)(partial(self._get, signal.getsignal))
         self.look()
 
     def serve(self) -> None:
@@ -130,7 +104,11 @@ class SignalHandlers:
         self.look()
 
     def close(self) -> None:
-        """Close the wakeup descriptors."""
+        """Wake nothing any more: the loop, which reads the queue, has ended, or this is a child of the application."""
+        self._installed = False
+        # First: a signal that came later would be written to the file that has the descriptor's number then.
+        with suppress(ValueError):  # not the main thread; it has been done by the handlers of the fork
+            set_wakeup_fd(-1)
         self.reader.close()
         self._writer.close()
 
@@ -140,11 +118,6 @@ class SignalHandlers:
         # asyncio's add_signal_handler() takes the descriptor, too, and its removal gives the signal its default, which
         # is death: hence `look`.
         set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-
-    def disarm(self) -> None:
-        """Wake nothing any more: the loop, which read the queue, has ended."""
-        self._installed = False
-        set_wakeup_fd(-1)
 
     def look(self) -> None:
         """Take back the wakeup descriptor, the handlers set past ``signal.signal``, and unblock the server's signals.
@@ -162,12 +135,13 @@ class SignalHandlers:
                     self._applications[number] = found
                 set_handler(number, self._handle)
                 siginterrupt(number, number in self._in_the_end)
-        pthread_sigmask(SIG_UNBLOCK, self._numbers)
+        pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         if self._serving:
             return
-        # What a preloaded application, say, has installed for other signals is called through `_handle`, too.
+        # What a preloaded application, say, has installed for other signals is called through `_handle`, too. Once
+        # the worker serves, the guard sees to that.
         for number in signal.valid_signals():
-            if number != SIGCHLD and number not in self._numbers:
+            if number != signal.SIGCHLD and number not in self._numbers:
                 found = getsignal(number)
                 if callable(found) and found != self._handle:
                     self._applications[number] = found
@@ -182,7 +156,7 @@ class SignalHandlers:
         # The interpreter has written those, too, that `_handle` notes; the bytes alone show a signal with another
         # handler.
         numbers = [each for each in data if each in self._numbers and getsignal(each) != self._handle]
-        while self._noted:
+        while self._noted:  # a handler may append at this moment: no copy and clear()
             numbers.append(self._noted.popleft())
         return numbers
 
@@ -192,20 +166,19 @@ class SignalHandlers:
 
     def wake(self) -> None:
         """Make `reader` readable. In any thread, and in a handler."""
-        try:
+        with suppress(OSError):  # it is full, and so readable already; or the worker has ended
             self._writer.send(b"\0")
-        except OSError:
-            pass  # it is full, and so readable already; or the worker has ended
 
     # ---- the handler -----------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        theirs = self._applications.get(number, SIG_DFL)
+        theirs = self.application_handler(number)
         if getpid() != self._pid:
             self._handle_in_child(number, frame, theirs)
             return
         is_servers = number in self._numbers
         if is_servers:
+            # First of all: what the application's handler does must not lose the signal.
             self._noted.append(number)
             self.wake()
             at_once = self._at_once.get(number)
@@ -220,6 +193,7 @@ class SignalHandlers:
                 if not exits and number not in _LEAVE and not (self._serving and _is_ours(frame)):
                     raise
                 failure = error
+            # Outside of the `except`: handlers of the log would find the exception in sys.exc_info().
             if failure is not None:
                 with suppress(Exception):  # a handler of the application's log
                     self._tell(number, failure)
@@ -228,26 +202,25 @@ class SignalHandlers:
             in_the_end(number, frame)
 
     def _tell(self, number: int, failure: BaseException) -> None:
+        names = (_name(number), type(failure).__name__)
         if number in self._numbers and is_a(failure, SystemExit):
             # At a signal to leave, to leave is what it wants; the requests in flight are answered first.
             if number not in _LEAVE:
                 text = "the application's handler of %s has called sys.exit(); the worker goes on"
-                self._log.info(text, _name(number))
+                self._log.info(text, names[0])
         elif number not in _LEAVE:
             self._log.error(
                 "WS1717 the application's handler of %s raised %s while no request ran its code: the server goes on. "
                 "If a timer of the application has sent the signal (alarm, setitimer), cancel the timer at the end of "
                 "the request",
-                _name(number),
-                type(failure).__name__,
+                *names,
                 exc_info=failure,
             )
         elif not is_a(failure, KeyboardInterrupt):
             self._log.error(
                 "WS1718 the application's handler of %s raised %s: the worker leaves all the same, and answers the "
                 "requests in flight",
-                _name(number),
-                type(failure).__name__,
+                *names,
                 exc_info=failure,
             )
 
@@ -257,30 +230,35 @@ class SignalHandlers:
         if callable(theirs):
             theirs(number, frame)
         elif theirs != SIG_IGN:
+            # Die of it: the parent is to see the signal in the wait status.
             set_handler(number, SIG_DFL)
             kill(getpid(), number)
 
     # ---- signal.signal of a worker -----------------------------------------------------------------------
 
-    def _set(self, real_signal: Callable[[Any, Any], Any], number: Any, handler: Any) -> Any:
+    # With the names of the arguments that they have there: an application may give them by name.
+
+    def _set(self, real_signal: Callable[[Any, Any], Any], signalnum: Any, handler: Any) -> Any:
         is_callable = callable(handler)
-        if (
-            getpid() != self._pid
-            or get_ident() != self._main
-            or not (is_callable or handler in (SIG_DFL, SIG_IGN))
-        ):
-            return self._shown(number, real_signal(number, handler))
-        if number in self._numbers:
-            before = self._shown(number, self._handle)
+        is_valid = is_callable or handler in (SIG_DFL, SIG_IGN)
+        # Python's own function raises for a wrong thread or handler.
+        if getpid() != self._pid or get_ident() != self._main or not is_valid:
+            return self._shown(signalnum, real_signal(signalnum, handler))
+        if signalnum in self._numbers:
+            before = self._shown(signalnum, self._handle)
+            # What an application restores that had asked for the handler before its own: nothing of its own is left.
             keeps = handler is not _heard_by_server and handler is not signal.default_int_handler
         else:
-            keeps = number != SIGCHLD and is_callable
-            before = self._shown(number, real_signal(number, self._handle if keeps else handler))
+            keeps = signalnum != signal.SIGCHLD and is_callable
+            before = self._shown(signalnum, real_signal(signalnum, self._handle if keeps else handler))
         if keeps:
-            self._applications[number] = handler
+            self._applications[signalnum] = handler
         else:
-            self._applications.pop(number, None)
+            self._applications.pop(signalnum, None)
         return before
+
+    def _get(self, real_getsignal: Callable[[Any], Any], signalnum: Any) -> Any:
+        return self._shown(signalnum, real_getsignal(signalnum))
 
     def _shown(self, number: Any, handler: Any) -> Any:
         """Return what the application is to see in place of ``handler``."""
@@ -289,7 +267,7 @@ class SignalHandlers:
         return self._applications.get(number, _heard_by_server if getpid() == self._pid else SIG_DFL)
 
     def application_handler(self, number: int) -> Any:
-        """Return what the application has set, `SIG_DFL` if nothing: a process that it forks goes on with that."""
+        """Return the application's own handler, `SIG_DFL` without one: a process that it forks goes on with that."""
         return self._applications.get(number, SIG_DFL)
 
 
@@ -309,7 +287,6 @@ def _is_ours(frame: FrameType | None) -> bool:
 
 
 def _name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"  # a real-time signal

@@ -5,19 +5,16 @@ Such a request takes the way of any other, through the parser and the gateway, b
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final
 
 from wsgiserv.errors import ApplicationError, ProtocolError
-from wsgiserv.http.head import HeadParser
+from wsgiserv.net.serving_context import ServingContext
 from wsgiserv.tracebacks import describe_error, format_users_error
 from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.input import empty_input
 from wsgiserv.wsgi.response import BodyTooLong, Response
-from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -25,36 +22,16 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class WarmupContext(Protocol):
-    """The parts of a `ServingContext` for warm-up requests."""
-
-    @property
-    def app(self) -> Callable[..., Any]: ...
-
-    gateway: ResponseContext
-    id_prefix: str
-    log: logging.Logger
-    parser: HeadParser
-    serial: count[int]
-
-
 class _NullSink:
     """Drops a response."""
 
-    def set_streaming(self, streaming: bool) -> None:
-        """Nothing waits here."""
+    def _drop(self, *_: object) -> None:
+        """Nothing waits for it."""
 
-    def send(self, data: bytes) -> None:
-        """Drop ``data``."""
-
-    def send_pair(self, head: bytes, body: bytes) -> None:
-        """Drop both."""
-
-    def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Drop the file."""
+    set_streaming = send = send_pair = send_file = _drop
 
 
-def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) -> None:
+def warm_up(context: ServingContext, paths: Sequence[str], base: dict[str, Any]) -> None:
     """Call the application with a GET of each path, in order; warn of answers from 400 to 499.
 
     Args:
@@ -71,19 +48,19 @@ def warm_up(context: WarmupContext, paths: Sequence[str], base: dict[str, Any]) 
         try:
             environ = _environ(context, path, host, base)
         except ProtocolError as error:
-            raise ApplicationError(
-                f"WS1152 warmup: {path} is not a valid request target: {error}", ""
-            ) from None
+            raise ApplicationError(f"WS1152 warmup: {path} is not a valid request target: {error}") from None
         environ["wsgi.early_hints"] = response.early_hints
         failure = run_app(context.app, environ, response)
+        # A signal's exception: the application has not failed, the process is to end.
         if failure is not None and not is_a(failure, (Exception, SystemExit)):
             raise failure
+        # After `BodyTooLong` the response is complete, and a client would have got all that was promised.
         if failure is not None and not is_a(failure, BodyTooLong):
             what = f"WS1153 warmup: the warm-up request of {path} raised {describe_error(failure)}"
             raise ApplicationError(what, format_users_error(failure))
         if response.code >= 500:
             raise ApplicationError(
-                f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}", ""
+                f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}"
             )
         if response.code >= 400:
             context.log.warning(
@@ -103,7 +80,7 @@ def _host_of(base: dict[str, Any]) -> str:
     return host if port == _DEFAULT_PORTS[base["wsgi.url_scheme"]] else f"{host}:{port}"
 
 
-def _environ(context: WarmupContext, path: str, host: str, base: dict[str, Any]) -> dict[str, Any]:
+def _environ(context: ServingContext, path: str, host: str, base: dict[str, Any]) -> dict[str, Any]:
     """Return the environ of a GET. Raises ProtocolError for an impossible path."""
     block = context.parser.header_block(f"Host: {host}\r\nUser-Agent: wsgiserv-warmup\r\n".encode())
     # Clients escape all but visible ASCII.
