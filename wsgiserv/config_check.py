@@ -236,7 +236,7 @@ def _warm_up(
         multithread=resolve_worker_class(settings.worker_class).multithread,
         multiprocess=(settings.workers_max or settings.workers) > 1,
     )
-    # The parts of a `ServingContext` for warm-up requests: the real one belongs to a worker, with its slot and its pipe.
+    # The parts of a `ServingContext` for warm-up requests: the real one belongs to a worker, with its slot and pipe.
     context: Any = SimpleNamespace(
         app=application,
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),

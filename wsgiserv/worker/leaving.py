@@ -66,19 +66,6 @@ class Leaving:
         self.begun = True
         self.deadline = now + ORPHAN_GRACE_S
 
-    def note_signal(self, now: float) -> None:
-        """Note when SIGTERM came; a second one gives no more time."""
-        if self.told_at is None:
-            self.told_at = now
-
-    def leave_at_once(self) -> None:
-        """Leave now, and cut the requests."""
-        self.at_once = True
-
-    def stop_handing_over(self) -> None:
-        """Leave as without other workers from now on."""
-        self.hands_over = False
-
     def is_overdue(self, now: float) -> bool:
         """Return whether the time since SIGTERM is over."""
         # By the signal, not by `deadline`: a call that hangs keeps the loop from beginning to leave.
