@@ -45,7 +45,7 @@ from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
 from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
-from wsgiserv.wsgi.readiness import Readiness
+from wsgiserv.wsgi.readiness import answer_readiness
 from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Worker(WorkerProcess):
             self._make_reloader()
         self.wsgi = app = self._application()
         if settings.readiness_path:
-            app = Readiness(app, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
+            app = answer_readiness(app, settings.readiness_path, lambda: words[DRAINING] or words[STOPPING])
         access = open_access_log(settings, self.log)
         self.context.begin(app, access, *request_hooks(self, settings, self.log))
 

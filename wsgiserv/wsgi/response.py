@@ -9,14 +9,7 @@ from time import time
 from types import TracebackType
 from typing import Final, Protocol, cast
 
-from wsgiserv.http.response import (
-    CHUNKED,
-    CLOSE,
-    KEEP_ALIVE,
-    LAST_CHUNK,
-    HeadTemplate,
-    content_length,
-)
+from wsgiserv.http.response import CHUNKED, CLOSE, KEEP_ALIVE, LAST_CHUNK, HeadTemplate, content_length
 from wsgiserv.process import SERVER_PROCESS, leave
 from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.filewrapper import FileWrapper
@@ -95,26 +88,11 @@ class Response:
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (a 504 has been sent instead).
     """
 
+    # Made for each request: slots spare it an instance dictionary.
     __slots__ = (
-        "_before_stream",
-        "_chunked",
-        "_context",
-        "_cut",
-        "_http11",
-        "_left",
-        "_may_keep_alive",
-        "_sink",
-        "_template",
-        "aborted",
-        "begun",
-        "incomplete",
-        "is_head",
-        "keep_alive",
-        "overdue",
-        "request_line",
-        "sent",
-        "unsent",
-    )
+        "_before_stream", "_chunked", "_context", "_cut", "_http11", "_left", "_may_keep_alive", "_sink", "_template",
+        "aborted", "begun", "incomplete", "is_head", "keep_alive", "overdue", "request_line", "sent", "unsent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -195,6 +173,7 @@ class Response:
 
     def call_before_stream(self, prepare: Callable[[], None]) -> None:
         """Call ``prepare`` once before the head of a response that comes in pieces; it may raise `BodyError`."""
+        # Before the head: the error can still be answered with its own status.
         self._before_stream = prepare
 
     def allow_keep_alive(self, allowed: bool) -> None:
@@ -244,29 +223,27 @@ class Response:
         elif self._template is not _UNSET:
             raise AssertionError("start_response() was called a second time without exc_info")
         self._template = template = self._context.templates.get(status, headers)
-        if template.hop_by_hop:
-            self._drop(template)
+        if names := template.hop_by_hop:
+            if template.closes:
+                self.close_connection()
+                # `Connection: close` is obeyed, so nothing is wrong with it.
+                names = tuple(name for name in names if name.lower() != "connection")
+            self._context.warn_dropped(names, self.request_line)
         return self.write
-
-    def _drop(self, template: HeadTemplate) -> None:
-        """Obey ``Connection: close``; warn about the other headers that are about the connection."""
-        names = template.hop_by_hop
-        if template.closes:
-            self.close_connection()
-            names = tuple(name for name in names if name.lower() != "connection")
-        self._context.warn_dropped(names, self.request_line)
 
     def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
         """``environ["wsgi.early_hints"]``: send a 103 before the response (RFC 8297), any number of times.
 
-        Names and values may be bytes, as with gunicorn. Nothing is sent to HTTP/1.0 clients, which do not know
-        interim responses (RFC 9110 §15.2), nor once the response has begun.
+        Names and values may be bytes, as with gunicorn. Nothing is sent to HTTP/1.0 clients, nor once the response has
+        begun.
 
         Raises:
             TypeError, ValueError: a header must not reach the wire.
         """
+        # Checked for HTTP/1.0 clients as well: a fault of the application shows in its first test.
         template = self._context.templates.early_hints(headers)
         self._context.warn_dropped(template.hop_by_hop, self.request_line)
+        # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client, which would take it for the response.
         if self._http11 and not self.begun:
             self._sink.send(template.prefix + b"\r\n")
 
@@ -309,12 +286,12 @@ class Response:
         self._cut = -1 - self._left > (_MOST_UNSENT if declared is None else declared)
 
     def _too_long(self) -> BodyTooLong:
-        length = self.length
-        if length is None:
+        if self.length is None:
             return BodyTooLong("the application goes on with a body that the response does not have")
-        return BodyTooLong(
-            f"the application's body is longer than its Content-Length of {length}; the rest is dropped"
+        text = (
+            f"the application's body is longer than its Content-Length of {self.length}; the rest is dropped"
         )
+        return BodyTooLong(text)
 
     # ---- head and framing ------------------------------------------------------------------------------
 
@@ -347,26 +324,24 @@ class Response:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows
             self._send_first(self._head())
-            self._count_unsent(
-                data
-            )  # RFC 9112 §6.3, 1: a byte of body would begin the client's next response
+            # RFC 9112 §6.3, 1: a byte of body would begin the client's next response.
+            self._count_unsent(data)
         elif template.length >= 0:
             head = self._head()
             self._left = template.length
             self._send_first(head, self._count_declared(data))
-        elif self._http11:
-            # RFC 9112 §7.1: the client sees by the last chunk that nothing is missing; the close would not tell.
-            self._chunked = True
-            self._begin_stream(CHUNKED, b"%x\r\n%b\r\n" % (len(data), data) if data else b"", len(data))
         else:
-            self.keep_alive = False  # HTTP/1.0 has no chunks: the close ends the body
-            self._begin_stream(b"", data, len(data))
-
-    def _begin_stream(self, framing: bytes, block: bytes, size: int) -> None:
-        head = self._head(framing)
-        self._sink.set_streaming(True)
-        self.sent += size
-        self._send_first(head + block)
+            framing, block = b"", data
+            if self._http11:
+                # RFC 9112 §7.1: the client sees by the last chunk that nothing is missing; the close would not tell.
+                self._chunked = True
+                framing, block = CHUNKED, b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            else:
+                self.keep_alive = False  # HTTP/1.0 has no chunks: the close ends the body
+            head = self._head(framing)
+            self._sink.set_streaming(True)
+            self.sent += len(data)
+            self._send_first(head + block)
 
     def _send_first(self, head: bytes, body: bytes = b"") -> None:
         self.begun = True
@@ -427,13 +402,12 @@ class Response:
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
 
-        An iterable that goes on after its Content-Length is left. It is asked once more after the last byte: code
-        behind its last `yield` is to run, and only so it differs from one that ends there.
-
         Raises:
-            BodyTooLong: it went on; the client has all promised bytes.
+            BodyTooLong: it went on after its Content-Length; the client has all promised bytes.
         """
         send, size, line, empty, process = self._sink.send, 0, b"", 0, SERVER_PROCESS
+        # The iterable is asked once more after the last byte of its Content-Length: code behind its last `yield` is to
+        # run, and only so it differs from an iterable that goes on.
         for block in result:
             if not process[0]:
                 leave()  # the iterable has forked, and this is the child
@@ -471,12 +445,15 @@ class Response:
             return False
         fd, offset, available = extent
         declared = template.length
+        # A file has a length: no chunks, and a client that resumes or shows its progress knows the whole.
         head = self._head(content_length(available) if declared < 0 else b"")
         if self.is_head:  # not a byte is read
             self._send_first(head)
             return True
         self._left = available if declared < 0 else declared
-        count = min(available, self._left)
+        count = min(
+            available, self._left
+        )  # a file may be shorter or longer than what the application declared
         self._send_first(head)
         if count:
             self._sink.send_file(fd, offset, count)
@@ -488,11 +465,9 @@ class Response:
     # ---- the end ---------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End the response: send the head if it has not been sent, and the last chunk; check the declared length.
-
-        A body that is too short closes the connection, so that the client sees it.
-        """
+        """End the response: send the head if it has not been sent, and the last chunk; check the declared length."""
         if not self.begun:
+            # A length of 0 rather than no chunks: HTTP/1.0 and 1.1 alike, and the connection stays open.
             if self.length is None and not (self._started().bodiless or self.is_head):
                 self._send_first(self._head(content_length(0)))
                 return
