@@ -11,8 +11,8 @@ import io
 import logging
 import os
 from _thread import get_ident
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wsgiserv.errors import ConfigError
@@ -68,18 +68,12 @@ class _Formatter(logging.Formatter):
 class _Logger(logging.Logger):
     """A logger that an application can neither disable by accident nor break."""
 
-    @property
-    def disabled(self) -> bool:
-        # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
-        # project's LOGGING would silence its server.
-        return False
-
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        pass
+    # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
+    # project's LOGGING would silence its server.
+    disabled: Any = property(lambda self: False, lambda self, value: None)
 
     # An exception from a filter, a handler or a record factory would end the request, the worker or the master that
-    # logs.
+    # logs: the methods below catch it.
 
     def _log(
         self,
@@ -114,9 +108,7 @@ class _Logger(logging.Logger):
             raise TypeError(f"the record factory has made {type(record).__name__}")
         except (Exception, SystemExit) as error:
             _report_fault("the record factory", error)
-        name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, None, None, None)[
-            :10
-        ]
+        name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, *[None] * 3)[:10]
         try:
             return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
         except Exception:  # time.time() of the application raises, or returns no number
@@ -167,7 +159,8 @@ class _HandlerStream(LogText):
 class _ErrorLogHandler(logging.Handler):
     """Writes each record at once, whole, to an `Output`."""
 
-    _own_lock: RealRLock
+    # The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers.
+    lock: Any = property(lambda self: self._own_lock, lambda self, value: None)
 
     def __init__(self, output: Output) -> None:
         self._own_lock = RealRLock()
@@ -180,32 +173,17 @@ class _ErrorLogHandler(logging.Handler):
     def output(self) -> Output:
         return self.writer.output
 
-    @property
-    def lock(self) -> Any:
-        # The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers.
-        return self._own_lock
-
-    @lock.setter
-    def lock(self, value: object) -> None:
-        pass
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = f"{self.format(record)}\n"
         except Exception as error:  # a message and arguments that do not fit, a __str__ that raises
-            text = plain_lines(
-                record.levelno,
-                f"(a log message could not be formatted: {safe_repr(error)}) {safe_repr(record.msg)}",
-                record.exc_info,
-            )
+            message = f"(a log message could not be formatted: {safe_repr(error)}) {safe_repr(record.msg)}"
+            text = plain_lines(record.levelno, message, record.exc_info)
         self.write(text)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str | bytes) -> None:
         """Write ``text`` as it is. May be called in any thread. Never raises."""
-        self.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write ``data`` as it is. May be called in any thread. Never raises."""
+        data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
         with self._own_lock:
             self.writer.write(data)
 
@@ -246,10 +224,10 @@ def _report_fault(culprit: str, error: BaseException) -> None:
 
 
 def _lose() -> None:
+    # In place of `LossyWriter.lose`: little stack is left, perhaps none for further calls.
     if _opened.handler is not None:
-        writer = _opened.handler.writer
-        writer.lost += 1
-        writer.untold += 1
+        _opened.handler.writer.lost += 1
+        _opened.handler.writer.untold += 1
 
 
 _faults: set[object] = set()
@@ -286,11 +264,10 @@ def open_error_log(settings: Settings) -> logging.Logger:
 
     Raises ConfigError naming errorlog, logconfig, logconfig_dict or logconfig_json.
     """
+    # Without a descriptor 2 the next file or socket would get that number, and all that is printed to it.
     fill_standard_streams()
-    try:
+    with opening("errorlog", settings.errorlog):
         output = Output(settings.errorlog, 2, owner_of(settings))
-    except OSError as error:
-        raise cannot_open("errorlog", settings.errorlog, error) from error
     handler = _ErrorLogHandler(output)
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
@@ -349,7 +326,7 @@ def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
     if old_capture:
         old_capture.detach()
     if captures:
-        _opened.capture = Capture(handler.output, handler.write_bytes)
+        _opened.capture = Capture(handler.output, handler.write)
     if old_capture or captures:
         renew_standard_streams()
     if old_handler:
@@ -359,14 +336,18 @@ def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
         old_handler.writer = handler.writer
 
 
-def cannot_open(setting: str, path: str, error: OSError) -> ConfigError:
-    """Return the ConfigError for a log file that cannot be opened."""
-    directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
-    else:
+@contextmanager
+def opening(setting: str, path: str) -> Iterator[None]:
+    """Raise an OSError of the block as the ConfigError for a log file that cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        directory = os.path.dirname(os.path.abspath(path))
         advice = f"Expected '-' or a file that user id {os.geteuid()} may write."
-    return ConfigError(f"{setting} = {path!r}: cannot open the file: {error.strerror}. {advice}")
+        if not os.path.isdir(directory):
+            advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
+        text = f"{setting} = {path!r}: cannot open the file: {error.strerror}. {advice}"
+        raise ConfigError(text) from error
 
 
 def access_logger() -> logging.Logger | None:
@@ -428,10 +409,10 @@ def warn_reliably(log: logging.Logger, text: str) -> bool:
 def reopen_error_log() -> None:
     """Open the error log's file again under its name, and the files of all file handlers (USR1). Never raises.
 
-    Called in the master and in each worker. The files of `logging.FileHandler` are reopened as gunicorn does it, so
-    that the application's own logs can be rotated together with the server's. After a failure the old file stays in
-    use, and a warning is logged.
+    Called in the master and in each worker. After a failure the old file stays in use, and a warning is logged.
     """
+    # The files of every `logging.FileHandler`, as gunicorn does it: the application's own logs can be rotated together
+    # with the server's.
     handler = _opened.handler
     owner = handler.output.owner if handler is not None else Owner(0, 0)
     failures: list[str] = []
@@ -450,10 +431,9 @@ def reopen_error_log() -> None:
         failures += log_files.refresh(_open_files())
     if not in_master:
         failures += reopen_handlers(owner)
+    log = logging.getLogger(ERROR_NAMES[0])
     for failure in failures:
-        logging.getLogger(ERROR_NAMES[0]).warning(
-            "WS1802 Cannot reopen a log file; the old one stays in use: %s", failure
-        )
+        log.warning("WS1802 Cannot reopen a log file; the old one stays in use: %s", failure)
 
 
 def share_log_files() -> None:
@@ -556,12 +536,8 @@ class ErrorStream(LogText):
                     return fd
         raise io.UnsupportedOperation("fileno")
 
-    def isatty(self) -> bool:
-        """Return False: libraries ask before they colour their lines, and this is a log."""
-        return False
-
     def _emit(self, text: str) -> None:
-        without_stream = []
+        name, without_stream = self._log.name, []
         for handler in handlers_of(self._log):
             stream = cast("TextIO | None", getattr(handler, "stream", None))
             if stream is None:
@@ -577,9 +553,9 @@ class ErrorStream(LogText):
         # syslog, mail, a queue: they take records only
         for handler in without_stream:
             try:
-                record: Any = self._log.makeRecord(
-                    self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
+                values = (text.rstrip("\n"),)
+                handler.handle(
+                    self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None)
                 )
-                handler.handle(record)
             except (Exception, SystemExit) as error:
-                _report_fault(f"the handler {type(handler).__name__} of the logger {self._log.name}", error)
+                _report_fault(f"the handler {type(handler).__name__} of the logger {name}", error)

@@ -371,7 +371,7 @@ class Worker(WorkerProcess):
     def _note_losses(self) -> None:
         access, words = self.context.access, self.context.words
         words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
-        words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
+        words[UNTOLD_LINES] = untold_messages() + (access.untold if access is not None else 0)
         words[WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
     def _close_logs(self) -> None:
