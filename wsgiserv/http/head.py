@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import (
+    ABSOLUTE_TARGET,
     DIGITS,
     FIELD_LINE,
     FIELD_LINES,
@@ -369,16 +370,13 @@ def _split_target(method: str, target: str) -> tuple[str, str, str | None]:
         if method != "OPTIONS":
             raise ProtocolError(400, "the target * goes with OPTIONS only")
         return "*", "", None
-    # §3.2.2, absolute-form = absolute-URI. Other schemes are not served here.
-    scheme, separator, rest = target.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
+    match = ABSOLUTE_TARGET.fullmatch(target)
+    if match is None:
         raise ProtocolError(400, "malformed request target")
-    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    authority, rest = rest[:cut], rest[cut:]
+    authority, path, query = match.groups("")
     # An http URI with an empty host is invalid (RFC 9110 §4.2.1); HOST refuses userinfo (§4.2.4).
     if not authority or authority.startswith(":") or not _is_authority(authority):
         raise ProtocolError(400, "malformed authority in the request target")
-    path, _, query = rest.partition("?")
     # §3.2.4: a proxy forwards OPTIONS without a path as "*".
     return path or ("*" if method == "OPTIONS" and not query else "/"), query, authority
 

@@ -80,9 +80,7 @@ class UwsgiReader:
         """
         plain = variables.plain
         method = plain.get(b"REQUEST_METHOD", b"")
-        query = plain.get(b"QUERY_STRING")
-        path = plain.get(b"PATH_INFO")
-        script = plain.get(b"SCRIPT_NAME")
+        query, path, script = map(plain.get, (b"QUERY_STRING", b"PATH_INFO", b"SCRIPT_NAME"))
         target = plain.get(b"REQUEST_URI")
         if not target:
             if path is None:

@@ -28,11 +28,7 @@ _DEFAULTS: dict[str, Any] = {
     "root": {"level": "INFO", "handlers": ["console"]},
     "loggers": {"gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False}},
     "handlers": {
-        "console": {
-            "class": "logging.StreamHandler",
-            "formatter": "generic",
-            "stream": "ext://sys.stdout",
-        },
+        "console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stdout"},
         "error_console": {
             "class": "logging.StreamHandler",
             "formatter": "generic",
@@ -123,7 +119,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _named(names: Any) -> Named:
-    def first(pair: tuple[str, str]) -> logging.Logger | None:
-        return next((logging.getLogger(name) for name in pair if name in names), None)
-
-    return Named(first(ERROR_NAMES), first(ACCESS_NAMES))
+    pairs = (ERROR_NAMES, ACCESS_NAMES)
+    return Named(*[next((logging.getLogger(name) for name in pair if name in names), None) for pair in pairs])
