@@ -8,9 +8,10 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES
 from wsgiserv.logs.error import access_logger, opening, warn_reliably
@@ -19,9 +20,6 @@ from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_f
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
 from wsgiserv.privileges import acting_as, owner_of
 from wsgiserv.wording import counted
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # Lines kept until a disk or a pipe takes them again; lines beyond this are counted and dropped.
 _MOST_WAITING_BYTES = 1 << 20

@@ -6,16 +6,13 @@ Either name of a pair means the same log.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 ERROR_NAMES = ("wsgiserv.error", "gunicorn.error")
 ACCESS_NAMES = ("wsgiserv.access", "gunicorn.access")
@@ -83,10 +80,10 @@ def _apply_json(path: str) -> Named:
 def _apply_dict(where: str, config: dict[str, Any]) -> Named:
     import logging.config  # here and below: it is seldom needed, and a seventh of what the master imports
 
-    whole = copy.deepcopy(_DEFAULTS) | config
+    whole = _DEFAULTS | config
     try:
         for part in ("handlers", "formatters"):
-            whole[part] = copy.deepcopy(_DEFAULTS[part]) | (config.get(part) or {})
+            whole[part] = _DEFAULTS[part] | (config.get(part) or {})
         logging.config.dictConfig(whole)
     except Exception as error:  # dictConfig runs the classes of the dictionary
         raise ConfigError(f"{where}: {_reason(error)}.") from error

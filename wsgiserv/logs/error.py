@@ -13,8 +13,9 @@ import os
 from _thread import get_ident
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
@@ -34,9 +35,6 @@ from wsgiserv.process import fill_standard_streams
 from wsgiserv.safe_open import Owner
 from wsgiserv.tracebacks import format_error
 from wsgiserv.unpatched import RealRLock
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # gunicorn's, which log parsers expect
 _LINE = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
@@ -150,15 +148,18 @@ class _HandlerStream(LogText):
         return len(text)
 
     def fileno(self) -> int:
-        return self._handler.output.fileno()
+        return self._handler.writer.output.fileno()
 
     def isatty(self) -> bool:
-        return os.isatty(self._handler.output.fd)
+        return os.isatty(self._handler.writer.output.fd)
 
 
 class _ErrorLogHandler(logging.Handler):
     """Writes each record at once, whole, to an `Output`."""
 
+    # `close` leaves the destination open: an application's `dictConfig` and `logging.shutdown` close every handler, but
+    # the server needs this one. `open_error_log` closes the destination when another takes its place.
+    #
     # The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers.
     lock: Any = property(lambda self: self._own_lock, lambda self, value: None)
 
@@ -168,10 +169,6 @@ class _ErrorLogHandler(logging.Handler):
         self.writer = LossyWriter(output, lambda count: loss_line(count, "error log"))
         self.stream = _HandlerStream(self)
         self.setFormatter(_Formatter(_LINE, _DATE))
-
-    @property
-    def output(self) -> Output:
-        return self.writer.output
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -186,12 +183,6 @@ class _ErrorLogHandler(logging.Handler):
         data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
         with self._own_lock:
             self.writer.write(data)
-
-    def close(self) -> None:
-        """Leave the destination open."""
-        # An application's `dictConfig` and `logging.shutdown` close every handler, but the server needs this one.
-        # `open_error_log` closes the destination when another takes its place.
-        super().close()
 
 
 def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
@@ -326,11 +317,11 @@ def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
     if old_capture:
         old_capture.detach()
     if captures:
-        _opened.capture = Capture(handler.output, handler.write)
+        _opened.capture = Capture(handler.writer.output, handler.write)
     if old_capture or captures:
         renew_standard_streams()
     if old_handler:
-        old_handler.output.close()
+        old_handler.writer.output.close()
         handler.writer.lost, handler.writer.untold = old_handler.writer.lost_here(), old_handler.writer.untold
         # An application may still hold the old handler, and its descriptor may be a socket soon.
         old_handler.writer = handler.writer
@@ -414,7 +405,7 @@ def reopen_error_log() -> None:
     # The files of every `logging.FileHandler`, as gunicorn does it: the application's own logs can be rotated together
     # with the server's.
     handler = _opened.handler
-    owner = handler.output.owner if handler is not None else Owner(0, 0)
+    owner = handler.writer.output.owner if handler is not None else Owner(0, 0)
     failures: list[str] = []
     in_master = log_files.is_masters
     if in_master:  # first of all: their new descriptors go to the workers
@@ -427,7 +418,7 @@ def reopen_error_log() -> None:
                     _opened.capture.attach()
                     renew_standard_streams()
             except OSError as error:
-                failures.append(f"{handler.output.path}: {error.strerror}")
+                failures.append(f"{handler.writer.output.path}: {error.strerror}")
         failures += log_files.refresh(_open_files())
     if not in_master:
         failures += reopen_handlers(owner)
@@ -444,8 +435,8 @@ def share_log_files() -> None:
 def _open_files() -> dict[str, int]:
     """Return the descriptors of this process's log files by their absolute paths."""
     found = open_handler_files()
-    if _opened.handler is not None and _opened.handler.output.path is not None:
-        found[_opened.handler.output.path] = _opened.handler.output.fd
+    if _opened.handler is not None and (output := _opened.handler.writer.output).path is not None:
+        found[output.path] = output.fd
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import time
@@ -82,7 +81,7 @@ class Response:
         keep_alive: may become False while the response is made.
         begun: whether its head has been sent: no other response can replace it any more.
         sent: body bytes sent, without framing.
-        aborted: it ended early, and the client could take it for complete.
+        aborted: it ended early, and the client could take it for complete: its connection is to be reset.
         incomplete: it began, and ended early.
         unsent: the client had gone before its first byte.
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (a 504 has been sent instead).
@@ -90,8 +89,8 @@ class Response:
 
     # Made for each request: slots spare it an instance dictionary.
     __slots__ = (
-        "_before_stream", "_chunked", "_context", "_cut", "_http11", "_left", "_may_keep_alive", "_sink", "_template",
-        "aborted", "begun", "incomplete", "is_head", "keep_alive", "overdue", "request_line", "sent", "unsent",
+        "_before_stream", "_chunked", "_cut", "_http11", "_left", "_may_keep_alive", "_sink", "_template", "aborted",
+        "begun", "context", "incomplete", "is_head", "keep_alive", "overdue", "request_line", "sent", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +103,7 @@ class Response:
         request_line: bytes = b"",
     ) -> None:
         self._sink = sink
-        self._context = context
+        self.context = context
         self._http11 = http11
         self.is_head = is_head
         self.keep_alive = self._may_keep_alive = keep_alive
@@ -122,11 +121,6 @@ class Response:
         self.overdue = IN_TIME
 
     # ---- its state, for the connection and the logs ----------------------------------------------------
-
-    @property
-    def log(self) -> logging.Logger:
-        """The error log."""
-        return self._context.log
 
     @property
     def status(self) -> str:
@@ -193,10 +187,6 @@ class Response:
         self.overdue = ANSWERED if answered else OVERDUE
         self.close_connection()
 
-    def cut(self) -> None:
-        """Mark the response as cut short: its connection is to be reset."""
-        self.aborted = True
-
     def note_client_gone(self) -> None:
         """Mark a response in one piece as unsent: the client had gone before."""
         self.unsent = self.begun and not self._chunked and self._left < 0
@@ -222,13 +212,13 @@ class Response:
                 exc_info = None  # no cycle through the traceback's frames
         elif self._template is not _UNSET:
             raise AssertionError("start_response() was called a second time without exc_info")
-        self._template = template = self._context.templates.get(status, headers)
+        self._template = template = self.context.templates.get(status, headers)
         if names := template.hop_by_hop:
             if template.closes:
                 self.close_connection()
                 # `Connection: close` is obeyed, so nothing is wrong with it.
                 names = tuple(name for name in names if name.lower() != "connection")
-            self._context.warn_dropped(names, self.request_line)
+            self.context.warn_dropped(names, self.request_line)
         return self.write
 
     def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
@@ -241,8 +231,8 @@ class Response:
             TypeError, ValueError: a header must not reach the wire.
         """
         # Checked for HTTP/1.0 clients as well: a fault of the application shows in its first test.
-        template = self._context.templates.early_hints(headers)
-        self._context.warn_dropped(template.hop_by_hop, self.request_line)
+        template = self.context.templates.early_hints(headers)
+        self.context.warn_dropped(template.hop_by_hop, self.request_line)
         # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client, which would take it for the response.
         if self._http11 and not self.begun:
             self._sink.send(template.prefix + b"\r\n")
@@ -303,13 +293,13 @@ class Response:
     def _head(self, framing: bytes = b"") -> bytes:
         template = self._started()
         # RFC 9110 §6.6.1: an origin server with a clock sends Date; a proxy must not have to guess it.
-        date = b"" if template.has_date else self._context.date()
+        date = b"" if template.has_date else self.context.date()
         return b"".join((template.prefix, date, framing, self._ending()))
 
     def _ending(self) -> bytes:
         """Return the Connection line and the empty line that ends a head."""
         # RFC 9112 §9.3: HTTP/1.1 stays open unless one side says close; HTTP/1.0 closes unless both say keep-alive.
-        if self.keep_alive and self._context.keep_open:
+        if self.keep_alive and self.context.keep_open:
             return b"\r\n" if self._http11 else KEEP_ALIVE + b"\r\n"
         self.keep_alive = False
         return CLOSE + b"\r\n"
@@ -362,7 +352,7 @@ class Response:
         if template is _UNSET or type(body) is not bytes or self.begun or template.bodiless or self.is_head:
             self._whole_unusual(body)
             return
-        size, context = len(body), self._context
+        size, context = len(body), self.context
         if template.length != size:
             if template.length >= 0:
                 self._whole_unusual(body)
@@ -438,7 +428,7 @@ class Response:
     def file(self, wrapper: FileWrapper) -> bool:
         """Let the kernel send a file. Returns False when it must be read here instead."""
         template = self._template
-        if template is _UNSET or self.begun or template.bodiless or not self._context.sendfile:
+        if template is _UNSET or self.begun or template.bodiless or not self.context.sendfile:
             return False
         extent = wrapper.extent()
         if extent is None:

@@ -55,7 +55,7 @@ def run_app(
         if failed_close is not None:
             _come_back(failed_close)
             if not is_a(failed_close, BodyError):  # the client's fault: reported with the request
-                response.log.error(
+                response.context.log.error(
                     "WS1601 close() of the application's result raised an exception", exc_info=failed_close
                 )
             failure = failure or failed_close
