@@ -322,7 +322,7 @@ def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
         renew_standard_streams()
     if old_handler:
         old_handler.writer.output.close()
-        handler.writer.lost, handler.writer.untold = old_handler.writer.lost_here(), old_handler.writer.untold
+        handler.writer.lost, handler.writer.untold = old_handler.writer.lost, old_handler.writer.untold
         # An application may still hold the old handler, and its descriptor may be a socket soon.
         old_handler.writer = handler.writer
 
@@ -360,19 +360,17 @@ def lost_messages() -> int:
     writers = list(consoles.values())
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
-    return sum(writer.lost_here() for writer in writers)
+    return sum(writer.lost for writer in writers)
 
 
 def untold_messages() -> int:
     """Return how many lost messages the error log does not tell of yet."""
-    handler = _opened.handler
-    return handler.writer.untold if lost_messages() and handler is not None else 0
+    return _opened.handler.writer.untold if _opened.handler is not None else 0
 
 
 def take_over_losses(count: int) -> None:
     """Tell of ``count`` lines, too, lost by a process that has ended. Called by the master."""
-    if count and _opened.handler is not None:
-        lost_messages()  # forgets the losses before the fork
+    if _opened.handler is not None:
         _opened.handler.writer.untold += count
 
 

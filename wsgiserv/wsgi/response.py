@@ -247,6 +247,8 @@ class Response:
             data = _plain(data)
         if not self.begun:
             self._begin(data)
+        elif self._cut and data:
+            raise self._too_long()
         elif self._left >= 0:
             if data := self._count_declared(data):
                 self._sink.send(data)
@@ -258,8 +260,6 @@ class Response:
 
     def _count_declared(self, data: bytes) -> bytes:
         """Count a block of a body of declared length. Returns it, cut at that length: no byte may follow the body."""
-        if self._cut and data:
-            raise self._too_long()
         if len(data) > self._left:
             self._cut = True
             data = data[: self._left]
@@ -269,8 +269,6 @@ class Response:
 
     def _count_unsent(self, data: bytes) -> None:
         """Count a block that is not sent: the response has no body. `_left` counts down from -1."""
-        if self._cut and data:
-            raise self._too_long()
         self._left -= len(data)
         declared = self.length if self.is_head else None
         self._cut = -1 - self._left > (_MOST_UNSENT if declared is None else declared)
@@ -387,7 +385,7 @@ class Response:
             self._send_first(self._head(content_length(len(body))))
             return
         self.write(body)
-        self._finish_counted()
+        self.finish()
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
@@ -423,7 +421,7 @@ class Response:
                     break
         if not process[0]:
             leave()
-        self._finish_counted()
+        self.finish()
 
     def file(self, wrapper: FileWrapper) -> bool:
         """Let the kernel send a file. Returns False when it must be read here instead."""
@@ -441,9 +439,8 @@ class Response:
             self._send_first(head)
             return True
         self._left = available if declared < 0 else declared
-        count = min(
-            available, self._left
-        )  # a file may be shorter or longer than what the application declared
+        # The file may be shorter or longer than what the application declared.
+        count = min(available, self._left)
         self._send_first(head)
         if count:
             self._sink.send_file(fd, offset, count)
@@ -455,7 +452,11 @@ class Response:
     # ---- the end ---------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End the response: send the head if it has not been sent, and the last chunk; check the declared length."""
+        """End the response: send the head if it has not been sent, and the last chunk; check the declared length.
+
+        Raises:
+            BodyTooLong: the application had more to send.
+        """
         if not self.begun:
             # A length of 0 rather than no chunks: HTTP/1.0 and 1.1 alike, and the connection stays open.
             if self.length is None and not (self._started().bodiless or self.is_head):
@@ -471,10 +472,6 @@ class Response:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
             self.keep_alive = False
             self.incomplete = True
-
-    def _finish_counted(self) -> None:
-        """End the response. Raises `BodyTooLong` when the application had more to send."""
-        self.finish()
         if self._cut:
             raise self._too_long()
 
