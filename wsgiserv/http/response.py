@@ -30,6 +30,7 @@ _HOP_BY_HOP: Final = frozenset({
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+# A full cache is emptied, as in `head.py`; what an application makes up anew each time cannot fill the memory.
 _CACHE_ENTRIES: Final = 512
 _LONGEST_HEAD_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 256
@@ -131,6 +132,7 @@ class HeadTemplates:
         length = -1
         has_date, has_server = False, code < 200  # an interim response does without Server
         names, closes = _connection_options(headers)
+        # Kept lines have been checked against these names alone: Connection may name more.
         known = self._lines if names is _HOP_BY_HOP else {}
         parts: list[bytes] = []
         fields: list[tuple[str, str]] = []
@@ -145,6 +147,7 @@ class HeadTemplates:
                 if lower in names:
                     dropped.setdefault(lower, name)
                     continue
+                # Below: a line that says something about the response is not kept, since it must be read each time.
                 if lower == "content-length":
                     declared = int(sent[1])
                     if length >= 0 and length != declared:

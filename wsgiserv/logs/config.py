@@ -95,11 +95,12 @@ def _apply_ini(path: str) -> Named:
     import logging.config
 
     where = f"logconfig = {path!r}"
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # before Python 3.12 fileConfig takes a missing file for an empty one
         raise ConfigError(f"{where}: there is no such file (looked for {os.path.abspath(path)}).")
     absolute = os.path.abspath(path)
     defaults = {"__file__": absolute, "here": os.path.dirname(absolute)}
     try:
+        # Not the default, which would silence the loggers of all modules that the file does not name.
         logging.config.fileConfig(path, defaults=defaults, disable_existing_loggers=False)
         ini = configparser.RawConfigParser()
         ini.read(path, encoding="utf-8")
