@@ -22,7 +22,7 @@ from wsgiserv.errors import ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import access_log_path
-from wsgiserv.logs.error import ErrorStream, cannot_open, open_error_log
+from wsgiserv.logs.error import ErrorStream, open_error_log, opening
 from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
@@ -131,10 +131,8 @@ def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
 
 
 def _check_log(setting: str, path: str, settings: Settings) -> None:
-    try:
+    with opening(setting, path):
         check_log(absolute(path), owner_of(settings))
-    except OSError as error:
-        raise cannot_open(setting, path, error) from error
 
 
 def _apply_logconfig(settings: Settings) -> logging.Logger:

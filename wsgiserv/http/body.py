@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from wsgiserv.errors import ProtocolError
@@ -21,50 +22,36 @@ _MOST_TRAILER_BYTES: Final = 16 * 1024
 _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
 
+@dataclass(slots=True, eq=False)
 class ChunkedDecoder:
     """Decodes one chunked body, fed with bytes as they come.
 
-    Args:
+    Attributes:
         sink: called with each run of decoded bytes.
         limit: most decoded bytes (``limit_request_body``); 0 means no limit.
         trailer_fields: most trailer fields (``limit_request_fields``).
         trailer_size: longest trailer field in bytes (``limit_request_field_size``).
-
-    Attributes:
         length: decoded bytes so far.
         done: whether the body has ended, trailers included.
     """
 
-    __slots__ = (
-        "_extensions",
-        "_fields",
-        "_left",
-        "_pending",
-        "_sink",
-        "_state",
-        "_trailer",
-        "done",
-        "length",
-        "limits",
-    )
-
-    def __init__(
-        self, sink: Callable[[bytes], object], limit: int, trailer_fields: int, trailer_size: int
-    ) -> None:
-        self._sink = sink
-        self.limits = (limit, trailer_fields, trailer_size)
-        self._state = _SIZE
-        self._left = 0
-        self._pending = b""  # the beginning of a line or a CRLF
-        self._extensions = 0
-        self._trailer = 0
-        self._fields = 0
-        self.length = 0
-        self.done = False
+    sink: Callable[[bytes], object]
+    limit: int
+    trailer_fields: int
+    trailer_size: int
+    length: int = 0
+    done: bool = False
+    _state: int = _SIZE
+    _left: int = 0  # of the chunk's data
+    # The beginning of a line or a CRLF. A client may send one byte at a time: `_check_partial` bounds it.
+    _pending: bytes = b""
+    _extension_bytes: int = 0
+    _trailer_bytes: int = 0
+    _fields: int = 0
 
     def redirect(self, sink: Callable[[bytes], object]) -> None:
         """Pass decoded bytes to ``sink`` from the next `feed` on."""
-        self._sink = sink
+        self.sink = sink
 
     def feed(self, data: bytes) -> bytes:
         """Decode ``data``.
@@ -82,7 +69,7 @@ class ChunkedDecoder:
             state = self._state
             if state == _DATA:
                 taken = min(self._left, end - position)
-                self._sink(data[position : position + taken])
+                self.sink(data[position : position + taken])
                 position += taken
                 self._left -= taken
                 if self._left == 0:
@@ -113,75 +100,71 @@ class ChunkedDecoder:
         return b""
 
     def _check_partial(self, line: bytes) -> None:
-        """Refuse early what no further byte can make valid; bounds the bytes kept, too."""
+        """Refuse a line without its end early, if no further byte can make it valid."""
+        # A client that waits for the answer would never send the rest; and the bytes kept here are bounded.
         if STRAY.search(line):
             raise ProtocolError(400, "stray control character in a chunked body")
         if self._state == _SIZE:
-            if len(line) > _LONGEST_CHUNK_LINE:
-                raise ProtocolError(400, "chunk line too long")
-        elif len(line) > self.limits[2] + 1:
+            _check_size_line(line)
+        elif len(line) > self.trailer_size + 1:  # the CR of its CRLF may have come
             raise ProtocolError(431, "trailer field larger than limit_request_field_size")
 
     def _take_size(self, line: bytes) -> None:
-        if len(line) > _LONGEST_CHUNK_LINE:
-            raise ProtocolError(400, "chunk line too long")
+        _check_size_line(line)
         # Bytes that CHUNK_LINE refuses: a sign, "0x" or "_" (int() takes them, other readers do not), and a bare LF
         # in an extension, behind which some readers see a chunk (RFC 9112 §7.1.1).
         match = CHUNK_LINE.fullmatch(line)
         if match is None:
             raise ProtocolError(400, "malformed chunk line")
-        digits = match.group(1)
-        self._extensions += len(line) - len(digits)
-        if self._extensions > _MOST_EXTENSION_BYTES:
+        self._extension_bytes += len(line) - len(match[1])
+        if self._extension_bytes > _MOST_EXTENSION_BYTES:
             raise ProtocolError(400, "too many bytes of chunk extensions")
-        size = int(digits, 16)
-        self.length += size
-        limit = self.limits[0]
-        if limit and self.length > limit:
+        self._left = int(match[1], 16)
+        self.length += self._left
+        # By the announced size: a body that is too large is refused before its data has come.
+        if self.limit and self.length > self.limit:
             raise ProtocolError(413, "request body larger than limit_request_body")
-        self._left = size
-        self._state = _DATA if size else _TRAILER
+        self._state = _DATA if self._left else _TRAILER
 
     def _take_trailer(self, line: bytes) -> None:
         # trailer-section = *( field-line CRLF ). As strict as the head's fields, and dropped: merged into the environ
         # they could forge headers that a proxy has checked (gevent CVE-2023-41419, eventlet CVE-2025-58068).
         self._fields += 1
-        self._trailer += len(line)
-        too_large = len(line) > self.limits[2] or self._trailer > _MOST_TRAILER_BYTES
-        if too_large or self._fields > self.limits[1]:
+        self._trailer_bytes += len(line)
+        too_large = len(line) > self.trailer_size or self._trailer_bytes > _MOST_TRAILER_BYTES
+        if too_large or self._fields > self.trailer_fields:
             raise ProtocolError(431, "trailers too many or too large")
         if FIELD_LINE.fullmatch(line) is None:
             raise ProtocolError(400, "malformed trailer field")
 
 
+def _check_size_line(line: bytes) -> None:
+    if len(line) > _LONGEST_CHUNK_LINE:
+        raise ProtocolError(400, "chunk line too long")
+
+
+@dataclass(slots=True, eq=False)
 class LengthDecoder:
     """Cuts a body of known length from the bytes that come, like a `ChunkedDecoder`.
 
-    Args:
-        sink: called with each run of the body's bytes.
-        length: the ``Content-Length``.
-
     Attributes:
-        left: bytes still to come.
+        sink: called with each run of the body's bytes.
+        left: bytes still to come; the ``Content-Length`` at first.
         done: whether the body has ended.
     """
 
-    __slots__ = ("_sink", "done", "left")
-
-    def __init__(self, sink: Callable[[bytes], object], length: int) -> None:
-        self._sink = sink
-        self.left = length
-        self.done = False
+    sink: Callable[[bytes], object]
+    left: int
+    done: bool = False
 
     def redirect(self, sink: Callable[[bytes], object]) -> None:
         """Call ``sink`` from the next `feed` on."""
-        self._sink = sink
+        self.sink = sink
 
     def feed(self, data: bytes) -> bytes:
         """Take ``data`` and return what is left of it behind the body's end (empty while not `done`)."""
-        left = self.left
-        rest = data[left:]
-        self._sink(data[:left] if rest else data)
-        self.left = left = max(0, left - len(data))
-        self.done = not left
+        rest = data[self.left :]
+        self.sink(data[: self.left] if rest else data)
+        self.left = max(0, self.left - len(data))
+        self.done = not self.left
         return rest

@@ -26,9 +26,12 @@ REQUEST_LINE = re.compile("(" + TOKEN + r") ([\x21\x22\x24-\x7e]++) HTTP/([0-9])
 
 # The usual request line: origin-form = absolute-path [ "?" query ] (RFC 9112 §3.2.1) and version 1. Groups: method,
 # target, path, query, minor version. REQUEST_LINE judges the lines that it does not match.
-ORIGIN_LINE = re.compile(
-    "(" + TOKEN + r") ((/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?) HTTP/1\.([0-9])"
-)
+_ORIGIN_FORM = r"(/[\x21\x22\x24-\x3e\x40-\x7e]*+)(?:\?([\x21\x22\x24-\x7e]*+))?"
+ORIGIN_LINE = re.compile(rf"({TOKEN}) ({_ORIGIN_FORM}) HTTP/1\.([0-9])")
+
+# RFC 9112 §3.2.2: absolute-form = absolute-URI = scheme "://" authority path-abempty [ "?" query ] (RFC 3986 §3). Other
+# schemes are not served here. Groups: authority, path, query.
+ABSOLUTE_TARGET = re.compile(r"https?://([^/?]*+)([^?]*+)(?:\?(.*))?", re.IGNORECASE)
 
 # RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon (§5.1: it has been used
 # to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
@@ -59,17 +62,8 @@ HOST = re.compile(
 # RFC 9112 §7.1: chunk-size [ chunk-ext ]; chunk-size = 1*HEXDIG;
 # chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
 # 16 hexadecimal digits are 2**64 - 1: more can only be an attack on a reader that wraps around.
-CHUNK_LINE = re.compile(
-    (
-        r"([0-9A-Fa-f]{1,16})(?:[ \t]*+;[ \t]*+"
-        + TOKEN
-        + r"(?:[ \t]*+=[ \t]*+(?:"
-        + TOKEN
-        + "|"
-        + QUOTED
-        + "))?)*"
-    ).encode("latin-1")
-)
+_CHUNK_EXTENSION = rf"[ \t]*+;[ \t]*+{TOKEN}(?:[ \t]*+=[ \t]*+(?:{TOKEN}|{QUOTED}))?"
+CHUNK_LINE = re.compile(f"([0-9A-Fa-f]{{1,16}})(?:{_CHUNK_EXTENSION})*".encode("latin-1"))
 
 # The application's side, native strings as latin-1. RFC 9112 §4: status-code SP [ reason-phrase ].
 STATUS = re.compile(r"([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?")

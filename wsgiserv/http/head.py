@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import (
+    ABSOLUTE_TARGET,
     DIGITS,
     FIELD_LINE,
     FIELD_LINES,
@@ -37,34 +38,17 @@ _LONGEST_NAME_KEPT: Final = 64
 
 # RFC 9110 §5.3 allows repetition only for list fields. Of a field with a single value, two copies that
 # differ mean that two readers may believe different ones: refused.
-_SINGLE: Final = frozenset(
-    {
-        "HTTP_AUTHORIZATION",
-        "CONTENT_TYPE",
-        "HTTP_FROM",
-        "HTTP_IF_MODIFIED_SINCE",
-        "HTTP_IF_UNMODIFIED_SINCE",
-        "HTTP_MAX_FORWARDS",
-        "HTTP_PROXY_AUTHORIZATION",
-        "HTTP_REFERER",
-        "HTTP_USER_AGENT",
-    }
-)
+_SINGLE: Final = frozenset({
+    "HTTP_AUTHORIZATION", "CONTENT_TYPE", "HTTP_FROM", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE",
+    "HTTP_MAX_FORWARDS", "HTTP_PROXY_AUTHORIZATION", "HTTP_REFERER", "HTTP_USER_AGENT",
+})  # fmt: skip
 
 # The headers in which proxies describe their clients, besides the names in secure_scheme_headers.
-_CLAIMS: Final = frozenset(
-    {
-        "HTTP_FORWARDED",
-        "HTTP_X_FORWARDED_FOR",
-        "HTTP_X_FORWARDED_HOST",
-        "HTTP_X_FORWARDED_PORT",
-        "HTTP_X_FORWARDED_PREFIX",
-        "HTTP_X_FORWARDED_PROTO",
-        "HTTP_X_FORWARDED_PROTOCOL",
-        "HTTP_X_FORWARDED_SSL",
-        "HTTP_X_REQUEST_ID",
-    }
-)
+_CLAIMS: Final = frozenset({
+    "HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL",
+    "HTTP_X_REQUEST_ID",
+})  # fmt: skip
 
 _CHUNKED: Final = -1
 
@@ -187,6 +171,7 @@ class HeadParser:
             "HTTP_" + name.replace("-", "_"): value.lower() for name, value in limits.secure_scheme_headers
         }
         self._claims = _CLAIMS.union(self._scheme_keys)
+        # Read for each new block; `limits.x` would be two look-ups.
         self._safe_size = limits.field_size  # no line of a block up to this size can be too long
         self._most = limits.fields
 
@@ -210,7 +195,7 @@ class HeadParser:
         authority = None
         if match is not None:
             method, target, path, query, minor = match.groups("")
-        if match is None or method == "CONNECT":
+        if match is None or method == "CONNECT":  # "CONNECT /" matches, and is malformed
             method, target, path, query, authority, minor = _unusual_line(text)
         # A minor version above ours is answered as ours (RFC 9110 §2.5).
         http11 = minor != "0"
@@ -231,9 +216,7 @@ class HeadParser:
         }
         line = RequestLine(raw, method, http11, authority, environ, method == "HEAD", method == "CONNECT")
         if next(self._new_lines) % _KEPT_OF == 0 and len(raw) <= _LONGEST_LINE_KEPT:
-            if len(self.lines) >= _CACHE_ENTRIES:
-                self.lines.clear()
-            self.lines[raw] = line
+            _keep(self.lines, raw, line)
         return line
 
     def split_root(self, path: str) -> tuple[str, str]:
@@ -277,9 +260,7 @@ class HeadParser:
             self._check_unusual(block)
         block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
         if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
-            if len(self.blocks) >= _CACHE_ENTRIES:
-                self.blocks.clear()
-            self.blocks[raw] = block
+            _keep(self.blocks, raw, block)
         return block
 
     def _check_lines(self, raw: bytes) -> None:
@@ -307,9 +288,7 @@ class HeadParser:
             key = "HTTP_" + upper.replace("-", "_")
             meaning = (key, _OBEYED.get(key) or (_read_claim if key in self._claims else None))
         if len(name) <= _LONGEST_NAME_KEPT:
-            if len(self._names) >= _CACHE_ENTRIES:
-                self._names.clear()
-            self._names[name] = meaning
+            _keep(self._names, name, meaning)
         return meaning
 
     def _underscored(self, upper: str) -> _Meaning:
@@ -338,6 +317,12 @@ class HeadParser:
                 secure = environ[key].lower() == expected
                 block.contradictory = block.contradictory or block.secure is (not secure)
                 block.secure = secure
+
+
+def _keep(cache: dict[Any, Any], key: object, value: object) -> None:
+    if len(cache) >= _CACHE_ENTRIES:
+        cache.clear()
+    cache[key] = value
 
 
 def without_prefix(path: str, prefix: str) -> str:
@@ -385,16 +370,13 @@ def _split_target(method: str, target: str) -> tuple[str, str, str | None]:
         if method != "OPTIONS":
             raise ProtocolError(400, "the target * goes with OPTIONS only")
         return "*", "", None
-    # §3.2.2, absolute-form = absolute-URI. Other schemes are not served here.
-    scheme, separator, rest = target.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
+    match = ABSOLUTE_TARGET.fullmatch(target)
+    if match is None:
         raise ProtocolError(400, "malformed request target")
-    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    authority, rest = rest[:cut], rest[cut:]
+    authority, path, query = match.groups("")
     # An http URI with an empty host is invalid (RFC 9110 §4.2.1); HOST refuses userinfo (§4.2.4).
     if not authority or authority.startswith(":") or not _is_authority(authority):
         raise ProtocolError(400, "malformed authority in the request target")
-    path, _, query = rest.partition("?")
     # §3.2.4: a proxy forwards OPTIONS without a path as "*".
     return path or ("*" if method == "OPTIONS" and not query else "/"), query, authority
 
@@ -404,18 +386,19 @@ def _is_authority(text: str) -> bool:
     """Whether ``text`` is a host with or without a port; the host may be empty (RFC 9110 §7.2)."""
     if HOST.fullmatch(text) is None:
         return False
-    if text[:1] != "[" or text[1] in "vV":
-        return True
     # RFC 3986 §3.2.2, IPv6address: the number of groups, with one gap at most, is beyond an expression.
-    try:
-        IPv6Address(text[1 : text.index("]")])
-    except AddressValueError:
-        return False
+    if text[:1] == "[" and text[1] not in "vV":
+        try:
+            IPv6Address(text[1 : text.index("]")])
+        except AddressValueError:
+            return False
     return True
 
 
-def _join(key: str, first: str, second: str) -> str:
+def _join(key: str, first: str | None, second: str) -> str:
     """Combine a repeated field (RFC 9110 §5.3; Cookie with "; ", RFC 6265bis §5.8)."""
+    if first is None:
+        return second
     if key in _SINGLE:
         if first != second:
             raise ProtocolError(400, "repeated header field with different values")
@@ -424,6 +407,7 @@ def _join(key: str, first: str, second: str) -> str:
 
 
 def _members(value: str) -> list[str]:
+    # Blanks by name: strip() alone would also take off U+0085 and U+00A0, so that "chunked\xa0" became "chunked".
     return [member.strip(" \t").lower() for member in value.split(",")]
 
 
@@ -441,12 +425,11 @@ def _read_content_length(block: HeaderBlock, key: str, value: str) -> None:
     length = parse_content_length(value)
     if length is None:
         raise ProtocolError(400, "malformed Content-Length")
-    environ = block.environ
     # RFC 9112 §6.3: the same value twice may be taken as one; different ones are a smuggled body.
-    if "CONTENT_LENGTH" in environ and block.content_length != length:
+    if "CONTENT_LENGTH" in block.environ and block.content_length != length:
         raise ProtocolError(400, "different Content-Length header fields")
     block.content_length = length
-    environ["CONTENT_LENGTH"] = value
+    block.environ["CONTENT_LENGTH"] = value
 
 
 def _read_transfer_encoding(block: HeaderBlock, key: str, value: str) -> None:
@@ -470,8 +453,7 @@ def _read_connection(block: HeaderBlock, key: str, value: str) -> None:
     members = _members(value)
     block.close = block.close or "close" in members
     block.keep_alive = block.keep_alive or "keep-alive" in members
-    environ = block.environ
-    environ[key] = _join(key, environ[key], value) if key in environ else value
+    block.environ[key] = _join(key, block.environ.get(key), value)
 
 
 def _read_expect(block: HeaderBlock, key: str, value: str) -> None:
@@ -491,13 +473,10 @@ def _read_forwarder(block: HeaderBlock, key: str, value: str) -> None:
 
 
 def _read_claim(block: HeaderBlock, key: str, value: str) -> None:
-    environ = block.environ
-    if key in environ:
-        value = _join(key, environ[key], value)
-    else:
+    if key not in block.environ:
         block.claims += (key,)
         block.unusual = True
-    environ[key] = value
+    block.environ[key] = value = _join(key, block.environ.get(key), value)
     if key == "HTTP_X_REQUEST_ID":
         # An id goes into logs and headers: printable ASCII without spaces, of sane length, or it is no id.
         usable = 0 < len(value) <= 128 and value.isascii() and value.isprintable() and " " not in value

@@ -6,6 +6,7 @@ Sections are those of HAProxy's proxy-protocol.txt.
 from __future__ import annotations
 
 import re
+import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
@@ -21,8 +22,8 @@ _V1_LONGEST_BYTES: Final = 107
 LONGEST_BYTES: Final = 16384
 
 # Ports and IPv4 numbers without leading zeros (§2.1), so that no reader takes one for octal.
-_V1_ENDS: Final = rb"([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
-_V1: Final = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*+)?|(TCP4|TCP6) " + _V1_ENDS + rb")")
+_V1_ENDS: Final = r"([0-9A-Fa-f:.]++) ([0-9A-Fa-f:.]++) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
+_V1: Final = re.compile(r"PROXY (?:UNKNOWN(?: [^\r\n]*+)?|(TCP4|TCP6) " + _V1_ENDS + ")")
 
 # §2.2: the family and the transport: the size of the addresses; 0 where they do not matter.
 _V2_FAMILIES: Final = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
@@ -59,16 +60,12 @@ def read_proxy_line(data: bytes, mode: str) -> ProxyLine | None:
     Raises:
         ProtocolError: 400, the header is malformed; or missing, and the mode is not ``auto``.
     """
-    if mode != "v1":
-        if data.startswith(_SIGNATURE):
-            return _read_v2(data)
-        if _SIGNATURE.startswith(data):
-            return None
-    if mode != "v2":
-        if data.startswith(_V1_START):
-            return _read_v1(data)
-        if _V1_START.startswith(data):
-            return None
+    for version, start, read in (("v2", _SIGNATURE, _read_v2), ("v1", _V1_START, _read_v1)):
+        if mode in (version, "auto"):
+            if data.startswith(start):
+                return read(data)
+            if start.startswith(data):
+                return None
     if mode == "auto":
         return ProxyLine(0)
     raise ProtocolError(400, f"no PROXY protocol header of version {mode[1:]}, which proxy_protocol asks for")
@@ -82,22 +79,21 @@ def _read_v1(data: bytes) -> ProxyLine | None:
         if len(data) >= _V1_LONGEST_BYTES or b"\n" in line or b"\r" in line:
             raise ProtocolError(400, "PROXY protocol line without CRLF within 107 bytes")
         return None
-    match = _V1.fullmatch(data, 0, end)
+    match = _V1.fullmatch(data[:end].decode("latin-1"))
     if match is None:
         raise ProtocolError(400, "malformed PROXY protocol line")
-    size = end + 2
-    family, source, destination, source_port, destination_port = match.groups()
-    if family is None:
-        return ProxyLine(size)
+    family, source, destination, *ports = match.groups()
+    if family is None:  # §2.1: what follows UNKNOWN must be ignored
+        return ProxyLine(end + 2)
     try:
-        parse = IPv4Address if family == b"TCP4" else IPv6Address
-        addresses = [str(parse(text.decode("ascii"))) for text in (source, destination)]
+        parse = IPv4Address if family == "TCP4" else IPv6Address
+        source, destination = str(parse(source)), str(parse(destination))
     except ValueError:
         raise ProtocolError(400, "malformed address in the PROXY protocol line") from None
-    ports = int(source_port), int(destination_port)
-    if max(ports) > 65535:
+    source_port, destination_port = map(int, ports)
+    if max(source_port, destination_port) > 65535:
         raise ProtocolError(400, "malformed port in the PROXY protocol line")
-    return ProxyLine(size, family.decode("ascii"), (addresses[0], ports[0]), (addresses[1], ports[1]))
+    return ProxyLine(end + 2, family, (source, source_port), (destination, destination_port))
 
 
 def _read_v2(data: bytes) -> ProxyLine | None:
@@ -122,9 +118,8 @@ def _read_v2(data: bytes) -> ProxyLine | None:
         # on a Unix socket, or of a kind unknown, has no address that could be named.
         return ProxyLine(size)
     # Behind the addresses are TLVs, which are skipped.
-    protocol, parse, width = ("TCP4", IPv4Address, 4) if family == 0x11 else ("TCP6", IPv6Address, 16)
-    at = _V2_HEAD_BYTES
-    source, destination = (str(parse(data[start : start + width])) for start in (at, at + width))
-    at += 2 * width
-    source_port, destination_port = (int.from_bytes(data[start : start + 2], "big") for start in (at, at + 2))
-    return ProxyLine(size, protocol, (source, source_port), (destination, destination_port))
+    protocol, parse, form = (
+        ("TCP4", IPv4Address, "!4s4sHH") if family == 0x11 else ("TCP6", IPv6Address, "!16s16sHH")
+    )
+    source, destination, *ports = struct.unpack_from(form, data, _V2_HEAD_BYTES)
+    return ProxyLine(size, protocol, (str(parse(source)), ports[0]), (str(parse(destination)), ports[1]))

@@ -22,24 +22,15 @@ CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 # RFC 9110 §7.6.1 and PEP 3333 "Other HTTP Features": these are about this connection, which is not
 # the application's. wsgiref and RFC 2616 §13.5.1 list the same names.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "trailers",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+_HOP_BY_HOP: Final = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "trailers", "transfer-encoding", "upgrade",
+})  # fmt: skip
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+# A full cache is emptied, as in `head.py`; what an application makes up anew each time cannot fill the memory.
 _CACHE_ENTRIES: Final = 512
 _LONGEST_HEAD_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 256
@@ -141,6 +132,7 @@ class HeadTemplates:
         length = -1
         has_date, has_server = False, code < 200  # an interim response does without Server
         names, closes = _connection_options(headers)
+        # Kept lines have been checked against these names alone: Connection may name more.
         known = self._lines if names is _HOP_BY_HOP else {}
         parts: list[bytes] = []
         fields: list[tuple[str, str]] = []
@@ -155,6 +147,7 @@ class HeadTemplates:
                 if lower in names:
                     dropped.setdefault(lower, name)
                     continue
+                # Below: a line that says something about the response is not kept, since it must be read each time.
                 if lower == "content-length":
                     declared = int(sent[1])
                     if length >= 0 and length != declared:
@@ -178,8 +171,9 @@ class HeadTemplates:
         reason = "" if len(status) > 3 else " "  # RFC 9112 §4: the space stays where the phrase is empty
         head = f"HTTP/1.1 {status}{reason}\r\n".encode("latin-1")
         prefix = b"".join((head, b"" if has_server else SERVER, *parts))
+        hop_by_hop = tuple(dropped.values())
         template = HeadTemplate(
-            prefix, code, length, bodiless, has_date, status, tuple(fields), tuple(dropped.values()), closes
+            prefix, code, length, bodiless, has_date, status, tuple(fields), hop_by_hop, closes
         )
         if len(prefix) <= _LONGEST_HEAD_KEPT:
             if len(self._kept) >= _CACHE_ENTRIES:
@@ -275,14 +269,7 @@ def refusal(status: int, reason: str, head: bool = False) -> bytes:
     """
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {reason}\n".encode("ascii", "replace")
-    parts = (
-        f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii"),
-        SERVER,
-        date_line(time.time()),
-        b"Content-Type: text/plain; charset=utf-8\r\n",
-        content_length(len(body)),
-        CLOSE,
-        b"\r\n",
-        b"" if head else body,
-    )
-    return b"".join(parts)
+    start = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii") + SERVER + date_line(time.time())
+    # Close: behind a request that has not been understood nothing tells where the next one begins.
+    framing = b"Content-Type: text/plain; charset=utf-8\r\n" + content_length(len(body)) + CLOSE + b"\r\n"
+    return start + framing + (b"" if head else body)

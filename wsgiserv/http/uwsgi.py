@@ -73,19 +73,14 @@ class UwsgiReader:
         return _PREFIX_BYTES + size
 
     def line(self, variables: Variables) -> RequestLine:
-        """Return the request line; its ``environ`` has all variables that are not header fields.
-
-        Its ``http11`` is False: the protocol has no chunked coding, no interim responses and no second request,
-        whatever version the proxy's client speaks.
+        """Return the request line, never of HTTP/1.1; its ``environ`` has all variables that are not header fields.
 
         Raises:
             ProtocolError: 400 malformed, missing or contradictory variables, 414 too long.
         """
         plain = variables.plain
         method = plain.get(b"REQUEST_METHOD", b"")
-        query = plain.get(b"QUERY_STRING")
-        path = plain.get(b"PATH_INFO")
-        script = plain.get(b"SCRIPT_NAME")
+        query, path, script = map(plain.get, (b"QUERY_STRING", b"PATH_INFO", b"SCRIPT_NAME"))
         target = plain.get(b"REQUEST_URI")
         if not target:
             if path is None:
@@ -96,9 +91,9 @@ class UwsgiReader:
         protocol = plain.get(b"SERVER_PROTOCOL") or b"HTTP/1.1"
         if _PROTOCOL.fullmatch(protocol) is None:
             raise ProtocolError(400, "malformed SERVER_PROTOCOL")
+        # By HTTP's rules again: the proxy may be lenient, and its variables reach the application as one request.
         parsed = self._parser.request_line(b"%b %b HTTP/1.1" % (method, target))
-        environ = dict(parsed.environ)
-        environ["SERVER_PROTOCOL"] = protocol.decode("ascii")
+        environ = {**parsed.environ, "SERVER_PROTOCOL": protocol.decode("ascii")}
         if query is not None:
             environ["QUERY_STRING"] = query.decode("latin-1")
         if path is not None:
@@ -111,9 +106,10 @@ class UwsgiReader:
         for key, value in plain.items():
             if _CONSUMED.fullmatch(key) is None and (value or key not in _NEVER_EMPTY):
                 environ[key.decode("ascii")] = value.decode("latin-1")
-        scheme = _scheme(plain)
-        if scheme:
+        if scheme := _scheme(plain):
             environ["wsgi.url_scheme"] = scheme
+        # The protocol has no chunked coding, no interim responses and no second request, whatever the proxy's client
+        # speaks: all that HTTP/1.1 adds.
         raw = b"%b %b %b" % (method, target, protocol)
         return replace(parsed, raw=raw, http11=False, environ=environ)
 
@@ -186,15 +182,15 @@ def _mount(environ: dict[str, str], script: bytes, path: bytes | None) -> None:
     name = script.decode("latin-1").rstrip("/")
     if name and not name.startswith("/"):
         raise ProtocolError(400, "SCRIPT_NAME does not begin with a slash")
+    # The proxy's own path, not the one that `root_path` has been removed from: SCRIPT_NAME replaces the root path.
     whole = environ["PATH_INFO"] if path is None else path.decode("latin-1")
-    environ["SCRIPT_NAME"] = name
-    environ["PATH_INFO"] = without_prefix(whole, name)
+    environ.update(SCRIPT_NAME=name, PATH_INFO=without_prefix(whole, name))
 
 
 def _scheme(plain: dict[bytes, bytes]) -> str:
     """Return http or https by the proxy's variables, "" without them."""
-    https = plain.get(b"HTTPS", b"").lower()
-    if https:
+    # nginx's uwsgi_params sends HTTPS only when it is on, and REQUEST_SCHEME always.
+    if https := plain.get(b"HTTPS", b"").lower():
         return "https" if https in _TRUE else "http"
     scheme = plain.get(b"REQUEST_SCHEME", b"").lower()
     return scheme.decode("ascii") if scheme in (b"http", b"https") else ""

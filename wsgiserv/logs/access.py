@@ -8,28 +8,19 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES
-from wsgiserv.logs.error import access_logger, cannot_open, warn_reliably
+from wsgiserv.logs.error import access_logger, opening, warn_reliably
 from wsgiserv.logs.files import log_files
-from wsgiserv.logs.format import (
-    LogFunction,
-    atoms_for,
-    check_format,
-    compile_format,
-    json_line,
-    template_of,
-)
+from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, json_line, template_of
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
 from wsgiserv.privileges import acting_as, owner_of
 from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # Lines kept until a disk or a pipe takes them again; lines beyond this are counted and dropped.
 _MOST_WAITING_BYTES = 1 << 20
@@ -55,6 +46,7 @@ class AccessLog:
     Attributes:
         log: buffers the line of an `Exchange`, whose fields it takes. Never raises; any thread may call it.
         lost: the number of lines lost so far.
+        untold: how many of them the error log does not tell of yet.
     """
 
     log: LogFunction
@@ -72,8 +64,7 @@ class AccessLog:
         self._lock = allocate_lock()
         self._waiting = b""  # lines that could not be written yet; the first may have gone out in part
         self._is_torn = False
-        self.lost = 0
-        self._untold = 0  # lost, and not told yet
+        self.lost = self.untold = 0
         self._warned = False
         self._patient_at = self._retry_at = 0.0  # time.monotonic()
         if logger is None:
@@ -113,9 +104,7 @@ class AccessLog:
 
         Called by the worker once per loop turn. On a full disk or a full pipe the lines wait, up to 1 MiB.
         """
-        if self._lines or self._waiting or self._untold:
-            if not self._lock.acquire(True, _LOCK_S):
-                return
+        if (self._lines or self._waiting or self.untold) and self._lock.acquire(True, _LOCK_S):
             news = ""
             try:
                 news = self._write(wait_s=0.0)
@@ -157,26 +146,22 @@ class AccessLog:
             self._is_torn = False
         return self._recovered()
 
-    def untold_lines(self) -> int:
-        """Return how many lost lines the error log does not tell of yet."""
-        return self._untold
-
     def waiting_lines(self) -> int:
         """Return how many lines wait to be written: they are lost if this process is killed."""
         return len(self._lines) + self._waiting.count(b"\n")
 
     def _lose(self, count: int) -> None:
         self.lost += count
-        self._untold += count
+        self.untold += count
 
     def _tell(self, news: str) -> None:
         """Log ``news`` as a warning; if the error log loses it (it may be the same pipe) the next flush tells it."""
         if news:
             # The number of lost lines is told when lines are written again.
-            told = 0 if self._warned else self._untold
-            self._untold -= told
+            told = 0 if self._warned else self.untold
+            self.untold -= told
             if not warn_reliably(self._error_log, news):
-                self._untold += told
+                self.untold += told
                 self._warned = not self._warned
 
     def _failed(self, error: OSError) -> str:
@@ -194,10 +179,10 @@ class AccessLog:
 
     def _recovered(self) -> str:
         self._retry_at = 0.0
-        if not self._warned and not self._untold:
+        if not self._warned and not self.untold:
             return ""
         self._warned = False
-        return f"WS1805 The access log is written again; {counted(self._untold, 'line', 'is', 'are')} lost."
+        return f"WS1805 The access log is written again; {counted(self.untold, 'line', 'is', 'are')} lost."
 
     def reopen(self) -> None:
         """Open the file again under its name, after a rotation (USR1). Never raises."""
@@ -205,25 +190,21 @@ class AccessLog:
             return
         with self._lock:
             news = self._write(wait_s=0.0)  # these lines belong to the old file
-            failure = ""
+            failure = None
             try:
                 self._output.reopen()
+                if self._is_torn:  # the old file has the beginning of the first line
+                    self._is_torn = False
+                    self._waiting = self._waiting[self._waiting.find(b"\n") + 1 :]
+                    self._lose(1)
             except OSError as error:
-                failure = str(error.strerror)
-            else:
-                self._begin_with_a_line()
+                failure = error
             self._retry_at = 0.0
+        # Without the lock: a handler of the error log may switch greenlets.
         self._tell(news)
-        if failure:
+        if failure is not None:
             text = "WS1806 Cannot reopen the access log %s; the old file stays in use: %s"
-            self._error_log.warning(text, self._output.path, failure)
-
-    def _begin_with_a_line(self) -> None:
-        """Drop the rest of a line whose beginning is in the old file."""
-        if self._is_torn:
-            self._is_torn = False
-            self._waiting = self._waiting[self._waiting.find(b"\n") + 1 :]
-            self._lose(1)
+            self._error_log.warning(text, self._output.path, failure.strerror)
 
     def close(self, patience_s: float = _LAST_PATIENCE_S) -> None:
         """Write the buffered lines, waiting ``patience_s`` seconds for a slow reader, and close the file."""
@@ -237,7 +218,7 @@ class AccessLog:
                 self._lose(self._waiting.count(b"\n"))
                 self._waiting = b""
                 self._warned = False  # told now: nothing will be written again
-                lost = counted(self._untold, "line", "is", "are")
+                lost = counted(self.untold, "line", "is", "are")
                 news = f"WS1807 The access log cannot be written: {lost} lost."
         self._tell(news)
 
@@ -283,10 +264,8 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     path = settings.accesslog
     if not path:
         return None
-    try:
+    with opening("accesslog", path):
         output = Output(path, 1, owner_of(settings))
-    except OSError as error:
-        raise cannot_open("accesslog", path, error) from error
     # A configuration file may have put a filter on a logger, such as one that drops health checks.
     filtered = next((logger for logger in reversed(loggers) if logger.filters), None)
     access_log = AccessLog(output, log_format, error_log, filtered)
@@ -311,13 +290,9 @@ def open_access_file(settings: Settings) -> None:
 
     Raises ConfigError naming accesslog.
     """
-    path = access_log_path(settings)
-    if path is None:
-        return
-    try:
-        log_files.open(path, owner_of(settings))
-    except OSError as error:
-        raise cannot_open("accesslog", path, error) from error
+    if (path := access_log_path(settings)) is not None:
+        with opening("accesslog", path):
+            log_files.open(path, owner_of(settings))
 
 
 # ---- requests whose worker has ended -------------------------------------------------------------------
@@ -342,9 +317,8 @@ def log_lost_requests(
     """Write a line for each of ``requests`` to the access log, if there is one. Called by the master. Never raises.
 
     Args:
-        settings: the worker's configuration.
+        settings, pid: the configuration and the process id of the worker.
         error_log: the error log, for a failure.
-        pid: the worker's process id.
         requests: the lost ones.
         status: `NO_RESPONSE` or `KILLED`.
     """

@@ -6,16 +6,13 @@ Either name of a pair means the same log.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 ERROR_NAMES = ("wsgiserv.error", "gunicorn.error")
 ACCESS_NAMES = ("wsgiserv.access", "gunicorn.access")
@@ -28,11 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "root": {"level": "INFO", "handlers": ["console"]},
     "loggers": {"gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False}},
     "handlers": {
-        "console": {
-            "class": "logging.StreamHandler",
-            "formatter": "generic",
-            "stream": "ext://sys.stdout",
-        },
+        "console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stdout"},
         "error_console": {
             "class": "logging.StreamHandler",
             "formatter": "generic",
@@ -87,10 +80,10 @@ def _apply_json(path: str) -> Named:
 def _apply_dict(where: str, config: dict[str, Any]) -> Named:
     import logging.config  # here and below: it is seldom needed, and a seventh of what the master imports
 
-    whole = copy.deepcopy(_DEFAULTS) | config
+    whole = _DEFAULTS | config
     try:
         for part in ("handlers", "formatters"):
-            whole[part] = copy.deepcopy(_DEFAULTS[part]) | (config.get(part) or {})
+            whole[part] = _DEFAULTS[part] | (config.get(part) or {})
         logging.config.dictConfig(whole)
     except Exception as error:  # dictConfig runs the classes of the dictionary
         raise ConfigError(f"{where}: {_reason(error)}.") from error
@@ -102,11 +95,12 @@ def _apply_ini(path: str) -> Named:
     import logging.config
 
     where = f"logconfig = {path!r}"
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # before Python 3.12 fileConfig takes a missing file for an empty one
         raise ConfigError(f"{where}: there is no such file (looked for {os.path.abspath(path)}).")
     absolute = os.path.abspath(path)
     defaults = {"__file__": absolute, "here": os.path.dirname(absolute)}
     try:
+        # Not the default, which would silence the loggers of all modules that the file does not name.
         logging.config.fileConfig(path, defaults=defaults, disable_existing_loggers=False)
         ini = configparser.RawConfigParser()
         ini.read(path, encoding="utf-8")
@@ -123,7 +117,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _named(names: Any) -> Named:
-    def first(pair: tuple[str, str]) -> logging.Logger | None:
-        return next((logging.getLogger(name) for name in pair if name in names), None)
-
-    return Named(first(ERROR_NAMES), first(ACCESS_NAMES))
+    pairs = (ERROR_NAMES, ACCESS_NAMES)
+    return Named(*[next((logging.getLogger(name) for name in pair if name in names), None) for pair in pairs])

@@ -11,10 +11,11 @@ import io
 import logging
 import os
 from _thread import get_ident
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
@@ -34,9 +35,6 @@ from wsgiserv.process import fill_standard_streams
 from wsgiserv.safe_open import Owner
 from wsgiserv.tracebacks import format_error
 from wsgiserv.unpatched import RealRLock
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # gunicorn's, which log parsers expect
 _LINE = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
@@ -68,18 +66,12 @@ class _Formatter(logging.Formatter):
 class _Logger(logging.Logger):
     """A logger that an application can neither disable by accident nor break."""
 
-    @property
-    def disabled(self) -> bool:
-        # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
-        # project's LOGGING would silence its server.
-        return False
-
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        pass
+    # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
+    # project's LOGGING would silence its server.
+    disabled: Any = property(lambda self: False, lambda self, value: None)
 
     # An exception from a filter, a handler or a record factory would end the request, the worker or the master that
-    # logs.
+    # logs: the methods below catch it.
 
     def _log(
         self,
@@ -114,9 +106,7 @@ class _Logger(logging.Logger):
             raise TypeError(f"the record factory has made {type(record).__name__}")
         except (Exception, SystemExit) as error:
             _report_fault("the record factory", error)
-        name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, None, None, None)[
-            :10
-        ]
+        name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, *[None] * 3)[:10]
         try:
             return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
         except Exception:  # time.time() of the application raises, or returns no number
@@ -158,16 +148,20 @@ class _HandlerStream(LogText):
         return len(text)
 
     def fileno(self) -> int:
-        return self._handler.output.fileno()
+        return self._handler.writer.output.fileno()
 
     def isatty(self) -> bool:
-        return os.isatty(self._handler.output.fd)
+        return os.isatty(self._handler.writer.output.fd)
 
 
 class _ErrorLogHandler(logging.Handler):
     """Writes each record at once, whole, to an `Output`."""
 
-    _own_lock: RealRLock
+    # `close` leaves the destination open: an application's `dictConfig` and `logging.shutdown` close every handler, but
+    # the server needs this one. `open_error_log` closes the destination when another takes its place.
+    #
+    # The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers.
+    lock: Any = property(lambda self: self._own_lock, lambda self, value: None)
 
     def __init__(self, output: Output) -> None:
         self._own_lock = RealRLock()
@@ -176,44 +170,19 @@ class _ErrorLogHandler(logging.Handler):
         self.stream = _HandlerStream(self)
         self.setFormatter(_Formatter(_LINE, _DATE))
 
-    @property
-    def output(self) -> Output:
-        return self.writer.output
-
-    @property
-    def lock(self) -> Any:
-        # The lock of real threads: helper threads log, too, and gevent and eventlet replace the locks of handlers.
-        return self._own_lock
-
-    @lock.setter
-    def lock(self, value: object) -> None:
-        pass
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = f"{self.format(record)}\n"
         except Exception as error:  # a message and arguments that do not fit, a __str__ that raises
-            text = plain_lines(
-                record.levelno,
-                f"(a log message could not be formatted: {safe_repr(error)}) {safe_repr(record.msg)}",
-                record.exc_info,
-            )
+            message = f"(a log message could not be formatted: {safe_repr(error)}) {safe_repr(record.msg)}"
+            text = plain_lines(record.levelno, message, record.exc_info)
         self.write(text)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str | bytes) -> None:
         """Write ``text`` as it is. May be called in any thread. Never raises."""
-        self.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write ``data`` as it is. May be called in any thread. Never raises."""
+        data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
         with self._own_lock:
             self.writer.write(data)
-
-    def close(self) -> None:
-        """Leave the destination open."""
-        # An application's `dictConfig` and `logging.shutdown` close every handler, but the server needs this one.
-        # `open_error_log` closes the destination when another takes its place.
-        super().close()
 
 
 def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
@@ -246,10 +215,10 @@ def _report_fault(culprit: str, error: BaseException) -> None:
 
 
 def _lose() -> None:
+    # In place of `LossyWriter.lose`: little stack is left, perhaps none for further calls.
     if _opened.handler is not None:
-        writer = _opened.handler.writer
-        writer.lost += 1
-        writer.untold += 1
+        _opened.handler.writer.lost += 1
+        _opened.handler.writer.untold += 1
 
 
 _faults: set[object] = set()
@@ -286,11 +255,10 @@ def open_error_log(settings: Settings) -> logging.Logger:
 
     Raises ConfigError naming errorlog, logconfig, logconfig_dict or logconfig_json.
     """
+    # Without a descriptor 2 the next file or socket would get that number, and all that is printed to it.
     fill_standard_streams()
-    try:
+    with opening("errorlog", settings.errorlog):
         output = Output(settings.errorlog, 2, owner_of(settings))
-    except OSError as error:
-        raise cannot_open("errorlog", settings.errorlog, error) from error
     handler = _ErrorLogHandler(output)
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
@@ -349,24 +317,28 @@ def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
     if old_capture:
         old_capture.detach()
     if captures:
-        _opened.capture = Capture(handler.output, handler.write_bytes)
+        _opened.capture = Capture(handler.writer.output, handler.write)
     if old_capture or captures:
         renew_standard_streams()
     if old_handler:
-        old_handler.output.close()
-        handler.writer.lost, handler.writer.untold = old_handler.writer.lost_here(), old_handler.writer.untold
+        old_handler.writer.output.close()
+        handler.writer.lost, handler.writer.untold = old_handler.writer.lost, old_handler.writer.untold
         # An application may still hold the old handler, and its descriptor may be a socket soon.
         old_handler.writer = handler.writer
 
 
-def cannot_open(setting: str, path: str, error: OSError) -> ConfigError:
-    """Return the ConfigError for a log file that cannot be opened."""
-    directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
-    else:
+@contextmanager
+def opening(setting: str, path: str) -> Iterator[None]:
+    """Raise an OSError of the block as the ConfigError for a log file that cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        directory = os.path.dirname(os.path.abspath(path))
         advice = f"Expected '-' or a file that user id {os.geteuid()} may write."
-    return ConfigError(f"{setting} = {path!r}: cannot open the file: {error.strerror}. {advice}")
+        if not os.path.isdir(directory):
+            advice = f"The directory {directory} does not exist: create it (mkdir -p {directory})."
+        text = f"{setting} = {path!r}: cannot open the file: {error.strerror}. {advice}"
+        raise ConfigError(text) from error
 
 
 def access_logger() -> logging.Logger | None:
@@ -388,19 +360,17 @@ def lost_messages() -> int:
     writers = list(consoles.values())
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
-    return sum(writer.lost_here() for writer in writers)
+    return sum(writer.lost for writer in writers)
 
 
 def untold_messages() -> int:
     """Return how many lost messages the error log does not tell of yet."""
-    handler = _opened.handler
-    return handler.writer.untold if lost_messages() and handler is not None else 0
+    return _opened.handler.writer.untold if _opened.handler is not None else 0
 
 
 def take_over_losses(count: int) -> None:
     """Tell of ``count`` lines, too, lost by a process that has ended. Called by the master."""
-    if count and _opened.handler is not None:
-        lost_messages()  # forgets the losses before the fork
+    if _opened.handler is not None:
         _opened.handler.writer.untold += count
 
 
@@ -428,12 +398,12 @@ def warn_reliably(log: logging.Logger, text: str) -> bool:
 def reopen_error_log() -> None:
     """Open the error log's file again under its name, and the files of all file handlers (USR1). Never raises.
 
-    Called in the master and in each worker. The files of `logging.FileHandler` are reopened as gunicorn does it, so
-    that the application's own logs can be rotated together with the server's. After a failure the old file stays in
-    use, and a warning is logged.
+    Called in the master and in each worker. After a failure the old file stays in use, and a warning is logged.
     """
+    # The files of every `logging.FileHandler`, as gunicorn does it: the application's own logs can be rotated together
+    # with the server's.
     handler = _opened.handler
-    owner = handler.output.owner if handler is not None else Owner(0, 0)
+    owner = handler.writer.output.owner if handler is not None else Owner(0, 0)
     failures: list[str] = []
     in_master = log_files.is_masters
     if in_master:  # first of all: their new descriptors go to the workers
@@ -446,14 +416,13 @@ def reopen_error_log() -> None:
                     _opened.capture.attach()
                     renew_standard_streams()
             except OSError as error:
-                failures.append(f"{handler.output.path}: {error.strerror}")
+                failures.append(f"{handler.writer.output.path}: {error.strerror}")
         failures += log_files.refresh(_open_files())
     if not in_master:
         failures += reopen_handlers(owner)
+    log = logging.getLogger(ERROR_NAMES[0])
     for failure in failures:
-        logging.getLogger(ERROR_NAMES[0]).warning(
-            "WS1802 Cannot reopen a log file; the old one stays in use: %s", failure
-        )
+        log.warning("WS1802 Cannot reopen a log file; the old one stays in use: %s", failure)
 
 
 def share_log_files() -> None:
@@ -464,8 +433,8 @@ def share_log_files() -> None:
 def _open_files() -> dict[str, int]:
     """Return the descriptors of this process's log files by their absolute paths."""
     found = open_handler_files()
-    if _opened.handler is not None and _opened.handler.output.path is not None:
-        found[_opened.handler.output.path] = _opened.handler.output.fd
+    if _opened.handler is not None and (output := _opened.handler.writer.output).path is not None:
+        found[output.path] = output.fd
     return found
 
 
@@ -556,12 +525,8 @@ class ErrorStream(LogText):
                     return fd
         raise io.UnsupportedOperation("fileno")
 
-    def isatty(self) -> bool:
-        """Return False: libraries ask before they colour their lines, and this is a log."""
-        return False
-
     def _emit(self, text: str) -> None:
-        without_stream = []
+        name, without_stream = self._log.name, []
         for handler in handlers_of(self._log):
             stream = cast("TextIO | None", getattr(handler, "stream", None))
             if stream is None:
@@ -577,9 +542,9 @@ class ErrorStream(LogText):
         # syslog, mail, a queue: they take records only
         for handler in without_stream:
             try:
-                record: Any = self._log.makeRecord(
-                    self._log.name, logging.ERROR, "wsgi.errors", 0, "%s", (text.rstrip("\n"),), None
+                values = (text.rstrip("\n"),)
+                handler.handle(
+                    self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None)
                 )
-                handler.handle(record)
             except (Exception, SystemExit) as error:
-                _report_fault(f"the handler {type(handler).__name__} of the logger {self._log.name}", error)
+                _report_fault(f"the handler {type(handler).__name__} of the logger {name}", error)

@@ -24,18 +24,15 @@ def _code(match: re.Match[str]) -> str:
 
 
 def _octets(match: re.Match[str]) -> str:
-    point = ord(match[0])
-    if point < 0x100:
-        return f"\\x{point:02x}"
-    return "".join(f"\\x{octet:02x}" for octet in match[0].encode("utf-8", "surrogatepass"))
+    # Native strings of PEP 3333 are octets in latin-1; any other text is the application's own.
+    coding = "latin-1" if match[0] <= "\xff" else "utf-8"
+    return "".join(f"\\x{octet:02x}" for octet in match[0].encode(coding, "surrogatepass"))
 
 
 def _units(match: re.Match[str]) -> str:
-    point = ord(match[0])
-    if point < 0x10000:
-        return f"\\u{point:04x}"
-    high, low = divmod(point - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    # RFC 8259 §7: what lies beyond U+FFFF takes two, a surrogate pair.
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def escape(text: str) -> str:

@@ -168,10 +168,9 @@ class _LogFiles:
         """Return the descriptor in the mailbox for a path; None if there is none, and in the master."""
         if self._mailbox is None or self.is_masters:
             return None
-        try:
-            data, fds, _ = receive_packet(
-                self._mailbox[0], _LONGEST_MESSAGE, _MOST_FILES, MSG_PEEK | MSG_DONTWAIT
-            )
+        reader = self._mailbox[0]
+        try:  # a look: the message stays for the siblings
+            data, fds, _ = receive_packet(reader, _LONGEST_MESSAGE, _MOST_FILES, MSG_PEEK | MSG_DONTWAIT)
         except OSError:
             return None
         found = None
@@ -189,10 +188,8 @@ class _LogFiles:
         found = self._files.get(path)
         if found is None:
             return None
-        if self.is_masters:
-            fd = os.dup(found[0])
-            os.set_inheritable(fd, False)
-            return fd
+        if self.is_masters:  # it keeps its own for the next worker
+            return os.dup(found[0])
         del self._files[path]
         return found[0]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -114,7 +113,7 @@ def _user(exchange: Exchange) -> str:
     try:
         # latin-1, so that an octet stays an octet until it is escaped
         return a2b_base64(credentials.strip()).partition(b":")[0].decode("latin-1") or "-"
-    except (Base64Error, ValueError):
+    except ValueError:  # binascii.Error is one; so is the error for text that is not ASCII
         return "-"
 
 
@@ -256,8 +255,9 @@ def _readable(value: Any) -> str | None:
 
 # ---- templates -----------------------------------------------------------------------------------------
 
+# Also a `%` that begins no directive: neither a percent nor a name.
 _DIRECTIVE = re.compile(
-    r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<layout>[#0\- +]*\d*(?:\.\d+)?)[hlL]?(?P<type>[a-zA-Z]))"
+    r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<layout>[#0\- +]*\d*(?:\.\d+)?)[hlL]?(?P<type>[a-zA-Z]))?"
 )
 _TYPES_OF_TEXT = "sra"
 _TYPES_OF_NUMBERS = "sradiufFeEgGxXoc"
@@ -308,26 +308,23 @@ def _parse(format_name: str) -> list[str | _Piece]:
     template = _NAMED.get(format_name, format_name)
     pieces: list[str | _Piece] = []
     position = 0
-    while True:
-        start = template.find("%", position)
-        if start < 0:
-            pieces.append(template[position:])
-            return pieces
+    for match in _DIRECTIVE.finditer(template):
+        start, name, kind = match.start(), match["name"], match["type"]
         pieces.append(template[position:start])
-        match = _DIRECTIVE.match(template, start)
-        if not match:
-            raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
         position = match.end()
         if match["percent"]:
             pieces.append("%")
             continue
-        name, kind = match["name"], match["type"]
+        if name is None:
+            raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
         get = _ATOMS.get(name) or _braced(name)
         if get is None:
             raise _bad(template, f"there is no atom %({name})s")
+        # Checked here: `%` itself would raise at each request.
         if kind not in (_TYPES_OF_NUMBERS if name in _NUMBERS else _TYPES_OF_TEXT):
             raise _bad(template, f"%({name}){match['layout']}{kind} cannot be formatted as {kind!r}")
         pieces.append(_Piece(get, match["layout"] + kind))
+    return [*pieces, template[position:]]
 
 
 def check_format(format_name: str) -> None:
@@ -366,40 +363,44 @@ _TEXTS: dict[str, _Getter] = {
 }
 
 
-def json_line(*exchange: Any) -> bytes:
-    """Return the line of an `Exchange`, whatever its values are, without its end."""
-    taken = Exchange(*exchange)
-    fields: dict[str, Any] = {
-        "time": _iso_time(),
-        **{field: _readable(get(taken)) for field, get in _TEXTS.items()},
-        "status": taken.status,
-        "bytes": taken.sent_bytes,
-        "duration_s": _micros(taken) / 1e6,
-        "aborted": taken.aborted,
-        "pid": taken.pid or getpid(),
-    }
-    return json.dumps(fields, separators=(",", ":")).encode()
+_JSON = (
+    '{"time":%s,' + "".join(f'"{field}":%s,' for field in _TEXTS)
+    + '"status":%d,"bytes":%d,"duration_s":%.6f,"aborted":%s,"pid":%d}'
+)  # fmt: skip
+
+
+def _json_getters(text: Callable[[_Getter], _Getter]) -> list[_Getter]:
+    """Return the getters of the values in `_JSON`, those of texts made by ``text``."""
+    return [
+        lambda exchange: f'"{_iso_time()}"',
+        *map(text, _TEXTS.values()),
+        lambda exchange: exchange.status,
+        lambda exchange: exchange.sent_bytes,
+        lambda exchange: exchange.duration_s,
+        lambda exchange: "true" if exchange.aborted else "false",
+        lambda exchange: exchange.pid or getpid(),
+    ]
 
 
 def _quoted(get: _Getter) -> _Getter:
     return lambda exchange: "null" if (value := get(exchange)) is None else f'"{value}"'
 
 
+def _escaped(get: _Getter) -> _Getter:
+    return lambda exchange: json.dumps(_readable(get(exchange)))
+
+
+def json_line(*exchange: Any) -> bytes:
+    """Return the line of an `Exchange`, whatever its values are, without its end."""
+    taken = Exchange(*exchange)
+    return (_JSON % tuple([get(taken) for get in _json_getters(_escaped)])).encode()
+
+
 def _compile_json(append: Callable[[bytes], None]) -> LogFunction:
-    values: dict[str, tuple[str, _Getter]] = {
-        "time": ("%s", lambda exchange: f'"{_iso_time()}"'),
-        **{field: ("%s", _quoted(get)) for field, get in _TEXTS.items()},
-        "status": ("%d", lambda exchange: exchange.status),
-        "bytes": ("%d", lambda exchange: exchange.sent_bytes),
-        "duration_s": ("%.6f", lambda exchange: exchange.duration_s),
-        "aborted": ("%s", lambda exchange: "true" if exchange.aborted else "false"),
-        "pid": ("%d", lambda exchange: exchange.pid or getpid()),
-    }
-    template = ",".join(f'"{field}":{layout}' for field, (layout, _) in values.items())
-    getters = [get for _, get in values.values()]
+    getters = _json_getters(_quoted)
     example = Exchange({}, 0, (), 0, 0.0)
-    own = f"{{{template}}}" % tuple(get(example) for get in getters)
-    return _log_function(f"{{{template}}}", getters, own, json_line, b"{}", append)
+    own = _JSON % tuple([get(example) for get in getters])
+    return _log_function(_JSON, getters, own, json_line, b"{}", append)
 
 
 # ---- the log function ----------------------------------------------------------------------------------

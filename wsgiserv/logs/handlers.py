@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import IO, Any, TypeVar, cast
+from typing import Any
 
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import LossyWriter, Output
@@ -17,7 +17,6 @@ from wsgiserv.logs.plain import loss_line
 from wsgiserv.logs.streams import LossyText, console
 from wsgiserv.safe_open import Owner, is_root, open_file
 
-_Kind = TypeVar("_Kind", bound=logging.Handler)
 _open: Any = open
 
 
@@ -31,14 +30,13 @@ def handlers_of(log: logging.Logger) -> list[logging.Handler]:
     return found
 
 
-def _all_handlers(kind: type[_Kind]) -> Iterator[_Kind]:
-    """Yield the handlers of that kind of all loggers."""
-    seen = set()
-    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
-        for handler in getattr(logger, "handlers", ()):  # a PlaceHolder has none
-            if issubclass(type(handler), kind) and id(handler) not in seen:
-                seen.add(id(handler))
-                yield handler
+def _all_handlers(kind: type[logging.Handler]) -> list[Any]:
+    """Return the handlers of that kind of all loggers."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    # By id: a handler of the application may define what equals it. A PlaceHolder has no handlers.
+    found = {id(handler): handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    # By type: a proxy pretends to be another class.
+    return [handler for handler in found.values() if issubclass(type(handler), kind)]
 
 
 def unblock_streams() -> None:
@@ -46,8 +44,7 @@ def unblock_streams() -> None:
 
     Called after a logging configuration: its ``console`` is such a handler. Users' own classes stay as they are.
     """
-    for found in _all_handlers(logging.StreamHandler):
-        handler: Any = found
+    for handler in _all_handlers(logging.StreamHandler):
         stream = handler.stream
         with suppress(AttributeError, OSError, ValueError):  # none yet; in memory; closed
             mode = os.fstat(stream.fileno()).st_mode
@@ -57,8 +54,8 @@ def unblock_streams() -> None:
                 writer = console(1)
             elif stream in (sys.stderr, sys.__stderr__):
                 writer = console(2)
-            elif isinstance(found, logging.FileHandler):
-                writer = LossyWriter(Output(found.baseFilename, 1, Owner(0, 0)), loss_line)
+            elif isinstance(handler, logging.FileHandler):  # of a FIFO or a terminal
+                writer = LossyWriter(Output(handler.baseFilename, 1, Owner(0, 0)), loss_line)
                 stream.close()
             else:
                 continue
@@ -69,9 +66,8 @@ def open_handler_files() -> dict[str, int]:
     """Return the descriptors of all file handlers by their absolute paths."""
     found: dict[str, int] = {}
     for handler in _all_handlers(logging.FileHandler):
-        stream: Any = handler.stream
         with suppress(AttributeError, OSError, ValueError):  # none yet; closed; in memory
-            found[os.path.abspath(handler.baseFilename)] = stream.fileno()
+            found[os.path.abspath(handler.baseFilename)] = handler.stream.fileno()
     return found
 
 
@@ -93,23 +89,22 @@ def reopen_handlers(owner: Owner) -> list[str]:
     return failures
 
 
-def _reopen(handler: logging.FileHandler, owner: Owner) -> None:
-    old: Any = handler.stream
+def _reopen(handler: Any, owner: Owner) -> None:
+    old = handler.stream
     if isinstance(old, LossyText):
         old.writer.reopen()
     elif old is not None:
         # `_builtin_open`: a private name of `logging`, which FileHandler opens its file with since Python 3.10, so that
         # subclasses with an `_open` of their own (WatchedFileHandler, a rotating one) go through it, too.
-        private: Any = handler
-        private._builtin_open = partial(_open_again, owner)
+        handler._builtin_open = partial(_open_again, owner)
         try:
             handler.stream = handler._open()
         finally:
-            private._builtin_open = partial(_open_for_handler, owner)
+            handler._builtin_open = partial(_open_for_handler, owner)
         remember = getattr(handler, "_statstream", None)
         if remember is not None:  # WatchedFileHandler: or it would open the file itself at the next record
             remember()
-        old.close()
+        old.close()  # last: where the new file cannot be opened, the old one stays in use
 
 
 @contextmanager
@@ -127,17 +122,17 @@ def handlers_open_safely(owner: Owner) -> Iterator[None]:
         del module.open
 
 
-def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> Any:
     """Do as `open`; for a file that only the master may open, take its newest descriptor."""
-    return cast("IO[Any]", _open(file, *args, opener=partial(_open_or_take, owner), **kwargs))
+    return _open(file, *args, opener=partial(_open_or_take, owner), **kwargs)
 
 
-def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> IO[Any]:
+def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> Any:
     """Do as `open`, but take the master's new descriptor if there is one."""
     fd = log_files.latest(os.path.abspath(file))
     if fd is None:
         return _open_for_handler(owner, file, *args, **kwargs)
-    return cast("IO[Any]", _open(file, *args, opener=lambda path, flags: fd, **kwargs))
+    return _open(file, *args, opener=lambda path, flags: fd, **kwargs)
 
 
 def _open_or_take(owner: Owner, path: str, flags: int) -> int:
@@ -151,7 +146,6 @@ def _open_or_take(owner: Owner, path: str, flags: int) -> int:
     try:
         return os.open(path, flags, 0o666)
     except PermissionError:
-        fd = log_files.latest(path)
-        if fd is None:
+        if (fd := log_files.latest(path)) is None:
             raise
         return fd

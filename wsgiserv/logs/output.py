@@ -21,7 +21,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
 from io import UnsupportedOperation
-from os import close, getpid  # gevent's close() waits for its hub
+from os import close  # gevent's close() waits for its hub
 from os import write as write_fd
 from time import monotonic
 from weakref import WeakSet
@@ -237,12 +237,15 @@ class LossyWriter:
 
     def __init__(self, output: Output, loss_line: Callable[[int], bytes]) -> None:
         self.output = output
-        self.lost = 0
         self._loss_line = loss_line
-        self.untold = 0
-        self._tail = b""  # the rest of a line written in part: the next line must not start in its middle
-        self._pid = getpid()
         self._patient_at = self._retry_at = 0.0  # time.monotonic()
+        self.forget()
+        _writers.add(self)
+
+    def forget(self) -> None:
+        """Begin at zero. Called in a forked process: the parent tells its losses itself."""
+        self.lost = self.untold = 0
+        self._tail = b""  # the rest of a line written in part: the next line must not start in its middle
 
     def write(self, data: bytes) -> None:
         """Write ``data``, a whole line or several that belong together; or lose it."""
@@ -256,7 +259,6 @@ class LossyWriter:
             self._patient_at = now + IMPATIENT_S
         if error is None:
             return
-        self._forget_parents_losses()
         self._retry_later(error)
         if done:
             self._tail = data[done:]
@@ -270,13 +272,11 @@ class LossyWriter:
 
     def lose(self) -> None:
         """Count a line as lost."""
-        self._forget_parents_losses()
         self.lost += 1
         self.untold += 1
 
     def recover(self) -> bool:
         """Write the rest of a line and the number of lost ones; return True if new lines can be written."""
-        self._forget_parents_losses()
         if monotonic() < self._retry_at:
             return False
         self._retry_at = 0.0
@@ -297,19 +297,6 @@ class LossyWriter:
                 return False
         return True
 
-    def _forget_parents_losses(self) -> None:
-        """Begin at zero in a forked process: the parent tells its losses itself."""
-        pid = getpid()
-        if pid != self._pid:
-            self._pid = pid
-            self._tail = b""
-            self.lost = self.untold = 0
-
-    def lost_here(self) -> int:
-        """Return the number of lines lost in this process, not in its parent."""
-        self._forget_parents_losses()
-        return self.lost
-
     def reopen(self) -> None:
         """Open the file again under its name. Raises OSError; the old file stays in use then."""
         if self._tail:
@@ -323,3 +310,14 @@ class LossyWriter:
     def _retry_later(self, error: OSError) -> None:
         if error.errno != errno.EAGAIN:
             self._retry_at = monotonic() + RETRY_S
+
+
+_writers: WeakSet[LossyWriter] = WeakSet()
+
+
+def _forget_parents_losses() -> None:
+    for writer in list(_writers):
+        writer.forget()
+
+
+os.register_at_fork(after_in_child=_forget_parents_losses)

@@ -23,6 +23,7 @@ class LogText(io.TextIOBase):
     A subclass has `write`. `close` leaves the log open, so ``closed`` is always False.
     """
 
+    # `isatty` stays False: libraries ask before they colour their lines, and this is a log.
     encoding = "utf-8"
     errors = "backslashreplace"
     name = "<log>"
@@ -59,10 +60,6 @@ class LossyText(LogText):
     def fileno(self) -> int:
         """Return the descriptor. Raises io.UnsupportedOperation if the file is closed."""
         return self.writer.output.fileno()
-
-    def isatty(self) -> bool:
-        """Return False: libraries ask before they colour their lines, and this is a log."""
-        return False
 
 
 class _LossyRaw(io.RawIOBase):
@@ -112,25 +109,26 @@ class Capture:
         self._output = output
         self._saved = [_duplicated(1), _duplicated(2)]
         self._streams = sys.stdout, sys.stderr
+        # Text printed before belongs to the streams as they were.
         flush_standard_streams(wait=True)
         self.attach()
         sys.stdout, sys.stderr = self._captured = _lossy_stream(write, 1), _lossy_stream(write, 2)
 
     def attach(self) -> None:
-        """Send the descriptors to the file that is open now. For children, and for output of C code."""
+        """Send the descriptors to the file that is open now."""
+        # Children and C code write to the descriptors; Python code writes to `_lossy_stream`, which never waits.
         for fd in (1, 2):
             dup2(self._output.fd, fd)
 
     def detach(self) -> None:
         """Send the descriptors back."""
         flush_standard_streams(wait=True)
-        if sys.stdout is self._captured[0]:
-            sys.stdout = self._streams[0]
-        if sys.stderr is self._captured[1]:
-            sys.stderr = self._streams[1]
-        for fd, saved in zip((1, 2), self._saved, strict=True):
+        for at, name in enumerate(("stdout", "stderr")):
+            if getattr(sys, name) is self._captured[at]:  # an application may have replaced it since
+                setattr(sys, name, self._streams[at])
+            saved = self._saved[at]
             if saved is not None:
-                dup2(saved, fd)
+                dup2(saved, at + 1)
                 os.close(saved)
 
 
@@ -159,7 +157,8 @@ def guard_standard_streams() -> None:
 
 
 def unguard_standard_streams() -> None:
-    """Give a child of the master its own streams: it prints the application's text."""
+    """Give a child of the master its own streams."""
+    # It prints the application's text, which may wait and must not get lost.
     for name, (guard, stream) in _guards.items():
         if getattr(sys, name) is guard:
             setattr(sys, name, stream)

@@ -36,7 +36,7 @@ from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
 from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
-from wsgiserv.wsgi.readiness import Readiness
+from wsgiserv.wsgi.readiness import answer_readiness
 from wsgiserv.wsgi.run import run_app
 
 # How many frames the server's own calls, reports of failures above all, may need on top of an application's.
@@ -184,7 +184,7 @@ class Worker(WorkerProcess):
             self._make_reloader()
         self.wsgi = app = self._application()
         if settings.readiness_path:
-            app = Readiness(
+            app = answer_readiness(
                 app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
             )
         access = open_access_log(settings, self.log)
@@ -368,9 +368,7 @@ class Worker(WorkerProcess):
     def _note_losses(self) -> None:
         access, words = self.context.access, self.context.words
         words[scoreboard.LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
-        words[scoreboard.UNTOLD_LINES] = untold_messages() + (
-            access.untold_lines() if access is not None else 0
-        )
+        words[scoreboard.UNTOLD_LINES] = untold_messages() + (access.untold if access is not None else 0)
         words[scoreboard.WAITING_LINES] = access.waiting_lines() if access is not None else 0
 
     def _flush_logs(self) -> None:

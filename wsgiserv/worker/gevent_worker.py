@@ -227,7 +227,7 @@ class GeventWorker(EventLoopWorker):
             timer.stop()
             timer.close()
         if timeout.outcome == _CUT and failure is not None:
-            response.cut()  # what has been sent must not look like the whole
+            response.aborted = True  # what has been sent must not look like the whole
         return failure
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:

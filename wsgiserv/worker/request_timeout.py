@@ -132,7 +132,7 @@ class TimedSink:
             # The second: the request's thread may be reading through TLS at this moment, which two threads must not
             # use at once.
             response.time_out()
-            response.cut()
+            response.aborted = True
             connection.cut_off(TimeoutError("the request was overdue"))
             self._account(None)
             _reset(connection.fd)

@@ -30,6 +30,7 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 # value = token / quoted-string. Values in use break this by bare colons and brackets (for=1.2.3.4:5, for=[::1]);
 # these have one reading, and are accepted.
 _PAIR: Final = re.compile(rf"({TOKEN})=({QUOTED}|[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)")
+_ELEMENT: Final = re.compile(rf"{_PAIR.pattern}(?:[ \t]*+;[ \t]*+{_PAIR.pattern})*[ \t]*+;?+")
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -76,9 +77,9 @@ class Forwarding:
             _set_port(environ, str(int(port)))
         prefix = said.get("prefix")
         if prefix and _PREFIX.fullmatch(prefix):
+            prefix = prefix.rstrip("/")
             # As with `root_path`; the proxy may have removed it itself.
-            environ["SCRIPT_NAME"] = prefix = prefix.rstrip("/")
-            environ["PATH_INFO"] = without_prefix(environ["PATH_INFO"], prefix)
+            environ.update(SCRIPT_NAME=prefix, PATH_INFO=without_prefix(environ["PATH_INFO"], prefix))
 
 
 def _last(value: str | None) -> str:
@@ -148,6 +149,7 @@ def read_for(value: str, is_proxy: Callable[[str], bool]) -> tuple[str, str] | N
         one is found, or is malformed there, the last proxy. None when no member can be read.
     """
     client = None
+    # From the right: each proxy has appended the address that it saw, and the client wrote what is left of them.
     for member in reversed(value.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
         text = member.strip(" \t")
         if not text:  # RFC 9110 §5.6.1: empty members of a list mean nothing
@@ -210,19 +212,11 @@ def _split_last(value: str) -> tuple[str, str]:
 def _read_element(element: str) -> dict[str, str] | None:
     """Return the pairs of an element, names in lower case; None when it is malformed (RFC 7239 §4)."""
     text = element.strip(" \t")
-    pairs: dict[str, str] = {}
-    position = 0
-    while position < len(text):
-        match = _PAIR.match(text, position)
-        if match is None:
-            return None
-        name, found = match[1].lower(), match[2]
-        if name in pairs:  # §4: each parameter once per element
-            return None
-        pairs[name] = _ESCAPED.sub(r"\1", found[1:-1]) if found.startswith('"') else found
-        position = match.end()
-        rest = text[position:].lstrip(" \t")
-        if rest and not rest.startswith(";"):
-            return None
-        position = len(text) - len(rest[1:].lstrip(" \t")) if rest else len(text)
-    return pairs or None
+    if _ELEMENT.fullmatch(text) is None:
+        return None
+    found = _PAIR.findall(text)
+    pairs = {
+        name.lower(): _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value
+        for name, value in found
+    }
+    return pairs if len(pairs) == len(found) else None  # §4: each parameter once per element

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import IO
 
 from wsgiserv.errors import ProtocolError
@@ -18,25 +19,23 @@ from wsgiserv.wsgi.budget import MemoryBudget
 empty_input = io.BytesIO
 
 
+@dataclass(slots=True, eq=False)
 class BodyBuffer:
     """Collects one body: in memory first, above ``body_buffer_size`` in a spool file.
 
-    Args:
+    Attributes:
         memory_bytes: bytes kept in memory (``body_buffer_size``).
         spool_dir: directory of a larger body (``spool_dir``); None is the system's.
         shared: the memory of all bodies of the worker; when it is used up, the body is spooled at once.
-
-    Attributes:
         length: bytes so far.
     """
 
-    def __init__(self, memory_bytes: int, spool_dir: str | None, shared: MemoryBudget) -> None:
-        self._memory_bytes = memory_bytes
-        self._spool_dir = spool_dir
-        self._shared = shared
-        self._taken = 0  # of the shared memory; -1 once the body is in a file
-        self._file: IO[bytes] = io.BytesIO()
-        self.length = 0
+    memory_bytes: int
+    spool_dir: str | None
+    shared: MemoryBudget
+    length: int = 0
+    _taken: int = 0  # of the shared memory; -1 once the body is in a file
+    _file: IO[bytes] = field(default_factory=io.BytesIO)
 
     def write(self, data: bytes) -> None:
         """Append ``data``.
@@ -46,26 +45,23 @@ class BodyBuffer:
         """
         length = self.length + len(data)
         try:
-            if self._taken >= 0 and not self._fits(length, len(data)):
+            if self._taken >= 0:
                 # Many small bodies at once fill the memory as well as a large one does.
-                self._spool()
+                if length <= self.memory_bytes and self.shared.take(len(data)):
+                    self._taken = length
+                else:
+                    self._spool()
             self._file.write(data)
         except OSError as error:
             raise self._cannot_store(error) from error
         self.length = length
 
-    def _fits(self, length: int, more: int) -> bool:
-        if length > self._memory_bytes or not self._shared.take(more):
-            return False
-        self._taken = length
-        return True
-
     def _spool(self) -> None:
         """Move the body to a file without a name."""
-        import tempfile  # few servers spool: 1 MB and 5 ms for the others
+        import tempfile  # few servers spool, and the others save 0.7 MB and 4 ms of CPU time
 
         # Without a name the file ends with the process, even after SIGKILL, and no other user can open it.
-        spool = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self._spool_dir)  # noqa: SIM115
+        spool = tempfile.TemporaryFile(prefix="wsgiserv-body-", dir=self.spool_dir)  # noqa: SIM115
         try:
             spool.write(self._file.getvalue())  # type: ignore[attr-defined]
         except BaseException:
@@ -76,7 +72,7 @@ class BodyBuffer:
 
     def _release(self, taken: int) -> None:
         if self._taken > 0:
-            self._shared.give_back(self._taken)
+            self.shared.give_back(self._taken)
         self._taken = taken
 
     def _cannot_store(self, error: OSError) -> ProtocolError:
@@ -116,10 +112,8 @@ class BodyError(OSError):
     """
 
     def __init__(self, status: int, reason: str, gone: bool = False) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.gone = gone
+        super().__init__(reason)  # alone: OSError takes two arguments for errno and strerror
+        self.status, self.reason, self.gone = status, reason, gone
 
 
 class StreamedInput(io.BufferedIOBase):
@@ -145,12 +139,9 @@ class StreamedInput(io.BufferedIOBase):
         """Have at least one byte at hand; False at the body's end."""
         if self._at < len(self._data):
             return True
-        data = b""
-        if self._begun is not None:
-            data = self._begun.read(65536)
-            if not data:
-                self._begun = None
-        if self._begun is None:
+        data = self._begun.read(65536) if self._begun is not None else b""
+        if not data:
+            self._begun = None  # `BodyBuffer.discard` closes it with the request; the input may outlive that
             # A new object at each read: a second raise of the same one would grow its traceback and context.
             if self._error is not None:
                 raise BodyError(self._error.status, self._error.reason, self._error.gone)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-class Readiness:
-    """A WSGI application around the user's: answers one path itself, 200 while the server serves, 503 once it drains.
+
+def answer_readiness(app: App, path: str, is_leaving: Callable[[], object]) -> App:
+    """Wrap a WSGI application: one path is answered here, 200 while the server serves, 503 once it drains.
 
     Args:
         app: gets all other requests.
@@ -15,26 +17,13 @@ class Readiness:
         is_leaving: whether the server is about to stop.
     """
 
-    def __init__(
-        self, app: Callable[..., Iterable[bytes]], path: str, is_leaving: Callable[[], object]
-    ) -> None:
-        self._app = app
-        self._path = path
-        self._is_leaving = is_leaving
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """PEP 3333, "The Application/Framework Side"."""
-        if environ["PATH_INFO"] != self._path:
-            return self._app(environ, start_response)
-        leaving = self._is_leaving()
-        body = b"draining\n" if leaving else b"ready\n"
-        # no-store: a cache between the load balancer and this server would keep a draining server in use.
-        start_response(
-            "503 Service Unavailable" if leaving else "200 OK",
-            [
-                ("Content-Type", "text/plain"),
-                ("Content-Length", str(len(body))),
-                ("Cache-Control", "no-store"),
-            ],
-        )
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != path:
+            return app(environ, start_response)
+        status, body = ("503 Service Unavailable", b"draining\n") if is_leaving() else ("200 OK", b"ready\n")
+        headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+        # A cache between the load balancer and this server would keep a draining server in use.
+        start_response(status, [*headers, ("Cache-Control", "no-store")])
         return [body]
+
+    return answer

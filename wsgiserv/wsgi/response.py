@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import time
 from types import TracebackType
 from typing import Final, Protocol, cast
 
-from wsgiserv.http.response import (
-    CHUNKED,
-    CLOSE,
-    KEEP_ALIVE,
-    LAST_CHUNK,
-    HeadTemplate,
-    content_length,
-)
+from wsgiserv.http.response import CHUNKED, CLOSE, KEEP_ALIVE, LAST_CHUNK, HeadTemplate, content_length
 from wsgiserv.process import SERVER_PROCESS, leave
 from wsgiserv.user_code import is_a
 from wsgiserv.wsgi.filewrapper import FileWrapper
@@ -89,32 +81,17 @@ class Response:
         keep_alive: may become False while the response is made.
         begun: whether its head has been sent: no other response can replace it any more.
         sent: body bytes sent, without framing.
-        aborted: it ended early, and the client could take it for complete.
+        aborted: it ended early, and the client could take it for complete: its connection is to be reset.
         incomplete: it began, and ended early.
         unsent: the client had gone before its first byte.
         overdue: `IN_TIME`, `OVERDUE` (a failure is answered with 504), or `ANSWERED` (a 504 has been sent instead).
     """
 
+    # Made for each request: slots spare it an instance dictionary.
     __slots__ = (
-        "_before_stream",
-        "_chunked",
-        "_context",
-        "_cut",
-        "_http11",
-        "_left",
-        "_may_keep_alive",
-        "_sink",
-        "_template",
-        "aborted",
-        "begun",
-        "incomplete",
-        "is_head",
-        "keep_alive",
-        "overdue",
-        "request_line",
-        "sent",
-        "unsent",
-    )
+        "_before_stream", "_chunked", "_cut", "_http11", "_left", "_may_keep_alive", "_sink", "_template", "aborted",
+        "begun", "context", "incomplete", "is_head", "keep_alive", "overdue", "request_line", "sent", "unsent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -126,7 +103,7 @@ class Response:
         request_line: bytes = b"",
     ) -> None:
         self._sink = sink
-        self._context = context
+        self.context = context
         self._http11 = http11
         self.is_head = is_head
         self.keep_alive = self._may_keep_alive = keep_alive
@@ -144,11 +121,6 @@ class Response:
         self.overdue = IN_TIME
 
     # ---- its state, for the connection and the logs ----------------------------------------------------
-
-    @property
-    def log(self) -> logging.Logger:
-        """The error log."""
-        return self._context.log
 
     @property
     def status(self) -> str:
@@ -195,6 +167,7 @@ class Response:
 
     def call_before_stream(self, prepare: Callable[[], None]) -> None:
         """Call ``prepare`` once before the head of a response that comes in pieces; it may raise `BodyError`."""
+        # Before the head: the error can still be answered with its own status.
         self._before_stream = prepare
 
     def allow_keep_alive(self, allowed: bool) -> None:
@@ -213,10 +186,6 @@ class Response:
         """
         self.overdue = ANSWERED if answered else OVERDUE
         self.close_connection()
-
-    def cut(self) -> None:
-        """Mark the response as cut short: its connection is to be reset."""
-        self.aborted = True
 
     def note_client_gone(self) -> None:
         """Mark a response in one piece as unsent: the client had gone before."""
@@ -243,30 +212,28 @@ class Response:
                 exc_info = None  # no cycle through the traceback's frames
         elif self._template is not _UNSET:
             raise AssertionError("start_response() was called a second time without exc_info")
-        self._template = template = self._context.templates.get(status, headers)
-        if template.hop_by_hop:
-            self._drop(template)
+        self._template = template = self.context.templates.get(status, headers)
+        if names := template.hop_by_hop:
+            if template.closes:
+                self.close_connection()
+                # `Connection: close` is obeyed, so nothing is wrong with it.
+                names = tuple(name for name in names if name.lower() != "connection")
+            self.context.warn_dropped(names, self.request_line)
         return self.write
-
-    def _drop(self, template: HeadTemplate) -> None:
-        """Obey ``Connection: close``; warn about the other headers that are about the connection."""
-        names = template.hop_by_hop
-        if template.closes:
-            self.close_connection()
-            names = tuple(name for name in names if name.lower() != "connection")
-        self._context.warn_dropped(names, self.request_line)
 
     def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
         """``environ["wsgi.early_hints"]``: send a 103 before the response (RFC 8297), any number of times.
 
-        Names and values may be bytes, as with gunicorn. Nothing is sent to HTTP/1.0 clients, which do not know
-        interim responses (RFC 9110 §15.2), nor once the response has begun.
+        Names and values may be bytes, as with gunicorn. Nothing is sent to HTTP/1.0 clients, nor once the response has
+        begun.
 
         Raises:
             TypeError, ValueError: a header must not reach the wire.
         """
-        template = self._context.templates.early_hints(headers)
-        self._context.warn_dropped(template.hop_by_hop, self.request_line)
+        # Checked for HTTP/1.0 clients as well: a fault of the application shows in its first test.
+        template = self.context.templates.early_hints(headers)
+        self.context.warn_dropped(template.hop_by_hop, self.request_line)
+        # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client, which would take it for the response.
         if self._http11 and not self.begun:
             self._sink.send(template.prefix + b"\r\n")
 
@@ -280,6 +247,8 @@ class Response:
             data = _plain(data)
         if not self.begun:
             self._begin(data)
+        elif self._cut and data:
+            raise self._too_long()
         elif self._left >= 0:
             if data := self._count_declared(data):
                 self._sink.send(data)
@@ -291,8 +260,6 @@ class Response:
 
     def _count_declared(self, data: bytes) -> bytes:
         """Count a block of a body of declared length. Returns it, cut at that length: no byte may follow the body."""
-        if self._cut and data:
-            raise self._too_long()
         if len(data) > self._left:
             self._cut = True
             data = data[: self._left]
@@ -302,19 +269,17 @@ class Response:
 
     def _count_unsent(self, data: bytes) -> None:
         """Count a block that is not sent: the response has no body. `_left` counts down from -1."""
-        if self._cut and data:
-            raise self._too_long()
         self._left -= len(data)
         declared = self.length if self.is_head else None
         self._cut = -1 - self._left > (_MOST_UNSENT if declared is None else declared)
 
     def _too_long(self) -> BodyTooLong:
-        length = self.length
-        if length is None:
+        if self.length is None:
             return BodyTooLong("the application goes on with a body that the response does not have")
-        return BodyTooLong(
-            f"the application's body is longer than its Content-Length of {length}; the rest is dropped"
+        text = (
+            f"the application's body is longer than its Content-Length of {self.length}; the rest is dropped"
         )
+        return BodyTooLong(text)
 
     # ---- head and framing ------------------------------------------------------------------------------
 
@@ -326,13 +291,13 @@ class Response:
     def _head(self, framing: bytes = b"") -> bytes:
         template = self._started()
         # RFC 9110 §6.6.1: an origin server with a clock sends Date; a proxy must not have to guess it.
-        date = b"" if template.has_date else self._context.date()
+        date = b"" if template.has_date else self.context.date()
         return b"".join((template.prefix, date, framing, self._ending()))
 
     def _ending(self) -> bytes:
         """Return the Connection line and the empty line that ends a head."""
         # RFC 9112 §9.3: HTTP/1.1 stays open unless one side says close; HTTP/1.0 closes unless both say keep-alive.
-        if self.keep_alive and self._context.keep_open:
+        if self.keep_alive and self.context.keep_open:
             return b"\r\n" if self._http11 else KEEP_ALIVE + b"\r\n"
         self.keep_alive = False
         return CLOSE + b"\r\n"
@@ -347,26 +312,24 @@ class Response:
             if template.code < 200:
                 self.keep_alive = False  # no final response follows
             self._send_first(self._head())
-            self._count_unsent(
-                data
-            )  # RFC 9112 §6.3, 1: a byte of body would begin the client's next response
+            # RFC 9112 §6.3, 1: a byte of body would begin the client's next response.
+            self._count_unsent(data)
         elif template.length >= 0:
             head = self._head()
             self._left = template.length
             self._send_first(head, self._count_declared(data))
-        elif self._http11:
-            # RFC 9112 §7.1: the client sees by the last chunk that nothing is missing; the close would not tell.
-            self._chunked = True
-            self._begin_stream(CHUNKED, b"%x\r\n%b\r\n" % (len(data), data) if data else b"", len(data))
         else:
-            self.keep_alive = False  # HTTP/1.0 has no chunks: the close ends the body
-            self._begin_stream(b"", data, len(data))
-
-    def _begin_stream(self, framing: bytes, block: bytes, size: int) -> None:
-        head = self._head(framing)
-        self._sink.set_streaming(True)
-        self.sent += size
-        self._send_first(head + block)
+            framing, block = b"", data
+            if self._http11:
+                # RFC 9112 §7.1: the client sees by the last chunk that nothing is missing; the close would not tell.
+                self._chunked = True
+                framing, block = CHUNKED, b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            else:
+                self.keep_alive = False  # HTTP/1.0 has no chunks: the close ends the body
+            head = self._head(framing)
+            self._sink.set_streaming(True)
+            self.sent += len(data)
+            self._send_first(head + block)
 
     def _send_first(self, head: bytes, body: bytes = b"") -> None:
         self.begun = True
@@ -387,7 +350,7 @@ class Response:
         if template is _UNSET or type(body) is not bytes or self.begun or template.bodiless or self.is_head:
             self._whole_unusual(body)
             return
-        size, context = len(body), self._context
+        size, context = len(body), self.context
         if template.length != size:
             if template.length >= 0:
                 self._whole_unusual(body)
@@ -422,18 +385,17 @@ class Response:
             self._send_first(self._head(content_length(len(body))))
             return
         self.write(body)
-        self._finish_counted()
+        self.finish()
 
     def stream(self, result: Iterable[bytes]) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
 
-        An iterable that goes on after its Content-Length is left. It is asked once more after the last byte: code
-        behind its last `yield` is to run, and only so it differs from one that ends there.
-
         Raises:
-            BodyTooLong: it went on; the client has all promised bytes.
+            BodyTooLong: it went on after its Content-Length; the client has all promised bytes.
         """
         send, size, line, empty, process = self._sink.send, 0, b"", 0, SERVER_PROCESS
+        # The iterable is asked once more after the last byte of its Content-Length: code behind its last `yield` is to
+        # run, and only so it differs from an iterable that goes on.
         for block in result:
             if not process[0]:
                 leave()  # the iterable has forked, and this is the child
@@ -459,23 +421,25 @@ class Response:
                     break
         if not process[0]:
             leave()
-        self._finish_counted()
+        self.finish()
 
     def file(self, wrapper: FileWrapper) -> bool:
         """Let the kernel send a file. Returns False when it must be read here instead."""
         template = self._template
-        if template is _UNSET or self.begun or template.bodiless or not self._context.sendfile:
+        if template is _UNSET or self.begun or template.bodiless or not self.context.sendfile:
             return False
         extent = wrapper.extent()
         if extent is None:
             return False
         fd, offset, available = extent
         declared = template.length
+        # A file has a length: no chunks, and a client that resumes or shows its progress knows the whole.
         head = self._head(content_length(available) if declared < 0 else b"")
         if self.is_head:  # not a byte is read
             self._send_first(head)
             return True
         self._left = available if declared < 0 else declared
+        # The file may be shorter or longer than what the application declared.
         count = min(available, self._left)
         self._send_first(head)
         if count:
@@ -490,9 +454,11 @@ class Response:
     def finish(self) -> None:
         """End the response: send the head if it has not been sent, and the last chunk; check the declared length.
 
-        A body that is too short closes the connection, so that the client sees it.
+        Raises:
+            BodyTooLong: the application had more to send.
         """
         if not self.begun:
+            # A length of 0 rather than no chunks: HTTP/1.0 and 1.1 alike, and the connection stays open.
             if self.length is None and not (self._started().bodiless or self.is_head):
                 self._send_first(self._head(content_length(0)))
                 return
@@ -506,10 +472,6 @@ class Response:
             # The client waits for the rest; the next response must not fill the gap (seen in gunicorn).
             self.keep_alive = False
             self.incomplete = True
-
-    def _finish_counted(self) -> None:
-        """End the response. Raises `BodyTooLong` when the application had more to send."""
-        self.finish()
         if self._cut:
             raise self._too_long()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from math import inf
 from time import time
 from typing import Final
@@ -14,40 +15,28 @@ from wsgiserv.http.response import HeadTemplates, date_line
 _MOST_WARNED_HEADERS: Final = 64
 
 
+# Read for each response: a slot is found without a look at an instance dictionary.
+@dataclass(slots=True, eq=False)
 class ResponseContext:
     """Data shared by all responses of one worker.
 
-    Args:
-        log: the error log.
-        date_line: the Date header line until the first `renew_date`.
-        sendfile: whether the kernel may send the files of ``wsgi.file_wrapper``.
-
     Attributes:
+        log: the error log.
+        date_line: the Date header line; the one given until the first `renew_date`.
+        sendfile: whether the kernel may send the files of ``wsgi.file_wrapper``.
         templates: the response heads seen so far.
         date_until: when the Date line becomes too old, ``time.time()``.
-        keep_open: whether connections may stay open after a response. Read when a head is made, so that a response
-            says ``close`` even if the worker starts to leave during the call.
+        keep_open: whether connections may stay open after a response.
     """
 
-    # Read for each response: a slot is found without a look at an instance dictionary.
-    __slots__ = (
-        "_warned_headers",
-        "date_line",
-        "date_until",
-        "keep_open",
-        "log",
-        "sendfile",
-        "templates",
-    )
-
-    def __init__(self, log: logging.Logger, date_line: bytes, sendfile: bool = True) -> None:
-        self.templates = HeadTemplates()
-        self.date_line = date_line
-        self.date_until = inf
-        self.keep_open = True
-        self.log = log
-        self.sendfile = sendfile
-        self._warned_headers: dict[str, object] = {}
+    log: logging.Logger
+    date_line: bytes
+    sendfile: bool = True
+    templates: HeadTemplates = field(default_factory=HeadTemplates)
+    date_until: float = inf
+    # Read when a head is made, so that a response says `close` even if the worker starts to leave during the call.
+    keep_open: bool = True
+    _warned_headers: dict[str, object] = field(default_factory=dict)
 
     def allow_keep_alive(self, allowed: bool) -> None:
         """Let connections stay open, or not, after the responses whose heads are made from now on."""

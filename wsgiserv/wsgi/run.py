@@ -36,18 +36,15 @@ def run_app(
         if not SERVER_PROCESS[0]:
             leave()  # the application has forked, and this is the child
         kind = type(result)
-        # One block in a list or tuple: its length is known, and no second block can follow. A list has no close().
-        if kind is list and len(result) == 1:
+        # One block in a list or tuple: its length is known, and no second block can follow. Neither has a close().
+        if (kind is list or kind is tuple) and len(result) == 1:
             response.whole(result[0])
             return None
-        if kind is tuple and len(result) == 1:
-            response.whole(result[0])
-        elif kind is bytes or kind is str:
+        if kind is bytes or kind is str:
             # Iterated, bytes are integers and a str is one character after the other: a common mistake gets its name.
-            raise TypeError(
-                f"the application returned {kind.__name__}; return a list of bytes, for example [body]"
-            )
-        elif kind is not FileWrapper or not response.file(result):
+            text = f"the application returned {kind.__name__}; return a list of bytes, for example [body]"
+            raise TypeError(text)
+        if kind is not FileWrapper or not response.file(result):
             response.stream(result)
     except BaseException as error:
         failure = error
@@ -58,7 +55,7 @@ def run_app(
         if failed_close is not None:
             _come_back(failed_close)
             if not is_a(failed_close, BodyError):  # the client's fault: reported with the request
-                response.log.error(
+                response.context.log.error(
                     "WS1601 close() of the application's result raised an exception", exc_info=failed_close
                 )
             failure = failure or failed_close
