@@ -87,7 +87,7 @@ class BodyStream:
         """Have the response say ``Connection: close`` as long as too much of the body is unread."""
         self._response = response
         self._update_keep_alive()
-        if self._writer.context.streaming == LARGE_STREAMED:
+        if self._writer.context.settings.streaming == LARGE_STREAMED:
             response.call_before_stream(self.absorb)
 
     def absorb(self) -> None:
@@ -96,8 +96,7 @@ class BodyStream:
         # while it writes would then wait for ever. ``stream_request_body = "on"`` allows that all the same.
         if self.done:
             return
-        context = self._writer.context
-        rest = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        rest = self._writer.context.new_body()
         try:
             while piece := self.more():
                 rest.write(piece)
@@ -171,15 +170,15 @@ class BodyStream:
     def _wait(self) -> None:
         """Wait for the client, within ``body_timeout`` and ``body_min_rate``. Raises BodyError."""
         writer = self._writer
-        timeouts = writer.context.timeouts
+        settings = writer.context.settings
         started = monotonic()
         self._unwaited = 0
         if not writer.loop.wait_readable(writer):
             raise self._break(408, "the request body came too slowly (body_timeout)")
         # Only waiting counts: the time that the application takes is not the client's fault.
         self._waited_s += monotonic() - started
-        late_s = self._waited_s - (timeouts.body_timeout or RATE_GRACE_S)
-        if timeouts.body_min_rate and late_s > self.received / timeouts.body_min_rate:
+        late_s = self._waited_s - (settings.body_timeout or RATE_GRACE_S)
+        if settings.body_min_rate and late_s > self.received / settings.body_min_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
     def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:

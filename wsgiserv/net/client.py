@@ -108,7 +108,7 @@ class Connection(ConnectionLife):
         reader = self.reader
         if state == HEAD:
             if reader.buffer is not None:
-                self.deadline = reader.head_since + self.context.header_timeout
+                self.deadline = reader.head_since + (self.context.settings.header_timeout or NEVER)
             return False
         self.deadline = reader.body_deadline()
         if reader.streams_body:
@@ -184,10 +184,7 @@ class Connection(ConnectionLife):
         assert line is not None
         assert block is not None
         started = monotonic()
-        # `next_request_id`, inlined: it is on every request's way, as is `_count` below.
-        request_id = (
-            block.request_id if self.trusted else None
-        ) or f"{context.id_prefix}{next(context.serial):016x}"
+        request_id = (block.request_id if self.trusted else None) or next(context.request_ids)
         try:
             environ = {
                 **self.base,
@@ -199,7 +196,7 @@ class Connection(ConnectionLife):
             }
             if block.unusual or line.authority is not None:
                 length = body.length if body and block.chunked and self._stream is None else -1
-                adjust(environ, line, block, self.trusted, length, context.forwarding)
+                adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not (self.trusted or context.warned_untrusted_headers):
                     self._report_untrusted(block)
         except ProtocolError as error:
@@ -216,18 +213,19 @@ class Connection(ConnectionLife):
         environ["wsgi.early_hints"] = response.early_hints
         if self._stream is not None:
             self._stream.attend(response)
-        if context.pre_request is not None:
-            context.pre_request(self, environ)
-        failure = context.call(context.app, environ, response)
+        application = context.application
+        if application.pre_request is not None:
+            application.pre_request(self, environ)
+        failure = application.call(application.app, environ, response)
         slot.end(cell)
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
         if failure is not None and not response.overdue:  # that has been reported
             self._report_failure(failure, environ)
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
         if context.running.pop(self, None) is not None:
-            context.answered = answered = next(context.counter)
-            words = context.words
-            words[REQUESTS] = answered
+            # `_count`, inlined: it is on every request's way.
+            words = slot.words
+            words[REQUESTS] = next(context.counter)
             code = response.code
             if code >= 500:
                 words[ERRORS] += 1
@@ -240,8 +238,8 @@ class Connection(ConnectionLife):
                 self._log_later(InFlight(environ, response, started, cell), failure)
             elif context.access is not None:
                 context.access.log(environ, code, response.headers, response.sent, now - started)
-            if context.post_request is not None:
-                context.post_request(self, environ, response)
+            if application.post_request is not None:
+                application.post_request(self, environ, response)
         if body is not None:
             reader.discard_body()
         if self._stream is not None:
@@ -287,13 +285,13 @@ class Connection(ConnectionLife):
         if self._stream is not None:
             self.reader.buffer = None
             self.state = DISCARDING
-            self.deadline = context.now + (context.timeouts.body_timeout or NEVER)
+            self.deadline = context.now + (context.settings.body_timeout or NEVER)
             self.loop.watch(self, READ)
         elif self.reader.buffer is not None:
             self.state = WAITING
             self.deadline = NEVER
             self.loop.resume(self)
-        elif context.retiring and not context.linger_s:
+        elif context.linger_s == 0.0:
             # The response promised keep-alive, but the worker has begun to leave since.
             self.close()
         else:
@@ -379,13 +377,13 @@ class Connection(ConnectionLife):
 
     def _start_flushing(self) -> None:
         self.state = FLUSHING
-        self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
+        self.deadline = self.context.now + (self.context.settings.send_timeout or NEVER)
         if self.interest != WRITE:
             self.loop.watch(self, WRITE)
 
     def _start_draining(self) -> None:
         if self.state == READY:
-            self.deadline = monotonic() + (self.context.timeouts.send_timeout or NEVER)
+            self.deadline = monotonic() + (self.context.settings.send_timeout or NEVER)
             self.loop.watch(self, WRITE)
 
     def drain(self) -> int:
@@ -436,7 +434,7 @@ class Connection(ConnectionLife):
             self._connection_lost(queue.error)
         elif queue.has_items:
             if sent:
-                self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
+                self.deadline = self.context.now + (self.context.settings.send_timeout or NEVER)
         else:
             self._log_pending(False)
             if self._close_after:
@@ -458,7 +456,7 @@ class Connection(ConnectionLife):
                 self.close()
         elif state == READY:  # a request that has come in time waits for its thread, not for its client
             self.expire_output(self.context.now)
-        elif not (self.context.retiring and self.is_idle and self.has_input()):
+        elif not (self.context.linger_s is not None and self.is_idle and self.has_input()):
             # With input, its next request has just come: it is read in the next turn.
             self.close()
 
@@ -473,7 +471,7 @@ class Connection(ConnectionLife):
         with queue.lock:
             if not queue.has_items:
                 return queue.error is not None
-            due = queue.moved_at + (self.context.timeouts.send_timeout or NEVER)
+            due = queue.moved_at + (self.context.settings.send_timeout or NEVER)
             if due > now:
                 self.deadline = due  # some of it has been taken, by whichever thread
                 return False
@@ -510,5 +508,7 @@ class Connection(ConnectionLife):
         """Bound the time that an idle connection of a leaving worker stays; ``grace_s`` is as of `retire`."""
         if self.is_idle:
             context = self.context
-            most_s = context.linger_s if self.reader.line is not None else max(context.linger_s, grace_s)
+            most_s = context.linger_s or 0.0
+            if self.reader.line is None:
+                most_s = max(most_s, grace_s)
             self.deadline = min(self.deadline, context.now + most_s)

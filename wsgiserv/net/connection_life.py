@@ -53,7 +53,7 @@ class ConnectionLife(RequestAccount):
     ) -> None:
         super().__init__(context, loop, sock, peer, peer_name, trusted)
         self.base = base
-        self.deadline = context.now + context.header_timeout
+        self.deadline = context.now + (context.settings.header_timeout or NEVER)
         self.interest = UNWATCHED
         # Reads the body of the current request for the application; kept until that body has come to its end.
         self._stream: BodyStream | None = None
@@ -120,7 +120,7 @@ class ConnectionLife(RequestAccount):
             return reader.since
         if state == BODY and reader.body is not None:
             began = reader.body_since
-            earned = self.context.timeouts.body_min_rate * (now - began - _BODY_GRACE_S)
+            earned = self.context.settings.body_min_rate * (now - began - _BODY_GRACE_S)
             return began if reader.body.length < earned else NEVER
         return NEVER
 

@@ -109,8 +109,8 @@ def open_poller(portable: bool = False) -> Poller:
 
 def body_limit_s(connection: ResponseWriter) -> float:
     """Return how long the reader of a streamed body may wait for more of it, in seconds; 0.0 means no limit."""
-    timeouts = connection.context.timeouts
-    return timeouts.body_timeout or (RATE_GRACE_S if timeouts.body_min_rate else 0.0)
+    settings = connection.context.settings
+    return settings.body_timeout or (RATE_GRACE_S if settings.body_min_rate else 0.0)
 
 
 def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:

@@ -63,17 +63,12 @@ class RequestAccount(ResponseWriter):
         # A request whose response is made and not wholly sent: its access-log line is still to be written.
         self._pending: InFlight | None = None
 
-    def next_request_id(self) -> str:
-        """Return a request id, unique without a system call."""
-        context = self.context
-        return f"{context.id_prefix}{next(context.serial):016x}"
-
     # ---- counting and the access log -----------------------------------------------------------------
 
     def _count(self, status: int) -> None:
         context = self.context
-        words = context.words
-        context.answered = words[REQUESTS] = next(context.counter)
+        words = context.slot.words
+        words[REQUESTS] = next(context.counter)
         if status >= 500:
             words[ERRORS] += 1
 
@@ -208,7 +203,7 @@ class RequestAccount(ResponseWriter):
         block = self.reader.block
         environ = refused_environ(self.reader.line, block, self.peer)
         given = block.request_id if block and self.trusted else None
-        environ["wsgiserv.request_id"] = given or self.next_request_id()
+        environ["wsgiserv.request_id"] = given or next(self.context.request_ids)
         if self.context.access is not None:
             self.context.access.log(environ, _CUT, [], 0, 0.0, True)
         self._report_cut(environ)

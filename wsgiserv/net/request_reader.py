@@ -106,14 +106,14 @@ class RequestReader:
         if end < 0:
             self._begin_partial(data, seen, is_new=buffer is None)
             return HEAD
-        context = self._context
+        parser = self._context.parser
         eol = data.find(b"\r\n")
         raw = data[:eol]
         # Reset first: a refusal is logged with the request line that it is about.
         self.line = self.block = None
-        self.line = line = context.lines.get(raw) or context.parser.new_line(raw)
+        self.line = line = parser.lines.get(raw) or parser.new_line(raw)
         raw = data[eol + 2 : end + 2]
-        self.block = block = context.blocks.get(raw) or context.parser.new_block(raw)
+        self.block = block = parser.blocks.get(raw) or parser.new_block(raw)
         self.has_blank = False
         rest = data[end + 4 :] if len(data) > end + 4 else b""
         if line.http11:
@@ -163,7 +163,7 @@ class RequestReader:
 
     def _check_partial(self, buffer: bytearray, seen: int) -> None:
         """Refuse at once a head beyond repair: the client need not wait for the timeout. Raises ProtocolError."""
-        limits = self._context.limits
+        limits = self._context.settings.limits
         if STRAY.search(buffer, max(0, seen - 1)):
             raise ProtocolError(400, "stray control character, or a line that does not end with CRLF")
         first = buffer.find(b"\r\n", 0, limits.line + 2)
@@ -181,14 +181,15 @@ class RequestReader:
     def _begin_body(self, line: RequestLine, block: HeaderBlock, rest: bytes) -> int:
         """Settle the framing of the body (RFC 9112 §6.3); return the next state. Raises ProtocolError."""
         context = self._context
+        settings = context.settings
         length = block.content_length
-        if context.body_limit and length > context.body_limit:
+        if settings.body_limit and length > settings.body_limit:
             raise ProtocolError(413, "request body larger than limit_request_body")
         if length == 0:
             if rest:
                 self.buffer = bytearray(rest)
             return READY
-        body = self.body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        body = self.body = context.new_body()
         if 0 < length <= len(rest):  # it came with its head, as small ones do
             if len(rest) > length:
                 self.buffer = bytearray(rest[length:])
@@ -196,9 +197,8 @@ class RequestReader:
             body.write(rest)
             return READY
         if block.chunked:
-            self.decoder = ChunkedDecoder(
-                body.write, context.body_limit, context.limits.fields, context.limits.field_size
-            )
+            limits = settings.limits
+            self.decoder = ChunkedDecoder(body.write, settings.body_limit, limits.fields, limits.field_size)
         else:
             self.decoder = LengthDecoder(body.write, length)
         self.body_since = context.now
@@ -210,23 +210,23 @@ class RequestReader:
         """Whether the application reads the rest of the current body itself (``stream_request_body``)."""
         # A large chunked body is not streamed unless all are: read whole, it gets a CONTENT_LENGTH, and Django, for
         # one, reads nothing without.
-        context = self._context
-        streaming = context.streaming
+        settings = self._context.settings
+        streaming = settings.streaming
         assert self.block is not None
         return streaming == ALL_STREAMED or (
-            streaming > 0 and self.block.content_length > context.body_memory
+            streaming > 0 and self.block.content_length > settings.body_memory
         )
 
     def body_deadline(self) -> float:
         """Return when more of the body must have come: within ``body_timeout``, at ``body_min_rate`` overall."""
         assert self.body is not None
-        timeouts = self._context.timeouts
-        deadline = self._context.now + (timeouts.body_timeout or NEVER)
-        if timeouts.body_min_rate:
+        settings = self._context.settings
+        deadline = self._context.now + (settings.body_timeout or NEVER)
+        if settings.body_min_rate:
             earned = (
                 self.body_since
-                + (timeouts.body_timeout or RATE_GRACE_S)
-                + self.body.length / timeouts.body_min_rate
+                + (settings.body_timeout or RATE_GRACE_S)
+                + self.body.length / settings.body_min_rate
             )
             deadline = min(deadline, earned)
         return deadline

@@ -72,11 +72,6 @@ class ResponseWriter(ABC):
         """Whether queued data waits for the client to take it."""
         return self._queue is not None and self._queue.has_items
 
-    @property
-    def send_error(self) -> OSError | None:
-        """The reason why no queued data can be sent any more."""
-        return None if self._queue is None else self._queue.error
-
     def count_unsent(self) -> int:
         """Return how many bytes of queued data have not been sent."""
         return 0 if self._queue is None else self._queue.count_unsent()
@@ -160,7 +155,7 @@ class ResponseWriter(ABC):
         if queue is None:
             # sendfile(2) knows no MSG_DONTWAIT.
             self.sock.setblocking(False)
-            queue = self._queue = SendQueue(self.context.spool_dir, self.context.response_memory)
+            queue = self._queue = self.context.new_queue()
         return queue
 
     # ---- the queue ---------------------------------------------------------------------------------------
@@ -208,7 +203,7 @@ class ResponseWriter(ABC):
         queue = self._queue
         if queue is None:
             return
-        most = self.context.stream_buffer
+        most = self.context.settings.stream_buffer
         if queue.is_full:
             queue.low = 0
         elif self.streams and queue.size > most:

@@ -347,7 +347,7 @@ class Worker(WorkerProcess):
         wall = time()
         context.gateway.renew_date(wall)
         self._next_second = now + 1.0 - wall % 1.0
-        words = context.words
+        words = context.slot.words
         words[CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.
         busy_share = max(heartbeat.busy_share(now), self._occupancy())
@@ -369,7 +369,7 @@ class Worker(WorkerProcess):
         self._note_losses()
 
     def _note_losses(self) -> None:
-        access, words = self.context.access, self.context.words
+        access, words = self.context.access, self.context.slot.words
         words[LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
         words[UNTOLD_LINES] = untold_messages() + (access.untold_lines() if access is not None else 0)
         words[WAITING_LINES] = access.waiting_lines() if access is not None else 0

@@ -48,7 +48,7 @@ class BusyHandover:
         # Plain names of a closure: it costs 0.1 µs a request.
         push, pop = self._token.append, self._token.pop
         asleep, wake, wait = self._thread.asleep, self._thread.wake, self._wait
-        words, connections = self._worker.context.words, self._worker.event_loop.connections
+        words, connections = self._worker.context.slot.words, self._worker.event_loop.connections
 
         def run(connection: Connection) -> None:
             words[CONNECTIONS] = len(connections)
@@ -114,7 +114,7 @@ class BusyHandover:
                 return  # the call has just ended
             try:
                 self._hand_over(most)
-                worker.context.words[CONNECTIONS] = len(worker.event_loop.connections)
+                worker.context.slot.words[CONNECTIONS] = len(worker.event_loop.connections)
             finally:
                 self._token.append(None)
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from wsgiserv.errors import ApplicationError, ProtocolError
@@ -32,10 +31,9 @@ class WarmupContext(Protocol):
     def app(self) -> Callable[..., Any]: ...
 
     gateway: ResponseContext
-    id_prefix: str
     log: logging.Logger
     parser: HeadParser
-    serial: count[int]
+    request_ids: Iterator[str]
 
 
 class _NullSink:
@@ -116,6 +114,6 @@ def _environ(context: WarmupContext, path: str, host: str, base: dict[str, Any])
         **block.environ,
         **line.environ,
         "wsgi.input": empty_input(),
-        "wsgiserv.request_id": f"{context.id_prefix}{next(context.serial):016x}",
+        "wsgiserv.request_id": next(context.request_ids),
         "wsgiserv.warmup": True,
     }
