@@ -5,15 +5,16 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR
 from _socket import socket as RawSocket
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.net.body_stream import BodyStream
 from wsgiserv.net.client_socket import ClientSocket, reset
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, ConnectionState
 from wsgiserv.net.request_account import CLIENT_GONE, RequestAccount
-from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING
-from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
+from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING, RequestReader
+from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE
 
 # How long a closing connection discards what the client still sends, when no unread byte is here, but the client may
 # have sent more before it could know: about a round trip.
@@ -22,49 +23,32 @@ BRIEF_LINGER_S: Final = 1.0
 _BODY_GRACE_S: Final = 1.0
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ConnectionLife(RequestAccount):
     """A connection as its loop and its worker see it: whether it is idle, and how it ends.
-
-    Args:
-        context: values shared by the worker's connections.
-        loop: waits for the socket.
-        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
-        base: the base environ of the listener.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        peer_name: the client's address for logs.
-        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         deadline: when to call `expire`; ``time.monotonic()`` seconds.
         interest: what the loop watches for now; kept by the loop.
     """
 
-    __slots__ = ("_close_after", "_stream", "base", "deadline", "interest")
+    deadline: float = field(init=False)
+    interest: int = field(init=False, default=UNWATCHED)
+    # Reads the body of the current request for the application; kept until that body has come to its end.
+    _stream: BodyStream | None = field(init=False, default=None)
+    _close_after: bool = field(init=False, default=False)  # when the queue is flushed
 
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        base: dict[str, Any],
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, peer, peer_name, trusted)
-        self.base = base
+    def __post_init__(self) -> None:
+        context = self.context
+        self.fd = self.sock.fileno()
+        self.reader = RequestReader(context)
         self.deadline = context.now + (context.settings.header_timeout or NEVER)
-        self.interest = UNWATCHED
-        # Reads the body of the current request for the application; kept until that body has come to its end.
-        self._stream: BodyStream | None = None
-        self._close_after = False  # when the queue is flushed
 
     def replace_socket(self, sock: ClientSocket) -> None:
         """Use ``sock`` from now on: the socket behind a PROXY header that has been read."""
         self.sock = sock
-        if (
-            "PROXY_PROTOCOL" in self.peer
-        ):  # from now on the client has one name, in all logs and in the status
+        if "PROXY_PROTOCOL" in self.peer:
+            # From now on the client has one name, in all logs and in the status.
             self.peer_name = self.peer["REMOTE_ADDR"].encode("latin-1")
 
     def due_interest(self, wish: int) -> int:

@@ -6,15 +6,16 @@ import errno
 import logging
 from _socket import SO_ERROR, SOL_SOCKET
 from _socket import socket as RawSocket
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
 from wsgiserv.http.head import HeaderBlock
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.client_socket import ClientSocket, reset
+from wsgiserv.net.client_socket import reset
 from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
 from wsgiserv.net.response_writer import NoTimeLeft, ResponseWriter
-from wsgiserv.net.serving_context import InFlight, Loop, ServingContext
+from wsgiserv.net.serving_context import InFlight
 from wsgiserv.scoreboard import ERRORS, REQUESTS
 from wsgiserv.user_code import is_a
 from wsgiserv.wording import counted
@@ -28,40 +29,19 @@ CLIENT_GONE: Final = 499
 _CUT: Final = 504
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestAccount(ResponseWriter):
     """Accounts for the requests of one connection.
-
-    ``context.running`` holds the requests in the application. A thread takes one out to account for it: its own, one
-    watching its time, or one ending the worker. So each request is counted and logged once.
-
-    Args:
-        context, loop, sock, peer_name: as of `ResponseWriter`.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         reader: the reading half: the request, its body, unconsumed bytes.
         state: one of the states of `wsgiserv.net.request_reader`.
     """
 
-    __slots__ = ("_pending", "peer", "reader", "state", "trusted")
-
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, peer_name)
-        self.peer = peer
-        self.trusted = trusted
-        self.reader = RequestReader(context)
-        self.state = HEAD
-        # A request whose response is made and not wholly sent: its access-log line is still to be written.
-        self._pending: InFlight | None = None
+    reader: RequestReader = field(init=False)
+    state: int = field(init=False, default=HEAD)
+    # A request whose response is made and not wholly sent: its access-log line is still to be written.
+    _pending: InFlight | None = field(init=False, default=None)
 
     # ---- counting and the access log -----------------------------------------------------------------
 
@@ -123,6 +103,8 @@ class RequestAccount(ResponseWriter):
 
     def _take_running(self) -> InFlight | None:
         """Take the request out of those in the application: the caller accounts for it."""
+        # Its own thread does it, or one watching its time, or one ending the worker: the first one finds the request,
+        # so each is counted and logged once.
         request = self.context.running.pop(self, None)
         return None if request is None else InFlight(*request)
 

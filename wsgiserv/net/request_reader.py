@@ -9,6 +9,7 @@ The connection feeds `RequestReader` with arriving bytes, and takes the returned
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from wsgiserv.errors import ProtocolError
@@ -32,6 +33,7 @@ CLOSED: Final = 7
 TLS_HANDSHAKE: Final = 0x16
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestReader:
     """The reading half of one connection.
 
@@ -51,33 +53,21 @@ class RequestReader:
         body_since: when the body began.
     """
 
-    __slots__ = (
-        "_context",
-        "block",
-        "body",
-        "body_since",
-        "buffer",
-        "decoder",
-        "expects_continue",
-        "has_blank",
-        "head_since",
-        "keep_alive",
-        "line",
-        "since",
-    )
+    _context: ServingContext
+    line: RequestLine | None = field(init=False, default=None)
+    block: HeaderBlock | None = field(init=False, default=None)
+    body: BodyBuffer | None = field(init=False, default=None)
+    decoder: ChunkedDecoder | LengthDecoder | None = field(init=False, default=None)
+    keep_alive: bool = field(init=False, default=True)
+    expects_continue: bool = field(init=False, default=False)
+    buffer: bytearray | None = field(init=False, default=None)
+    has_blank: bool = field(init=False, default=False)
+    since: float = field(init=False)
+    head_since: float = field(init=False)
+    body_since: float = field(init=False, default=0.0)
 
-    def __init__(self, context: ServingContext) -> None:
-        self._context = context
-        self.line: RequestLine | None = None
-        self.block: HeaderBlock | None = None
-        self.body: BodyBuffer | None = None
-        self.decoder: ChunkedDecoder | LengthDecoder | None = None
-        self.keep_alive = True
-        self.expects_continue = False
-        self.buffer: bytearray | None = None
-        self.has_blank = False
-        self.since = self.head_since = context.now
-        self.body_since = 0.0
+    def __post_init__(self) -> None:
+        self.since = self.head_since = self._context.now
 
     def feed_head(self, data: bytes) -> int:
         """Take a head or part of it, and bytes behind it; return the next state.

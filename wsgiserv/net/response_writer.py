@@ -5,6 +5,7 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import pread
 from typing import Any, Final
 
@@ -22,41 +23,40 @@ class NoTimeLeft(TimeoutError):
     """The worker ends, and cannot wait for its client any more."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ResponseWriter(ABC):
     """The sending half of a connection.
-
-    Data that the socket does not take is queued. From then on two threads may send: the application's, with each block
-    that it makes, and the loop's, whatever the application does meanwhile. Both hold the queue's lock. While the queue
-    is empty only the application's thread sends, without the lock.
 
     Args:
         context: values shared by the worker's connections.
         loop: waits for the socket.
-        sock: the client's socket.
-        peer_name: the client's address.
+        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
+        base: the base environ of the listener.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        peer_name: the client's address for logs.
+        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
+        fd: the descriptor of ``sock``; it stays known after the socket is closed.
         streams: whether the data sent now are blocks of a body of unknown length: their producer may run ahead of its
             client by ``stream_buffer`` only. Set by the response.
     """
 
-    __slots__ = ("_lost", "_queue", "context", "fd", "loop", "peer_name", "sock", "streams")
+    # Data that the socket does not take is queued. From then on two threads may send: the application's, with each
+    # block that it makes, and the loop's, whatever the application does meanwhile. Both hold the queue's lock. While
+    # the queue is empty only the application's thread sends, without the lock: most responses never need it.
 
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        peer_name: bytes,
-    ) -> None:
-        self.context = context
-        self.loop = loop
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.peer_name = peer_name
-        self._queue: SendQueue | None = None
-        self._lost = False
-        self.streams = False
+    context: ServingContext
+    loop: Loop
+    sock: ClientSocket
+    base: dict[str, Any]
+    peer: dict[str, str]
+    peer_name: bytes
+    trusted: bool
+    fd: int = field(init=False)
+    streams: bool = field(init=False, default=False)
+    _queue: SendQueue | None = field(init=False, default=None)
+    _lost: bool = field(init=False, default=False)
 
     def set_streaming(self, streaming: bool) -> None:
         """Tell whether blocks of a body of unknown length follow."""

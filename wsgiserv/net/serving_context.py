@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
@@ -46,35 +46,33 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-# The connections of a loop. Their modules import this one, so it cannot name their class.
-C = TypeVar("C", contravariant=True)
-
-
-class Loop(Protocol[C]):
+class Loop(Protocol):
     """The calls of a connection to the loop that waits for its socket."""
 
-    def watch(self, connection: C, interest: int) -> None:
+    # The module of the connections imports this one, so their class cannot be named here.
+
+    def watch(self, connection: Any, interest: int) -> None:
         """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone.
 
         Called with WRITE while the application runs, too, when something of its response has been queued.
         """
 
-    def ignore(self, connection: C) -> None:
+    def ignore(self, connection: Any) -> None:
         """Not even tell that the client has left, until the next `watch`."""
 
-    def resume(self, connection: C) -> None:
+    def resume(self, connection: Any) -> None:
         """Call `advance` soon: bytes of a next request are here already."""
 
-    def forget(self, connection: C) -> None:
+    def forget(self, connection: Any) -> None:
         """The connection is about to close its socket."""
 
-    def wait_writable(self, connection: C) -> bool:
+    def wait_writable(self, connection: Any) -> bool:
         """Let the producer of a response wait until its client has taken more; False at the send timeout.
 
         Raises ClientGone when the worker has no time left to wait.
         """
 
-    def wait_readable(self, connection: C) -> bool:
+    def wait_readable(self, connection: Any) -> bool:
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 

@@ -77,7 +77,7 @@ class Worker(WorkerProcess):
     streams: ClassVar[int] = NEVER_STREAMED
     # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
     _least_stream_buffer: ClassVar[int] = 0
-    loop: Loop[Connection]
+    loop: Loop
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)

@@ -201,7 +201,7 @@ class Admission:
         context, self._secure_until = self._boot.tls_contexts.current(now)
         self._secure = partial(TLSSocket, context)
 
-    def admit(self, loop: Loop[Connection], sock: RawSocket, address: Any, listener: Listener) -> Connection:
+    def admit(self, loop: Loop, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Return a connection for an accepted socket.
 
         Args:
@@ -222,7 +222,7 @@ class Admission:
         connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
         return connection
 
-    def adopt(self, loop: Loop[Connection], handed: Transferred) -> Connection | None:
+    def adopt(self, loop: Loop, handed: Transferred) -> Connection | None:
         """Return a connection that goes on where a sibling has left off.
 
         Returns:
