@@ -6,6 +6,7 @@ Used as ``stream_request_body`` says; all other bodies are here before the appli
 from __future__ import annotations
 
 from _socket import MSG_DONTWAIT
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
@@ -25,6 +26,7 @@ _MOST_DISCARDED: Final = 256 * 1024
 _TURN_BYTES: Final = 1024 * 1024
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class BodyStream:
     """The body of one request, from the application's call on.
 
@@ -41,43 +43,22 @@ class BodyStream:
         rest: bytes behind the body: the next request's.
     """
 
-    __slots__ = (
-        "_absorbed",
-        "_begun",
-        "_decoded",
-        "_decoder",
-        "_expects_continue",
-        "_over",
-        "_response",
-        "_unwaited",
-        "_waited_s",
-        "_writer",
-        "done",
-        "received",
-        "rest",
-    )
+    _writer: ResponseWriter
+    _begun: BodyBuffer
+    _decoder: ChunkedDecoder | LengthDecoder
+    _expects_continue: bool
+    received: int = field(init=False, default=0)
+    done: bool = field(init=False, default=False)
+    rest: bytes = field(init=False, default=b"")
+    _decoded: list[bytes] = field(init=False, default_factory=list)
+    _response: Response | None = field(init=False, default=None)
+    _absorbed: BodyBuffer | None = field(init=False, default=None)
+    _unwaited: int = field(init=False, default=0)  # bytes read since the last wait
+    _waited_s: float = field(init=False, default=0.0)
+    _over: bool = field(init=False, default=False)
 
-    def __init__(
-        self,
-        writer: ResponseWriter,
-        begun: BodyBuffer,
-        decoder: ChunkedDecoder | LengthDecoder,
-        expects_continue: bool,
-    ) -> None:
-        self._writer = writer
-        self._begun = begun
-        self._decoder = decoder
-        self._decoded: list[bytes] = []
-        decoder.redirect(self._decoded.append)
-        self._expects_continue = expects_continue
-        self._response: Response | None = None
-        self._absorbed: BodyBuffer | None = None
-        self._unwaited = 0
-        self._waited_s = 0.0
-        self._over = False
-        self.received = 0
-        self.done = False
-        self.rest = b""
+    def __post_init__(self) -> None:
+        self._decoder.redirect(self._decoded.append)
 
     def input(self) -> StreamedInput:
         """Return the application's ``wsgi.input``. Raises ProtocolError as `BodyBuffer.rewind`."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError
+from wsgiserv.net.client_socket import WrappedSocket
 from wsgiserv.net.tls_context import reason_of
 
 _FRESH: Final = 0  # no byte has come
@@ -36,7 +37,7 @@ _MOST_OWED_TO_TLS: Final = 65536
 _HTTP_STARTS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r\n")
 
 
-class TLSSocket:
+class TLSSocket(WrappedSocket):
     """A client's socket, for the connection like a `_socket.socket` in non-blocking mode.
 
     Args:
@@ -61,7 +62,6 @@ class TLSSocket:
         "_lock",
         "_object",
         "_outgoing",
-        "_raw",
         "_state",
         "_unsent",
     )
@@ -71,9 +71,9 @@ class TLSSocket:
     _outgoing: ssl.MemoryBIO
 
     def __init__(self, context: ssl.SSLContext, raw: RawSocket, environ: dict[str, str]) -> None:
+        super().__init__(raw)
         self._context = context
         self._lock = allocate_lock()
-        self._raw = raw
         self._environ = environ
         self._state = _FRESH
         self._unsent: bytes | memoryview = b""  # encrypted, and not taken by the raw socket yet
@@ -221,7 +221,7 @@ class TLSSocket:
         return gone
 
     def sendmsg(
-        self, buffers: Sequence[bytes | memoryview], ancillary: Sequence[Any] = (), flags: int = 0
+        self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0
     ) -> int:
         """Send the beginning of ``buffers`` as if they were one; see `send`."""
         # One piece at most is copied: a head and a small body share a record, a large body stays where it is.
@@ -275,17 +275,14 @@ class TLSSocket:
 
     def _close_notify(self) -> None:
         with self._lock:
-            self._unwrap()
-
-    def _unwrap(self) -> None:
-        # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
-        if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
-            with suppress(ssl.SSLError):
-                self._object.unwrap()  # raises: the client's own goodbye is not waited for
-            with suppress(OSError):
-                self._flush()
-        if self._state != _PLAIN:
-            self._state = _SHUT
+            # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
+            if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
+                with suppress(ssl.SSLError):
+                    self._object.unwrap()  # raises: the client's own goodbye is not waited for
+                with suppress(OSError):
+                    self._flush()
+            if self._state != _PLAIN:
+                self._state = _SHUT
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Set an option of the raw socket. SO_LINGER announces a reset: no close_notify must go before it."""
@@ -293,14 +290,6 @@ class TLSSocket:
             with self._lock:
                 self._state = _SHUT
         self._raw.setsockopt(level, name, value)
-
-    def setblocking(self, blocking: bool) -> None:
-        """Set the raw socket's mode; reads and sends here never wait in either."""
-        self._raw.setblocking(blocking)
-
-    def fileno(self) -> int:
-        """Return the raw socket's descriptor, for a poller; -1 when closed."""
-        return self._raw.fileno()
 
 
 # ---- the environ ---------------------------------------------------------------------------------------
