@@ -6,14 +6,12 @@ import _socket
 import errno
 from _socket import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from wsgiserv.config.address import Address, parse_address
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress, owner_of_port
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 _SO_REUSEPORT: Final = getattr(_socket, "SO_REUSEPORT", None)
 
@@ -46,7 +44,11 @@ def bind_tcp(spec: str, family: int, sockaddr: Any, settings: Settings, *, liste
         # A restart must not wait for the connections of the last run to leave TIME_WAIT.
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         if settings.reuse_port:
-            _share_port(sock, spec)
+            if _SO_REUSEPORT is None:
+                raise ConfigError(
+                    f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
+                )
+            sock.setsockopt(_socket.SOL_SOCKET, _SO_REUSEPORT, 1)
         if family == _socket.AF_INET6 and _shares_with_ipv4(sockaddr, settings.bind):
             # Else [::] is all IPv4 addresses, too, and one of the two could not be bound.
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
@@ -71,14 +73,8 @@ def resolve(spec: str, address: Address) -> tuple[int, Any]:
     try:
         host = address.host or "0.0.0.0"
         # As bytes it is not encoded by the codec for international names, which would be imported for it.
-        found = _socket.getaddrinfo(
-            host.encode() if host.isascii() else host,
-            address.port,
-            0,
-            _socket.SOCK_STREAM,
-            0,
-            _socket.AI_PASSIVE,
-        )
+        name = host.encode() if host.isascii() else host
+        found = _socket.getaddrinfo(name, address.port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE)
     except (_socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, _socket.gaierror) else "not a host's name"
         # A resolver that is not up yet answers like one that does not know the name: EAI_AGAIN or EAI_NONAME.
@@ -97,6 +93,7 @@ def check_kept(spec: str, sock: socket, specs: Sequence[str]) -> None:
     """Raise ConfigError when an open socket has IPv4 addresses against `bind`, or the reverse."""
     if sock.family != _socket.AF_INET6 or sock.getsockname()[0] != "::":
         return
+    # The option can be set before bind(2) only (ipv6(7)), so an open socket keeps the value that it has.
     is_alone = bool(sock.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
     fresh = socket(_socket.AF_INET6, _socket.SOCK_STREAM)
     is_usual = bool(fresh.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
@@ -124,14 +121,6 @@ def _ipv4_wildcard_port(spec: str) -> int:
     except (OSError, UnicodeError):
         return -1
     return address.port if is_wildcard else -1
-
-
-def _share_port(sock: socket, spec: str) -> None:
-    if _SO_REUSEPORT is None:
-        raise ConfigError(
-            f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
-        )
-    sock.setsockopt(_socket.SOL_SOCKET, _SO_REUSEPORT, 1)
 
 
 def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigError:

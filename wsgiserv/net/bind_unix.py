@@ -6,15 +6,14 @@ import errno
 import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
+from contextlib import suppress
 from os import fstat, umask
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.port_owner import AddressInUse, owner_of_path
 from wsgiserv.safe_open import Place, absolute, acting_as_user, check_directory, is_root, place_of
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_PATH: Final = 107
@@ -79,7 +78,7 @@ def _bound(name: str) -> socket:
 
 def _bind_file(place: Place, path: str, settings: Settings) -> socket:
     """Bind a socket to a file with the mode and owner of the settings. Raises OSError."""
-    mode: int | None = getattr(settings, "socket_mode", None)
+    mode = settings.socket_mode
     # The file gets its mode as it is made: no moment in which others may connect.
     old = umask(settings.umask if mode is None else 0o777 & ~mode)
     try:
@@ -137,9 +136,8 @@ def _make_way(spec: str, path: str, place: Place) -> None:
     if not _is_stale(spec, path, place):
         return
     try:
-        place.unlink()
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            place.unlink()
     except OSError as error:
         raise ConfigError(
             f"bind = {spec!r}: no server listens at {path} any more, but the old socket cannot be removed: "

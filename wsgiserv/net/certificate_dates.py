@@ -9,15 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from os import write
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
+from wsgiserv.config.settings import Settings
 
-# Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
-_SOON_S: Final = 14 * 86400.0
 _DAY_S: Final = 86400.0
+# Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
+_SOON_S: Final = 14 * _DAY_S
 _BLOCK: Final = re.compile(
     rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
     re.DOTALL,
@@ -118,18 +116,14 @@ def _decoded(block: bytes) -> dict[str, Any]:
 @contextmanager
 def _file_of(block: bytes) -> Iterator[str]:
     """Give the path of a file with these bytes: the decoder reads only files, and only their first certificate."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("certificate")
-        try:
-            write(fd, block)
-            yield f"/proc/self/fd/{fd}"
-        finally:
-            os.close(fd)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(block)
-        file.flush()
-        yield file.name
+    if hasattr(os, "memfd_create"):  # the temporary directory may be read-only
+        with os.fdopen(os.memfd_create("certificate"), "wb", 0) as file:
+            file.write(block)
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as named:
+            named.write(block)
+            yield named.name
 
 
 def _name(found: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, socket
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from wsgiserv.errors import ConfigError
 
@@ -82,11 +83,7 @@ def owner_of_path(path: str) -> str | None:
 
 def describe_process(pid: int) -> str:
     """Return ``pid 123 (command line)``, or ``pid 123`` when its command line cannot be read."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
-    except OSError:
-        words = ""
+    words = _command_line(pid).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
     words = "".join(character if character.isprintable() else "?" for character in words)
     if len(words) > _LONGEST_COMMAND:
         words = words[:_LONGEST_COMMAND] + "..."
@@ -95,11 +92,15 @@ def describe_process(pid: int) -> str:
 
 def is_master(pid: int) -> bool:
     """Return whether the process is a master of wsgiserv, by its title; False where /proc does not show it."""
+    return _command_line(pid).startswith(b"wsgiserv: master ")
+
+
+def _command_line(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read(64).startswith(b"wsgiserv: master ")
+            return file.read(4096)
     except OSError:
-        return False
+        return b""
 
 
 def _rows(table: str) -> list[list[str]]:
@@ -115,11 +116,8 @@ def _as_in_proc(family: int, host: str) -> str:
     if family not in (AF_INET, AF_INET6):
         return ""
     packed = _socket.inet_pton(family, host.partition("%")[0])
-    words = [int.from_bytes(packed[i : i + 4], _BYTE_ORDER) for i in range(0, len(packed), 4)]
+    words = [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
     return "".join(f"{word:08X}" for word in words)
-
-
-_BYTE_ORDER: Literal["little", "big"] = "little" if _socket.htons(1) != 1 else "big"
 
 
 def _owner(inodes: set[str]) -> str | None:

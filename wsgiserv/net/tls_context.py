@@ -17,12 +17,10 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # A context, and so its ticket keys, is in use for this long.
 RENEW_S: float = 86400.0
@@ -46,7 +44,9 @@ def make_context(settings: Settings) -> ssl.SSLContext:
     Raises:
         ConfigError: the text names the setting, the file and its fault.
     """
-    context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
+    if settings.ssl_context is None:
+        return _default_context(settings)
+    context = _context_of_hook(settings)
     context.sslobject_class = _Client
     return context
 
@@ -55,12 +55,7 @@ def make_contexts(settings: Settings, count: int) -> list[ssl.SSLContext]:
     """Return contexts of the settings; only their ticket keys differ. Raises ConfigError."""
     # They share the contexts of `sni_certificates`: a connection keeps the keys of the context that it began with.
     choose = _sni_callback(settings)
-    contexts = []
-    for _ in range(count):
-        context = _default_context(settings, choose)
-        context.sslobject_class = _Client
-        contexts.append(context)
-    return contexts
+    return [_default_context(settings, choose) for _ in range(count)]
 
 
 class _Client(ssl.SSLObject):
@@ -115,6 +110,7 @@ def _default_context(settings: Settings, choose: _SNICallback | None = None) -> 
     choose = choose or _sni_callback(settings)
     if choose is not None:
         context.sni_callback = choose
+    context.sslobject_class = _Client
     return context
 
 
