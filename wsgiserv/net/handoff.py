@@ -87,11 +87,9 @@ class Handoff:
     @classmethod
     def open(cls) -> Handoff | None:
         """Return a channel; None where the platform has none, or descriptors have run out. Called by the master."""
+        pair: tuple[RawSocket, ...] = ()
         try:
             pair = packet_pair()
-        except OSError:
-            return None
-        try:
             receiver, sender = map(_above_standard_streams, pair)
         except OSError:
             for sock in pair:

@@ -6,6 +6,7 @@ import _socket
 import os
 import sys
 from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from wsgiserv.errors import ConfigError
@@ -126,13 +127,9 @@ def _owner(inodes: set[str]) -> str | None:
     links = {f"socket:[{inode}]" for inode in inodes}
     # The lowest pid is the master of a pre-fork server, whose workers hold the socket as well.
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
+        with suppress(OSError):  # it has exited, or is another user's
             for fd in os.listdir(f"/proc/{pid}/fd"):
-                try:
+                with suppress(OSError):  # closed since it was listed
                     if os.readlink(f"/proc/{pid}/fd/{fd}") in links:
                         return describe_process(pid)
-                except OSError:
-                    continue
-        except OSError:
-            continue  # gone, or another user's
     return None

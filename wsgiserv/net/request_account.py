@@ -6,6 +6,7 @@ import errno
 import logging
 from _socket import SO_ERROR, SOL_SOCKET
 from _socket import socket as RawSocket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
@@ -257,13 +258,11 @@ class RequestAccount(ResponseWriter):
 
 def _pending_error(fd: int) -> int:
     """Return the pending error (errno) of a socket; 0 when there is none, or it is closed."""
-    try:
+    with suppress(OSError, ValueError):
+        # A second object, since the connection's may be TLS: it has no getsockopt().
         sock = RawSocket(fileno=fd)
-    except (OSError, ValueError):
-        return 0
-    try:
-        return sock.getsockopt(SOL_SOCKET, SO_ERROR)
-    except OSError:
-        return 0
-    finally:
-        sock.detach()
+        try:
+            return sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        finally:
+            sock.detach()
+    return 0

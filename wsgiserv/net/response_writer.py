@@ -72,10 +72,6 @@ class ResponseWriter(ABC):
         """Whether queued data waits for the client to take it."""
         return self._queue is not None and self._queue.has_items
 
-    def count_unsent(self) -> int:
-        """Return how many bytes of queued data have not been sent."""
-        return 0 if self._queue is None else self._queue.count_unsent()
-
     def send(self, data: bytes | memoryview, wait: bool = True) -> None:
         """Send ``data`` or queue what the socket does not take.
 

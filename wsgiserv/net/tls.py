@@ -94,38 +94,35 @@ class TLSSocket(WrappedSocket):
             ConnectionError: TLS failed; the client has been told, as far as it listens.
         """
         with self._lock:
-            return self._recv(size, flags)
-
-    def _recv(self, size: int, flags: int) -> bytes:
-        state = self._state
-        if state >= _PLAIN or flags & MSG_PEEK:
-            # Behind our own end only the client's end is of interest: nothing is decrypted any more.
-            return self._raw.recv(size, flags | MSG_DONTWAIT)
-        if state == _ENDED:
-            return b""
-        data = self._raw.recv(size - _RECORD_BYTES, flags | MSG_DONTWAIT)
-        if not data:
-            return b""  # without a word of TLS (a "ragged" end): HTTP's framing tells whether something lacks
-        if state == _FRESH:
-            self._begin(data)
-        self._incoming.write(data)
-        try:
-            if state <= _HANDSHAKE:
-                self._object.do_handshake()
-                self._state = _OPEN
-                self._environ.update(_tls_environ(self._object))
-            data = self._decrypt(size)
-        except ssl.SSLWantReadError:
-            data = b""
-        except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
-            raise self._break(error) from None
-        if self._outgoing.pending:
-            self._flush()
-            if self._outgoing.pending > _MOST_OWED_TO_TLS:
-                raise ConnectionError("TLS failed: the client reads nothing of what TLS owes it")
-        if not data and self._state != _ENDED:
-            raise BlockingIOError("no whole TLS record is here yet")
-        return data
+            state = self._state
+            if state >= _PLAIN or flags & MSG_PEEK:
+                # Behind our own end only the client's end is of interest: nothing is decrypted any more.
+                return self._raw.recv(size, flags | MSG_DONTWAIT)
+            if state == _ENDED:
+                return b""
+            data = self._raw.recv(size - _RECORD_BYTES, flags | MSG_DONTWAIT)
+            if not data:
+                return b""  # without a word of TLS (a "ragged" end): HTTP's framing tells whether something lacks
+            if state == _FRESH:
+                self._begin(data)
+            self._incoming.write(data)
+            try:
+                if state <= _HANDSHAKE:
+                    self._object.do_handshake()
+                    self._state = _OPEN
+                    self._environ.update(_tls_environ(self._object))
+                data = self._decrypt(size)
+            except ssl.SSLWantReadError:
+                data = b""
+            except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
+                raise self._break(error) from None
+            if self._outgoing.pending:
+                self._flush()
+                if self._outgoing.pending > _MOST_OWED_TO_TLS:
+                    raise ConnectionError("TLS failed: the client reads nothing of what TLS owes it")
+            if not data and self._state != _ENDED:
+                raise BlockingIOError("no whole TLS record is here yet")
+            return data
 
     def _begin(self, data: bytes) -> None:
         if data[0] in _HTTP_STARTS:
@@ -184,31 +181,28 @@ class TLSSocket(WrappedSocket):
             OSError: the connection is broken.
         """
         with self._lock:
-            return self._send(data, flags)
-
-    def _send(self, data: bytes | memoryview, flags: int) -> int:
-        state = self._state
-        if state == _PLAIN:
-            return self._raw.send(data, flags | MSG_DONTWAIT)
-        if state != _OPEN and state != _ENDED:
-            raise ConnectionError("the TLS connection is not open")
-        taken = self._flush()
-        view = memoryview(data)
-        if self._unsent:
-            return self._progress(taken, min(self._committed, len(view)))
-        done = min(self._committed, len(view))
-        self._committed -= done
-        most = min(len(view), _MOST_PER_SEND)
-        while done < most:
-            end = min(done + _PIECE_BYTES, len(view))
-            self._encrypt(view[done:end])
-            self._committed = end - done
+            state = self._state
+            if state == _PLAIN:
+                return self._raw.send(data, flags | MSG_DONTWAIT)
+            if state != _OPEN and state != _ENDED:
+                raise ConnectionError("the TLS connection is not open")
             taken = self._flush()
+            view = memoryview(data)
             if self._unsent:
-                return done + self._progress(taken, end - done, block=not done)
-            self._committed = 0
-            done = end
-        return done
+                return self._progress(taken, min(self._committed, len(view)))
+            done = min(self._committed, len(view))
+            self._committed -= done
+            most = min(len(view), _MOST_PER_SEND)
+            while done < most:
+                end = min(done + _PIECE_BYTES, len(view))
+                self._encrypt(view[done:end])
+                self._committed = end - done
+                taken = self._flush()
+                if self._unsent:
+                    return done + self._progress(taken, end - done, block=not done)
+                self._committed = 0
+                done = end
+            return done
 
     def _progress(self, taken: int, most: int, block: bool = True) -> int:
         """Return how many encrypted bytes to report as sent, while the kernel has not taken all of them."""
