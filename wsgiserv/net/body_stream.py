@@ -102,6 +102,7 @@ class BodyStream:
         Raises:
             BodyError: the client is too slow or has gone, or the bytes it sends are no body.
         """
+        # The body was read before the response began: it is here, or in a spool file.
         if self._absorbed is not None:
             return self._absorbed.read(_RECV_BYTES)
         writer = self._writer
@@ -121,6 +122,7 @@ class BodyStream:
             except OSError as error:
                 raise self._break(400, f"the client has gone: {error.strerror}", gone=True) from error
             self._unwaited += len(data)
+            # The end of the data is no end of a body: `LengthDecoder` and `ChunkedDecoder` know that.
             if not data:
                 raise self._break(400, "the client has ended the body before its end")
             try:
@@ -163,6 +165,7 @@ class BodyStream:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
     def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:
+        # Nobody knows where the next request would begin.
         if self._response is not None:
             self._response.allow_keep_alive(False)
         return BodyError(status, reason, gone)

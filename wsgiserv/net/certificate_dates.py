@@ -43,6 +43,7 @@ def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
         found += _of_chain(f"certfile = {settings.certfile!r}", settings.certfile, now)
     for host, (certfile, _) in settings.sni_certificates.items():
         found += _of_chain(f"sni_certificates[{host!r}] = {certfile!r}", certfile, now)
+    # OpenSSL loads an expired authority without a word, and then refuses each client.
     if settings.ca_certs:
         where, refused = f"ca_certs = {settings.ca_certs!r}", "certificates of its clients are refused"
         for dates in _read(settings.ca_certs):
@@ -52,6 +53,7 @@ def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
 
 def _of_chain(where: str, path: str, now: float) -> list[str]:
     found = []
+    # An expired certificate of the chain fails the handshake as surely as the first one, and is seen later.
     for number, dates in enumerate(_read(path), 1):
         which = "the certificate" if number == 1 else f"certificate {number} of the chain,"
         found += _judge(f"{where}: {which} {dates.name}", dates, now, "clients refuse it")
@@ -128,6 +130,7 @@ def _file_of(block: bytes) -> Iterator[str]:
 
 def _name(found: Mapping[str, Any]) -> str:
     """Return a name for people: the first host name, else the common name or organization."""
+    # Clients look at the subjectAltName only (RFC 9525 §2); the other names are for people.
     names = [value for _, value in found.get("subjectAltName", ())]
     subject = {key: value for part in found.get("subject", ()) for key, value in part}
     names += [subject[key] for key in ("commonName", "organizationName") if key in subject]

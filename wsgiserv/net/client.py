@@ -206,7 +206,9 @@ class Connection(ConnectionLife):
             return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, reader.keep_alive, line.raw)
         slot = context.slot
+        # Before the call: when it ends the process, the master reads here which request that was.
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
+        # The request has come in time. How long its call may take is up to `request_timeout`.
         self.deadline = NEVER
         # A plain tuple: an InFlight, four times as quick.
         context.running[self] = (environ, response, started, cell)  # type: ignore[assignment]
@@ -228,6 +230,7 @@ class Connection(ConnectionLife):
             words[REQUESTS] = next(context.counter)
             code = response.code
             if code >= 500:
+                # Two threads may lose a count here. A lock for each request would cost more than that is worth.
                 words[ERRORS] += 1
             if (
                 failure is not None
@@ -264,6 +267,7 @@ class Connection(ConnectionLife):
             self._log_pending(self._lost)
         if self._lost:
             self.close()
+        # A body without its end must not look whole: only a reset tells an HTTP/1.0 client.
         elif response.aborted:
             self.reset()
         elif response.keep_alive:
@@ -346,10 +350,12 @@ class Connection(ConnectionLife):
         reader.discard_body()
         answer = refusal(error.status, error.reason, reader.line is not None and reader.line.is_head)
         gone = False
+        # This is the loop: it cannot wait for one client.
         try:
             self.send(answer, wait=False)
         except ClientGone:
             gone = True
+        # The access log counts the body alone.
         sent = 0 if gone else len(answer) - answer.index(b"\r\n\r\n") - 4
         self._log_unrun(CLIENT_GONE if gone else error.status, sent, gone)
         if gone:
@@ -365,6 +371,7 @@ class Connection(ConnectionLife):
         self.reader.buffer = None
         self.state = LINGERING
         self.deadline = self.context.now + seconds
+        # The client learns of the end now, and what it still sends is discarded (RFC 9112 §9.6).
         try:
             self.sock.shutdown(SHUT_WR)
         except OSError:
@@ -433,6 +440,7 @@ class Connection(ConnectionLife):
         if queue.error is not None:  # a helper thread has met it
             self._connection_lost(queue.error)
         elif queue.has_items:
+            # `send_timeout` bounds a standstill, not the time of the whole response.
             if sent:
                 self.deadline = self.context.now + (self.context.settings.send_timeout or NEVER)
         else:
@@ -495,6 +503,7 @@ class Connection(ConnectionLife):
             self.deadline = min(self.deadline, self.context.now + BRIEF_LINGER_S)
         if not self.is_idle:
             return False
+        # Its next request may have come since the loop looked last: closing would lose it.
         if self.receive():
             return True
         if self.is_idle:

@@ -108,6 +108,7 @@ def off_standard(fd: int) -> int:
     except OSError:
         os.close(fd)
         raise
+    # The number is taken at once: the next file that is opened would get it.
     os.dup2(null, fd)
     os.close(null)
     return high

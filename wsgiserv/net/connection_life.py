@@ -118,6 +118,7 @@ class ConnectionLife(RequestAccount):
 
     def has_input(self) -> bool:
         """Return whether unread bytes are here."""
+        # At the end of the data, b"": closing loses nothing then.
         try:
             return bool(self.sock.recv(1, MSG_DONTWAIT | MSG_PEEK))
         except OSError:
@@ -162,6 +163,7 @@ class ConnectionLife(RequestAccount):
     def restore(self, state: ConnectionState) -> None:
         """Continue where another process stopped; called once, on a new connection. Then `receive` or `advance`."""
         reader = self.reader
+        # As it is: CLOCK_MONOTONIC is the same in all processes of a host, so a move gives a client no more time.
         self.deadline = state.deadline
         reader.has_blank = state.blank
         if state.data:
@@ -196,6 +198,7 @@ class ConnectionLife(RequestAccount):
         """
         if self.state == READY and not is_mine:
             self._lost = True
+            # Not closed: the other thread may be about to use the number, which would be the next client's by then.
             with suppress(OSError):
                 self.sock.shutdown(SHUT_RDWR)
             self.abandon_sending()
@@ -225,8 +228,10 @@ class ConnectionLife(RequestAccount):
         if self.state == CLOSED:
             return
         self.state = CLOSED
+        # The response was queued, and its client has not got all of it.
         if self._pending is not None:
             self._log_pending(True)
+        # Before close(2): right after that the number may belong to a new connection.
         self.loop.forget(self)
         if self._queue is not None:
             self._drop_queue(self._queue)
@@ -245,6 +250,7 @@ class ConnectionLife(RequestAccount):
         self.state = CLOSED
         self._pending = None
         self._lost = True
+        # No shutdown(2) and no close_notify: both would end the connection of the parent, too.
         sock = self.sock
         if isinstance(sock, RawSocket):
             sock.close()

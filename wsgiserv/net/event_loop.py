@@ -233,6 +233,7 @@ class EventLoop:
 
         It returns True after a moment, too: the producer then sends what it can by itself.
         """
+        # A bare lock serves as an event for one use: `threading.Event` makes a condition and a list besides.
         wakeup = allocate_lock()
         wakeup.acquire()
         if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=_WAIT_S):
@@ -290,6 +291,7 @@ class EventLoop:
         """Leave what comes in the backlog, for a sibling or for later."""
         if self.accepting:
             self.accepting = False
+            # Unregistered, not ignored: a readable listener would wake a level-triggered poller each time.
             for fd in (*self._listeners, *self._sources):
                 self.poller.unregister(fd)
 

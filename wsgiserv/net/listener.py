@@ -46,7 +46,9 @@ class Listener:
         self.is_unix = sock.family == AF_UNIX
         self.path = path
         self._drops_by_ttl = False
+        # Linux copies TCP_NODELAY from the listener to an accepted socket, but not to those in its backlog already.
         self.adjusts = inherited and not self.is_unix
+        # Another server may put its own socket at the path: this one is known by its inode.
         self._inode = _inode(path) if path else None
         name: Any = sock.getsockname()
         if self.is_unix:
@@ -127,6 +129,7 @@ def open_listeners(
     if inherited:
         return [_inherit(fd, f"fd://{fd}", secure, FROM_SYSTEMD) for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
+    # Before the first one is opened: the reload fails without a moment in which a new port answers.
     for spec in settings.bind:
         if spec in kept and not kept[spec].inherited:
             check_kept(spec, kept[spec].sock, settings.bind)
@@ -152,6 +155,7 @@ def open_listeners(
                 listener.sock.listen(settings.backlog)  # it may have changed; listen(2) is repeatable
             listeners.append(listener)
     except BaseException:
+        # An inherited socket stays open: this process could not open it again for the next attempt.
         for listener in opened:
             listener.unlink()
             if not listener.inherited:
@@ -195,6 +199,7 @@ def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, T
     address = address_of(spec)
     if address.kind == "fd":
         check_open(address.fd, f"bind = {spec!r}")
+        # A copy, so that the check leaves the descriptor open for the start.
         listener = _inherit(os.dup(address.fd), spec, secure, f"bind = {spec!r}")
         try:
             return Checked(listener.url, listener.server_name, listener.server_port)

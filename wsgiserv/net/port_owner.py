@@ -60,6 +60,7 @@ def owner_of_port(family: int, host: str, port: int) -> str | None:
         host: the IP address that is wanted. Its owner is preferred to an owner of the port at another address, since
             addresses of all interfaces stand in each other's way.
     """
+    # An inode, since /proc/net/tcp knows no process: the process has a link to it among its descriptors.
     exact, others = set[str](), set[str]()
     wanted = _as_in_proc(family, host)
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -85,6 +86,7 @@ def owner_of_path(path: str) -> str | None:
 def describe_process(pid: int) -> str:
     """Return ``pid 123 (command line)``, or ``pid 123`` when its command line cannot be read."""
     words = _command_line(pid).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+    # A process names itself as it likes, and this goes to a terminal.
     words = "".join(character if character.isprintable() else "?" for character in words)
     if len(words) > _LONGEST_COMMAND:
         words = words[:_LONGEST_COMMAND] + "..."
@@ -106,6 +108,7 @@ def _command_line(pid: int) -> bytes:
 
 def _rows(table: str) -> list[list[str]]:
     try:
+        # A path in /proc/net/unix is any bytes.
         with open(table, encoding="utf-8", errors="surrogateescape") as file:
             return [line.split() for line in file.readlines()[1:]]
     except OSError:

@@ -55,11 +55,13 @@ class ProxySocket(WrappedSocket):
         if self._refused or flags & MSG_PEEK:
             return self._raw.recv(size, flags | MSG_DONTWAIT)
         seen = self._seen
+        # MSG_PEEK: bytes behind the header stay in the kernel, where TLS or HTTP finds its own first byte.
         peeked = self._raw.recv(LONGEST_BYTES - len(seen), MSG_PEEK | MSG_DONTWAIT)
         if not peeked:
             return b""
         try:
             line = read_proxy_line(seen + peeked, self._mode)
+            # Its first bytes have been taken, so TLS would begin in the middle of a record.
             if line is not None and seen and not line.size and self._inner is not self._raw:
                 raise ProtocolError(400, "neither a PROXY protocol header nor TLS")
         except ProtocolError:

@@ -70,6 +70,7 @@ class RequestAccount(ResponseWriter):
         if aborted and (response.unsent or not response.begun):
             status, sent = unsent_status, 0
         elif aborted and self._queue is not None:
+            # The head may be among the unsent bytes, and `sent` does not count it.
             sent = max(0, sent - self._queue.count_unsent())
         access.log(environ, status, response.headers, sent, monotonic() - started, aborted)
 
@@ -148,6 +149,7 @@ class RequestAccount(ResponseWriter):
                     monotonic() - request.started,
                     gone,
                 )
+        # The call goes on, perhaps for ever: when the process ends, its request must not be reported a second time.
         context.slot.mark_logged(request.cell)
         self._count(status)
         return True
@@ -164,6 +166,7 @@ class RequestAccount(ResponseWriter):
         if request is not None:
             response = request.response
             is_whole = response.is_whole and not self.has_output
+            # Before the line is written: the thread of the request must not send behind it.
             self._lost = True
             self._log_request(request, not is_whole, _CUT)
             self._count(response.code if response.begun else _CUT)
@@ -198,6 +201,7 @@ class RequestAccount(ResponseWriter):
         log = self.context.log
         asked = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
+        # A client that breaks off is no fault of the application: no traceback, and no line at all in most logs.
         if is_a(failure, BodyError):
             log.log(
                 logging.DEBUG if failure.gone else logging.WARNING,
@@ -211,6 +215,7 @@ class RequestAccount(ResponseWriter):
         elif is_a(failure, BodyTooLong):
             log.error("WS1690 %s: %s (request %s)", asked, failure, request_id)
         elif is_a(failure, ClientGone):
+            # The client is still there: the worker has ended the wait for it.
             if self._queue is not None and is_a(self._queue.error, NoTimeLeft):
                 self._report_cut(environ)
             else:

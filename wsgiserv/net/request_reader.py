@@ -80,6 +80,8 @@ class RequestReader:
         if buffer is not None:
             seen = len(buffer)
             buffer += data
+            # Three bytes of the empty line may have come before; to search all again would be quadratic for slow
+            # clients.
             end = buffer.find(b"\r\n\r\n", max(0, seen - 3))
             if end < 0 and not buffer.startswith(b"\r\n"):
                 self._check_partial(buffer, seen)
@@ -115,11 +117,13 @@ class RequestReader:
                 if rest:
                     self.buffer = bytearray(rest)
                 return READY
+            # CONNECT asks for a tunnel (RFC 9110 §9.3.6): bytes behind it may not be HTTP.
             self.keep_alive = not (block.close or line.is_connect)
         else:
             if block.chunked:
                 # RFC 9112 §6.1: a 1.0 client cannot know the coding, so some hop between does not know it either.
                 raise ProtocolError(400, "Transfer-Encoding in an HTTP/1.0 request")
+            # RFC 9112 §9.3: HTTP/1.0 closes unless the client has asked otherwise.
             self.keep_alive = block.keep_alive and not block.close and not line.is_connect
         return self._begin_body(line, block, rest)
 
@@ -154,11 +158,13 @@ class RequestReader:
     def _check_partial(self, buffer: bytearray, seen: int) -> None:
         """Refuse at once a head beyond repair: the client need not wait for the timeout. Raises ProtocolError."""
         limits = self._context.settings.limits
+        # One byte back: a CR at the end of the last piece is judged by what follows.
         if STRAY.search(buffer, max(0, seen - 1)):
             raise ProtocolError(400, "stray control character, or a line that does not end with CRLF")
         first = buffer.find(b"\r\n", 0, limits.line + 2)
         if first < 0 and len(buffer) > limits.line + 1:
             raise ProtocolError(414, "request line longer than limit_request_line")
+        # Parsed once, when its end has just come: its faults are told without waiting for the fields.
         if first >= 0 and first + 1 >= seen:
             self.line = self._context.parser.request_line(bytes(buffer[:first]))
         if len(buffer) > limits.head:
@@ -173,6 +179,7 @@ class RequestReader:
         context = self._context
         settings = context.settings
         length = block.content_length
+        # Before a byte of it is taken: a chunked body is counted as it comes.
         if settings.body_limit and length > settings.body_limit:
             raise ProtocolError(413, "request body larger than limit_request_body")
         if length == 0:
@@ -191,6 +198,7 @@ class RequestReader:
             self.decoder = ChunkedDecoder(body.write, settings.body_limit, limits.fields, limits.field_size)
         else:
             self.decoder = LengthDecoder(body.write, length)
+        # Small bodies have come by now, so only slow ones are timed.
         self.body_since = context.now
         self.expects_continue = block.expect_continue and line.http11 and not rest
         return self.feed_body(rest) if rest else BODY
@@ -213,6 +221,7 @@ class RequestReader:
         settings = self._context.settings
         deadline = self._context.now + (settings.body_timeout or NEVER)
         if settings.body_min_rate:
+            # A trickle that restarts `body_timeout` with each byte must end, too (slowloris with a body).
             earned = (
                 self.body_since
                 + (settings.body_timeout or RATE_GRACE_S)

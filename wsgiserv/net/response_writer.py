@@ -84,6 +84,7 @@ class ResponseWriter(ABC):
         """
         if not self._queue or self._empties_queue(self._queue):
             try:
+                # The flag, since the socket is as accept(2) made it: to set its mode is a system call per connection.
                 sent = self.sock.send(data, MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
@@ -102,6 +103,7 @@ class ResponseWriter(ABC):
         sent = 0
         if not self._queue or self._empties_queue(self._queue):
             try:
+                # One packet for both where they fit, and the body is not copied behind its head.
                 sent = self.sock.sendmsg((head, body), (), MSG_DONTWAIT)
             except BlockingIOError:
                 pass
@@ -141,6 +143,7 @@ class ResponseWriter(ABC):
         end = offset + count
         while offset < end:
             data = pread(fd, min(end - offset, _READ_BYTES), offset)
+            # Its Content-Length has been promised: the response cannot end as if it were whole.
             if not data:
                 raise FileTruncated
             self.send(data)
@@ -187,26 +190,25 @@ class ResponseWriter(ABC):
                 self._send_queued(queue)
             was_empty = not queue.has_items
             queue.add(data, self.streams)
+            # Once per queue: the loop sends until it is empty.
             if was_empty:
                 self._start_draining()
 
     def wait_for_client(self) -> None:
-        """Wait while the client is too far behind; in the application's thread.
-
-        That is when neither memory nor disk takes more of an ordinary response, or when a stream is ``stream_buffer``
-        ahead. Raises ClientGone.
-        """
+        """Wait while the client is too far behind; in the application's thread. Raises ClientGone."""
         queue = self._queue
         if queue is None:
             return
         most = self.context.settings.stream_buffer
         if queue.is_full:
+            # Neither memory nor disk takes more: what has been sent meanwhile makes room.
             queue.low = 0
         elif self.streams and queue.size > most:
             queue.low = most - min(most // 2, _LEEWAY_BYTES)
         else:
             return
         while queue.size > queue.low:
+            # Without the lock: the loop, or a helper, sends from the queue meanwhile.
             try:
                 goes_on = self.loop.wait_writable(self)
             except ClientGone:

@@ -120,6 +120,7 @@ class SendQueue:
         size = len(view)
         items = self._items
         last = items[-1] if items else None
+        # An empty queue has nothing that the client could take: its time begins now.
         if last is None:
             self.moved_at = monotonic()
         self.size += size
@@ -155,6 +156,7 @@ class SendQueue:
                 target = _FileRange(spool.fileno(), 0, 0, spool)
                 start = 0
             written = 0
+            # pwrite(2) may write less when the disk fills up.
             while written < len(view):
                 written += os.pwrite(target.fd, view[written:], start + written)
         except OSError:
@@ -170,6 +172,7 @@ class SendQueue:
         """Queue a range of a file; the descriptor is duplicated, the caller keeps its own. Raises OSError."""
         if not self._items:
             self.moved_at = monotonic()
+        # The application closes its file when the response is made, perhaps long before the client has it.
         self._items.append(_FileRange(os.dup(fd), offset, count))
 
     def flush(self, sock: ClientSocket) -> int:
@@ -237,6 +240,7 @@ class SendQueue:
         if unused > 0:
             self._taken -= unused
             self._shared.give_back(unused)
+        # `low` is below the limit: a producer is not woken for each piece that has been sent.
         wake = self._wake
         if wake is not None and self.size <= self.low:
             self._wake = None
@@ -264,6 +268,7 @@ class SendQueue:
 
     def fail(self, error: OSError) -> None:
         """Send nothing any more: drop the queue, and remember why."""
+        # Its frames would keep the response in memory for as long as the queue.
         self.error = error.with_traceback(None)
         self._drop()
 
@@ -275,6 +280,7 @@ class SendQueue:
 
     def drop_in_child(self) -> None:
         """Drop everything in a child of the application, where no other thread is left to give the lock back."""
+        # The lock may have been held by another thread at the moment of the fork, and here that one does not exist.
         self._wake = None
         self.lock = allocate_lock()
         self.clear()

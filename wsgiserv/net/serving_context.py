@@ -202,6 +202,8 @@ class ServingContext:
         self.parser = HeadParser(settings.limits)
         self.keepalive = settings.keepalive
         self.gateway.allow_keep_alive(self.keepalive > 0)
+        # Many small bodies, or queues, fill the memory as well as a large one does: each kind has one budget per
+        # worker.
         bodies_memory = MemoryBudget(_BODIES_MEMORY_BYTES)
         self.new_body = partial(BodyBuffer, settings.body_memory, settings.spool_dir, bodies_memory)
         self.new_queue = partial(SendQueue, settings.spool_dir, MemoryBudget(WORKER_MEMORY_BYTES))
@@ -233,6 +235,7 @@ class ServingContext:
 
     def repeated_refusal(self, reason: str) -> int:
         """Return how many refusals for this reason have not been logged; -1: do not log this one either."""
+        # The reasons are texts of this program, not of clients: there are few.
         now = monotonic()
         logged_at, count = self._refusals.get(reason, (-_REPEATED_REFUSAL_S, 0))
         if now - logged_at < _REPEATED_REFUSAL_S:
@@ -250,10 +253,12 @@ class ServingContext:
         """Have every response say ``Connection: close`` from now on; keep idle connections for ``linger_s`` seconds."""
         self.linger_s = linger_s
         self.keepalive = min(self.keepalive, linger_s)
+        # A response that is on its way may have promised keep-alive: such a connection stays for ``linger_s``.
         self.drain()
 
     def set_at_capacity(self, is_at_capacity: bool) -> None:
         """Have responses say ``Connection: close`` while clients wait for room: none is cut off to make room."""
+        # Room that appears must not bring back the promise of a worker that leaves.
         is_leaving = self.linger_s is not None or self.slot.words[DRAINING]
         self.gateway.allow_keep_alive(not (is_at_capacity or is_leaving) and self.keepalive > 0)
 
