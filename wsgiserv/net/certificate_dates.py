@@ -119,7 +119,7 @@ def _decoded(block: bytes) -> dict[str, Any]:
 def _file_of(block: bytes) -> Iterator[str]:
     """Give the path of a file with these bytes: the decoder reads only files, and only their first certificate."""
     if hasattr(os, "memfd_create"):  # the temporary directory may be read-only
-        with os.fdopen(os.memfd_create("certificate"), "wb", 0) as file:
+        with open(os.memfd_create("certificate"), "wb", 0) as file:
             file.write(block)
             yield f"/proc/self/fd/{file.fileno()}"
     else:
