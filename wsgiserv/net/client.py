@@ -142,10 +142,9 @@ class Connection(ConnectionLife):
 
     def advance(self) -> bool:
         """Read the bytes behind the last request; return as `receive` does."""
-        buffer = self.reader.buffer
-        if self.state != WAITING or buffer is None:
+        buffer = self.reader.take_buffer() if self.state == WAITING else None
+        if buffer is None:
             return False
-        self.reader.buffer = None
         broken: ProtocolError | None = None
         try:
             self.state = state = self.reader.feed_head(bytes(buffer))
@@ -171,13 +170,10 @@ class Connection(ConnectionLife):
     # ---- the application ---------------------------------------------------------------------------
 
     def run(self, cell: int = 0) -> float:
-        """Call the application with the complete request, and send its response.
+        """Call the application with the complete request, and send its response; return the seconds of the call.
 
         Args:
             cell: the scoreboard cell of this request: one per request in flight.
-
-        Returns:
-            How long the call took, in seconds; 0.0 when there was none.
         """
         context, reader = self.context, self.reader
         line, block, body = reader.line, reader.block, reader.body
@@ -198,7 +194,7 @@ class Connection(ConnectionLife):
                 length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not (self.trusted or context.warned_untrusted_headers):
-                    self._report_untrusted(block)
+                    context.report_untrusted_headers(self.name, block.claims)
         except ProtocolError as error:
             environ, broken = None, error
         if environ is None:
@@ -226,12 +222,11 @@ class Connection(ConnectionLife):
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
         if context.running.pop(self, None) is not None:
             # `_count`, inlined: it is on every request's way.
-            words = slot.words
-            words[REQUESTS] = next(context.counter)
+            slot.words[REQUESTS] = next(context.counter)
             code = response.code
             if code >= 500:
                 # Two threads may lose a count here. A lock for each request would cost more than that is worth.
-                words[ERRORS] += 1
+                slot.words[ERRORS] += 1
             if (
                 failure is not None
                 or self._queue is not None
@@ -249,7 +244,7 @@ class Connection(ConnectionLife):
             # Bytes of the body that the application has not read must not be read as a request.
             self._stream.leave()
             if not self._end_stream(self._stream):
-                reader.buffer = bytearray()  # unread bytes: a connection that closes now has to linger
+                reader.keep(b"")  # unread bytes: a connection that closes now has to linger
         self._settle(response)
         return now - started
 
@@ -287,7 +282,7 @@ class Connection(ConnectionLife):
     def _next_request(self) -> None:
         context = self.context
         if self._stream is not None:
-            self.reader.buffer = None
+            self.reader.discard()
             self.state = DISCARDING
             self.deadline = context.now + (context.settings.body_timeout or NEVER)
             self.loop.watch(self, READ)
@@ -317,7 +312,7 @@ class Connection(ConnectionLife):
         if stream.done:
             self._stream = None
             if stream.rest:
-                self.reader.buffer = bytearray(stream.rest)
+                self.reader.keep(stream.rest)
         return stream.done
 
     def _finish(self) -> None:
@@ -346,8 +341,7 @@ class Connection(ConnectionLife):
             reason = f"{reason} ({unlogged} more since this was logged last)"
         if unlogged >= 0:
             context.log.log(level, "WS1550 %s: refused with %d: %s", self.name, error.status, reason)
-        reader.buffer = None
-        reader.discard_body()
+        reader.discard()
         answer = refusal(error.status, error.reason, reader.line is not None and reader.line.is_head)
         gone = False
         # This is the loop: it cannot wait for one client.
@@ -362,13 +356,13 @@ class Connection(ConnectionLife):
             self.close()
         elif self._queue:
             self._close_after = True
-            reader.buffer = bytearray()  # linger once it is flushed
+            reader.keep(b"")  # linger once it is flushed
             self._start_flushing()
         else:
             self._linger(_LINGER_S)
 
     def _linger(self, seconds: float) -> None:
-        self.reader.buffer = None
+        self.reader.discard()
         self.state = LINGERING
         self.deadline = self.context.now + seconds
         # The client learns of the end now, and what it still sends is discarded (RFC 9112 §9.6).

@@ -28,6 +28,7 @@ class WrappedSocket(ABC):
 
     __slots__ = ("_raw",)
 
+    # The connection calls these for every socket, so an object that changes only some of them need not name the rest.
     def __init__(self, raw: RawSocket) -> None:
         self._raw = raw
 

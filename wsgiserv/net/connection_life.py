@@ -157,7 +157,7 @@ class ConnectionLife(RequestAccount):
         """Drop a connection after another process has got it; its client sees nothing of it."""
         self.state = CLOSED
         self.loop.forget(self)
-        self.reader.buffer = None
+        self.reader.discard()
         self.sock.close()
 
     def restore(self, state: ConnectionState) -> None:
@@ -235,8 +235,7 @@ class ConnectionLife(RequestAccount):
         self.loop.forget(self)
         if self._queue is not None:
             self._drop_queue(self._queue)
-        self.reader.discard_body()
-        self.reader.buffer = None
+        self.reader.discard()
         sock = self.sock
         try:
             # close(2) tells the client nothing while a child of the application has the descriptor, too.

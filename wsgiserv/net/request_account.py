@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
-from wsgiserv.http.head import HeaderBlock
 from wsgiserv.logs.escape import escape
 from wsgiserv.net.client_socket import reset
 from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
@@ -232,16 +231,6 @@ class RequestAccount(ResponseWriter):
             counted(response.missing, "byte"),
             response.length,
             environ["wsgiserv.request_id"],
-        )
-
-    def _report_untrusted(self, block: HeaderBlock) -> None:
-        # Once per worker, for an operator who has moved the proxy to another host.
-        self.context.warned_untrusted_headers = True
-        self.context.log.info(
-            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
-            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
-            self.name,
-            ", ".join(escape(key[5:].replace("_", "-").title()) for key in block.claims),
         )
 
     def _report_cut(self, environ: dict[str, Any], after_s: float | None = None) -> None:

@@ -230,6 +230,21 @@ class RequestReader:
             deadline = min(deadline, earned)
         return deadline
 
+    def keep(self, data: bytes) -> None:
+        """Keep ``data``, which came behind a request, for the next one."""
+        # Empty is not None: the caller knows of bytes that are still in the socket.
+        self.buffer = bytearray(data)
+
+    def take_buffer(self) -> bytearray | None:
+        """Return the unconsumed bytes, and keep them no longer."""
+        buffer, self.buffer = self.buffer, None
+        return buffer
+
+    def discard(self) -> None:
+        """Drop all that has come: the body, and the unconsumed bytes."""
+        self.buffer = None
+        self.discard_body()
+
     def discard_body(self) -> None:
         """Drop the body, and its spool file."""
         if self.body is not None:

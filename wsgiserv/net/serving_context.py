@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
+from wsgiserv.logs.escape import escape
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
 from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
@@ -226,6 +227,7 @@ class ServingContext:
         post_request: Callable[[Any, dict[str, Any], Response], object] | None,
     ) -> None:
         """Serve a loaded application from now on; the arguments are as of `Application`."""
+        # One assignment: a request that begins on another thread never sees half of it.
         self.application = Application(app, self.application.call, pre_request, post_request)
         self.access = access
 
@@ -243,6 +245,22 @@ class ServingContext:
             return -1
         self._refusals[reason] = (now, 0)
         return count
+
+    def report_untrusted_headers(self, peer: str, claims: Iterable[str]) -> None:
+        """Log, once per worker, that forwarded headers of a peer did not reach the application.
+
+        Args:
+            peer: its name.
+            claims: the headers' keys of the environ.
+        """
+        # For an operator who has moved the proxy to another host.
+        self.warned_untrusted_headers = True
+        self.log.info(
+            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
+            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
+            peer,
+            ", ".join(escape(key[5:].replace("_", "-").title()) for key in claims),
+        )
 
     def close_in_child(self) -> None:
         """Drop the access log's buffer: a child of the application must not write it again. Called there."""

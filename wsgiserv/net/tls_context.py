@@ -247,10 +247,10 @@ class ContextSeries:
 
     def __init__(self, settings: Settings, now: float) -> None:
         self._settings = settings
-        self._last = make_context(settings)  # first: it says best what is wrong with a file
+        self._last = last = make_context(settings)  # first: it says best what is wrong with a file
         # Keys must not live for ever (RFC 8446 §4.6.1: seven days), so the context without an end has no tickets.
-        self._last.options |= ssl.OP_NO_TICKET
-        self._last.num_tickets = 0
+        last.options |= ssl.OP_NO_TICKET
+        last.num_tickets = 0
         self._made_of, size = _read_files(settings)
         self._ahead = max(_LEAST_AHEAD, min(_MOST_AHEAD, _MOST_FILE_BYTES // max(size, 1)))
         # Oldest first; the first one is in use until `_until`.
