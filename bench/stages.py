@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from bench.scenarios import BROWSER_FIELDS
-from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import HeadTemplates, date_line
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.output import Output
 from wsgiserv.net.client import Connection
-from wsgiserv.net.serving_context import ServingContext, Timeouts
+from wsgiserv.net.serving_context import Application, ServingContext, ServingSettings
 from wsgiserv.safe_open import Owner
 from wsgiserv.scoreboard import REQUESTS, Scoreboard
 from wsgiserv.wsgi.environ import base_environ
@@ -102,16 +101,11 @@ class Stages:
 
     def _connection(self, access: AccessLog | None = None) -> tuple[Connection, _Socket]:
         context = ServingContext(
-            app=app,
-            limits=HeadLimits(),
-            timeouts=Timeouts(),
-            body_limit=1 << 30,
-            body_memory=1 << 20,
-            spool_dir=None,
-            log=self._log,
-            access=access,
+            settings=ServingSettings(body_limit=1 << 30, body_memory=1 << 20, spool_dir=None),
+            application=Application(app),
             gateway=ResponseContext(self._log, date_line(0)),
             slot=Scoreboard(1, 1).slots[0],
+            access=access,
         )
         base = base_environ(
             server_name="127.0.0.1",
@@ -155,9 +149,7 @@ class Stages:
         def merge(line: Any, block: Any) -> dict[str, Any]:
             # As in `Connection.run`; `_check_merge` holds that it makes the same.
             trusted = connection.trusted
-            request_id = (
-                block.request_id if trusted else None
-            ) or f"{context.id_prefix}{next(context.serial):016x}"
+            request_id = (block.request_id if trusted else None) or next(context.request_ids)
             return {
                 **connection.base,
                 **connection.peer,
@@ -282,7 +274,7 @@ def _environ_of(connection: Connection) -> dict[str, Any]:
         seen.append(dict(environ))
         return app(environ, start_response)
 
-    connection.context.app = look
+    connection.context.application = Application(look)
     connection.run()
     return seen[0]
 

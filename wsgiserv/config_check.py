@@ -238,10 +238,9 @@ def _warm_up(
     context: Any = SimpleNamespace(
         app=application,
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
-        id_prefix=f"check-{os.getpid()}-",
         log=log,
         parser=HeadParser(head_limits(settings)),
-        serial=count(1),
+        request_ids=map(f"check-{os.getpid()}-%016x".__mod__, count(1)),
     )
     warm_up(context, settings.warmup, base)
     found.facts["warm-up requests"] = ", ".join(settings.warmup)

@@ -17,7 +17,6 @@ or
 from __future__ import annotations
 
 import json
-import logging
 import re
 import sys
 from collections import deque
@@ -27,16 +26,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+for directory in (ROOT, ROOT / "tests" / "support"):
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
 
-from wsgiserv.http.head import HeadLimits  # noqa: E402 - run as a script, too
-from wsgiserv.http.response import date_line  # noqa: E402
+from contexts import serving as serving  # noqa: E402 - run as a script, too
+
 from wsgiserv.net.client import Connection  # noqa: E402
 from wsgiserv.net.request_reader import CLOSED, LINGERING  # noqa: E402
-from wsgiserv.net.serving_context import ServingContext, Timeouts  # noqa: E402
-from wsgiserv.scoreboard import Scoreboard  # noqa: E402
-from wsgiserv.wsgi.response_context import ResponseContext  # noqa: E402
+from wsgiserv.net.serving_context import ServingContext  # noqa: E402
 
 HERE = Path(__file__).parent
 HARDENING = ROOT / "docs" / "hardening.md"
@@ -47,10 +45,6 @@ _NAMED = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"\\": b"\\"}
 # What the server puts into every environ by itself; all other upper-case keys are made from the request.
 SERVERS_KEYS = frozenset({"SERVER_NAME", "SERVER_PORT", "SERVER_SOFTWARE", "REMOTE_ADDR", "REMOTE_PORT"})
 
-_LOG = logging.getLogger("test.corpus")
-_LOG.propagate = False
-_LOG.addHandler(logging.NullHandler())
-_SLOT = Scoreboard(1, 1).slots[0]
 
 _STATUS = re.compile(rb"^HTTP/1\.1 ([1-5][0-9]{2}) ", re.MULTILINE)
 
@@ -159,23 +153,6 @@ class Wire:
 
     def close(self) -> None:
         self.shut = True
-
-
-def serving(app: Callable[..., Any], **overrides: Any) -> ServingContext:
-    """Return what the connections of one worker share, with the settings' defaults."""
-    settings: dict[str, Any] = {
-        "app": app,
-        "limits": HeadLimits(),
-        "timeouts": Timeouts(),
-        "body_limit": 1 << 30,
-        "body_memory": 1 << 20,
-        "spool_dir": None,
-        "log": _LOG,
-        "access": None,
-        "gateway": ResponseContext(_LOG, date_line(0)),
-        "slot": _SLOT,
-    }
-    return ServingContext(**{**settings, **overrides})
 
 
 @dataclass

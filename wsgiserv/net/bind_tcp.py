@@ -6,14 +6,12 @@ import _socket
 import errno
 from _socket import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from wsgiserv.config.address import Address, parse_address
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError, UnavailableError
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress, owner_of_port
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 _SO_REUSEPORT: Final = getattr(_socket, "SO_REUSEPORT", None)
 
@@ -46,7 +44,11 @@ def bind_tcp(spec: str, family: int, sockaddr: Any, settings: Settings, *, liste
         # A restart must not wait for the connections of the last run to leave TIME_WAIT.
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         if settings.reuse_port:
-            _share_port(sock, spec)
+            if _SO_REUSEPORT is None:
+                raise ConfigError(
+                    f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
+                )
+            sock.setsockopt(_socket.SOL_SOCKET, _SO_REUSEPORT, 1)
         if family == _socket.AF_INET6 and _shares_with_ipv4(sockaddr, settings.bind):
             # Else [::] is all IPv4 addresses, too, and one of the two could not be bound.
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
@@ -59,6 +61,7 @@ def bind_tcp(spec: str, family: int, sockaddr: Any, settings: Settings, *, liste
             sock.listen(settings.backlog)
             sock.setblocking(False)
         return sock
+    # KeyboardInterrupt, too: a start that is given up leaves no port taken.
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError):
@@ -69,16 +72,11 @@ def bind_tcp(spec: str, family: int, sockaddr: Any, settings: Settings, *, liste
 def resolve(spec: str, address: Address) -> tuple[int, Any]:
     """Return the family and the address to bind. A name with several addresses gives its first IPv4 one."""
     try:
+        # No host is all IPv4 addresses, as for gunicorn.
         host = address.host or "0.0.0.0"
         # As bytes it is not encoded by the codec for international names, which would be imported for it.
-        found = _socket.getaddrinfo(
-            host.encode() if host.isascii() else host,
-            address.port,
-            0,
-            _socket.SOCK_STREAM,
-            0,
-            _socket.AI_PASSIVE,
-        )
+        name = host.encode() if host.isascii() else host
+        found = _socket.getaddrinfo(name, address.port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE)
     except (_socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, _socket.gaierror) else "not a host's name"
         # A resolver that is not up yet answers like one that does not know the name: EAI_AGAIN or EAI_NONAME.
@@ -87,6 +85,7 @@ def resolve(spec: str, address: Address) -> tuple[int, Any]:
             f"bind = {spec!r}: the host {address.host!r} cannot be resolved: {reason}. "
             "Expected an address of this host; for example 127.0.0.1, or 0.0.0.0 for all interfaces."
         ) from error
+    # `localhost` is ::1 first on many hosts, while the proxy in front is mostly told 127.0.0.1.
     for family, _, _, _, sockaddr in sorted(found, key=lambda each: each[0] != _socket.AF_INET):
         if family in (_socket.AF_INET, _socket.AF_INET6):
             return family, sockaddr
@@ -97,7 +96,9 @@ def check_kept(spec: str, sock: socket, specs: Sequence[str]) -> None:
     """Raise ConfigError when an open socket has IPv4 addresses against `bind`, or the reverse."""
     if sock.family != _socket.AF_INET6 or sock.getsockname()[0] != "::":
         return
+    # The option can be set before bind(2) only (ipv6(7)), so an open socket keeps the value that it has.
     is_alone = bool(sock.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
+    # A new socket tells the default of this host (net.ipv6.bindv6only).
     fresh = socket(_socket.AF_INET6, _socket.SOCK_STREAM)
     is_usual = bool(fresh.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))
     fresh.close()
@@ -120,18 +121,11 @@ def _ipv4_wildcard_port(spec: str) -> int:
     if address.kind != "tcp":
         return -1
     try:
+        # inet_aton(3) reads the short forms as bind(2) does: 0 is 0.0.0.0.
         is_wildcard = not address.host or _socket.inet_aton(address.host) == bytes(4)
     except (OSError, UnicodeError):
         return -1
     return address.port if is_wildcard else -1
-
-
-def _share_port(sock: socket, spec: str) -> None:
-    if _SO_REUSEPORT is None:
-        raise ConfigError(
-            f"reuse_port = True: this system has no SO_REUSEPORT (bind = {spec!r}). Leave it out."
-        )
-    sock.setsockopt(_socket.SOL_SOCKET, _SO_REUSEPORT, 1)
 
 
 def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigError:
@@ -140,6 +134,7 @@ def _tcp_error(spec: str, family: int, sockaddr: Any, error: OSError) -> ConfigE
     if error.errno == errno.EADDRINUSE:
         owner = owner_of_port(family, host, port)
         by = f"{owner} listens there" if owner else "another process listens there"
+        # Port 65535 is followed by 1, so the advice is always a port.
         advice = f"Stop it, or choose another port (-b {spec.rpartition(':')[0]}:{port % 65535 + 1})."
         if owner is None:
             advice += f" 'ss -ltnp sport = :{port}', as root, shows the process."

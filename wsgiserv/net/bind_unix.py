@@ -6,15 +6,14 @@ import errno
 import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
+from contextlib import suppress
 from os import fstat, umask
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.port_owner import AddressInUse, owner_of_path
 from wsgiserv.safe_open import Place, absolute, acting_as_user, check_directory, is_root, place_of
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, unix(7); a path needs its NUL, an abstract name its leading one.
 _LONGEST_PATH: Final = 107
@@ -45,6 +44,7 @@ def check_unix(spec: str, path: str, settings: Settings) -> None:
     """Raise as `bind_unix` would, and leave no file."""
     try:
         if path.startswith("@"):
+            # An abstract name is free again when its last socket is closed, unix(7).
             _bound("\0" + path[1:]).close()
             return
         with place_of(path, (settings.group,)) as place:
@@ -79,7 +79,7 @@ def _bound(name: str) -> socket:
 
 def _bind_file(place: Place, path: str, settings: Settings) -> socket:
     """Bind a socket to a file with the mode and owner of the settings. Raises OSError."""
-    mode: int | None = getattr(settings, "socket_mode", None)
+    mode = settings.socket_mode
     # The file gets its mode as it is made: no moment in which others may connect.
     old = umask(settings.umask if mode is None else 0o777 & ~mode)
     try:
@@ -118,15 +118,18 @@ def _give(place: Place, path: str, maker: int, settings: Settings) -> None:
     if not is_root() and os.geteuid() == 0:  # not Linux
         os.chown(path, settings.user, settings.group, follow_symlinks=False)
         return
+    # O_PATH: open(2) refuses a socket otherwise, and the descriptor holds the very file that is checked and given.
     fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
     try:
         status = fstat(fd)
+        # A second hard link would give another file of that user, or of root, away with it.
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != maker or status.st_nlink != 1:
             raise OSError(errno.EBUSY, "another process has replaced the file", path)
         if (status.st_uid, status.st_gid) == (settings.user, settings.group):
             return
         if os.geteuid() != 0:
             return  # its directory's owner has made it, and cannot give it away: its mode decides
+        # fchown(2) does not take an O_PATH descriptor; its link in /proc leads to the same file.
         os.chown(f"/proc/self/fd/{fd}", settings.user, settings.group)
     finally:
         os.close(fd)
@@ -137,9 +140,8 @@ def _make_way(spec: str, path: str, place: Place) -> None:
     if not _is_stale(spec, path, place):
         return
     try:
-        place.unlink()
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            place.unlink()
     except OSError as error:
         raise ConfigError(
             f"bind = {spec!r}: no server listens at {path} any more, but the old socket cannot be removed: "
@@ -167,6 +169,7 @@ def _is_stale(spec: str, path: str, place: Place) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
+        # EPROTOTYPE: another type of socket, such as SOCK_DGRAM, is bound there.
         if error.errno in (errno.EAGAIN, errno.EPROTOTYPE, errno.EINPROGRESS):
             raise _unix_in_use(spec, path) from None
         raise ConfigError(

@@ -6,6 +6,7 @@ Used as ``stream_request_body`` says; all other bodies are here before the appli
 from __future__ import annotations
 
 from _socket import MSG_DONTWAIT
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
@@ -25,6 +26,7 @@ _MOST_DISCARDED: Final = 256 * 1024
 _TURN_BYTES: Final = 1024 * 1024
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class BodyStream:
     """The body of one request, from the application's call on.
 
@@ -41,43 +43,22 @@ class BodyStream:
         rest: bytes behind the body: the next request's.
     """
 
-    __slots__ = (
-        "_absorbed",
-        "_begun",
-        "_decoded",
-        "_decoder",
-        "_expects_continue",
-        "_over",
-        "_response",
-        "_unwaited",
-        "_waited_s",
-        "_writer",
-        "done",
-        "received",
-        "rest",
-    )
+    _writer: ResponseWriter
+    _begun: BodyBuffer
+    _decoder: ChunkedDecoder | LengthDecoder
+    _expects_continue: bool
+    received: int = field(init=False, default=0)
+    done: bool = field(init=False, default=False)
+    rest: bytes = field(init=False, default=b"")
+    _decoded: list[bytes] = field(init=False, default_factory=list)
+    _response: Response | None = field(init=False, default=None)
+    _absorbed: BodyBuffer | None = field(init=False, default=None)
+    _unwaited: int = field(init=False, default=0)  # bytes read since the last wait
+    _waited_s: float = field(init=False, default=0.0)
+    _over: bool = field(init=False, default=False)
 
-    def __init__(
-        self,
-        writer: ResponseWriter,
-        begun: BodyBuffer,
-        decoder: ChunkedDecoder | LengthDecoder,
-        expects_continue: bool,
-    ) -> None:
-        self._writer = writer
-        self._begun = begun
-        self._decoder = decoder
-        self._decoded: list[bytes] = []
-        decoder.redirect(self._decoded.append)
-        self._expects_continue = expects_continue
-        self._response: Response | None = None
-        self._absorbed: BodyBuffer | None = None
-        self._unwaited = 0
-        self._waited_s = 0.0
-        self._over = False
-        self.received = 0
-        self.done = False
-        self.rest = b""
+    def __post_init__(self) -> None:
+        self._decoder.redirect(self._decoded.append)
 
     def input(self) -> StreamedInput:
         """Return the application's ``wsgi.input``. Raises ProtocolError as `BodyBuffer.rewind`."""
@@ -87,7 +68,7 @@ class BodyStream:
         """Have the response say ``Connection: close`` as long as too much of the body is unread."""
         self._response = response
         self._update_keep_alive()
-        if self._writer.context.streaming == LARGE_STREAMED:
+        if self._writer.context.settings.streaming == LARGE_STREAMED:
             response.call_before_stream(self.absorb)
 
     def absorb(self) -> None:
@@ -96,8 +77,7 @@ class BodyStream:
         # while it writes would then wait for ever. ``stream_request_body = "on"`` allows that all the same.
         if self.done:
             return
-        context = self._writer.context
-        rest = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        rest = self._writer.context.new_body()
         try:
             while piece := self.more():
                 rest.write(piece)
@@ -122,6 +102,7 @@ class BodyStream:
         Raises:
             BodyError: the client is too slow or has gone, or the bytes it sends are no body.
         """
+        # The body was read before the response began: it is here, or in a spool file.
         if self._absorbed is not None:
             return self._absorbed.read(_RECV_BYTES)
         writer = self._writer
@@ -141,6 +122,7 @@ class BodyStream:
             except OSError as error:
                 raise self._break(400, f"the client has gone: {error.strerror}", gone=True) from error
             self._unwaited += len(data)
+            # The end of the data is no end of a body: `LengthDecoder` and `ChunkedDecoder` know that.
             if not data:
                 raise self._break(400, "the client has ended the body before its end")
             try:
@@ -171,18 +153,19 @@ class BodyStream:
     def _wait(self) -> None:
         """Wait for the client, within ``body_timeout`` and ``body_min_rate``. Raises BodyError."""
         writer = self._writer
-        timeouts = writer.context.timeouts
+        settings = writer.context.settings
         started = monotonic()
         self._unwaited = 0
         if not writer.loop.wait_readable(writer):
             raise self._break(408, "the request body came too slowly (body_timeout)")
         # Only waiting counts: the time that the application takes is not the client's fault.
         self._waited_s += monotonic() - started
-        late_s = self._waited_s - (timeouts.body_timeout or RATE_GRACE_S)
-        if timeouts.body_min_rate and late_s > self.received / timeouts.body_min_rate:
+        late_s = self._waited_s - (settings.body_timeout or RATE_GRACE_S)
+        if settings.body_min_rate and late_s > self.received / settings.body_min_rate:
             raise self._break(408, "the request body came too slowly (body_min_rate)")
 
     def _break(self, status: int, reason: str, gone: bool = False) -> BodyError:
+        # Nobody knows where the next request would begin.
         if self._response is not None:
             self._response.allow_keep_alive(False)
         return BodyError(status, reason, gone)

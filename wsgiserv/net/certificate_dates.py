@@ -9,15 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from os import write
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
+from wsgiserv.config.settings import Settings
 
-# Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
-_SOON_S: Final = 14 * 86400.0
 _DAY_S: Final = 86400.0
+# Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
+_SOON_S: Final = 14 * _DAY_S
 _BLOCK: Final = re.compile(
     rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
     re.DOTALL,
@@ -45,6 +43,7 @@ def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
         found += _of_chain(f"certfile = {settings.certfile!r}", settings.certfile, now)
     for host, (certfile, _) in settings.sni_certificates.items():
         found += _of_chain(f"sni_certificates[{host!r}] = {certfile!r}", certfile, now)
+    # OpenSSL loads an expired authority without a word, and then refuses each client.
     if settings.ca_certs:
         where, refused = f"ca_certs = {settings.ca_certs!r}", "certificates of its clients are refused"
         for dates in _read(settings.ca_certs):
@@ -54,6 +53,7 @@ def date_warnings(settings: Settings, now: float | None = None) -> list[str]:
 
 def _of_chain(where: str, path: str, now: float) -> list[str]:
     found = []
+    # An expired certificate of the chain fails the handshake as surely as the first one, and is seen later.
     for number, dates in enumerate(_read(path), 1):
         which = "the certificate" if number == 1 else f"certificate {number} of the chain,"
         found += _judge(f"{where}: {which} {dates.name}", dates, now, "clients refuse it")
@@ -118,22 +118,19 @@ def _decoded(block: bytes) -> dict[str, Any]:
 @contextmanager
 def _file_of(block: bytes) -> Iterator[str]:
     """Give the path of a file with these bytes: the decoder reads only files, and only their first certificate."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("certificate")
-        try:
-            write(fd, block)
-            yield f"/proc/self/fd/{fd}"
-        finally:
-            os.close(fd)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(block)
-        file.flush()
-        yield file.name
+    if hasattr(os, "memfd_create"):  # the temporary directory may be read-only
+        with open(os.memfd_create("certificate"), "wb", 0) as file:
+            file.write(block)
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as named:
+            named.write(block)
+            yield named.name
 
 
 def _name(found: Mapping[str, Any]) -> str:
     """Return a name for people: the first host name, else the common name or organization."""
+    # Clients look at the subjectAltName only (RFC 9525 §2); the other names are for people.
     names = [value for _, value in found.get("subjectAltName", ())]
     subject = {key: value for part in found.get("subject", ()) for key, value in part}
     names += [subject[key] for key in ("commonName", "organizationName") if key in subject]

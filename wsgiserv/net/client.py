@@ -108,7 +108,7 @@ class Connection(ConnectionLife):
         reader = self.reader
         if state == HEAD:
             if reader.buffer is not None:
-                self.deadline = reader.head_since + self.context.header_timeout
+                self.deadline = reader.head_since + (self.context.settings.header_timeout or NEVER)
             return False
         self.deadline = reader.body_deadline()
         if reader.streams_body:
@@ -142,10 +142,9 @@ class Connection(ConnectionLife):
 
     def advance(self) -> bool:
         """Read the bytes behind the last request; return as `receive` does."""
-        buffer = self.reader.buffer
-        if self.state != WAITING or buffer is None:
+        buffer = self.reader.take_buffer() if self.state == WAITING else None
+        if buffer is None:
             return False
-        self.reader.buffer = None
         broken: ProtocolError | None = None
         try:
             self.state = state = self.reader.feed_head(bytes(buffer))
@@ -171,23 +170,17 @@ class Connection(ConnectionLife):
     # ---- the application ---------------------------------------------------------------------------
 
     def run(self, cell: int = 0) -> float:
-        """Call the application with the complete request, and send its response.
+        """Call the application with the complete request, and send its response; return the seconds of the call.
 
         Args:
             cell: the scoreboard cell of this request: one per request in flight.
-
-        Returns:
-            How long the call took, in seconds; 0.0 when there was none.
         """
         context, reader = self.context, self.reader
         line, block, body = reader.line, reader.block, reader.body
         assert line is not None
         assert block is not None
         started = monotonic()
-        # `next_request_id`, inlined: it is on every request's way, as is `_count` below.
-        request_id = (
-            block.request_id if self.trusted else None
-        ) or f"{context.id_prefix}{next(context.serial):016x}"
+        request_id = (block.request_id if self.trusted else None) or next(context.request_ids)
         try:
             environ = {
                 **self.base,
@@ -199,9 +192,9 @@ class Connection(ConnectionLife):
             }
             if block.unusual or line.authority is not None:
                 length = body.length if body and block.chunked and self._stream is None else -1
-                adjust(environ, line, block, self.trusted, length, context.forwarding)
+                adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not (self.trusted or context.warned_untrusted_headers):
-                    self._report_untrusted(block)
+                    context.report_untrusted_headers(self.name, block.claims)
         except ProtocolError as error:
             environ, broken = None, error
         if environ is None:
@@ -209,28 +202,31 @@ class Connection(ConnectionLife):
             return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, reader.keep_alive, line.raw)
         slot = context.slot
+        # Before the call: when it ends the process, the master reads here which request that was.
         slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
+        # The request has come in time. How long its call may take is up to `request_timeout`.
         self.deadline = NEVER
         # A plain tuple: an InFlight, four times as quick.
         context.running[self] = (environ, response, started, cell)  # type: ignore[assignment]
         environ["wsgi.early_hints"] = response.early_hints
         if self._stream is not None:
             self._stream.attend(response)
-        if context.pre_request is not None:
-            context.pre_request(self, environ)
-        failure = context.call(context.app, environ, response)
+        application = context.application
+        if application.pre_request is not None:
+            application.pre_request(self, environ)
+        failure = application.call(application.app, environ, response)
         slot.end(cell)
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
         if failure is not None and not response.overdue:  # that has been reported
             self._report_failure(failure, environ)
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
         if context.running.pop(self, None) is not None:
-            context.answered = answered = next(context.counter)
-            words = context.words
-            words[REQUESTS] = answered
+            # `_count`, inlined: it is on every request's way.
+            slot.words[REQUESTS] = next(context.counter)
             code = response.code
             if code >= 500:
-                words[ERRORS] += 1
+                # Two threads may lose a count here. A lock for each request would cost more than that is worth.
+                slot.words[ERRORS] += 1
             if (
                 failure is not None
                 or self._queue is not None
@@ -240,15 +236,15 @@ class Connection(ConnectionLife):
                 self._log_later(InFlight(environ, response, started, cell), failure)
             elif context.access is not None:
                 context.access.log(environ, code, response.headers, response.sent, now - started)
-            if context.post_request is not None:
-                context.post_request(self, environ, response)
+            if application.post_request is not None:
+                application.post_request(self, environ, response)
         if body is not None:
             reader.discard_body()
         if self._stream is not None:
             # Bytes of the body that the application has not read must not be read as a request.
             self._stream.leave()
             if not self._end_stream(self._stream):
-                reader.buffer = bytearray()  # unread bytes: a connection that closes now has to linger
+                reader.keep(b"")  # unread bytes: a connection that closes now has to linger
         self._settle(response)
         return now - started
 
@@ -266,6 +262,7 @@ class Connection(ConnectionLife):
             self._log_pending(self._lost)
         if self._lost:
             self.close()
+        # A body without its end must not look whole: only a reset tells an HTTP/1.0 client.
         elif response.aborted:
             self.reset()
         elif response.keep_alive:
@@ -285,15 +282,15 @@ class Connection(ConnectionLife):
     def _next_request(self) -> None:
         context = self.context
         if self._stream is not None:
-            self.reader.buffer = None
+            self.reader.discard()
             self.state = DISCARDING
-            self.deadline = context.now + (context.timeouts.body_timeout or NEVER)
+            self.deadline = context.now + (context.settings.body_timeout or NEVER)
             self.loop.watch(self, READ)
         elif self.reader.buffer is not None:
             self.state = WAITING
             self.deadline = NEVER
             self.loop.resume(self)
-        elif context.retiring and not context.linger_s:
+        elif context.linger_s == 0.0:
             # The response promised keep-alive, but the worker has begun to leave since.
             self.close()
         else:
@@ -315,7 +312,7 @@ class Connection(ConnectionLife):
         if stream.done:
             self._stream = None
             if stream.rest:
-                self.reader.buffer = bytearray(stream.rest)
+                self.reader.keep(stream.rest)
         return stream.done
 
     def _finish(self) -> None:
@@ -344,29 +341,31 @@ class Connection(ConnectionLife):
             reason = f"{reason} ({unlogged} more since this was logged last)"
         if unlogged >= 0:
             context.log.log(level, "WS1550 %s: refused with %d: %s", self.name, error.status, reason)
-        reader.buffer = None
-        reader.discard_body()
+        reader.discard()
         answer = refusal(error.status, error.reason, reader.line is not None and reader.line.is_head)
         gone = False
+        # This is the loop: it cannot wait for one client.
         try:
             self.send(answer, wait=False)
         except ClientGone:
             gone = True
+        # The access log counts the body alone.
         sent = 0 if gone else len(answer) - answer.index(b"\r\n\r\n") - 4
         self._log_unrun(CLIENT_GONE if gone else error.status, sent, gone)
         if gone:
             self.close()
         elif self._queue:
             self._close_after = True
-            reader.buffer = bytearray()  # linger once it is flushed
+            reader.keep(b"")  # linger once it is flushed
             self._start_flushing()
         else:
             self._linger(_LINGER_S)
 
     def _linger(self, seconds: float) -> None:
-        self.reader.buffer = None
+        self.reader.discard()
         self.state = LINGERING
         self.deadline = self.context.now + seconds
+        # The client learns of the end now, and what it still sends is discarded (RFC 9112 §9.6).
         try:
             self.sock.shutdown(SHUT_WR)
         except OSError:
@@ -379,13 +378,13 @@ class Connection(ConnectionLife):
 
     def _start_flushing(self) -> None:
         self.state = FLUSHING
-        self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
+        self.deadline = self.context.now + (self.context.settings.send_timeout or NEVER)
         if self.interest != WRITE:
             self.loop.watch(self, WRITE)
 
     def _start_draining(self) -> None:
         if self.state == READY:
-            self.deadline = monotonic() + (self.context.timeouts.send_timeout or NEVER)
+            self.deadline = monotonic() + (self.context.settings.send_timeout or NEVER)
             self.loop.watch(self, WRITE)
 
     def drain(self) -> int:
@@ -435,8 +434,9 @@ class Connection(ConnectionLife):
         if queue.error is not None:  # a helper thread has met it
             self._connection_lost(queue.error)
         elif queue.has_items:
+            # `send_timeout` bounds a standstill, not the time of the whole response.
             if sent:
-                self.deadline = self.context.now + (self.context.timeouts.send_timeout or NEVER)
+                self.deadline = self.context.now + (self.context.settings.send_timeout or NEVER)
         else:
             self._log_pending(False)
             if self._close_after:
@@ -458,7 +458,7 @@ class Connection(ConnectionLife):
                 self.close()
         elif state == READY:  # a request that has come in time waits for its thread, not for its client
             self.expire_output(self.context.now)
-        elif not (self.context.retiring and self.is_idle and self.has_input()):
+        elif not (self.context.linger_s is not None and self.is_idle and self.has_input()):
             # With input, its next request has just come: it is read in the next turn.
             self.close()
 
@@ -473,7 +473,7 @@ class Connection(ConnectionLife):
         with queue.lock:
             if not queue.has_items:
                 return queue.error is not None
-            due = queue.moved_at + (self.context.timeouts.send_timeout or NEVER)
+            due = queue.moved_at + (self.context.settings.send_timeout or NEVER)
             if due > now:
                 self.deadline = due  # some of it has been taken, by whichever thread
                 return False
@@ -497,6 +497,7 @@ class Connection(ConnectionLife):
             self.deadline = min(self.deadline, self.context.now + BRIEF_LINGER_S)
         if not self.is_idle:
             return False
+        # Its next request may have come since the loop looked last: closing would lose it.
         if self.receive():
             return True
         if self.is_idle:
@@ -510,5 +511,7 @@ class Connection(ConnectionLife):
         """Bound the time that an idle connection of a leaving worker stays; ``grace_s`` is as of `retire`."""
         if self.is_idle:
             context = self.context
-            most_s = context.linger_s if self.reader.line is not None else max(context.linger_s, grace_s)
+            most_s = context.linger_s or 0.0
+            if self.reader.line is None:
+                most_s = max(most_s, grace_s)
             self.deadline = min(self.deadline, context.now + most_s)

@@ -6,8 +6,10 @@ import os
 import struct
 from _socket import SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 # SO_LINGER with no time: closing resets the connection.
 _NO_TIME: Final = struct.pack("ii", 1, 0)
@@ -17,37 +19,56 @@ _UNSPECIFIED: Final = bytes(16)
 _libc: Any = None
 
 
-class WrappedSocket(Protocol):
-    """An object around a socket: the same calls, and none of them waits. All but `fileno` raise OSError."""
+class WrappedSocket(ABC):
+    """An object around a socket: the same calls, and none of them waits. All but `fileno` raise OSError.
 
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
+    Args:
+        raw: the socket inside; these calls go to it unless a subclass has its own.
+    """
+
+    __slots__ = ("_raw",)
+
+    # The connection calls these for every socket, so an object that changes only some of them need not name the rest.
+    def __init__(self, raw: RawSocket) -> None:
+        self._raw = raw
+
+    @abstractmethod
+    def recv(self, size: int, flags: int = 0) -> bytes:
         """Return the next bytes; may raise ProtocolError, too."""
 
-    def send(self, data: bytes | memoryview, flags: int = 0, /) -> int:
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Send the beginning of ``data``; return how many bytes."""
+        return self._raw.send(data, flags)
 
     def sendmsg(
-        self, buffers: tuple[bytes | memoryview, ...], ancillary: tuple[()] = (), flags: int = 0, /
+        self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0
     ) -> int:
         """Send the beginning of ``buffers`` as if they were one; return how many bytes."""
+        return self._raw.sendmsg(buffers, ancillary, flags)
 
-    def shutdown(self, how: int, /) -> None:
+    def shutdown(self, how: int) -> None:
         """End a direction."""
+        self._raw.shutdown(how)
 
-    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Set an option of the socket inside."""
+        self._raw.setsockopt(level, name, value)
 
-    def setblocking(self, blocking: bool, /) -> None:
-        """Set the mode of the socket inside."""
+    def setblocking(self, blocking: bool) -> None:
+        """Set the mode of the socket inside; reads and sends here never wait in either."""
+        self._raw.setblocking(blocking)
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 when closed."""
+        """Return the descriptor, for a poller; -1 when closed."""
+        return self._raw.fileno()
 
+    @abstractmethod
     def close(self) -> None:
         """Close the socket."""
 
     def close_in_child(self) -> None:
         """Close the descriptor and send nothing: the parent uses the connection. Called in a child process of it."""
+        self._raw.close()
 
 
 ClientSocket: TypeAlias = RawSocket | WrappedSocket
@@ -88,6 +109,7 @@ def off_standard(fd: int) -> int:
     except OSError:
         os.close(fd)
         raise
+    # The number is taken at once: the next file that is opened would get it.
     os.dup2(null, fd)
     os.close(null)
     return high

@@ -5,15 +5,16 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR
 from _socket import socket as RawSocket
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from wsgiserv.http.head import HeaderBlock, RequestLine
 from wsgiserv.net.body_stream import BodyStream
 from wsgiserv.net.client_socket import ClientSocket, reset
 from wsgiserv.net.handoff import MOST_MOVED_BYTES, ConnectionState
 from wsgiserv.net.request_account import CLIENT_GONE, RequestAccount
-from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING
-from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE, Loop, ServingContext
+from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING, RequestReader
+from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE
 
 # How long a closing connection discards what the client still sends, when no unread byte is here, but the client may
 # have sent more before it could know: about a round trip.
@@ -22,49 +23,32 @@ BRIEF_LINGER_S: Final = 1.0
 _BODY_GRACE_S: Final = 1.0
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ConnectionLife(RequestAccount):
     """A connection as its loop and its worker see it: whether it is idle, and how it ends.
-
-    Args:
-        context: values shared by the worker's connections.
-        loop: waits for the socket.
-        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
-        base: the base environ of the listener.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        peer_name: the client's address for logs.
-        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         deadline: when to call `expire`; ``time.monotonic()`` seconds.
         interest: what the loop watches for now; kept by the loop.
     """
 
-    __slots__ = ("_close_after", "_stream", "base", "deadline", "interest")
+    deadline: float = field(init=False)
+    interest: int = field(init=False, default=UNWATCHED)
+    # Reads the body of the current request for the application; kept until that body has come to its end.
+    _stream: BodyStream | None = field(init=False, default=None)
+    _close_after: bool = field(init=False, default=False)  # when the queue is flushed
 
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        base: dict[str, Any],
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, peer, peer_name, trusted)
-        self.base = base
-        self.deadline = context.now + context.header_timeout
-        self.interest = UNWATCHED
-        # Reads the body of the current request for the application; kept until that body has come to its end.
-        self._stream: BodyStream | None = None
-        self._close_after = False  # when the queue is flushed
+    def __post_init__(self) -> None:
+        context = self.context
+        self.fd = self.sock.fileno()
+        self.reader = RequestReader(context)
+        self.deadline = context.now + (context.settings.header_timeout or NEVER)
 
     def replace_socket(self, sock: ClientSocket) -> None:
         """Use ``sock`` from now on: the socket behind a PROXY header that has been read."""
         self.sock = sock
-        if (
-            "PROXY_PROTOCOL" in self.peer
-        ):  # from now on the client has one name, in all logs and in the status
+        if "PROXY_PROTOCOL" in self.peer:
+            # From now on the client has one name, in all logs and in the status.
             self.peer_name = self.peer["REMOTE_ADDR"].encode("latin-1")
 
     def due_interest(self, wish: int) -> int:
@@ -120,7 +104,7 @@ class ConnectionLife(RequestAccount):
             return reader.since
         if state == BODY and reader.body is not None:
             began = reader.body_since
-            earned = self.context.timeouts.body_min_rate * (now - began - _BODY_GRACE_S)
+            earned = self.context.settings.body_min_rate * (now - began - _BODY_GRACE_S)
             return began if reader.body.length < earned else NEVER
         return NEVER
 
@@ -134,6 +118,7 @@ class ConnectionLife(RequestAccount):
 
     def has_input(self) -> bool:
         """Return whether unread bytes are here."""
+        # At the end of the data, b"": closing loses nothing then.
         try:
             return bool(self.sock.recv(1, MSG_DONTWAIT | MSG_PEEK))
         except OSError:
@@ -172,12 +157,13 @@ class ConnectionLife(RequestAccount):
         """Drop a connection after another process has got it; its client sees nothing of it."""
         self.state = CLOSED
         self.loop.forget(self)
-        self.reader.buffer = None
+        self.reader.discard()
         self.sock.close()
 
     def restore(self, state: ConnectionState) -> None:
         """Continue where another process stopped; called once, on a new connection. Then `receive` or `advance`."""
         reader = self.reader
+        # As it is: CLOCK_MONOTONIC is the same in all processes of a host, so a move gives a client no more time.
         self.deadline = state.deadline
         reader.has_blank = state.blank
         if state.data:
@@ -212,6 +198,7 @@ class ConnectionLife(RequestAccount):
         """
         if self.state == READY and not is_mine:
             self._lost = True
+            # Not closed: the other thread may be about to use the number, which would be the next client's by then.
             with suppress(OSError):
                 self.sock.shutdown(SHUT_RDWR)
             self.abandon_sending()
@@ -241,13 +228,14 @@ class ConnectionLife(RequestAccount):
         if self.state == CLOSED:
             return
         self.state = CLOSED
+        # The response was queued, and its client has not got all of it.
         if self._pending is not None:
             self._log_pending(True)
+        # Before close(2): right after that the number may belong to a new connection.
         self.loop.forget(self)
         if self._queue is not None:
             self._drop_queue(self._queue)
-        self.reader.discard_body()
-        self.reader.buffer = None
+        self.reader.discard()
         sock = self.sock
         try:
             # close(2) tells the client nothing while a child of the application has the descriptor, too.
@@ -261,6 +249,7 @@ class ConnectionLife(RequestAccount):
         self.state = CLOSED
         self._pending = None
         self._lost = True
+        # No shutdown(2) and no close_notify: both would end the connection of the parent, too.
         sock = self.sock
         if isinstance(sock, RawSocket):
             sock.close()

@@ -70,15 +70,14 @@ class Poller(Protocol):
 
 # Bound at import: a config file may call gevent.monkey.patch_all(), which removes select.epoll.
 _epoll = getattr(select, "epoll", None)
-_EPOLLIN: Final = getattr(select, "EPOLLIN", 1)
-_EPOLLOUT: Final = getattr(select, "EPOLLOUT", 4)
 _EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
 _POLLIN: Final = select.POLLIN
 if _epoll is None:
     import wsgiserv.net.portable_poller  # noqa: F401 - bound at import, too
 
-_EPOLL_BITS: Final = {NONE: 0, READ: _EPOLLIN, WRITE: _EPOLLOUT}
+# EPOLLIN and EPOLLOUT are the same numbers (epoll(2)), and here where there is no epoll, too.
+_BITS: Final = {NONE: 0, READ: _POLLIN, WRITE: select.POLLOUT}
 
 
 class _Epoll:
@@ -92,10 +91,10 @@ class _Epoll:
 
     def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
         # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
-        self._epoll.register(fd, _EPOLL_BITS[interest] | (_EPOLLEXCLUSIVE if exclusive else 0))
+        self._epoll.register(fd, _BITS[interest] | (_EPOLLEXCLUSIVE if exclusive else 0))
 
     def modify(self, fd: int, interest: int) -> None:
-        self._epoll.modify(fd, _EPOLL_BITS[interest])
+        self._epoll.modify(fd, _BITS[interest])
 
 
 def open_poller(portable: bool = False) -> Poller:
@@ -109,8 +108,8 @@ def open_poller(portable: bool = False) -> Poller:
 
 def body_limit_s(connection: ResponseWriter) -> float:
     """Return how long the reader of a streamed body may wait for more of it, in seconds; 0.0 means no limit."""
-    timeouts = connection.context.timeouts
-    return timeouts.body_timeout or (RATE_GRACE_S if timeouts.body_min_rate else 0.0)
+    settings = connection.context.settings
+    return settings.body_timeout or (RATE_GRACE_S if settings.body_min_rate else 0.0)
 
 
 def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:
@@ -190,17 +189,14 @@ class EventLoop:
             if not known and interest == NONE:
                 return
             connection.interest = interest
+            right, other = self.poller.modify, self.poller.register
+            if not known:
+                right, other = other, right
             try:
-                if known:
-                    self.poller.modify(fd, interest)
-                else:
-                    self.poller.register(fd, interest)
+                right(fd, interest)
             except (FileNotFoundError, FileExistsError, KeyError):
                 # `request_timeout` has put another socket in its place: the poller has forgotten the one before.
-                if known:
-                    self.poller.register(fd, interest)
-                else:
-                    self.poller.modify(fd, interest)
+                other(fd, interest)
 
     def ignore(self, connection: Connection) -> None:
         """Watch a connection no longer until its next wish: epoll reports a reset without any interest, too."""
@@ -237,6 +233,7 @@ class EventLoop:
 
         It returns True after ``longest_s``, too: the producer then sends what it can by itself.
         """
+        # A bare lock serves as an event for one use: `threading.Event` makes a condition and a list besides.
         wakeup = allocate_lock()
         wakeup.acquire()
         if not connection.call_when_sent(wakeup.release) or wakeup.acquire(timeout=longest_s):
@@ -294,6 +291,7 @@ class EventLoop:
         """Leave what comes in the backlog, for a sibling or for later."""
         if self.accepting:
             self.accepting = False
+            # Unregistered, not ignored: a readable listener would wake a level-triggered poller each time.
             for fd in (*self._listeners, *self._sources):
                 self.poller.unregister(fd)
 

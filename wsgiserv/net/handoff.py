@@ -81,17 +81,16 @@ class Handoff:
         self._warned = False
         for sock in (receiver, sender):
             sock.setblocking(False)
+        # One message may hold 64 KiB, and a full channel makes a leaving worker wait.
         with suppress(OSError):
             sender.setsockopt(SOL_SOCKET, SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     @classmethod
     def open(cls) -> Handoff | None:
         """Return a channel; None where the platform has none, or descriptors have run out. Called by the master."""
+        pair: tuple[RawSocket, ...] = ()
         try:
             pair = packet_pair()
-        except OSError:
-            return None
-        try:
             receiver, sender = map(_above_standard_streams, pair)
         except OSError:
             for sock in pair:
@@ -103,6 +102,7 @@ class Handoff:
     def from_fds(cls, receive_fd: int, send_fd: int) -> Handoff:
         """Return the channel of these descriptors, as `fds` has given them (to the next master of an upgrade)."""
         receiver, sender = map(packet_socket, (receive_fd, send_fd))
+        # They had to be inheritable for the exec of the upgrade; programs of the application must not get them.
         for fd in (receive_fd, send_fd):
             set_inheritable(fd, False)
         return cls(receiver, sender)
@@ -138,6 +138,7 @@ class Handoff:
             "waiting": state.waiting,
             "blank": state.blank,
             "used": state.used,
+            # JSON has no infinity.
             "deadline": None if deadline == NEVER else deadline,
         }
         try:
@@ -178,6 +179,7 @@ class Handoff:
             if getdefaulttimeout() is not None:
                 sock.settimeout(None)  # the application has called socket.setdefaulttimeout()
             try:
+                # Checked as a client's bytes are: during an upgrade another version writes here, too.
                 if is_truncated:
                     raise ValueError("longer than any message")
                 transferred = _read(sock, message)
@@ -215,6 +217,7 @@ def _read(sock: RawSocket, message: bytes) -> Transferred | None:
     if not separator:
         raise ValueError("a message without a header")
     header = decode(text)
+    # Before any other key is read: another version may have others.
     if header.get("version") != _VERSION:
         return None
     deadline, listener, peer = header["deadline"], header["listener"], dict(header["peer"])

@@ -29,6 +29,7 @@ def check_descriptors(specs: Sequence[str], inherited: Sequence[int]) -> None:
     if inherited:
         return
     for spec in specs:
+        # A malformed one is reported with the other faults of `bind`.
         if spec.startswith("fd://") and spec[5:].isdecimal():
             check_open(int(spec[5:]), f"bind = {spec!r}")
 
@@ -67,10 +68,13 @@ def take_over(fd: int, origin: str) -> socket:
     elif not listens:
         fault = "does not listen"
     if fault:
+        # Not closed: the parent process may want to try again with it.
         sock.detach()
         raise _unfit(fd, origin, fault)
     sock.setblocking(False)
+    # sd_listen_fds(3) passes it without close-on-exec: a program of the application would keep the port open.
     os.set_inheritable(fd, False)
+    # accept(2) hands it on, which saves a system call for each connection.
     if sock.family != _socket.AF_UNIX:
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return sock

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from _socket import AF_INET6, AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
+from _socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from collections.abc import Sequence
+from contextlib import suppress
 from os import lstat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from wsgiserv.config.settings import speaks_tls
+from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.net.bind_tcp import address_of, bind_tcp, check_kept, own_conflict, resolve
 from wsgiserv.net.bind_unix import bind_unix, check_unix, socket_path, unix_error
@@ -18,9 +19,6 @@ from wsgiserv.net.inherited_sockets import FROM_SYSTEMD, check_open, take_over
 from wsgiserv.net.port_owner import AddressInUse, TcpAddress
 from wsgiserv.net.syn_filter import drop_new_clients, undo_least_ttl
 from wsgiserv.safe_open import place_of
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 
 class Listener:
@@ -48,19 +46,15 @@ class Listener:
         self.is_unix = sock.family == AF_UNIX
         self.path = path
         self._drops_by_ttl = False
+        # Linux copies TCP_NODELAY from the listener to an accepted socket, but not to those in its backlog already.
         self.adjusts = inherited and not self.is_unix
+        # Another server may put its own socket at the path: this one is known by its inode.
         self._inode = _inode(path) if path else None
         name: Any = sock.getsockname()
-        scheme = "https" if secure else "http"
         if self.is_unix:
-            self.url = f"unix:{path or _unix_name(name)}"
-            self.server_name = "localhost"
-            self.server_port = "443" if secure else "80"
+            self.url, self.server_name, self.server_port = _unix_names(path or _unix_name(name), secure)
         else:
-            host = name[0]
-            self.url = f"{scheme}://[{host}]:{name[1]}" if ":" in host else f"{scheme}://{host}:{name[1]}"
-            self.server_name = host
-            self.server_port = str(name[1])
+            self.url, self.server_name, self.server_port = _tcp_names(name[0], name[1], secure)
 
     def __repr__(self) -> str:
         return f"<Listener {self.url}>"
@@ -96,25 +90,20 @@ class Listener:
         # SYN that is dropped is sent again a second later. By then it is refused, or it reaches another server: one
         # that shares the port (``reuse_port``) or follows on it. Inherited sockets are left alone: their next owner
         # could not undo it. Only Linux can do it.
-        if (
-            sys.platform == "linux"
-            and not self.is_unix
-            and not self.inherited
-            and drop_new_clients(self.sock)
-        ):
+        is_ours = not (self.is_unix or self.inherited)
+        if sys.platform == "linux" and is_ours and drop_new_clients(self.sock):
             # What is accepted from now on has it from the listener, and would hear nothing either.
             self._drops_by_ttl = self.adjusts = True
 
     def unlink(self) -> None:
         """Remove the Unix socket's file, if it is still the one of this process. Never raises."""
         if self._inode is not None and _inode(self.path) == self._inode:
-            try:
-                with place_of(self.path) as place:
-                    status = place.lstat()
-                    if (status.st_dev, status.st_ino) == self._inode:
-                        place.unlink()
-            except OSError:
-                pass
+            # Looked at again in a directory that stays the same: root must not remove a file that another user has put
+            # in its place meanwhile.
+            with suppress(OSError), place_of(self.path) as place:
+                status = place.lstat()
+                if (status.st_dev, status.st_ino) == self._inode:
+                    place.unlink()
         self._inode = None
 
     def disown(self) -> None:
@@ -140,6 +129,7 @@ def open_listeners(
     if inherited:
         return [_inherit(fd, f"fd://{fd}", secure, FROM_SYSTEMD) for fd in inherited]
     kept = {listener.spec: listener for listener in keep}
+    # Before the first one is opened: the reload fails without a moment in which a new port answers.
     for spec in settings.bind:
         if spec in kept and not kept[spec].inherited:
             check_kept(spec, kept[spec].sock, settings.bind)
@@ -165,6 +155,7 @@ def open_listeners(
                 listener.sock.listen(settings.backlog)  # it may have changed; listen(2) is repeatable
             listeners.append(listener)
     except BaseException:
+        # An inherited socket stays open: this process could not open it again for the next attempt.
         for listener in opened:
             listener.unlink()
             if not listener.inherited:
@@ -208,6 +199,7 @@ def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, T
     address = address_of(spec)
     if address.kind == "fd":
         check_open(address.fd, f"bind = {spec!r}")
+        # A copy, so that the check leaves the descriptor open for the start.
         listener = _inherit(os.dup(address.fd), spec, secure, f"bind = {spec!r}")
         try:
             return Checked(listener.url, listener.server_name, listener.server_port)
@@ -220,7 +212,7 @@ def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, T
             check_unix(spec, path, settings)
         except AddressInUse as error:
             in_use = str(error)
-        return Checked(f"unix:{path}", "localhost", "443" if secure else "80", in_use)
+        return Checked(*_unix_names(path, secure), in_use)
     family, sockaddr = resolve(spec, address)
     host, port = sockaddr[0], sockaddr[1]
     try:
@@ -235,8 +227,7 @@ def _check(spec: str, settings: Settings, secure: bool, bound: list[tuple[str, T
             if port and not settings.reuse_port and ours.overlaps(theirs):
                 raise own_conflict(spec, other)
         bound.append((spec, ours))
-    shown = f"[{host}]" if family == AF_INET6 else host
-    return Checked(f"{'https' if secure else 'http'}://{shown}:{port}", host, str(port), in_use)
+    return Checked(*_tcp_names(host, port, secure), in_use)
 
 
 def _open(spec: str, settings: Settings, secure: bool) -> Listener:
@@ -267,24 +258,30 @@ def _inherit(fd: int, spec: str, secure: bool, origin: str) -> Listener:
 def exposure_warning(listener: Listener, settings: Settings) -> str:
     """Return the warning for a Unix socket where any user of this host is trusted as a proxy, or ""."""
     try:
-        open_to_all = bool(listener.path) and lstat(listener.path).st_mode & 0o002
+        mode = stat.S_IMODE(lstat(listener.path).st_mode) if listener.path else 0
     except OSError:
         return ""
-    believed = [
-        name
-        for name, is_set in (
-            ("forwarded_headers", bool(settings.forwarded_headers)),
-            ("forwarded_allow_ips = '*'", "*" in settings.forwarded_allow_ips),
-        )
-        if is_set
-    ]
-    if not open_to_all or not believed:
+    believed = ["forwarded_headers"] if settings.forwarded_headers else []
+    if "*" in settings.forwarded_allow_ips:
+        believed.append("forwarded_allow_ips = '*'")
+    # connect(2) to a Unix socket needs the permission to write to its file.
+    if not mode & stat.S_IWOTH or not believed:
         return ""
-    mode = stat.S_IMODE(lstat(listener.path).st_mode)
     return (
         f"{listener}: every user of this host may connect (mode {mode:04o}) and is trusted as a proxy "
         f"({', '.join(believed)}). Set socket_mode = 0o660 (--socket-mode 660) and a group that the proxy is in"
     )
+
+
+def _tcp_names(host: str, port: int, secure: bool) -> tuple[str, str, str]:
+    """Return the URL, SERVER_NAME and SERVER_PORT of a TCP socket."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}", host, str(port)
+
+
+def _unix_names(path: str, secure: bool) -> tuple[str, str, str]:
+    """Return the same of a Unix socket."""
+    return f"unix:{path}", "localhost", "443" if secure else "80"
 
 
 def _unix_name(name: str | bytes) -> str:

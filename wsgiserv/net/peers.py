@@ -33,6 +33,7 @@ class PeerNames:
 
     def of(self, address: Any) -> tuple[dict[str, str], bytes, bool]:
         """Return (environ keys, name for logs, trusted) of an accepted address."""
+        # accept(2) names the peer of a Unix socket by a string or bytes, mostly empty.
         if type(address) is not tuple:
             return {"REMOTE_ADDR": ""}, b"unix", True
         host = address[0]
@@ -55,6 +56,7 @@ class PeerNames:
             trusted = self._any or self._is_listed(host)
         except ValueError:
             return False
+        # Emptied all at once: to know the least used one would cost something for each connection.
         if len(self._trusted) >= _CACHE_ENTRIES:
             self._trusted.clear()
         self._trusted[host] = trusted

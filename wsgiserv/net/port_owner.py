@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, socket
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from contextlib import suppress
+from typing import NamedTuple
 
 from wsgiserv.errors import ConfigError
 
@@ -59,6 +61,7 @@ def owner_of_port(family: int, host: str, port: int) -> str | None:
         host: the IP address that is wanted. Its owner is preferred to an owner of the port at another address, since
             addresses of all interfaces stand in each other's way.
     """
+    # An inode, since /proc/net/tcp knows no process: the process has a link to it among its descriptors.
     exact, others = set[str](), set[str]()
     wanted = _as_in_proc(family, host)
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -85,11 +88,8 @@ def listening_paths() -> Iterator[tuple[str, str]]:
 
 def describe_process(pid: int) -> str:
     """Return ``pid 123 (command line)``, or ``pid 123`` when its command line cannot be read."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
-    except OSError:
-        words = ""
+    words = _command_line(pid).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+    # A process names itself as it likes, and this goes to a terminal.
     words = "".join(character if character.isprintable() else "?" for character in words)
     if len(words) > _LONGEST_COMMAND:
         words = words[:_LONGEST_COMMAND] + "..."
@@ -98,15 +98,20 @@ def describe_process(pid: int) -> str:
 
 def is_master(pid: int) -> bool:
     """Return whether the process is a master of wsgiserv, by its title; False where /proc does not show it."""
+    return _command_line(pid).startswith(b"wsgiserv: master ")
+
+
+def _command_line(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read(64).startswith(b"wsgiserv: master ")
+            return file.read(4096)
     except OSError:
-        return False
+        return b""
 
 
 def _rows(table: str, most_blanks: int = -1) -> list[list[str]]:
     try:
+        # A path in /proc/net/unix is any bytes.
         with open(table, encoding="utf-8", errors="surrogateescape") as file:
             return [line.split(maxsplit=most_blanks) for line in file.read().split("\n")[1:]]
     except OSError:
@@ -118,11 +123,8 @@ def _as_in_proc(family: int, host: str) -> str:
     if family not in (AF_INET, AF_INET6):
         return ""
     packed = _socket.inet_pton(family, host.partition("%")[0])
-    words = [int.from_bytes(packed[i : i + 4], _BYTE_ORDER) for i in range(0, len(packed), 4)]
+    words = [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
     return "".join(f"{word:08X}" for word in words)
-
-
-_BYTE_ORDER: Literal["little", "big"] = "little" if _socket.htons(1) != 1 else "big"
 
 
 def _owner(inodes: set[str]) -> str | None:
@@ -131,13 +133,9 @@ def _owner(inodes: set[str]) -> str | None:
     links = {f"socket:[{inode}]" for inode in inodes}
     # The lowest pid is the master of a pre-fork server, whose workers hold the socket as well.
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
+        with suppress(OSError):  # it has exited, or is another user's
             for fd in os.listdir(f"/proc/{pid}/fd"):
-                try:
+                with suppress(OSError):  # closed since it was listed
                     if os.readlink(f"/proc/{pid}/fd/{fd}") in links:
                         return describe_process(pid)
-                except OSError:
-                    continue
-        except OSError:
-            continue  # gone, or another user's
     return None

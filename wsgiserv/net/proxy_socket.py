@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.proxy_protocol import LONGEST_BYTES, read_proxy_line
-from wsgiserv.net.client_socket import ClientSocket
+from wsgiserv.net.client_socket import ClientSocket, WrappedSocket
 
 
-class ProxySocket:
+class ProxySocket(WrappedSocket):
     """Stands in for a connection's socket until the PROXY header has been read.
 
     The header is peeked at before it is taken out of the kernel, and no byte behind it is taken: TLS or HTTP finds its
@@ -25,7 +25,7 @@ class ProxySocket:
         replace: called with ``inner`` when the header has been read.
     """
 
-    __slots__ = ("_environ", "_inner", "_mode", "_raw", "_refused", "_replace", "_seen")
+    __slots__ = ("_environ", "_inner", "_mode", "_refused", "_replace", "_seen")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ProxySocket:
         environ: dict[str, str],
         replace: Callable[[ClientSocket], object],
     ) -> None:
-        self._raw = raw
+        super().__init__(raw)
         self._inner = inner
         self._mode = mode
         self._environ = environ
@@ -55,11 +55,13 @@ class ProxySocket:
         if self._refused or flags & MSG_PEEK:
             return self._raw.recv(size, flags | MSG_DONTWAIT)
         seen = self._seen
+        # MSG_PEEK: bytes behind the header stay in the kernel, where TLS or HTTP finds its own first byte.
         peeked = self._raw.recv(LONGEST_BYTES - len(seen), MSG_PEEK | MSG_DONTWAIT)
         if not peeked:
             return b""
         try:
             line = read_proxy_line(seen + peeked, self._mode)
+            # Its first bytes have been taken, so TLS would begin in the middle of a record.
             if line is not None and seen and not line.size and self._inner is not self._raw:
                 raise ProtocolError(400, "neither a PROXY protocol header nor TLS")
         except ProtocolError:
@@ -88,33 +90,7 @@ class ProxySocket:
             return seen
         return self._inner.recv(size, flags | MSG_DONTWAIT)
 
-    # ---- the rest of a socket, for the refusal of a header: it is sent in clear -----------------------
-
-    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
-        """Send on the raw socket. Raises OSError."""
-        return self._raw.send(data, flags)
-
-    def sendmsg(
-        self, buffers: tuple[bytes | memoryview, ...], ancillary: tuple[()] = (), flags: int = 0
-    ) -> int:
-        """Send on the raw socket. Raises OSError."""
-        return self._raw.sendmsg(buffers, ancillary, flags)
-
-    def shutdown(self, how: int) -> None:
-        """End a direction of the raw socket. Raises OSError."""
-        self._raw.shutdown(how)
-
-    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
-        """Set an option of the raw socket."""
-        self._raw.setsockopt(level, name, value)
-
-    def setblocking(self, blocking: bool) -> None:
-        """Set the raw socket's mode."""
-        self._raw.setblocking(blocking)
-
-    def fileno(self) -> int:
-        """Return the raw socket's descriptor; -1 when closed."""
-        return self._raw.fileno()
+    # ---- the end; what else a socket has goes to the raw one: the refusal of a header is sent in clear ---
 
     def close(self) -> None:
         """Close the socket."""
@@ -124,4 +100,4 @@ class ProxySocket:
     def close_in_child(self) -> None:
         """Close the descriptor and send nothing: the parent uses the connection. Called in its child."""
         self._replace = None
-        self._raw.close()
+        super().close_in_child()

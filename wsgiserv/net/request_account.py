@@ -6,15 +6,16 @@ import errno
 import logging
 from _socket import SO_ERROR, SOL_SOCKET
 from _socket import socket as RawSocket
+from contextlib import suppress
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
-from wsgiserv.http.head import HeaderBlock
 from wsgiserv.logs.escape import escape
-from wsgiserv.net.client_socket import ClientSocket, reset
+from wsgiserv.net.client_socket import reset
 from wsgiserv.net.request_reader import BODY, HEAD, RequestReader
 from wsgiserv.net.response_writer import NoTimeLeft, ResponseWriter
-from wsgiserv.net.serving_context import InFlight, Loop, ServingContext
+from wsgiserv.net.serving_context import InFlight
 from wsgiserv.scoreboard import ERRORS, REQUESTS
 from wsgiserv.user_code import is_a
 from wsgiserv.wording import counted
@@ -28,52 +29,26 @@ CLIENT_GONE: Final = 499
 _CUT: Final = 504
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestAccount(ResponseWriter):
     """Accounts for the requests of one connection.
-
-    ``context.running`` holds the requests in the application. A thread takes one out to account for it: its own, one
-    watching its time, or one ending the worker. So each request is counted and logged once.
-
-    Args:
-        context, loop, sock, peer_name: as of `ResponseWriter`.
-        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
-        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
         reader: the reading half: the request, its body, unconsumed bytes.
         state: one of the states of `wsgiserv.net.request_reader`.
     """
 
-    __slots__ = ("_pending", "peer", "reader", "state", "trusted")
-
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        peer: dict[str, str],
-        peer_name: bytes,
-        trusted: bool,
-    ) -> None:
-        super().__init__(context, loop, sock, peer_name)
-        self.peer = peer
-        self.trusted = trusted
-        self.reader = RequestReader(context)
-        self.state = HEAD
-        # A request whose response is made and not wholly sent: its access-log line is still to be written.
-        self._pending: InFlight | None = None
-
-    def next_request_id(self) -> str:
-        """Return a request id, unique without a system call."""
-        context = self.context
-        return f"{context.id_prefix}{next(context.serial):016x}"
+    reader: RequestReader = field(init=False)
+    state: int = field(init=False, default=HEAD)
+    # A request whose response is made and not wholly sent: its access-log line is still to be written.
+    _pending: InFlight | None = field(init=False, default=None)
 
     # ---- counting and the access log -----------------------------------------------------------------
 
     def _count(self, status: int) -> None:
         context = self.context
-        words = context.words
-        context.answered = words[REQUESTS] = next(context.counter)
+        words = context.slot.words
+        words[REQUESTS] = next(context.counter)
         if status >= 500:
             words[ERRORS] += 1
 
@@ -94,6 +69,7 @@ class RequestAccount(ResponseWriter):
         if aborted and (response.unsent or not response.begun):
             status, sent = unsent_status, 0
         elif aborted and self._queue is not None:
+            # The head may be among the unsent bytes, and `sent` does not count it.
             sent = max(0, sent - self._queue.count_unsent())
         access.log(environ, status, response.headers, sent, monotonic() - started, aborted)
 
@@ -128,6 +104,8 @@ class RequestAccount(ResponseWriter):
 
     def _take_running(self) -> InFlight | None:
         """Take the request out of those in the application: the caller accounts for it."""
+        # Its own thread does it, or one watching its time, or one ending the worker: the first one finds the request,
+        # so each is counted and logged once.
         request = self.context.running.pop(self, None)
         return None if request is None else InFlight(*request)
 
@@ -170,6 +148,7 @@ class RequestAccount(ResponseWriter):
                     monotonic() - request.started,
                     gone,
                 )
+        # The call goes on, perhaps for ever: when the process ends, its request must not be reported a second time.
         context.slot.mark_logged(request.cell)
         self._count(status)
         return True
@@ -186,6 +165,7 @@ class RequestAccount(ResponseWriter):
         if request is not None:
             response = request.response
             is_whole = response.is_whole and not self.has_output
+            # Before the line is written: the thread of the request must not send behind it.
             self._lost = True
             self._log_request(request, not is_whole, _CUT)
             self._count(response.code if response.begun else _CUT)
@@ -208,7 +188,7 @@ class RequestAccount(ResponseWriter):
         block = self.reader.block
         environ = refused_environ(self.reader.line, block, self.peer)
         given = block.request_id if block and self.trusted else None
-        environ["wsgiserv.request_id"] = given or self.next_request_id()
+        environ["wsgiserv.request_id"] = given or next(self.context.request_ids)
         if self.context.access is not None:
             self.context.access.log(environ, _CUT, [], 0, 0.0, True)
         self._report_cut(environ)
@@ -220,6 +200,7 @@ class RequestAccount(ResponseWriter):
         log = self.context.log
         asked = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
+        # A client that breaks off is no fault of the application: no traceback, and no line at all in most logs.
         if is_a(failure, BodyError):
             log.log(
                 logging.DEBUG if failure.gone else logging.WARNING,
@@ -233,6 +214,7 @@ class RequestAccount(ResponseWriter):
         elif is_a(failure, BodyTooLong):
             log.error("WS1690 %s: %s (request %s)", asked, failure, request_id)
         elif is_a(failure, ClientGone):
+            # The client is still there: the worker has ended the wait for it.
             if self._queue is not None and is_a(self._queue.error, NoTimeLeft):
                 self._report_cut(environ)
             else:
@@ -249,16 +231,6 @@ class RequestAccount(ResponseWriter):
             counted(response.missing, "byte"),
             response.length,
             environ["wsgiserv.request_id"],
-        )
-
-    def _report_untrusted(self, block: HeaderBlock) -> None:
-        # Once per worker, for an operator who has moved the proxy to another host.
-        self.context.warned_untrusted_headers = True
-        self.context.log.info(
-            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
-            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
-            self.name,
-            ", ".join(escape(key[5:].replace("_", "-").title()) for key in block.claims),
         )
 
     def _report_cut(self, environ: dict[str, Any], after_s: float | None = None) -> None:
@@ -280,13 +252,11 @@ class RequestAccount(ResponseWriter):
 
 def _pending_error(fd: int) -> int:
     """Return the pending error (errno) of a socket; 0 when there is none, or it is closed."""
-    try:
+    with suppress(OSError, ValueError):
+        # A second object, since the connection's may be TLS: it has no getsockopt().
         sock = RawSocket(fileno=fd)
-    except (OSError, ValueError):
-        return 0
-    try:
-        return sock.getsockopt(SOL_SOCKET, SO_ERROR)
-    except OSError:
-        return 0
-    finally:
-        sock.detach()
+        try:
+            return sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        finally:
+            sock.detach()
+    return 0

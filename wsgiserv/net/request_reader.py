@@ -9,6 +9,7 @@ The connection feeds `RequestReader` with arriving bytes, and takes the returned
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from wsgiserv.errors import ProtocolError
@@ -32,6 +33,7 @@ CLOSED: Final = 7
 TLS_HANDSHAKE: Final = 0x16
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestReader:
     """The reading half of one connection.
 
@@ -51,33 +53,21 @@ class RequestReader:
         body_since: when the body began.
     """
 
-    __slots__ = (
-        "_context",
-        "block",
-        "body",
-        "body_since",
-        "buffer",
-        "decoder",
-        "expects_continue",
-        "has_blank",
-        "head_since",
-        "keep_alive",
-        "line",
-        "since",
-    )
+    _context: ServingContext
+    line: RequestLine | None = field(init=False, default=None)
+    block: HeaderBlock | None = field(init=False, default=None)
+    body: BodyBuffer | None = field(init=False, default=None)
+    decoder: ChunkedDecoder | LengthDecoder | None = field(init=False, default=None)
+    keep_alive: bool = field(init=False, default=True)
+    expects_continue: bool = field(init=False, default=False)
+    buffer: bytearray | None = field(init=False, default=None)
+    has_blank: bool = field(init=False, default=False)
+    since: float = field(init=False)
+    head_since: float = field(init=False)
+    body_since: float = field(init=False, default=0.0)
 
-    def __init__(self, context: ServingContext) -> None:
-        self._context = context
-        self.line: RequestLine | None = None
-        self.block: HeaderBlock | None = None
-        self.body: BodyBuffer | None = None
-        self.decoder: ChunkedDecoder | LengthDecoder | None = None
-        self.keep_alive = True
-        self.expects_continue = False
-        self.buffer: bytearray | None = None
-        self.has_blank = False
-        self.since = self.head_since = context.now
-        self.body_since = 0.0
+    def __post_init__(self) -> None:
+        self.since = self.head_since = self._context.now
 
     def feed_head(self, data: bytes) -> int:
         """Take a head or part of it, and bytes behind it; return the next state.
@@ -90,6 +80,8 @@ class RequestReader:
         if buffer is not None:
             seen = len(buffer)
             buffer += data
+            # Three bytes of the empty line may have come before; to search all again would be quadratic for slow
+            # clients.
             end = buffer.find(b"\r\n\r\n", max(0, seen - 3))
             if end < 0 and not buffer.startswith(b"\r\n"):
                 self._check_partial(buffer, seen)
@@ -106,14 +98,14 @@ class RequestReader:
         if end < 0:
             self._begin_partial(data, seen, is_new=buffer is None)
             return HEAD
-        context = self._context
+        parser = self._context.parser
         eol = data.find(b"\r\n")
         raw = data[:eol]
         # Reset first: a refusal is logged with the request line that it is about.
         self.line = self.block = None
-        self.line = line = context.lines.get(raw) or context.parser.new_line(raw)
+        self.line = line = parser.lines.get(raw) or parser.new_line(raw)
         raw = data[eol + 2 : end + 2]
-        self.block = block = context.blocks.get(raw) or context.parser.new_block(raw)
+        self.block = block = parser.blocks.get(raw) or parser.new_block(raw)
         self.has_blank = False
         rest = data[end + 4 :] if len(data) > end + 4 else b""
         if line.http11:
@@ -125,11 +117,13 @@ class RequestReader:
                 if rest:
                     self.buffer = bytearray(rest)
                 return READY
+            # CONNECT asks for a tunnel (RFC 9110 §9.3.6): bytes behind it may not be HTTP.
             self.keep_alive = not (block.close or line.is_connect)
         else:
             if block.chunked:
                 # RFC 9112 §6.1: a 1.0 client cannot know the coding, so some hop between does not know it either.
                 raise ProtocolError(400, "Transfer-Encoding in an HTTP/1.0 request")
+            # RFC 9112 §9.3: HTTP/1.0 closes unless the client has asked otherwise.
             self.keep_alive = block.keep_alive and not block.close and not line.is_connect
         return self._begin_body(line, block, rest)
 
@@ -163,12 +157,14 @@ class RequestReader:
 
     def _check_partial(self, buffer: bytearray, seen: int) -> None:
         """Refuse at once a head beyond repair: the client need not wait for the timeout. Raises ProtocolError."""
-        limits = self._context.limits
+        limits = self._context.settings.limits
+        # One byte back: a CR at the end of the last piece is judged by what follows.
         if STRAY.search(buffer, max(0, seen - 1)):
             raise ProtocolError(400, "stray control character, or a line that does not end with CRLF")
         first = buffer.find(b"\r\n", 0, limits.line + 2)
         if first < 0 and len(buffer) > limits.line + 1:
             raise ProtocolError(414, "request line longer than limit_request_line")
+        # Parsed once, when its end has just come: its faults are told without waiting for the fields.
         if first >= 0 and first + 1 >= seen:
             self.line = self._context.parser.request_line(bytes(buffer[:first]))
         if len(buffer) > limits.head:
@@ -181,14 +177,16 @@ class RequestReader:
     def _begin_body(self, line: RequestLine, block: HeaderBlock, rest: bytes) -> int:
         """Settle the framing of the body (RFC 9112 §6.3); return the next state. Raises ProtocolError."""
         context = self._context
+        settings = context.settings
         length = block.content_length
-        if context.body_limit and length > context.body_limit:
+        # Before a byte of it is taken: a chunked body is counted as it comes.
+        if settings.body_limit and length > settings.body_limit:
             raise ProtocolError(413, "request body larger than limit_request_body")
         if length == 0:
             if rest:
                 self.buffer = bytearray(rest)
             return READY
-        body = self.body = BodyBuffer(context.body_memory, context.spool_dir, context.bodies_memory)
+        body = self.body = context.new_body()
         if 0 < length <= len(rest):  # it came with its head, as small ones do
             if len(rest) > length:
                 self.buffer = bytearray(rest[length:])
@@ -196,11 +194,11 @@ class RequestReader:
             body.write(rest)
             return READY
         if block.chunked:
-            self.decoder = ChunkedDecoder(
-                body.write, context.body_limit, context.limits.fields, context.limits.field_size
-            )
+            limits = settings.limits
+            self.decoder = ChunkedDecoder(body.write, settings.body_limit, limits.fields, limits.field_size)
         else:
             self.decoder = LengthDecoder(body.write, length)
+        # Small bodies have come by now, so only slow ones are timed.
         self.body_since = context.now
         self.expects_continue = block.expect_continue and line.http11 and not rest
         return self.feed_body(rest) if rest else BODY
@@ -210,26 +208,42 @@ class RequestReader:
         """Whether the application reads the rest of the current body itself (``stream_request_body``)."""
         # A large chunked body is not streamed unless all are: read whole, it gets a CONTENT_LENGTH, and Django, for
         # one, reads nothing without.
-        context = self._context
-        streaming = context.streaming
+        settings = self._context.settings
+        streaming = settings.streaming
         assert self.block is not None
         return streaming == ALL_STREAMED or (
-            streaming > 0 and self.block.content_length > context.body_memory
+            streaming > 0 and self.block.content_length > settings.body_memory
         )
 
     def body_deadline(self) -> float:
         """Return when more of the body must have come: within ``body_timeout``, at ``body_min_rate`` overall."""
         assert self.body is not None
-        timeouts = self._context.timeouts
-        deadline = self._context.now + (timeouts.body_timeout or NEVER)
-        if timeouts.body_min_rate:
+        settings = self._context.settings
+        deadline = self._context.now + (settings.body_timeout or NEVER)
+        if settings.body_min_rate:
+            # A trickle that restarts `body_timeout` with each byte must end, too (slowloris with a body).
             earned = (
                 self.body_since
-                + (timeouts.body_timeout or RATE_GRACE_S)
-                + self.body.length / timeouts.body_min_rate
+                + (settings.body_timeout or RATE_GRACE_S)
+                + self.body.length / settings.body_min_rate
             )
             deadline = min(deadline, earned)
         return deadline
+
+    def keep(self, data: bytes) -> None:
+        """Keep ``data``, which came behind a request, for the next one."""
+        # Empty is not None: the caller knows of bytes that are still in the socket.
+        self.buffer = bytearray(data)
+
+    def take_buffer(self) -> bytearray | None:
+        """Return the unconsumed bytes, and keep them no longer."""
+        buffer, self.buffer = self.buffer, None
+        return buffer
+
+    def discard(self) -> None:
+        """Drop all that has come: the body, and the unconsumed bytes."""
+        self.buffer = None
+        self.discard_body()
 
     def discard_body(self) -> None:
         """Drop the body, and its spool file."""

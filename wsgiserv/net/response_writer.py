@@ -5,6 +5,7 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import pread
 from typing import Any, Final
 
@@ -22,41 +23,40 @@ class NoTimeLeft(TimeoutError):
     """The worker ends, and cannot wait for its client any more."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ResponseWriter(ABC):
     """The sending half of a connection.
-
-    Data that the socket does not take is queued. From then on two threads may send: the application's, with each block
-    that it makes, and the loop's, whatever the application does meanwhile. Both hold the queue's lock. While the queue
-    is empty only the application's thread sends, without the lock.
 
     Args:
         context: values shared by the worker's connections.
         loop: waits for the socket.
-        sock: the client's socket.
-        peer_name: the client's address.
+        sock: the client's socket. Reads and sends here never wait, whatever its mode is.
+        base: the base environ of the listener.
+        peer: the keys of the client in the environ (``REMOTE_ADDR``, ``REMOTE_PORT``).
+        peer_name: the client's address for logs.
+        trusted: whether the peer is in ``forwarded_allow_ips``.
 
     Attributes:
+        fd: the descriptor of ``sock``; it stays known after the socket is closed.
         streams: whether the data sent now are blocks of a body of unknown length: their producer may run ahead of its
             client by ``stream_buffer`` only. Set by the response.
     """
 
-    __slots__ = ("_lost", "_queue", "context", "fd", "loop", "peer_name", "sock", "streams")
+    # Data that the socket does not take is queued. From then on two threads may send: the application's, with each
+    # block that it makes, and the loop's, whatever the application does meanwhile. Both hold the queue's lock. While
+    # the queue is empty only the application's thread sends, without the lock: most responses never need it.
 
-    def __init__(
-        self,
-        context: ServingContext,
-        loop: Loop[Any],
-        sock: ClientSocket,
-        peer_name: bytes,
-    ) -> None:
-        self.context = context
-        self.loop = loop
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.peer_name = peer_name
-        self._queue: SendQueue | None = None
-        self._lost = False
-        self.streams = False
+    context: ServingContext
+    loop: Loop
+    sock: ClientSocket
+    base: dict[str, Any]
+    peer: dict[str, str]
+    peer_name: bytes
+    trusted: bool
+    fd: int = field(init=False)
+    streams: bool = field(init=False, default=False)
+    _queue: SendQueue | None = field(init=False, default=None)
+    _lost: bool = field(init=False, default=False)
 
     def set_streaming(self, streaming: bool) -> None:
         """Tell whether blocks of a body of unknown length follow."""
@@ -72,15 +72,6 @@ class ResponseWriter(ABC):
         """Whether queued data waits for the client to take it."""
         return self._queue is not None and self._queue.has_items
 
-    @property
-    def send_error(self) -> OSError | None:
-        """The reason why no queued data can be sent any more."""
-        return None if self._queue is None else self._queue.error
-
-    def count_unsent(self) -> int:
-        """Return how many bytes of queued data have not been sent."""
-        return 0 if self._queue is None else self._queue.count_unsent()
-
     def send(self, data: bytes | memoryview, wait: bool = True) -> None:
         """Send ``data`` or queue what the socket does not take.
 
@@ -93,6 +84,7 @@ class ResponseWriter(ABC):
         """
         if not self._queue or self._empties_queue(self._queue):
             try:
+                # The flag, since the socket is as accept(2) made it: to set its mode is a system call per connection.
                 sent = self.sock.send(data, MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
@@ -111,6 +103,7 @@ class ResponseWriter(ABC):
         sent = 0
         if not self._queue or self._empties_queue(self._queue):
             try:
+                # One packet for both where they fit, and the body is not copied behind its head.
                 sent = self.sock.sendmsg((head, body), (), MSG_DONTWAIT)
             except BlockingIOError:
                 pass
@@ -150,6 +143,7 @@ class ResponseWriter(ABC):
         end = offset + count
         while offset < end:
             data = pread(fd, min(end - offset, _READ_BYTES), offset)
+            # Its Content-Length has been promised: the response cannot end as if it were whole.
             if not data:
                 raise FileTruncated
             self.send(data)
@@ -160,7 +154,7 @@ class ResponseWriter(ABC):
         if queue is None:
             # sendfile(2) knows no MSG_DONTWAIT.
             self.sock.setblocking(False)
-            queue = self._queue = SendQueue(self.context.spool_dir, self.context.response_memory)
+            queue = self._queue = self.context.new_queue()
         return queue
 
     # ---- the queue ---------------------------------------------------------------------------------------
@@ -196,26 +190,25 @@ class ResponseWriter(ABC):
                 self._send_queued(queue)
             was_empty = not queue.has_items
             queue.add(data, self.streams)
+            # Once per queue: the loop sends until it is empty.
             if was_empty:
                 self._start_draining()
 
     def wait_for_client(self) -> None:
-        """Wait while the client is too far behind; in the application's thread.
-
-        That is when neither memory nor disk takes more of an ordinary response, or when a stream is ``stream_buffer``
-        ahead. Raises ClientGone.
-        """
+        """Wait while the client is too far behind; in the application's thread. Raises ClientGone."""
         queue = self._queue
         if queue is None:
             return
-        most = self.context.stream_buffer
+        most = self.context.settings.stream_buffer
         if queue.is_full:
+            # Neither memory nor disk takes more: what has been sent meanwhile makes room.
             queue.low = 0
         elif self.streams and queue.size > most:
             queue.low = most - min(most // 2, _LEEWAY_BYTES)
         else:
             return
         while queue.size > queue.low:
+            # Without the lock: the loop, or a helper, sends from the queue meanwhile.
             try:
                 goes_on = self.loop.wait_writable(self)
             except ClientGone:

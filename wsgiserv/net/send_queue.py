@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from _socket import socket as RawSocket
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import IO, Final
 
@@ -40,16 +41,14 @@ class FileTruncated(OSError):
         return "a file became shorter while it was sent"
 
 
+@dataclass(slots=True)
 class _FileRange:
-    __slots__ = ("count", "fd", "offset", "spool")
-
-    def __init__(self, fd: int, offset: int, count: int, spool: IO[bytes] | None = None) -> None:
-        self.fd = fd
-        self.offset = offset
-        self.count = count
-        self.spool = (
-            spool  # the spool file that this is the last part of; else the descriptor is the range's own
-        )
+    fd: int
+    offset: int
+    count: int
+    spool: IO[bytes] | None = (
+        None  # the file that this is the last part of; else the descriptor is the range's own
+    )
 
     def close(self) -> None:
         if self.spool is not None:
@@ -58,6 +57,7 @@ class _FileRange:
             os.close(self.fd)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class SendQueue:
     """The queue of one connection. False when it is empty and its client can be sent to.
 
@@ -78,38 +78,20 @@ class SendQueue:
         waits: how often a producer has looked whether its client has taken enough: a waiting producer's progress.
     """
 
-    __slots__ = (
-        "_items",
-        "_memory",
-        "_sent_of_first",
-        "_shared",
-        "_spool_dir",
-        "_taken",
-        "_wake",
-        "dropped",
-        "error",
-        "lock",
-        "low",
-        "moved_at",
-        "size",
-        "waits",
-    )
-
-    def __init__(self, spool_dir: str | None, shared: MemoryBudget) -> None:
-        self._shared = shared
-        self._taken = 0  # of the shared memory
-        self._items: deque[memoryview | bytearray | _FileRange] = deque()
-        self._sent_of_first = 0  # bytes of the first item, when it is in memory
-        self._memory = 0
-        self._spool_dir = spool_dir
-        self._wake: Callable[[], object] | None = None
-        self.low = 0
-        self.lock = allocate_lock()
-        self.size = 0
-        self.error: OSError | None = None
-        self.dropped = 0
-        self.moved_at = 0.0
-        self.waits = 0
+    _spool_dir: str | None
+    _shared: MemoryBudget
+    lock: LockType = field(init=False, default_factory=allocate_lock)
+    low: int = field(init=False, default=0)
+    size: int = field(init=False, default=0)
+    error: OSError | None = field(init=False, default=None)
+    dropped: int = field(init=False, default=0)
+    moved_at: float = field(init=False, default=0.0)
+    waits: int = field(init=False, default=0)
+    _items: deque[memoryview | bytearray | _FileRange] = field(init=False, default_factory=deque)
+    _sent_of_first: int = field(init=False, default=0)  # bytes of the first item, when it is in memory
+    _memory: int = field(init=False, default=0)
+    _taken: int = field(init=False, default=0)  # of the shared memory
+    _wake: Callable[[], object] | None = field(init=False, default=None)
 
     def __bool__(self) -> bool:
         return bool(self._items) or self.error is not None
@@ -138,6 +120,7 @@ class SendQueue:
         size = len(view)
         items = self._items
         last = items[-1] if items else None
+        # An empty queue has nothing that the client could take: its time begins now.
         if last is None:
             self.moved_at = monotonic()
         self.size += size
@@ -173,6 +156,7 @@ class SendQueue:
                 target = _FileRange(spool.fileno(), 0, 0, spool)
                 start = 0
             written = 0
+            # pwrite(2) may write less when the disk fills up.
             while written < len(view):
                 written += os.pwrite(target.fd, view[written:], start + written)
         except OSError:
@@ -188,6 +172,7 @@ class SendQueue:
         """Queue a range of a file; the descriptor is duplicated, the caller keeps its own. Raises OSError."""
         if not self._items:
             self.moved_at = monotonic()
+        # The application closes its file when the response is made, perhaps long before the client has it.
         self._items.append(_FileRange(os.dup(fd), offset, count))
 
     def flush(self, sock: ClientSocket) -> int:
@@ -218,9 +203,8 @@ class SendQueue:
         return total
 
     def _send(self, sock: ClientSocket, item: memoryview | bytearray) -> int:
-        with memoryview(item)[
-            self._sent_of_first :
-        ] as rest:  # released at once: more may be joined to a bytearray
+        # Released at once: a bytearray cannot grow while a view of it exists, and more may be joined to it.
+        with memoryview(item)[self._sent_of_first :] as rest:
             sent = sock.send(rest)
             whole = sent == len(rest)
         self._memory -= sent
@@ -256,6 +240,7 @@ class SendQueue:
         if unused > 0:
             self._taken -= unused
             self._shared.give_back(unused)
+        # `low` is below the limit: a producer is not woken for each piece that has been sent.
         wake = self._wake
         if wake is not None and self.size <= self.low:
             self._wake = None
@@ -283,6 +268,7 @@ class SendQueue:
 
     def fail(self, error: OSError) -> None:
         """Send nothing any more: drop the queue, and remember why."""
+        # Its frames would keep the response in memory for as long as the queue.
         self.error = error.with_traceback(None)
         self._drop()
 
@@ -294,6 +280,7 @@ class SendQueue:
 
     def drop_in_child(self) -> None:
         """Drop everything in a child of the application, where no other thread is left to give the lock back."""
+        # The lock may have been held by another thread at the moment of the fork, and here that one does not exist.
         self._wake = None
         self.lock = allocate_lock()
         self.clear()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES
-from wsgiserv.scoreboard import DRAINING, Slot
+from wsgiserv.logs.escape import escape
+from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
+from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
+from wsgiserv.wsgi.input import BodyBuffer
 from wsgiserv.wsgi.response import Response
 from wsgiserv.wsgi.response_context import ResponseContext
 from wsgiserv.wsgi.run import run_app
@@ -44,47 +47,65 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-# The connections of a loop. Their modules import this one, so it cannot name their class.
-C = TypeVar("C", contravariant=True)
-
-
-class Loop(Protocol[C]):
+class Loop(Protocol):
     """The calls of a connection to the loop that waits for its socket."""
 
-    def watch(self, connection: C, interest: int) -> None:
+    # The module of the connections imports this one, so their class cannot be named here.
+
+    def watch(self, connection: Any, interest: int) -> None:
         """Call `receive` (READ) or `flush` (WRITE) when the socket is ready; NONE: leave it alone.
 
         Called with WRITE while the application runs, too, when something of its response has been queued.
         """
 
-    def ignore(self, connection: C) -> None:
+    def ignore(self, connection: Any) -> None:
         """Not even tell that the client has left, until the next `watch`."""
 
-    def resume(self, connection: C) -> None:
+    def resume(self, connection: Any) -> None:
         """Call `advance` soon: bytes of a next request are here already."""
 
-    def forget(self, connection: C) -> None:
+    def forget(self, connection: Any) -> None:
         """The connection is about to close its socket."""
 
-    def wait_writable(self, connection: C) -> bool:
+    def wait_writable(self, connection: Any) -> bool:
         """Let the producer of a response wait until its client has taken more; False at the send timeout.
 
         Raises ClientGone when the worker has no time left to wait.
         """
 
-    def wait_readable(self, connection: C) -> bool:
+    def wait_readable(self, connection: Any) -> bool:
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timeouts:
-    """The settings of the same names: seconds, ``body_min_rate`` in bytes per second; 0 means no limit."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingSettings:
+    """The values of the settings for connections: times in seconds, sizes in bytes; 0 means no limit.
 
+    Attributes:
+        limits: the limits of a head.
+        header_timeout, body_timeout, send_timeout, keepalive: the settings of the same names.
+        body_min_rate: bytes per second.
+        body_limit: most bytes of a body.
+        body_memory: bytes of a body kept in memory.
+        spool_dir: directory of spool files; None means the system's.
+        streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
+            (its declared length is above ``body_memory``) or `ALL_STREAMED`.
+        stream_buffer: how many bytes a response of unknown length may run ahead of its client; then its producer waits.
+        forwarding: the rules for trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
+    """
+
+    limits: HeadLimits = HeadLimits()
     header_timeout: float = 10.0
     body_timeout: float = 30.0
     body_min_rate: int = 240
     send_timeout: float = 60.0
     keepalive: float = 75.0
+    body_limit: int
+    body_memory: int
+    spool_dir: str | None
+    streaming: int = NEVER_STREAMED
+    stream_buffer: int = MEMORY_BYTES
+    forwarding: Forwarding | None = None
 
 
 class InFlight(NamedTuple):
@@ -108,139 +129,95 @@ def no_application(environ: dict[str, Any], start_response: Callable[..., Any]) 
     raise RuntimeError("the worker has ended")
 
 
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The application and the calls around it.
+
+    Attributes:
+        app: the WSGI application.
+        call: calls it: `run_app`, or a function that watches its time around it.
+        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
+            response); None when they are not set.
+    """
+
+    app: Callable[..., Any] = no_application
+    call: Callable[..., BaseException | None] = run_app
+    pre_request: Callable[[Any, dict[str, Any]], object] | None = None
+    post_request: Callable[[Any, dict[str, Any], Response], object] | None = None
+
+
+def _request_ids() -> Iterator[str]:
+    # 32 hexadecimal digits: the process that made it, and a count. Unique without a system call. `map` over `count`
+    # makes each in one step, so threads never get the same.
+    prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
+    return map(f"{prefix}%016x".__mod__, itertools.count(1))
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
 class ServingContext:
     """The values that all connections of one worker share.
 
-    Args:
-        app: the WSGI application.
-        limits: the limits of a head.
-        timeouts: the timeouts of a connection.
-        body_limit: most bytes of a body; 0 means no limit.
-        body_memory: bytes of a body kept in memory.
-        spool_dir: directory of spool files; None means the system's.
-        log: the error log.
-        access: the access log, None when it is off.
+    Attributes:
+        settings: the values of the settings.
+        application: the application; `begin` sets it.
         gateway: values shared by the responses.
         slot: the worker's row of the scoreboard.
-        forwarding: the rules for trusted proxies' X-Forwarded-* and Forwarded; None when not asked for.
-        streaming: when the application is called before a body is complete: `NEVER_STREAMED`, `LARGE_STREAMED`
-            (its declared length is above ``body_memory``) or `ALL_STREAMED`.
-        stream_buffer: how many bytes a response of unknown length may run ahead of its client; then its producer waits.
-        call: calls the application: `run_app`, or a function that watches its time around it.
-
-    Attributes:
+        access: the access log, None when it is off.
         now: ``time.monotonic()`` of the current loop turn.
-        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
-            response); None when they are not set.
-        retiring: whether the worker leaves.
         linger_s: how long a worker that leaves keeps an idle connection that no other worker can take over; 0.0: not
-            at all.
+            at all. None while the worker stays.
         why_leaving: the level and the reason with which requests are logged that the worker cuts.
+        running: the requests in the application, by connection. The code that takes one out counts it, and writes its
+            line.
+        counter: counts the answered requests; the scoreboard has the last value.
+        request_ids: the next request's id is the next value.
         warned_untrusted_headers: whether the log says already that a peer's forwarded headers are removed.
-        answered: requests answered by this worker.
-        running: the requests in the application. The code that takes one out counts it, and writes its line.
+        log: the error log.
+        parser: parses heads, with a cache.
+        keepalive: how long an idle connection stays, in seconds.
+        new_body, new_queue: make the buffer of a request's body, and a connection's queue of response data.
     """
 
-    # More than 18 attributes, and on purpose: most are read for each request, and a group of them would cost a lookup
-    # each time.
-    __slots__ = (  # noqa: RUF023 - grouped by lifetime
-        # settings
-        "body_limit",
-        "body_memory",
-        "forwarding",
-        "header_timeout",
-        "limits",
-        "spool_dir",
-        "stream_buffer",
-        "streaming",
-        "timeouts",
-        # the application, and the calls around it
-        "access",
-        "app",
-        "call",
-        "post_request",
-        "pre_request",
-        # shared by the requests
-        "blocks",
-        "bodies_memory",
-        "gateway",
-        "lines",
-        "log",
-        "parser",
-        "response_memory",
-        "slot",
-        "words",
-        # counters
-        "answered",
-        "counter",
-        "id_prefix",
-        "running",
-        "serial",
-        # changed by the worker
-        "_refusals",
-        "keepalive",
-        "linger_s",
-        "now",
-        "retiring",
-        "warned_untrusted_headers",
-        "why_leaving",
-    )
+    settings: ServingSettings
+    application: Application
+    gateway: ResponseContext
+    slot: Slot
+    access: AccessLog | None = None
+    now: float = field(default_factory=monotonic)
+    linger_s: float | None = None
+    why_leaving: tuple[int, str] = (logging.WARNING, "the worker ends")
+    running: dict[Any, InFlight] = field(default_factory=dict)
+    counter: Iterator[int] = field(default_factory=partial(itertools.count, 1))
+    request_ids: Iterator[str] = field(default_factory=_request_ids)
+    warned_untrusted_headers: bool = False
+    log: logging.Logger = field(init=False)
+    parser: HeadParser = field(init=False)
+    keepalive: float = field(init=False)
+    new_body: Callable[[], BodyBuffer] = field(init=False)
+    new_queue: Callable[[], SendQueue] = field(init=False)
+    _refusals: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        *,
-        app: Callable[..., Any],
-        limits: HeadLimits,
-        timeouts: Timeouts,
-        body_limit: int,
-        body_memory: int,
-        spool_dir: str | None,
-        log: logging.Logger,
-        access: AccessLog | None,
-        gateway: ResponseContext,
-        slot: Slot,
-        forwarding: Forwarding | None = None,
-        streaming: int = NEVER_STREAMED,
-        stream_buffer: int = MEMORY_BYTES,
-        call: Callable[..., BaseException | None] = run_app,
-    ) -> None:
-        self.app = app
-        self.call = call
-        self.streaming = streaming
-        self.stream_buffer = stream_buffer
-        self.limits = limits
-        self.parser = HeadParser(limits)
-        self.lines = self.parser.lines
-        self.blocks = self.parser.blocks
-        self.timeouts = timeouts
-        self.keepalive = timeouts.keepalive
-        self.header_timeout = timeouts.header_timeout or NEVER
-        self.body_limit = body_limit
-        self.body_memory = body_memory
-        self.spool_dir = spool_dir
-        self.response_memory = MemoryBudget(WORKER_MEMORY_BYTES)
-        self.bodies_memory = MemoryBudget(_BODIES_MEMORY_BYTES)
-        self.log = log
-        self.access = access
-        self.gateway = gateway
-        self.slot = slot
-        self.forwarding = forwarding
-        self.words = slot.words
-        self.now = monotonic()
-        self.retiring = False
-        self.linger_s = 0.0
-        self.warned_untrusted_headers = False
-        self._refusals: dict[str, tuple[float, int]] = {}
-        gateway.allow_keep_alive(self.keepalive > 0)
-        self.answered = 0
-        self.running: dict[Any, InFlight] = {}  # by connection
-        self.why_leaving = (logging.WARNING, "the worker ends")
-        self.counter = itertools.count(1)
-        # A request id is 32 hexadecimal digits: the process that made it, and a count. Unique without a system call.
-        self.id_prefix = urandom(6).hex() + f"{getpid() & 0xFFFF:04x}"
-        self.serial = itertools.count(1)
-        self.pre_request: Callable[[Any, dict[str, Any]], object] | None = None
-        self.post_request: Callable[[Any, dict[str, Any], Response], object] | None = None
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.log = self.gateway.log
+        self.parser = HeadParser(settings.limits)
+        self.keepalive = settings.keepalive
+        self.gateway.allow_keep_alive(self.keepalive > 0)
+        # Many small bodies, or queues, fill the memory as well as a large one does: each kind has one budget per
+        # worker.
+        bodies_memory = MemoryBudget(_BODIES_MEMORY_BYTES)
+        self.new_body = partial(BodyBuffer, settings.body_memory, settings.spool_dir, bodies_memory)
+        self.new_queue = partial(SendQueue, settings.spool_dir, MemoryBudget(WORKER_MEMORY_BYTES))
+
+    @property
+    def app(self) -> Callable[..., Any]:
+        """The WSGI application."""
+        return self.application.app
+
+    @property
+    def answered(self) -> int:
+        """Requests answered by this worker."""
+        return self.slot.words[REQUESTS]
 
     def begin(
         self,
@@ -249,11 +226,10 @@ class ServingContext:
         pre_request: Callable[[Any, dict[str, Any]], object] | None,
         post_request: Callable[[Any, dict[str, Any], Response], object] | None,
     ) -> None:
-        """Serve a loaded application from now on; see the arguments and attributes of the class."""
-        self.app = app
+        """Serve a loaded application from now on; the arguments are as of `Application`."""
+        # One assignment: a request that begins on another thread never sees half of it.
+        self.application = Application(app, self.application.call, pre_request, post_request)
         self.access = access
-        self.pre_request = pre_request
-        self.post_request = post_request
 
     def cut_because(self, why: tuple[int, str]) -> None:
         """Log the requests that the worker cuts from now on with this level and reason."""
@@ -261,14 +237,11 @@ class ServingContext:
 
     def end(self) -> None:
         """Drop the application: the worker has ended."""
-        self.app = no_application
+        self.application = replace(self.application, app=no_application)
 
     def repeated_refusal(self, reason: str) -> int:
-        """Return how many refusals for this reason have not been logged; -1: do not log this one either.
-
-        Args:
-            reason: the reason of the refusal.
-        """
+        """Return how many refusals for this reason have not been logged; -1: do not log this one either."""
+        # The reasons are texts of this program, not of clients: there are few.
         now = monotonic()
         logged_at, count = self._refusals.get(reason, (-_REPEATED_REFUSAL_S, 0))
         if now - logged_at < _REPEATED_REFUSAL_S:
@@ -277,22 +250,38 @@ class ServingContext:
         self._refusals[reason] = (now, 0)
         return count
 
+    def report_untrusted_headers(self, peer: str, claims: Iterable[str]) -> None:
+        """Log, once per worker, that forwarded headers of a peer did not reach the application.
+
+        Args:
+            peer: its name.
+            claims: the headers' keys of the environ.
+        """
+        # For an operator who has moved the proxy to another host.
+        self.warned_untrusted_headers = True
+        self.log.info(
+            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
+            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
+            peer,
+            ", ".join(escape(key[5:].replace("_", "-").title()) for key in claims),
+        )
+
     def close_in_child(self) -> None:
-        """Drop the data that a child of the application must not write again. Called there, after `Slot.detach`."""
-        self.words = self.slot.words
+        """Drop the access log's buffer: a child of the application must not write it again. Called there."""
         if self.access is not None:
             self.access.close_in_child()
 
     def retire(self, linger_s: float = 0.0) -> None:
         """Have every response say ``Connection: close`` from now on; keep idle connections for ``linger_s`` seconds."""
-        self.retiring = True
         self.linger_s = linger_s
         self.keepalive = min(self.keepalive, linger_s)
-        self.gateway.allow_keep_alive(False)
+        # A response that is on its way may have promised keep-alive: such a connection stays for ``linger_s``.
+        self.drain()
 
     def set_at_capacity(self, is_at_capacity: bool) -> None:
         """Have responses say ``Connection: close`` while clients wait for room: none is cut off to make room."""
-        is_leaving = self.retiring or self.words[DRAINING]
+        # Room that appears must not bring back the promise of a worker that leaves.
+        is_leaving = self.linger_s is not None or self.slot.words[DRAINING]
         self.gateway.allow_keep_alive(not (is_at_capacity or is_leaving) and self.keepalive > 0)
 
     def drain(self) -> None:

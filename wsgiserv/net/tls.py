@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError
+from wsgiserv.net.client_socket import WrappedSocket
 from wsgiserv.net.tls_context import reason_of
 
 _FRESH: Final = 0  # no byte has come
@@ -36,7 +37,7 @@ _MOST_OWED_TO_TLS: Final = 65536
 _HTTP_STARTS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r\n")
 
 
-class TLSSocket:
+class TLSSocket(WrappedSocket):
     """A client's socket, for the connection like a `_socket.socket` in non-blocking mode.
 
     Args:
@@ -61,7 +62,6 @@ class TLSSocket:
         "_lock",
         "_object",
         "_outgoing",
-        "_raw",
         "_state",
         "_unsent",
     )
@@ -71,9 +71,9 @@ class TLSSocket:
     _outgoing: ssl.MemoryBIO
 
     def __init__(self, context: ssl.SSLContext, raw: RawSocket, environ: dict[str, str]) -> None:
+        super().__init__(raw)
         self._context = context
         self._lock = allocate_lock()
-        self._raw = raw
         self._environ = environ
         self._state = _FRESH
         self._unsent: bytes | memoryview = b""  # encrypted, and not taken by the raw socket yet
@@ -94,38 +94,35 @@ class TLSSocket:
             ConnectionError: TLS failed; the client has been told, as far as it listens.
         """
         with self._lock:
-            return self._recv(size, flags)
-
-    def _recv(self, size: int, flags: int) -> bytes:
-        state = self._state
-        if state >= _PLAIN or flags & MSG_PEEK:
-            # Behind our own end only the client's end is of interest: nothing is decrypted any more.
-            return self._raw.recv(size, flags | MSG_DONTWAIT)
-        if state == _ENDED:
-            return b""
-        data = self._raw.recv(size - _RECORD_BYTES, flags | MSG_DONTWAIT)
-        if not data:
-            return b""  # without a word of TLS (a "ragged" end): HTTP's framing tells whether something lacks
-        if state == _FRESH:
-            self._begin(data)
-        self._incoming.write(data)
-        try:
-            if state <= _HANDSHAKE:
-                self._object.do_handshake()
-                self._state = _OPEN
-                self._environ.update(_tls_environ(self._object))
-            data = self._decrypt(size)
-        except ssl.SSLWantReadError:
-            data = b""
-        except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
-            raise self._break(error) from None
-        if self._outgoing.pending:
-            self._flush()
-            if self._outgoing.pending > _MOST_OWED_TO_TLS:
-                raise ConnectionError("TLS failed: the client reads nothing of what TLS owes it")
-        if not data and self._state != _ENDED:
-            raise BlockingIOError("no whole TLS record is here yet")
-        return data
+            state = self._state
+            if state >= _PLAIN or flags & MSG_PEEK:
+                # Behind our own end only the client's end is of interest: nothing is decrypted any more.
+                return self._raw.recv(size, flags | MSG_DONTWAIT)
+            if state == _ENDED:
+                return b""
+            data = self._raw.recv(size - _RECORD_BYTES, flags | MSG_DONTWAIT)
+            if not data:
+                return b""  # without a word of TLS (a "ragged" end): HTTP's framing tells whether something lacks
+            if state == _FRESH:
+                self._begin(data)
+            self._incoming.write(data)
+            try:
+                if state <= _HANDSHAKE:
+                    self._object.do_handshake()
+                    self._state = _OPEN
+                    self._environ.update(_tls_environ(self._object))
+                data = self._decrypt(size)
+            except ssl.SSLWantReadError:
+                data = b""
+            except (ssl.SSLError, ValueError) as error:  # ValueError: a certificate that Python cannot decode
+                raise self._break(error) from None
+            if self._outgoing.pending:
+                self._flush()
+                if self._outgoing.pending > _MOST_OWED_TO_TLS:
+                    raise ConnectionError("TLS failed: the client reads nothing of what TLS owes it")
+            if not data and self._state != _ENDED:
+                raise BlockingIOError("no whole TLS record is here yet")
+            return data
 
     def _begin(self, data: bytes) -> None:
         if data[0] in _HTTP_STARTS:
@@ -184,31 +181,28 @@ class TLSSocket:
             OSError: the connection is broken.
         """
         with self._lock:
-            return self._send(data, flags)
-
-    def _send(self, data: bytes | memoryview, flags: int) -> int:
-        state = self._state
-        if state == _PLAIN:
-            return self._raw.send(data, flags | MSG_DONTWAIT)
-        if state != _OPEN and state != _ENDED:
-            raise ConnectionError("the TLS connection is not open")
-        taken = self._flush()
-        view = memoryview(data)
-        if self._unsent:
-            return self._progress(taken, min(self._committed, len(view)))
-        done = min(self._committed, len(view))
-        self._committed -= done
-        most = min(len(view), _MOST_PER_SEND)
-        while done < most:
-            end = min(done + _PIECE_BYTES, len(view))
-            self._encrypt(view[done:end])
-            self._committed = end - done
+            state = self._state
+            if state == _PLAIN:
+                return self._raw.send(data, flags | MSG_DONTWAIT)
+            if state != _OPEN and state != _ENDED:
+                raise ConnectionError("the TLS connection is not open")
             taken = self._flush()
+            view = memoryview(data)
             if self._unsent:
-                return done + self._progress(taken, end - done, block=not done)
-            self._committed = 0
-            done = end
-        return done
+                return self._progress(taken, min(self._committed, len(view)))
+            done = min(self._committed, len(view))
+            self._committed -= done
+            most = min(len(view), _MOST_PER_SEND)
+            while done < most:
+                end = min(done + _PIECE_BYTES, len(view))
+                self._encrypt(view[done:end])
+                self._committed = end - done
+                taken = self._flush()
+                if self._unsent:
+                    return done + self._progress(taken, end - done, block=not done)
+                self._committed = 0
+                done = end
+            return done
 
     def _progress(self, taken: int, most: int, block: bool = True) -> int:
         """Return how many encrypted bytes to report as sent, while the kernel has not taken all of them."""
@@ -221,7 +215,7 @@ class TLSSocket:
         return gone
 
     def sendmsg(
-        self, buffers: Sequence[bytes | memoryview], ancillary: Sequence[Any] = (), flags: int = 0
+        self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0
     ) -> int:
         """Send the beginning of ``buffers`` as if they were one; see `send`."""
         # One piece at most is copied: a head and a small body share a record, a large body stays where it is.
@@ -275,17 +269,14 @@ class TLSSocket:
 
     def _close_notify(self) -> None:
         with self._lock:
-            self._unwrap()
-
-    def _unwrap(self) -> None:
-        # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
-        if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
-            with suppress(ssl.SSLError):
-                self._object.unwrap()  # raises: the client's own goodbye is not waited for
-            with suppress(OSError):
-                self._flush()
-        if self._state != _PLAIN:
-            self._state = _SHUT
+            # Never behind a response that was cut off: close_notify means that all has been said (RFC 8446 §6.1).
+            if self._state in (_OPEN, _ENDED) and not (self._unsent or self._committed):
+                with suppress(ssl.SSLError):
+                    self._object.unwrap()  # raises: the client's own goodbye is not waited for
+                with suppress(OSError):
+                    self._flush()
+            if self._state != _PLAIN:
+                self._state = _SHUT
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Set an option of the raw socket. SO_LINGER announces a reset: no close_notify must go before it."""
@@ -293,14 +284,6 @@ class TLSSocket:
             with self._lock:
                 self._state = _SHUT
         self._raw.setsockopt(level, name, value)
-
-    def setblocking(self, blocking: bool) -> None:
-        """Set the raw socket's mode; reads and sends here never wait in either."""
-        self._raw.setblocking(blocking)
-
-    def fileno(self) -> int:
-        """Return the raw socket's descriptor, for a poller; -1 when closed."""
-        return self._raw.fileno()
 
 
 # ---- the environ ---------------------------------------------------------------------------------------

@@ -17,12 +17,11 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from operator import attrgetter
+from typing import Final, TypeAlias
 
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wsgiserv.config.settings import Settings
 
 # A context, and so its ticket keys, is in use for this long.
 RENEW_S: float = 86400.0
@@ -46,7 +45,9 @@ def make_context(settings: Settings) -> ssl.SSLContext:
     Raises:
         ConfigError: the text names the setting, the file and its fault.
     """
-    context = _default_context(settings) if settings.ssl_context is None else _context_of_hook(settings)
+    if settings.ssl_context is None:
+        return _default_context(settings)
+    context = _context_of_hook(settings)
     context.sslobject_class = _Client
     return context
 
@@ -55,12 +56,7 @@ def make_contexts(settings: Settings, count: int) -> list[ssl.SSLContext]:
     """Return contexts of the settings; only their ticket keys differ. Raises ConfigError."""
     # They share the contexts of `sni_certificates`: a connection keeps the keys of the context that it began with.
     choose = _sni_callback(settings)
-    contexts = []
-    for _ in range(count):
-        context = _default_context(settings, choose)
-        context.sslobject_class = _Client
-        contexts.append(context)
-    return contexts
+    return [_default_context(settings, choose) for _ in range(count)]
 
 
 class _Client(ssl.SSLObject):
@@ -111,10 +107,11 @@ def _default_context(settings: Settings, choose: _SNICallback | None = None) -> 
             "certfile is not set, and default_ssl_context_factory() makes its context of that. Expected the path of a "
             "certificate in PEM (--certfile FILE), or a hook ssl_context that loads one itself."
         )
-    context = _context_with(settings, "certfile", settings.certfile, "keyfile", settings.keyfile)
+    context = _context_with(settings, "certfile", settings.certfile, settings.keyfile)
     choose = choose or _sni_callback(settings)
     if choose is not None:
         context.sni_callback = choose
+    context.sslobject_class = _Client
     return context
 
 
@@ -123,9 +120,7 @@ def _sni_callback(settings: Settings) -> _SNICallback | None:
     if not settings.sni_certificates:
         return None
     named = {
-        name: _context_with(
-            settings, f"sni_certificates[{name!r}]", certfile, f"sni_certificates[{name!r}]", keyfile
-        )
+        name: _context_with(settings, f"sni_certificates[{name!r}]", certfile, keyfile)
         for name, (certfile, keyfile) in settings.sni_certificates.items()
     }
 
@@ -139,9 +134,7 @@ def _sni_callback(settings: Settings) -> _SNICallback | None:
     return choose
 
 
-def _context_with(
-    settings: Settings, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
-) -> ssl.SSLContext:
+def _context_with(settings: Settings, setting: str, certfile: str, keyfile: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
     # Compression leaks secrets (CRIME), and a client that renegotiates makes the server work for nothing.
@@ -155,16 +148,19 @@ def _context_with(
                 f"ciphers = {settings.ciphers!r}: OpenSSL finds no cipher in it. Expected a list as in "
                 "'ECDHE+AESGCM:ECDHE+CHACHA20'; 'openssl ciphers -v LIST' shows what a list means."
             ) from None
-    _load_own_certificate(context, cert_setting, certfile, key_setting, keyfile)
+    _load_own_certificate(context, setting, certfile, keyfile)
     _load_authorities(context, settings)
     return context
 
 
 def _load_own_certificate(
-    context: ssl.SSLContext, cert_setting: str, certfile: str, key_setting: str, keyfile: str | None
+    context: ssl.SSLContext, cert_setting: str, certfile: str, keyfile: str | None
 ) -> None:
     _check_pem(cert_setting, certfile, "CERTIFICATE-----")
-    key_setting, key_path = (key_setting, keyfile) if keyfile else (cert_setting, certfile)
+    # One file may have both; an entry of `sni_certificates` names both.
+    key_setting, key_path = cert_setting, keyfile or certfile
+    if keyfile and cert_setting == "certfile":
+        key_setting = "keyfile"
     _check_pem(key_setting, key_path, "PRIVATE KEY-----")
 
     def no_passphrase() -> str:
@@ -251,8 +247,10 @@ class ContextSeries:
 
     def __init__(self, settings: Settings, now: float) -> None:
         self._settings = settings
-        self._last = make_context(settings)  # first: it says best what is wrong with a file
-        _issue_no_tickets(self._last)
+        self._last = last = make_context(settings)  # first: it says best what is wrong with a file
+        # Keys must not live for ever (RFC 8446 §4.6.1: seven days), so the context without an end has no tickets.
+        last.options |= ssl.OP_NO_TICKET
+        last.num_tickets = 0
         self._made_of, size = _read_files(settings)
         self._ahead = max(_LEAST_AHEAD, min(_MOST_AHEAD, _MOST_FILE_BYTES // max(size, 1)))
         # Oldest first; the first one is in use until `_until`.
@@ -295,22 +293,7 @@ class ContextSeries:
             self._until += RENEW_S
 
 
-def _issue_no_tickets(context: ssl.SSLContext) -> None:
-    """Have a context neither issue nor take tickets."""
-    # Keys must not live for ever (RFC 8446 §4.6.1: seven days).
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
-
-
-def _values(settings: Settings) -> tuple[Any, ...]:
-    return (
-        settings.certfile,
-        settings.keyfile,
-        dict(settings.sni_certificates),
-        settings.ca_certs,
-        settings.cert_reqs,
-        settings.ciphers,
-    )
+_values = attrgetter("certfile", "keyfile", "sni_certificates", "ca_certs", "cert_reqs", "ciphers")
 
 
 def _read_files(settings: Settings) -> tuple[list[bytes], int]:

@@ -41,15 +41,18 @@ class UwsgiRequestReader(RequestReader):
             data = bytes(self.buffer) + data
             self.buffer = None
         packets = self._packets
+        # Four bytes tell the size (uwsgi_spec): nothing is parsed before all of it is here.
         size = packets.size(data)
         if not size or len(data) < size:
             self.buffer = bytearray(data)
             return HEAD
         variables = read_variables(data[4:size])
         self.line = line = packets.line(variables)
+        # The peer is the proxy. Its variables name the client, and it is trusted in them (`uwsgi_allow_ips`).
         if "REMOTE_ADDR" in line.environ:
             self._name_client(line.environ["REMOTE_ADDR"])
         self.block = block = packets.block(variables)
+        # The protocol has one request per connection: the end of the response is the end of the connection.
         self.keep_alive = False
         return self._begin_body(line, block, data[size:])
 
@@ -85,6 +88,7 @@ class BarredConnection(Connection):
 
     def receive(self) -> bool:
         """Close it, with one warning."""
+        # No answer: any peer could make itself anyone, since the variables of a packet are believed.
         self.context.log.warning(
             "WS1553 %s: closed: it is not in uwsgi_allow_ips. If it is your proxy, add it: --uwsgi-allow-from",
             self.name,

@@ -65,7 +65,7 @@ class Worker(WorkerProcess):
     streams: ClassVar[int] = NEVER_STREAMED
     # How many bytes a response of unknown length may run ahead of its client at least, whatever `stream_buffer` says.
     _least_stream_buffer: ClassVar[int] = 0
-    loop: Loop[Connection]
+    loop: Loop
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
@@ -343,7 +343,7 @@ class Worker(WorkerProcess):
         context.gateway.renew_date(wall)
         # When the wall clock's second changes: the Date header has seconds (RFC 9110, 6.6.1).
         self._next_second = now + 1.0 - wall % 1.0
-        words = context.words
+        words = context.slot.words
         words[scoreboard.CONNECTIONS] = len(self.connections())
         # Half of it is the past: one second tells little.
         busy_share = max(heartbeat.busy_share(now), self._occupancy())
@@ -366,7 +366,7 @@ class Worker(WorkerProcess):
         self._note_losses()
 
     def _note_losses(self) -> None:
-        access, words = self.context.access, self.context.words
+        access, words = self.context.access, self.context.slot.words
         words[scoreboard.LOST_LINES] = lost_messages() + (access.lost if access is not None else 0)
         words[scoreboard.UNTOLD_LINES] = untold_messages() + (access.untold if access is not None else 0)
         words[scoreboard.WAITING_LINES] = access.waiting_lines() if access is not None else 0

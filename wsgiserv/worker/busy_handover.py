@@ -46,7 +46,7 @@ class BusyHandover:
         # Plain names of a closure: it costs 0.1 µs a request.
         push, pop = self._token.append, self._token.pop
         asleep, wake, wait = self._thread.asleep, self._thread.wake, self._wait
-        words, connections = worker.context.words, worker.event_loop.connections
+        words, connections = worker.context.slot.words, worker.event_loop.connections
 
         def run(connection: Connection) -> None:
             words[CONNECTIONS] = len(connections)
@@ -112,7 +112,7 @@ class BusyHandover:
                 return  # the call has just ended
             try:
                 self._hand_over(most)
-                worker.context.words[CONNECTIONS] = len(worker.event_loop.connections)
+                worker.context.slot.words[CONNECTIONS] = len(worker.event_loop.connections)
             finally:
                 self._token.append(None)
 

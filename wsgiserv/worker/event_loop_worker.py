@@ -167,7 +167,7 @@ class EventLoopWorker(Worker):
             timeout_s = min(timeout_s, CROWDED_TURN_S)
         events = event_loop.poll(timeout_s)
         context.now = self._turn_began = now = monotonic()
-        if context.words[DRAINING]:
+        if context.slot.words[DRAINING]:
             context.drain()
         # An exception costs the connection of its event, once logged, and the loop goes on.
         for fd, _ in events:
@@ -371,7 +371,7 @@ class EventLoopWorker(Worker):
             return 0
         if now < self._given_at + _SETTLED_S:
             return self._surplus  # a moment with less to do is no reason to keep what was to go
-        if self.context.words[LOAD] < _SATURATED:
+        if self.context.slot.words[LOAD] < _SATURATED:
             return 0
         theirs = self.boot.slot.with_room(now)
         mine = len(self.event_loop.connections)

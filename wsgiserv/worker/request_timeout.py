@@ -154,8 +154,9 @@ class TimedSink:
 
     def _account(self, sent: int | None) -> None:
         connection = self.connection
-        if connection.answer_overdue(sent) and connection.context.post_request is not None:
-            self._hook.append(connection.context.post_request)
+        post_request = connection.context.application.post_request
+        if connection.answer_overdue(sent) and post_request is not None:
+            self._hook.append(post_request)
 
     def call_hook(self) -> None:
         """Call ``post_request``, once. Not in the watching thread: the hook may wait for a lock of the request's."""

@@ -21,10 +21,10 @@ from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import (
     ALL_STREAMED,
     NEVER_STREAMED,
+    Application,
     Loop,
     ServingContext,
-    Timeouts,
-    no_application,
+    ServingSettings,
 )
 from wsgiserv.wsgi.environ import base_environ
 from wsgiserv.wsgi.forwarded import Forwarding
@@ -65,29 +65,25 @@ def serving_context(
         least_stream_buffer: how many bytes a response of unknown length may run ahead of its client at least.
     """
     settings = boot.settings
+    names = settings.forwarded_headers
     return ServingContext(
-        app=no_application,
-        call=call,
-        limits=head_limits(settings),
-        timeouts=Timeouts(
+        settings=ServingSettings(
+            limits=head_limits(settings),
             header_timeout=settings.header_timeout,
             body_timeout=settings.body_timeout,
             body_min_rate=settings.body_min_rate,
             send_timeout=settings.send_timeout,
             keepalive=settings.keepalive,
+            body_limit=settings.limit_request_body,
+            body_memory=settings.body_buffer_size,
+            spool_dir=settings.spool_dir,
+            streaming=_STREAMING.get(settings.stream_request_body, streams),
+            stream_buffer=max(settings.stream_buffer, least_stream_buffer),
+            forwarding=Forwarding(names, peers.names) if names else None,
         ),
-        body_limit=settings.limit_request_body,
-        body_memory=settings.body_buffer_size,
-        spool_dir=settings.spool_dir,
-        log=boot.log,
-        access=None,
+        application=Application(call=call),
         gateway=ResponseContext(boot.log, date_line(time()), settings.sendfile),
         slot=boot.slot,
-        forwarding=Forwarding(settings.forwarded_headers, peers.names)
-        if settings.forwarded_headers
-        else None,
-        streaming=_STREAMING.get(settings.stream_request_body, streams),
-        stream_buffer=max(settings.stream_buffer, least_stream_buffer),
     )
 
 
@@ -183,7 +179,7 @@ class Admission:
             context, self._secure_until = contexts.current(now)
             self._secure = partial(TLSSocket, context)
 
-    def admit(self, loop: Loop[Connection], sock: RawSocket, address: Any, listener: Listener) -> Connection:
+    def admit(self, loop: Loop, sock: RawSocket, address: Any, listener: Listener) -> Connection:
         """Return a connection for an accepted socket.
 
         Args:
@@ -204,7 +200,7 @@ class Admission:
             connection.replace_socket(self._proxied(sock, client, mode, peer, connection.replace_socket))
         return connection
 
-    def adopt(self, loop: Loop[Connection], handed: Transferred) -> Connection | None:
+    def adopt(self, loop: Loop, handed: Transferred) -> Connection | None:
         """Return a connection that goes on where a sibling has left off.
 
         Returns:

@@ -119,7 +119,7 @@ class SyncWorker(EventLoopWorker):
     def _runner(self) -> Callable[[Connection], object]:
         """Return the function to run a request, without handing over others meanwhile."""
         run_fresh = fresh_contexts()
-        words, connections = self.context.words, self.event_loop.connections
+        words, connections = self.context.slot.words, self.event_loop.connections
 
         def run(connection: Connection) -> None:
             words[CONNECTIONS] = len(connections)  # the call may last, and nothing counts them then

@@ -93,6 +93,6 @@ def _environ(context: ServingContext, path: str, host: str, base: dict[str, Any]
         **block.environ,
         **line.environ,
         "wsgi.input": empty_input(),
-        "wsgiserv.request_id": f"{context.id_prefix}{next(context.serial):016x}",
+        "wsgiserv.request_id": next(context.request_ids),
         "wsgiserv.warmup": True,
     }

@@ -28,7 +28,7 @@ import wsgiserv.net.body_stream
 from wsgiserv.http.uwsgi import UwsgiReader
 from wsgiserv.net.client import Connection
 from wsgiserv.net.request_reader import CLOSED, LINGERING
-from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext, Timeouts
+from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext
 from wsgiserv.net.uwsgi_client import UwsgiConnection
 from wsgiserv.wsgi.input import BodyError
 from wsgiserv.wsgi.response import OVERDUE
@@ -676,7 +676,7 @@ class Slow(Script):
 
 
 def test_a_trickle_is_ended_by_body_min_rate(clock: Clock, warnings: list[logging.LogRecord]) -> None:
-    context = streaming(Reader(), timeouts=Timeouts(body_timeout=30.0, body_min_rate=240))
+    context = streaming(Reader(), body_timeout=30.0, body_min_rate=240)
     for data in (post(b"x" * 1000), post(b"x" * 1000, 1)):
         warnings.clear()
         begun = clock.now
@@ -691,9 +691,7 @@ def test_who_keeps_the_rate_may_take_long(clock: Clock) -> None:
     data = post(b"x" * 100_000)
     reader = Reader()
     pieces = pieces_of(data, range(100, len(data), 2500))
-    script = Slow(
-        clock, 10.0, streaming(reader, timeouts=Timeouts(body_timeout=30.0, body_min_rate=240)), pieces
-    ).play()
+    script = Slow(clock, 10.0, streaming(reader, body_timeout=30.0, body_min_rate=240), pieces).play()
     assert script.final == [200]
     assert clock.now > 1000.0 + 300
 
@@ -711,7 +709,7 @@ def test_a_slow_application_is_not_blamed_on_its_client(clock: Clock) -> None:
     script = Slow(
         clock,
         0.5,
-        streaming(app, timeouts=Timeouts(body_timeout=30.0, body_min_rate=240)),
+        streaming(app, body_timeout=30.0, body_min_rate=240),
         pieces_of(data, range(50, 999, 10)),
     ).play()
     assert script.final == [200]

@@ -298,7 +298,7 @@ class Employed:
         self.worker.context = SimpleNamespace(  # type: ignore[assignment]
             answered=0,
             access=None,
-            words=self.worker.boot.slot.words,
+            slot=self.worker.boot.slot,
             draining=False,
             gateway=SimpleNamespace(renew_date=lambda now: None),
         )

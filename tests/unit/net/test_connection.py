@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from contexts import serving
 
-from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
 from wsgiserv.net.client import Connection
-from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
+from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.connection")
 
@@ -49,20 +47,8 @@ class Peer:
         ours, self.client = socket.socketpair()
         self.client.settimeout(5)
         self.loop = Loop()
-        settings: dict[str, Any] = {
-            "app": app,
-            "limits": HeadLimits(),
-            "timeouts": Timeouts(),
-            "body_limit": 1 << 20,
-            "body_memory": 1 << 16,
-            "spool_dir": None,
-            "log": LOG,
-            "access": None,
-            "gateway": ResponseContext(LOG, date_line(0)),
-            "slot": Scoreboard(1, 1).slots[0],
-        }
-        settings.update(overrides)
-        self.context = ServingContext(**settings)
+        settings: dict[str, Any] = {"body_limit": 1 << 20, "body_memory": 1 << 16, **overrides}
+        self.context = serving(app, log=LOG, slot=Scoreboard(1, 1).slots[0], **settings)
         raw = socket.socket.__mro__[1](fileno=ours.detach())
         base = {"SERVER_NAME": "s", "SERVER_PORT": "1", "wsgi.url_scheme": "http"}
         self.connection = Connection(
@@ -325,14 +311,14 @@ def test_one_byte_at_a_time_does_not_move_the_heads_deadline(peers: Callable[...
 
 
 def test_a_body_that_trickles_does_not_move_its_deadline_for_ever(peers: Callable[..., Peer]) -> None:
-    peer = peers(echo, timeouts=Timeouts(body_timeout=30.0, body_min_rate=100))
+    peer = peers(echo, body_timeout=30.0, body_min_rate=100)
     peer.feed(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n")
     began = peer.context.now
     for seconds in range(1, 100):
         peer.context.now = began + seconds
         peer.feed(b"x")
     assert peer.connection.deadline == pytest.approx(began + 30.0 + 0.99)
-    quick = peers(echo, timeouts=Timeouts(body_timeout=30.0, body_min_rate=100))
+    quick = peers(echo, body_timeout=30.0, body_min_rate=100)
     quick.feed(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n")
     quick.context.now = now = quick.context.now + 20
     quick.feed(b"x" * 4000)

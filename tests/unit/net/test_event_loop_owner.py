@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from contexts import serving
 
-from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
 from wsgiserv.net.client import Connection
 from wsgiserv.net.event_loop import EventLoop, open_poller
 from wsgiserv.net.request_reader import CLOSED, FLUSHING, HEAD, LINGERING, READY
-from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, ServingContext, Timeouts
+from wsgiserv.net.serving_context import NONE, READ, UNWATCHED, WRITE, no_application
 from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.response_context import ResponseContext
 
 LOG = logging.getLogger("test.event_loop")
 DEADLINE_S = 10.0
@@ -46,18 +44,7 @@ class Bench:
     """An event loop with connections over socket pairs; the test is the leader."""
 
     def __init__(self, portable: bool) -> None:
-        self.context = ServingContext(
-            app=lambda environ, start_response: [],
-            limits=HeadLimits(),
-            timeouts=Timeouts(),
-            body_limit=1 << 20,
-            body_memory=1 << 16,
-            spool_dir=None,
-            log=LOG,
-            access=None,
-            gateway=ResponseContext(LOG, date_line(0)),
-            slot=Scoreboard(1, 1).slots[0],
-        )
+        self.context = serving(no_application, log=LOG, slot=Scoreboard(1, 1).slots[0])
         self.event_loop = EventLoop(
             [], self.admit, 100, LOG, 60.0, lambda at_capacity: None, poller=open_poller(portable)
         )

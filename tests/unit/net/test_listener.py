@@ -29,6 +29,7 @@ class Bind:
         self.user = os.geteuid()
         self.group = os.getegid()
         self.certfile: str | None = None
+        self.socket_mode: int | None = None
         self.__dict__.update(more)
 
 

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from contexts import serving
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
 from wsgiserv.net.request_reader import BODY, HEAD, READY, RequestReader
-from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, ServingContext, Timeouts
-from wsgiserv.scoreboard import Scoreboard
-from wsgiserv.wsgi.response_context import ResponseContext
+from wsgiserv.net.serving_context import ALL_STREAMED, LARGE_STREAMED, no_application
 
 LOG = logging.getLogger("test.reader")
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -25,19 +22,8 @@ CHUNKED = b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 @pytest.fixture
 def reader_of() -> Callable[..., RequestReader]:
     def make(**overrides: Any) -> RequestReader:
-        settings: dict[str, Any] = {
-            "app": None,
-            "limits": HeadLimits(),
-            "timeouts": Timeouts(body_timeout=30.0, body_min_rate=10),
-            "body_limit": 1 << 20,
-            "body_memory": 1 << 16,
-            "spool_dir": None,
-            "log": LOG,
-            "access": None,
-            "gateway": ResponseContext(LOG, date_line(0)),
-            "slot": Scoreboard(1, 1).slots[0],
-        }
-        context = ServingContext(**{**settings, **overrides})
+        settings = {"body_timeout": 30.0, "body_min_rate": 10, "body_limit": 1 << 20, "body_memory": 1 << 16}
+        context = serving(no_application, **{**settings, **overrides})
         context.now = 100.0
         return RequestReader(context)
 

@@ -15,21 +15,18 @@ from typing import Any
 
 import pytest
 import trustme
+from contexts import serving
 from tlspair import READ_BYTES, Files, Pair, TLSValues
 
 from wsgiserv.errors import ConfigError, ProtocolError
-from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
 from wsgiserv.net.client import Connection
 from wsgiserv.net.request_reader import LINGERING
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
-from wsgiserv.net.serving_context import ServingContext, Timeouts
 from wsgiserv.net.tls import TLSSocket
 from wsgiserv.net.tls_context import check_certificates, make_context
 from wsgiserv.scoreboard import Scoreboard
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.environ import base_environ
-from wsgiserv.wsgi.response_context import ResponseContext
 
 
 @pytest.fixture(scope="module")
@@ -434,18 +431,7 @@ class Loop:
 
 def connection_over(pair: Pair, app: Callable[..., Any]) -> Connection:
     log = logging.getLogger("test.tls")
-    context = ServingContext(
-        app=app,
-        limits=HeadLimits(),
-        timeouts=Timeouts(),
-        body_limit=1 << 20,
-        body_memory=1 << 16,
-        spool_dir=None,
-        log=log,
-        access=None,
-        gateway=ResponseContext(log, date_line(0)),
-        slot=Scoreboard(1, 1).slots[0],
-    )
+    context = serving(app, log=log, slot=Scoreboard(1, 1).slots[0])
     base = base_environ(
         server_name="s",
         server_port="443",

@@ -130,7 +130,7 @@ def test_a_second_packet_is_no_request(app: App) -> None:
 def test_slow_and_cut_off(app: App) -> None:
     peer = UwsgiPeer(app)
     peer.feed(POST[:20])
-    assert peer.connection.deadline <= peer.context.now + peer.context.header_timeout
+    assert peer.connection.deadline <= peer.context.now + peer.context.settings.header_timeout
     peer.connection.expire()
     assert peer.got().startswith(b"HTTP/1.1 408 ")
     peer.close()
