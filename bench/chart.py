@@ -65,9 +65,7 @@ def draw(results: Results, scenarios: list[str], pyplot: Any) -> Any:
 
 def main() -> int:
     """Draw; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="files of bench compare --json")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "images" / "speed", metavar="PATH")
     parser.add_argument("--scenario", default="hello,unique,close,flask")

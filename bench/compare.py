@@ -129,9 +129,7 @@ class Comparison:
             before = server.cpu_time()
             load = self._load(port, scenario, look)
             after = server.cpu_time()
-        spent_us = [
-            (now - then) / (load.requests or 1) * 1e6 for then, now in zip(before, after, strict=True)
-        ]
+        spent_us = [(now - then) / (load.requests or 1) * 1e6 for then, now in zip(before, after, strict=True)]
         return {**load._asdict(), "user_us": spent_us[0], "system_us": spent_us[1], **memory}
 
     def _load(self, port: int, scenario: Scenario, look: Callable[[], None]) -> Load:

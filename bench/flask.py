@@ -24,17 +24,7 @@ CLIENTS = 20
 FIRST = "Flask's development server"
 SERVERS = {
     FIRST: ["-m", "flask", "--app", "flask_app", "run", "--no-debug", "--port", "{port}"],
-    "gunicorn gevent": [
-        "-m",
-        "gunicorn",
-        "-k",
-        "gevent",
-        "-w",
-        "4",
-        "-b",
-        "127.0.0.1:{port}",
-        "flask_app:app",
-    ],
+    "gunicorn gevent": ["-m", "gunicorn", "-k", "gevent", "-w", "4", "-b", "127.0.0.1:{port}", "flask_app:app"],
     **{f"wsgiserv {kind}": ours(kind, 4, "--threads", "8", app="flask_app:app") for kind in CLASSES},
 }
 

@@ -30,12 +30,7 @@ from bench.servers import READY, RELOADED, Server, Tree, ask, memory_of, ours, w
 from bench.table import Table, need, options_of, turns
 
 LEAST_TIMES = 1.9
-APPS = {
-    "hello": "hello:app",
-    "flask": "flask_app:app",
-    "django": "django_app:application",
-    "site": "site_app:app",
-}
+APPS = {"hello": "hello:app", "flask": "flask_app:app", "django": "django_app:application", "site": "site_app:app"}
 TARGETS = {"site": ("/", "/items/7?a=b", "/cookies/set", "/stream")}
 SITE = """\
 import importlib

@@ -54,10 +54,7 @@ def read_wrk(output: str) -> Load:
 
 
 def run_client(
-    command: Sequence[str],
-    timeout_s: float,
-    core: int | None = CLIENT_CORE,
-    during: Callable[[], None] = lambda: None,
+    command: Sequence[str], timeout_s: float, core: int | None = CLIENT_CORE, during: Callable[[], None] = lambda: None
 ) -> Load:
     """Run wrk, or a program that prints as wrk does, pinned to a core, and ``during`` beside it."""
     begun = time.monotonic()

@@ -19,11 +19,7 @@ _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The needs of wsgiserv itself, and the applications.
 _BASE = [
     *_PROJECT["dependencies"],
-    *(
-        name
-        for name in _PROJECT["optional-dependencies"]["frameworks"]
-        if name.startswith(("flask", "django"))
-    ),
+    *(name for name in _PROJECT["optional-dependencies"]["frameworks"] if name.startswith(("flask", "django"))),
 ]
 _STANDALONE = ["-m", "bench.standalone"]
 
@@ -65,9 +61,7 @@ class Peer(NamedTuple):
             found += [self.threads, count]
         if access_log and self.access_log:
             found += [self.access_log, access_log]
-        return [
-            app if each == "{app}" else each for each in (found if "{app}" in found else [*found, "{app}"])
-        ]
+        return [app if each == "{app}" else each for each in (found if "{app}" in found else [*found, "{app}"])]
 
 
 def _wsgiserv(kind: str, threads: str = "", serial: bool = False) -> Peer:
@@ -141,9 +135,7 @@ class PeerEnvironment:
     def versions(self) -> dict[str, str]:
         """Return the installed versions, under names in lower case."""
         rows = self._pip("list", "--format", "freeze").stdout.splitlines()
-        return {
-            name.lower(): version for name, _, version in (row.partition("==") for row in rows) if version
-        }
+        return {name.lower(): version for name, _, version in (row.partition("==") for row in rows) if version}
 
     def install(self, peers: Iterable[Peer]) -> dict[str, str]:
         """Install each peer for itself; return why some could not be, by their names."""

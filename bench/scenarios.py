@@ -148,9 +148,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "io500": _waits(500),
     "cpu": Scenario("1 ms of CPU", "benchapps:compute"),
     "log": Scenario(
-        "Access log off and on",
-        logged=True,
-        note="Trivial application, a browser's headers; the log is a file.",
+        "Access log off and on", logged=True, note="Trivial application, a browser's headers; the log is a file."
     ),
     "nginx": Scenario(
         "Behind nginx",

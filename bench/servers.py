@@ -54,11 +54,7 @@ class Tree(NamedTuple):
 
 
 def ours(
-    worker_class: str,
-    workers: int = 1,
-    *options: str,
-    app: str = "benchapps:hello",
-    address: str = "fd://{fd}",
+    worker_class: str, workers: int = 1, *options: str, app: str = "benchapps:hello", address: str = "fd://{fd}"
 ) -> list[str]:
     """Return the arguments that start wsgiserv; ``{fd}`` makes `Server` pass its own listener on."""
     return ["-m", "wsgiserv", "-k", worker_class, "-w", str(workers), "-b", address, *options, app]

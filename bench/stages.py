@@ -77,8 +77,7 @@ def requests_of(headers: str, count: int) -> list[bytes]:
 
     def request(path: str, number: int) -> bytes:
         lines = "".join(
-            f"{name}: {value}{number if name in DIFFERING[headers] else ''}\r\n"
-            for name, value in BROWSER.items()
+            f"{name}: {value}{number if name in DIFFERING[headers] else ''}\r\n" for name, value in BROWSER.items()
         )
         return f"GET {path}?number={number} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 

@@ -34,9 +34,7 @@ def waitress(port: int, threads: int, app: Any) -> None:
 
 def cheroot(port: int, threads: int, app: Any) -> None:
     """Start cheroot, CherryPy's server: a selector and a pool of threads."""
-    server = import_module("cheroot.wsgi").Server(
-        (HOST, port), app, numthreads=threads, request_queue_size=MANY
-    )
+    server = import_module("cheroot.wsgi").Server((HOST, port), app, numthreads=threads, request_queue_size=MANY)
     server.keep_alive_conn_limit = MANY
     server.start()
 
@@ -81,8 +79,6 @@ if __name__ == "__main__":
     name, port, threads, target = sys.argv[1:]
     start: Callable[[int, int, Any], None] = globals()[name]
     if name == "gevent":
-        import_module(
-            "gevent.monkey"
-        ).patch_all()  # before the application; create_server makes gevent's sockets
+        import_module("gevent.monkey").patch_all()  # before the application; create_server makes gevent's sockets
     module, _, attribute = target.partition(":")
     start(int(port), int(threads), getattr(import_module(module), attribute))

@@ -77,9 +77,7 @@ SHARING = (
     *("bodies", "corpus", "environ", "files", "frameworks", "http", "limits", "logs", "proxies"),
     *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi"),
 )
-_SHARING = re.compile(
-    rf"tests/integration/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b"
-)
+_SHARING = re.compile(rf"tests/integration/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b")
 
 
 # How long an example takes depends on what else runs.

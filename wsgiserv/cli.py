@@ -172,10 +172,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
 
 def _serve(
-    loaded: Loaded,
-    reload_settings: Callable[[], Loaded],
-    invocation: Invocation,
-    old_master: OldMaster | None,
+    loaded: Loaded, reload_settings: Callable[[], Loaded], invocation: Invocation, old_master: OldMaster | None
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
@@ -322,9 +319,7 @@ def _check_worker_class(loaded: Loaded) -> None:
         return
     # In a child process: the module stays out of the master, so that each worker imports it anew, and changed code
     # comes with a reload.
-    status, fault = _run_in_child(
-        lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S
-    )
+    status, fault = _run_in_child(lambda report: _resolve_in_child(settings, source, report), _LONGEST_IMPORT_S)
     if fault:
         raise ConfigError(fault)
     if status != ExitStatus.OK:
@@ -421,9 +416,7 @@ def _check(loaded: Loaded) -> int:
         )
     if not report:
         how = _how_it_ended(status, longest_s)
-        raise ApplicationError(
-            f"WS1057 the process that loaded the application {application!r} {how}. {advice}"
-        )
+        raise ApplicationError(f"WS1057 the process that loaded the application {application!r} {how}. {advice}")
     if status == ExitStatus.OK:
         print(f"wsgiserv: the configuration is good and the application {application!r} loads")
         print(report, end="")

@@ -125,9 +125,7 @@ def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
         return _apply_logconfig(settings)
     except ConfigError as error:
         found.errors.append(error)
-        return open_error_log(
-            replace(settings, errorlog="-", logconfig=None, logconfig_dict={}, logconfig_json=None)
-        )
+        return open_error_log(replace(settings, errorlog="-", logconfig=None, logconfig_dict={}, logconfig_json=None))
 
 
 def _check_log(setting: str, path: str, settings: Settings) -> None:
@@ -171,9 +169,7 @@ def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
     for checked in good:
         # Its owner may be the very server that is to be reloaded.
         if checked.in_use:
-            found.notes.append(
-                f"WS1061 a start would fail, a reload of the server there would not: {checked.in_use}"
-            )
+            found.notes.append(f"WS1061 a start would fail, a reload of the server there would not: {checked.in_use}")
     if not errors:
         found.facts["addresses"] = ", ".join(checked.url for checked in good)
     return good
@@ -182,9 +178,7 @@ def _check_addresses(found: Findings, settings: Settings) -> list[Checked]:
 # ---- the application -----------------------------------------------------------------------------------------
 
 
-def _load(
-    found: Findings, settings: Settings, log: logging.Logger, can_be_switched: bool
-) -> Callable[..., Any] | None:
+def _load(found: Findings, settings: Settings, log: logging.Logger, can_be_switched: bool) -> Callable[..., Any] | None:
     """Load the application with the rights of a start: as `user`, or before the switch with `preload_app`."""
     # What fails to load for want of rights must fail here, too.
     switched = settings.preload_app or (can_be_switched and _try(found, lambda: _become_worker(settings)))
@@ -216,11 +210,7 @@ def _described(settings: Settings, application: object) -> str:
 
 
 def _warm_up(
-    found: Findings,
-    settings: Settings,
-    log: logging.Logger,
-    application: Callable[..., Any],
-    listeners: list[Checked],
+    found: Findings, settings: Settings, log: logging.Logger, application: Callable[..., Any], listeners: list[Checked]
 ) -> None:
     # Without an address there is no name that the requests could be sent to.
     if not settings.warmup or not listeners:

@@ -31,9 +31,7 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
     return failure is None
 
 
-def call_hook_or_stop(
-    log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any
-) -> None:
+def call_hook_or_stop(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *arguments: Any) -> None:
     """Call ``hook`` as `call_hook` does, but raise BootError if it raises.
 
     For the hooks that may forbid the start: on_starting, and pre_fork before anything is ready.

@@ -60,9 +60,7 @@ def runtime_directory(environ: Mapping[str, str], uid: int, *, system: str = _SY
     raise DirectoryError("; ".join(refused))
 
 
-def directories_to_search(
-    environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP
-) -> list[str]:
+def directories_to_search(environ: Mapping[str, str], uid: int, *, system: str = _SYSTEM, tmp: str = _TMP) -> list[str]:
     """Return the fit directories for sockets of this user's servers; for root, of all users'. Called by wsgiservctl."""
     # The server may have been started with another environment: by systemd, or from another login. Root may control
     # the servers of all users, as with kill(1).

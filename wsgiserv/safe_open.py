@@ -217,9 +217,7 @@ def place_of(path: str, groups: Sequence[int] = ()) -> Iterator[Place]:
         try:
             place = find(path, groups, follow=False)
         except UntrustedPath as error:
-            if (
-                not error.owner
-            ):  # a directory of root that others may write to: root's rights are all there are
+            if not error.owner:  # a directory of root that others may write to: root's rights are all there are
                 raise
             with acting_as_user(error.owner, _group_of(error.owner)), place_of(path) as place:
                 yield place
@@ -257,9 +255,7 @@ def _components(path: str) -> list[str]:
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
-def _place(
-    directory: int, found: os.stat_result, name: str, is_pinned: bool, is_magic: bool = False
-) -> Place:
+def _place(directory: int, found: os.stat_result, name: str, is_pinned: bool, is_magic: bool = False) -> Place:
     return Place(directory, name, _only_roots(found), is_pinned, is_magic, found.st_uid)
 
 

@@ -142,9 +142,7 @@ class Slot:
 
     def _siblings(self, now: float) -> list[Slot]:
         """Return the slots of the other workers that renewed their heartbeat lately."""
-        return [
-            other for other in self.board if other is not self and now - other.seconds[HEARTBEAT] < _RECENT_S
-        ]
+        return [other for other in self.board if other is not self and now - other.seconds[HEARTBEAT] < _RECENT_S]
 
     def idle_siblings(self, now: float) -> int:
         """Return the number of other workers that run no request at this moment. Called by a worker.
@@ -203,8 +201,6 @@ class Scoreboard:
         paged = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: an unused slot stays unbacked
         self._map = mmap.mmap(-1, slots * paged)
         memory = memoryview(self._map)
-        self.slots = [
-            Slot(memory[index * paged : index * paged + size], index, cells) for index in range(slots)
-        ]
+        self.slots = [Slot(memory[index * paged : index * paged + size], index, cells) for index in range(slots)]
         for slot in self.slots:
             slot.board = self.slots

@@ -64,9 +64,7 @@ def read(sent: bytes, methods: list[str], refused: str, data: bytes) -> None:
         if not called and not sent:
             break
         client = h11.Connection(h11.CLIENT)
-        client.send(
-            h11.Request(method="HEAD" if method == "HEAD" else "GET", target="/", headers=[("Host", "h")])
-        )
+        client.send(h11.Request(method="HEAD" if method == "HEAD" else "GET", target="/", headers=[("Host", "h")]))
         client.send(h11.EndOfMessage())
         client.receive_data(sent)
         client.receive_data(b"")

@@ -13,16 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgiserv.master.autoscale import (
-    CROWDED,
-    QUIET,
-    Bounds,
-    History,
-    Sample,
-    decide,
-    interval_of,
-    short_window_of,
-)
+from wsgiserv.master.autoscale import CROWDED, QUIET, Bounds, History, Sample, decide, interval_of, short_window_of
 
 WINDOW_S = 10.0
 BOUNDS = Bounds(least=1, most=16, window_s=WINDOW_S)
@@ -38,13 +29,7 @@ def history_of(
 
 
 def add(
-    history: History,
-    seconds: float,
-    occupied: float,
-    *,
-    cpu: float = 0.0,
-    queue: float = 0.0,
-    rate: float = 10.0,
+    history: History, seconds: float, occupied: float, *, cpu: float = 0.0, queue: float = 0.0, rate: float = 10.0
 ) -> None:
     step = interval_of(WINDOW_S)
     begin = history.samples[-1].at + step if history.samples else 100.0
@@ -225,9 +210,7 @@ def test_the_history_is_bounded() -> None:
     assert len(history.parts) <= 10
 
 
-@pytest.mark.parametrize(
-    ("window_s", "short_s"), [(1.0, 0.5), (5.0, 0.5), (30.0, 3.0), (60.0, 5.0), (3600.0, 5.0)]
-)
+@pytest.mark.parametrize(("window_s", "short_s"), [(1.0, 0.5), (5.0, 0.5), (30.0, 3.0), (60.0, 5.0), (3600.0, 5.0)])
 def test_windows(window_s: float, short_s: float) -> None:
     assert short_window_of(window_s) == short_s
     assert 0.03 < interval_of(window_s) < 0.34
@@ -239,11 +222,7 @@ FAST_S = 1.0  # the shortest window: fewest samples for the same rules
 
 
 def run(
-    load: Callable[[float], float],
-    seconds: float,
-    workers: int,
-    bounds: Bounds,
-    service_s: float = 0.1,
+    load: Callable[[float], float], seconds: float, workers: int, bounds: Bounds, service_s: float = 0.1
 ) -> list[tuple[float, int]]:
     """Play a fluid load, in workers' worth, against `decide`; return when the fleet got which size."""
     history = History()

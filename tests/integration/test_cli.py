@@ -85,9 +85,7 @@ def test_print_config_and_check_config_start_nothing_of_the_server(tmp_path: Pat
         "import sys, wsgiserv.cli as cli; cli.main(['--print-config']);"
         "sys.exit(any(name.startswith(('wsgiserv.master.', 'gevent')) for name in sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, timeout=50
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, timeout=50)
     assert done.returncode == 0
 
 
@@ -169,9 +167,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("check", [[], ["--check-config"]], ids=["start", "check"])
-def test_all_faults_of_flags_file_and_environment_are_told_in_one_run(
-    tmp_path: Path, check: list[str]
-) -> None:
+def test_all_faults_of_flags_file_and_environment_are_told_in_one_run(tmp_path: Path, check: list[str]) -> None:
     (tmp_path / "gun.py").write_text(
         "backlog = 'lots'\nworker_class = 'gevnt'\nkeyfile = 'k.pem'\n"
         "access_log_format = '%(nonsense'\nspool_dir = '/nowhere'\ncontrol_socket = '/nowhere/c'\n"
@@ -222,9 +218,7 @@ def master(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeMaster]:
     return FakeMaster
 
 
-def test_the_master_runs_with_the_settings_in_their_directory(
-    master: type[FakeMaster], tmp_path: Path
-) -> None:
+def test_the_master_runs_with_the_settings_in_their_directory(master: type[FakeMaster], tmp_path: Path) -> None:
     assert main(["--chdir", "sub", "-w", "2", "--spew", "a:b"]) == 0
     (made,) = master.made
     assert made.settings.workers == 2
@@ -253,9 +247,7 @@ def test_a_reload_reads_the_same_file_again_from_the_first_directory(
         file.write_text("workers = 'lots'\nchdir = '.'\nspool_dir = 'nowhere'\naccess_log_format = '%(x'\n")
         with pytest.raises(ConfigError) as caught:
             made.given["reload_settings"]()
-        for name, fault in zip(
-            ("workers", "access_log_format", "spool_dir"), caught.value.faults, strict=True
-        ):
+        for name, fault in zip(("workers", "access_log_format", "spool_dir"), caught.value.faults, strict=True):
             assert name in fault
         assert os.getcwd() == str(tmp_path / "sub")  # of the configuration in force
         return 0
@@ -269,20 +261,12 @@ def test_a_reload_reads_the_same_file_again_from_the_first_directory(
     [
         (ConfigError("port in use"), 2, "wsgiserv: error: port in use\n"),
         (BootError("workers die"), 3, "wsgiserv: error: workers die\n"),
-        (
-            ApplicationError("no app", "Traceback: theirs\n"),
-            4,
-            "Traceback: theirs\nwsgiserv: error: no app\n",
-        ),
+        (ApplicationError("no app", "Traceback: theirs\n"), 4, "Traceback: theirs\nwsgiserv: error: no app\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
 def test_an_error_of_the_master_is_told_and_gives_its_status(
-    master: type[FakeMaster],
-    capsys: pytest.CaptureFixture[str],
-    error: BaseException,
-    status: int,
-    words: str,
+    master: type[FakeMaster], capsys: pytest.CaptureFixture[str], error: BaseException, status: int, words: str
 ) -> None:
     def outcome(made: FakeMaster) -> int:
         raise error
@@ -292,9 +276,7 @@ def test_an_error_of_the_master_is_told_and_gives_its_status(
     assert capsys.readouterr().err == words
 
 
-def test_without_an_application_nothing_starts(
-    master: type[FakeMaster], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_an_application_nothing_starts(master: type[FakeMaster], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "hello:app" in capsys.readouterr().err
     assert master.made == []

@@ -118,9 +118,7 @@ class Loop:
                 except BlockingIOError:
                     self.turn(0.01)
                     continue
-                except (
-                    ConnectionResetError
-                ):  # the end, when the server has not read all: unix(7) is silent on it
+                except ConnectionResetError:  # the end, when the server has not read all: unix(7) is silent on it
                     more = b""
                 if not more:
                     assert data.endswith(b"\n"), data
@@ -184,10 +182,7 @@ def test_each_command(loop: Loop, request_: dict[str, Any], called: tuple[Any, .
     # What is refused at once is told in either case.
     loop.master.at_once = (False, "the server is stopping")
     for wait in (False, True):
-        assert loop.reply(loop.ask({**request_, "wait": wait})) == {
-            "ok": False,
-            "error": "the server is stopping",
-        }
+        assert loop.reply(loop.ask({**request_, "wait": wait})) == {"ok": False, "error": "the server is stopping"}
     assert loop.clients() == 0
     assert loop.server.deadline() == float("inf")
 
@@ -490,9 +485,7 @@ def test_another_users_session_is_not_used(
 
 
 @pytest.mark.parametrize("wrong", ["link", "file", "mode", "owner"])
-def test_a_directory_in_tmp_must_be_ours_alone(
-    tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_in_tmp_must_be_ours_alone(tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = UID or 4711  # not root, who would have /run/wsgiserv
     place = tmp_path / f"wsgiserv-{uid}"
     if wrong == "link":
@@ -502,9 +495,7 @@ def test_a_directory_in_tmp_must_be_ours_alone(
         place.touch()
     else:
         place.mkdir(0o700)
-    monkeypatch.setattr(
-        "wsgiserv.runtime_dir.lstat", lambda path: _owned(os.lstat(path), uid + (wrong == "owner"))
-    )
+    monkeypatch.setattr("wsgiserv.runtime_dir.lstat", lambda path: _owned(os.lstat(path), uid + (wrong == "owner")))
     if wrong == "mode":
         place.chmod(0o750)
     with pytest.raises(DirectoryError, match=f"wsgiserv-{uid}") as raised:

@@ -127,21 +127,13 @@ def fake(make: Callable[[str], Fake]) -> Fake:
 @pytest.mark.parametrize(
     ("argv", "request_", "said"),
     [
-        (
-            "reload",
-            {"command": "reload", "wait": False},
-            "reload started; see the result with 'wsgiservctl status'",
-        ),
+        ("reload", {"command": "reload", "wait": False}, "reload started; see the result with 'wsgiservctl status'"),
         ("reload --wait", {"command": "reload", "wait": True}, "reloaded"),
         ("scale 5", {"command": "scale", "wait": False, "count": 5}, "5 workers are wanted"),
         ("scale 5 --wait", {"command": "scale", "wait": True, "count": 5}, "5 workers serve"),
         ("retire 77 --wait", {"command": "retire", "wait": True, "pid": 77}, "worker 77 has been replaced"),
         ("retire 77", {"command": "retire", "wait": False, "pid": 77}, "worker 77 is to be replaced"),
-        (
-            "upgrade",
-            {"command": "upgrade", "wait": False},
-            "upgrade started; see the result with 'wsgiservctl status'",
-        ),
+        ("upgrade", {"command": "upgrade", "wait": False}, "upgrade started; see the result with 'wsgiservctl status'"),
         ("upgrade --wait", {"command": "upgrade", "wait": True}, "upgraded"),
         ("stop", {"command": "stop", "wait": False, "now": False}, "the server is stopping"),
         ("stop --now", {"command": "stop", "wait": False, "now": True}, "the server is stopping"),
@@ -161,10 +153,7 @@ def test_each_command(fake: Fake, run: Ctl, argv: str, request_: dict[str, Any],
         assert done.out.removeprefix(f"{said}: ") == "4 workers\nin \\x1b[31m0.2 s\n"
     assert (done.status, done.err) == (0, "")
     # It says no.
-    fake.answer = lambda request: {
-        "ok": False,
-        "error": "SyntaxError: invalid syntax\n  (gun.py, line 3)\x1b",
-    }
+    fake.answer = lambda request: {"ok": False, "error": "SyntaxError: invalid syntax\n  (gun.py, line 3)\x1b"}
     assert run(*argv.split()) == (
         1,
         "",
@@ -234,8 +223,7 @@ def test_an_answer_that_is_late(fake: Fake, run: Ctl, argv: str, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b'{"ok": 1}\n', b"{}\n", b"[" * 50_000 + b"\n", b"\xff\n"],
+    "reply", [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b'{"ok": 1}\n', b"{}\n", b"[" * 50_000 + b"\n", b"\xff\n"]
 )
 def test_something_else_listens(fake: Fake, run: Ctl, reply: bytes) -> None:
     fake.answer = lambda request: reply
@@ -253,9 +241,7 @@ def sample() -> dict[str, Any]:
     workers = []
     for index, age in enumerate((7, 3, 8)):
         slot = board.slots[index]
-        handle = WorkerHandle(
-            age=age, generation=2, spawned_at=100.0, timeout=30, graceful_timeout=30, pid=500 + age
-        )
+        handle = WorkerHandle(age=age, generation=2, spawned_at=100.0, timeout=30, graceful_timeout=30, pid=500 + age)
         handle.slot = slot
         slot.words[REQUESTS], slot.words[ERRORS], slot.words[CONNECTIONS] = 100 * age, age, 5
         workers.append(handle)
@@ -326,8 +312,7 @@ def test_the_line_for_the_service_manager() -> None:
         gone=SlotFigures(3, 1),
     )
     assert status_line(facts, [handle]) == (
-        "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; "
-        "the last reload failed: SyntaxError"
+        "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; the last reload failed: SyntaxError"
     )
 
 
@@ -358,9 +343,7 @@ def test_status(fake: Fake, run: Ctl) -> None:
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["in front", "behind"])
-def test_the_ways_to_name_it(
-    fake: Fake, make: Callable[[str], Fake], run: Ctl, directory: Path, behind: bool
-) -> None:
+def test_the_ways_to_name_it(fake: Fake, make: Callable[[str], Fake], run: Ctl, directory: Path, behind: bool) -> None:
     other = make("1.sock")
     pidfile = directory / "server.pid"
     pidfile.write_text(f"{PID}\n")

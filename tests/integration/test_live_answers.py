@@ -72,9 +72,7 @@ def test_headers_about_the_connection_are_dropped_and_told_once(site: Server, cl
             assert response.one("Connection") is None
             assert response.all("Transfer-Encoding") == (["chunked"] if framing == "chunked" else [])
             assert all(response.one(other) is None for other in dropped if other != "Transfer-Encoding")
-    response = client.get(
-        "/whole?" + urlencode({"Connection": "X-Named, keep-alive", "X-Named": "1", "X-End": "1"})
-    )
+    response = client.get("/whole?" + urlencode({"Connection": "X-Named, keep-alive", "X-Named": "1", "X-End": "1"}))
     assert (response.one("X-Named"), response.one("X-End")) == (None, "1")
     assert client.get("/whole?Content-Length=6&Transfer-Encoding=chunked").body == b"whole\n"
     assert client.get("/replaced").status == 503
@@ -82,18 +80,12 @@ def test_headers_about_the_connection_are_dropped_and_told_once(site: Server, cl
     assert client.read_response().body == b"data: 1\n\ndata: 2\n\n"
     for name in (*dropped, "X-Named"):
         match = site.wait_for_log(rf"\[WARNING\] WS1600 GET (/\S+): response header {name} dropped")
-        assert match[1] in (
-            ["/whole"] if name == "X-Named" else ["/hop", "/switch"]
-        )  # whichever test came first
+        assert match[1] in (["/whole"] if name == "X-Named" else ["/hop", "/switch"])  # whichever test came first
     assert site.log.text.count(" dropped: ") == len(dropped) + 1, site.log.text
 
 
 def test_connection_close_closes(site: Server) -> None:
-    for target in (
-        "/whole?Connection=close",
-        "/hop?Connection=Close",
-        "/whole?Connection=close&Content-Length=6",
-    ):
+    for target in ("/whole?Connection=close", "/hop?Connection=Close", "/whole?Connection=close&Content-Length=6"):
         for method in "GET", "HEAD":
             with RawClient(site.address) as client:
                 client.request(target, method=method)
@@ -106,11 +98,7 @@ def test_connection_close_closes(site: Server) -> None:
 def test_headers_in_other_shapes_than_a_list_of_tuples(client: RawClient, shape: str) -> None:
     for _ in range(2):
         response = client.get(f"/shape?{shape}")
-        assert (response.status, response.one("Content-Type"), response.one("X-A")) == (
-            200,
-            "text/plain",
-            "1",
-        )
+        assert (response.status, response.one("Content-Type"), response.one("X-A")) == (200, "text/plain", "1")
 
 
 def test_a_string_is_sent_as_its_own_content(site: Server, client: RawClient) -> None:

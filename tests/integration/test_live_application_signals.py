@@ -38,9 +38,7 @@ def test_set_at_import(start: Start, way: str, preload: bool, worker_class: str)
     if worker_class == "threads" and way not in ("exits", "loop_keeps", "defaults", "fails"):
         pytest.skip("its main thread, too, is where sync's is when a signal comes")
     args = ("--preload",) if preload else ()
-    server = start(
-        "signalapps:app", "-w", "1", *args, env={"SIGNALS_AT_IMPORT": way}, expect=_FAILS, bind="tcp"
-    )
+    server = start("signalapps:app", "-w", "1", *args, env={"SIGNALS_AT_IMPORT": way}, expect=_FAILS, bind="tcp")
     check_all_signals(server)
 
 
@@ -75,9 +73,7 @@ def test_set_by_the_very_request_that_is_in_flight(start: Start, way: str, in_ma
     client.close()
 
 
-def test_a_loop_that_waits_for_the_signal_and_the_worker_both_hear_it(
-    start: Start, in_main_thread: None
-) -> None:
+def test_a_loop_that_waits_for_the_signal_and_the_worker_both_hear_it(start: Start, in_main_thread: None) -> None:
     server = start("signalapps:app", "-w", "1", "--graceful-timeout", "8")
     client = begun(server, "/wait-in-loop")
     assert server.stop() == 0
@@ -87,9 +83,7 @@ def test_a_loop_that_waits_for_the_signal_and_the_worker_both_hear_it(
 
 @pytest.mark.parametrize("way", ["loop_keeps", "loop_gives_back", "defaults"])
 def test_usr1_reopens_the_logs_all_the_same(start: Start, way: str) -> None:
-    server = start(
-        "signalapps:app", "-w", "1", "--access-logfile", "access.log", env={"SIGNALS_AT_IMPORT": way}
-    )
+    server = start("signalapps:app", "-w", "1", "--access-logfile", "access.log", env={"SIGNALS_AT_IMPORT": way})
     log: Path = server.directory / "access.log"
     with RawClient(server.address) as client:
         client.get("/do")

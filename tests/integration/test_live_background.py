@@ -57,10 +57,7 @@ time.sleep(0.02)
 """
 STARTS = {
     "thread": (THREAD, r"thread scheduler .*\bevery \(.*bg\.py:7\), spawned at .*bg\.py:16\b"),
-    "running": (
-        "import gevent; gevent.spawn(every); time.sleep(0.02)",
-        r"of every \(.*bg\.py:7\), spawned at",
-    ),
+    "running": ("import gevent; gevent.spawn(every); time.sleep(0.02)", r"of every \(.*bg\.py:7\), spawned at"),
     "later": ("import gevent; gevent.spawn_later(0.05, every)", r"of every .*, spawned at .*bg\.py:16\b"),
     "raw": ("import gevent; gevent.spawn_raw(every); time.sleep(0.02)", r"a greenlet of every \(.*bg\.py"),
     "timer": (
@@ -69,10 +66,7 @@ STARTS = {
     ),
     "stubborn": (STUBBORN, r"thread job .*\bjob \(.*bg\.py:16\)"),
     "pool": (POOL, r"thread pool .*a thread in work \(.*bg\.py:\d+\)"),
-    "waiting": (
-        "import gevent; gevent.get_hub().threadpool.spawn(every); time.sleep(0.05)",
-        "gevent's thread pool",
-    ),
+    "waiting": ("import gevent; gevent.get_hub().threadpool.spawn(every); time.sleep(0.05)", "gevent's thread pool"),
 }
 EVENTLET_STARTS = {
     "spawn": ("eventlet.spawn(every); time.sleep(0.02)", r"a greenlet of every \(.*bg\.py:\d+\)"),
@@ -95,26 +89,14 @@ IDS = [
 
 @pytest.mark.parametrize(("worker_class", "patch", "begin", "told"), CASES, ids=IDS)
 def test_no_copy_runs_in_a_worker(
-    start_unclassed: Start,
-    connect: Connect,
-    tmp_path: Path,
-    worker_class: str,
-    patch: str,
-    begin: str,
-    told: str,
+    start_unclassed: Start, connect: Connect, tmp_path: Path, worker_class: str, patch: str, begin: str, told: str
 ) -> None:
     server = start_unclassed(
         "bg:app",
         *("-w", "2", "--preload"),
         worker_class=worker_class,
         files={"bg.py": HEAD.format(patch=patch or "import json", start=begin), "ticks": "", "ends": ""},
-        expect=(
-            "has started .* while it was loaded",
-            "in a thread pool",
-            "Exception ignored",
-            "eventlet",
-            "Eventlet",
-        ),
+        expect=("has started .* while it was loaded", "in a thread pool", "Exception ignored", "eventlet", "Eventlet"),
     )
     server.wait_for_log(r"\[WARNING\] (?:WS\d+ )?.*the application has started .*" + told)
     server.wait_for_log("ready: 2 workers")

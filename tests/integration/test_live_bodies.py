@@ -80,9 +80,7 @@ def test_trailers_are_not_merged_into_the_environ(client: RawClient) -> None:
     assert "HTTP_X_B" not in environ
 
 
-@pytest.mark.parametrize(
-    "size", [0, 1, 4095, 4096, 65535, 65536, 65537, MEBIBYTE - 1, MEBIBYTE, MEBIBYTE + 1]
-)
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 65535, 65536, 65537, MEBIBYTE - 1, MEBIBYTE, MEBIBYTE + 1])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_bodies_around_the_buffers_sizes(client: RawClient, size: int, framing: str) -> None:
     body = random.Random(size).randbytes(size)
@@ -103,9 +101,7 @@ def test_a_large_body_in_odd_pieces(client: RawClient) -> None:
 
 @pytest.mark.parametrize("size", [10, 100_000, 3 * MEBIBYTE])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_a_body_the_application_did_not_read_is_never_a_request(
-    client: RawClient, size: int, framing: str
-) -> None:
+def test_a_body_the_application_did_not_read_is_never_a_request(client: RawClient, size: int, framing: str) -> None:
     """The body consists of requests, which must not be answered: the next answer is to what follows it."""
     bait = b"GET /count?bait HTTP/1.1\r\nHost: test\r\n\r\n"
     body = (bait * (size // len(bait) + 1))[:size]
@@ -137,9 +133,7 @@ def test_methods_of_any_kind_may_have_bodies(client: RawClient) -> None:
 # Expect: 100-continue
 
 
-@pytest.mark.parametrize(
-    "field", [b"Content-Length: 5", b"Transfer-Encoding: chunked"], ids=["length", "chunked"]
-)
+@pytest.mark.parametrize("field", [b"Content-Length: 5", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
 @pytest.mark.parametrize("value", [b"100-continue", b"100-Continue"])
 def test_expect_continue_is_sent_once_before_the_body(client: RawClient, field: bytes, value: bytes) -> None:
     client.send(b"POST /echo HTTP/1.1\r\nHost: test\r\n" + field + b"\r\nExpect: " + value + b"\r\n\r\n")
@@ -152,9 +146,7 @@ def test_expect_continue_is_sent_once_before_the_body(client: RawClient, field: 
 
 def test_expect_continue_with_the_body_sent_at_once(client: RawClient) -> None:
     """RFC 9110 10.1.1: the 100 may be left out when the body has come already."""
-    client.send(
-        b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
-    )
+    client.send(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello")
     response = client.read_response()
     assert response.body == b"hello"
     assert response.interim in ([], [100])
@@ -192,10 +184,7 @@ CALLS: dict[str, tuple[list[list[Any]], list[Any]]] = {
         [["readline", 5], ["readline", 100], ["readline", 0], ["readline", -1], ["readline", 1]],
         ["first", " line\n", "", "second\n", "\n"],
     ),
-    "readlines": (
-        [["readlines"], ["readlines"]],
-        [["first line\n", "second\n", "\n", "fourth, without an end"], []],
-    ),
+    "readlines": ([["readlines"], ["readlines"]], [["first line\n", "second\n", "\n", "fourth, without an end"], []]),
     "iter": ([["iter"], ["iter"]], [["first line\n", "second\n", "\n", "fourth, without an end"], []]),
     "mixed": (
         [["readline"], ["read", 3], ["iter"], ["read"]],
@@ -233,9 +222,7 @@ def test_readlines_with_a_hint_stops_after_it(client: RawClient) -> None:
 
 def test_input_of_a_large_body_by_lines(client: RawClient) -> None:
     body = b"x" * 70_000 + b"\n" + b"y" * 70_000
-    client.request(
-        "/input?" + quote(json.dumps([["readline"], ["readline"], ["readline"]])), method="POST", body=body
-    )
+    client.request("/input?" + quote(json.dumps([["readline"], ["readline"], ["readline"]])), method="POST", body=body)
     assert client.read_response().json() == ["x" * 70_000 + "\n", "y" * 70_000, ""]
 
 

@@ -13,15 +13,7 @@ from server import Server, Start, wait_until
 
 BREAKS = (
     *("filters", "filters of handlers", "handlers", "leaving handlers", "formatters", "factory"),
-    *(
-        "factory of nothing",
-        "handlers removed",
-        "shutdown",
-        "dictConfig",
-        "no streams",
-        "closed streams",
-        "clock",
-    ),
+    *("factory of nothing", "handlers removed", "shutdown", "dictConfig", "no streams", "closed streams", "clock"),
 )
 ANYTHING = (r".",)
 
@@ -122,12 +114,7 @@ logconfig_dict = {
 
 @pytest.mark.parametrize(
     ("worker_class", "what"),
-    [
-        *(("sync", what) for what in CONF),
-        ("threads", "no clock"),
-        ("gevent", "no clock"),
-        ("gevent", "logconfig"),
-    ],
+    [*(("sync", what) for what in CONF), ("threads", "no clock"), ("gevent", "no clock"), ("gevent", "logconfig")],
     indirect=["worker_class"],
 )
 def test_logging_that_a_configuration_file_has_broken(start: Start, worker_class: str, what: str) -> None:

@@ -31,11 +31,7 @@ STOPS: dict[str, tuple[list[str], int, list[str]]] = {
     "pid file of another kind": (["-p", "app.py"], 2, ["pidfile", "app.py"]),
     "spool": (["--spool-dir", "/nowhere"], 2, ["spool_dir", "/nowhere", "does not exist"]),
     "spool is a file": (["--spool-dir", "app.py"], 2, ["spool_dir", "app.py", "not a directory"]),
-    "control socket": (
-        ["--control-socket", "/nowhere/c"],
-        2,
-        ["control_socket", "/nowhere", "does not exist"],
-    ),
+    "control socket": (["--control-socket", "/nowhere/c"], 2, ["control_socket", "/nowhere", "does not exist"]),
     "control socket is a file": (["--control-socket", "app.py"], 2, ["control_socket", "app.py"]),
     "control socket is long": (["--control-socket", "x" * 200], 2, ["control_socket", "107"]),
     "socket": (["-b", "unix:/nowhere/s"], 2, ["bind", "/nowhere"]),
@@ -85,23 +81,12 @@ def test_the_check_finds_what_stops_the_start(place: Path, name: str) -> None:
     [line] = [line for line in checked.stderr.splitlines() if "wsgiserv: error:" in line]
     told = line.partition("error: ")[2]
     if os.geteuid() and "/proc/" in told:
-        told = told.partition(": ")[
-            0
-        ]  # the kernel gives a user another reason there than the directory's mode
+        told = told.partition(": ")[0]  # the kernel gives a user another reason there than the directory's mode
     assert told in started.stderr
 
 
 def test_everything_that_is_wrong_is_said_at_once(place: Path) -> None:
-    wrong = [
-        "-p",
-        "/nowhere/x.pid",
-        "--spool-dir",
-        "/nowhere",
-        "-b",
-        "192.0.2.1:8000",
-        "-b",
-        "unix:/nowhere/s",
-    ]
+    wrong = ["-p", "/nowhere/x.pid", "--spool-dir", "/nowhere", "-b", "192.0.2.1:8000", "-b", "unix:/nowhere/s"]
     done = run(["--check-config", *wrong, "app:app"], place)
     assert done.returncode == 2
     for setting in ("pidfile", "spool_dir", "192.0.2.1", "unix:/nowhere/s"):
@@ -113,20 +98,9 @@ def test_it_says_what_it_found_good_and_leaves_nothing(place: Path) -> None:
     (place / "gun.py").write_text(text)
     before = listing(place)
     bind = ["-b", "127.0.0.1:0", "-b", "unix:here/s", "--control-socket", "here/c"]
-    done = run(
-        ["--check-config", "-k", "threads", "-c", "gun.py", *bind, "app:app"], place, {"NOTES": "/dev/stderr"}
-    )
+    done = run(["--check-config", "-k", "threads", "-c", "gun.py", *bind, "app:app"], place, {"NOTES": "/dev/stderr"})
     assert done.returncode == 0, done.stderr
-    for part in (
-        "gun.py",
-        "app:app",
-        str(place / "app.py"),
-        "threads",
-        "2 workers",
-        "127.0.0.1:0",
-        "unix:",
-        "/a",
-    ):
+    for part in ("gun.py", "app:app", str(place / "app.py"), "threads", "2 workers", "127.0.0.1:0", "unix:", "/a"):
         assert part in done.stdout
     assert done.stderr == f"/a True {os.getuid()}\n"
     assert listing(place) == before
@@ -227,9 +201,7 @@ class TestAsRoot:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may listen anywhere, and become anybody")
 class TestAsAUser:
-    @pytest.mark.parametrize(
-        ("args", "word"), [(["-u", "root"], "user"), (["-b", "127.0.0.1:1"], "below 1024")]
-    )
+    @pytest.mark.parametrize(("args", "word"), [(["-u", "root"], "user"), (["-b", "127.0.0.1:1"], "below 1024")])
     def test_what_only_root_may(self, place: Path, args: list[str], word: str) -> None:
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
             if "-b" in args and int(file.read()) <= 1:

@@ -257,11 +257,7 @@ def test_a_tls_client_sees_the_end_while_a_child_holds_its_descriptor(start: Sta
 def test_a_surviving_child_holds_nothing(
     start: Start, connect: Connect, tmp_path: Path, kind: str, how: str, preload: str, worker_class: str
 ) -> None:
-    if (
-        worker_class != "sync"
-        and (kind == "unix" or preload)
-        and (kind, how, preload) != ("tcp", "stay", "--preload")
-    ):
+    if worker_class != "sync" and (kind == "unix" or preload) and (kind, how, preload) != ("tcp", "stay", "--preload"):
         pytest.skip("as in sync: listeners and the zygote do not depend on the class")
     path = "s.sock"
     binds = ["-b", f"unix:{path}"] if kind == "unix" else []
@@ -296,9 +292,7 @@ def test_a_surviving_child_holds_nothing(
 
 
 def test_a_child_outlives_its_worker_and_a_reload(start: Start, connect: Connect) -> None:
-    server = start(
-        "childapps:app", "-w", "1", expect=("SIGKILL", "in flight", "cause", "memory", "connections")
-    )
+    server = start("childapps:app", "-w", "1", expect=("SIGKILL", "in flight", "cause", "memory", "connections"))
     server.wait_for_log("ready: 1")
     client = connect(server.address)
     child, worker = client.get("/stay").json(), client.get("/pid").json()
@@ -317,9 +311,7 @@ def test_a_child_outlives_its_worker_and_a_reload(start: Start, connect: Connect
         end_child(child)
 
 
-def test_a_request_beside_a_fork_runs_once(
-    start: Start, connect: Connect, worker_class: str, tmp_path: Path
-) -> None:
+def test_a_request_beside_a_fork_runs_once(start: Start, connect: Connect, worker_class: str, tmp_path: Path) -> None:
     """A child has copies of the other requests' greenlets; they never run there."""
     if worker_class == "sync":
         pytest.skip("one request at a time")
@@ -366,9 +358,7 @@ def test_a_child_is_not_counted(start: Start, connect: Connect, tmp_path: Path) 
     for _ in range(5):
         client.get("/back?how=raise")
     client.get("/mine")
-    lines = wait_until(
-        lambda: len(found := (tmp_path / "access").read_text().splitlines()) >= 6 and found, "six lines"
-    )
+    lines = wait_until(lambda: len(found := (tmp_path / "access").read_text().splitlines()) >= 6 and found, "six lines")
     assert len(lines) == 6
     assert server.stop() == 0
     assert (tmp_path / "access").read_text().splitlines() == lines
@@ -378,12 +368,8 @@ def test_a_child_is_not_counted(start: Start, connect: Connect, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 begins to warn of a fork with threads")
-@pytest.mark.parametrize(
-    "more", [(), ("-w", "2"), ("-w", "2", "--request-timeout", "20")], ids=["1", "2", "timed"]
-)
-def test_no_warning_of_threads_of_ours(
-    start_unclassed: Start, connect: Connect, more: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("more", [(), ("-w", "2"), ("-w", "2", "--request-timeout", "20")], ids=["1", "2", "timed"])
+def test_no_warning_of_threads_of_ours(start_unclassed: Start, connect: Connect, more: tuple[str, ...]) -> None:
     server = start_unclassed(
         "childapps:app", *more, worker_class="sync", env={"PYTHONWARNINGS": "error::DeprecationWarning"}
     )

@@ -84,9 +84,7 @@ def end(children: list[int]) -> None:
 
 
 @pytest.mark.parametrize("how", STATUS)
-def test_a_child_that_comes_back_to_a_hook_ends(
-    start: Start, connect: Connect, tmp_path: Path, how: str
-) -> None:
+def test_a_child_that_comes_back_to_a_hook_ends(start: Start, connect: Connect, tmp_path: Path, how: str) -> None:
     hooks = [*MASTERS, *WORKERS]
     server = start_with(start, "".join(HOOK.format(name=name, how=how) for name in hooks))
     server.wait_for_log("ready: 1")
@@ -160,9 +158,7 @@ def factory():
 """
     )
     args = ["-b", "127.0.0.1:0", *([preload] if preload else [])]
-    server = start(
-        "forksatimport:factory()", *args, bind="tcp", files={"forksatimport.py": app}, expect=("Traceback",)
-    )
+    server = start("forksatimport:factory()", *args, bind="tcp", files={"forksatimport.py": app}, expect=("Traceback",))
     server.wait_for_log("ready: 1")
     client = connect(server.address)
     assert client.get("/mine").json() == "/mine"
@@ -190,9 +186,7 @@ def factory():
 
 
 @pytest.mark.parametrize("how", STATUS)
-def test_a_child_of_the_configuration_file(
-    start_unclassed: Start, connect: Connect, tmp_path: Path, how: str
-) -> None:
+def test_a_child_of_the_configuration_file(start_unclassed: Start, connect: Connect, tmp_path: Path, how: str) -> None:
     """It is run at the start, and at a reload, when the master has all that it ever has."""
     server = start_with(start_unclassed, f"fork('file', {how!r})\n", worker_class="sync")
     server.wait_for_log("ready: 1")
@@ -203,9 +197,7 @@ def test_a_child_of_the_configuration_file(
     assert connect(server.address).get("/mine").json() == "/mine"
 
 
-def test_a_child_of_the_configuration_file_that_stays(
-    start_unclassed: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_a_child_of_the_configuration_file_that_stays(start_unclassed: Start, connect: Connect, tmp_path: Path) -> None:
     text = "if os.path.exists('again'):\n    fork('file', 'stay')\n"
     server = start_with(start_unclassed, text, "-b", "127.0.0.1:0", "--control-socket", "control", bind="tcp")
     server.wait_for_log("ready: 1")

@@ -146,9 +146,7 @@ def test_as_a_program(alone: Server) -> None:
 
 def test_a_place_of_its_own_and_the_end(start_unclassed: Start, tmp_path: Path, ctl: Ctl) -> None:
     path, pidfile = tmp_path / "own.sock", tmp_path / "own.pid"
-    server = start_unclassed(
-        "apps:app", "--control-socket", str(path), "-p", str(pidfile), env={"XDG_RUNTIME_DIR": ""}
-    )
+    server = start_unclassed("apps:app", "--control-socket", str(path), "-p", str(pidfile), env={"XDG_RUNTIME_DIR": ""})
     server.wait_for_log("ready")
     pid = server.pid
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
@@ -327,9 +325,7 @@ def test_reload_waits_for_the_outcome(alone: Server, ctl: Ctl) -> None:
 
 def test_reopen_logs(start_unclassed: Start, tmp_path: Path, ctl: Ctl) -> None:
     error, access = tmp_path / "error.log", tmp_path / "access.log"
-    server = start_unclassed(
-        "apps:app", "-w", "2", "--error-logfile", str(error), "--access-logfile", str(access)
-    )
+    server = start_unclassed("apps:app", "-w", "2", "--error-logfile", str(error), "--access-logfile", str(access))
     wait_until(lambda: error.exists() and "ready: 2 workers" in error.read_text(), "it is ready")
     for log in (error, access):
         log.rename(log.with_suffix(".1"))

@@ -14,14 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rootserver import (
-    NOBODY,
-    ROOT_PYTHON,
-    as_root,
-    environment_of_workers,
-    needs_public_python,
-    public_directory,
-)
+from rootserver import NOBODY, ROOT_PYTHON, as_root, environment_of_workers, needs_public_python, public_directory
 from server import Start, environment
 
 from wsgiserv.runtime_dir import directories_to_search, runtime_directory
@@ -153,11 +146,7 @@ def test_a_directory_of_roots_hides_no_server_of_ones_own(theirs: subprocess.Pop
         for args in (("--pid", str(theirs.pid)), ()):
             done = subprocess.run(
                 [ROOT_PYTHON, "-m", "wsgiserv.ctl", *args, "status", "--json"],
-                env={
-                    **env,
-                    **environment_of_workers(),
-                    "RUNTIME_DIRECTORY": f"{place}/closed:{place}/closed/x",
-                },
+                env={**env, **environment_of_workers(), "RUNTIME_DIRECTORY": f"{place}/closed:{place}/closed/x"},
                 cwd=place,
                 user=NOBODY.pw_uid,
                 group=NOBODY.pw_gid,

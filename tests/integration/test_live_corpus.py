@@ -24,9 +24,7 @@ AFTER = b"GET /after HTTP/1.1\r\nHost: h\r\n\r\n"
 @pytest.fixture
 def corpus_server(shared_servers: Start) -> Iterator[Server]:
     """Its log holds warnings of the refusals and nothing worse, and it lives on."""
-    found = shared_servers(
-        "corpusapp:app", "--pythonpath", str(CORPUS), expect=(r"\[WARNING\].*127\.0\.0\.1",)
-    )
+    found = shared_servers("corpusapp:app", "--pythonpath", str(CORPUS), expect=(r"\[WARNING\].*127\.0\.0\.1",))
     yield found
     assert found.process.poll() is None, found.log.text
     found.check()

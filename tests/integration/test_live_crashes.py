@@ -29,9 +29,7 @@ class CrashReports:
         def found() -> list[str]:
             lines = self._server.log.text.split("\n")
             for number, line in enumerate(lines):
-                if re.search(
-                    rf"\[ERROR\] WS1209 crash report: worker {pid} \(age \d+\) (was killed|exited)", line
-                ):
+                if re.search(rf"\[ERROR\] WS1209 crash report: worker {pid} \(age \d+\) (was killed|exited)", line):
                     rest = itertools.takewhile(lambda line: line.startswith("    "), lines[number + 1 :])
                     return [line, *rest]
             return []
@@ -72,9 +70,7 @@ def is_lost(client: RawClient) -> bool:
     return False
 
 
-def test_deaths_and_the_requests_they_cost(
-    start: Start, connect: Connect, tmp_path: Path, worker_class: str
-) -> None:
+def test_deaths_and_the_requests_they_cost(start: Start, connect: Connect, tmp_path: Path, worker_class: str) -> None:
     options = ["--access-logfile", "access.log", "--access-logformat", "json", "-w", "2"]
     options += ["--threads", "8"] if worker_class == "threads" else []
     server = start("deathapps:app", *options, expect=TROUBLE)
@@ -114,9 +110,7 @@ def test_deaths_and_the_requests_they_cost(
     assert {line["request_id"] for line in lines} == {
         str(found[1]) for line in in_flight if (found := re.search(r"request id (\S+)", line))
     }
-    assert {(line["method"], line["path"], line["remote_addr"]) for line in lines} == {
-        ("GET", "/wait", "127.0.0.1")
-    }
+    assert {(line["method"], line["path"], line["remote_addr"]) for line in lines} == {("GET", "/wait", "127.0.0.1")}
 
     # A request is in flight for a moment longer than its client waits; then comes its line in the access log.
     log = tmp_path / "access.log"
@@ -208,11 +202,7 @@ def test_whoever_has_faulthandler_on_keeps_it(start: Start, connect: Connect) ->
 
 @pytest.mark.parametrize("worker_class", ["sync"], indirect=True)
 def test_an_import_that_hangs_tells_where(start: Start) -> None:
-    files = {
-        "hanging.py": "import time\n\n\ndef connect_to_nowhere():\n    time.sleep(60)\n\n\nconnect_to_nowhere()\n"
-    }
+    files = {"hanging.py": "import time\n\n\ndef connect_to_nowhere():\n    time.sleep(60)\n\n\nconnect_to_nowhere()\n"}
     server = start("hanging:app", "--boot-timeout", "2", files=files, expect=TROUBLE)
-    pid = int(
-        server.wait_for_log(r"worker (\d+) was not ready after 2 s \(boot_timeout\): sending SIGABRT")[1]
-    )
+    pid = int(server.wait_for_log(r"worker (\d+) was not ready after 2 s \(boot_timeout\): sending SIGABRT")[1])
     CrashReports(server).of(pid, "(boot_timeout); it ended at SIGABRT", "in connect_to_nowhere")

@@ -209,9 +209,7 @@ sys.path.clear()
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
 @pytest.mark.parametrize("name", ["sync.SyncWorker", "threads.ThreadsWorker", "gevent_worker.GeventWorker"])
-def test_an_application_that_empties_the_search_path(
-    start: Start, name: str, options: tuple[str, ...]
-) -> None:
+def test_an_application_that_empties_the_search_path(start: Start, name: str, options: tuple[str, ...]) -> None:
     """A worker imports nothing after the application, also where its class was unknown to the master."""
     module, base = name.split(".")
     files = {

@@ -19,16 +19,7 @@ def limited(shared_servers: Start, worker_class: str) -> Server:
     """A worker whose requests may take `LIMIT_S`; what it logs is the tests' business."""
     threads = ["--threads", "4"] if worker_class == "threads" else []
     return shared_servers(
-        *(
-            "deadlineapps:app",
-            "-w",
-            "1",
-            *threads,
-            "--request-timeout",
-            str(LIMIT_S),
-            "--access-logfile",
-            "-",
-        ),
+        *("deadlineapps:app", "-w", "1", *threads, "--request-timeout", str(LIMIT_S), "--access-logfile", "-"),
         expect=LOGGED,
     )
 
@@ -59,9 +50,7 @@ def report_of(server: Server, target: str, after: int) -> str:
 
 
 @pytest.mark.parametrize("target", ["/started?1", "/iterable?1", "/hints?1"])
-def test_the_client_gets_504_and_the_log_has_the_culprit(
-    limited: Server, connect: Connect, target: str
-) -> None:
+def test_the_client_gets_504_and_the_log_has_the_culprit(limited: Server, connect: Connect, target: str) -> None:
     after, accessed = len(limited.log.lines), len(limited.out.lines)
     client = connect(limited.address)
     response = client.get(target)
@@ -139,9 +128,7 @@ def test_an_upload_and_what_is_pipelined_behind_it(limited: Server, connect: Con
     assert "later" not in executed
 
 
-def test_sync_replaces_its_worker_and_serves_what_it_has(
-    limited: Server, worker_class: str, connect: Connect
-) -> None:
+def test_sync_replaces_its_worker_and_serves_what_it_has(limited: Server, worker_class: str, connect: Connect) -> None:
     if worker_class != "sync":
         pytest.skip("the others go on in the same process")
     # Another test's overdue request may just have the worker replaced.

@@ -155,9 +155,7 @@ def test_who_waits_in_the_backlog_at_the_stop_is_answered(
 @pytest.mark.parametrize("worker_class", ["sync"], indirect=True)
 def test_int_and_quit_end_a_drain_at_once(start: Start, number: int) -> None:
     """And until then a worker that dies is replaced, by one that drains, too."""
-    server = start(
-        "apps:app", "-w", "2", "--drain-delay", "30", expect=(r"was killed by SIGKILL", r"sleeping|/sleep")
-    )
+    server = start("apps:app", "-w", "2", "--drain-delay", "30", expect=(r"was killed by SIGKILL", r"sleeping|/sleep"))
     victims = ready(server, 2)
     server.send_signal(signal.SIGTERM)
     server.wait_for_log("draining for 30 s")
@@ -245,9 +243,7 @@ def test_a_listener_that_is_about_to_close_leaves_newcomers_to_the_other_on_its_
     """Who has connected is still there to be accepted; who comes now is neither taken nor refused."""
     if not may_filter:  # as for a normal user on a current kernel
         monkeypatch.setattr("wsgiserv.net.syn_filter._SO_ATTACH_FILTER", 0x7FFF)
-    shared = SimpleNamespace(
-        bind=(f"{host}:0",), backlog=64, reuse_port=True, umask=0, user=0, group=0, certfile=None
-    )
+    shared = SimpleNamespace(bind=(f"{host}:0",), backlog=64, reuse_port=True, umask=0, user=0, group=0, certfile=None)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.ExitStack() as stack:
         (leaving,) = open_listeners(shared)

@@ -66,9 +66,7 @@ def test_no_content_length_is_made_up(client: RawClient) -> None:
 
 
 def test_a_chunked_body_has_no_content_length(client: RawClient) -> None:
-    client.send(
-        b"POST /environ HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    )
+    client.send(b"POST /environ HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
     environ = client.read_response().json()["environ"]
     assert environ["wsgi.input_terminated"] is True
     assert environ.get("CONTENT_LENGTH") in (None, "", "3")
@@ -134,9 +132,7 @@ def test_absolute_form_gives_the_path_and_its_authority_wins(client: RawClient) 
     assert environ["HTTP_HOST"] == "other.example:81"
 
 
-@pytest.mark.parametrize(
-    "target", [b"http://other.example", b"http://other.example?q=1", b"HTTP://other.example/"]
-)
+@pytest.mark.parametrize("target", [b"http://other.example", b"http://other.example?q=1", b"HTTP://other.example/"])
 def test_absolute_form_without_a_path_is_the_root(client: RawClient, target: bytes) -> None:
     client.send(b"GET " + target + b" HTTP/1.1\r\nHost: test\r\n\r\n")
     assert client.read_response().body == b"hello\n"

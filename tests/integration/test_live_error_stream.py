@@ -99,9 +99,7 @@ EXPECT = (r"Traceback \(most recent call last\)",)
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
-def test_libraries_find_streams(
-    start: Start, connect: Connect, options: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_libraries_find_streams(start: Start, connect: Connect, options: tuple[str, ...], tmp_path: Path) -> None:
     server = start(
         "streams:app",
         *("--error-logfile", "error.log", "--capture-output", *options),
@@ -115,11 +113,7 @@ def test_libraries_find_streams(
         before = len(log.read_text())
         assert client.get(path).json() == []
         lines = log.read_text()[before:].splitlines()
-        missing = [
-            name
-            for name in (*NAMES, *(["closed", "closed again"] * (path == "/errors")))
-            if name not in lines
-        ]
+        missing = [name for name in (*NAMES, *(["closed", "closed again"] * (path == "/errors"))) if name not in lines]
         assert missing == [], lines
 
 

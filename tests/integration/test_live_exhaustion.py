@@ -43,10 +43,7 @@ def share_of_cpu(pid: int, during_s: float) -> float:
 
 def test_out_of_descriptors(start: Start, connect: Connect) -> None:
     server = start(
-        "limitapps:app",
-        *("-w", "1"),
-        wrap=limited("RLIMIT_NOFILE", 40),
-        expect=(r"\[WARNING\].*out of descriptors",),
+        "limitapps:app", *("-w", "1"), wrap=limited("RLIMIT_NOFILE", 40), expect=(r"\[WARNING\].*out of descriptors",)
     )
     timed_get(server.address)
     (worker,) = server.workers()
@@ -69,10 +66,7 @@ def test_out_of_descriptors(start: Start, connect: Connect) -> None:
 def test_idle_clients_give_their_descriptors_up(start: Start, connect: Connect) -> None:
     """120 keep-alive clients on 40 descriptors: all are answered, long before keepalive is over."""
     server = start(
-        "limitapps:app",
-        *("-w", "1"),
-        wrap=limited("RLIMIT_NOFILE", 40),
-        expect=(r"\[WARNING\].*out of descriptors",),
+        "limitapps:app", *("-w", "1"), wrap=limited("RLIMIT_NOFILE", 40), expect=(r"\[WARNING\].*out of descriptors",)
     )
     timed_get(server.address)
     clients = [connect(server.address) for _ in range(120)]

@@ -96,9 +96,7 @@ def check(server: Server, directory: Path) -> None:
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 @pytest.mark.parametrize("end", ["TERM", "INT", "QUIT"])
-def test_stopped_while_booting(
-    start: Start, tmp_path: Path, worker_class: str, preload: bool, end: str
-) -> None:
+def test_stopped_while_booting(start: Start, tmp_path: Path, worker_class: str, preload: bool, end: str) -> None:
     """By a reload, by somebody's signal, by the stop of the server."""
     server = begin(start, preload)
     number = getattr(signal, f"SIG{end}")

@@ -7,24 +7,8 @@ from rawclient import RawClient, Response
 from server import Server, Start
 
 CGI = (
-    *(
-        "PATH_INFO",
-        "QUERY_STRING",
-        "REMOTE_USER",
-        "REMOTE_ADDR",
-        "REQUEST_METHOD",
-        "SERVER_NAME",
-        "SERVER_PORT",
-    ),
-    *(
-        "CONTENT_LENGTH",
-        "CONTENT_TYPE",
-        "HTTP_HOST",
-        "RAW_URI",
-        "REQUEST_URI",
-        "AUTH_TYPE",
-        "GATEWAY_INTERFACE",
-    ),
+    *("PATH_INFO", "QUERY_STRING", "REMOTE_USER", "REMOTE_ADDR", "REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT"),
+    *("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_HOST", "RAW_URI", "REQUEST_URI", "AUTH_TYPE", "GATEWAY_INTERFACE"),
     *("wsgi.url_scheme", "HTTPS_ON", "REQUEST_SCHEME"),
 )
 
@@ -60,9 +44,7 @@ def environ(server: Server, headers: str, target: str = "/environ") -> dict[str,
     ],
     ids=["default", "named", "any", "dangerous", "any and dangerous"],
 )
-def test_no_header_sets_a_cgi_variable(
-    shared_servers: Start, asked: tuple[str, ...], preload: tuple[str, ...]
-) -> None:
+def test_no_header_sets_a_cgi_variable(shared_servers: Start, asked: tuple[str, ...], preload: tuple[str, ...]) -> None:
     server = shared_servers("apps:app", *asked, *preload)
     with RawClient(server.address) as client:
         check_no_header_sets_a_cgi_variable(client)
@@ -82,10 +64,7 @@ def check_no_header_sets_a_cgi_variable(client: RawClient) -> None:
             if spelling in ("CONTENT-LENGTH", "CONTENT-TYPE"):
                 continue  # these are HTTP's own
             found = environ(f"{spelling}: /admin/users\r\n")
-            others = {key for key in found if not key.startswith("HTTP_")} - {
-                "REMOTE_PORT",
-                "wsgiserv.request_id",
-            }
+            others = {key for key in found if not key.startswith("HTTP_")} - {"REMOTE_PORT", "wsgiserv.request_id"}
             assert others == fixed, spelling
             assert {key: found[key] for key in fixed} == {key: plain[key] for key in fixed}, spelling
             assert found["HTTP_HOST"] == plain["HTTP_HOST"]
@@ -121,12 +100,7 @@ def test_of_a_twin_with_dashes_nobody_can_say_whose_it_is(start: Start) -> None:
     ],
 )
 def test_script_name_is_a_prefix_of_the_path(
-    shared_servers: Start,
-    preload: tuple[str, ...],
-    target: str,
-    value: str,
-    script_name: str,
-    path_info: str,
+    shared_servers: Start, preload: tuple[str, ...], target: str, value: str, script_name: str, path_info: str
 ) -> None:
     server = shared_servers("mountedapps:app", *preload)
     found = environ(server, f"SCRIPT_NAME: {value}\r\n", target)
@@ -136,24 +110,8 @@ def test_script_name_is_a_prefix_of_the_path(
 @pytest.mark.parametrize(
     "value",
     [
-        *(
-            "//evil.example",
-            "javascript:x",
-            "/\\evil.example",
-            "http://evil.example/",
-            "environ",
-            "/envi",
-            "/other",
-        ),
-        *(
-            "/environ?",
-            "/environ#",
-            "/environ//x",
-            "/%2fevil.example",
-            "/environ/%5cx",
-            "/environ x",
-            "/environ, /x",
-        ),
+        *("//evil.example", "javascript:x", "/\\evil.example", "http://evil.example/", "environ", "/envi", "/other"),
+        *("/environ?", "/environ#", "/environ//x", "/%2fevil.example", "/environ/%5cx", "/environ x", "/environ, /x"),
         *("/environ%0d%0aX", "/environ/x/y", "/ENVIRON", '"/environ"', "*", "/environ/.."),
     ],
 )

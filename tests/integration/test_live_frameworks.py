@@ -12,16 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from frameworksites import (
-    APPLICATIONS,
-    EXAMPLES,
-    FAILURE,
-    STREAM,
-    UPLOAD_BYTES,
-    larger_examples,
-    make_file,
-    serve,
-)
+from frameworksites import APPLICATIONS, EXAMPLES, FAILURE, STREAM, UPLOAD_BYTES, larger_examples, make_file, serve
 from rawclient import RawClient
 from server import Server, Start, wait_until
 
@@ -167,10 +158,7 @@ def test_static_files_through_shared_data(site: Server, session: requests.Sessio
     assert found.content == content
     assert found.headers["Content-Length"] == str(len(content))
     assert found.headers["Content-Type"].startswith("text/css")
-    for condition in (
-        {"If-None-Match": found.headers["ETag"]},
-        {"If-Modified-Since": found.headers["Last-Modified"]},
-    ):
+    for condition in ({"If-None-Match": found.headers["ETag"]}, {"If-Modified-Since": found.headers["Last-Modified"]}):
         unchanged = session.get(url, headers=condition, timeout=10)
         assert unchanged.status_code == 304
         assert unchanged.content == b""

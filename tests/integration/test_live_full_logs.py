@@ -202,9 +202,7 @@ def test_fifos_without_a_reader(start: Start, tmp_path: Path, args: list[str]) -
     """Nobody reads at the start; one that comes gets what the pipe holds, one that comes back what is new."""
     for name in ("error.fifo", "access.fifo"):
         os.mkfifo(tmp_path / name)
-    server = start(
-        "brokenlogapps:app", "--error-logfile", "error.fifo", "--access-logfile", "access.fifo", *args
-    )
+    server = start("brokenlogapps:app", "--error-logfile", "error.fifo", "--access-logfile", "access.fifo", *args)
     ask(server, 30)
     crash(server)
     if "--capture-output" in args:

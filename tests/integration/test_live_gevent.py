@@ -182,9 +182,7 @@ def test_what_an_application_may_do_to_the_hub(start_unclassed: Start, connect: 
     wait_until(lambda: server.log.text.count(overdue) >= 3, "three lines about overdue requests")
     server.wait_for_log(r"time\.sleep\(float\(query\)\)")
     log = server.log.text
-    assert re.search(
-        r'\(0\.6 s\): answered with 504, "GET /sleep\?9 HTTP/1\.1" from .*, for \d\.\d s in greenlet', log
-    )
+    assert re.search(r'\(0\.6 s\): answered with 504, "GET /sleep\?9 HTTP/1\.1" from .*, for \d\.\d s in greenlet', log)
     assert re.search(r'\(0\.6 s\): the response is cut, "GET /stream\?9', log)
     assert log.count(overdue) == 3
 
@@ -238,9 +236,7 @@ def test_places_reports_and_the_end(start_unclassed: Start, connect: Connect) ->
 
     # Told to stop, it lets them end; what the application spawned for itself keeps nobody.
     waits, streams = (InBackground(connect, server, path) for path in ("/sleep?0.4", "/stream?0.4"))
-    wait_until(
-        lambda: connect(server.address).get("/about").json()["peak"] >= 1, "a request in the application"
-    )
+    wait_until(lambda: connect(server.address).get("/about").json()["peak"] >= 1, "a request in the application")
     begun = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - begun < 5
@@ -279,12 +275,7 @@ def test_a_master_that_is_patched(start_unclassed: Start, connect: Connect, tmp_
         "-c",
         "gun.py",
         files={**FILES, "gun.py": gun("gevent")},
-        expect=(
-            "preloaded code",
-            "SIGKILL",
-            "greenlets for threads",
-            "in the background while it was loaded",
-        ),
+        expect=("preloaded code", "SIGKILL", "greenlets for threads", "in the background while it was loaded"),
     )
     about = connect(server.address).get("/about").json()
     assert (about["patched"], about["sleeps"]) == (True, True)
@@ -337,12 +328,7 @@ def test_what_is_older_than_the_server_is_told(
         "traced:app",
         *("-w", "2", *options),
         worker_class="gevent",
-        files={
-            "sitecustomize.py": "import tracer\n",
-            "tracer.py": TRACER,
-            "traced.py": TRACED,
-            "gun.py": "",
-        },
+        files={"sitecustomize.py": "import tracer\n", "tracer.py": TRACER, "traced.py": TRACED, "gun.py": ""},
         env={"PYTHONPATH": path},
         expect=("'tracer' was imported",),
     )

@@ -17,11 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "corpus"))
 from corpus import unescape
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration-from-gunicorn.md"
-SECTION = (
-    PAGE.read_text()
-    .partition("## Requests that gunicorn serves and wsgiserv refuses")[2]
-    .partition("\n## ")[0]
-)
+SECTION = PAGE.read_text().partition("## Requests that gunicorn serves and wsgiserv refuses")[2].partition("\n## ")[0]
 ROW = re.compile(r"^\| (?P<what>.+?) \| `(?P<request>[^`|]+)` \| (?P<status>\d{3}) \| .+ \|$", re.MULTILINE)
 ROWS = [(row["what"], unescape(row["request"].encode()), int(row["status"])) for row in ROW.finditer(SECTION)]
 
@@ -81,11 +77,7 @@ def test_the_table_is_read_whole() -> None:
 
 def test_each_row(start_unclassed: Start, gunicorn: Path, tmp_path: Path) -> None:
     start_unclassed(
-        "app:app",
-        *("-b", "unix:s"),
-        files={"app.py": APP},
-        bind="none",
-        expect=(r"refused with (400|413|501)",),
+        "app:app", *("-b", "unix:s"), files={"app.py": APP}, bind="none", expect=(r"refused with (400|413|501)",)
     ).wait_for_log("ready")
     for what, request, status in ROWS:
         assert ask(gunicorn, request) == 200, f"gunicorn: {what}"

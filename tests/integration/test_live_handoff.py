@@ -102,8 +102,7 @@ def test_a_leaving_worker_hands_its_connections_over(
     for client in [*silent, *clients, pipelined]:
         client.close()
     wait_until(
-        lambda: descriptors(staying) <= at_first[staying] + 1,
-        "the taker has closed what its clients have closed",
+        lambda: descriptors(staying) <= at_first[staying] + 1, "the taker has closed what its clients have closed"
     )
     _stop(server, connect, tmp_path)
 
@@ -139,9 +138,7 @@ def test_tls_connections_are_told_to_close(start: Start, tmp_path: Path, worker_
         if worker_class == "sync":
             gate.unlink()  # a signal that is pending is seen before the response's head is made
         else:
-            wait_until(
-                lambda: len(set(server.workers()) - {leaving}) and _asleep(leaving), "it has the signal"
-            )
+            wait_until(lambda: len(set(server.workers()) - {leaving}) and _asleep(leaving), "it has the signal")
             gate.unlink()
         response = client.read_response()
         assert response.status == 200
@@ -235,9 +232,7 @@ def test_a_busy_worker_shares_its_connections_with_one_that_has_come_later(start
     with all_with_the_first(start) as (server, load, counts):
         wait_until(lambda: min(counts()) >= 3, "both have about as many clients", 20)
         until = {pid: runnable_time_s(pid) + 1 for pid in server.workers()}
-        wait_until(
-            lambda: all(runnable_time_s(pid) > at for pid, at in until.items()), "a busy second in each", 20
-        )
+        wait_until(lambda: all(runnable_time_s(pid) > at for pid, at in until.items()), "a busy second in each", 20)
         load.wait_for_more(8)
         assert min(counts()) >= 3
     assert load.lost == []

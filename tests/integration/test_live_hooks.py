@@ -104,23 +104,13 @@ def test_every_hook_in_its_process_and_order(start: Start, tmp_path: Path) -> No
     assert called(tmp_path, "pre_fork")[0][2] == "1"
     assert called(tmp_path, "post_fork")[0][2:] == [str(worker), "1"]
     assert called(tmp_path, "post_worker_init")[0][3] == "True"
-    assert {note[2] for note in called(tmp_path, "child_exit")} == {
-        note[2] for note in called(tmp_path, "worker_exit")
-    }
+    assert {note[2] for note in called(tmp_path, "child_exit")} == {note[2] for note in called(tmp_path, "worker_exit")}
     assert called(tmp_path, "pre_request")[0][1:] == ["pre_request", "GET", "/first", "q=1"]
     assert called(tmp_path, "post_request")[0][1:] == ["post_request", "GET", "/first", "GET", "200"]
     changes = [note[2:] for note in called(tmp_path, "nworkers_changed")]
     assert changes[-2:] == [["2", "1"], ["1", "2"]]
 
-    order = [
-        "on_starting",
-        "pre_fork",
-        "post_fork",
-        "post_worker_init",
-        "pre_request",
-        "post_request",
-        "worker_exit",
-    ]
+    order = ["on_starting", "pre_fork", "post_fork", "post_worker_init", "pre_request", "post_request", "worker_exit"]
     positions = [names.index(name) for name in [*order, "on_exit"]]
     assert positions == sorted(positions)
     assert names[-1] == "on_exit"
@@ -153,15 +143,7 @@ def test_worker_abort(start: Start, tmp_path: Path, worker_class: str) -> None:
 
 
 HARMLESS = [
-    *(
-        "when_ready",
-        "pre_request",
-        "post_request",
-        "child_exit",
-        "worker_exit",
-        "nworkers_changed",
-        "on_exit",
-    ),
+    *("when_ready", "pre_request", "post_request", "child_exit", "worker_exit", "nworkers_changed", "on_exit"),
     *("on_reload", "worker_int"),
 ]
 
@@ -204,9 +186,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("name", ["on_starting", "pre_fork"])
 def test_a_hook_may_forbid_the_start(tmp_path: Path, name: str) -> None:
-    (tmp_path / "conf.py").write_text(
-        f"def {name}({ARGUMENTS[name]}):\n    raise RuntimeError('not today')\n"
-    )
+    (tmp_path / "conf.py").write_text(f"def {name}({ARGUMENTS[name]}):\n    raise RuntimeError('not today')\n")
     done = run(["-c", "conf.py", "-b", "127.0.0.1:0", "apps:app"], tmp_path)
     assert done.returncode not in (0, -signal.SIGKILL)
     assert name in done.stderr

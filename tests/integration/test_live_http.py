@@ -73,9 +73,7 @@ def test_a_split_between_two_pipelined_requests_at_every_position(server: Server
             assert client.read_response().body == b"hello\n", f"cut at {cut}"
 
 
-@pytest.mark.parametrize(
-    "value", ["close", "Close", "foo, close", "close, foo", "keep-alive, close", "foo,,close"]
-)
+@pytest.mark.parametrize("value", ["close", "Close", "foo, close", "close, foo", "keep-alive, close", "foo,,close"])
 def test_connection_close_is_obeyed_wherever_it_stands(server: Server, value: str) -> None:
     with RawClient(server.address) as client:
         response = client.get("/", headers=f"Connection: {value}\r\n")

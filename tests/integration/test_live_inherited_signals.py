@@ -97,19 +97,7 @@ def test_a_stop_that_has_waited_ends_the_start(tmp_path: Path, worker_class: str
         "signal.SIGTERM, signal.SIGUSR1", "signal.SIGUSR1"
     )
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            sys.executable,
-            "-m",
-            "wsgiserv",
-            "-b",
-            "127.0.0.1:0",
-            "-p",
-            "pid",
-            "apps:app",
-        ],
+        [sys.executable, "-c", code, sys.executable, "-m", "wsgiserv", "-b", "127.0.0.1:0", "-p", "pid", "apps:app"],
         cwd=tmp_path,
         env=environment({}),
         capture_output=True,
@@ -122,9 +110,7 @@ def test_a_stop_that_has_waited_ends_the_start(tmp_path: Path, worker_class: str
 
 
 @pytest.mark.parametrize("worker_class", ["-"])
-@pytest.mark.parametrize(
-    "args", [("--check-config", "apps:app"), ("--check-config", "-k", "own:Mine", "apps:app")]
-)
+@pytest.mark.parametrize("args", [("--check-config", "apps:app"), ("--check-config", "-k", "own:Mine", "apps:app")])
 def test_a_check_waits_for_its_children(tmp_path: Path, args: tuple[str, ...], worker_class: str) -> None:
     (tmp_path / "own.py").write_text("from wsgiserv.worker.sync import SyncWorker as Mine\n")
     done = subprocess.run(

@@ -88,9 +88,7 @@ def test_clients_beyond_worker_connections_wait_in_the_backlog(start: Start, con
     for holder in holders:
         holder.send(b"GET / HTTP/1.1\r\n")
     (worker,) = wait_until(server.workers, "the worker")
-    wait_until(
-        lambda: sum(name.startswith("socket:") for name in open_descriptors(worker)) >= 5, "five connections"
-    )
+    wait_until(lambda: sum(name.startswith("socket:") for name in open_descriptors(worker)) >= 5, "five connections")
     sixth = connect(server.address)
     sixth.request("/")
     holders[0].send(b"Host: test\r\n\r\n")

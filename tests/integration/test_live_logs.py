@@ -121,9 +121,7 @@ def test_json(start: Start, tmp_path: Path) -> None:
     values = list(first.values())
     for value in ("GET", 200, 1234, "127.0.0.1", "the agent/1.0"):
         assert value in values, first
-    numbers = [
-        key for key, value in first.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    numbers = [key for key, value in first.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     assert len(numbers) >= 3, "status, size and duration are numbers"
     assert set(first) == set(second)
 
@@ -189,9 +187,7 @@ INJECTIONS = [
     ("/", "Authorization: Basic " + base64.b64encode(b"evil\r\nFAKE\x1b:x").decode() + "\r\n"),
     ("/", "X-Request-Id: a\x9bb\r\n"),
 ]
-INJECTION_FORMAT = (
-    '%(h)s %(u)s "%(r)s" "%(U)s" "%(q)s" "%(f)s" "%(a)s" "%({x-request-id}i)s" "%({PATH_INFO}e)s"'
-)
+INJECTION_FORMAT = '%(h)s %(u)s "%(r)s" "%(U)s" "%(q)s" "%(f)s" "%(a)s" "%({x-request-id}i)s" "%({PATH_INFO}e)s"'
 
 
 @pytest.mark.parametrize("form", [INJECTION_FORMAT, "combined", "json"], ids=["atoms", "combined", "json"])

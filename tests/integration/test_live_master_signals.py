@@ -66,9 +66,7 @@ def test_no_signal_changes_the_status_of_a_master_that_has_stopped(start_unclass
     server = start_unclassed(
         *("apps:app", "-c", "conf.py", "-p", "server.pid"),
         files={"conf.py": "import last\nfrom last import on_exit\n", "last.py": LAST},
-        env={
-            "PYTHONHASHSEED": "0"
-        },  # a process of its own: one that is forked ends without the last collection
+        env={"PYTHONHASHSEED": "0"},  # a process of its own: one that is forked ends without the last collection
     )
     ready(server)
     assert server.stop(number_of(name)) == 0
@@ -179,9 +177,7 @@ def when_ready(server):
 def on_reload(server):
     open("reloaded", "a").write("once ")
 """
-    server = start_unclassed(
-        *("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf}
-    )
+    server = start_unclassed(*("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf})
     server.wait_for_log("logs reopened")
     server.wait_for_log("SIGTTIN: 2 workers wanted")
     server.wait_for_log(r"reloaded: 1 worker")
@@ -199,9 +195,7 @@ def when_ready(server):
         open("once", "w").close()
         os.kill(os.getpid(), signal.SIGUSR2)
 """
-    server = start_unclassed(
-        *("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf}
-    )
+    server = start_unclassed(*("apps:app", "-c", "conf.py", "-p", "server.pid"), bind="tcp", files={"conf.py": conf})
     server.wait_for_log("serves; this one shuts down")
     assert server.process.wait(15) == 0
     new = int((server.directory / "server.pid").read_text())
@@ -314,9 +308,7 @@ when_ready = pre_fork = child_exit = take
     assert time.monotonic() - began < 15
 
 
-def test_what_is_for_the_master_does_not_kill_workers_that_boot(
-    start: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_what_is_for_the_master_does_not_kill_workers_that_boot(start: Start, connect: Connect, tmp_path: Path) -> None:
     """``pkill -USR1 wsgiserv`` (logrotate) and ``pkill -HUP wsgiserv`` reach everybody."""
     server = start("apps:app", "-w", "2")
     ready(server, 2)

@@ -156,13 +156,9 @@ def test_garbage_in_sockets_between_workers_hurts_nobody(start: Start, connect: 
 
 
 @pytest.mark.parametrize(
-    "flood",
-    [b'{"state": "trace", "reason": "x"}\n' * 100, b"{" + b"x" * 4000],
-    ids=["reports", "a line without end"],
+    "flood", [b'{"state": "trace", "reason": "x"}\n' * 100, b"{" + b"x" * 4000], ids=["reports", "a line without end"]
 )
-def test_an_endless_writer_delays_nobody(
-    start: Start, connect: Connect, flood: bytes, worker_class: str
-) -> None:
+def test_an_endless_writer_delays_nobody(start: Start, connect: Connect, flood: bytes, worker_class: str) -> None:
     if worker_class != "sync" and not flood.endswith(b"\n"):
         pytest.skip("as in sync: the master reads it")
     server = start(
@@ -231,9 +227,7 @@ def test_a_trace_longer_than_the_pipe_arrives(start: Start, connect: Connect, tm
     assert client.read_response().body == b"%d" % pid
 
 
-def test_signals_to_a_worker_while_the_master_is_stopped(
-    start: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_signals_to_a_worker_while_the_master_is_stopped(start: Start, connect: Connect, tmp_path: Path) -> None:
     """Eight reports, each longer than half the pipe, that nobody reads for a while: none is torn."""
     server = start("deep:app", "-w", "1", "--threads", "1", files=FILES)
     server.wait_for_log("ready: 1 worker")

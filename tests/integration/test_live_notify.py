@@ -108,12 +108,7 @@ def test_a_service_from_its_start_to_its_end(
     manager = manager_at(f"@wsgiserv-test-{os.getpid()}-{time.monotonic_ns()}")
     variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
     server = start_unclassed(
-        "fleet:app",
-        "-w",
-        "2",
-        files={"fleet.py": SLOW_FLEET},
-        env=variables,
-        expect=(r"\[ERROR\]|Traceback",),
+        "fleet:app", "-w", "2", files={"fleet.py": SLOW_FLEET}, env=variables, expect=(r"\[ERROR\]|Traceback",)
     )
     with RawClient(server.address) as client:
         # One worker serves: the fleet is not ready.
@@ -261,11 +256,7 @@ def test_how_often(manager: Manager) -> None:
         now = again
     assert max(b - a for a, b in itertools.pairwise(signs)) <= 1.5
     assert {round(b - a, 6) for a, b in itertools.pairwise(told)} == {5.0}
-    assert [lines["STATUS"] for lines in manager.heard("STATUS")][:3] == [
-        "0 requests",
-        "1 requests",
-        "2 requests",
-    ]
+    assert [lines["STATUS"] for lines in manager.heard("STATUS")][:3] == ["0 requests", "1 requests", "2 requests"]
 
 
 def test_a_master_that_hangs_gives_no_sign_of_life(start_unclassed: Start, manager: Manager) -> None:
@@ -275,10 +266,7 @@ def test_a_master_that_hangs_gives_no_sign_of_life(start_unclassed: Start, manag
     manager.wait_for("WATCHDOG", len(manager.said))
     os.kill(server.pid, signal.SIGSTOP)
     try:
-        wait_until(
-            lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T",
-            "stopped",
-        )
+        wait_until(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "stopped")
         seen = len(manager.said)
         with RawClient(server.address) as client:
             for _ in range(3):

@@ -37,9 +37,7 @@ def said(server: Server, path: str, request_id: str, after: int) -> int:
 
 @pytest.mark.parametrize("length", [0, 1, 999, 1000, 2500, 200_000])
 @pytest.mark.parametrize("kind", ["iterable", "generator", "file", "write"])
-def test_what_goes_on_after_its_length_is_left_closed_and_said_once(
-    overlong: Server, kind: str, length: int
-) -> None:
+def test_what_goes_on_after_its_length_is_left_closed_and_said_once(overlong: Server, kind: str, length: int) -> None:
     name, after = key(), len(overlong.log.lines)
     with RawClient(overlong.address) as client:
         path = f"/{kind}?200,{length}"
@@ -99,6 +97,4 @@ def test_one_write_that_is_too_long_is_cut_and_said(overlong: Server) -> None:
         client.request("/write-once?200,2000", headers=f"X-Key: {key()}\r\n")
         assert len(client.read_response().body) == 2000
         assert client.get("/closed?none").text == "0"
-    overlong.wait_for_log(
-        r"\[ERROR\] (?:WS\d+ )?GET /write-once.*longer than its Content-Length", after=after
-    )
+    overlong.wait_for_log(r"\[ERROR\] (?:WS\d+ )?GET /write-once.*longer than its Content-Length", after=after)

@@ -43,10 +43,7 @@ def begin(start: Start, library: str, place: str, *args: str, **rest: Any) -> Se
     """Start a server of which the ``place`` calls what patches."""
     call = PATCHES[library]
     module = {"app": text(call), "preload": text(call), "view": text(in_view=call)}.get(place, text())
-    file = {
-        "file": f"{call}\n",
-        "hook": f"def post_fork(server, worker):\n    {call}\n",
-    }.get(place, "")
+    file = {"file": f"{call}\n", "hook": f"def post_fork(server, worker):\n    {call}\n"}.get(place, "")
     options = ["--preload"] if place == "preload" else []
     rest.setdefault("worker_class", "sync")
     return start(
@@ -174,9 +171,7 @@ def test_a_worker_is_recycled(start_unclassed: Start, library: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["app", "view", "preload"])
-def test_an_overdue_request_is_interrupted_where_it_waits(
-    start_unclassed: Start, library: str, place: str
-) -> None:
+def test_an_overdue_request_is_interrupted_where_it_waits(start_unclassed: Start, library: str, place: str) -> None:
     if place == "view" and library == "eventlet":
         pytest.skip("as with gevent, and it takes its time")
     # Where a request patches, that is the most of its time.
@@ -229,9 +224,7 @@ def test_the_next_master_takes_over(start_unclassed: Start, tmp_path: Path, libr
     server = begin(start_unclassed, library, "file", "-p", str(tmp_path / "pid"))
     server.wait_for_log("ready: 1 worker")
     server.send_signal(signal.SIGUSR2)
-    new = wait_until(
-        lambda: (pid := int((tmp_path / "pid").read_text() or 0)) != server.pid and pid, "the next master"
-    )
+    new = wait_until(lambda: (pid := int((tmp_path / "pid").read_text() or 0)) != server.pid and pid, "the next master")
     try:
         assert server.process.wait(DEADLINE_S) == 0
         assert ask(server)["version"] == "one"
@@ -285,9 +278,7 @@ def test_threads_refuses_at_start(tmp_path: Path, library: str, place: str) -> N
         ), done.stderr
 
 
-def test_threads_serves_when_a_request_patches(
-    start_unclassed: Start, connect: Connect, library: str
-) -> None:
+def test_threads_serves_when_a_request_patches(start_unclassed: Start, connect: Connect, library: str) -> None:
     """Too late to refuse: the threads that are started from then on are real ones."""
     server = start_unclassed(
         "patched:app",

@@ -54,9 +54,7 @@ def begin(start_unclassed: Start, *args: str, app: str = "hello:app") -> Server:
     return server
 
 
-@pytest.mark.parametrize(
-    "command", [("sleep", "300"), ("bash", "-c", "exec -a 'a wsgiserv: master [x]' sleep 300")]
-)
+@pytest.mark.parametrize("command", [("sleep", "300"), ("bash", "-c", "exec -a 'a wsgiserv: master [x]' sleep 300")])
 def test_a_stranger_with_the_number_does_not_stop_the_start(
     start_unclassed: Start, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
@@ -116,19 +114,10 @@ def test_an_older_wsgiserv_without_a_lock_keeps_its_file(start_unclassed: Start,
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 @pytest.mark.parametrize("path", ["/fork", "/fork?exec"])
-def test_no_child_holds_the_lock_on(
-    start: Start, tmp_path: Path, preload: tuple[str, ...], path: str
-) -> None:
+def test_no_child_holds_the_lock_on(start: Start, tmp_path: Path, preload: tuple[str, ...], path: str) -> None:
     """Not a worker, not a zygote, not what the application has forked; and the killed master's file is stale."""
     first = start(
-        "hello:app",
-        "-p",
-        "pid",
-        "-w",
-        "1",
-        *preload,
-        files=FILES,
-        expect=("is gone|ends|died|killed|in flight",),
+        "hello:app", "-p", "pid", "-w", "1", *preload, files=FILES, expect=("is gone|ends|died|killed|in flight",)
     )
     first.wait_for_log("ready: ")
     (worker,) = wait_until(lambda: _workers(first), "the worker")
@@ -158,8 +147,7 @@ def test_an_upgrade_hands_the_file_over_with_a_lock(start_unclassed: Start, tmp_
     server = begin(start_unclassed)
     server.send_signal(signal.SIGUSR2)
     new = wait_until(
-        lambda: (pid := int((tmp_path / "pid").read_text())) != server.pid and pid,
-        "the next master has the file",
+        lambda: (pid := int((tmp_path / "pid").read_text())) != server.pid and pid, "the next master has the file"
     )
     try:
         server.process.wait(15)
@@ -231,9 +219,7 @@ def test_no_draft_is_left_where_files_cannot_grow(start_unclassed: Start, tmp_pa
         "from wsgiserv.cli import main; sys.exit(main())"
     )
     server = start_unclassed(
-        None,
-        bind="none",
-        command=[sys.executable, "-c", code, "-p", "pid", "-b", "127.0.0.1:0", "hello:app"],
+        None, bind="none", command=[sys.executable, "-c", code, "-p", "pid", "-b", "127.0.0.1:0", "hello:app"]
     )
     assert server.wait() == 2
     assert "File too large" in server.log.text

@@ -29,9 +29,7 @@ def app(environ, start_response):
 """
 
 
-def test_loaded_once_for_all_workers(
-    start: Start, connect: Connect, worker_class: str, tmp_path: Path
-) -> None:
+def test_loaded_once_for_all_workers(start: Start, connect: Connect, worker_class: str, tmp_path: Path) -> None:
     server = start(
         "preloaded:app",
         *("-w", "2", "--preload"),
@@ -70,9 +68,7 @@ def test_loaded_once_for_all_workers(
     again = ask()
     assert (again["version"], again["loaded_in"]) == (1, zygote)
     reload_with(APP.format(version=2), "reloaded: 2 workers")
-    wait_until(
-        lambda: len(server.workers()) == 3 and zygote not in server.workers(), "the old ones have left"
-    )
+    wait_until(lambda: len(server.workers()) == 3 and zygote not in server.workers(), "the old ones have left")
     second = ask()
     assert (second["version"], imports()) == (2, [zygote, second["loaded_in"]])
 

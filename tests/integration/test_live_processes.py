@@ -23,8 +23,7 @@ def wait_ready(server: Server, workers: int) -> list[int]:
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
     found: list[int] = wait_until(
-        lambda: len(server.workers()) == workers and server.workers(),
-        f"{workers} workers, not {server.workers()}",
+        lambda: len(server.workers()) == workers and server.workers(), f"{workers} workers, not {server.workers()}"
     )
     return found
 
@@ -34,9 +33,7 @@ def test_a_killed_worker_is_back_within_a_second_and_loses_only_its_own(start: S
     before = set(wait_ready(server, 2))
     with Load(server.address, "/", clients=8, keep=True) as load:
         load.wait_for_more(200)
-        wait_until(
-            lambda: all(client.served_by in before for client in load.clients), "all clients are served"
-        )
+        wait_until(lambda: all(client.served_by in before for client in load.clients), "all clients are served")
         victim = load.clients[0].served_by
         theirs = [client for client in load.clients if client.served_by == victim]
         os.kill(victim, signal.SIGKILL)
@@ -66,9 +63,7 @@ def test_every_killed_worker_is_replaced(start: Start) -> None:
     before = wait_ready(server, 3)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: len(server.workers()) == 3 and not set(server.workers()) & set(before), "three new workers"
-    )
+    wait_until(lambda: len(server.workers()) == 3 and not set(server.workers()) & set(before), "three new workers")
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
 
@@ -201,9 +196,7 @@ def test_a_second_signal_hastens_a_stop(start: Start) -> None:
         server.wait_for_log("sleeping 30")
         server.send_signal(signal.SIGTERM)
         begun = time.monotonic()
-        wait_until(
-            lambda: "TERM" in server.log.text or "stop" in server.log.text.lower(), "the stop is logged"
-        )
+        wait_until(lambda: "TERM" in server.log.text or "stop" in server.log.text.lower(), "the stop is logged")
         server.send_signal(signal.SIGINT)
         assert server.wait(10) == 0
         assert time.monotonic() - begun < 5.0
@@ -225,9 +218,7 @@ def test_a_silent_worker_is_killed_and_the_others_serve(start: Start) -> None:
     victim, other = wait_ready(server, 2)
     os.kill(victim, signal.SIGSTOP)  # whatever the class: not a line of it runs any more
     begun = time.monotonic()
-    wait_until(
-        lambda: victim not in server.workers() and len(server.workers()) == 2, "the worker is replaced", 8.0
-    )
+    wait_until(lambda: victim not in server.workers() and len(server.workers()) == 2, "the worker is replaced", 8.0)
     assert 1.0 < time.monotonic() - begun < 6.0
     assert other in server.workers()
     with RawClient(server.address) as client:
@@ -303,9 +294,7 @@ def test_idle_connections_end_after_keepalive(start: Start) -> None:
 
 
 def test_a_silent_sender_gets_408(start: Start, connect: Connect) -> None:
-    server = start(
-        "apps:app", "--header-timeout", "1", "--body-timeout", "1", expect=(r"\[WARNING\].*127\.0\.0\.1",)
-    )
+    server = start("apps:app", "--header-timeout", "1", "--body-timeout", "1", expect=(r"\[WARNING\].*127\.0\.0\.1",))
     timed_get(server.address)  # it is up: the clients' time is not the start's
     begun = time.monotonic()
     head, body = connect(server.address), connect(server.address)

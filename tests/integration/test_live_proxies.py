@@ -31,9 +31,7 @@ CLAIMS = (
     "Forwarded: for=198.51.100.7;proto=https;host=rfc.example\r\n"
     "X-Request-Id: forged\r\n"
 )
-CLAIMED_KEYS = {
-    "HTTP_" + line.partition(":")[0].upper().replace("-", "_") for line in CLAIMS.split("\r\n") if line
-}
+CLAIMED_KEYS = {"HTTP_" + line.partition(":")[0].upper().replace("-", "_") for line in CLAIMS.split("\r\n") if line}
 
 
 class From(RawClient):
@@ -73,9 +71,7 @@ def test_nothing_but_the_scheme_unless_asked_for(shared_servers: Start) -> None:
 
 
 @pytest.mark.parametrize("asked", [(), ("--forwarded-headers", "for,proto,host,port,prefix")])
-def test_a_strangers_claims_do_not_reach_the_application(
-    shared_servers: Start, asked: tuple[str, ...]
-) -> None:
+def test_a_strangers_claims_do_not_reach_the_application(shared_servers: Start, asked: tuple[str, ...]) -> None:
     server = shared_servers("apps:app", *asked)
     with From(STRANGER, server) as client:
         plain = client.environ()
@@ -83,14 +79,7 @@ def test_a_strangers_claims_do_not_reach_the_application(
             environ = client.environ(CLAIMS + "X-Other: kept\r\n")
             assert not CLAIMED_KEYS & environ.keys()
             assert environ["HTTP_X_OTHER"] == "kept"
-            for key in (
-                "REMOTE_ADDR",
-                "REMOTE_PORT",
-                "HTTP_HOST",
-                "SERVER_PORT",
-                "SCRIPT_NAME",
-                "wsgi.url_scheme",
-            ):
+            for key in ("REMOTE_ADDR", "REMOTE_PORT", "HTTP_HOST", "SERVER_PORT", "SCRIPT_NAME", "wsgi.url_scheme"):
                 assert environ[key] == plain[key]
             assert environ["wsgiserv.request_id"] != "forged"
     with From(TRUSTED, server) as client:
@@ -165,9 +154,7 @@ def test_everything_that_was_asked_for(shared_servers: Start) -> None:
     ids=lambda value: ascii(value)[:40],
 )
 def test_the_right_most_address_that_is_no_proxys(shared_servers: Start, value: str, address: str) -> None:
-    server = shared_servers(
-        "apps:app", "--forwarded-headers", "for", "--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8"
-    )
+    server = shared_servers("apps:app", "--forwarded-headers", "for", "--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8")
     with From(TRUSTED, server) as client:
         assert client.environ(f"X-Forwarded-For: {value}\r\n")["REMOTE_ADDR"] == address
     with From(STRANGER, server) as client:
@@ -198,8 +185,7 @@ def test_addresses_networks_and_a_star(start: Start, allowed: str, believed: boo
 def test_a_unix_socket_is_believed(start: Start, tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
     server = start(
-        *("apps:app", "-b", f"unix:{path}", "--forwarded-headers", "for,proto", "--socket-mode", "600"),
-        bind="none",
+        *("apps:app", "-b", f"unix:{path}", "--forwarded-headers", "for,proto", "--socket-mode", "600"), bind="none"
     )
     server.wait_for_log(r"unix:")
     with RawClient(path) as client:
@@ -209,13 +195,7 @@ def test_a_unix_socket_is_believed(start: Start, tmp_path: Path) -> None:
 
 def test_the_access_log_shows_the_client(start: Start, tmp_path: Path) -> None:
     server = start(
-        "apps:app",
-        "--forwarded-headers",
-        "for",
-        "--access-logfile",
-        "access.log",
-        "--access-logformat",
-        "%(h)s",
+        "apps:app", "--forwarded-headers", "for", "--access-logfile", "access.log", "--access-logformat", "%(h)s"
     )
     with From(TRUSTED, server) as client:
         client.environ("X-Forwarded-For: 203.0.113.9\r\n")
@@ -236,8 +216,7 @@ REQUEST = b"GET /environ HTTP/1.1\r\nHost: test\r\n\r\n"
 
 def told(environ: dict[str, Any]) -> tuple[str, ...]:
     return tuple(
-        environ.get(key, "")
-        for key in ("REMOTE_ADDR", "REMOTE_PORT", "PROXY_PROTOCOL", "PROXY_ADDR", "PROXY_PORT")
+        environ.get(key, "") for key in ("REMOTE_ADDR", "REMOTE_PORT", "PROXY_PROTOCOL", "PROXY_ADDR", "PROXY_PORT")
     )
 
 
@@ -271,9 +250,7 @@ def test_a_proxys_header(shared_servers: Start) -> None:
                 for _ in range(2):
                     assert told(client.read_response().json()["environ"]) == told_then, f"step {step}"
 
-    check_each(
-        ((f"{mode} {header!r}", (mode, header, expected)) for mode, header, expected in ACCEPTED), check
-    )
+    check_each(((f"{mode} {header!r}", (mode, header, expected)) for mode, header, expected in ACCEPTED), check)
 
 
 MALFORMED = [

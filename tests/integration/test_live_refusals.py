@@ -73,17 +73,13 @@ def test_a_refusal_says_what_was_wrong_without_repeating_the_client(strict_serve
 
 
 def test_a_refusal_is_one_warning_line_with_the_peer(start: Start) -> None:
-    server = start(
-        "apps:app", "-u", str(os.geteuid()), expect=(r"\[WARNING\]",)
-    )  # else root has a warning, too
+    server = start("apps:app", "-u", str(os.geteuid()), expect=(r"\[WARNING\]",))  # else root has a warning, too
     with RawClient(server.address) as client:
         client.offer(b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.read_response().status == 400
     server.wait_for_log(r"\[WARNING\].*127\.0\.0\.1")
     assert server.stop() == 0
-    warnings = [
-        line for line in server.log.text.splitlines() if "[WARNING]" in line and "as root" not in line
-    ]
+    warnings = [line for line in server.log.text.splitlines() if "[WARNING]" in line and "as root" not in line]
     assert len(warnings) == 1, warnings
 
 
@@ -92,9 +88,7 @@ LIMITS = ("--limit-request-line", "100", "--limit-request-fields", "5", "--limit
 
 @pytest.fixture
 def limited(shared_servers: Start) -> Server:
-    return shared_servers(
-        "apps:app", *LIMITS, "--limit-request-body", "1000", expect=(r"\[WARNING\].*127\.0\.0\.1",)
-    )
+    return shared_servers("apps:app", *LIMITS, "--limit-request-body", "1000", expect=(r"\[WARNING\].*127\.0\.0\.1",))
 
 
 def head(target: str = "/echo", fields: str = "") -> bytes:

@@ -77,19 +77,13 @@ def replaced(server: Server, count: int) -> None:
     before = len(server.log.lines)
     os.kill(pid, signal.SIGKILL)
     server.wait_for_log(rf"worker {pid} .*was killed by SIGKILL", after=before)
-    wait_until(
-        lambda: len(server.workers()) == count and pid not in server.workers(), "a worker in its place"
-    )
+    wait_until(lambda: len(server.workers()) == count and pid not in server.workers(), "a worker in its place")
     assert ask(server)[1] != pid
 
 
 @pytest.mark.parametrize("given", ["by default", "chdir"])
 def test_the_directory_is_removed(
-    start: Start,
-    tmp_path: Path,
-    options: list[str],
-    given: str,
-    successor: Callable[[Server, Path], int],
+    start: Start, tmp_path: Path, options: list[str], given: str, successor: Callable[[Server, Path], int]
 ) -> None:
     """The application is elsewhere: installed, on PYTHONPATH."""
     site, release = tmp_path / "site", tmp_path / "release"
@@ -124,11 +118,7 @@ def test_the_directory_is_removed(
 
 @pytest.mark.parametrize("given", ["by default", "chdir"])
 def test_the_link_leads_to_another_release(
-    start: Start,
-    tmp_path: Path,
-    options: list[str],
-    given: str,
-    successor: Callable[[Server, Path], int],
+    start: Start, tmp_path: Path, options: list[str], given: str, successor: Callable[[Server, Path], int]
 ) -> None:
     """As with gunicorn: SIGHUP and SIGUSR2 serve what the link leads to then, and the old one can be removed."""
     link = tmp_path / "current"
@@ -139,14 +129,7 @@ def test_the_link_leads_to_another_release(
     switch(link, tmp_path / "one")
     server = start(
         "released:app",
-        *(
-            "-w",
-            "1",
-            "-p",
-            str(tmp_path / "pid"),
-            *(["--chdir", str(link)] if given == "chdir" else []),
-            *options,
-        ),
+        *("-w", "1", "-p", str(tmp_path / "pid"), *(["--chdir", str(link)] if given == "chdir" else []), *options),
         # As a shell's cd leaves it.
         **({"env": {"PWD": str(link)}, "wrap": ["env", "-C", str(link)]} if given == "by default" else {}),
         expect=EXPECT,

@@ -48,14 +48,10 @@ def test_a_changed_module_is_picked_up(reloading: Server, tmp_path: Path) -> Non
     wait_until(lambda: answer(reloading) == (200, b"another"), "the new text")
 
 
-@pytest.mark.parametrize(
-    "broken", ["import no_such_package_here\n", "TEXT = = 5\n", "raise SystemExit('gone')\n"]
-)
+@pytest.mark.parametrize("broken", ["import no_such_package_here\n", "TEXT = = 5\n", "raise SystemExit('gone')\n"])
 def test_a_broken_import_is_shown_and_recovered_from(reloading: Server, tmp_path: Path, broken: str) -> None:
     (tmp_path / "part.py").write_text(broken)
-    status, page = wait_until(
-        lambda: (found := answer(reloading))[0] == 500 and found, "the page of the traceback"
-    )
+    status, page = wait_until(lambda: (found := answer(reloading))[0] == 500 and found, "the page of the traceback")
     assert status == 500
     assert b"part.py" in page
     what = {"i": "no_such_package_here", "T": "SyntaxError", "r": "gone"}[broken[0]]
@@ -114,12 +110,8 @@ def app(environ, start_response):
 
 
 @pytest.mark.parametrize("args", [(), ("--reload-engine", "poll")], ids=["", "poll"])
-@pytest.mark.parametrize(
-    "changed", ["module", "same size", "configuration", "extra file", "what was missing"]
-)
-def test_a_change_while_a_worker_imports(
-    start: Start, tmp_path: Path, args: tuple[str, ...], changed: str
-) -> None:
+@pytest.mark.parametrize("changed", ["module", "same size", "configuration", "extra file", "what was missing"])
+def test_a_change_while_a_worker_imports(start: Start, tmp_path: Path, args: tuple[str, ...], changed: str) -> None:
     """What has been read is old by then, and nothing else would tell."""
     files = {"app.py": SLOW, "part.py": "TEXT = b'one'\n", "conf.py": "", "page.html": "x"}
     if changed == "what was missing":

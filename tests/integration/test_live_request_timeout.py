@@ -27,9 +27,7 @@ def limited(start: Start, worker_class: str) -> Server:
     )
 
 
-def test_an_overdue_request_gets_504_and_the_others_go_on(
-    limited: Server, worker_class: str, connect: Connect
-) -> None:
+def test_an_overdue_request_gets_504_and_the_others_go_on(limited: Server, worker_class: str, connect: Connect) -> None:
     late = connect(limited.address)
     before = limited.workers()
     began = time.monotonic()
@@ -52,9 +50,7 @@ def test_an_overdue_request_gets_504_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("target", ["/modest?20", "/spin?2"])
-def test_what_an_application_catches_is_not_what_ends_it(
-    limited: Server, target: str, worker_class: str
-) -> None:
+def test_what_an_application_catches_is_not_what_ends_it(limited: Server, target: str, worker_class: str) -> None:
     """RequestTimeout, and gevent's Timeout, are no Exception. A greenlet that never yields cannot be ended."""
     if worker_class == "gevent" and target.startswith("/spin"):
         target = "/modest?3"

@@ -44,20 +44,10 @@ def test_the_applications_length_is_kept(client: RawClient) -> None:
 
 
 def test_status_reason_and_headers_as_given(client: RawClient) -> None:
-    headers = [
-        ["X-One", "1"],
-        ["x-two", "caf\xe9"],
-        ["Set-Cookie", "a=1"],
-        ["Set-Cookie", "b=2"],
-        ["X-Empty", ""],
-    ]
+    headers = [["X-One", "1"], ["x-two", "caf\xe9"], ["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"], ["X-Empty", ""]]
     response = client.get(spec(status="299 Rather Odd", headers=headers, chunks=["x"]))
     assert (response.status, response.reason) == (299, "Rather Odd")
-    found = [
-        list(pair)
-        for pair in response.headers
-        if pair[0].lower() in {"x-one", "x-two", "set-cookie", "x-empty"}
-    ]
+    found = [list(pair) for pair in response.headers if pair[0].lower() in {"x-one", "x-two", "set-cookie", "x-empty"}]
     assert found == headers
 
 
@@ -187,9 +177,7 @@ def test_a_long_body_is_cut_at_its_length(failing_server: Server, how: str, chun
 def test_a_short_body_ends_the_connection(failing_server: Server, how: str, chunks: list[str]) -> None:
     """The next response must never fill the gap (gunicorn gthread, gevent)."""
     with RawClient(failing_server.address) as client:
-        client.send(
-            f"GET {spec(headers=[['Content-Length', '9']], chunks=chunks, how=how)} HTTP/1.1\r\n".encode()
-        )
+        client.send(f"GET {spec(headers=[['Content-Length', '9']], chunks=chunks, how=how)} HTTP/1.1\r\n".encode())
         client.send(b"Host: test\r\n\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n")
         try:
             response = client.read_response()
@@ -219,15 +207,7 @@ WRONG = [
     *(
         "odd-headers?" + quote(name)
         for name in (
-            *(
-                "bytes status",
-                "int status",
-                "no status",
-                "bytes name",
-                "bytes value",
-                "int value",
-                "none value",
-            ),
+            *("bytes status", "int status", "no status", "bytes name", "bytes value", "int value", "none value"),
             *("no headers", "not pairs", "not latin-1", "status not latin-1"),
         )
     ),
@@ -349,10 +329,7 @@ def test_the_iterable_is_closed_exactly_once(failing_server: Server) -> None:
         wait_until(lambda: closed(failing_server, key), f"close() of {key}")
         assert closed(failing_server, key) == 1
 
-    keys = [
-        f"{name} {how} {method}"
-        for name, how, method in product(CLOSES, ("iterable", "sized"), ("GET", "HEAD"))
-    ]
+    keys = [f"{name} {how} {method}" for name, how, method in product(CLOSES, ("iterable", "sized"), ("GET", "HEAD"))]
     check_each(((key, key) for key in keys), check)
 
 

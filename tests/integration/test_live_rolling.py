@@ -163,18 +163,11 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "syntax": Fault(r"syntax error.*site_of_rolling\.py, line 3", "reload failed", "\n\ndef app(:\n"),
-    "import": Fault(
-        r"LookupError: no table", r"File .*site_of_rolling\.py.*line 1", "raise LookupError('no table')\n"
-    ),
+    "import": Fault(r"LookupError: no table", r"File .*site_of_rolling\.py.*line 1", "raise LookupError('no table')\n"),
     "hang": Fault(
-        r"boot_timeout",
-        r"site_of_rolling\.py.*line 2\b",
-        "import time\ntime.sleep(600)\n",
-        "boot_timeout = 2\n",
+        r"boot_timeout", r"site_of_rolling\.py.*line 2\b", "import time\ntime.sleep(600)\n", "boot_timeout = 2\n"
     ),
-    "warm-up": Fault(
-        r"/warm .*503", "reload failed", version("bad", warm="503 Cold"), "warmup = ['/', '/warm']\n"
-    ),
+    "warm-up": Fault(r"/warm .*503", "reload failed", version("bad", warm="503 Cold"), "warmup = ['/', '/warm']\n"),
     "unknown name": Fault(r"conf\.py, line 2.*tow.*not defined", "Traceback", conf="workers = tow\n"),
     "bad value": Fault(r"timeout = 'soon'.*conf\.py", "'soon'", conf="timeout = 'soon'\n"),
     "config syntax": Fault(r"conf\.py.*line 4", r"conf\.py.*line 4", conf="\n\ntimeout = = 5\n"),
@@ -281,9 +274,7 @@ class Parked:
         return found
 
 
-def test_connections_survive_a_reload(
-    start: Start, connect: Connect, tmp_path: Path, worker_class: str
-) -> None:
+def test_connections_survive_a_reload(start: Start, connect: Connect, tmp_path: Path, worker_class: str) -> None:
     """Idle ones, half-sent heads, silent ones; and what is in flight ends as it has begun."""
     args = ("-w", "2", *PATIENT, *threads_of(worker_class))
     server = start(SITE, *args, files={"site_of_rolling.py": version("one")})
@@ -333,9 +324,7 @@ def test_connections_survive_recycling_and_scaling(
         return mark
 
     def recycled(mark: int, why: str, number: int) -> bool:
-        found = re.findall(
-            rf"worker (\d+) is to be replaced: .*\({why}\)", "\n".join(server.log.lines[mark:])
-        )
+        found = re.findall(rf"worker (\d+) is to be replaced: .*\({why}\)", "\n".join(server.log.lines[mark:]))
         return len(found) >= number and not any(is_alive(int(pid)) for pid in found[:number])
 
     with Traffic(server.address, clients=1) as traffic:
@@ -381,15 +370,12 @@ def imports(directory: Path, name: str) -> list[Import]:
         if which == name:
             times.setdefault(int(pid), {})[what] = float(at)
     return sorted(
-        (Import(name, pid, each["begin"], each["end"]) for pid, each in times.items()),
-        key=lambda each: each.begun,
+        (Import(name, pid, each["begin"], each["end"]) for pid, each in times.items()), key=lambda each: each.begun
     )
 
 
 @pytest.mark.parametrize("surge", [1, 2])
-def test_a_canary_first_and_then_so_many_at_a_time(
-    start_unclassed: Start, tmp_path: Path, surge: int
-) -> None:
+def test_a_canary_first_and_then_so_many_at_a_time(start_unclassed: Start, tmp_path: Path, surge: int) -> None:
     server = start_unclassed(
         SITE,
         *("-w", "4", "--reload-surge", str(surge)),

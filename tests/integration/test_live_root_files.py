@@ -167,9 +167,7 @@ def test_workers_of_root_are_warned_of_once(begin: Begin) -> None:
 # ---- logs --------------------------------------------------------------------------------------------------
 
 
-def test_logs_that_only_root_may_open_are_rotated_for_all_workers(
-    begin: Begin, place: Path, worker_class: str
-) -> None:
+def test_logs_that_only_root_may_open_are_rotated_for_all_workers(begin: Begin, place: Path, worker_class: str) -> None:
     """logrotate's ``create 640 root``, in a directory of root's."""
     rotate(begin, place, worker_class)
 
@@ -225,9 +223,7 @@ def rotate(begin: Begin, place: Path, worker_class: str, *args: str) -> None:
     # A worker that comes later writes there, too.
     victim = server.workers()[-1]
     os.kill(victim, signal.SIGTERM)
-    wait_until(
-        lambda: len(server.workers()) >= 2 and victim not in server.workers(), "the worker has been replaced"
-    )
+    wait_until(lambda: len(server.workers()) >= 2 and victim not in server.workers(), "the worker has been replaced")
     (logs / "access.log").write_text("")
     ask_all("/late", logs / "access.log")
     assert "/late" not in (logs / "access.log.2").read_text()
@@ -238,12 +234,7 @@ def rotate(begin: Begin, place: Path, worker_class: str, *args: str) -> None:
 
 def test_standard_streams_by_name(begin: Begin, worker_class: str) -> None:
     server = begin(
-        *AS_NOBODY,
-        "--access-logfile",
-        "/dev/stdout",
-        "--error-logfile",
-        "/dev/stderr",
-        worker_class=worker_class,
+        *AS_NOBODY, "--access-logfile", "/dev/stdout", "--error-logfile", "/dev/stderr", worker_class=worker_class
     )
     ask(server, "/a")
     server.out.wait_for(r"GET /a")
@@ -297,9 +288,7 @@ def test_a_fifo_that_nobody_reads_yet(begin: Begin, place: Path) -> None:
         assert b"GET /after" in reader.read(4096)
 
 
-def test_a_link_in_the_workers_directory_is_not_followed_at_the_start(
-    begin: Begin, theirs: Path, secret: Path
-) -> None:
+def test_a_link_in_the_workers_directory_is_not_followed_at_the_start(begin: Begin, theirs: Path, secret: Path) -> None:
     for name, setting in (("error.log", "--error-logfile"), ("access.log", "--access-logfile")):
         (theirs / name).symlink_to(secret)
         server = begin(*AS_NOBODY, setting, f"theirs/{name}")
@@ -338,9 +327,7 @@ def test_a_hard_link_is_not_written_to(begin: Begin, place: Path, theirs: Path, 
     assert "hard link" in server.log.text
 
 
-def test_a_link_that_leads_where_the_user_may_write_is_followed_as_that_user(
-    begin: Begin, theirs: Path
-) -> None:
+def test_a_link_that_leads_where_the_user_may_write_is_followed_as_that_user(begin: Begin, theirs: Path) -> None:
     """/srv/app/current, as tools for releases have it."""
     (theirs / "releases").mkdir()
     os.chown(theirs / "releases", NOBODY.pw_uid, NOBODY.pw_gid)
@@ -470,9 +457,7 @@ def test_files_of_logconfig_are_rotated(
     assert "annot" not in "".join(path.read_text() for path in logs.iterdir())
     assert server.log.text == ""
     if created == "root's":
-        assert not [
-            path for path in logs.iterdir() if (path.stat().st_uid, path.stat().st_mode & 0o777) != (0, 0o640)
-        ]
+        assert not [path for path in logs.iterdir() if (path.stat().st_uid, path.stat().st_mode & 0o777) != (0, 0o640)]
 
 
 def pid_of_view(log: Path) -> int:
@@ -550,9 +535,7 @@ def test_a_link_in_a_sockets_place_is_left_alone(begin: Begin, theirs: Path, sec
     assert "is not a socket" in server.log.text
 
 
-def test_a_link_on_the_way_to_a_socket_is_not_followed_as_root(
-    begin: Begin, place: Path, theirs: Path
-) -> None:
+def test_a_link_on_the_way_to_a_socket_is_not_followed_as_root(begin: Begin, place: Path, theirs: Path) -> None:
     (place / "roots").mkdir()
     (theirs / "way").symlink_to(place / "roots")
     for args in (("-b", "unix:theirs/way/s"), ("--control-socket", "theirs/way/c")):

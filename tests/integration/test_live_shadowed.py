@@ -59,14 +59,8 @@ def poisons(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     directory = tmp_path_factory.mktemp("bare")
     (directory / "bare.py").write_text("import sys; print(*sys.modules)")
     command = [sys.executable, "-m", "bare"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE_S, check=True, cwd=directory
-    )
-    names = (
-        sys.stdlib_module_names
-        - {"this", "antigravity"}
-        - {name.partition(".")[0] for name in done.stdout.split()}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True, cwd=directory)
+    names = sys.stdlib_module_names - {"this", "antigravity"} - {name.partition(".")[0] for name in done.stdout.split()}
     # Those of another platform (_winapi) are asked for everywhere, and only an application's directory could have one.
     return sorted({name for name in names if importlib.util.find_spec(name) is not None}.union(OTHERS))
 
@@ -118,10 +112,7 @@ def exercise(server: Server, connect: Connect, application: Path, options: list[
         wait_until(lambda: len(server.workers()) == count, "two workers again")
         assert ask(server)[0] == 1
     # A reload that fails, one that does not.
-    for text, outcome in (
-        ("def broken(:\n", "reload failed|Reload failed"),
-        (APP.format(version=2), "reloaded"),
-    ):
+    for text, outcome in (("def broken(:\n", "reload failed|Reload failed"), (APP.format(version=2), "reloaded")):
         before = len(server.log.lines)
         application.write_text(text)
         server.send_signal(signal.SIGHUP)
@@ -142,9 +133,7 @@ def test_files_of_the_application_stand_in_for_nothing(
         "shadowing:app",
         *("-w", "2", "-c", "gun.py", "--handoff-after", "0.1", "--request-timeout", "30", *options),
         files={**files, "shadowing.py": APP.format(version=1), "gun.py": CONF},
-        env={
-            "PYTHONHASHSEED": "0"
-        },  # a process of its own: one that is forked has imported what the tests have
+        env={"PYTHONHASHSEED": "0"},  # a process of its own: one that is forked has imported what the tests have
         expect=EXPECT,
     )
     exercise(server, connect, tmp_path / "shadowing.py", options)

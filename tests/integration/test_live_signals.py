@@ -70,11 +70,7 @@ def test_hup_reads_the_configuration_again(start: Start, tmp_path: Path) -> None
 
 def test_hup_with_a_broken_configuration_changes_nothing(start: Start, tmp_path: Path) -> None:
     server = start(
-        "apps:app",
-        "-c",
-        "conf.py",
-        files={"conf.py": "workers = 2\n"},
-        expect=(r"\[ERROR\]|\[WARNING\]|Traceback",),
+        "apps:app", "-c", "conf.py", files={"conf.py": "workers = 2\n"}, expect=(r"\[ERROR\]|\[WARNING\]|Traceback",)
     )
     before = wait_for_workers(server, 2)
     (tmp_path / "conf.py").write_text("workers = 'many'\n")

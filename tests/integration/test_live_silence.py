@@ -53,12 +53,7 @@ THREADS = 4
 
 
 def start_in_flight(
-    start: Start,
-    connect: Connect,
-    worker_class: str,
-    *args: str,
-    expect: tuple[str, ...] = (),
-    queued: int = 2,
+    start: Start, connect: Connect, worker_class: str, *args: str, expect: tuple[str, ...] = (), queued: int = 2
 ) -> tuple[Server, dict[str, int]]:
     """Start a server with requests in flight; return them with the status that each is to have."""
     threads = ("--threads", str(THREADS)) if worker_class == "threads" else ()
@@ -128,9 +123,7 @@ def check_cut(server: Server, expected: dict[str, int], why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "preload"),
-    [(signal.SIGINT, ()), (signal.SIGQUIT, ("--preload",))],
-    ids=["INT", "QUIT-preload"],
+    ("number", "preload"), [(signal.SIGINT, ()), (signal.SIGQUIT, ("--preload",))], ids=["INT", "QUIT-preload"]
 )
 def test_a_fast_stop_accounts_for_what_it_cuts(
     start: Start, worker_class: str, connect: Connect, number: int, preload: tuple[str, ...]
@@ -143,12 +136,7 @@ def test_a_fast_stop_accounts_for_what_it_cuts(
 def test_a_graceful_stop_accounts_for_what_it_cuts(start: Start, worker_class: str, connect: Connect) -> None:
     """In time: the master's second on top of graceful_timeout is never used where the worker can look at the clock."""
     server, expected = start_in_flight(
-        start,
-        connect,
-        worker_class,
-        "--graceful-timeout",
-        "1",
-        expect=(r"cut: |did not retire within|was killed by",),
+        start, connect, worker_class, "--graceful-timeout", "1", expect=(r"cut: |did not retire within|was killed by",)
     )
     assert server.stop(signal.SIGTERM) == 0
     check_cut(server, expected, r"graceful_timeout \(1 s\)")
@@ -168,9 +156,7 @@ def test_a_worker_without_its_master_accounts_for_what_it_cuts(
     check_cut(server, expected, "the master is gone")
 
 
-def test_what_waits_in_a_silent_worker_is_accounted_for(
-    start: Start, worker_class: str, connect: Connect
-) -> None:
+def test_what_waits_in_a_silent_worker_is_accounted_for(start: Start, worker_class: str, connect: Connect) -> None:
     """SIGABRT by `timeout`: what is in the application is the master's to tell, what waits the worker's."""
     if worker_class == "gevent":
         pytest.skip("greenlets that wait do not make a worker silent")
@@ -229,9 +215,7 @@ def test_an_overdue_request_has_one_line_whether_its_call_ends_or_not(
     assert server.log.text.count("hook /") == len(paths) + 1
 
 
-def test_a_worker_that_never_comes_back_leaves_one_line(
-    start: Start, worker_class: str, connect: Connect
-) -> None:
+def test_a_worker_that_never_comes_back_leaves_one_line(start: Start, worker_class: str, connect: Connect) -> None:
     """C code that holds no lock and hears nothing. sync ends the process, and the master knows of the line."""
     if worker_class != "sync":
         pytest.skip("threads: the test above; gevent cannot interrupt what does not wait")
@@ -380,10 +364,7 @@ def test_lines_that_a_full_disk_does_not_take_are_counted_at_the_stop(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_lines_that_a_killed_worker_kept_are_counted(start: Start, connect: Connect) -> None:
-    server = start(
-        *("silentapps:app", "-w", "1", "--access-logfile", "/dev/full"),
-        expect=(*KILLED, "access log"),
-    )
+    server = start(*("silentapps:app", "-w", "1", "--access-logfile", "/dev/full"), expect=(*KILLED, "access log"))
     client = connect(server.address)
     for _ in range(5):
         assert client.get("/").status == 200
@@ -418,9 +399,7 @@ def post_worker_init(worker):
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
-def test_a_crash_loop_and_what_replaces_the_dead_are_told(
-    start_unclassed: Start, preload: tuple[str, ...]
-) -> None:
+def test_a_crash_loop_and_what_replaces_the_dead_are_told(start_unclassed: Start, preload: tuple[str, ...]) -> None:
     """By the master, which is the same for all classes."""
     server = start_unclassed(
         *("dying:app", "-w", "2", "-c", "die.py", *preload),

@@ -55,9 +55,7 @@ def test_status_of_a_busy_worker_counts_its_connections(
     busy = connect(server.address)
     busy.request("/go")
     wait_until((tmp_path / "go.begun").exists, "the call has begun")
-    known = wait_until(
-        lambda: (now := figures(server.pid))["server"]["connections"] == 4 and now, "all are counted"
-    )
+    known = wait_until(lambda: (now := figures(server.pid))["server"]["connections"] == 4 and now, "all are counted")
     assert known["server"]["in_flight"] == 1
     (worker,) = [each for each in known["workers"] if each["in_flight"]]
     assert worker["connections"] >= 1
@@ -118,10 +116,7 @@ def child_exit(server, worker):
 def test_child_exit_of_zygotes(start: Start) -> None:
     """What the import has noted under its process id is told of: a killed one, a reload's old one, the last."""
     server = start(
-        "gauges:app",
-        *("-c", "conf.py", "--preload"),
-        files={"gauges.py": GAUGES, "conf.py": CONF},
-        expect=("SIGKILL",),
+        "gauges:app", *("-c", "conf.py", "--preload"), files={"gauges.py": GAUGES, "conf.py": CONF}, expect=("SIGKILL",)
     )
     server.wait_for_log("ready:")
     first = int(server.out.wait_for(r"live (\d+)")[1])
@@ -179,6 +174,4 @@ def test_one_is_not_many(start: Start) -> None:
     assert ctl(server.pid, "scale", "1", "--wait").out.strip() == "1 worker serves"
     ctl(server.pid, "reload", "--wait")
     assert not re.search(r"\b1 (?:workers|requests|connections|lines|threads)\b", server.log.text)
-    assert not re.search(
-        r"\b1 (?:workers|requests|connections|lines|threads)\b", ctl(server.pid, "status").out
-    )
+    assert not re.search(r"\b1 (?:workers|requests|connections|lines|threads)\b", ctl(server.pid, "status").out)

@@ -112,15 +112,7 @@ def test_python_m_and_the_version(tmp_path: Path) -> None:
 def test_help_is_grouped_and_complete(tmp_path: Path) -> None:
     done = run(["--help"], tmp_path)
     assert done.returncode == 0
-    for flag in (
-        "--bind",
-        "--workers",
-        "--worker-class",
-        "--config",
-        "--timeout",
-        "--reload",
-        "--access-logfile",
-    ):
+    for flag in ("--bind", "--workers", "--worker-class", "--config", "--timeout", "--reload", "--access-logfile"):
         assert flag in done.stdout
     assert done.stderr == ""
 
@@ -173,9 +165,7 @@ def test_bad_arguments_get_one_message(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("daemon", [[], ["-D"]], ids=["foreground", "daemon"])
 @pytest.mark.parametrize("address", ["192.0.2.1:8000", "[2001:db8::1]:8000", "no-such-host.invalid:8000"])
-def test_an_address_that_may_come_by_itself_is_status_1(
-    tmp_path: Path, address: str, daemon: list[str]
-) -> None:
+def test_an_address_that_may_come_by_itself_is_status_1(tmp_path: Path, address: str, daemon: list[str]) -> None:
     """The interface, or the resolver, is not up yet: a service manager is to try again."""
     write(tmp_path, app=HELLO)
     said = refused(tmp_path, *daemon, "-b", "127.0.0.1:0", "-b", address, "app:app", status=1)
@@ -247,11 +237,7 @@ BROKEN_APPS: dict[str, tuple[str, str, list[str]]] = {
     "name is missing": ("def application(e, s): pass\n", "app:aplication", ["aplication", "application"]),
     "not callable": ("app = 5\n", "app:app", ["app", "callable"]),
     "module is missing": ("", "ap:app", ["'ap'"]),
-    "factory raises": (
-        "def make():\n    raise KeyError('deep')\n",
-        "app:make()",
-        ["KeyError: 'deep'", "line 2"],
-    ),
+    "factory raises": ("def make():\n    raise KeyError('deep')\n", "app:make()", ["KeyError: 'deep'", "line 2"]),
     "factory returns nothing": ("def make():\n    pass\n", "app:make()", ["make", "None"]),
 }
 
@@ -323,12 +309,7 @@ def test_workers_that_cannot_boot_are_exit_3_without_a_fork_storm(tmp_path: Path
 
 
 def test_the_command_line_in_the_environment(start_unclassed: Start) -> None:
-    server = start_unclassed(
-        "app:app",
-        files={"app.py": HELLO},
-        bind="none",
-        env={"WSGISERV_CMD_ARGS": "-b :0 -w 2"},
-    )
+    server = start_unclassed("app:app", files={"app.py": HELLO}, bind="none", env={"WSGISERV_CMD_ARGS": "-b :0 -w 2"})
     with RawClient(server.address) as client:
         assert client.get("/").body == b"hello"
     wait_until(lambda: len(server.workers()) == 2, "two workers")
@@ -424,9 +405,7 @@ def test_daemon(start: Start, tmp_path: Path) -> None:
         assert pid != server.pid
         server.watch_session(os.getsid(pid))
         assert os.getsid(pid) != server.pid
-        port = wait_until(
-            lambda: re.search(r"http://127.0.0.1:(\d+)", log.read_text()), "the address in the log"
-        )
+        port = wait_until(lambda: re.search(r"http://127.0.0.1:(\d+)", log.read_text()), "the address in the log")
         with RawClient(("127.0.0.1", int(port[1]))) as client:
             assert client.get("/").body == b"hello"
     finally:
@@ -475,9 +454,7 @@ def test_a_worker_has_no_large_modules_that_neither_it_nor_the_application_uses(
         "-c",
         "import importlib, sys, urllib.parse; importlib.invalidate_caches(); print(*sys.modules)",
     ]
-    always = subprocess.run(
-        bare, capture_output=True, text=True, timeout=DEADLINE_S, check=True
-    ).stdout.split()
+    always = subprocess.run(bare, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout.split()
     assert sorted(set(LARGE) & set(modules) - set(always)) == []
 
 
@@ -485,9 +462,7 @@ def test_a_worker_has_no_large_modules_that_neither_it_nor_the_application_uses(
 def test_workers_drop_privileges(start: Start, tmp_path: Path) -> None:
     places = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
     if not all(place.stat().st_mode & 0o001 for place in places):
-        pytest.skip(
-            f"a worker imports as it goes, and other users may not read the Python in {sys.base_prefix}"
-        )
+        pytest.skip(f"a worker imports as it goes, and other users may not read the Python in {sys.base_prefix}")
     for directory in (tmp_path, *tmp_path.parents[:2]):  # pytest's own are closed to others
         directory.chmod(0o755)
     server = start("app:app", "-u", "65534", "-g", "65534", files={"app.py": WHO})
@@ -644,9 +619,7 @@ def test_settings_that_mean_nothing_here_get_one_line_each(tmp_path: Path, name:
     done = run(["--check-config", "-c", "gun.py", "app:app"], tmp_path)
     assert done.returncode == 0, done.stderr
     for setting in ("debug",) if name == "plain" else ("debug", "x_forwarded_for_header"):
-        lines = [
-            line for line in (done.stderr + done.stdout).splitlines() if re.search(rf"\b{setting}\b", line)
-        ]
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if re.search(rf"\b{setting}\b", line)]
         assert len(lines) == 1, (setting, done.stderr, done.stdout)
 
 
@@ -670,22 +643,16 @@ def test_what_gunicorn_takes_in_silence_gets_a_line(start_unclassed: Start, tmp_
 
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["plain", "preload"])
-def test_a_memory_limit_below_a_workers_own_size(
-    tmp_path: Path, worker_class: str, preload: list[str]
-) -> None:
+def test_a_memory_limit_below_a_workers_own_size(tmp_path: Path, worker_class: str, preload: list[str]) -> None:
     write(tmp_path, app=HELLO)
     args = ["-k", worker_class, *preload, "-b", "127.0.0.1:0", "--max-worker-memory", "1M", "app:app"]
     for check in ([], ["--check-config"]) if not preload else ([],):
         done = run([*check, *args], tmp_path)
         assert done.returncode == 2, done.stderr
-        assert re.search(
-            r"max_worker_memory = 1.0 MiB: a worker has [\d.]+ MiB before its first", done.stderr
-        )
+        assert re.search(r"max_worker_memory = 1.0 MiB: a worker has [\d.]+ MiB before its first", done.stderr)
 
 
-def test_a_reload_with_a_memory_limit_below_a_workers_own_size(
-    start_unclassed: Start, tmp_path: Path
-) -> None:
+def test_a_reload_with_a_memory_limit_below_a_workers_own_size(start_unclassed: Start, tmp_path: Path) -> None:
     files = {"app.py": HELLO, "gun.py": "max_worker_memory = '500M'\n"}
     server = start_unclassed("app:app", "-c", "gun.py", files=files, expect=("max_worker_memory", "SIGKILL"))
     server.wait_for_log("ready")

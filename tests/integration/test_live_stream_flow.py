@@ -73,9 +73,7 @@ def test_a_pipelined_request_waits_for_the_end_of_the_stream(
     assert client.read_response().status == 200
 
 
-def test_a_half_closed_client_gets_the_stream(
-    shared_servers: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_a_half_closed_client_gets_the_stream(shared_servers: Start, connect: Connect, tmp_path: Path) -> None:
     client = connect(shared_servers("flowapps:app").address)
     gate = tmp_path / "gate"
     client.request(ask(gate))
@@ -115,9 +113,7 @@ def test_with_a_time_limit_for_requests(start: Start, connect: Connect, tmp_path
     reader.read_blocks()
 
 
-def test_another_clients_download_goes_on_during_a_long_call(
-    start: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_another_clients_download_goes_on_during_a_long_call(start: Start, connect: Connect, tmp_path: Path) -> None:
     """A response that has been made is sent while the only worker is in another request's application."""
     size = 64 << 20  # no pair of sockets holds that
     server = start("flowapps:app")
@@ -269,9 +265,7 @@ def test_a_reset_while_the_application_sleeps_ends_it_at_its_next_block(
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_a_client_that_takes_nothing_is_reset_at_send_timeout(
-    start: Start, connect: Connect, version: str
-) -> None:
+def test_a_client_that_takes_nothing_is_reset_at_send_timeout(start: Start, connect: Connect, version: str) -> None:
     """While its producer waits; the iterable is closed, and what the client has cannot look like the whole."""
     server = start("flowapps:app", "--send-timeout", "1", expect=("takes no data within send_timeout",))
     client = connect(server.address)

@@ -71,10 +71,7 @@ def test_bodies_of_all_sizes_are_whole(client: RawClient) -> None:
     borders = [border + i for border in (65536, MEBIBYTE, MEBIBYTE + 65536) for i in (-1, 0, 1)]
     for size in (0, 1, 2, *borders, 3_333_333):
         body = random.Random(size).randbytes(size)
-        for data in (
-            head("/digest", length(size)) + body,
-            head("/digest", CODED) + chunks(body, 100_000, 7, 30_000),
-        ):
+        for data in (head("/digest", length(size)) + body, head("/digest", CODED) + chunks(body, 100_000, 7, 30_000)):
             client.send(data, step=size // 3 + 1)
             found, seen, _ = client.read_response().text.split()
             assert (found, seen) == (hashlib.sha256(body).hexdigest(), str(size))
@@ -319,9 +316,7 @@ def authority() -> trustme.CA:
 
 def test_tls_behind_a_proxy_line(start: Start, tmp_path: Path, authority: trustme.CA) -> None:
     """Records of odd sizes, some of which are cut: the raw socket is readable, and not a byte of the body is here."""
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
-        str(tmp_path / "server.pem")
-    )
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
     server = start(

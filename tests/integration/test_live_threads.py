@@ -186,9 +186,7 @@ def test_connections_survive_moving_between_threads(start: Start) -> None:
         chance = random.Random(number)
         client = socket.create_connection(server.address, timeout=5)
         for _ in range(900):
-            path, body = chance.choice(
-                [("/who", b"wsgiserv"), ("/sleep?0.0003", b"slept"), ("/sleep?0.002", b"slept")]
-            )
+            path, body = chance.choice([("/who", b"wsgiserv"), ("/sleep?0.0003", b"slept"), ("/sleep?0.002", b"slept")])
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             answer = client.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -237,8 +235,7 @@ def test_one_thread_that_makes_progress_is_a_sign_of_life(start: Start, connect:
 
 def test_a_thread_that_does_not_come_back_is_replaced(start: Start) -> None:
     server = start(
-        *("threadapps:app", "-w", "1", "--threads", "2", "--request-timeout", "0.3"),
-        expect=(*FAILS, r"File \""),
+        *("threadapps:app", "-w", "1", "--threads", "2", "--request-timeout", "0.3"), expect=(*FAILS, r"File \"")
     )
     with RawClient(server.address) as client:
         assert client.get("/who").status == 200

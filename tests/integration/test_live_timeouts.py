@@ -56,9 +56,7 @@ def drip(clients: list[RawClient], byte: bytes, every_s: float, longest_s: float
 
 
 def warnings(hasty: Hasty, pattern: str) -> list[str]:
-    return [
-        line for line in hasty.server.log.lines[hasty.before :] if "[WARNING]" in line and pattern in line
-    ]
+    return [line for line in hasty.server.log.lines[hasty.before :] if "[WARNING]" in line and pattern in line]
 
 
 def test_slow_senders_get_408_once(hasty: Hasty, connect: Connect) -> None:
@@ -147,13 +145,7 @@ def test_a_timeout_below_a_second_kills_no_healthy_worker(start_unclassed: Start
     """Neither one that idles, whose loop sleeps, nor one whose thread leads from request to request."""
     servers = [
         start_unclassed("apps:app", "-t", "0.45", *args, worker_class=name)
-        for name, args in (
-            ("sync", ()),
-            ("threads", ()),
-            ("gevent", ()),
-            ("threads", ()),
-            ("sync", ("--preload",)),
-        )
+        for name, args in (("sync", ()), ("threads", ()), ("gevent", ()), ("threads", ()), ("sync", ("--preload",)))
     ]
     for server in servers:
         server.wait_for_log("ready")

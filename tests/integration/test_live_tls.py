@@ -208,15 +208,11 @@ def test_failed_handshake_is_one_line(https: Server, connect: Connect) -> None:
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody
     with pytest.raises(ssl.SSLCertVerificationError):
         TLSClient(https, stranger)
-    https.wait_for_log(
-        r"\[DEBUG\] 127\.0\.0\.1: connection lost \(TLS handshake failed: .*unknown ca\)", after=before
-    )
+    https.wait_for_log(r"\[DEBUG\] 127\.0\.0\.1: connection lost \(TLS handshake failed: .*unknown ca\)", after=before)
     assert connect(https).get("/").body == b"hello\n"
 
 
-def test_silent_handshakes_hold_nobody_and_end(
-    start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
-) -> None:
+def test_silent_handshakes_hold_nobody_and_end(start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect) -> None:
     """`header_timeout` bounds the handshake, and the loop waits for none."""
     issue(ca, tmp_path)
     server = start("apps:app", *CERTIFICATE, "--header-timeout", "1")
@@ -264,9 +260,7 @@ def test_client_that_half_closes(https: Server, ca: trustme.CA) -> None:
 
 def test_client_certificates(start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect) -> None:
     issue(ca, tmp_path)
-    server = start(
-        "apps:app", *CERTIFICATE, "--ca-certs", "ca.pem", "--cert-reqs", "2", "--log-level", "debug"
-    )
+    server = start("apps:app", *CERTIFICATE, "--ca-certs", "ca.pem", "--cert-reqs", "2", "--log-level", "debug")
     with TLSClient(server, client_context(ca, certificate=True)) as client:
         environ = client.get("/environ").json()["environ"]
     assert environ["SSL_CLIENT_VERIFY"] == "SUCCESS"
@@ -312,9 +306,7 @@ def test_several_names_through_the_setting(start: Start, ca: trustme.CA, tmp_pat
             assert client.get("/").status == 200
 
 
-def test_reload_reads_the_certificate_again(
-    start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
-) -> None:
+def test_reload_reads_the_certificate_again(start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect) -> None:
     first = issue(ca, tmp_path)
     server = start("apps:app", *CERTIFICATE)
     assert connect(server).certificate == first
@@ -339,9 +331,7 @@ def test_reload_with_a_broken_certificate_changes_nothing(
     assert connect(server).certificate == first
 
 
-def test_graceful_stop_with_open_connections(
-    start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect
-) -> None:
+def test_graceful_stop_with_open_connections(start: Start, ca: trustme.CA, tmp_path: Path, connect: Connect) -> None:
     issue(ca, tmp_path)
     https = start("apps:app", *CERTIFICATE, "--log-level", "debug")
     idle, busy = connect(https), connect(https)
@@ -369,9 +359,7 @@ def refused(directory: Path, *args: str) -> str:
 def test_bad_files_end_with_status_2(ca: trustme.CA, tmp_path: Path) -> None:
     issue(ca, tmp_path)
     assert "certfile = 'nowhere.pem'" in refused(tmp_path, "--certfile", "nowhere.pem")
-    assert "certfile = 'server.pem': there is no private key in it" in refused(
-        tmp_path, "--certfile", "server.pem"
-    )
+    assert "certfile = 'server.pem': there is no private key in it" in refused(tmp_path, "--certfile", "server.pem")
     (tmp_path / "other").mkdir()
     issue(ca, tmp_path / "other")
     message = refused(tmp_path, "--certfile", "server.pem", "--keyfile", "other/server.key")
@@ -413,9 +401,7 @@ def test_key_that_only_root_can_read(start: Start, ca: trustme.CA, connect: Conn
 
 
 @pytest.mark.parametrize("worker_class", ["sync"])  # the master's work
-def test_dates_of_certificates_at_start_check_and_reload(
-    start: Start, ca: trustme.CA, tmp_path: Path
-) -> None:
+def test_dates_of_certificates_at_start_check_and_reload(start: Start, ca: trustme.CA, tmp_path: Path) -> None:
     now = datetime.datetime.now(datetime.UTC)
     issue(ca, tmp_path)
     day = datetime.timedelta(days=1)
@@ -423,10 +409,7 @@ def test_dates_of_certificates_at_start_check_and_reload(
         cert = ca.issue_cert("localhost", not_before=now - 9 * day, not_after=now + days * day)
         cert.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / f"{name}.pem"))
     (tmp_path / "conf.py").write_text("certfile = 'soon.pem'\n")
-    soon, old = (
-        r"\[WARNING\].*soon.pem.* expires on ",
-        r"\[WARNING\].*old.pem.* expired on .* ago: clients refuse it",
-    )
+    soon, old = (r"\[WARNING\].*soon.pem.* expires on ", r"\[WARNING\].*old.pem.* expired on .* ago: clients refuse it")
     server = start("apps:app", "-c", "conf.py", expect=(soon, old))
     server.wait_for_log(soon)
     server.wait_for_log("ready")
@@ -457,9 +440,7 @@ def test_a_key_of_another_certificate(ca: trustme.CA, tmp_path: Path, kind: str)
     for args in (files, ["--check-config", *files], named):
         done = run([*args, "-b", "127.0.0.1:0", "apps:app"], tmp_path)
         assert done.returncode == 2
-        assert re.search(
-            r"'k.pem': the private key does not belong to the first certificate in c.pem", done.stderr
-        )
+        assert re.search(r"'k.pem': the private key does not belong to the first certificate in c.pem", done.stderr)
 
 
 HOOK_ALONE = """
@@ -473,9 +454,7 @@ def ssl_context(config, default_ssl_context_factory):
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
-def test_the_hook_alone_turns_tls_on(
-    start: Start, ca: trustme.CA, tmp_path: Path, preload: tuple[str, ...]
-) -> None:
+def test_the_hook_alone_turns_tls_on(start: Start, ca: trustme.CA, tmp_path: Path, preload: tuple[str, ...]) -> None:
     issue(ca, tmp_path)
     (tmp_path / "conf.py").write_text(HOOK_ALONE)
     server = start("apps:app", "-c", "conf.py", *preload)

@@ -227,9 +227,7 @@ class RawTCP:
     def __init__(self, server: Server) -> None:
         self.sock = socket.create_connection(server.address, DEADLINE_S)
 
-    def talk(
-        self, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, data: bytes
-    ) -> bytes:
+    def talk(self, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, data: bytes) -> bytes:
         """End the handshake, send ``data``, return all that comes."""
         while True:
             try:
@@ -297,9 +295,7 @@ def app(environ, start_response):
 """
 
 
-def test_a_response_that_had_promised_to_keep_the_connection(
-    begin: Start, connect: Connect, tmp_path: Path
-) -> None:
+def test_a_response_that_had_promised_to_keep_the_connection(begin: Start, connect: Connect, tmp_path: Path) -> None:
     (tmp_path / "gate").touch()
     server = begin(*PATIENT, "-w", "2", app="gated:app", files={"gated.py": GATED})
     client = connect(server, "")
@@ -429,9 +425,7 @@ def test_a_reload_is_not_held_up(begin: Start, connect: Connect) -> None:
     for client in kept[1:]:
         expect_last_answer(client, old)
     wait_until_gone(old)
-    wait_until(
-        lambda: '"retiring": 0' in ctl(server.pid, "status", "--json").out, "the master has reaped them"
-    )
+    wait_until(lambda: '"retiring": 0' in ctl(server.pid, "status", "--json").out, "the master has reaped them")
 
 
 def test_recycling_is_not_held_up(begin: Start, connect: Connect) -> None:
@@ -546,9 +540,7 @@ def test_a_new_certificate_ends_sessions(begin: Start, ca: trustme.CA, tmp_path:
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
-def test_a_clients_certificate_in_a_resumed_session(
-    begin: Start, ca: trustme.CA, version: ssl.TLSVersion
-) -> None:
+def test_a_clients_certificate_in_a_resumed_session(begin: Start, ca: trustme.CA, version: ssl.TLSVersion) -> None:
     server = begin("--ca-certs", "ca.pem", "--cert-reqs", "2", *PATIENT)
     context = client_context(ca, certificate=True)
     context.minimum_version = context.maximum_version = version
@@ -647,9 +639,7 @@ def test_posts_on_kept_connections_through_reloads(begin: Start, ca: trustme.CA,
 
     def raw(seed: int) -> None:
         chance = random.Random(seed)
-        client = http.client.HTTPSConnection(
-            "localhost", server.address[1], context=context, timeout=DEADLINE_S
-        )
+        client = http.client.HTTPSConnection("localhost", server.address[1], context=context, timeout=DEADLINE_S)
         with closing(client):
             while not stop.wait(chance.choice((0.0, 0.0, chance.uniform(0.0, 1.5)))):
                 try:

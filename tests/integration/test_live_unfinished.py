@@ -38,9 +38,7 @@ def is_closed(client: RawClient) -> bool:
 
 
 @pytest.mark.parametrize("beginning", [HEAD, b"", BODY], ids=["head", "nothing", "body"])
-def test_a_new_client_is_answered_among_slow_senders(
-    start: Start, connect: Connect, beginning: bytes
-) -> None:
+def test_a_new_client_is_answered_among_slow_senders(start: Start, connect: Connect, beginning: bytes) -> None:
     """Five times as many as there are places."""
     server = start_small(start)
     slow = [connect(server.address) for _ in range(5 * PLACES)]

@@ -66,11 +66,7 @@ def masters(address: object, number: int = 6) -> set[int]:
 
 
 def test_nobody_notices_an_upgrade_and_the_next_one(
-    start: Start,
-    connect: Connect,
-    tmp_path: Path,
-    worker_class: str,
-    successors: Callable[[Server, int], int],
+    start: Start, connect: Connect, tmp_path: Path, worker_class: str, successors: Callable[[Server, int], int]
 ) -> None:
     path, pidfile = tmp_path / "site.sock", tmp_path / "server.pid"
     server = start(
@@ -153,10 +149,7 @@ def fail(server: Server, reason: str, logged: str) -> None:
 
 
 def test_a_next_master_that_fails_harms_nobody(
-    start_unclassed: Start,
-    connect: Connect,
-    tmp_path: Path,
-    successors: Callable[[Server, int], int],
+    start_unclassed: Start, connect: Connect, tmp_path: Path, successors: Callable[[Server, int], int]
 ) -> None:
     path = tmp_path / "site.sock"
     conf = f"{CONF.rstrip()}; bind = ['127.0.0.1:0', 'unix:{path}']\n"
@@ -284,10 +277,7 @@ def test_the_next_master_may_have_other_sockets(
         *("-c", "conf.py", "-p", "server.pid"),
         worker_class="sync",
         bind="none",
-        files={
-            "conf.py": f"bind = ['unix:{kept}', 'unix:{dropped}']\n",
-            "site_of_rolling.py": version("one"),
-        },
+        files={"conf.py": f"bind = ['unix:{kept}', 'unix:{dropped}']\n", "site_of_rolling.py": version("one")},
     )
     ready(server, 1)
     client = connect(str(dropped))

@@ -13,19 +13,7 @@ from pathlib import Path
 import pytest
 from rollingapps import SITE, change, version
 from server import DEADLINE_S, Connect, Server, Start, children, is_alive, wait_until
-from test_live_rolling import (
-    CONF,
-    PATIENT,
-    Order,
-    Parked,
-    Traffic,
-    begin_slow,
-    bodies,
-    ctl,
-    figures,
-    ready,
-    threads_of,
-)
+from test_live_rolling import CONF, PATIENT, Order, Parked, Traffic, begin_slow, bodies, ctl, figures, ready, threads_of
 
 DURING = "SIGTERM during an upgrade: this master stops when the next one serves"
 # A zygote is the same in each class, but for what it patches in gevent.
@@ -272,9 +260,7 @@ if os.path.exists("half"):
 
 
 @BOTH
-def test_a_next_master_that_is_told_to_stop_harms_nobody(
-    start: Start, worker_class: str, preload: bool
-) -> None:
+def test_a_next_master_that_is_told_to_stop_harms_nobody(start: Start, worker_class: str, preload: bool) -> None:
     """gunicorn's way back. Its workers accept already, on the sockets of the old ones."""
     server = begin(start, worker_class, "--drain-delay", "20", *(["--preload"] if preload else []))
     old = set(server.workers())
@@ -282,11 +268,7 @@ def test_a_next_master_that_is_told_to_stop_harms_nobody(
     half.touch()
     if preload:
         change(server.directory, version("two"))
-        change(
-            server.directory,
-            CONF + f"def post_fork(server, worker):\n    exec({HALF!r}, {{}})\n",
-            "conf.py",
-        )
+        change(server.directory, CONF + f"def post_fork(server, worker):\n    exec({HALF!r}, {{}})\n", "conf.py")
     else:
         change(server.directory, HALF + version("two"))
     with Traffic(server.address, clients=1) as traffic:
@@ -319,11 +301,7 @@ WAYS = ["TERM TERM", "INT", "QUIT", "group TERM", "group INT", "group QUIT"]
     ("worker_class", "how", "drain_s"),
     [
         *(("sync", how, drain_s) for how in WAYS for drain_s in (0.0, 0.3)),
-        *(
-            (each, how, 0.0)
-            for each in ("threads", "gevent")
-            for how in ("TERM TERM", "group TERM", "group INT")
-        ),
+        *((each, how, 0.0) for each in ("threads", "gevent") for how in ("TERM TERM", "group TERM", "group INT")),
     ],
     indirect=["worker_class"],
 )
@@ -472,12 +450,7 @@ def test_the_end_of_a_next_master_that_has_just_taken_over(
     start_unclassed: Start, connect: Connect, tmp_path: Path
 ) -> None:
     """The old one, which has something to finish, has nobody to hand over to any more."""
-    server = alone(
-        start_unclassed,
-        "--keep-alive",
-        "60",
-        expect=(r"\[ERROR\].*no process goes on",),
-    )
+    server = alone(start_unclassed, "--keep-alive", "60", expect=(r"\[ERROR\].*no process goes on",))
     busy, gate = connect(server.address), tmp_path / "gate"
     begin_slow(busy, gate)
     assert ctl(server.pid, "upgrade", "--wait").status == 0

@@ -113,17 +113,13 @@ def test_host_and_scheme_are_the_listeners(start_unclassed: Start, tmp_path: Pat
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 def test_an_answer_that_warms_little_is_told(start: Start, preload: tuple[str, ...]) -> None:
     paths = ("/404?id=7", "/200", "/302", "/403")
-    server = start(
-        "warm:app", *preload, *(f"--warmup={path}" for path in paths), files=FILES, expect=("warm-up",)
-    )
+    server = start("warm:app", *preload, *(f"--warmup={path}" for path in paths), files=FILES, expect=("warm-up",))
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
     server.wait_for_log("warm-up.*/403")
     told = [line for line in server.log.lines if "warm-up" in line]
     assert len(told) == 2, told
-    for line, (path, status) in zip(
-        told, [("/404?id=7", "404 As Asked"), ("/403", "403 As Asked")], strict=True
-    ):
+    for line, (path, status) in zip(told, [("/404?id=7", "404 As Asked"), ("/403", "403 As Asked")], strict=True):
         assert "[WARNING]" in line
         assert path in line
         assert status in line

@@ -16,9 +16,7 @@ STRICT = {**DEV, "PYTHONWARNINGS": "error"}
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
-def test_no_warning_from_start_to_end(
-    start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_no_warning_from_start_to_end(start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path) -> None:
     """Workers answer, are replaced by a reload and told to stop; sockets of both kinds, and logs, are open."""
     args = ("-w", "2", "--threads", "4", "-b", f"unix:{tmp_path}/s", "--access-logfile", "access", *preload)
     server = start("apps:app", *args, env=DEV)

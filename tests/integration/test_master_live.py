@@ -143,9 +143,7 @@ def test_a_killed_worker_is_back_at_once_and_its_death_is_told(begin: Start) -> 
 
 
 def test_a_silent_worker_is_aborted_then_killed_and_its_request_is_named(begin: Start) -> None:
-    config = (
-        "import signal\ndef post_fork(server, worker):\n    signal.signal(signal.SIGABRT, signal.SIG_IGN)\n"
-    )
+    config = "import signal\ndef post_fork(server, worker):\n    signal.signal(signal.SIGABRT, signal.SIG_IGN)\n"
     server = begin("--timeout", "1", behaviour="hang", config=config)
     (pid,) = ready(server, 1)
     begun = time.monotonic()
@@ -222,9 +220,7 @@ def test_a_fleet_that_was_ready_survives_code_that_cannot_boot(begin: Start, tmp
 
 @pytest.mark.parametrize("hook", ["on_starting(server)", "pre_fork(server, worker)"])
 def test_hooks_that_may_forbid_the_start(begin: Start, hook: str) -> None:
-    server = begin(
-        "-b", "unix:s.sock", "-p", "pid", config=f"def {hook}:\n    raise RuntimeError('no way')\n"
-    )
+    server = begin("-b", "unix:s.sock", "-p", "pid", config=f"def {hook}:\n    raise RuntimeError('no way')\n")
     assert server.wait() == 3
     name = hook.partition("(")[0]
     assert f"BootError: the hook {name} raised RuntimeError: no way" in server.log.text
@@ -249,9 +245,7 @@ def test_hup_replaces_the_workers_with_the_new_configuration(begin: Start, tmp_p
     assert "nworkers_changed 2 None" in said
     assert "nworkers_changed 3 2" in said
     assert said.index("on_reload next") < said.index("pre_fork 3")
-    assert [line for line in said if line.startswith("post_fork")] == ["post_fork red"] * 2 + [
-        "post_fork None"
-    ] * 3
+    assert [line for line in said if line.startswith("post_fork")] == ["post_fork red"] * 2 + ["post_fork None"] * 3
     assert errors(server) == []
 
 
@@ -268,9 +262,7 @@ def child_exit(server, worker): say("child_exit", worker.pid)
 
 
 @pytest.mark.parametrize("behaviour", ["fail 4", "die"])
-def test_hup_with_code_that_cannot_boot_keeps_the_old_workers(
-    begin: Start, tmp_path: Path, behaviour: str
-) -> None:
+def test_hup_with_code_that_cannot_boot_keeps_the_old_workers(begin: Start, tmp_path: Path, behaviour: str) -> None:
     server = begin("-w", "2", "-b", "unix:s.sock")
     old = ready(server, 2)
     (tmp_path / "behaviour").write_text(behaviour)
@@ -290,9 +282,7 @@ def test_hup_with_code_that_cannot_boot_keeps_the_old_workers(
         ("bind = 'unix:no/such/dir'\n", "does not exist"),
     ],
 )
-def test_hup_with_a_bad_configuration_changes_nothing(
-    begin: Start, tmp_path: Path, config: str, said: str
-) -> None:
+def test_hup_with_a_bad_configuration_changes_nothing(begin: Start, tmp_path: Path, config: str, said: str) -> None:
     server = begin(config="bind = 'unix:s.sock'\nworkers = 2\n")
     old = ready(server, 2)
     (tmp_path / "conf.py").write_text(config)
@@ -349,9 +339,7 @@ def test_ttin_and_ttou(begin: Start) -> None:
     server.wait_for_log("one worker is left")
     assert len(server.workers()) == 1
     assert {"nworkers_changed 2 1", "nworkers_changed 1 2"} <= set(server.out.lines)
-    wait_until(
-        lambda: any(line.startswith("child_exit") for line in server.out.lines), f"child_exit, {first}"
-    )
+    wait_until(lambda: any(line.startswith("child_exit") for line in server.out.lines), f"child_exit, {first}")
 
 
 @pytest.mark.parametrize("back", [signal.SIGHUP, signal.SIGTTIN])
@@ -377,9 +365,7 @@ def test_usr1_reopens_the_log_in_master_and_workers(begin: Start, tmp_path: Path
     inode = log.stat().st_ino
 
     def opened() -> bool:
-        return any(
-            os.stat(f"/proc/{worker}/fd/{fd}").st_ino == inode for fd in os.listdir(f"/proc/{worker}/fd")
-        )
+        return any(os.stat(f"/proc/{worker}/fd/{fd}").st_ino == inode for fd in os.listdir(f"/proc/{worker}/fd"))
 
     wait_until(opened, "the worker writes into the new log")
 
@@ -464,9 +450,7 @@ def test_a_daemon_goes_to_the_background_when_it_is_up(begin: Start, tmp_path: P
 
 
 @pytest.mark.parametrize(("behaviour", "status"), [("fail 4", 4), ("die", 3)])
-def test_a_daemon_that_cannot_start_says_so_on_the_terminal(
-    begin: Start, behaviour: str, status: int
-) -> None:
+def test_a_daemon_that_cannot_start_says_so_on_the_terminal(begin: Start, behaviour: str, status: int) -> None:
     server = begin("-D", "-p", "pid", "--log-file", "log", behaviour=behaviour)
     assert server.wait() == status
     assert ("Traceback of the user" if status == 4 else "SIGSEGV") in server.log.text

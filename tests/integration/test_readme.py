@@ -103,13 +103,7 @@ def test_the_readme_says_how_to_install_and_how_to_test() -> None:
 def test_commands(block: Block, tmp_path: Path) -> None:
     env = prepare(block, tmp_path)
     done = subprocess.run(
-        ["sh", "-ec", block.text],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
+        ["sh", "-ec", block.text], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -155,9 +149,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         found = page.parent / target if target else page
         assert found.exists(), f"{page_id(page)} links to {target}, which is not there"
         if fragment:
-            assert fragment in anchors(found), (
-                f"{page_id(page)} links to {target}#{fragment}: no such heading"
-            )
+            assert fragment in anchors(found), f"{page_id(page)} links to {target}#{fragment}: no such heading"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -118,9 +118,7 @@ def test_the_environment_is_taken(manager: Manager) -> None:
 )
 def test_the_watchdog_of_the_environment(manager: Manager, usec: str, pid: str, interval_s: float) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
-    notifier = ServiceManager.from_environ(
-        {name: value for name, value in environ.items() if value}, pid=4711
-    )
+    notifier = ServiceManager.from_environ({name: value for name, value in environ.items() if value}, pid=4711)
     assert notifier.watchdog_interval_s == interval_s
     notifier.watchdog()
     assert len(manager.heard()) == (1 if interval_s else 0)

@@ -22,9 +22,7 @@ def test_threads_are_real_in_a_patched_process(library: str, first: str) -> None
         pytest.skip(f"{library} is not installed")
     if first == "patch" and library == "eventlet":
         pytest.skip("nothing starts a server in that way")
-    server = (
-        "from wsgiserv.unpatched import *; import wsgiserv.logs.error; from time import sleep as real_sleep"
-    )
+    server = "from wsgiserv.unpatched import *; import wsgiserv.logs.error; from time import sleep as real_sleep"
     lines = [server, PATCH[library]] if first == "server" else [PATCH[library], server]
     code = "\n".join(
         [
@@ -43,7 +41,5 @@ def test_threads_are_real_in_a_patched_process(library: str, first: str) -> None
             "assert len(seen[0]) >= 2, seen",
         ]
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

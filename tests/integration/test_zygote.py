@@ -25,8 +25,7 @@ from wsgiserv.master.zygote_client import Answer, Zygote
 APP = "import os\nprint('imported in', os.getpid(), flush=True)\ndef app(environ, start_response): ...\n"
 # Loads when the test lets it.
 WAITS = (
-    "import os, time\nprint('importing', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.005)\n"
-    + APP
+    "import os, time\nprint('importing', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.005)\n" + APP
 )
 
 
@@ -110,9 +109,7 @@ def test_workers_come_of_a_zygote(begin: Start, write: Callable[[str], object], 
         os.kill(zygote, number)
     server.send_signal(signal.SIGHUP)
     wait_until(lambda: "reloaded: 2 workers" in log(), "the reload")
-    [second] = wait_until(
-        lambda: len(found := of_role(server, "zygote")) == 1 and found, "only the new zygote"
-    )
+    [second] = wait_until(lambda: len(found := of_role(server, "zygote")) == 1 and found, "only the new zygote")
     assert imports(server) == [zygote, second]
 
     # Nobody needs it until a worker is needed; then it is another one.
@@ -178,9 +175,7 @@ def test_workers_that_are_not_there_yet(begin: Start, write: Callable[[str], obj
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_end_while_the_application_is_loaded(
-    begin: Start, write: Callable[[str], object], number: int
-) -> None:
+def test_the_end_while_the_application_is_loaded(begin: Start, write: Callable[[str], object], number: int) -> None:
     write(WAITS)
     server = begin("-w", "2", "--preload")
     server.out.wait_for("importing")
@@ -198,9 +193,7 @@ def test_an_import_that_hangs(begin: Start, write: Callable[[str], object]) -> N
     server.wait_for_log("aborted while it was here")
     server.wait_for_log(r"fake\.py\", line 4, in <module>")
     assert server.wait() == 3
-    assert re.search(
-        r"the zygote exited with status 3 \(.*boot_timeout\)\) while it was booting", server.log.lines[-1]
-    )
+    assert re.search(r"the zygote exited with status 3 \(.*boot_timeout\)\) while it was booting", server.log.lines[-1])
 
 
 def test_more_workers_than_the_zygote_knows_slots_for(begin: Start, write: Callable[[str], object]) -> None:
@@ -216,9 +209,7 @@ def test_more_workers_than_the_zygote_knows_slots_for(begin: Start, write: Calla
     assert server.stop() == 0
 
 
-def test_without_subreapers_the_master_loads_the_application(
-    begin: Start, write: Callable[[str], object]
-) -> None:
+def test_without_subreapers_the_master_loads_the_application(begin: Start, write: Callable[[str], object]) -> None:
     write(APP)
     config = "import wsgiserv.master.resources\nwsgiserv.master.resources.become_subreaper = lambda: False\n"
     server = begin("-w", "2", "--preload", config=config)
@@ -289,8 +280,7 @@ def test_requests_wait_while_the_line_is_full() -> None:
     generation: Any = SimpleNamespace(number=1, pool=SlotPool(cells=1, slots=1))
     zygote = Zygote(0, ours, generation, logging.getLogger("test"), lambda pid: True)
     workers = [
-        WorkerHandle(age=age, generation=1, spawned_at=0.0, timeout=30, graceful_timeout=30)
-        for age in range(1, 41)
+        WorkerHandle(age=age, generation=1, spawned_at=0.0, timeout=30, graceful_timeout=30) for age in range(1, 41)
     ]
     for worker in workers:
         zygote.request(worker, (0, 0))

@@ -177,9 +177,7 @@ class Fleet:
     def _want(self, wanted: int) -> None:
         for _ in range(wanted - self.wanted):
             self._serial += 1
-            worker = WorkerHandle(
-                age=self._serial, generation=1, spawned_at=self._now, timeout=30, graceful_timeout=30
-            )
+            worker = WorkerHandle(age=self._serial, generation=1, spawned_at=self._now, timeout=30, graceful_timeout=30)
             worker.slot = Row()  # type: ignore[assignment]
             self._workers.append(worker)
             self._at(self._now + self._chance.uniform(*BOOT_S), self._ready, worker)
@@ -245,24 +243,13 @@ def main() -> int:
     failed = False
     charts = []
     table = Table(
-        *(
-            "load, fleet",
-            "workers min / mean / max",
-            "changes",
-            "queue p50",
-            "p99",
-            "longest",
-            "worker-seconds",
-        )
+        *("load, fleet", "workers min / mean / max", "changes", "queue p50", "p99", "longest", "worker-seconds")
     )
     for trace in TRACES:
         requests = requests_of(trace, options.seed)
         auto = Fleet(scaling, options.seed).run(requests, trace.seconds)
         fleets = {f"{LEAST} to {MOST}": auto}
-        mean, peak = (
-            math.ceil(sum(auto.workers) / len(auto.workers)),
-            math.ceil(trace.peak * SERVICE_S / 0.75),
-        )
+        mean, peak = (math.ceil(sum(auto.workers) / len(auto.workers)), math.ceil(trace.peak * SERVICE_S / 0.75))
         for count, label in ((LEAST, "the least"), (mean, "the mean"), (peak, "for the peak")):
             fixed = Fleet(Settings(workers=count), options.seed).run(requests, trace.seconds)
             fleets[f"fixed, {label}: {count}"] = fixed
@@ -271,16 +258,8 @@ def main() -> int:
         for name, fleet in fleets.items():
             waits = (percentile(fleet.waits, 0.5), percentile(fleet.waits, 0.99), fleet.waits[-1])
             costs = f"{fleet.worker_s:,.0f}"
-            table.row(
-                f"{trace.name}, {name}",
-                _range(fleet.workers),
-                fleet.changes or "-",
-                *map(_time, waits),
-                costs,
-            )
-        charts.append(
-            f"{trace.name}\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}"
-        )
+            table.row(f"{trace.name}, {name}", _range(fleet.workers), fleet.changes or "-", *map(_time, waits), costs)
+        charts.append(f"{trace.name}\n    load    {chart([trace.rate(at) for at in range(int(trace.seconds))])}")
         charts.append(f"    workers {chart([float(count) for count in auto.workers])}")
     if options.chart:
         print("", *charts, sep="\n")

@@ -20,18 +20,7 @@ from bench.table import options_of
 
 LONGEST = 1024
 WORDS = (
-    *(
-        "GET ",
-        "POST ",
-        "HEAD ",
-        "OPTIONS * ",
-        "CONNECT ",
-        "http://",
-        " HTTP/1.1",
-        " HTTP/1.0",
-        "\r\n",
-        "\r\n\r\n",
-    ),
+    *("GET ", "POST ", "HEAD ", "OPTIONS * ", "CONNECT ", "http://", " HTTP/1.1", " HTTP/1.0", "\r\n", "\r\n\r\n"),
     *("Host: ", "Content-Length: ", "Transfer-Encoding: ", "chunked", "Connection: ", "close", "keep-alive"),
     *("Expect: 100-continue", "Trailer: ", "Cookie: ", "0\r\n\r\n", "5\r\nhello\r\n", ';a="b"', "X_Y: "),
 )
@@ -64,12 +53,7 @@ def run(seconds: int, keep: Path | None) -> int:
         command = [sys.executable, "-m", "tests.soak", "fuzz", "--child", str(found), str(seeds)]
         # Neither among the seeds, whose directory ends with the run, nor in a working tree.
         command.append(f"-artifact_prefix={tempfile.gettempdir()}/wsgiserv-fuzz-")
-        command += [
-            f"-max_total_time={seconds}",
-            f"-dict={words}",
-            f"-max_len={LONGEST}",
-            "-print_final_stats=1",
-        ]
+        command += [f"-max_total_time={seconds}", f"-dict={words}", f"-max_len={LONGEST}", "-print_final_stats=1"]
         child = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         executions = re.search(r"number_of_executed_units: (\d+)", child.stderr)
         covered = re.findall(r"cov: (\d+)", child.stderr)
@@ -84,9 +68,7 @@ def run(seconds: int, keep: Path | None) -> int:
 
 
 def _quoted(word: str) -> str:
-    return "".join(
-        char if char.isprintable() and char not in '"\\' else f"\\x{ord(char):02X}" for char in word
-    )
+    return "".join(char if char.isprintable() and char not in '"\\' else f"\\x{ord(char):02X}" for char in word)
 
 
 def main() -> int:

@@ -39,9 +39,7 @@ def allow_descriptors(number: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), max(number, hard)))
     except (ValueError, OSError):
-        sys.exit(
-            f"{number} descriptors are needed, {hard} allowed: fewer --connections, or ulimit -n {number}"
-        )
+        sys.exit(f"{number} descriptors are needed, {hard} allowed: fewer --connections, or ulimit -n {number}")
 
 
 def connect(port: int, number: int, serve: bool, pipe: Connection) -> None:
@@ -78,9 +76,7 @@ def measure(worker_class: str, number: int, serve: bool) -> tuple[int, int]:
     with OneWorker(worker_class, *settings) as server:
         before = server.memory_kib("VmRSS")
         pipe, theirs = multiprocessing.Pipe()
-        clients = multiprocessing.Process(
-            target=connect, args=(server.port, number, serve, theirs), daemon=True
-        )
+        clients = multiprocessing.Process(target=connect, args=(server.port, number, serve, theirs), daemon=True)
         clients.start()
         theirs.close()
         pipe.recv()  # EOFError when the clients have exited

@@ -125,14 +125,7 @@ class Killer:
         clients = self._clients
         assert clients is not None
         difference = self._failed - self._in_flight - self._unread
-        counts = (
-            len(self._killed),
-            clients.asked,
-            self._failed,
-            self._in_flight,
-            self._unread,
-            f"{difference:+d}",
-        )
+        counts = (len(self._killed), clients.asked, self._failed, self._in_flight, self._unread, f"{difference:+d}")
         return [*counts, clients.unannounced, self._held, f"{clients.slowest_s * 1000:.0f} ms"]
 
     def complaints(self) -> list[str]:
@@ -148,17 +141,13 @@ class Killer:
             found.append(f"workers have died that nobody killed: {sorted(others)}")
         certified = sum(self._certified.values())
         if self._logged_lost != certified:
-            found.append(
-                f"the access log has {self._logged_lost} lost requests, the certificates {certified}"
-            )
+            found.append(f"the access log has {self._logged_lost} lost requests, the certificates {certified}")
         listed = {str(death["pid"]): len(_list(death["in_flight"])) for death in self._deaths}
         told = {str(pid): count for pid, count in self._certified.items() if str(pid) in listed}
         if listed != told:
             found.append(f"wsgiservctl status has other requests in flight than the log: {listed}, {told}")
         if self._failed > self._in_flight + self._unread + len(self._killed):
-            found.append(
-                "more requests have failed than the killed workers had, one for each kill allowed for"
-            )
+            found.append("more requests have failed than the killed workers had, one for each kill allowed for")
         if self._failed + clients.unannounced > self._held:
             found.append(f"{self._failed + clients.unannounced} connections are lost, {self._held} were held")
         if any("timeout" in what.lower() for what in clients.failed):

@@ -38,10 +38,7 @@ def batches(number: int) -> Iterator[bytes]:
         requests = [_PLAIN] * BATCH
         for place in range(0, BATCH, 10):
             unique = batch * BATCH + place
-            requests[place] = b"GET /item/%d HTTP/1.1\r\nHost: bench\r\nX-Unique: %d\r\n\r\n" % (
-                unique,
-                unique,
-            )
+            requests[place] = b"GET /item/%d HTTP/1.1\r\nHost: bench\r\nX-Unique: %d\r\n\r\n" % (unique, unique)
         for place in range(5, BATCH, 20):
             requests[place] = b"POST /form HTTP/1.1\r\nHost: bench\r\nContent-Length: 10\r\n\r\na=1234&b=5"
         yield b"".join(requests)

@@ -58,9 +58,7 @@ def main() -> int:
     table = Table("handoff_after", "slow ones", "trivial ones", "p50", "p99", "slowest")
     p99 = 0.0
     for after in (0.0, options.after):
-        with Server(
-            ours("sync", WORKERS, "--handoff-after", str(after), app="views:app"), files=VIEWS
-        ) as server:
+        with Server(ours("sync", WORKERS, "--handoff-after", str(after), app="views:app"), files=VIEWS) as server:
             quick, slow = load(server.port, options.seconds)
         p99 = percentile(quick, 0.99)
         times = ms(percentile(quick, 0.5), p99, quick[-1])

@@ -69,9 +69,7 @@ def measure(table: Table, worker_class: str, kind: str, posts: int, reloads: int
 
 def main() -> int:
     """Run the combinations and print the table; return the exit status."""
-    options = options_of(
-        __doc__, choose=("classes",), proxy=",".join(PROXIES), posts=20_000, reloads=10, preload=False
-    )
+    options = options_of(__doc__, choose=("classes",), proxy=",".join(PROXIES), posts=20_000, reloads=10, preload=False)
     proxies = some_of(options.proxy, PROXIES)
     need(*(kind for kind in proxies if kind != "direct"))
     table = Table("class", "in front", "POSTs", "reloads", "lost", "took")

@@ -103,9 +103,7 @@ def text(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def blanks(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    start_response(
-        "200 OK", [TYPE, ("X-A", "  a  "), ("X-B", "\tb b\t "), ("X-C", "   "), ("Content-Length", " 1 ")]
-    )
+    start_response("200 OK", [TYPE, ("X-A", "  a  "), ("X-B", "\tb b\t "), ("X-C", "   "), ("Content-Length", " 1 ")])
     return [b"x"]
 
 

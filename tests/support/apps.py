@@ -357,26 +357,8 @@ ROUTES = {
         function.__name__.replace("_", "-"): function
         for function in (
             *(unread, respond, big, stream, endless, count, counts, file, log, printed, sleep, hang),
-            *(
-                crash,
-                crash_started,
-                crash_written,
-                leave,
-                leave_later,
-                interrupt,
-                base_exception,
-                generator_exit,
-            ),
-            *(
-                none,
-                number,
-                text_items,
-                text_body,
-                never_started,
-                never_started_empty,
-                started_twice,
-                written_text,
-            ),
+            *(crash, crash_started, crash_written, leave, leave_later, interrupt, base_exception, generator_exit),
+            *(none, number, text_items, text_body, never_started, never_started_empty, started_twice, written_text),
             *(odd_headers, started_late, replaced, replaced_late, empty_first),
         )
     },

@@ -12,9 +12,7 @@ from typing import Any
 
 import apps
 
-_LOGGERS = [
-    logging.getLogger(f"{server}.{log}") for server in ("wsgiserv", "gunicorn") for log in ("error", "access")
-]
+_LOGGERS = [logging.getLogger(f"{server}.{log}") for server in ("wsgiserv", "gunicorn") for log in ("error", "access")]
 
 
 class _BrokenFilter(logging.Filter):

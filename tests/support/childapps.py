@@ -241,9 +241,7 @@ def _handlers() -> object:
     pid = os.fork()
     if pid == 0:
         numbers = [int(n) for n in signal.valid_signals() if callable(signal.getsignal(n))]
-        text = json.dumps(
-            [numbers, signal.set_wakeup_fd(-1), len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))]
-        )
+        text = json.dumps([numbers, signal.set_wakeup_fd(-1), len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))])
         os.write(writer, text.encode())
         os._exit(0)
     os.waitpid(pid, 0)

@@ -134,14 +134,7 @@ def sleep(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return hello(environ, start_response)
 
 
-ROUTES = {
-    "/gated": gated,
-    "/flood": flood,
-    "/frames": frames,
-    "/silent": silent,
-    "/whole": whole,
-    "/sleep": sleep,
-}
+ROUTES = {"/gated": gated, "/flood": flood, "/frames": frames, "/silent": silent, "/whole": whole, "/sleep": sleep}
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -42,13 +42,7 @@ class Load:
     """
 
     def __init__(
-        self,
-        address: Any,
-        target: str = "/",
-        clients: int = 4,
-        *,
-        keep: bool = False,
-        pause_s: float = 0.004,
+        self, address: Any, target: str = "/", clients: int = 4, *, keep: bool = False, pause_s: float = 0.004
     ) -> None:
         self.address = address
         self.target = target
@@ -64,9 +58,7 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(_LONGEST_S)
@@ -91,9 +83,7 @@ class Load:
             return each and self.done >= goal
 
         with self._progress:
-            assert self._progress.wait_for(reached, deadline_s), (
-                f"the load stands still; lost: {self.lost[:5]}"
-            )
+            assert self._progress.wait_for(reached, deadline_s), f"the load stands still; lost: {self.lost[:5]}"
 
     def _run(self, account: Client) -> None:
         connection: RawClient | None = None

@@ -20,10 +20,7 @@ REGISTRY = ROOT / "tests" / "unit" / "log_codes.txt"
 RETIRED = "retired"
 # Each hundred: what it is about, and the parts of the package that may write such a line.
 AREAS: dict[int, tuple[str, frozenset[str]]] = {
-    10: (
-        "config and command line",
-        frozenset({"config", "config_check", "cli", "places", "master", "worker"}),
-    ),
+    10: ("config and command line", frozenset({"config", "config_check", "cli", "places", "master", "worker"})),
     11: ("application loading", frozenset({"app", "hooks", "master", "worker"})),
     12: ("supervision, exits, crash reports", frozenset({"master", "worker", "cli"})),
     13: ("reload, upgrade, zygote", frozenset({"master", "worker"})),
@@ -116,9 +113,7 @@ def lines() -> list[Line]:
     found = []
     for name, tree in sources():
         part = name.partition("/")[0].removesuffix(".py").lstrip("_")
-        inner = {
-            id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values
-        }
+        inner = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
         strings = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and id(node) not in inner]
         for node in sorted(strings, key=lambda node: (node.lineno, node.col_offset)):
             text = _text(node)
@@ -135,9 +130,7 @@ def uncoded() -> list[str]:
     found = []
     for name, tree in sources():
         assigned = _assigned(tree)
-        called: dict[int, ast.Call] = {
-            id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)
-        }
+        called: dict[int, ast.Call] = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             if not isinstance(node, ast.Attribute) or not _LOGGER.search(ast.unparse(node.value)):
                 continue
@@ -160,11 +153,7 @@ def faults() -> list[str]:
     """Return what is wrong with the codes: used twice, or outside of the range of its area."""
     known = lines()
     times = Counter(line.code for line in known)
-    found = [
-        f"{line.place}: {line.code} is used {times[line.code]} times"
-        for line in known
-        if times[line.code] > 1
-    ]
+    found = [f"{line.place}: {line.code} is used {times[line.code]} times" for line in known if times[line.code] > 1]
     for line in known:
         about, parts = AREAS[int(line.code[2:4])]
         if line.part not in parts:
@@ -176,9 +165,7 @@ def registry() -> dict[str, str]:
     """Return the registered text of each code; empty where there is no registry yet."""
     if not REGISTRY.exists():
         return {}
-    rows = [
-        row.partition(" ") for row in REGISTRY.read_text().splitlines() if row and not row.startswith("#")
-    ]
+    rows = [row.partition(" ") for row in REGISTRY.read_text().splitlines() if row and not row.startswith("#")]
     return {code: text.strip() for code, _, text in rows}
 
 

@@ -135,15 +135,7 @@ class Nginx:
         )
         fd = self._listener.fileno()
         self.process = subprocess.Popen(
-            [
-                program,
-                "-p",
-                str(directory),
-                "-e",
-                str(directory / "nginx-error.log"),
-                "-c",
-                str(configuration),
-            ],
+            [program, "-p", str(directory), "-e", str(directory / "nginx-error.log"), "-c", str(configuration)],
             # How nginx hands its sockets to its successor in an upgrade.
             env={**os.environ, "NGINX": f"{fd};"},
             pass_fds=(fd,),

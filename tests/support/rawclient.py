@@ -57,9 +57,7 @@ class Response:
     @property
     def closes(self) -> bool:
         """Whether it announced the connection's end."""
-        return "close" in [
-            member.strip().lower() for value in self.all("Connection") for member in value.split(",")
-        ]
+        return "close" in [member.strip().lower() for value in self.all("Connection") for member in value.split(",")]
 
     @property
     def text(self) -> str:
@@ -76,11 +74,7 @@ class RawClient:
 
     def __init__(self, address: Any, deadline_s: float = DEADLINE_S) -> None:
         family = (
-            socket.AF_UNIX
-            if isinstance(address, str)
-            else socket.AF_INET6
-            if ":" in address[0]
-            else socket.AF_INET
+            socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         )
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -126,14 +120,10 @@ class RawClient:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def request(
-        self, target: str = "/", *, method: str = "GET", headers: str = "", body: bytes = b""
-    ) -> None:
+    def request(self, target: str = "/", *, method: str = "GET", headers: str = "", body: bytes = b"") -> None:
         """Send a plain HTTP/1.1 request; ``headers`` are whole lines, each with its CRLF."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
-        self.send(
-            f"{method} {target} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode("latin-1") + body
-        )
+        self.send(f"{method} {target} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode("latin-1") + body)
 
     def get(self, target: str = "/", **rest: Any) -> Response:
         """Send a request and return its response."""
@@ -217,9 +207,7 @@ class RawClient:
             response.body = self._exactly(int(length), "a body")
         else:
             response.framing = "close"
-            assert response.closes or http10, (
-                "a body that ends with the connection, without Connection: close"
-            )
+            assert response.closes or http10, "a body that ends with the connection, without Connection: close"
             while self._receive():
                 pass
             response.body, self._buffer = self._buffer, b""

@@ -133,20 +133,7 @@ _FIELDS: list[tuple[str, bytes, tuple[int, ...]]] = [
     ("unknown expectation besides", b"Expect: 100-continue, nonsense", (417,)),
 ]
 
-_HOSTS = [
-    b"a b",
-    b"a/b",
-    b"user@a",
-    b"a:b",
-    b"a:80:80",
-    b"[::1",
-    b"::1",
-    b"a,b",
-    b"a?b",
-    b"a#b",
-    b"<a>",
-    b"a\\b",
-]
+_HOSTS = [b"a b", b"a/b", b"user@a", b"a:b", b"a:80:80", b"[::1", b"::1", b"a,b", b"a?b", b"a#b", b"<a>", b"a\\b"]
 
 # RFC 9110 8.6: 1*DIGIT. What int() takes and the rule does not: waitress CVE-2022-24761, aiohttp CVE-2023-47627
 _LENGTHS: list[tuple[str, bytes, tuple[int, ...]]] = [
@@ -216,11 +203,7 @@ _CHUNKED: list[tuple[str, bytes, tuple[int, ...]]] = [
     ("chunk extension with open quote", b'5;a="b\r\nhello\r\n0\r\n\r\n', (400,)),
     ("chunk extension too long", b"5;a=" + b"b" * 20_000 + b"\r\nhello\r\n0\r\n\r\n", (400, 413, 431)),
     # Go CVE-2023-39326, puma CVE-2024-21647: little data, much extension
-    (
-        "chunk extensions too long in sum",
-        (b"1;a=" + b"b" * 200 + b"\r\nx\r\n") * 500 + b"0\r\n\r\n",
-        (400, 413, 431),
-    ),
+    ("chunk extensions too long in sum", (b"1;a=" + b"b" * 200 + b"\r\nx\r\n") * 500 + b"0\r\n\r\n", (400, 413, 431)),
     ("last chunk ends in LF", b"5\r\nhello\r\n0\n\r\n", (400,)),
     ("trailers end in LF", b"5\r\nhello\r\n0\r\n\n", (400,)),
     # gevent CVE-2023-41419, eventlet CVE-2025-58068: trailers are fields
@@ -235,11 +218,7 @@ _CHUNKED: list[tuple[str, bytes, tuple[int, ...]]] = [
 
 _FRAMINGS: list[tuple[str, bytes, tuple[int, ...]]] = [
     ("both lengths", _post(b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"), (400,)),
-    (
-        "both lengths, chunked first",
-        _post(b"Transfer-Encoding: chunked\r\nContent-Length: 5", b"0\r\n\r\n"),
-        (400,),
-    ),
+    ("both lengths, chunked first", _post(b"Transfer-Encoding: chunked\r\nContent-Length: 5", b"0\r\n\r\n"), (400,)),
     ("both lengths, zero", _post(b"Content-Length: 0\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"), (400,)),
     ("two lengths", _post(b"Content-Length: 5\r\nContent-Length: 6", b"hello"), (400,)),
     (

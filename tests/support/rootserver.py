@@ -32,8 +32,7 @@ def _interpreter() -> str | None:
 
 ROOT_PYTHON = _interpreter()
 needs_public_python = pytest.mark.skipif(
-    ROOT_PYTHON is None or not _others_may_reach(ROOT),
-    reason="other users may not read this Python or this tree",
+    ROOT_PYTHON is None or not _others_may_reach(ROOT), reason="other users may not read this Python or this tree"
 )
 
 

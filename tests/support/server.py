@@ -164,9 +164,7 @@ class Output:
                 left = end - time.monotonic()
                 if left <= 0 or self._closed:
                     why = "the stream was closed" if self._closed else f"{deadline_s:g} s passed"
-                    raise AssertionError(
-                        f"no line like {pattern!r}: {why}. The lines:\n" + "\n".join(self.lines)
-                    )
+                    raise AssertionError(f"no line like {pattern!r}: {why}. The lines:\n" + "\n".join(self.lines))
                 self._arrived.wait(left)
 
     def join(self, deadline_s: float = DEADLINE_S) -> None:
@@ -373,11 +371,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_process(
-    args: Sequence[str],
-    directory: Path,
-    env: Mapping[str, str],
-    pass_fds: tuple[int, ...] = (),
-    gevent: bool = False,
+    args: Sequence[str], directory: Path, env: Mapping[str, str], pass_fds: tuple[int, ...] = (), gevent: bool = False
 ) -> Forked | subprocess.Popen[bytes]:
     """Start ``python -m wsgiserv`` with these arguments, in a new session, its outputs in pipes."""
     whole = environment(env)
@@ -403,9 +397,7 @@ def _execute(
     )
 
 
-def run(
-    args: Iterable[str], directory: Path, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(args: Iterable[str], directory: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``wsgiserv`` with these arguments to its end (for usage errors, --help, --check-config)."""
     process = start_process([*args], directory, env or {})
     assert process.stdout is not None

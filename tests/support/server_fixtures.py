@@ -155,9 +155,7 @@ def start_unclassed(tmp_path: Path) -> Iterator[Start]:
     """The same, once and not for every worker class: for tests whose configuration says the class."""
     made: list[Server] = []
 
-    def begin(
-        app: str | None = "apps:app", *args: str, files: dict[str, str] | None = None, **rest: Any
-    ) -> Server:
+    def begin(app: str | None = "apps:app", *args: str, files: dict[str, str] | None = None, **rest: Any) -> Server:
         for name, text in (files or {}).items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,9 +190,7 @@ def begin(tmp_path: Path) -> Iterator[Start]:
     """
     made: list[Server] = []
 
-    def start(
-        *args: str, behaviour: str = "ready", config: str = "", env: dict[str, str] | None = None
-    ) -> Server:
+    def start(*args: str, behaviour: str = "ready", config: str = "", env: dict[str, str] | None = None) -> Server:
         (tmp_path / "behaviour").write_text(behaviour)
         (tmp_path / "conf.py").write_text(config)
         command = [sys.executable, FAKE_SERVER, "-c", "conf.py", *args, "fake:app"]

@@ -73,14 +73,7 @@ def run_loop() -> None:
 
 def defaults() -> None:
     """Give all signals their default, as before an exec."""
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGWINCH,
-    ):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
 

@@ -62,14 +62,7 @@ def refuse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [b"refused"]
 
 
-ROUTES = {
-    "/lines": lines,
-    "/digest": digest,
-    "/cut": cut,
-    "/seen": seen,
-    "/refuse": refuse,
-    "/where": limitapps.app,
-}
+ROUTES = {"/lines": lines, "/digest": digest, "/cut": cut, "/seen": seen, "/refuse": refuse, "/where": limitapps.app}
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -67,9 +67,7 @@ def ask_through(address: tuple[str, int]) -> None:
         client.send(b"GET /admin/users HTTP/1.1\r\nHost: test\r\n\r\n")
         assert b" 403 " in client.sock.recv(100)
     with RawClient(address) as client:
-        found = client.get("/environ", headers="PATH_INFO: /admin/users\r\nREMOTE_USER: root\r\n").json()[
-            "environ"
-        ]
+        found = client.get("/environ", headers="PATH_INFO: /admin/users\r\nREMOTE_USER: root\r\n").json()["environ"]
     assert found["HTTP_PATH_INFO"] == "/admin/users", "the proxy lets underscores pass"
     assert found["PATH_INFO"] == "/environ"
     assert "REMOTE_USER" not in found

@@ -35,9 +35,7 @@ def site(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Iterat
     asked = ("--forwarded-headers", "for,proto", "-w", "2")
     expect = (r"\[ERROR\]|Traceback",)  # the mix has a crash in it
     if request.param == "unix":
-        server = start(
-            "apps:app", *asked, "-b", "unix:a.sock", "--socket-mode", "600", bind="none", expect=expect
-        )
+        server = start("apps:app", *asked, "-b", "unix:a.sock", "--socket-mode", "600", bind="none", expect=expect)
         address: Any = f"{tmp_path}/a.sock"
         upstream = f"unix:{address}"
     else:
@@ -133,36 +131,17 @@ def example(directory: Path, port: int, upstream: str) -> str:
 def test_the_example(start: Start, tmp_path: Path) -> None:
     program = need("nginx")
     # As the example's head says, and the access log with the id of the request.
-    asked = (
-        "--forwarded-headers",
-        "for,proto",
-        "-w",
-        "2",
-        "--access-logfile",
-        "access",
-        "--access-logformat",
-    )
+    asked = ("--forwarded-headers", "for,proto", "-w", "2", "--access-logfile", "access", "--access-logformat")
     server = start(
-        "apps:app",
-        *asked,
-        "%(h)s %({x-request-id}i)s %(r)s",
-        "-b",
-        "unix:a.sock",
-        "--socket-mode",
-        "600",
-        bind="none",
+        "apps:app", *asked, "%(h)s %({x-request-id}i)s %(r)s", "-b", "unix:a.sock", "--socket-mode", "600", bind="none"
     )
     (tmp_path / "static").mkdir()
     (tmp_path / "static" / "style.css").write_text("p {}\n")
     server.wait_for_log("ready")
-    nginx = Nginx(
-        program, tmp_path, configure=lambda port: example(tmp_path, port, f"unix:{tmp_path}/a.sock")
-    )
+    nginx = Nginx(program, tmp_path, configure=lambda port: example(tmp_path, port, f"unix:{tmp_path}/a.sock"))
     try:
         subprocess.run(
-            [program, "-t", "-q", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")],
-            check=True,
-            timeout=15,
+            [program, "-t", "-q", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")], check=True, timeout=15
         )
         forged = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\n"
         with RawClient(nginx.address) as client:
@@ -181,10 +160,7 @@ def test_the_example(start: Start, tmp_path: Path) -> None:
         load_during_a_reload(nginx, server)
         request_id = environ["wsgiserv.request_id"]
         assert environ["HTTP_X_REQUEST_ID"] == request_id != "mine"
-        wait_until(
-            lambda: f"127.0.0.1 {request_id} GET /environ?first" in (tmp_path / "access").read_text(),
-            "the log",
-        )
+        wait_until(lambda: f"127.0.0.1 {request_id} GET /environ?first" in (tmp_path / "access").read_text(), "the log")
     finally:
         nginx.stop()
     assert [line for line in nginx.errors if "Broken pipe" not in line] == []  # what it has repeated

@@ -17,9 +17,7 @@ HASTY = """
 
 
 @pytest.mark.parametrize("how", ["tcp", "unix", "tcp-1.0", "buffered"])
-def test_behind_a_proxy_with_a_short_read_timeout(
-    start: Start, connect: Connect, tmp_path: Path, how: str
-) -> None:
+def test_behind_a_proxy_with_a_short_read_timeout(start: Start, connect: Connect, tmp_path: Path, how: str) -> None:
     """Blocks that are made each second reach a proxy that waits for no longer than three."""
     program = need("nginx")
     if how == "unix":

@@ -23,9 +23,7 @@ def nginx(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Itera
         server = start("apps:app", *SPOKEN, expect=(r"\[ERROR\]|Traceback",))
         upstream = "{}:{}".format(*server.address)
     else:
-        server = start(
-            "apps:app", *SPOKEN, "-b", "unix:a.sock", bind="none", expect=(r"\[ERROR\]|Traceback",)
-        )
+        server = start("apps:app", *SPOKEN, "-b", "unix:a.sock", bind="none", expect=(r"\[ERROR\]|Traceback",))
         upstream = f"unix:{tmp_path}/a.sock"
     server.wait_for_log("ready")
     made = Nginx(program, tmp_path, upstream, UWSGI)
@@ -39,9 +37,7 @@ def nginx(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Itera
 def test_nginx(nginx: Nginx) -> None:
     with RawClient(nginx.address) as client:  # keep-alive between client and nginx
         source = str(client.sock.getsockname()[1])
-        environ = client.get("/environ/caf%C3%A9%20x/%0A?q=%20", headers="X-Two: 1\r\nX-Two: 2\r\n").json()[
-            "environ"
-        ]
+        environ = client.get("/environ/caf%C3%A9%20x/%0A?q=%20", headers="X-Two: 1\r\nX-Two: 2\r\n").json()["environ"]
         assert environ["REMOTE_ADDR"] == "127.0.0.1"
         assert environ["REMOTE_PORT"] == source
         assert environ["SERVER_NAME"] == "shop.example"
@@ -55,9 +51,7 @@ def test_nginx(nginx: Nginx) -> None:
         assert environ["HTTP_X_TWO"].replace(" ", "") == "1,2"
         body = bytes(range(256)) * 100
         assert client.get("/echo", method="POST", body=body).body == body
-        client.send(
-            b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-        )
+        client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         assert client.read_response().body == b"abc"
         client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert client.read_interim() == 100

@@ -110,8 +110,7 @@ class Supervised:
         return [
             line
             for line in self.log.splitlines()
-            if re.search(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback", line)
-            and "the workers run as root" not in line
+            if re.search(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback", line) and "the workers run as root" not in line
         ]
 
     def refuses(self) -> bool:
@@ -152,9 +151,7 @@ def supervised(tmp_path: Path, worker_class: str) -> Iterator[Supervised]:
 def test_restart_reload_and_stop(supervised: Supervised) -> None:
     master, workers = supervised.wait_until_up()
     assert set(supervised.serves()) <= set(workers)
-    wait_until(
-        lambda: re.search(rf"hello +RUNNING +pid {master},", supervised.control("status")), "startsecs"
-    )
+    wait_until(lambda: re.search(rf"hello +RUNNING +pid {master},", supervised.control("status")), "startsecs")
 
     # Restart: requests in flight are answered, then there is a new master.
     with RawClient(supervised.addresses[0]) as client:
@@ -194,9 +191,7 @@ def test_the_master_is_killed_then_supervisor_ends(supervised: Supervised) -> No
     master, workers = supervised.wait_until_up(without=killed)
     wait_until(lambda: not any(map(is_alive, orphans)), "the orphans leave")
     assert set(supervised.serves()) <= set(workers)
-    assert [
-        line for line in supervised.trouble() if "is gone: leaving" not in line and "in use" not in line
-    ] == []
+    assert [line for line in supervised.trouble() if "is gone: leaving" not in line and "in use" not in line] == []
 
     # The end of supervisor takes the server along.
     supervised.process.terminate()

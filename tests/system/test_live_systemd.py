@@ -27,16 +27,12 @@ def test_the_units(tmp_path: Path) -> None:
         text = (UNITS / name).read_text()
         # What the operator fills in must be there to be verified.
         text = text.replace("/srv/hello/venv/bin/wsgiserv", sys.executable)
-        text = text.replace("User=www-data", f"User={getpass.getuser()}").replace(
-            "Group=www-data", "Group=root"
-        )
+        text = text.replace("User=www-data", f"User={getpass.getuser()}").replace("Group=www-data", "Group=root")
         (tmp_path / name).write_text(text)
     units = [str(tmp_path / "wsgiserv.service"), str(tmp_path / "wsgiserv.socket")]
 
     def verify() -> tuple[int, str]:
-        done = subprocess.run(
-            [program, "verify", *units], capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run([program, "verify", *units], capture_output=True, text=True, timeout=30, check=False)
         return done.returncode, done.stdout + done.stderr
 
     assert verify() == (0, "")
@@ -77,19 +73,11 @@ def test_socket_activation(start: Start, tmp_path: Path, worker_class: str) -> N
 
 def test_the_notify_unit(tmp_path: Path) -> None:
     program = need("systemd-analyze")
-    text = (
-        NOTIFY_UNIT.read_text()
-        .replace("/srv/hello/venv/bin/wsgiserv", sys.executable)
-        .replace("=www-data", "=root")
-    )
-    version = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, timeout=30, check=True
-    ).stdout
+    text = NOTIFY_UNIT.read_text().replace("/srv/hello/venv/bin/wsgiserv", sys.executable).replace("=www-data", "=root")
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     if int(version.split()[1]) < 253:  # the rest of it can be verified
         text = text.replace("Type=notify-reload", "Type=notify").replace("ReloadSignal=SIGHUP", "")
     unit = tmp_path / NOTIFY_UNIT.name
     unit.write_text(text)
-    done = subprocess.run(
-        [program, "verify", str(unit)], capture_output=True, text=True, timeout=30, check=False
-    )
+    done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -49,10 +49,7 @@ class TestForms:
 
     def test_package_and_attribute(self, write: Write) -> None:
         write("pkg_a/__init__.py", "")
-        write(
-            "pkg_a/web.py",
-            APP + "class Site:\n    inner = app\nsite = Site()\nSite.inner = staticmethod(app)\n",
-        )
+        write("pkg_a/web.py", APP + "class Site:\n    inner = app\nsite = Site()\nSite.inner = staticmethod(app)\n")
         assert load_application("pkg_a.web:site.inner").__name__ == "app"
 
     def test_factory(self, write: Write) -> None:
@@ -60,14 +57,9 @@ class TestForms:
         assert load_application("mod_f:make()").__name__ == "app"
 
     def test_factory_with_literals(self, write: Write) -> None:
-        write(
-            "mod_g.py",
-            APP + "got = []\ndef make(*args, **kw):\n    got.append((args, kw))\n    return app\n",
-        )
+        write("mod_g.py", APP + "got = []\ndef make(*args, **kw):\n    got.append((args, kw))\n    return app\n")
         load_application("mod_g:make('x:y', -1, debug=True, names=['a'], extra={'k': None})")
-        assert sys.modules["mod_g"].got == [
-            (("x:y", -1), {"debug": True, "names": ["a"], "extra": {"k": None}})
-        ]
+        assert sys.modules["mod_g"].got == [(("x:y", -1), {"debug": True, "names": ["a"], "extra": {"k": None}})]
 
     def test_factory_that_is_a_method(self, write: Write) -> None:
         write("mod_m.py", APP + "class Maker:\n    def make(self):\n        return app\nmaker = Maker()\n")
@@ -191,9 +183,7 @@ class TestFailingImport:
         error = failure("outer_z:app")
         assert "ZeroDivisionError: division by zero" in str(error)
         assert error.traceback.startswith("Traceback (most recent call last):\n")
-        files = [
-            line.split('"')[1] for line in error.traceback.splitlines() if line.strip().startswith("File ")
-        ]
+        files = [line.split('"')[1] for line in error.traceback.splitlines() if line.strip().startswith("File ")]
         assert files == [str(outer), str(inner)]
         assert "app/loader.py" not in error.traceback
         assert "importlib" not in error.traceback
@@ -325,9 +315,7 @@ class TestObject:
 
 
 class TestPath:
-    def test_changes_directory_and_is_importable_first(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_changes_directory_and_is_importable_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir("/")
         monkeypatch.setattr(sys, "path", ["/elsewhere"])
         prepare_path(str(tmp_path), None)
@@ -392,8 +380,7 @@ class TestMissingSubmodules:
     """Of a package that is there: to install it would not help."""
 
     @pytest.mark.parametrize(
-        "statement",
-        ["import own_pkg.modles", "from own_pkg.modles import User", "import own_pkg.modles.deep"],
+        "statement", ["import own_pkg.modles", "from own_pkg.modles import User", "import own_pkg.modles.deep"]
     )
     def test_in_ones_own_package(self, write: Write, tmp_path: Path, statement: str) -> None:
         write("own_pkg/__init__.py", "")
@@ -443,9 +430,7 @@ class TestOnesOwnFileInPlaceOfAPackage:
 
     @pytest.fixture(autouse=True)
     def fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in [
-            name for name in sys.modules if name.partition(".")[0] in ("flask", "bottle", "colorsys")
-        ]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("flask", "bottle", "colorsys")]:
             monkeypatch.delitem(sys.modules, name)
 
     @pytest.mark.parametrize(
@@ -463,10 +448,7 @@ class TestOnesOwnFileInPlaceOfAPackage:
                 "web_g:make()",
             ),
             (
-                {
-                    "flask.py": "",
-                    "web_g.py": "try:\n    from flask import Flask\nexcept ImportError:\n    1 / 0\n",
-                },
+                {"flask.py": "", "web_g.py": "try:\n    from flask import Flask\nexcept ImportError:\n    1 / 0\n"},
                 "web_g:app",
             ),
         ],
@@ -475,9 +457,7 @@ class TestOnesOwnFileInPlaceOfAPackage:
         for name, text in files.items():
             write(name, text)
         error = str(failure(spec))
-        assert (
-            f"Your own {tmp_path / next(iter(files))} is imported in place of the package 'flask' (" in error
-        )
+        assert f"Your own {tmp_path / next(iter(files))} is imported in place of the package 'flask' (" in error
         assert "rename yours" in error
         assert "pip install" not in error
 
@@ -533,9 +513,7 @@ class TestOddObjects:
         write("mod_oa.py", text)
         assert "ASGI" in str(failure("mod_oa:app"))
 
-    @pytest.mark.skipif(
-        sys.version_info < (3, 12), reason="inspect.markcoroutinefunction() is of Python 3.12"
-    )
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect.markcoroutinefunction() is of Python 3.12")
     def test_so_are_marked_ones(self, write: Write) -> None:
         write("mod_om.py", "import inspect\n@inspect.markcoroutinefunction\ndef app(s, r, x): pass\n")
         assert "ASGI" in str(failure("mod_om:app"))

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgiserv.errors import (
-    ApplicationError,
-    BootError,
-    ConfigError,
-    ExitStatus,
-    UnavailableError,
-    WsgiservError,
-)
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, UnavailableError, WsgiservError
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "examples" / "systemd").glob("*.service"))
@@ -23,9 +16,7 @@ UNITS = sorted((ROOT / "examples" / "systemd").glob("*.service"))
 def test_the_documentation_has_the_statuses_of_the_code() -> None:
     text = (ROOT / "docs" / "signals.md").read_text()
     section = text.partition("## Exit statuses")[2].partition("\n## ")[0]
-    documented = {
-        int(found[1]): found[2] for found in re.finditer(r"^\| (\d) \| (.*) \|$", section, re.MULTILINE)
-    }
+    documented = {int(found[1]): found[2] for found in re.finditer(r"^\| (\d) \| (.*) \|$", section, re.MULTILINE)}
     meant = {
         ExitStatus.OK: "stopped as told",
         UnavailableError.exit_status: "does not resolve",
@@ -56,6 +47,4 @@ def test_units_try_again_after_everything_but_a_wrong_configuration(path: Path) 
 
 
 def test_supervisor_tries_again_after_every_status() -> None:
-    assert re.search(
-        r"^autorestart = true$", (ROOT / "examples" / "supervisord.conf").read_text(), re.MULTILINE
-    )
+    assert re.search(r"^autorestart = true$", (ROOT / "examples" / "supervisord.conf").read_text(), re.MULTILINE)

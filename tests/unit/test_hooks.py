@@ -24,9 +24,7 @@ def test_no_hook_is_no_call() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit("bad")])
-def test_a_hook_that_raises_is_logged_and_harmless(
-    caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
+def test_a_hook_that_raises_is_logged_and_harmless(caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     def hook() -> None:
         raise error
 
@@ -48,8 +46,6 @@ def test_a_hook_that_may_forbid_the_start(caplog: pytest.LogCaptureFixture) -> N
     def hook() -> None:
         raise ValueError
 
-    with pytest.raises(
-        BootError, match="the hook on_starting raised ValueError, so the server does not start"
-    ):
+    with pytest.raises(BootError, match="the hook on_starting raised ValueError, so the server does not start"):
         call_hook_or_stop(LOG, "on_starting", hook)
     assert caplog.records[0].exc_info is not None

@@ -240,8 +240,7 @@ def test_a_line_without_end_is_an_error_in_bounded_memory(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "messages"),
-    [(b'{"whole": 1}', [{"whole": 1}]), (b'{"whole": 1}\n', [{"whole": 1}]), (b'{"torn": ', [])],
+    ("end", "messages"), [(b'{"whole": 1}', [{"whole": 1}]), (b'{"whole": 1}\n', [{"whole": 1}]), (b'{"torn": ', [])]
 )
 def test_the_end_of_the_pipe(end: bytes, messages: list[dict[str, Any]]) -> None:
     """A master of the first release sends its only message without a newline; a killed sender, half of one."""
@@ -333,9 +332,7 @@ def test_a_report_arrives(reports: tuple[ReadinessReader, int]) -> None:
         {"state": "failed", "exit_status": -1},
     ],
 )
-def test_what_is_not_a_report_is_an_error(
-    reports: tuple[ReadinessReader, int], message: dict[str, Any]
-) -> None:
+def test_what_is_not_a_report_is_an_error(reports: tuple[ReadinessReader, int], message: dict[str, Any]) -> None:
     reader, fd = reports
     os.write(fd, encode(message))
     with pytest.raises(MessageError):

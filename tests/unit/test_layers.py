@@ -35,11 +35,7 @@ def layers() -> dict[str, int]:
     drawing = re.search(r"^\s*cli →.*→ errors$", PAGE.read_text(), re.MULTILINE)
     assert drawing, "docs/architecture.md has no line 'cli → ... → errors' that draws the layers"
     highest_first = drawing[0].split("→")
-    return {
-        name: number
-        for number, layer in enumerate(reversed(highest_first))
-        for name in re.findall(r"\w+", layer)
-    }
+    return {name: number for number, layer in enumerate(reversed(highest_first)) for name in re.findall(r"\w+", layer)}
 
 
 def part(module: str) -> str:
@@ -107,18 +103,14 @@ def test_imports_point_down() -> None:
     def check(path: Path) -> None:
         own = part(name_of(path))
         if own in ("", "__main__"):  # the version, which anyone may import; the entry, which imports the cli
-            assert own == "__main__" or not [
-                found for found in imports(path) if found.target.startswith("wsgiserv")
-            ]
+            assert own == "__main__" or not [found for found in imports(path) if found.target.startswith("wsgiserv")]
             return
         assert own in known, f"docs/architecture.md gives {own!r} no layer"
         for found in imports(path):
             target = part(found.target)
             if not found.target.startswith("wsgiserv.") or target == own or target not in known:
                 continue
-            assert known[target] <= known[own], (
-                f"{path}:{found.line} imports {found.target}, which is a higher layer"
-            )
+            assert known[target] <= known[own], f"{path}:{found.line} imports {found.target}, which is a higher layer"
 
     check_each(((name_of(path), path) for path in FILES), check)
 

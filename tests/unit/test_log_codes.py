@@ -104,9 +104,7 @@ def tell(text):
 
 
 def test_a_code_is_never_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        log_codes, "lines", lambda: [log_codes.Line("WS1201", "master", "a:1", "worker %d: exited")]
-    )
+    monkeypatch.setattr(log_codes, "lines", lambda: [log_codes.Line("WS1201", "master", "a:1", "worker %d: exited")])
     known = {"WS1201": "worker %d: gone", "WS1202": "worker %d: silent"}
     new = log_codes.updated(known)
     assert new == {"WS1201": "worker %d: exited", "WS1202": "retired: worker %d: silent"}

@@ -42,9 +42,7 @@ print(json.dumps(said))
 
 
 def settings(**values: Any) -> Any:
-    return SimpleNamespace(
-        **{"user": os.geteuid(), "group": os.getegid(), "initgroups": False, "umask": 0, **values}
-    )
+    return SimpleNamespace(**{"user": os.geteuid(), "group": os.getegid(), "initgroups": False, "umask": 0, **values})
 
 
 def dropped(**values: Any) -> dict[str, Any]:

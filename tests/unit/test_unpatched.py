@@ -35,19 +35,10 @@ def test_what_may_be_replaced_is_bound_at_import() -> None:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = str(path.relative_to(PACKAGE))
-        if name in (
-            "ctl/commands.py",
-            "ctl/find.py",
-            "worker/gevent_worker.py",
-        ):  # another program; who has patched
+        if name in ("ctl/commands.py", "ctl/find.py", "worker/gevent_worker.py"):  # another program; who has patched
             continue
         tree = ast.parse(path.read_text())
-        late = {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef)
-            for inner in ast.walk(node)
-        }
+        late = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
         annotations = _annotations(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

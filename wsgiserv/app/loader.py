@@ -127,9 +127,7 @@ def _parse_expression(spec: str, module: str, expression: str) -> Target:
     while isinstance(first, ast.Attribute):
         first = first.value
     if not isinstance(first, ast.Name):
-        raise ApplicationError(
-            f"{expression!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}"
-        )
+        raise ApplicationError(f"{expression!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}")
     return Target(spec, module, ast.unparse(tree), call)
 
 
@@ -165,9 +163,7 @@ def _find(target: Target, module: ModuleType) -> Any:
         try:
             found = getattr(found, name)
         except BaseException as error:
-            holder = (
-                f"module {path!r} ({diagnostics.place(module)})" if found is module else f"object {path!r}"
-            )
+            holder = f"module {path!r} ({diagnostics.place(module)})" if found is module else f"object {path!r}"
             if is_a(error, AttributeError):
                 raise diagnostics.no_attribute(target, module, found, holder, name, error) from None
             raise diagnostics.raised(error, f"getting {name!r} of {path!r}") from None

@@ -59,9 +59,7 @@ def parse_address(text: str) -> Address:
         raise ValueError("an address is not a URL or a path; a Unix socket is written 'unix:PATH'")
     # As a host, "8000" would be the address 0.0.31.64 to the resolver (inet_aton(3)).
     if text.isascii() and text.isdigit():
-        raise ValueError(
-            f"a port alone: write ':{text}' for all interfaces or '127.0.0.1:{text}' for this host"
-        )
+        raise ValueError(f"a port alone: write ':{text}' for all interfaces or '127.0.0.1:{text}' for this host")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not host or (rest and not rest.startswith(":")):

@@ -67,9 +67,7 @@ class _Take(argparse.Action):
             found.applications += raw
         elif raw is _MISSING:
             names = "/".join(self.option_strings)
-            found.faults.append(
-                ConfigError(f"WS1002 argument {names}: expected one argument ({found.where}). {_HELP}")
-            )
+            found.faults.append(ConfigError(f"WS1002 argument {names}: expected one argument ({found.where}). {_HELP}"))
         else:
             if self.nargs == 0:
                 raw = self.const
@@ -190,9 +188,7 @@ def _readable(argv: Sequence[str], found: _Found) -> list[str]:
         flag, equals, value = argument.partition("=")
         if equals and flag in reader.switches:
             found.faults.append(
-                ConfigError(
-                    f"WS1003 argument {flag}: takes no value, and {value!r} is given ({found.where}). {_HELP}"
-                )
+                ConfigError(f"WS1003 argument {flag}: takes no value, and {value!r} is given ({found.where}). {_HELP}")
             )
             argument = flag
         elif match := reader.unknown_behind.match(argument):

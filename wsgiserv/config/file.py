@@ -145,9 +145,7 @@ def _failure(where: str, error: BaseException) -> ConfigError:
         place = f"{where}, line {lines[-1]}" if lines else where
         what = error_text(error)
     kind = type(error).__name__
-    return ConfigError(
-        f"WS1022 the configuration {place} cannot be run: {kind}: {what}\n{format_users_error(error)}"
-    )
+    return ConfigError(f"WS1022 the configuration {place} cannot be run: {kind}: {what}\n{format_users_error(error)}")
 
 
 def line_of(path: str | None, name: str) -> int | None:
@@ -163,9 +161,7 @@ def plain_value(location: str, directory: str, names: Sequence[str]) -> str | No
     """
     if location.startswith("python:"):
         return None
-    values = [
-        value for _, value in _values_of(os.path.join(directory, location.removeprefix("file:")), names)
-    ]
+    values = [value for _, value in _values_of(os.path.join(directory, location.removeprefix("file:")), names)]
     return values[-1] if values and None not in values else None
 
 

@@ -99,9 +99,7 @@ _TABLE = (
     ),
     GunicornOnly(_METHOD, "casefold_http_method", switch=True),
     GunicornOnly(
-        "not needed: there is one parser, in Python, and it is fast",
-        "http_parser",
-        defaults=("auto", "python"),
+        "not needed: there is one parser, in Python, and it is fast", "http_parser", defaults=("auto", "python")
     ),
     GunicornOnly(_HTTP2, "http_protocols", defaults=("h1",)),
     GunicornOnly(_HTTP2, "http2_cleartext", defaults=("off", False)),
@@ -122,9 +120,7 @@ _TABLE = (
         switch=True,
     ),
     GunicornOnly(
-        "not needed: a handshake never holds a worker, whenever it happens",
-        "do_handshake_on_connect",
-        switch=True,
+        "not needed: a handshake never holds a worker, whenever it happens", "do_handshake_on_connect", switch=True
     ),
     # ASGI and dirty workers
     GunicornOnly(_ASGI, "asgi_loop", defaults=("auto",)),

@@ -104,9 +104,7 @@ def collect(
     port = environ.get("PORT")
     loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
     if gunicorn_arguments:
-        loader.note(
-            f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it"
-        )
+        loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
     loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
     loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
     loader.take_arguments(flags, _FLAGS)
@@ -225,9 +223,7 @@ class _Loader:
         # A person who edits the file must not wonder why nothing changes.
         if before is not None and before != after:
             shown = after[0] if isinstance(after, tuple) else after
-            self.note(
-                f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}"
-            )
+            self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
 
     def take_arguments(self, arguments: Sequence[Given], where: str) -> None:
         """Take the values of flags."""
@@ -250,9 +246,7 @@ class _Loader:
             return
         if not named and location.startswith("gunicorn"):
             found = os.path.join(self.directory, location)
-            self.note(
-                f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it"
-            )
+            self.note(f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it")
         # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
         if self.before_gevent is not None:
             wanted = _last(arguments, "worker_class")
@@ -294,22 +288,16 @@ class _Loader:
             # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
             near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
             if near:
-                self.note(
-                    f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}"
-                )
+                self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
 
     def _take_old(self, file: ConfigFile, name: str, known: str, raw: object) -> None:
         """Take a value under a former name of gunicorn's."""
         place = self._place(name)
         if known in file.names:
-            self.note(
-                f"WS1036 {name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too"
-            )
+            self.note(f"WS1036 {name} ({place}) is ignored: it is gunicorn's old name of {known}, which is set, too")
             return
         self.take(known, raw, file.location)
-        self.note(
-            f"WS1037 {name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it"
-        )
+        self.note(f"WS1037 {name} ({place}) is gunicorn's old name of {known}, and is taken as that: rename it")
 
     def _place(self, name: str) -> str:
         assert self.file is not None
@@ -397,14 +385,10 @@ class _Loader:
             for name in sized:
                 self._set(name, count, f"{sources[name]}, 'auto': {reason}")
         least, most = values.get("workers_min"), values.get("workers_max")
-        if (least is None and most is None) or not self.faulty.isdisjoint(
-            ("workers", "workers_min", "workers_max")
-        ):
+        if (least is None and most is None) or not self.faulty.isdisjoint(("workers", "workers_min", "workers_max")):
             return
         if least is None or most is None:
-            given, missing = (
-                ("workers_max", "workers_min") if least is None else ("workers_min", "workers_max")
-            )
+            given, missing = ("workers_max", "workers_min") if least is None else ("workers_min", "workers_max")
             accepted = (
                 "both, so that the number of workers follows the load: "
                 f"--{missing.replace('_', '-')} N; or workers alone"

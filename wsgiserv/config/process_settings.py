@@ -57,12 +57,7 @@ class ProcessSettings:
     # manager's.
     raw_env: tuple[str, ...] = _process(
         (),
-        Kind(
-            parsers.environment_pairs,
-            "KEY=VALUE, or a list of such; for example 'DEBUG=0'",
-            "KEY=VALUE",
-            "many",
-        ),
+        Kind(parsers.environment_pairs, "KEY=VALUE, or a list of such; for example 'DEBUG=0'", "KEY=VALUE", "many"),
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
@@ -168,9 +163,7 @@ class ProcessSettings:
         "--error-logfile --log-file",
         old_names=("logfile",),
     )
-    loglevel: str = _logging(
-        "info", _LEVEL, "The least severe messages that go to the error log.", "--log-level"
-    )
+    loglevel: str = _logging("info", _LEVEL, "The least severe messages that go to the error log.", "--log-level")
     # Off, as in gunicorn: a proxy in front has one already, and it costs time in each request.
     accesslog: str | None = _logging(
         None,
@@ -203,18 +196,14 @@ class ProcessSettings:
         "A logging configuration as a dictionary, for `logging.config.dictConfig`.",
         "",
     )
-    logconfig_json: str | None = _logging(
-        None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
-    )
+    logconfig_json: str | None = _logging(None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json")
     # Off: what the application prints belongs to its own stream unless its owner says so.
     capture_output: bool = _logging(False, SWITCH, "Send what the application prints to the error log.")
 
     # TLS
     # Turns TLS on by being there: a separate switch could contradict it.
     certfile: str | None = _tls(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
-    keyfile: str | None = _tls(
-        None, FILE, "The certificate's private key in PEM.", show_default="in certfile"
-    )
+    keyfile: str | None = _tls(None, FILE, "The certificate's private key in PEM.", show_default="in certfile")
     # Files are read in pairs, so one flag gives both: two flags could be paired wrongly.
     sni_certificates: dict[str, tuple[str, str | None]] = _tls(
         {},
@@ -231,9 +220,7 @@ class ProcessSettings:
             certificate's file.""",
         show_default="none",
     )
-    ca_certs: str | None = _tls(
-        None, FILE, "The authorities that clients' certificates must come from, in PEM."
-    )
+    ca_certs: str | None = _tls(None, FILE, "The authorities that clients' certificates must come from, in PEM.")
     # Numbers, as in gunicorn and `ssl.VerifyMode`, so that both files and `ssl.CERT_REQUIRED` work.
     cert_reqs: int = _tls(
         0,
@@ -308,9 +295,7 @@ class ProcessSettings:
     post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
     post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
-    worker_abort: Hook = _hook(
-        "Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker"
-    )
+    worker_abort: Hook = _hook("Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker")
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
     pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
     # gunicorn's hook has got more arguments over the years, and each form is still found in files.

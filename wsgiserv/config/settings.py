@@ -159,9 +159,7 @@ class Settings(ProcessSettings):
         1000, COUNT_FROM_1, "How many connections a worker keeps open at once.", clamped=True
     )
     # Off: recycling hides a leak, and costs a start of the application each time.
-    max_requests: int = _workers(
-        0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", clamped=True
-    )
+    max_requests: int = _workers(0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", clamped=True)
     # Without it workers that started together would all be recycled together.
     max_requests_jitter: int = _workers(
         0, COUNT, "Add up to this many to `max_requests`, at random, per worker.", clamped=True
@@ -241,9 +239,7 @@ class Settings(ProcessSettings):
     readiness_path: str = _timeouts(
         "",
         Kind(
-            parsers.readiness_path,
-            "a path that begins with a slash and has no query; for example '/-/ready'",
-            "PATH",
+            parsers.readiness_path, "a path that begins with a slash and has no query; for example '/-/ready'", "PATH"
         ),
         "Answer requests for this path with 200, with 503 while the server drains.",
         show_default="none",
@@ -279,9 +275,7 @@ class Settings(ProcessSettings):
         10.0, SECONDS, "How long a client may take to send a request's head; 0 is no limit."
     )
     # Between two pieces, not for the whole: a large upload over a slow line takes as long as it must.
-    body_timeout: float = _timeouts(
-        30.0, SECONDS, "How long a client may pause within a body; 0 is no limit."
-    )
+    body_timeout: float = _timeouts(30.0, SECONDS, "How long a client may pause within a body; 0 is no limit.")
     # Closes the gap that `body_timeout` leaves: a byte every 29 s. 240 bytes/s is Kestrel's figure; no line in use is
     # that slow.
     body_min_rate: int = _timeouts(
@@ -293,9 +287,7 @@ class Settings(ProcessSettings):
             then never reaches `body_timeout`. A slower client gets 408.""",
     )
     # Longer than `body_timeout`: a person may pause a download, or a phone sleep for a moment.
-    send_timeout: float = _timeouts(
-        60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit."
-    )
+    send_timeout: float = _timeouts(60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit.")
 
     # Off: only the application's owner knows what its longest request is, and raising in a thread may break an
     # invariant there.
@@ -325,9 +317,7 @@ class Settings(ProcessSettings):
     limit_request_fields: int = _limits(
         100,
         Kind(
-            lambda raw: parsers.integer(0, 32768)(raw) or 32768,
-            "a whole number up to 32768, or 0 for the largest",
-            "N",
+            lambda raw: parsers.integer(0, 32768)(raw) or 32768, "a whole number up to 32768, or 0 for the largest", "N"
         ),
         "The most header fields in a request.",
         clamped=True,
@@ -343,17 +333,11 @@ class Settings(ProcessSettings):
     )
     # gunicorn has no limit. A disk is finite, and a body goes to it before the application can refuse it.
     limit_request_body: int = _limits(
-        1 << 30,
-        BYTES_OR_UNLIMITED,
-        "The largest request body (413 above it); 0 is no limit.",
-        show_default="1 GiB",
+        1 << 30, BYTES_OR_UNLIMITED, "The largest request body (413 above it); 0 is no limit.", show_default="1 GiB"
     )
     # Most bodies are smaller and need no file; a thousand uploads together are bounded apart (64 MiB a worker).
     body_buffer_size: int = _limits(
-        1 << 20,
-        BYTES,
-        "Bodies up to this size are kept in memory, larger ones in a file.",
-        show_default="1 MiB",
+        1 << 20, BYTES, "Bodies up to this size are kept in memory, larger ones in a file.", show_default="1 MiB"
     )
     # Enough that a client at the other end of a fast line never waits for the application between two round trips.
     stream_buffer: int = _limits(

@@ -23,9 +23,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
 # A year: a larger one overflows no timer, and is a slip of the unit (milliseconds) far more often than meant.
 _LONGEST_S = 366 * 86400.0
-_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(
-    ("false", "no", "off", "0"), False
-)
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 class TooLarge(ValueError):
@@ -266,9 +264,7 @@ def forwarded_headers(raw: object) -> tuple[str, ...]:
             raise ValueError(f"{word!r} is none of them")
     if "forwarded" in found and len(found) > 1:
         # Of two families a proxy sets one, and the client the other.
-        raise ValueError(
-            "'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them"
-        )
+        raise ValueError("'forwarded' (RFC 7239) and X-Forwarded-* exclude each other: a proxy sets one of them")
     return found
 
 
@@ -311,9 +307,7 @@ def sni_certificates(raw: object) -> dict[str, tuple[str, str | None]]:
 
 
 # A name as TLS clients send it (RFC 6066 §3), or a wildcard for its first label (RFC 9525 §6.3).
-_HOST_NAME = re.compile(
-    r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
-)
+_HOST_NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 
 
 def header_values(raw: object) -> dict[str, str]:
@@ -448,9 +442,7 @@ SECONDS = Kind(
     "SECONDS",
 )
 # At most 2**62: sums of two such sizes stay within the 64 bits of off_t.
-BYTES = Kind(
-    size(), "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'", "BYTES"
-)
+BYTES = Kind(size(), "a size in bytes, at most 4194304T, or text such as '512K' or '10M'; for example '10M'", "BYTES")
 BYTES_OR_UNLIMITED = Kind(size(), f"{BYTES.accepts}, or 0 for no limit", "BYTES")
 # A line of a request's head is read into memory whole.
 LINE_BYTES = Kind(size(1 << 20, zero=1 << 20), "a size in bytes up to '1M', or 0 for the largest", "BYTES")
@@ -463,6 +455,4 @@ WORKERS = Kind(workers, f"{COUNT_TO_10000.accepts}, or 'auto'", "N")
 TEXT = Kind(text, "a text", "NAME")
 TEXT_OR_NONE = Kind(text_or_none, "a text", "NAME")
 FILE = Kind(path, "a path", "FILE")
-NETWORKS = Kind(
-    networks, "IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'", "LIST"
-)
+NETWORKS = Kind(networks, "IP addresses and networks separated by commas, or '*'; for example '10.0.0.0/8'", "LIST")

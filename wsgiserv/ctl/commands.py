@@ -12,16 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wsgiserv import __version__
-from wsgiserv.ctl.find import (
-    ANSWER_S,
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    Failure,
-    ask,
-    find_server,
-    is_positive,
-)
+from wsgiserv.ctl.find import ANSWER_S, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Failure, ask, find_server, is_positive
 from wsgiserv.ctl.format import report
 from wsgiserv.ipc import wait_for
 from wsgiserv.logs.escape import escape_keeping_lines
@@ -124,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     until = "N workers serve; exit status 1 if another number is set meanwhile"
     scale = add("scale", "change the number of workers, until the next reload", until)
     scale.add_argument("count", type=_positive, metavar="N")
-    retire = add(
-        "retire", "replace one worker", "it has exited; exit status 1 if its replacement cannot boot"
-    )
+    retire = add("retire", "replace one worker", "it has exited; exit status 1 if its replacement cannot boot")
     retire.add_argument("worker", type=_positive, metavar="PID")
     add(
         "upgrade",

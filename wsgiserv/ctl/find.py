@@ -51,9 +51,7 @@ class Server(NamedTuple):
     pid: int
 
 
-def ask(
-    server: Server, request: Mapping[str, Any], end: float | None, timeout: float | None
-) -> dict[str, Any]:
+def ask(server: Server, request: Mapping[str, Any], end: float | None, timeout: float | None) -> dict[str, Any]:
     """Send a request and return the reply.
 
     Args:
@@ -96,9 +94,7 @@ def ask(
             f"WS1901 {command}: the server has exited or closed the connection without an answer; see its log",
             EXIT_FAILED,
         )
-    raise Failure(
-        f"WS1902 {server.path} is no wsgiserv's control socket: its answer is {escape(repr(received[:80]))}"
-    )
+    raise Failure(f"WS1902 {server.path} is no wsgiserv's control socket: its answer is {escape(repr(received[:80]))}")
 
 
 def _too_late(command: str, request: Mapping[str, Any], pid: int, timeout: float | None) -> str:
@@ -106,10 +102,7 @@ def _too_late(command: str, request: Mapping[str, Any], pid: int, timeout: float
         server = f"--pid {pid} " if pid else ""
         return f"WS1903 {command}: not done after {timeout:g} s; it goes on. Type: wsgiservctl {server}status"
     look = f", and: ps -o pid,stat,wchan,args -p {pid}" if pid else ""
-    return (
-        f"WS1904 {command}: no answer within {timeout:g} s. The master is stopped or very busy; see its log"
-        + look
-    )
+    return f"WS1904 {command}: no answer within {timeout:g} s. The master is stopped or very busy; see its log" + look
 
 
 # ---- by an option --------------------------------------------------------------------------------------
@@ -178,9 +171,7 @@ def _of_pid(pid: int, given: str) -> Server:
         server.connection.close()
     # A directory that this user may not read tells nothing of this user's own servers, nor of one that has ended.
     if refusal and os.geteuid() != 0 and _may_be_anothers(pid):
-        raise Failure(
-            f"WS1908 {given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ..."
-        )
+        raise Failure(f"WS1908 {given}: {refusal}. The server is another user's: type sudo wsgiservctl --pid {pid} ...")
     if not Path("/proc").exists() or Path(f"/proc/{pid}").exists():
         raise Failure(
             f"WS1909 {given}: process {pid} has no control socket in {', '.join(_directories()) or 'any directory'}. "

@@ -118,8 +118,6 @@ def _read_v2(data: bytes) -> ProxyLine | None:
         # on a Unix socket, or of a kind unknown, has no address that could be named.
         return ProxyLine(size)
     # Behind the addresses are TLVs, which are skipped.
-    protocol, parse, form = (
-        ("TCP4", IPv4Address, "!4s4sHH") if family == 0x11 else ("TCP6", IPv6Address, "!16s16sHH")
-    )
+    protocol, parse, form = ("TCP4", IPv4Address, "!4s4sHH") if family == 0x11 else ("TCP6", IPv6Address, "!16s16sHH")
     source, destination, *ports = struct.unpack_from(form, data, _V2_HEAD_BYTES)
     return ProxyLine(size, protocol, (str(parse(source)), ports[0]), (str(parse(destination)), ports[1]))

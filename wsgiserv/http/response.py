@@ -124,9 +124,7 @@ class HeadTemplates:
         """Check and serialise ``headers``, built-in tuples of built-in strings, and keep the result."""
         match = STATUS.fullmatch(status)
         if match is None:
-            raise ValueError(
-                f"malformed status {status!r}; expected a code and a phrase, for example '200 OK'"
-            )
+            raise ValueError(f"malformed status {status!r}; expected a code and a phrase, for example '200 OK'")
         code = int(match[1])
         bodiless = code < 200 or code in (204, 304)
         length = -1
@@ -172,9 +170,7 @@ class HeadTemplates:
         head = f"HTTP/1.1 {status}{reason}\r\n".encode("latin-1")
         prefix = b"".join((head, b"" if has_server else SERVER, *parts))
         hop_by_hop = tuple(dropped.values())
-        template = HeadTemplate(
-            prefix, code, length, bodiless, has_date, status, tuple(fields), hop_by_hop, closes
-        )
+        template = HeadTemplate(prefix, code, length, bodiless, has_date, status, tuple(fields), hop_by_hop, closes)
         if len(prefix) <= _LONGEST_HEAD_KEPT:
             if len(self._kept) >= _CACHE_ENTRIES:
                 self._kept.clear()
@@ -201,9 +197,7 @@ def _pairs(headers: object, accepts_bytes: bool = False) -> list[tuple[str, str]
     """
     if isinstance(headers, (str, bytes, dict)) or not hasattr(type(headers), "__iter__"):
         hint = " (headers.items() is accepted)" if isinstance(headers, dict) else ""
-        raise TypeError(
-            f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}{hint}"
-        )
+        raise TypeError(f"the headers must be a list of (name, value) tuples, not {type(headers).__name__}{hint}")
     pairs = []
     for header in headers:  # type: ignore[attr-defined]
         try:

@@ -52,11 +52,7 @@ class AccessLog:
     log: LogFunction
 
     def __init__(
-        self,
-        output: Output | None,
-        log_format: str,
-        error_log: logging.Logger,
-        logger: logging.Logger | None = None,
+        self, output: Output | None, log_format: str, error_log: logging.Logger, logger: logging.Logger | None = None
     ) -> None:
         self._output = output
         self._error_log = error_log

@@ -26,11 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "loggers": {"gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False}},
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stdout"},
-        "error_console": {
-            "class": "logging.StreamHandler",
-            "formatter": "generic",
-            "stream": "ext://sys.stderr",
-        },
+        "error_console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stderr"},
     },
     "formatters": {
         "generic": {

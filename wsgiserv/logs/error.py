@@ -206,9 +206,7 @@ def _report_fault(culprit: str, error: BaseException) -> None:
         if _opened.handler is None or fault in _faults or len(_faults) >= _MOST_FAULTS:
             return
         _faults.add(fault)
-        text = (
-            f"WS1801 {culprit} raised {type(error).__name__}; the record is written without it (logged once)"
-        )
+        text = f"WS1801 {culprit} raised {type(error).__name__}; the record is written without it (logged once)"
         _opened.handler.write(plain_lines(logging.WARNING, text, error))
     except Exception:  # little stack is left (sys.setrecursionlimit)
         _lose()
@@ -293,9 +291,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
     return ours
 
 
-def _install(
-    handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str
-) -> None:
+def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str) -> None:
     """Give both loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
     if _opened.access:
         _opened.access.handlers.clear()  # the new configuration may not name it
@@ -543,8 +539,6 @@ class ErrorStream(LogText):
         for handler in without_stream:
             try:
                 values = (text.rstrip("\n"),)
-                handler.handle(
-                    self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None)
-                )
+                handler.handle(self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None))
             except (Exception, SystemExit) as error:
                 _report_fault(f"the handler {type(handler).__name__} of the logger {name}", error)

@@ -340,9 +340,7 @@ def format_advice(format_name: str) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(format_name.lower(), [*_NAMED, "json"], n=1)
-    advice = (
-        f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
-    )
+    advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
     return f"access_log_format = {format_name!r} has no atom, so every line is this text. {advice}"
 
 

@@ -89,9 +89,7 @@ class Output:
             mode = os.fstat(self.fd).st_mode
             self.is_pipe = stat.S_ISFIFO(mode)
             self._is_socket = stat.S_ISSOCK(mode)
-            self._is_polled = self._is_shared and (
-                self.is_pipe or (stat.S_ISCHR(mode) and os.isatty(self.fd))
-            )
+            self._is_polled = self._is_shared and (self.is_pipe or (stat.S_ISCHR(mode) and os.isatty(self.fd)))
         except OSError:
             self.is_pipe = self._is_socket = self._is_polled = False  # closed: the first write says so
 

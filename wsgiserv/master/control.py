@@ -289,12 +289,7 @@ class ControlServer:
 
 
 def control_server(
-    settings: Settings,
-    commands: Any,
-    log: logging.Logger,
-    environ: Mapping[str, str],
-    *,
-    follows: int = 0,
+    settings: Settings, commands: Any, log: logging.Logger, environ: Mapping[str, str], *, follows: int = 0
 ) -> ControlServer | None:
     """Open the control socket of the settings; return None without one. Never raises.
 

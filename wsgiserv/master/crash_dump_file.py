@@ -22,9 +22,7 @@ _FATAL: Final = "Fatal Python error: "
 # A list of a hundred modules says little, and not where.
 _MODULES: Final = re.compile(r"^Extension modules: .*\n?", re.MULTILINE)
 # The server's own frames below the application's: the same in every dump.
-_SERVERS_FRAMES: Final = re.compile(
-    r"^.*wsgi/run\.py\", line \d+ in run_app\n(?:  File .*\n?)*", re.MULTILINE
-)
+_SERVERS_FRAMES: Final = re.compile(r"^.*wsgi/run\.py\", line \d+ in run_app\n(?:  File .*\n?)*", re.MULTILINE)
 _MOST_BYTES: Final = 256 << 10
 
 

@@ -14,19 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from os import WIFSIGNALED, WTERMSIG, waitstatus_to_exitcode
-from signal import (
-    SIGABRT,
-    SIGALRM,
-    SIGHUP,
-    SIGINT,
-    SIGKILL,
-    SIGPROF,
-    SIGQUIT,
-    SIGSYS,
-    SIGTERM,
-    SIGVTALRM,
-    Signals,
-)
+from signal import SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGKILL, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGVTALRM, Signals
 from time import gmtime, strftime, time
 from typing import Any, Final, Literal, TypeAlias
 
@@ -112,12 +100,7 @@ def _signal_name(number: int) -> str:
 def in_json(requests: Sequence[RequestInFlight]) -> list[dict[str, Any]]:
     """Return the requests fit for JSON. Text from clients is not escaped."""
     return [
-        {
-            "request_line": lost.request_line,
-            "peer": lost.peer,
-            "id": lost.request_id,
-            "age_s": round(lost.age_s, 3),
-        }
+        {"request_line": lost.request_line, "peer": lost.peer, "id": lost.request_id, "age_s": round(lost.age_s, 3)}
         for lost in requests
     ]
 
@@ -223,9 +206,7 @@ def _classify_status(worker: WorkerHandle, status: int, dump: CrashDump, ours: s
         return "outside", (
             "SIGTERM or SIGQUIT from outside: not sent by wsgiserv; or the application has called os._exit(0)"
         )
-    return "application", (
-        f"the application has called os._exit({status}), unless lines above tell of another error"
-    )
+    return "application", (f"the application has called os._exit({status}), unless lines above tell of another error")
 
 
 # ---- the report ------------------------------------------------------------------------------------------
@@ -384,10 +365,7 @@ class CrashReporter:
     """
 
     def __init__(
-        self,
-        log: logging.Logger,
-        oom: OomWatch | None = None,
-        measure: Callable[[int], int] = rss_of,
+        self, log: logging.Logger, oom: OomWatch | None = None, measure: Callable[[int], int] = rss_of
     ) -> None:
         self.reports: deque[CrashReport] = deque(maxlen=_KEPT)
         self._log = log

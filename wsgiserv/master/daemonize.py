@@ -75,9 +75,7 @@ def daemonize() -> Foreground:
             _await_outcome(reader)
         except KeyboardInterrupt:
             # The daemon goes on: the terminal's Ctrl-C does not reach it.
-            print(
-                "wsgiserv: no longer waiting; the server goes on starting in the background", file=sys.stderr
-            )
+            print("wsgiserv: no longer waiting; the server goes on starting in the background", file=sys.stderr)
             sys.stderr.flush()
             _exit(_EXIT_INTERRUPTED)
     close(reader)

@@ -279,9 +279,7 @@ class Scaler:
         return self._fits
 
 
-def _may_retire(
-    workers: Sequence[WorkerHandle], serving: Sequence[WorkerHandle], capacity: int, now: float
-) -> bool:
+def _may_retire(workers: Sequence[WorkerHandle], serving: Sequence[WorkerHandle], capacity: int, now: float) -> bool:
     """Whether one of the serving workers can be retired now without cutting any request."""
     # One is idle; or, since workers with many places always have some requests, all have only short ones. And none
     # is leaving already, but those that have a replacement.

@@ -375,8 +375,7 @@ class Master:
 
     def _abandon(self, reason: str) -> None:
         self._log.error(
-            "WS1313 reload failed; still running the old code and settings: the new workers cannot boot: %s",
-            reason,
+            "WS1313 reload failed; still running the old code and settings: the new workers cannot boot: %s", reason
         )
         self._reload.abandon(reason)
         self._workers.keep_generation(self._reload.current.number, reopen_logs=True)
@@ -465,9 +464,7 @@ class Master:
         if _has_terminal():
             self._log.debug("SIGWINCH ignored: a terminal has changed its size")
             return
-        self._log.info(
-            "SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN starts workers again"
-        )
+        self._log.info("SIGWINCH: the workers retire, the master stays; SIGHUP or SIGTTIN starts workers again")
         # No worker takes a connection from another any more, but the master keeps the sockets open.
         self._workers.hand_over_no_more()
         self._reload.overtake("overtaken: SIGWINCH has retired the workers", requests_too=False)
@@ -482,9 +479,7 @@ class Master:
         return self._resources.old_master is not None and self._resources.settings.control_socket is not None
 
     def _open_control(self) -> ControlServer | None:
-        commands = MasterCommands(
-            self._reload, self._workers, self._shutdown, self._status, self._request_upgrade
-        )
+        commands = MasterCommands(self._reload, self._workers, self._shutdown, self._status, self._request_upgrade)
         old_master, invocation = self._resources.old_master, self._upgrade.invocation
         # Not the environment of now: `raw_env` must not move the runtime directory, where wsgiservctl looks.
         environ = invocation.environ if invocation is not None else os.environ

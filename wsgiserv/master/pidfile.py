@@ -205,18 +205,10 @@ class PidFile:
             )
         if is_servers:
             # It holds no lock: an older wsgiserv, or another server that has got the number of one that is gone.
-            raise ConfigError(
-                f"{self._running(holder)} If that server has another pid file, remove this one."
-            )
+            raise ConfigError(f"{self._running(holder)} If that server has another pid file, remove this one.")
         if self._log is not None and is_other:
-            now = (
-                f"which is {describe_process(holder)} now, no wsgiserv"
-                if _is_alive(holder)
-                else "which is gone"
-            )
-            self._log.info(
-                "the pid file %s is stale and is replaced: it names %d, %s", self.path, holder, now
-            )
+            now = f"which is {describe_process(holder)} now, no wsgiserv" if _is_alive(holder) else "which is gone"
+            self._log.info("the pid file %s is stale and is replaced: it names %d, %s", self.path, holder, now)
 
     def _running(self, holder: int) -> str:
         return (
@@ -254,9 +246,7 @@ class PidFile:
                 advice = "Make room on that disk, or choose another path."
             else:
                 advice = f"Expected a path that user id {os.geteuid()} may write."
-            raise ConfigError(
-                f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}"
-            ) from error
+            raise ConfigError(f"pidfile = {self.path!r}: cannot write it: {error.strerror}. {advice}") from error
 
 
 def _lock(fd: int) -> bool:

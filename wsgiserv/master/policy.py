@@ -175,9 +175,7 @@ class Fleet:
                 failures = self._boot_failed(worker.generation, worker.spawned_at, report.reason, now, jitter)
                 failures.report = report
 
-    def died(
-        self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False
-    ) -> bool:
+    def died(self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False) -> bool:
         """Note a reaped worker; return whether it was neither told to leave nor leaving by itself.
 
         Args:
@@ -206,9 +204,7 @@ class Fleet:
         """Note a failed fork."""
         self._boot_failed(generation, now, reason, now, jitter)
 
-    def _boot_failed(
-        self, generation: int, spawned_at: float, reason: str, now: float, jitter: float
-    ) -> Failures:
+    def _boot_failed(self, generation: int, spawned_at: float, reason: str, now: float, jitter: float) -> Failures:
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
         # All workers forked before the pause have failed of one cause, and count as one try.
@@ -360,9 +356,7 @@ def _surplus(fleet: Fleet, target: Target) -> Iterator[WorkerHandle]:
             yield worker
 
 
-def _next_signal(
-    worker: WorkerHandle, unwanted: bool, target: Target, now: float
-) -> tuple[Signals | None, str, float]:
+def _next_signal(worker: WorkerHandle, unwanted: bool, target: Target, now: float) -> tuple[Signals | None, str, float]:
     """Return the next signal for ``worker`` if nothing happens, the reason, and when it is due."""
     if worker.kill_at is not None:
         return None, "", inf

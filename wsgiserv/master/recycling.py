@@ -43,9 +43,7 @@ class Recycler:
         measure: returns the memory of a process in bytes.
     """
 
-    def __init__(
-        self, recycle: Callable[[WorkerHandle, str], None], measure: Callable[[int], int] = memory_of
-    ) -> None:
+    def __init__(self, recycle: Callable[[WorkerHandle, str], None], measure: Callable[[int], int] = memory_of) -> None:
         self._recycle = recycle
         self._measure = measure
         self._next_sample = 0.0
@@ -93,6 +91,4 @@ class Recycler:
         size = self._measure(worker.pid)
         count = self._above[worker] = self._above.get(worker, 0) + 1 if size > most else 0
         if count >= _SAMPLES:
-            self._recycle(
-                worker, f"its memory is {size >> 20} MiB, above {most >> 20} MiB (max_worker_memory)"
-            )
+            self._recycle(worker, f"its memory is {size >> 20} MiB, above {most >> 20} MiB (max_worker_memory)")

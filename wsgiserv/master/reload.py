@@ -203,8 +203,6 @@ class Reload:
             open_error_log(old.settings)
         except WsgiservError as error:
             # Its directory may be gone since. The log of the new settings works, and stays.
-            self._log.error(
-                "WS1312 reload failed: cannot reopen the error log of the old settings: %s", error
-            )
+            self._log.error("WS1312 reload failed: cannot reopen the error log of the old settings: %s", error)
         self._resources.publish(old)
         self._settle(False, reason)

@@ -65,11 +65,7 @@ class ServerResources:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        log: logging.Logger,
-        old_master: OldMaster | None,
-        preload_application: Preload | None,
+        self, settings: Settings, log: logging.Logger, old_master: OldMaster | None, preload_application: Preload | None
     ) -> None:
         self.settings = settings
         self.log = log
@@ -250,9 +246,7 @@ class ServerResources:
             self.pid_file.remove()
         self.pid_file = new
 
-    def _preload(
-        self, settings: Settings
-    ) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
+    def _preload(self, settings: Settings) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
         """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
 
         Raises ConfigError, ApplicationError.

@@ -95,9 +95,7 @@ class Shutdown:
         workers = counted(len(self._workers.fleet.workers), "worker")
         if how == "graceful":
             limit = max((worker.graceful_timeout for worker in self._workers.fleet.workers), default=0)
-            self._resources.log.info(
-                "%s: stopping gracefully: up to %g s for %s to finish", why, limit, workers
-            )
+            self._resources.log.info("%s: stopping gracefully: up to %g s for %s to finish", why, limit, workers)
         else:
             self._resources.log.info("%s: stopping at once: %s", why, workers)
         self._begin(how)
@@ -160,8 +158,7 @@ class Shutdown:
         new = self._upgrade.new_master
         if self._is_followed and new is not None and new.pid in exited:
             self._resources.log.error(
-                "WS1326 upgrade: the next master (pid %d) exited: no process goes on with this server",
-                new.pid,
+                "WS1326 upgrade: the next master (pid %d) exited: no process goes on with this server", new.pid
             )
             self._is_followed = False
             # The workers wait for no process to take their connections, and close them.

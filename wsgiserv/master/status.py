@@ -62,11 +62,7 @@ class ServerFacts:
 
 
 def status_of(
-    server: ServerFacts,
-    workers: Iterable[WorkerHandle],
-    now: float,
-    wall: float,
-    memory: Callable[[int], int] = rss_of,
+    server: ServerFacts, workers: Iterable[WorkerHandle], now: float, wall: float, memory: Callable[[int], int] = rss_of
 ) -> dict[str, Any]:
     """Return the figures, fit for JSON.
 
@@ -113,9 +109,7 @@ def status_of(
             "requests": gone.requests + total("requests"),
             "errors": gone.errors + total("errors"),
             # The lines that waited in a worker's memory for the log have ended with it.
-            "lost_log_lines": (
-                server.lost_lines + gone.lost_lines + gone.waiting_lines + total("lost_log_lines")
-            ),
+            "lost_log_lines": (server.lost_lines + gone.lost_lines + gone.waiting_lines + total("lost_log_lines")),
             "connections": total("connections"),
             "in_flight": sum(len(row["in_flight"]) for row in rows),
         },

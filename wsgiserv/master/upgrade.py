@@ -117,9 +117,7 @@ class OldMaster(OutcomeWriter):
             sock = socket(fileno=each["fd"])
             # They were inheritable for execve(2); the application's own programs must not get them.
             os.set_inheritable(sock.fileno(), False)
-            found.append(
-                Listener(sock, each["spec"], secure=secure, inherited=each["inherited"], path=each["path"])
-            )
+            found.append(Listener(sock, each["spec"], secure=secure, inherited=each["inherited"], path=each["path"]))
         return found
 
     def ready(self) -> None:
@@ -256,9 +254,7 @@ class Upgrade:
         """True from the request of an upgrade until its outcome."""
         return bool(self.requests) or self.in_progress
 
-    def begin(
-        self, done: Done, inherited: Inherited, signals: SignalQueue, before_exec: Callable[[], object]
-    ) -> None:
+    def begin(self, done: Done, inherited: Inherited, signals: SignalQueue, before_exec: Callable[[], object]) -> None:
         """Start the next master, or wait for the one that starts already. Never raises.
 
         Args:
@@ -273,9 +269,7 @@ class Upgrade:
             self._waiters.append(done)
             return
         if self.invocation is None:
-            self._log.error(
-                "WS1320 upgrade: impossible: wsgiserv does not know the command line of this server"
-            )
+            self._log.error("WS1320 upgrade: impossible: wsgiserv does not know the command line of this server")
             done(False, "wsgiserv does not know the command line of this server")
             return
         try:
@@ -377,9 +371,7 @@ class Upgrade:
         if now >= self._until:
             if self._cancelled_by == SIGKILL:
                 return None  # the kernel holds it: nothing more can be done
-            self._log.error(
-                "WS1324 upgrade: the next master (pid %d) does not stop: sending SIGKILL", new.pid
-            )
+            self._log.error("WS1324 upgrade: the next master (pid %d) does not stop: sending SIGKILL", new.pid)
             self._cancelled_by = SIGKILL
             new.stop(SIGKILL)
             self._until = now + _KILL_TIMEOUT_S
@@ -392,10 +384,7 @@ class Upgrade:
 
 
 def _start(
-    invocation: Invocation,
-    inherited: Inherited,
-    signals: SignalQueue,
-    before_exec: Callable[[], object],
+    invocation: Invocation, inherited: Inherited, signals: SignalQueue, before_exec: Callable[[], object]
 ) -> NewMaster:
     """Fork and execute the next master; arguments as in `Upgrade.begin`. Raises OSError when the system refuses."""
     reader, writer = pipe()

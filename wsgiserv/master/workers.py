@@ -16,13 +16,7 @@ from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
 from wsgiserv.logs.access import KILLED, log_lost_requests
 from wsgiserv.logs.error import reopen_error_log, take_over_losses
-from wsgiserv.master.crash_report import (
-    CrashReporter,
-    describe_exit,
-    is_told_to_end,
-    needs_report,
-    request_lines,
-)
+from wsgiserv.master.crash_report import CrashReporter, describe_exit, is_told_to_end, needs_report, request_lines
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.policy import BACKOFF_LONGEST_S, CRASH_WINDOW_S, EARLY_S, Fleet, Send
@@ -119,9 +113,7 @@ class Workers:
         except OSError as error:
             # Out of processes, descriptors or memory: that may pass, and the policy backs off.
             generation.pool.give_back(slot)
-            self._log.error(
-                "WS1204 cannot fork a worker: %s. See ulimit -u and -n, and the memory.", error.strerror
-            )
+            self._log.error("WS1204 cannot fork a worker: %s. See ulimit -u and -n, and the memory.", error.strerror)
             reason = f"the system cannot start a process: {error.strerror}"
             self.fleet.spawn_failed(generation.number, reason, monotonic(), _jitter())
             return
@@ -315,9 +307,7 @@ class Workers:
     def _log_ready(self, worker: WorkerHandle, now: float) -> None:
         age_s = now - worker.spawned_at
         if worker.replaces:  # the log has told of a crash, and now tells that it is mended
-            self._log.info(
-                "worker %d replaces worker %d: ready after %.2f s", worker.pid, worker.replaces, age_s
-            )
+            self._log.info("worker %d replaces worker %d: ready after %.2f s", worker.pid, worker.replaces, age_s)
         else:
             self._log.debug("worker %d is ready after %.2f s", worker.pid, age_s)
 

@@ -105,9 +105,7 @@ def live_as_zygote(boot: ZygoteBoot) -> WorkerBoot:
             return worker
         status = ExitStatus.OK
     except Exception:
-        boot.parent.log.critical(
-            "WS1330 zygote %d: exits: an error of the server itself", getpid(), exc_info=True
-        )
+        boot.parent.log.critical("WS1330 zygote %d: exits: an error of the server itself", getpid(), exc_info=True)
     flush_standard_streams()
     # Not sys.exit: the application's exit handlers are for its workers.
     _exit(status)

@@ -233,9 +233,7 @@ class ZygoteClients:
         """Return the descriptors to poll."""
         return [zygote.sock.fileno() for zygote in self.zygotes if not zygote.over]
 
-    def request(
-        self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]
-    ) -> None:
+    def request(self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]) -> None:
         """Ask the generation's zygote for a worker; fork that zygote first where there is none.
 
         Args:
@@ -252,9 +250,7 @@ class ZygoteClients:
         zygote = next((each for each in mine if not (each.over or each.aborted or each.is_outdated)), None)
         # It was forked before the new board was mapped.
         if zygote is not None and zygote.boards < generation.pool.boards:
-            self._log.info(
-                "zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid
-            )
+            self._log.info("zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid)
             zygote.is_outdated = True
             zygote = None
         if zygote is None:
@@ -329,9 +325,7 @@ class ZygoteClients:
         if is_known:
             self._log.debug("zygote %d %s", zygote.pid, how)
         else:
-            self._log.error(
-                "WS1335 zygote %d %s: the workers stay; the next worker gets a new zygote", zygote.pid, how
-            )
+            self._log.error("WS1335 zygote %d %s: the workers stay; the next worker gets a new zygote", zygote.pid, how)
         zygote.close()
         # For the hook a worker of age 0: the application's import may have left something under the zygote's process
         # id (a file of Prometheus gauges) to be removed.

@@ -185,9 +185,7 @@ def _is_stale(spec: str, path: str, place: Place) -> bool:
 def _unix_in_use(spec: str, path: str) -> ConfigError:
     owner = owner_of_path(path)
     by = f"{owner} listens there" if owner else "another server listens there"
-    return AddressInUse(
-        f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path."
-    )
+    return AddressInUse(f"bind = {spec!r}: the socket {path} is in use: {by}. Stop it, or choose another path.")
 
 
 def unix_error(spec: str, path: str, error: OSError) -> ConfigError:

@@ -192,7 +192,5 @@ class BodyStream:
             return
         # A client that waits for a 100 and does not get it may send the body or leave it out, so its next bytes are
         # ambiguous (RFC 9110 §10.1.1). How much is left of a chunked body is not known either.
-        small = (
-            type(decoder) is LengthDecoder and not self._expects_continue and decoder.left <= _MOST_DISCARDED
-        )
+        small = type(decoder) is LengthDecoder and not self._expects_continue and decoder.left <= _MOST_DISCARDED
         response.allow_keep_alive(self.done or small)

@@ -17,8 +17,7 @@ _DAY_S: Final = 86400.0
 # Authorities that issue for 90 days renew after 60; this leaves time to see that a renewal has failed.
 _SOON_S: Final = 14 * _DAY_S
 _BLOCK: Final = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
-    re.DOTALL,
+    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
 )
 
 

@@ -27,16 +27,7 @@ from wsgiserv.http.response import CONTINUE, refusal
 from wsgiserv.net.body_stream import BodyStream
 from wsgiserv.net.connection_life import BRIEF_LINGER_S, ConnectionLife
 from wsgiserv.net.request_account import CLIENT_GONE
-from wsgiserv.net.request_reader import (
-    BODY,
-    DISCARDING,
-    FLUSHING,
-    HEAD,
-    LINGERING,
-    READY,
-    TLS_HANDSHAKE,
-    WAITING,
-)
+from wsgiserv.net.request_reader import BODY, DISCARDING, FLUSHING, HEAD, LINGERING, READY, TLS_HANDSHAKE, WAITING
 from wsgiserv.net.send_queue import SendQueue
 from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
 from wsgiserv.scoreboard import ERRORS, REQUESTS
@@ -227,12 +218,7 @@ class Connection(ConnectionLife):
             if code >= 500:
                 # Two threads may lose a count here. A lock for each request would cost more than that is worth.
                 slot.words[ERRORS] += 1
-            if (
-                failure is not None
-                or self._queue is not None
-                or response.incomplete
-                or now - started > _SLOW_S
-            ):
+            if failure is not None or self._queue is not None or response.incomplete or now - started > _SLOW_S:
                 self._log_later(InFlight(environ, response, started, cell), failure)
             elif context.access is not None:
                 context.access.log(environ, code, response.headers, response.sent, now - started)

@@ -40,9 +40,7 @@ class WrappedSocket(ABC):
         """Send the beginning of ``data``; return how many bytes."""
         return self._raw.send(data, flags)
 
-    def sendmsg(
-        self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0
-    ) -> int:
+    def sendmsg(self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0) -> int:
         """Send the beginning of ``buffers`` as if they were one; return how many bytes."""
         return self._raw.sendmsg(buffers, ancillary, flags)
 

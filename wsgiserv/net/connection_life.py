@@ -149,9 +149,7 @@ class ConnectionLife(RequestAccount):
         data = b"" if reader.buffer is None else bytes(reader.buffer)
         waiting = self.state == WAITING
         used = waiting or (reader.line is not None and not data)
-        return ConnectionState(
-            self.peer, self.peer_name, data, waiting, reader.has_blank, used, self.deadline
-        )
+        return ConnectionState(self.peer, self.peer_name, data, waiting, reader.has_blank, used, self.deadline)
 
     def detach(self) -> None:
         """Drop a connection after another process has got it; its client sees nothing of it."""

@@ -159,8 +159,7 @@ class EventLoop:
         self._is_at_capacity = False
         # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
         self._listeners = {
-            listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type))
-            for listener in listeners
+            listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type)) for listener in listeners
         }
         self._callbacks: dict[int, Callable[[], None]] = {}
         # Of these, what is watched only while new connections are taken.

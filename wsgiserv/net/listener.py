@@ -111,9 +111,7 @@ class Listener:
         self._inode = None
 
 
-def open_listeners(
-    settings: Settings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()
-) -> list[Listener]:
+def open_listeners(settings: Settings, inherited: Sequence[int] = (), keep: Sequence[Listener] = ()) -> list[Listener]:
     """Return a listener for each of `bind`, in that order. Called by the master.
 
     Args:
@@ -143,11 +141,7 @@ def open_listeners(
                     listener = _open(spec, settings, secure)
                 except AddressInUse as error:
                     for other in listeners:
-                        if (
-                            error.address
-                            and not other.is_unix
-                            and error.address.overlaps(TcpAddress.of(other.sock))
-                        ):
+                        if error.address and not other.is_unix and error.address.overlaps(TcpAddress.of(other.sock)):
                             raise own_conflict(spec, other.spec) from None
                     raise
                 opened.append(listener)

@@ -168,9 +168,7 @@ class RequestReader:
         if first >= 0 and first + 1 >= seen:
             self.line = self._context.parser.request_line(bytes(buffer[:first]))
         if len(buffer) > limits.head:
-            raise ProtocolError(
-                431, "header fields larger than limit_request_fields times limit_request_field_size"
-            )
+            raise ProtocolError(431, "header fields larger than limit_request_fields times limit_request_field_size")
         if first >= 0 and len(buffer) - buffer.rfind(b"\r\n") - 2 > limits.field_size + 1:
             raise ProtocolError(431, "header field larger than limit_request_field_size")
 
@@ -211,9 +209,7 @@ class RequestReader:
         settings = self._context.settings
         streaming = settings.streaming
         assert self.block is not None
-        return streaming == ALL_STREAMED or (
-            streaming > 0 and self.block.content_length > settings.body_memory
-        )
+        return streaming == ALL_STREAMED or (streaming > 0 and self.block.content_length > settings.body_memory)
 
     def body_deadline(self) -> float:
         """Return when more of the body must have come: within ``body_timeout``, at ``body_min_rate`` overall."""
@@ -223,9 +219,7 @@ class RequestReader:
         if settings.body_min_rate:
             # A trickle that restarts `body_timeout` with each byte must end, too (slowloris with a body).
             earned = (
-                self.body_since
-                + (settings.body_timeout or RATE_GRACE_S)
-                + self.body.length / settings.body_min_rate
+                self.body_since + (settings.body_timeout or RATE_GRACE_S) + self.body.length / settings.body_min_rate
             )
             deadline = min(deadline, earned)
         return deadline

@@ -46,9 +46,7 @@ class _FileRange:
     fd: int
     offset: int
     count: int
-    spool: IO[bytes] | None = (
-        None  # the file that this is the last part of; else the descriptor is the range's own
-    )
+    spool: IO[bytes] | None = None  # the file that this is the last part of; else the descriptor is the range's own
 
     def close(self) -> None:
         if self.spool is not None:
@@ -189,9 +187,7 @@ class SendQueue:
         try:
             while items and total < _MOST_PER_FLUSH:
                 item = items[0]
-                total += (
-                    self._send_range(sock, item) if isinstance(item, _FileRange) else self._send(sock, item)
-                )
+                total += self._send_range(sock, item) if isinstance(item, _FileRange) else self._send(sock, item)
         except BlockingIOError:
             pass
         except OSError as error:

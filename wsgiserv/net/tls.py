@@ -127,9 +127,7 @@ class TLSSocket(WrappedSocket):
     def _begin(self, data: bytes) -> None:
         if data[0] in _HTTP_STARTS:
             self._state = _PLAIN
-            raise ProtocolError(
-                400, "plain HTTP was sent to an HTTPS port; use https:// in the URL", repeats=True
-            )
+            raise ProtocolError(400, "plain HTTP was sent to an HTTPS port; use https:// in the URL", repeats=True)
         self._state = _HANDSHAKE
         # Not before the first byte: a client that connects and stays silent costs no TLS state.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -214,9 +212,7 @@ class TLSSocket(WrappedSocket):
         self._committed -= gone
         return gone
 
-    def sendmsg(
-        self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0
-    ) -> int:
+    def sendmsg(self, buffers: Sequence[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0) -> int:
         """Send the beginning of ``buffers`` as if they were one; see `send`."""
         # One piece at most is copied: a head and a small body share a record, a large body stays where it is.
         left = _PIECE_BYTES
@@ -328,9 +324,7 @@ def _tls_environ(obj: ssl.SSLObject) -> dict[str, str]:
 
 def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
     """Return a name as RFC 4514 writes it, last part first: ``CN=ada,O=Engines``; UTF-8 as a PEP 3333 string."""
-    parts = (
-        "+".join(f"{_SHORT_NAMES.get(key, key)}={_escaped(value)}" for key, value in part) for part in name
-    )
+    parts = ("+".join(f"{_SHORT_NAMES.get(key, key)}={_escaped(value)}" for key, value in part) for part in name)
     return ",".join(list(parts)[::-1]).encode("utf-8", "replace").decode("latin-1")
 
 

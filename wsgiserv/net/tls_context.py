@@ -153,9 +153,7 @@ def _context_with(settings: Settings, setting: str, certfile: str, keyfile: str 
     return context
 
 
-def _load_own_certificate(
-    context: ssl.SSLContext, cert_setting: str, certfile: str, keyfile: str | None
-) -> None:
+def _load_own_certificate(context: ssl.SSLContext, cert_setting: str, certfile: str, keyfile: str | None) -> None:
     _check_pem(cert_setting, certfile, "CERTIFICATE-----")
     # One file may have both; an entry of `sni_certificates` names both.
     key_setting, key_path = cert_setting, keyfile or certfile
@@ -218,9 +216,7 @@ def _check_pem(setting: str, path: str, marker: str) -> None:
         ) from None
     if not found:
         what = "private key" if "KEY" in marker else "certificate"
-        elsewhere = (
-            " (or name its file: --keyfile FILE)" if what == "private key" and setting == "certfile" else ""
-        )
+        elsewhere = " (or name its file: --keyfile FILE)" if what == "private key" and setting == "certfile" else ""
         raise ConfigError(
             f"{setting} = {path!r}: there is no {what} in it. Expected PEM, with a line "
             f"'-----BEGIN {marker}'{elsewhere}."

@@ -26,9 +26,7 @@ class UwsgiRequestReader(RequestReader):
 
     __slots__ = ("_name_client", "_packets")
 
-    def __init__(
-        self, context: ServingContext, packets: UwsgiReader, name_client: Callable[[str], object]
-    ) -> None:
+    def __init__(self, context: ServingContext, packets: UwsgiReader, name_client: Callable[[str], object]) -> None:
         super().__init__(context)
         self._packets = packets
         self._name_client = name_client

@@ -209,9 +209,7 @@ class Worker(WorkerProcess):
             self._is_broken = True
             self._reloader.watch_broken(error)
             self.log.error(
-                "WS1704 %s%s: serving a page that says so",
-                error,
-                f"\n{error.traceback}" if error.traceback else "",
+                "WS1704 %s%s: serving a page that says so", error, f"\n{error.traceback}" if error.traceback else ""
             )
             return broken_application(error)
 
@@ -242,10 +240,7 @@ class Worker(WorkerProcess):
 
         note_imports()
         self._reloader = Reloader(
-            changed,
-            [*self.cfg.reload_extra_files, *read_by_master],
-            self.cfg.reload_engine,
-            noted=read_by_master,
+            changed, [*self.cfg.reload_extra_files, *read_by_master], self.cfg.reload_engine, noted=read_by_master
         )
 
     def _let_go(self) -> None:
@@ -334,9 +329,7 @@ class Worker(WorkerProcess):
             context.access.flush()
         if context.answered >= self.max_requests and not self._leaving.begun:
             self.max_requests = sys.maxsize  # asked once; it serves until its replacement is ready
-            self.boot.ready.report(
-                "recycle", f"{counted(context.answered, 'request')} answered (max_requests)"
-            )
+            self.boot.ready.report("recycle", f"{counted(context.answered, 'request')} answered (max_requests)")
         if now < self._next_second:
             return False
         wall = time()
@@ -434,9 +427,7 @@ class Worker(WorkerProcess):
         try:
             self._cut(running=True)
         except Exception:  # a handler of the log; the worker ends all the same
-            self.log.exception(
-                "WS1705 worker %d: not all cut requests are in the access log: an exception:", self.pid
-            )
+            self.log.exception("WS1705 worker %d: not all cut requests are in the access log: an exception:", self.pid)
 
     def _cut(self, running: bool) -> None:
         for connection in iter(self._next_queued, None):

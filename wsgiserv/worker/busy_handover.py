@@ -34,9 +34,7 @@ class BusyHandover:
     # The right to touch the connections is a token: the main thread pushes it before a call and pops it after it; the
     # helper pops it to act, briefly, and puts it back. `list.pop` is atomic, so one of the two has it, never both.
 
-    def __init__(
-        self, worker: EventLoopWorker, after_s: float, run_fresh: Callable[[Connection], object]
-    ) -> None:
+    def __init__(self, worker: EventLoopWorker, after_s: float, run_fresh: Callable[[Connection], object]) -> None:
         self._worker = worker
         self._after_s = after_s
         self._token: list[None] = []

@@ -267,9 +267,7 @@ class EventLoopWorker(Worker):
     def _tell_fault(self, connection: Connection, failure: BaseException) -> None:
         """Log a fault of the server at the cost of a connection. Raises nothing."""
         self._tell(
-            "WS1708 %s: a fault of the server has cost this connection: please report it",
-            connection.name,
-            failure,
+            "WS1708 %s: a fault of the server has cost this connection: please report it", connection.name, failure
         )
 
     def survive(self, failure: BaseException) -> None:
@@ -352,9 +350,7 @@ class EventLoopWorker(Worker):
         handoff = self.boot.handoff
         assert handoff is not None
         try:
-            if not handoff.send(
-                connection.fd, connection.transfer_state(), self._admission.address_of(connection)
-            ):
+            if not handoff.send(connection.fd, connection.transfer_state(), self._admission.address_of(connection)):
                 return False
         except OSError as error:
             self.log.error("WS1711 %s: cannot be handed over: %s: closing it", connection.name, error)

@@ -12,12 +12,7 @@ from typing import Any, Final
 import gevent.events
 import gevent.monkey
 
-from wsgiserv.worker.patch_check import (
-    OLDER_THAN_SERVER,
-    earlier_modules,
-    find_early_imports,
-    later_modules,
-)
+from wsgiserv.worker.patch_check import OLDER_THAN_SERVER, earlier_modules, find_early_imports, later_modules
 
 # Patched in workers only. In a master, gevent's subprocess would take SIGCHLD, and reap the workers.
 _OF_WORKERS: Final = ("os", "subprocess", "signal")
@@ -25,18 +20,7 @@ _CALL_IT_THERE: Final = "Call it through its module, as subprocess.Popen: that i
 
 # The order matters, as in patch_all(): `time` after `thread`, which needs the real time.sleep(); from Python 3.14 on,
 # `selectors` before `select`, since it tries each of its selectors then, and gevent's would make the hub.
-_PARTS: Final = (
-    "os",
-    "thread",
-    "time",
-    "socket",
-    "selectors",
-    "select",
-    "ssl",
-    "subprocess",
-    "signal",
-    "queue",
-)
+_PARTS: Final = ("os", "thread", "time", "socket", "selectors", "select", "ssl", "subprocess", "signal", "queue")
 # The arguments of patch_all() that these stand for.
 _ARGUMENTS_OF_ALL: Final = {*_PARTS, "dns"} - {"selectors"}
 _DONE: Final = "_gevent_saved_patch_all_module_settings"

@@ -35,12 +35,7 @@ from wsgiserv.net.serving_context import LARGE_STREAMED
 from wsgiserv.process import leave
 from wsgiserv.unpatched import get_ident
 from wsgiserv.worker.active_requests import Call, call_in, describe, other_threads, stack_of
-from wsgiserv.worker.event_loop_worker import (
-    CHANNEL_FULL_S,
-    CROWDED_TURN_S,
-    EventLoopWorker,
-    WorkerEventLoop,
-)
+from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
 from wsgiserv.worker.helper_thread import cannot_start
@@ -115,9 +110,7 @@ class GeventWorker(EventLoopWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self._pool = GreenletPool(
-            self.cfg.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon
-        )
+        self._pool = GreenletPool(self.cfg.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon)
         self.run_request = self._pool.run
         self._will_turn = False
         self._has_ended = False
@@ -192,9 +185,7 @@ class GeventWorker(EventLoopWorker):
 
     def calls(self) -> list[Call]:
         """Return the requests of all greenlets, whether they run or wait, oldest first."""
-        found = [
-            call_in(self._frame_of(each), f"greenlet {each.cell}") for each in list(self._pool.greenlets)
-        ]
+        found = [call_in(self._frame_of(each), f"greenlet {each.cell}") for each in list(self._pool.greenlets)]
         return sorted(filter(None, found), key=lambda call: call.started)
 
     def other_stacks(self) -> list[str]:
@@ -250,9 +241,7 @@ class GeventWorker(EventLoopWorker):
         """Let the hub run until the worker has left."""
         hub = get_hub()
         self._hub_loop = hub.loop
-        self._done = (
-            gevent.event.Event()
-        )  # here: it makes the hub, and one from before `prepare` would not last
+        self._done = gevent.event.Event()  # here: it makes the hub, and one from before `prepare` would not last
         watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
         self.start()
         watcher = hub.loop.io(self.event_loop.poller.fileno(), _READABLE)

@@ -56,9 +56,7 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                 try:
                     connection = wait()
                 except BaseException:
-                    connection = (
-                        None  # a timeout of the last request, or other code that has kept this greenlet
-                    )
+                    connection = None  # a timeout of the last request, or other code that has kept this greenlet
                 if not isinstance(connection, Connection):
                     if self in idle:
                         idle.remove(self)
@@ -71,9 +69,7 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                 if not pool.in_turn:
                     pool.request_ended()
                 if pool.queued:
-                    get_hub().loop.run_callback(
-                        pool.run_queued
-                    )  # not here: greenlets are switched to from the hub
+                    get_hub().loop.run_callback(pool.run_queued)  # not here: greenlets are switched to from the hub
                 # Thread-locals are attributes of the greenlet, and links of it.
                 if len(idle) >= _MOST_IDLE or len(attributes) > _OWN_ATTRIBUTES or has_links():
                     return

@@ -39,9 +39,7 @@ class HelperThread:
     # An application in a `sync` worker has one thread, as far as it knows. From Python 3.12 on os.fork() warns when the
     # process has more, and a lock that a helper holds at that moment would be held in the child for good.
 
-    def __init__(
-        self, title: str, work: Callable[[], None], wake: Callable[[], object] | None = None
-    ) -> None:
+    def __init__(self, title: str, work: Callable[[], None], wake: Callable[[], object] | None = None) -> None:
         self.stopping = False
         self.asleep: list[None] = []
         self.wake = wake or self._ring

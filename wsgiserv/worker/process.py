@@ -184,9 +184,7 @@ class WorkerProcess(ABC):
         text = report(self.calls(), self.other_stacks())
         # The master's file first: logging may wait for a lock that the hanging call holds.
         if write_report(self.boot.crash_dump_fd, text):
-            self.log.critical(
-                "WS1700 worker %d: is aborted (SIGABRT): the master logs its crash report", self.pid
-            )
+            self.log.critical("WS1700 worker %d: is aborted (SIGABRT): the master logs its crash report", self.pid)
         else:
             self.log.critical("WS1701 worker %d: is aborted (SIGABRT):\n%s", self.pid, text)
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)

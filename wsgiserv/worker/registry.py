@@ -31,9 +31,7 @@ class _Refused(Exception):
         self.trace = trace and f"\n{trace}"
 
 
-def resolve_worker_class(
-    worker_class: str | type[Any], threads: int = 1, source: str | None = None
-) -> type[Worker]:
+def resolve_worker_class(worker_class: str | type[Any], threads: int = 1, source: str | None = None) -> type[Worker]:
     """Return the class for a ``worker_class`` setting.
 
     The directories of the application must be on ``sys.path``: `wsgiserv.app.loader.prepare_path`.
@@ -58,9 +56,7 @@ def resolve_worker_class(
         shown = repr(wanted) if isinstance(wanted, str) else wanted.__qualname__
         place = f" ({source})" if source else ""
         # From None: this search is of no use to the user, whose own traceback is at the end of the message.
-        raise ConfigError(
-            f"WS1150 worker_class = {shown}{place}: {refused} {_ACCEPTED}{refused.trace}"
-        ) from None
+        raise ConfigError(f"WS1150 worker_class = {shown}{place}: {refused} {_ACCEPTED}{refused.trace}") from None
 
 
 def _found(path: str) -> object:
@@ -134,7 +130,5 @@ def _fault_of(found: object) -> str:
 def _failure(module: str, error: BaseException) -> _Refused:
     text = format_users_error(error)
     if is_a(error, SyntaxError):
-        return _Refused(
-            f"there is a syntax error in {error.filename}, line {error.lineno}: {error.msg}.", text
-        )
+        return _Refused(f"there is a syntax error in {error.filename}, line {error.lineno}: {error.msg}.", text)
     return _Refused(f"importing {module!r} raised {describe_error(error)}.", text)

@@ -171,9 +171,7 @@ class Reloader:
             if is_a(file, str) and file:
                 path = absolute(file[:-1] if file.endswith((".pyc", ".pyo")) else file)
                 if path not in self._seen:
-                    self._seen[path] = (
-                        _noted[path] if path in _noted else _signature(path)
-                    )  # None may be noted
+                    self._seen[path] = _noted[path] if path in _noted else _signature(path)  # None may be noted
 
     def _chosen_files(self) -> Iterator[str]:
         yield from self._files

@@ -24,9 +24,7 @@ class HookRequest:
 
     # A copy: the hook may keep it, and the connection goes on to its next request.
 
-    def __init__(
-        self, line: RequestLine, block: HeaderBlock, environ: dict[str, Any], peer: dict[str, str]
-    ) -> None:
+    def __init__(self, line: RequestLine, block: HeaderBlock, environ: dict[str, Any], peer: dict[str, str]) -> None:
         self.method = line.method
         self.uri = line.environ["RAW_URI"]
         self.path = self.uri.partition("?")[0]

@@ -212,9 +212,7 @@ class Deadlines:
         """How often `look` is to be called, in seconds."""
         return min(max(self.limit_s / 20, _SHORTEST_LOOK_S), _LONGEST_LOOK_S)
 
-    def call(
-        self, app: Callable[..., Any], environ: dict[str, Any], response: Response
-    ) -> BaseException | None:
+    def call(self, app: Callable[..., Any], environ: dict[str, Any], response: Response) -> BaseException | None:
         """Call the application within its time, as `run_app` does. In the thread of the request.
 
         Args:

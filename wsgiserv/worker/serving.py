@@ -41,9 +41,7 @@ def head_limits(settings: Settings) -> HeadLimits:
         field_size=settings.limit_request_field_size,
         header_map=settings.header_map,
         forwarder_headers=frozenset(name.upper() for name in settings.forwarder_headers),
-        secure_scheme_headers=tuple(
-            (name.upper(), value) for name, value in settings.secure_scheme_headers.items()
-        ),
+        secure_scheme_headers=tuple((name.upper(), value) for name, value in settings.secure_scheme_headers.items()),
         root_path=settings.root_path,
     )
 
@@ -100,9 +98,7 @@ class Admission:
         can_hand_over: whether connections can go to another worker of this server, as long as that does not stop.
     """
 
-    def __init__(
-        self, boot: WorkerBoot, context: ServingContext, peers: PeerNames, multithread: bool
-    ) -> None:
+    def __init__(self, boot: WorkerBoot, context: ServingContext, peers: PeerNames, multithread: bool) -> None:
         settings = boot.settings
         is_tls = speaks_tls(settings)
         # The state of TLS cannot be moved; with uwsgi each response ends its connection anyway.

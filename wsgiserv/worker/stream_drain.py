@@ -66,8 +66,7 @@ class StreamDrain:
                         continue
                 except Exception:
                     self._worker.log.exception(
-                        "WS1714 worker %d: queued responses cannot be sent on: please report it",
-                        self._worker.pid,
+                        "WS1714 worker %d: queued responses cannot be sent on: please report it", self._worker.pid
                     )
             elif now >= next_tidy:
                 next_tidy = now + _TIDY_S

@@ -112,9 +112,7 @@ class SyncWorker(EventLoopWorker):
             self.run_request = self._runner()
         # A byte in this pipe stops the thread that watches the master.
         self._pause_reader, self._pause_writer = pipe()
-        self._lifeline_thread = HelperThread(
-            "lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!")
-        )
+        self._lifeline_thread = HelperThread("lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!"))
 
     def _runner(self) -> Callable[[Connection], object]:
         """Return the function to run a request, without handing over others meanwhile."""
@@ -208,9 +206,7 @@ class SyncWorker(EventLoopWorker):
 
     def _end_stuck(self, call: TimedSink) -> NoReturn:
         self.log.critical(
-            "WS1716 worker %d: does not come back from its overdue request within %g s: exiting",
-            self.pid,
-            _STUCK_S,
+            "WS1716 worker %d: does not come back from its overdue request within %g s: exiting", self.pid, _STUCK_S
         )
         # It may wait for a lock that the hanging call holds.
         if (hook := call.call_hook_apart()) is not None:

@@ -68,9 +68,7 @@ class ThreadsWorker(EventLoopWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self._run_fresh = fresh_contexts(Context())
-        self._lead = Leadership(
-            self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True)
-        )
+        self._lead = Leadership(self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True))
         self._progress: dict[str, int] = {}
         self._next_look = 0.0
         self._warned_of_threads = -_WARN_AGAIN_S
@@ -96,8 +94,7 @@ class ThreadsWorker(EventLoopWorker):
         """As of the base, without the connections of stuck threads."""
         leaving = self._leaving
         return leaving.at_once or (
-            leaving.begun
-            and (len(self.event_loop.connections) <= self._lead.lost or monotonic() > leaving.deadline)
+            leaving.begun and (len(self.event_loop.connections) <= self._lead.lost or monotonic() > leaving.deadline)
         )
 
     def _occupancy(self) -> float:
@@ -148,9 +145,7 @@ class ThreadsWorker(EventLoopWorker):
                 thread.thread = start_thread(self._work, (thread,), name=name)
             else:
                 # Python's own, since the application runs there: threading.current_thread() is to know it.
-                thread.thread = started = threading.Thread(
-                    target=self._work, args=(thread,), name=name, daemon=True
-                )
+                thread.thread = started = threading.Thread(target=self._work, args=(thread,), name=name, daemon=True)
                 started.start()
         except BaseException:
             self._lead.remove(thread)  # its number and its cell are free again

@@ -59,9 +59,7 @@ def warm_up(context: ServingContext, paths: Sequence[str], base: dict[str, Any])
             what = f"WS1153 warmup: the warm-up request of {path} raised {describe_error(failure)}"
             raise ApplicationError(what, format_users_error(failure))
         if response.code >= 500:
-            raise ApplicationError(
-                f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}"
-            )
+            raise ApplicationError(f"WS1154 warmup: the warm-up request of {path} was answered with {response.status}")
         if response.code >= 400:
             context.log.warning(
                 "WS1155 warmup: the warm-up request of %s was answered with %s: it has warmed little",

@@ -16,13 +16,7 @@ from wsgiserv.wsgi.forwarded import Forwarding, mount
 
 
 def base_environ(
-    *,
-    server_name: str,
-    server_port: str,
-    url_scheme: str,
-    errors: object,
-    multithread: bool,
-    multiprocess: bool,
+    *, server_name: str, server_port: str, url_scheme: str, errors: object, multithread: bool, multiprocess: bool
 ) -> dict[str, Any]:
     """Return the keys that all requests of one listener share (PEP 3333, "environ Variables").
 
@@ -105,9 +99,7 @@ def _take_forwarder_header(environ: dict[str, Any], name: str, value: str) -> No
     environ[key] = value
 
 
-def refused_environ(
-    line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]
-) -> dict[str, Any]:
+def refused_environ(line: RequestLine | None, block: HeaderBlock | None, peer: dict[str, str]) -> dict[str, Any]:
     """Return the known part of a refused request's environ, for the access log.
 
     Args:

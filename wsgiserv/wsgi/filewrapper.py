@@ -85,9 +85,7 @@ def _reads_its_file(filelike: Any) -> bool:
     # tempfile.NamedTemporaryFile() returns a class without a public name, whose `read` is a wrapper of its own. Only a
     # program that has imported the module has one.
     temporary: Any = getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", ())
-    return _is_plain(inner) and (
-        isinstance(filelike, temporary) or getattr(filelike, "read", None) == inner.read
-    )
+    return _is_plain(inner) and (isinstance(filelike, temporary) or getattr(filelike, "read", None) == inner.read)
 
 
 def _is_plain(filelike: Any) -> bool:

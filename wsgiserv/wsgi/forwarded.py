@@ -216,7 +216,6 @@ def _read_element(element: str) -> dict[str, str] | None:
         return None
     found = _PAIR.findall(text)
     pairs = {
-        name.lower(): _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value
-        for name, value in found
+        name.lower(): _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value for name, value in found
     }
     return pairs if len(pairs) == len(found) else None  # §4: each parameter once per element

@@ -276,9 +276,7 @@ class Response:
     def _too_long(self) -> BodyTooLong:
         if self.length is None:
             return BodyTooLong("the application goes on with a body that the response does not have")
-        text = (
-            f"the application's body is longer than its Content-Length of {self.length}; the rest is dropped"
-        )
+        text = f"the application's body is longer than its Content-Length of {self.length}; the rest is dropped"
         return BodyTooLong(text)
 
     # ---- head and framing ------------------------------------------------------------------------------

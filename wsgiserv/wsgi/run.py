@@ -12,9 +12,7 @@ from wsgiserv.wsgi.input import BodyError
 from wsgiserv.wsgi.response import BodyTooLong, ClientGone, Response
 
 
-def run_app(
-    app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response
-) -> BaseException | None:
+def run_app(app: Callable[..., Iterable[bytes]], environ: dict[str, Any], response: Response) -> BaseException | None:
     """Call the application, send its result, and call ``close()`` of the result exactly once.
 
     Args:

@@ -151,12 +151,7 @@ LIMITS: list[tuple[str, bytes, int, dict[str, Any]]] = [
     ("chunk at the limit", chunked(b"3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n"), 200, {"body": 1000}),
     ("chunk above the limit", chunked(b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"), 413, {"body": 1000}),
     ("chunks at the limit", chunked(b"5\r\nhello\r\n" * 200 + b"0\r\n\r\n"), 200, {"body": 1000}),
-    (
-        "chunks above the limit",
-        chunked(b"5\r\nhello\r\n" * 200 + b"1\r\nx\r\n0\r\n\r\n"),
-        413,
-        {"body": 1000},
-    ),
+    ("chunks above the limit", chunked(b"5\r\nhello\r\n" * 200 + b"1\r\nx\r\n0\r\n\r\n"), 413, {"body": 1000}),
     ("chunk line at its limit", chunked(CHUNK % (b"b" * 508) + b"0\r\n\r\n"), 200, {}),
     ("chunk line above its limit", chunked(CHUNK % (b"b" * 509) + b"0\r\n\r\n"), 400, {}),
     ("chunk line that never ends", chunked(b"1;a=" + b"b" * 2000), 400, {}),
@@ -177,9 +172,7 @@ LIMITS: list[tuple[str, bytes, int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("data", "status", "settings"), [pytest.param(*rest, id=name) for name, *rest in LIMITS]
-)
+@pytest.mark.parametrize(("data", "status", "settings"), [pytest.param(*rest, id=name) for name, *rest in LIMITS])
 def test_limits_at_their_borders(data: bytes, status: int, settings: dict[str, Any]) -> None:
     settings = dict(settings)
     overrides = {"body_limit": settings.pop("body")} if "body" in settings else {}
@@ -250,9 +243,7 @@ class Access:
         (b"GET /second HTTP/1.1\r\n\r\n", "/second", 400),
     ],
 )
-def test_a_refused_request_is_not_logged_as_the_one_before_it(
-    second: bytes, target: str | None, status: int
-) -> None:
+def test_a_refused_request_is_not_logged_as_the_one_before_it(second: bytes, target: str | None, status: int) -> None:
     access = Access()
     feed = Feed(serving(Recorder(), access=access))
     feed.feed(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n", second)

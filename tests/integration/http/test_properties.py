@@ -48,62 +48,13 @@ LIMITS = HeadLimits(line=60, fields=6, field_size=40)
 # ---- bytes -------------------------------------------------------------------------------------------------
 
 SOUP = [
-    *(
-        b"\r\n",
-        b"\r\n",
-        b"\r\n",
-        b"\r\n\r\n",
-        b"\r",
-        b"\n",
-        b" ",
-        b"\t",
-        b"\0",
-        b"\x0b",
-        b"\x85",
-        b"\xa0",
-        b"\x7f",
-    ),
+    *(b"\r\n", b"\r\n", b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b"\0", b"\x0b", b"\x85", b"\xa0", b"\x7f"),
     *(b"GET ", b"POST ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b"/", b"/a?b", b"*", b"http://a", b"a:1", b"#"),
-    *(
-        b" HTTP/1.1\r\n",
-        b" HTTP/1.0\r\n",
-        b" HTTP/2.0\r\n",
-        b"Host: h\r\n",
-        b"Host:",
-        b"X: y\r\n",
-        b"X_Y: z\r\n",
-    ),
-    *(
-        b"Content-Length: 3\r\n",
-        b"Content-Length: 0\r\n",
-        b"Content-Length:",
-        b"Transfer-Encoding: chunked\r\n",
-    ),
-    *(
-        b"Transfer-Encoding:",
-        b"Connection: close\r\n",
-        b"Connection: keep-alive\r\n",
-        b"Expect: 100-continue\r\n",
-    ),
-    *(
-        b"0\r\n\r\n",
-        b"0",
-        b"3\r\nabc\r\n",
-        b"3",
-        b"abc",
-        b";a=b",
-        b';a="b"',
-        b":",
-        b",",
-        b"-",
-        b"_",
-        b"%41",
-        b"%",
-    ),
-    *(
-        b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
-    ),
+    *(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/2.0\r\n", b"Host: h\r\n", b"Host:", b"X: y\r\n", b"X_Y: z\r\n"),
+    *(b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Content-Length:", b"Transfer-Encoding: chunked\r\n"),
+    *(b"Transfer-Encoding:", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"),
+    *(b"0\r\n\r\n", b"0", b"3\r\nabc\r\n", b"3", b"abc", b";a=b", b';a="b"', b":", b",", b"-", b"_", b"%41", b"%"),
+    *(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"),
 ]
 CASES = [case.data for case in load() if len(case.data) < 400]
 
@@ -122,10 +73,7 @@ def mutants(draw: st.DrawFn) -> bytes:
 
 
 streams = st.one_of(
-    st.binary(max_size=80),
-    st.lists(st.sampled_from(SOUP), max_size=14).map(b"".join),
-    mutants(),
-    mutants(),
+    st.binary(max_size=80), st.lists(st.sampled_from(SOUP), max_size=14).map(b"".join), mutants(), mutants()
 )
 
 
@@ -331,9 +279,7 @@ HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"),
     *("trailer", "trailers", "transfer-encoding", "upgrade", "content-length", "date", "server"),
 }
-response_names = st.text(TCHAR + "_", min_size=1, max_size=10).filter(
-    lambda name: name.lower() not in HOP_BY_HOP
-)
+response_names = st.text(TCHAR + "_", min_size=1, max_size=10).filter(lambda name: name.lower() not in HOP_BY_HOP)
 
 
 @examples(300)

@@ -125,14 +125,10 @@ def bytewise(data: bytes) -> list[bytes]:
 def post(body: bytes, chunk: int = 0, fields: bytes = b"", version: bytes = b"1.1") -> bytes:
     """Return a POST with its body: by length, or in chunks of a size."""
     if not chunk:
-        return (
-            b"POST / HTTP/%b\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n" % (version, fields, len(body)) + body
-        )
+        return b"POST / HTTP/%b\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n" % (version, fields, len(body)) + body
     parts = [body[start : start + chunk] for start in range(0, len(body), chunk)]
     coded = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return (
-        b"POST / HTTP/1.1\r\nHost: h\r\n%bTransfer-Encoding: chunked\r\n\r\n" % fields + coded + b"0\r\n\r\n"
-    )
+    return b"POST / HTTP/1.1\r\nHost: h\r\n%bTransfer-Encoding: chunked\r\n\r\n" % fields + coded + b"0\r\n\r\n"
 
 
 @pytest.fixture
@@ -254,8 +250,7 @@ def test_bodies_around_the_buffers_sizes(chunk: int, how: int) -> None:
         body = (b"%d " % size * size)[:size]
         reader = Reader([min(size, 7)])
         script = Script(
-            streaming(reader, how, body_memory=memory),
-            pieces_of(post(body, chunk) + AFTER, range(0, 10**6, 50_000)),
+            streaming(reader, how, body_memory=memory), pieces_of(post(body, chunk) + AFTER, range(0, 10**6, 50_000))
         )
         assert script.play().final == [200, 200]
         assert reader.seen == [body, b""]
@@ -329,11 +324,7 @@ def test_http_1_0() -> None:
 def test_uwsgi() -> None:
     reader = Reader([2])
     head = packet(
-        REQUEST_METHOD="POST",
-        REQUEST_URI="/u",
-        PATH_INFO="/u",
-        CONTENT_LENGTH="9",
-        SERVER_PROTOCOL="HTTP/1.1",
+        REQUEST_METHOD="POST", REQUEST_URI="/u", PATH_INFO="/u", CONTENT_LENGTH="9", SERVER_PROTOCOL="HTTP/1.1"
     )
     for pieces in ([head + b"some body"], [head, *bytewise(b"some body")], bytewise(head + b"some body")):
         script = Script(streaming(reader), pieces, uwsgi=True).play()
@@ -541,11 +532,7 @@ BROKEN = {
     "chunked, data too long": (post(b"x" * 100, 50)[:-5] + b"1\r\nxx\r\n", "waits", 400),
     "chunked, too large": (post(b"x" * 100, 50)[:-5] + b"fffff\r\n", "waits", 413),
     "chunked, bad trailer": (post(b"x" * 100, 50)[:-2] + b"A : b\r\n\r\n", "waits", 400),
-    "chunked, trailer too large": (
-        post(b"x" * 100, 50)[:-2] + b"A: " + b"b" * 9000 + b"\r\n\r\n",
-        "waits",
-        431,
-    ),
+    "chunked, trailer too large": (post(b"x" * 100, 50)[:-2] + b"A: " + b"b" * 9000 + b"\r\n\r\n", "waits", 431),
 }
 
 
@@ -566,11 +553,7 @@ def test_a_broken_body_raises_and_is_the_clients_fault(name: str, warnings: list
         raise raised[-1]
 
     context = streaming(app, body_limit=1000)
-    for pieces in (
-        [data[:head], data[head:]],
-        bytewise(data),
-        [data[:head], data[head:][:9], data[head + 9 :]],
-    ):
+    for pieces in ([data[:head], data[head:]], bytewise(data), [data[:head], data[head:][:9], data[head + 9 :]]):
         warnings.clear()
         raised.clear()
         script = Script(context, pieces, how)
@@ -707,10 +690,7 @@ def test_a_slow_application_is_not_blamed_on_its_client(clock: Clock) -> None:
 
     data = post(b"x" * 100)
     script = Slow(
-        clock,
-        0.5,
-        streaming(app, body_timeout=30.0, body_min_rate=240),
-        pieces_of(data, range(50, 999, 10)),
+        clock, 0.5, streaming(app, body_timeout=30.0, body_min_rate=240), pieces_of(data, range(50, 999, 10))
     ).play()
     assert script.final == [200]
     assert script.sent.endswith(b"100")

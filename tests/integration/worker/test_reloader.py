@@ -26,9 +26,7 @@ DEADLINE_S = 20
 class Watch:
     """A started reloader and the paths it has reported."""
 
-    def __init__(
-        self, engine: str, extra: Iterable[str] = (), failed: ApplicationError | None = None
-    ) -> None:
+    def __init__(self, engine: str, extra: Iterable[str] = (), failed: ApplicationError | None = None) -> None:
         self.changes: queue.Queue[str] = queue.Queue()
         self.reloader = Reloader(self.changes.put, list(extra), engine, 0.05)
         if failed is not None:
@@ -175,9 +173,7 @@ class TestModules:
         save(module, "value = 22\n")
         started.until(module)
 
-    def test_odd_objects_among_the_modules(
-        self, tmp_path: Path, watch: Start, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_odd_objects_among_the_modules(self, tmp_path: Path, watch: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         class Lazy:
             def __getattr__(self, name: str) -> Any:
                 raise AssertionError(f"a lazy module was asked for {name}")
@@ -191,9 +187,7 @@ class TestModules:
 
 
 class TestFailedImport:
-    def test_the_broken_file_itself(
-        self, tmp_path: Path, watch: Start, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_broken_file_itself(self, tmp_path: Path, watch: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         elsewhere = tmp_path / "lib" / "broken.py"
         elsewhere.parent.mkdir()
         elsewhere.write_text("def (\n")
@@ -234,9 +228,7 @@ class TestEngines:
         Reloader(print, [], "auto")
         Reloader(print, [], "poll")
 
-    def test_watchfiles_that_fails_falls_back_to_polling(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_watchfiles_that_fails_falls_back_to_polling(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*args: Any, **kwargs: Any) -> Any:
             raise OSError("inotify watch limit reached")
 
@@ -298,9 +290,7 @@ class TestBrokenApplication:
         result.close()
         return answer["status"], answer["headers"], body.decode()
 
-    ERROR = ApplicationError(
-        "No <b>name</b> & such", 'Traceback:\n  File "<script>alert(1)</script>"\n\udcff'
-    )
+    ERROR = ApplicationError("No <b>name</b> & such", 'Traceback:\n  File "<script>alert(1)</script>"\n\udcff')
 
     def test_html_for_browsers(self) -> None:
         status, headers, body = self.get(self.ERROR, HTTP_ACCEPT="text/html,application/xhtml+xml,*/*;q=0.8")

@@ -54,14 +54,7 @@ def test_output_without_a_result_is_an_error() -> None:
 
 
 def row(scenario: str, server: str, number: int, rate: float, **more: Any) -> dict[str, Any]:
-    figures = {
-        "p50_ms": 1.0,
-        "p99_ms": 20.0,
-        "failed": 0,
-        "bytes_per_s": 1e6,
-        "client_busy": 0.5,
-        "user_us": 9.0,
-    }
+    figures = {"p50_ms": 1.0, "p99_ms": 20.0, "failed": 0, "bytes_per_s": 1e6, "client_busy": 0.5, "user_us": 9.0}
     memory = {"rss_kib": 40960, "pss_kib": 20480}
     return {"scenario": scenario, "server": server, "round": number, "rate": rate} | figures | memory | more
 
@@ -77,15 +70,9 @@ def results() -> Results:
         "granian": (80_000, 80_000, 80_000),
         "fastwsgi": (900_000, 900_000, 900_000),
     }
-    rows = [
-        row("hello", name, number, rate)
-        for name, rounds in rates.items()
-        for number, rate in enumerate(rounds)
-    ]
+    rows = [row("hello", name, number, rate) for name, rounds in rates.items() for number, rate in enumerate(rounds)]
     rows.append({"scenario": "hello", "server": "bjoern", "round": 1, "trouble": "cannot be installed: ev.h"})
-    rows += [
-        row("log", f"wsgiserv sync{LOGGED * on}", 1, rate) for on, rate in ((False, 100.0), (True, 80.0))
-    ]
+    rows += [row("log", f"wsgiserv sync{LOGGED * on}", 1, rate) for on, rate in ((False, 100.0), (True, 80.0))]
     return Results({"Python": "3.11"}, rows)
 
 
@@ -134,14 +121,8 @@ def test_chart_has_a_bar_for_each_server_with_figures(results: Results) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (
-            "x.c:4:10: fatal error: ev.h: No such file or directory\nerror: command failed",
-            "ev.h: No such file or",
-        ),
-        (
-            "Traceback:\nModuleNotFoundError: No module named 'gone'\n",
-            "ModuleNotFoundError: No module named 'gone'",
-        ),
+        ("x.c:4:10: fatal error: ev.h: No such file or directory\nerror: command failed", "ev.h: No such file or"),
+        ("Traceback:\nModuleNotFoundError: No module named 'gone'\n", "ModuleNotFoundError: No module named 'gone'"),
         ("ERROR: No matching distribution found for nosuch\n", "No matching distribution found for nosuch"),
         ("", "it said nothing"),
     ],
@@ -165,14 +146,7 @@ def test_who_takes_part() -> None:
 def test_threads_and_application_are_in_the_command() -> None:
     command = SERVERS["gunicorn gthread"].command("m:app", 64, "/log")
     assert command[-5:] == ["--threads", "64", "--access-logfile", "/log", "m:app"]
-    assert SERVERS["waitress"].command("m:app") == [
-        "-m",
-        "bench.standalone",
-        "waitress",
-        "{port}",
-        "8",
-        "m:app",
-    ]
+    assert SERVERS["waitress"].command("m:app") == ["-m", "bench.standalone", "waitress", "{port}", "8", "m:app"]
     uwsgi = SERVERS["uWSGI"].command("m:app")
     assert uwsgi[uwsgi.index("--module") + 1] == "m:app"
     assert uwsgi[-2:] == ["--threads", "1"]
@@ -211,22 +185,13 @@ def test_two_trees_alternate_and_their_ratios_are_judged() -> None:
 def test_options_come_from_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     def options(*given: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["python -m bench some", *given])
-        return options_of(
-            "Says.", choose=("classes", "trees"), seconds=2.5, most_rows=7, quick=False, json=Path
-        )
+        return options_of("Says.", choose=("classes", "trees"), seconds=2.5, most_rows=7, quick=False, json=Path)
 
     found = options()
     assert (found.classes, found.trees) == (["sync", "threads", "gevent"], None)
     assert (found.seconds, found.most_rows, found.quick, found.json) == (2.5, 7, False, None)
-    found = options(
-        "-k", "gevent,sync", "--most-rows", "8", "--quick", "--json", "x", "--trees", str(ROOT), str(ROOT)
-    )
-    assert (found.classes, found.most_rows, found.quick, found.json) == (
-        ["gevent", "sync"],
-        8,
-        True,
-        Path("x"),
-    )
+    found = options("-k", "gevent,sync", "--most-rows", "8", "--quick", "--json", "x", "--trees", str(ROOT), str(ROOT))
+    assert (found.classes, found.most_rows, found.quick, found.json) == (["gevent", "sync"], 8, True, Path("x"))
     assert found.trees[1].path == ROOT
     with pytest.raises(SystemExit, match="2"):
         options("-k", "gevnt")
@@ -240,18 +205,7 @@ def test_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_measurement_is_listed_with_its_purpose() -> None:
     found = programs()
     assert {"compare", "chart", "footprint", "hotpath", "flask", "download"} == set(found)
-    of_soak = {
-        "chaos",
-        "kill9",
-        "restarts",
-        "memory",
-        "mixed",
-        "stranded",
-        "shield",
-        "large",
-        "idle",
-        "nginx",
-    }
+    of_soak = {"chaos", "kill9", "restarts", "memory", "mixed", "stranded", "shield", "large", "idle", "nginx"}
     assert of_soak | {"tls_reload", "fuzz", "autoscale"} == set(programs(SOAK))
     assert {options.split()[0] for options in PRESETS.values()} <= set(found)
     assert all({**found, **programs(SOAK)}.values())

@@ -88,9 +88,7 @@ def test_what_cannot_be_read_is_answered(argv: list[str], parts: list[str]) -> N
         assert part in str(fault) or (part == "--help" and "right after the flag" in str(fault))
 
 
-@pytest.mark.parametrize(
-    "argv", [["-h"], ["--help"], ["--nonsense", "-h"], ["a:b", "c:d", "--help"], ["-Dh"]]
-)
+@pytest.mark.parametrize("argv", [["-h"], ["--help"], ["--nonsense", "-h"], ["a:b", "c:d", "--help"], ["-Dh"]])
 def test_help_is_given_whatever_else_is_there(argv: list[str]) -> None:
     assert parse(argv).wants == "help"
 

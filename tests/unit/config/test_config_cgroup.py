@@ -26,11 +26,7 @@ def tree(root: Path, files: dict[str, str]) -> str:
         pytest.param({}, "", None, None, id="no cgroups"),
         pytest.param({}, "0::/\n", None, None, id="nothing mounted"),
         pytest.param(
-            {"cpu.max": "150000 100000", "memory.max": str(512 * MIB)},
-            "0::/\n",
-            1.5,
-            512 * MIB,
-            id="v2 namespaced",
+            {"cpu.max": "150000 100000", "memory.max": str(512 * MIB)}, "0::/\n", 1.5, 512 * MIB, id="v2 namespaced"
         ),
         pytest.param({"cpu.max": "max 100000", "memory.max": "max"}, "0::/\n", None, None, id="v2 unlimited"),
         pytest.param(
@@ -41,12 +37,8 @@ def tree(root: Path, files: dict[str, str]) -> str:
             id="v2 a limit above",
         ),
         pytest.param({"memory.max": "max", "memory.high": "1048576"}, "0::/\n", None, MIB, id="v2 high"),
-        pytest.param(
-            {"cpu.max": "50000 100000"}, "0::/docker/0123\n", 0.5, None, id="v2 the host's path, not mounted"
-        ),
-        pytest.param(
-            {"cpu.max": "100000 100000"}, "0::/../other\n", 1.0, None, id="v2 outside the namespace"
-        ),
+        pytest.param({"cpu.max": "50000 100000"}, "0::/docker/0123\n", 0.5, None, id="v2 the host's path, not mounted"),
+        pytest.param({"cpu.max": "100000 100000"}, "0::/../other\n", 1.0, None, id="v2 outside the namespace"),
         pytest.param({"cpu.max": "rubbish", "memory.max": ""}, "0::/\n", None, None, id="v2 unreadable"),
         pytest.param(
             {
@@ -71,11 +63,7 @@ def tree(root: Path, files: dict[str, str]) -> str:
             id="v1 unlimited",
         ),
         pytest.param(
-            {
-                "cpu/cpu.cfs_quota_us": "100000",
-                "cpu/cpu.cfs_period_us": "50000",
-                "unified/memory.max": "1048576",
-            },
+            {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000", "unified/memory.max": "1048576"},
             "3:cpu:/\n0::/\n",
             2.0,
             MIB,
@@ -123,8 +111,7 @@ def test_this_process_has_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker_class", "workers"),
-    [("sync", 5), ("threads", 2), ("gevent", 2), ("my.pkg:Worker", 2)],
+    ("worker_class", "workers"), [("sync", 5), ("threads", 2), ("gevent", 2), ("my.pkg:Worker", 2)]
 )
 def test_the_class_says_how_many_workers_fit_a_processor(
     worker_class: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -169,8 +169,7 @@ def test_the_first_file_of_the_field(tmp_path: Path) -> None:
     debug, logfile = notices
     assert debug.startswith("WS1033 debug (gun.py line 6) is ignored")
     assert (
-        logfile
-        == "WS1037 logfile (gun.py line 9) is gunicorn's old name of errorlog, and is taken as that: rename it"
+        logfile == "WS1037 logfile (gun.py line 9) is gunicorn's old name of errorlog, and is taken as that: rename it"
     )
     assert settings.errorlog == "/var/log/gunicorn/debug.log"
 
@@ -234,10 +233,7 @@ TOO_LARGE = {
 def test_a_huge_limit_of_gunicorns_is_the_largest_with_a_line(tmp_path: Path, name: str) -> None:
     given, largest = TOO_LARGE[name]
     (tmp_path / "gun.py").write_text(f"{name} = {given}\n")
-    for argv, place in (
-        (["-c", "gun.py"], "gun.py line 1"),
-        ([SETTINGS[name].flags[-1], str(given)], "command line"),
-    ):
+    for argv, place in ((["-c", "gun.py"], "gun.py line 1"), ([SETTINGS[name].flags[-1], str(given)], "command line")):
         loaded = load(argv, {}, str(tmp_path))
         assert getattr(loaded.settings, name) == largest
         [notice] = loaded.notices

@@ -98,12 +98,7 @@ def test_a_variable_that_goes_before_the_file_is_told(tmp_path: Path) -> None:
 
 def test_empty_variables_are_as_if_unset(tmp_path: Path) -> None:
     loaded = run(
-        tmp_path,
-        PORT="",
-        WEB_CONCURRENCY="",
-        FORWARDED_ALLOW_IPS="",
-        WSGISERV_CMD_ARGS="",
-        GUNICORN_CMD_ARGS=" ",
+        tmp_path, PORT="", WEB_CONCURRENCY="", FORWARDED_ALLOW_IPS="", WSGISERV_CMD_ARGS="", GUNICORN_CMD_ARGS=" "
     )
     assert set(loaded.sources.values()) == {"default"}
 
@@ -302,9 +297,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_module_and_a_missing_import_within_one_differ(tmp_path: Path) -> None:
-    assert "cannot find the configuration module 'conf_nope.x'" in error_of(
-        tmp_path, "-c", "python:conf_nope.x"
-    )
+    assert "cannot find the configuration module 'conf_nope.x'" in error_of(tmp_path, "-c", "python:conf_nope.x")
     (tmp_path / "conf_bad.py").write_text("import conf_is_not_there")
     assert "conf_is_not_there" in error_of(tmp_path, "-c", "python:conf_bad")
     assert "conf_bad" not in sys.modules

@@ -18,16 +18,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the default group of roo
 @pytest.mark.parametrize("name", ["umask", "socket_mode"])
 @pytest.mark.parametrize(
     ("text", "mode"),
-    [
-        ("77", 0o77),
-        ("077", 0o77),
-        ("0077", 0o77),
-        ("0o77", 0o77),
-        ("0O77", 0o77),
-        (" 7 ", 7),
-        ("0", 0),
-        ("777", 0o777),
-    ],
+    [("77", 0o77), ("077", 0o77), ("0077", 0o77), ("0o77", 0o77), ("0O77", 0o77), (" 7 ", 7), ("0", 0), ("777", 0o777)],
 )
 def test_text_is_octal(tmp_path: Path, name: str, text: str, mode: int) -> None:
     flag = f"--{name.replace('_', '-')}"

@@ -25,9 +25,7 @@ from wsgiserv.errors import ConfigError
         ("--workers-min 1 --workers-max 40 -w auto", (5, 1, 40)),
     ],
 )
-def test_values(
-    argv: str, expected: tuple[int | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values(argv: str, expected: tuple[int | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizing, "available_cpus", lambda quota: 2.0)
     monkeypatch.setattr(sizing, "memory_limit", lambda root, cgroups: None)
     found = load(argv.split(), {}, str(tmp_path)).settings
@@ -37,18 +35,10 @@ def test_values(
 @pytest.mark.parametrize(
     ("argv", "environ", "words"),
     [
-        (
-            "--workers-min 2",
-            {},
-            ["workers_min = 2 (--workers-min on the command line)", "without workers_max"],
-        ),
+        ("--workers-min 2", {}, ["workers_min = 2 (--workers-min on the command line)", "without workers_max"]),
         ("--workers-max 2", {}, ["workers_max = 2", "without workers_min", "--workers-min N"]),
         ("--workers-min 5 --workers-max 2", {}, ["workers_min = 5", "above workers_max = 2"]),
-        (
-            "--workers-min 2 --workers-max 4 -w 5",
-            {},
-            ["workers = 5 (-w", "workers_min = 2", "workers_max = 4"],
-        ),
+        ("--workers-min 2 --workers-max 4 -w 5", {}, ["workers = 5 (-w", "workers_min = 2", "workers_max = 4"]),
         ("--workers-min 2 --workers-max 4", {"WEB_CONCURRENCY": "1"}, ["workers = 1 (WEB_CONCURRENCY"]),
         ("--workers-min 0 --workers-max 4", {}, ["workers_min = '0'", "at least 1"]),
         ("--scale-window 500ms", {}, ["scale_window = '500ms'", "1 second to 1 hour"]),
@@ -73,18 +63,9 @@ MIB = 1 << 20
         ({"memory.max": "1000", "memory.current": "700"}, "0::/\n", 200),
         ({"memory.max": "1000", "memory.current": "950"}, "0::/\n", -50),
         ({"memory.max": "1000", "memory.high": "800", "memory.current": "700"}, "0::/\n", 20),
+        ({"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 5\ninactive_file 100\n"}, "0::/\n", 300),
         (
-            {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 5\ninactive_file 100\n"},
-            "0::/\n",
-            300,
-        ),
-        (
-            {
-                "a/memory.max": "1000",
-                "a/memory.current": "100",
-                "memory.max": "2000",
-                "memory.current": "1500",
-            },
+            {"a/memory.max": "1000", "a/memory.current": "100", "memory.max": "2000", "memory.current": "1500"},
             "0::/a\n",
             300,
         ),

@@ -235,9 +235,7 @@ def test_certificates_by_name(raw: object, expected: object) -> None:
     assert parsers.sni_certificates(raw) == expected
 
 
-@pytest.mark.parametrize(
-    "raw", [["shop.example"], ["=a.pem"], ["a b=x"], ["a.b=x,y,z"], {"a.b": ()}, {"*.": "x"}, 5]
-)
+@pytest.mark.parametrize("raw", [["shop.example"], ["=a.pem"], ["a b=x"], ["a.b=x,y,z"], {"a.b": ()}, {"*.": "x"}, 5])
 def test_certificates_by_name_that_are_refused(raw: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         parsers.sni_certificates(raw)

@@ -36,9 +36,7 @@ ACCEPTED_LINES = [
 
 
 @pytest.mark.parametrize(("raw", "method", "path", "query", "protocol"), ACCEPTED_LINES)
-def test_request_lines_that_are_accepted(
-    raw: bytes, method: str, path: str, query: str, protocol: str
-) -> None:
+def test_request_lines_that_are_accepted(raw: bytes, method: str, path: str, query: str, protocol: str) -> None:
     line = parser().request_line(raw)
     environ = line.environ
     assert line.method == environ["REQUEST_METHOD"] == method
@@ -155,10 +153,7 @@ def block(raw: bytes, **limits: object):  # type: ignore[no-untyped-def]
         (b"Content-Length: 5\r\nContent-Length: 5\r\n", {"CONTENT_LENGTH": "5"}),
         (b"X_Y: forged\r\nX-Y: true\r\n", {"HTTP_X_Y": "true"}),
         (b"Content_Length: 5\r\n", {}),
-        (
-            b"Upgrade: websocket\r\nConnection: upgrade\r\n",
-            {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "upgrade"},
-        ),
+        (b"Upgrade: websocket\r\nConnection: upgrade\r\n", {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "upgrade"}),
     ],
 )
 def test_header_blocks_that_are_accepted(raw: bytes, environ: dict[str, str]) -> None:

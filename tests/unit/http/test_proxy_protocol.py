@@ -116,9 +116,7 @@ def parse(data: bytes, mode: str, step: int) -> ProxyLine | None:
 
 @pytest.mark.parametrize("mode", ["itself", "auto"])
 @pytest.mark.parametrize(("version", "data", "expected"), ACCEPTED, ids=lambda value: "")
-def test_accepted_with_anything_behind_it(
-    version: str, data: bytes, expected: tuple[object, ...], mode: str
-) -> None:
+def test_accepted_with_anything_behind_it(version: str, data: bytes, expected: tuple[object, ...], mode: str) -> None:
     mode = version if mode == "itself" else mode
     for behind in NEXT:
         assert read_proxy_line(data + behind, mode) == (len(data), *expected)
@@ -148,13 +146,7 @@ def test_the_longest_header_of_version_2() -> None:
     assert line == (LONGEST_BYTES, *IS_FOUR)
 
 
-OTHERS = [
-    b"GET / HTTP/1.1\r\n",
-    b"P",
-    b"PROPFIND / HTTP/1.1\r\n",
-    b"PROXYING / HTTP/1.1\r\n",
-    b"\x16\x03\x01",
-]
+OTHERS = [b"GET / HTTP/1.1\r\n", b"P", b"PROPFIND / HTTP/1.1\r\n", b"PROXYING / HTTP/1.1\r\n", b"\x16\x03\x01"]
 OTHERS += [b"\r\nGET / HTTP/1.1\r\n", b"\r\n\r\nGET", b"\n"]
 
 

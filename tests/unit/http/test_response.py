@@ -15,9 +15,8 @@ from wsgiserv.http.response import HeadTemplates, date_line, refusal
 
 def test_a_template_is_the_status_line_and_the_headers() -> None:
     template = HeadTemplates().get("200 OK", [("Content-Type", "text/plain"), ("X-A", "é")])
-    assert (
-        template.prefix
-        == "HTTP/1.1 200 OK\r\nServer: wsgiserv\r\nContent-Type: text/plain\r\nX-A: é\r\n".encode("latin-1")
+    assert template.prefix == "HTTP/1.1 200 OK\r\nServer: wsgiserv\r\nContent-Type: text/plain\r\nX-A: é\r\n".encode(
+        "latin-1"
     )
     assert (template.code, template.length, template.bodiless, template.has_date) == (200, -1, False, False)
 
@@ -30,13 +29,7 @@ def test_the_applications_own_date_and_server_stay_alone() -> None:
 
 @pytest.mark.parametrize(
     ("status", "bodiless"),
-    [
-        ("100 Continue", True),
-        ("101 X", True),
-        ("204 No Content", True),
-        ("304 Not Modified", True),
-        ("205 X", False),
-    ],
+    [("100 Continue", True), ("101 X", True), ("204 No Content", True), ("304 Not Modified", True), ("205 X", False)],
 )
 def test_statuses_without_a_body(status: str, bodiless: bool) -> None:
     assert HeadTemplates().get(status, []).bodiless is bodiless
@@ -286,9 +279,7 @@ def test_blanks_around_a_value_are_not_sent(value: str) -> None:
     templates = HeadTemplates()
     for _ in range(2):
         template = templates.get("200 OK", [("X-A", value), ("Content-Length", f" {len(value)}\t")])
-        assert template.prefix.endswith(
-            f"\r\nX-A: {value.strip()}\r\nContent-Length: {len(value)}\r\n".encode()
-        )
+        assert template.prefix.endswith(f"\r\nX-A: {value.strip()}\r\nContent-Length: {len(value)}\r\n".encode())
         assert template.fields[0] == ("X-A", value.strip())
         assert template.length == len(value)
 

@@ -97,12 +97,7 @@ def test_what_nginx_sends() -> None:
     }
 
 
-GET: Pairs = [
-    ("REQUEST_METHOD", "GET"),
-    ("REQUEST_URI", "/a%20b?q"),
-    ("PATH_INFO", "/a b"),
-    ("QUERY_STRING", "q"),
-]
+GET: Pairs = [("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/a%20b?q"), ("PATH_INFO", "/a b"), ("QUERY_STRING", "q")]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +110,7 @@ GET: Pairs = [
         ([("REQUEST_SCHEME", "ftp")], {"wsgi.url_scheme": None}),
         ([], {"wsgi.url_scheme": None}),
         ([("CONTENT_TYPE", ""), ("CONTENT_LENGTH", "")], {"CONTENT_TYPE": None, "CONTENT_LENGTH": None}),
-        (
-            [("REMOTE_ADDR", ""), ("SERVER_NAME", ""), ("SERVER_PORT", "")],
-            {"SERVER_NAME": None, "REMOTE_ADDR": None},
-        ),
+        ([("REMOTE_ADDR", ""), ("SERVER_NAME", ""), ("SERVER_PORT", "")], {"SERVER_NAME": None, "REMOTE_ADDR": None}),
         ([("REMOTE_USER", "ada"), ("MY_PARAM", "x")], {"REMOTE_USER": "ada", "MY_PARAM": "x"}),
         ([("UWSGI_SCRIPT", "evil"), ("UWSGI_FILE", "x")], {"UWSGI_SCRIPT": None, "UWSGI_FILE": None}),
         ([("SERVER_SOFTWARE", "nginx")], {"SERVER_SOFTWARE": None}),
@@ -156,9 +148,7 @@ def test_a_line_feed_in_a_decoded_path_is_data_as_in_http() -> None:
 
 
 def test_the_root_path_is_taken_off() -> None:
-    found = environ(
-        [("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/r/x"), ("PATH_INFO", "/r/x")], root_path="/r"
-    )
+    found = environ([("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/r/x"), ("PATH_INFO", "/r/x")], root_path="/r")
     assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == ("/r", "/x")
 
 

@@ -117,9 +117,7 @@ class TestAgainstGunicorn:
     def test_nothing_sent(self) -> None:
         assert line("%(b)s %(B)s", sent=0) == gunicorns("%(b)s %(B)s", sent=0) == "0 0"
 
-    @pytest.mark.parametrize(
-        "template", ["%(s)s%%", "%(D)d", "%(T)5d|", "%(h)-15s|", "%(m)r", "{%(s)s} 'x' {{}}"]
-    )
+    @pytest.mark.parametrize("template", ["%(s)s%%", "%(D)d", "%(T)5d|", "%(h)-15s|", "%(m)r", "{%(s)s} 'x' {{}}"])
     def test_layouts(self, template: str) -> None:
         assert line(template) == gunicorns(template)
 
@@ -208,8 +206,7 @@ class TestRefusedRequests:
 
 class TestHostileClients:
     @pytest.mark.parametrize(
-        "key",
-        ["HTTP_USER_AGENT", "HTTP_REFERER", "RAW_URI", "REQUEST_METHOD", "SERVER_PROTOCOL", "REMOTE_ADDR"],
+        "key", ["HTTP_USER_AGENT", "HTTP_REFERER", "RAW_URI", "REQUEST_METHOD", "SERVER_PROTOCOL", "REMOTE_ADDR"]
     )
     @pytest.mark.parametrize(
         ("value", "written"),
@@ -270,9 +267,7 @@ class TestHostileClients:
         )
     )
     def test_fast_and_careful_ways_agree(self, values: dict[str, str]) -> None:
-        template = (
-            '%(h)s "%(r)s" %(m)s %(U)s?%(q)s %(H)s %(s)s %(B)s "%(f)s" "%(a)s" %(T)s %(L)s %({host}i)s %(i)s'
-        )
+        template = '%(h)s "%(r)s" %(m)s %(U)s?%(q)s %(H)s %(s)s %(B)s "%(f)s" "%(a)s" %(T)s %(L)s %({host}i)s %(i)s'
         environ = {**ENVIRON, **values}
         text = line(template, environ)
         assert text == template % Atoms(environ, 200, HEADERS, 1234, 3.004567)
@@ -304,12 +299,7 @@ class TestOwnJson:
         )
         assert (fields["r"], fields["a"]) == ("GET /things/7?x=1&y=2 HTTP/1.1", "curl/8.5.0")
         assert (fields["cut"], fields["wide"]) == ("cur", "curl/8.5.0")
-        assert (fields["header"], fields["out"], fields["x"], fields["percent"]) == (
-            "own",
-            "out",
-            "value",
-            "%",
-        )
+        assert (fields["header"], fields["out"], fields["x"], fields["percent"]) == ("own", "out", "value", "%")
 
     def test_quotes_and_backslashes_are_escaped_as_json_has_it(self) -> None:
         environ = {**self.ENVIRON, "HTTP_USER_AGENT": 'a"b\\c\td\x00\x7f'}
@@ -325,9 +315,7 @@ class TestOwnJson:
 
     def test_what_cuts_a_value_cuts_no_escape(self) -> None:
         for size in range(12):
-            text = line(
-                f'{{"a":"%(a).{size}s","r":"%(a).{size}r"}}', {**ENVIRON, "HTTP_USER_AGENT": 'a"\\\xc3\xa9"b'}
-            )
+            text = line(f'{{"a":"%(a).{size}s","r":"%(a).{size}r"}}', {**ENVIRON, "HTTP_USER_AGENT": 'a"\\\xc3\xa9"b'})
             fields = json.loads(text)
             assert fields["a"] == 'a"\\\xe9"b'[:size]
 
@@ -344,11 +332,7 @@ class TestOwnJson:
         if chr(octet) != ":":
             assert fields["u"] == fields["a"] == fields["out"]
 
-    @given(
-        st.dictionaries(
-            st.sampled_from([*ENVIRON, "HTTP_X_OWN", "x"]), st.text(st.characters(max_codepoint=255))
-        )
-    )
+    @given(st.dictionaries(st.sampled_from([*ENVIRON, "HTTP_X_OWN", "x"]), st.text(st.characters(max_codepoint=255))))
     def test_any_client_makes_one_valid_object(self, values: dict[str, str]) -> None:
         fields = json.loads(line(OWN, {**self.ENVIRON, **values}))
         assert fields["s"] == fields["d"] == 200
@@ -441,8 +425,7 @@ class TestJson:
 
     @given(
         st.dictionaries(
-            st.sampled_from(list(ENVIRON)),
-            st.text(st.characters(max_codepoint=255)) | st.just('","status":999,"x":"'),
+            st.sampled_from(list(ENVIRON)), st.text(st.characters(max_codepoint=255)) | st.just('","status":999,"x":"')
         )
     )
     def test_any_client_makes_one_valid_object(self, values: dict[str, str]) -> None:

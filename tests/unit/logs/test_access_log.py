@@ -206,9 +206,7 @@ class TestTrouble:
         assert [int(text.split()[0]) for text in got.splitlines()] == list(range(1000, 1200))
         assert errors.read_text() == ""
 
-    def test_a_pipe_gets_whole_lines_of_at_most_pipe_buf(
-        self, errors: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_pipe_gets_whole_lines_of_at_most_pipe_buf(self, errors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reader, writer = os.pipe()
         saved = os.dup(1)
         written: list[bytes] = []

@@ -101,8 +101,7 @@ class TestLines:
 
     def test_nothing_happens_at_import(self) -> None:
         code = (
-            "import logging, wsgiserv.logs.error, wsgiserv.logs.access\n"
-            "print(sorted(logging.root.manager.loggerDict))"
+            "import logging, wsgiserv.logs.error, wsgiserv.logs.access\nprint(sorted(logging.root.manager.loggerDict))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert "wsgiserv" not in done.stdout
@@ -342,9 +341,7 @@ class TestLogconfig:
         assert path.read_text() == ""
 
     def test_unnamed_leaves_the_error_log_to_errorlog(self, path: Path, tmp_path: Path) -> None:
-        log = open_error_log(
-            Settings(errorlog=str(path), logconfig_dict=self.config("other", tmp_path / "x"))
-        )
+        log = open_error_log(Settings(errorlog=str(path), logconfig_dict=self.config("other", tmp_path / "x")))
         log.info("ours")
         assert re.fullmatch(line("INFO", "ours"), path.read_text())
 
@@ -365,9 +362,7 @@ class TestLogconfig:
             ("logconfig_json", '{"handlers": {"h": {"class": "no.such.Class"}}}', "'h'"),
         ],
     )
-    def test_bad_ones_name_the_setting(
-        self, tmp_path: Path, setting: str, text: str | None, says: str
-    ) -> None:
+    def test_bad_ones_name_the_setting(self, tmp_path: Path, setting: str, text: str | None, says: str) -> None:
         file = tmp_path / "logging.conf"
         if text is not None:
             file.write_text(text)

@@ -310,9 +310,7 @@ class TestAccessLog:
         assert log.lost == 1
         log.close()
 
-    def test_the_end_waits_for_a_bounded_time(
-        self, pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_end_waits_for_a_bounded_time(self, pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
         with as_stream(1, pipe[1]):
             log = AccessLog(Output("-", 1, NOBODY), "%(s)s", logging.getLogger("nowhere"))
             for _ in range(200):

@@ -16,9 +16,7 @@ NOW = 1000.0
 
 def worker(age: int, generation: int = 1, **known: Any) -> WorkerHandle:
     values = {"spawned_at": NOW, "ready_at": NOW, "heartbeat": NOW, "timeout": 0.0, "boot_timeout": 30.0}
-    return WorkerHandle(
-        age=age, generation=generation, graceful_timeout=20.0, pid=100 + age, **{**values, **known}
-    )
+    return WorkerHandle(age=age, generation=generation, graceful_timeout=20.0, pid=100 + age, **{**values, **known})
 
 
 def spawns(fleet: Fleet, target: Target, now: float) -> list[int]:

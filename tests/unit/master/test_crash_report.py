@@ -36,9 +36,7 @@ def exited(status: int) -> int:
 
 def worker(**rest: Any) -> WorkerHandle:
     rest = {"ready_at": 11.0, **rest}
-    found = WorkerHandle(
-        age=3, generation=2, spawned_at=10.0, timeout=30.0, graceful_timeout=20.0, pid=77, **rest
-    )
+    found = WorkerHandle(age=3, generation=2, spawned_at=10.0, timeout=30.0, graceful_timeout=20.0, pid=77, **rest)
     found.slot = SlotPool(cells=30, slots=1).take()
     return found
 
@@ -91,12 +89,7 @@ def test_causes() -> None:
     """(the worker, its wait status, its dump, the OOM killer) -> cause, words of the reason."""
     cases: list[tuple[WorkerHandle, int | None, CrashDump, OomEvidence, str, str]] = [
         (
-            *(
-                worker(abort_at=98.0, kill_at=99.1, sent_because=SILENT),
-                KILL,
-                CrashDump(),
-                OomEvidence("cgroup"),
-            ),
+            *(worker(abort_at=98.0, kill_at=99.1, sent_because=SILENT), KILL, CrashDump(), OomEvidence("cgroup")),
             *("server", f"sent by wsgiserv: it {SILENT}; it did not end within 1.1 s of SIGABRT"),
         ),
         (
@@ -111,14 +104,7 @@ def test_causes() -> None:
             *(worker(term_at=70.0, kill_at=99.0, sent_because=LATE), KILL, CrashDump(), OomEvidence("none")),
             *("server", f"sent by wsgiserv: it {LATE}"),
         ),
-        (
-            worker(),
-            KILL,
-            CrashDump(),
-            OomEvidence("cgroup", "/x/memory.events"),
-            "out of memory",
-            "/x/memory.events",
-        ),
+        (worker(), KILL, CrashDump(), OomEvidence("cgroup", "/x/memory.events"), "out of memory", "/x/memory.events"),
         (worker(), KILL, CrashDump(), OomEvidence("machine", "/v"), "out of memory", "probably"),
         (
             worker(),
@@ -134,32 +120,11 @@ def test_causes() -> None:
         (worker(), ABRT, CrashDump(), OomEvidence("none"), "crash", "abort() in C code"),
         (worker(), SYS, CrashDump(), OomEvidence("none"), "crash", "seccomp"),
         # What crashed while it was being aborted has crashed.
-        (
-            worker(abort_at=98.0, sent_because=SILENT),
-            SEGV,
-            CrashDump(),
-            OomEvidence("none"),
-            "crash",
-            "C code",
-        ),
-        (
-            worker(),
-            TERM,
-            CrashDump(),
-            OomEvidence("none"),
-            "outside",
-            "SIGTERM from outside",
-        ),
+        (worker(abort_at=98.0, sent_because=SILENT), SEGV, CrashDump(), OomEvidence("none"), "crash", "C code"),
+        (worker(), TERM, CrashDump(), OomEvidence("none"), "outside", "SIGTERM from outside"),
         (worker(), exited(7), CrashDump(), OomEvidence("none"), "application", "os._exit(7)"),
         (worker(), exited(0), CrashDump(), OomEvidence("none"), "outside", "os._exit(0)"),
-        (
-            worker(),
-            exited(1),
-            CrashDump("in flight"),
-            OomEvidence("none"),
-            "outside",
-            "SIGABRT from outside",
-        ),
+        (worker(), exited(1), CrashDump("in flight"), OomEvidence("none"), "outside", "SIGABRT from outside"),
         (worker(retiring_at=9.0), exited(3), CrashDump(), OomEvidence("none"), "server", "request_timeout"),
         (worker(), None, CrashDump(), OomEvidence("none"), "unknown", "has waited for it"),
     ]
@@ -208,18 +173,14 @@ def test_the_text_is_one_record_with_all_there_is_to_know() -> None:
 def test_what_is_not_known_is_not_there() -> None:
     handle = worker(ready_at=None)
     text = make_report(handle, Ended(exited(7)), NOW, 1.0).text()
-    assert text.splitlines()[0].endswith(
-        "exited with status 7 after 90.0 s and 0 requests, while it was booting"
-    )
+    assert text.splitlines()[0].endswith("exited with status 7 after 90.0 s and 0 requests, while it was booting")
     assert "memory" not in text
     assert "connections" not in text
     assert "stacks" not in text
     assert "in flight: nothing" in text
     handle.slot = None
     assert (
-        make_report(handle, Ended(None), NOW, 1.0)
-        .text()
-        .startswith("worker 77 (age 3) exited with an unknown status")
+        make_report(handle, Ended(None), NOW, 1.0).text().startswith("worker 77 (age 3) exited with an unknown status")
     )
     assert describe_exit(None) == "exited with an unknown status"
 
@@ -262,12 +223,7 @@ def test_a_program_gets_json() -> None:
         "stacks_by": "faulthandler",
     }
     bare = make_report(worker(), Ended(exited(7)), NOW, 1.0).to_dict()
-    assert (bare["exit_status"], bare["signal"], bare["rss_bytes"], bare["max_rss_bytes"]) == (
-        7,
-        None,
-        None,
-        None,
-    )
+    assert (bare["exit_status"], bare["signal"], bare["rss_bytes"], bare["max_rss_bytes"]) == (7, None, None, None)
 
 
 # ---- the crash dump ----------------------------------------------------------------------------------------
@@ -319,9 +275,7 @@ def test_the_better_dump_is_shown(dump_file: CrashDumpFile) -> None:
     found = make_report(silent, Ended(KILL), NOW, 1.0, dump=dump_file.read())
     assert (found.stacks_by, found.stacks) == ("worker", "in flight: GET /slow")
     # A dump that was made at another signal says nothing about this death.
-    found = make_report(
-        worker(), Ended(SEGV), NOW, 1.0, dump=CrashDump("", "Fatal Python error: Aborted\nold")
-    )
+    found = make_report(worker(), Ended(SEGV), NOW, 1.0, dump=CrashDump("", "Fatal Python error: Aborted\nold"))
     assert (found.stacks_by, found.stacks) == ("", "")
 
 
@@ -398,9 +352,7 @@ def test_the_killer_is_suspected_where_a_counter_has_grown_or_there_is_none(
     assert OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "none")).suspects(NOW)
 
 
-def test_the_machines_counter_is_the_weaker_hint(
-    tmp_path: Path, count_kills: Callable[[str, int], None]
-) -> None:
+def test_the_machines_counter_is_the_weaker_hint(tmp_path: Path, count_kills: Callable[[str, int], None]) -> None:
     count_kills("vmstat", 0)
     watch = OomWatch(str(tmp_path / "empty"), "", str(tmp_path / "vmstat"))
     assert watch.attribute_kill(NOW).source == "none"
@@ -420,9 +372,7 @@ def test_the_machines_counter_is_the_weaker_hint(
 # ---- the reporter ---------------------------------------------------------------------------------------
 
 
-def settings(
-    path: Path | str | None, log_format: str = "%(h)s %(r)s %(s)s %(b)s %(L)s %(p)s %(i)s %(a)s"
-) -> Any:
+def settings(path: Path | str | None, log_format: str = "%(h)s %(r)s %(s)s %(b)s %(L)s %(p)s %(i)s %(a)s") -> Any:
     return SimpleNamespace(
         accesslog=None if path is None else str(path),
         access_log_format=log_format,
@@ -455,9 +405,7 @@ def test_memory_is_looked_at_once_a_second(reporter: CrashReporter) -> None:
     assert handle.measured_at == NOW + 1.0
 
 
-def test_the_last_twenty_are_kept_and_all_are_logged(
-    reporter: CrashReporter, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_last_twenty_are_kept_and_all_are_logged(reporter: CrashReporter, caplog: pytest.LogCaptureFixture) -> None:
     for pid in range(25):
         handle = worker(cfg=settings(None))
         handle.pid = pid

@@ -244,10 +244,7 @@ def test_it_looks_at_its_interval_only(bench: Bench) -> None:
 def test_it_grows_and_says_why(bench: Bench) -> None:
     crowd(bench)
     assert bench.run(1.2) == [4]
-    assert (
-        bench.scaler.explanation
-        == "4 workers wanted, were 2: busy 100% over 0.33 s, queue 5, a wait of 0.5 s"
-    )
+    assert bench.scaler.explanation == "4 workers wanted, were 2: busy 100% over 0.33 s, queue 5, a wait of 0.5 s"
 
 
 def test_it_waits_for_those_that_boot(bench: Bench) -> None:

@@ -9,19 +9,7 @@ from typing import Any
 import pytest
 
 from wsgiserv.boot import Report
-from wsgiserv.master.policy import (
-    Abandon,
-    Action,
-    Fleet,
-    GiveUp,
-    Promote,
-    Send,
-    Spawn,
-    Stopped,
-    Target,
-    Wait,
-    plan,
-)
+from wsgiserv.master.policy import Abandon, Action, Fleet, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.worker_handle import WorkerHandle
 
 NOW = 1000.0
@@ -61,9 +49,7 @@ def wake(of: Fleet, target: Target, now: float = NOW) -> float:
 
 
 def signals(of: Fleet, target: Target, now: float = NOW) -> list[tuple[int, Signals]]:
-    return [
-        (action.worker.age, action.signal) for action in acts(of, target, now) if isinstance(action, Send)
-    ]
+    return [(action.worker.age, action.signal) for action in acts(of, target, now) if isinstance(action, Send)]
 
 
 def want(*counts: int, stop: Any = "", **more: Any) -> Target:
@@ -206,9 +192,7 @@ def test_at_the_first_start_silent_deaths_are_tried_three_times() -> None:
         for each in list(young.workers):
             assert young.died(each, "was killed by SIGSEGV", now, 1.0)
         now = max(now + 0.01, wake(young, want(4), now) if young.failures[1].rounds < 3 else now)
-    assert actions == [
-        GiveUp(3, f"worker {100 + tries - 1} was killed by SIGSEGV while it was booting", None)
-    ]
+    assert actions == [GiveUp(3, f"worker {100 + tries - 1} was killed by SIGSEGV while it was booting", None)]
     # four at once, then one at a time
     assert tries == 6
     assert 1.5 <= now - NOW < 2

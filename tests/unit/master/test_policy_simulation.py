@@ -13,18 +13,7 @@ from signal import SIGKILL, SIGQUIT, SIGTERM
 import pytest
 
 from wsgiserv.boot import Report
-from wsgiserv.master.policy import (
-    Abandon,
-    Fleet,
-    GiveUp,
-    Promote,
-    Send,
-    Spawn,
-    Stopped,
-    Target,
-    Wait,
-    plan,
-)
+from wsgiserv.master.policy import Abandon, Fleet, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.worker_handle import WorkerHandle
 
 
@@ -40,9 +29,7 @@ class World:
         self.stop = ""
         self.age = 0
         self.spawned_at: list[float] = []
-        self.events: list[
-            tuple[float, int, WorkerHandle, str]
-        ] = []  # time, tie breaker, worker, what happens
+        self.events: list[tuple[float, int, WorkerHandle, str]] = []  # time, tie breaker, worker, what happens
         self.broken_generations: set[int] = set()
         self.kind = False
         self.gave_up: GiveUp | None = None
@@ -56,12 +43,7 @@ class World:
     def spawn(self, generation: int) -> None:
         self.age += 1
         worker = WorkerHandle(
-            age=self.age,
-            generation=generation,
-            spawned_at=self.now,
-            timeout=5.0,
-            graceful_timeout=10.0,
-            pid=self.age,
+            age=self.age, generation=generation, spawned_at=self.now, timeout=5.0, graceful_timeout=10.0, pid=self.age
         )
         self.fleet.workers.append(worker)
         self.spawned_at.append(self.now)

@@ -239,9 +239,7 @@ LEAVING_S = 7.0
 def test_all_are_too_large_at_once_and_somebody_always_serves(count: int, unavailable: int) -> None:
     """A leak grows in all workers alike. Never are more of them on their way out, or fewer serve, than promised."""
     ward = Ward()
-    fleet = Fleet(
-        workers=[worker(age, memory=MIB) for age in range(1, count + 1)], ever_ready=True, proven={1}
-    )
+    fleet = Fleet(workers=[worker(age, memory=MIB) for age in range(1, count + 1)], ever_ready=True, proven={1})
     ward.workers = fleet.workers
     ward.sizes = {each.pid: 2 * MIB for each in fleet.workers}
     target = Target(((1, count),), unavailable=unavailable)

@@ -95,9 +95,7 @@ def test_others_of_the_chain_of_names_and_authorities(warnings, ca: trustme.CA) 
     assert "in 5 days" in lines[3]
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\0"]
-)
+@pytest.mark.parametrize("text", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\0"])
 def test_what_is_no_certificate_is_left_to_who_loads_it(warnings, text: bytes) -> None:  # type: ignore[no-untyped-def]
     assert warnings(text) == []
     assert date_warnings(TLSValues(certfile="/nowhere/c.pem")) == []

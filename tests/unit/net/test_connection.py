@@ -52,13 +52,7 @@ class Peer:
         raw = socket.socket.__mro__[1](fileno=ours.detach())
         base = {"SERVER_NAME": "s", "SERVER_PORT": "1", "wsgi.url_scheme": "http"}
         self.connection = Connection(
-            self.context,
-            self.loop,
-            raw,
-            base,
-            {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"},
-            b"192.0.2.1",
-            False,
+            self.context, self.loop, raw, base, {"REMOTE_ADDR": "192.0.2.1", "REMOTE_PORT": "7"}, b"192.0.2.1", False
         )
 
     def feed(self, *pieces: bytes) -> None:
@@ -110,9 +104,7 @@ def peers() -> Iterator[Callable[..., Peer]]:
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     body = environ["wsgi.input"].read()
-    line = (
-        f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ.get('CONTENT_LENGTH')} ".encode() + body
-    )
+    line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ.get('CONTENT_LENGTH')} ".encode() + body
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [line]
 
@@ -126,9 +118,7 @@ STREAM = (
 )
 
 
-def test_pipelined_requests_are_answered_in_order_whole_bytewise_and_at_every_split(
-    peers: Callable[..., Peer],
-) -> None:
+def test_pipelined_requests_are_answered_in_order_whole_bytewise_and_at_every_split(peers: Callable[..., Peer]) -> None:
     answers = None
     ways = [[STREAM], [STREAM[i : i + 1] for i in range(len(STREAM))]]
     ways += [[STREAM[:i], STREAM[i:]] for i in range(1, len(STREAM))]
@@ -177,11 +167,7 @@ def test_refusals_close_whatever_the_splits_and_nothing_runs_after_them(
 
     after = b"GET /after HTTP/1.1\r\nHost: h\r\n\r\n"
     step = 1 if len(raw) < 200 else 997
-    for pieces in (
-        [raw + after],
-        [raw, after],
-        [raw[i : i + step] for i in range(0, len(raw), step)] + [after],
-    ):
+    for pieces in ([raw + after], [raw, after], [raw[i : i + step] for i in range(0, len(raw), step)] + [after]):
         peer = peers(app)
         peer.feed(*pieces)
         got = peer.got()

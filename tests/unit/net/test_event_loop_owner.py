@@ -64,9 +64,7 @@ class Bench:
             fd = ours.detach()
         from _socket import socket as RawSocket
 
-        connection = self.admit(
-            self.event_loop, RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd), "", None
-        )
+        connection = self.admit(self.event_loop, RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd), "", None)
         self.event_loop.adopt(connection)
         return connection, client
 

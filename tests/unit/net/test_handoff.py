@@ -106,9 +106,7 @@ def test_it_is_taken_over_by_numbers(channel: Handoff, pair: tuple[socket.socket
     handed.sock.close()
 
 
-def test_a_full_channel_says_so_and_loses_nothing(
-    channel: Handoff, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_full_channel_says_so_and_loses_nothing(channel: Handoff, pair: tuple[socket.socket, socket.socket]) -> None:
     before = open_descriptors()
     sent = 0
     while channel.send(pair[0].fileno(), state_of(data=b"x" * 2000), str(sent)):
@@ -214,9 +212,7 @@ def test_idle_half_read_and_pipelined_connections_go(peers: Callable[..., Peer])
     assert connection.transfer_state() == state_of(used=True, deadline=connection.deadline)
     peer.feed(b"\r\n" + REQUEST[:10])
     assert connection.is_movable
-    assert connection.transfer_state() == state_of(
-        data=REQUEST[:10], blank=True, deadline=connection.deadline
-    )
+    assert connection.transfer_state() == state_of(data=REQUEST[:10], blank=True, deadline=connection.deadline)
     peer.client.sendall(REQUEST[10:] + REQUEST * 2)
     assert connection.receive()
     assert not connection.is_movable, "its request is with the application"

@@ -38,9 +38,7 @@ def opened() -> Iterator[Any]:
     """Open listeners that are closed at the end."""
     made: list[Listener] = []
 
-    def begin(
-        *bind: str, inherited: Sequence[int] = (), keep: Sequence[Listener] = (), **more: Any
-    ) -> list[Listener]:
+    def begin(*bind: str, inherited: Sequence[int] = (), keep: Sequence[Listener] = (), **more: Any) -> list[Listener]:
         found = open_listeners(Bind(*bind, **more), inherited, keep)
         made.extend(found)
         return found
@@ -276,9 +274,7 @@ def test_unlink_spares_a_file_that_is_no_longer_ours(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_an_abstract_socket_needs_no_file(
-    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_abstract_socket_needs_no_file(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.platform != "linux":
         pytest.skip("abstract sockets are Linux's")
     monkeypatch.chdir(tmp_path)

@@ -46,9 +46,7 @@ def test_it_reports_what_is_asked_for(poller: Poller, pair: tuple[socket.socket,
     assert poller.poll(0) == []
 
 
-def test_registered_for_nothing_and_woken_later(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_registered_for_nothing_and_woken_later(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
     fd = pair[0].fileno()
     poller.register(fd, NONE)
     assert poller.poll(0) == []

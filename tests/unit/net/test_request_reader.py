@@ -37,12 +37,7 @@ def body_of(reader: RequestReader) -> bytes:
 
 @pytest.mark.parametrize(
     ("data", "body"),
-    [
-        (GET, b""),
-        (b"\r\n" + GET, b""),
-        (POST + b"hello", b"hello"),
-        (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
-    ],
+    [(GET, b""), (b"\r\n" + GET, b""), (POST + b"hello", b"hello"), (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", b"hello")],
 )
 def test_a_request_at_every_split(reader_of: Callable[..., RequestReader], data: bytes, body: bytes) -> None:
     for cut in range(len(data)):
@@ -62,10 +57,7 @@ def test_a_later_head_does_not_keep_the_one_before(reader_of: Callable[..., Requ
     reader = reader_of()
     reader._context.now = 103.0
     assert reader.feed_head(b"G") == HEAD
-    assert (reader.since, reader.head_since) == (
-        100.0,
-        103.0,
-    )  # the first request counts from the connection's begin
+    assert (reader.since, reader.head_since) == (100.0, 103.0)  # the first request counts from the connection's begin
     assert reader.feed_head(GET[1:]) == READY
     reader._context.now = 105.0
     assert reader.feed_head(b"GET /z") == HEAD

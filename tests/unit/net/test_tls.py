@@ -230,9 +230,7 @@ def test_close_notify_is_an_end(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_half_closed_client_gets_its_response(
-    files: Files, pairs: list[Pair], version: ssl.TLSVersion
-) -> None:
+def test_half_closed_client_gets_its_response(files: Files, pairs: list[Pair], version: ssl.TLSVersion) -> None:
     context = files.client_context()
     context.maximum_version = version
     pair = Pair.of(files, context)
@@ -433,12 +431,7 @@ def connection_over(pair: Pair, app: Callable[..., Any]) -> Connection:
     log = logging.getLogger("test.tls")
     context = serving(app, log=log, slot=Scoreboard(1, 1).slots[0])
     base = base_environ(
-        server_name="s",
-        server_port="443",
-        url_scheme="https",
-        errors=None,
-        multithread=False,
-        multiprocess=False,
+        server_name="s", server_port="443", url_scheme="https", errors=None, multithread=False, multiprocess=False
     )
     return Connection(context, Loop(), pair.server, base, pair.environ, b"192.0.2.1", False)
 
@@ -530,9 +523,7 @@ def test_optional_client_certificate_may_lack(files: Files, pairs: list[Pair]) -
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("what", ["none", "foreign"])
-def test_required_client_certificate(
-    files: Files, pairs: list[Pair], what: str, version: ssl.TLSVersion
-) -> None:
+def test_required_client_certificate(files: Files, pairs: list[Pair], what: str, version: ssl.TLSVersion) -> None:
     context = files.client_context() if what == "none" else with_client_certificate(files, trustme.CA())
     context.maximum_version = version
     server_context = make_context(files.settings(cert_reqs=2, ca_certs=files.path("ca.pem")))

@@ -35,9 +35,7 @@ def settings(directory: Path, **others: Any) -> Any:
     return SimpleNamespace(**{**values, **others})
 
 
-def resumes(
-    first: ssl.SSLContext, second: ssl.SSLContext, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
-) -> bool:
+def resumes(first: ssl.SSLContext, second: ssl.SSLContext, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> bool:
     """Whether a session that ``first`` has begun goes on in ``second``."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.minimum_version = client.maximum_version = version

@@ -111,10 +111,7 @@ def refused(app: App, *pieces: bytes, **overrides: Any) -> bytes:
 def test_refusals(app: App, caplog: pytest.LogCaptureFixture) -> None:
     assert refused(app, b"G") == b"400"
     assert refused(app, packet(REQUEST_METHOD="GET")) == b"400"
-    assert (
-        refused(app, packet(REQUEST_METHOD="PUT", REQUEST_URI="/", CONTENT_LENGTH="9"), body_limit=8)
-        == b"413"
-    )
+    assert refused(app, packet(REQUEST_METHOD="PUT", REQUEST_URI="/", CONTENT_LENGTH="9"), body_limit=8) == b"413"
     assert len(caplog.records) == 3
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 

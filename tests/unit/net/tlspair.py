@@ -68,12 +68,7 @@ class Pair:
     """A client over memory, whose bytes go through ``peer``, and ``server``, the `TLSSocket`."""
 
     def __init__(
-        self,
-        context: ssl.SSLContext,
-        client_context: ssl.SSLContext,
-        *,
-        name: str = "localhost",
-        buffer_bytes: int = 0,
+        self, context: ssl.SSLContext, client_context: ssl.SSLContext, *, name: str = "localhost", buffer_bytes: int = 0
     ) -> None:
         ours, self.peer = socket.socketpair()
         if buffer_bytes:

@@ -254,9 +254,7 @@ class World:
 def test_each_request_runs_once_and_one_thread_polls_in_every_schedule(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        leadership, "_LOOKS_BEFORE_SLEEP", 3
-    )  # so that the main thread sleeps and is woken, too
+    monkeypatch.setattr(leadership, "_LOOKS_BEFORE_SLEEP", 3)  # so that the main thread sleeps and is woken, too
     taken = 0
     for seed in range(150):
         world = World(seed, threads, requests=25)
@@ -272,9 +270,7 @@ def test_each_request_runs_once_and_one_thread_polls_in_every_schedule(
 # ---- one step after the other ------------------------------------------------------------------------------
 
 
-def lead_of(
-    threads: int = 2, run: Callable[[Any, int], float] = lambda *_: 0.0
-) -> tuple[Leadership, PoolThread]:
+def lead_of(threads: int = 2, run: Callable[[Any, int], float] = lambda *_: 0.0) -> tuple[Leadership, PoolThread]:
     """Return a pool with one thread, which leads."""
     lead = Leadership(threads, deque(), run, lambda *_: None)
     thread = lead.add(2)
@@ -380,9 +376,7 @@ def test_a_long_call_now_and_then_is_no_reason_to_queue() -> None:
 
 
 @pytest.mark.parametrize(("threads", "passes"), [(2, True), (1, False)])
-def test_short_calls_that_mostly_wait_are_queued_where_others_could_run_them(
-    threads: int, passes: bool
-) -> None:
+def test_short_calls_that_mostly_wait_are_queued_where_others_could_run_them(threads: int, passes: bool) -> None:
     """The CPU time of the thread does not grow with the 0.5 ms of each call, so it has waited."""
     lead, _ = lead_of(threads, lambda *_: 0.0005)
     for _ in range(32):

@@ -46,9 +46,7 @@ def direct(tmp_path: Path) -> Iterator[Direct]:
     made.output.close()
 
 
-def watch_through(
-    log: logging.Logger, blocked: list[bool], at_nap: Callable[[int], object] = id
-) -> LoopWatchdog:
+def watch_through(log: logging.Logger, blocked: list[bool], at_nap: Callable[[int], object] = id) -> LoopWatchdog:
     """Watch a loop with a limit of 1 s through as many naps of 0.25 s; with each the loop is blocked or is not."""
     script = iter(enumerate(blocked))
     asked = False

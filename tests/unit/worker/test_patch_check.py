@@ -42,9 +42,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> object:
 
 def test_what_keeps_an_original_is_told(found: object) -> None:
     (line,) = found({"mysettings": {"sleep": time.sleep, "nap": time.sleep, "x": 1}})  # type: ignore[operator]
-    assert line.startswith(
-        "the module 'mysettings' was imported before gevent could patch the standard library"
-    )
+    assert line.startswith("the module 'mysettings' was imported before gevent could patch the standard library")
     assert "keeps its own time.sleep: " in line
     assert "Import it in the application, or give -k gevent on the command line" in line
     (line,) = found({"__config__": {"__file__": "/srv/gun.py", "poll": select.poll}})  # type: ignore[operator]

@@ -108,11 +108,7 @@ def message(value: object) -> str:
             "from wsgiserv.worker.event_loop_worker import EventLoopWorker as Mine\n",
             ["abstract", "does not implement serve."],
         ),
-        (
-            "sitebad:Mine",
-            "from wsgiserv.worker.base import Worker as Mine\n",
-            ["connections, serve, stop_accepting."],
-        ),
+        ("sitebad:Mine", "from wsgiserv.worker.base import Worker as Mine\n", ["connections, serve, stop_accepting."]),
         (
             "sitebad:Mine",
             "import no_such_package_here\n",
@@ -125,11 +121,7 @@ def message(value: object) -> str:
         ),
         ("sitebad:Mine", "Mine = = 5\n", ["syntax error in", "sitebad.py, line 1"]),
         ("sitebad:Mine", "import sys; sys.exit('gone')\n", ["SystemExit: gone", "line 1"]),
-        (
-            "sitebad:Mine",
-            "def __getattr__(name):\n    raise RuntimeError('lazy')\n",
-            ["RuntimeError: lazy", "line 2"],
-        ),
+        ("sitebad:Mine", "def __getattr__(name):\n    raise RuntimeError('lazy')\n", ["RuntimeError: lazy", "line 2"]),
     ],
 )
 def test_what_is_wrong_is_said(site: Path, path: str, source: str, words: list[str]) -> None:

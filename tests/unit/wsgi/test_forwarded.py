@@ -297,9 +297,7 @@ def test_a_star_says_who_may_speak_and_not_who_is_a_proxy() -> None:
 
 
 ADDRESSES = st.one_of(st.ip_addresses().map(str), st.sampled_from(["10.0.0.2", "127.0.0.1", "fd00::1"]))
-FIELD_TEXT = st.text(
-    st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=60
-)
+FIELD_TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=60)
 
 
 @given(FIELD_TEXT, ADDRESSES)

@@ -67,9 +67,7 @@ def call(
     return wire, response, run_app(app, {}, response)
 
 
-def answering(
-    result: Any, headers: list[tuple[str, str]] | None = None, status: str = "200 OK"
-) -> Callable[..., Any]:
+def answering(result: Any, headers: list[tuple[str, str]] | None = None, status: str = "200 OK") -> Callable[..., Any]:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         start_response(status, list(headers or []))
         return result
@@ -177,9 +175,7 @@ class Boom(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Boom(), GeneratorExit()]
-)
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Boom(), GeneratorExit()])
 def test_whatever_the_application_raises_costs_one_500(error: BaseException) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         raise error
@@ -192,9 +188,7 @@ def test_whatever_the_application_raises_costs_one_500(error: BaseException) -> 
     assert failure.__traceback__.tb_frame.f_code.co_name == "app"  # the user's own frames only
 
 
-@pytest.mark.parametrize(
-    "result", [None, 5, b"bytes", "str", ["str"], [None], [5], iter(["str"]), [bytearray(b"x")]]
-)
+@pytest.mark.parametrize("result", [None, 5, b"bytes", "str", ["str"], [None], [5], iter(["str"]), [bytearray(b"x")]])
 def test_nonsense_is_a_500(result: Any) -> None:
     wire, _, failure = call(answering(result))
     assert wire.head.startswith(b"HTTP/1.1 500 ")
@@ -477,13 +471,7 @@ def test_a_file_wrapper_of_what_cannot_seek_says_so() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
-    "path",
-    [
-        "/proc/self/status",
-        "/proc/cpuinfo",
-        "/sys/kernel/mm/transparent_hugepage/enabled",
-        "/proc/self/environ",
-    ],
+    "path", ["/proc/self/status", "/proc/cpuinfo", "/sys/kernel/mm/transparent_hugepage/enabled", "/proc/self/environ"]
 )
 def test_a_file_that_does_not_know_its_size_is_read(path: str, method: str) -> None:
     try:
@@ -525,9 +513,7 @@ def test_a_file_without_blocks_is_handed_to_the_kernel_where_its_size_is_true(
 
 def test_a_response_goes_to_the_sink_that_it_is_redirected_to() -> None:
     first, second = Wire(), Wire()
-    response = Response(
-        first, ResponseContext(logging.getLogger("test.response"), date_line(0)), True, False, True
-    )
+    response = Response(first, ResponseContext(logging.getLogger("test.response"), date_line(0)), True, False, True)
     assert response.redirect(second) is first
     assert run_app(answering([b"x"]), {}, response) is None
     assert first.data == b""
