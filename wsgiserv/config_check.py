@@ -30,7 +30,7 @@ from wsgiserv.net.listener import Checked, check_listeners
 from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
-from wsgiserv.wording import counted
+from wsgiserv.wording import counted, kind_of
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.serving import head_limits
@@ -205,8 +205,7 @@ def _described(settings: Settings, application: object) -> str:
     spec = settings.wsgi_app or ""
     module = sys.modules.get(spec.partition(":")[0])
     place = getattr(module, "__file__", None) or "no file"
-    kind = type(application).__name__
-    return f"{spec}, {'an' if kind[0] in 'AEIOaeio' else 'a'} {kind} from {place}"
+    return f"{spec}, {kind_of(application)} from {place}"
 
 
 def _warm_up(

@@ -17,6 +17,13 @@ def counted(count: int, thing: str, verb_of_one: str = "", verb: str = "") -> st
     return words.rstrip()
 
 
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article: ``a list``, ``an int``."""
+    # By type(): a proxy looks its __class__ up in another object.
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+
+
 def mebibytes(count: int) -> str:
     """Return a number of bytes as ``12.3 MiB``."""
     return f"{count / (1 << 20):.1f} MiB"

@@ -16,6 +16,7 @@ from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.process import leave_if_child
 from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.user_code import accepts_args, import_fresh, is_a
+from wsgiserv.wording import kind_of
 
 # For a text without a name
 _DEFAULT_NAMES = ("application", "app")
@@ -176,7 +177,7 @@ def _call(target: Target, factory: Any) -> Any:
     positional, keywords = target.call
     if not callable(factory):
         raise ApplicationError(
-            f"{target.name!r} in {target.module!r} cannot be called: it is {_described(factory)}. "
+            f"{target.name!r} in {target.module!r} cannot be called: it is {kind_of(factory)}. "
             f"Without parentheses: wsgiserv {target.module}:{target.name}"
         )
     try:
@@ -189,13 +190,9 @@ def _call(target: Target, factory: Any) -> Any:
     return application
 
 
-def _described(value: Any) -> str:
-    return f"{'an' if type(value).__name__[0] in 'AEIOaeio' else 'a'} {type(value).__name__}"
-
-
 def _check(target: Target, application: Any) -> None:
     """Raise ApplicationError if ``application`` cannot be one in the sense of PEP 3333."""
-    what = f"{target.spec!r} is {_described(application)}"
+    what = f"{target.spec!r} is {kind_of(application)}"
     # By its type: isinstance() asks __class__, which a proxy looks up in another object.
     kind = type(application)
     if issubclass(kind, ModuleType):

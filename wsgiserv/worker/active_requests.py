@@ -39,7 +39,6 @@ class Call(NamedTuple):
         connection: the request's connection.
         request_line: as it came, for a log.
         request_id: its id.
-        peer: the client's address.
         started: ``time.monotonic()`` when the application was called, in seconds.
         where: the name of the thread or greenlet.
         stack: the application's frames, outermost first, as in a traceback.
@@ -48,7 +47,6 @@ class Call(NamedTuple):
     connection: Connection
     request_line: str
     request_id: str
-    peer: str
     started: float
     where: str
     stack: str
@@ -78,7 +76,6 @@ def call_in(frame: FrameType | None, where: str) -> Call | None:
         connection,
         escape(line.raw.decode("latin-1")) if line is not None else "-",
         names.get("request_id", "-"),
-        connection.name,
         names.get("started", 0.0),
         where,
         stack_of(frame),
@@ -156,7 +153,7 @@ def describe(call: Call, now: float) -> str:
         now: ``time.monotonic()``.
     """
     return (
-        f'"{call.request_line}" from {escape(call.peer)}, request id {escape(call.request_id)}, for '
+        f'"{call.request_line}" from {escape(call.connection.name)}, request id {escape(call.request_id)}, for '
         f"{now - call.started:.1f} s in {call.where}:\n{call.stack}"
     )
 

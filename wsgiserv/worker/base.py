@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from os import getpid, kill
-from select import POLLIN, poll
 from time import monotonic, time
 from types import FrameType
 from typing import Any, ClassVar, Final
@@ -28,6 +27,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
+from wsgiserv.ipc import wait_for
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files
@@ -40,7 +40,7 @@ from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
 from wsgiserv.worker.crash_dump import write_report
 from wsgiserv.worker.heartbeat import Heartbeat
-from wsgiserv.worker.helper_thread import cannot_start
+from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
@@ -283,10 +283,8 @@ class Worker(ABC):
 
             warm_up(self.context, self.cfg.warmup, self._admission.first_base)
         if self._reloader is not None:
-            try:
+            with needs_thread("wsgiserv-reloader"):
                 self._reloader.start()
-            except RuntimeError as error:
-                raise cannot_start("wsgiserv-reloader", error) from error
 
     def _make_reloader(self) -> None:
         """Note how the files are, before the application is imported (``reload``). Raises ConfigError."""
@@ -327,7 +325,8 @@ class Worker(ABC):
         unblock_last()  # behind the at-fork handlers that the imports have registered
         call_hook(self.log, "post_worker_init", self.cfg.post_worker_init, self)
         self._signals.serve()
-        if self._is_orphan():
+        # Imports may take long, and meanwhile nothing watches the lifeline.
+        if wait_for(self.boot.lifeline, 0.0):
             # A client that came now would soon be sent away, where the old master's workers may serve (an upgrade).
             self._warn_of_lost_master()
             return ExitStatus.BOOT
@@ -358,14 +357,6 @@ class Worker(ABC):
             self._exit_hook_called = True
             call_hook(self.log, "worker_exit", self.cfg.worker_exit, self.boot.server, self)
 
-    def _is_orphan(self) -> bool:
-        """Return whether the master has exited."""
-        # Imports may take long, and meanwhile nothing watches the lifeline. select(2) cannot take a descriptor above
-        # 1023, which the lifeline may have.
-        poller = poll()
-        poller.register(self.boot.lifeline, POLLIN)
-        return bool(poller.poll(0))
-
     def _let_go(self) -> None:
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
@@ -390,7 +381,7 @@ class Worker(ABC):
         """
         self._signals.close()
         self.context.close_in_child()
-        self._heartbeat.close_in_child(self.boot.slot)
+        self._heartbeat.seconds = self.boot.slot.seconds  # of the detached row, by now
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -420,7 +411,7 @@ class Worker(ABC):
             self.context.cut_because(AT_ONCE)
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-            self._leaving.leave_at_once()
+            self._leaving.at_once = True
         elif number == signal.SIGUSR1:
             reopen_error_log()
             if self.context.access is not None:
@@ -602,7 +593,7 @@ class Worker(ABC):
 
     def _stop_handing_over(self) -> None:
         """Leave as without a channel from now on: no worker is left to take connections."""
-        self._leaving.stop_handing_over()
+        self._leaving.hands_over = False
         self._keep_idle()
         self.stop_accepting()
 

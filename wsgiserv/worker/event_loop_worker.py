@@ -185,8 +185,6 @@ class EventLoopWorker(Worker):
                     pass  # before anything is read: the sibling finds the whole request in the socket
                 elif connection.receive() and run(connection) is TURN_OVER:
                     return
-            except TurnEnded:
-                raise
             except BaseException as error:
                 self.lose(connection, error)
         if leaving.hands_over and waiting:
@@ -198,8 +196,6 @@ class EventLoopWorker(Worker):
             try:
                 if connection.advance() and run(connection) is TURN_OVER:
                     return
-            except TurnEnded:
-                raise
             except BaseException as error:
                 self.lose(connection, error)
         try:
@@ -208,8 +204,6 @@ class EventLoopWorker(Worker):
                 self._turn_second(now)
             if not (event_loop.accepting or leaving.begun):
                 event_loop.consider_accepting(now)
-        except TurnEnded:
-            raise
         except BaseException as error:
             self.survive(error)
 
@@ -235,8 +229,6 @@ class EventLoopWorker(Worker):
         """Return the result of ``action``; None when it raises, which costs the connection: see `lose`."""
         try:
             return action(*arguments)
-        except TurnEnded:
-            raise
         except BaseException as error:
             self.lose(connection, error)
         return None
@@ -251,14 +243,14 @@ class EventLoopWorker(Worker):
                 self.survive(error)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
-        """Log the exception of an event, and close its connection. Raises nothing.
+        """Log the exception of an event, and close its connection. Raises nothing but a `TurnEnded` again.
 
         Args:
             connection: the event's; None: something else than a connection has failed.
             failure: the exception.
             is_mine: see `Connection.abandon`.
         """
-        if connection is None:
+        if connection is None or isinstance(failure, TurnEnded):
             self.survive(failure)
             return
         self._tell_fault(connection, failure)
@@ -274,15 +266,17 @@ class EventLoopWorker(Worker):
         """Log an exception of the loop itself, and end the worker if they come again and again.
 
         Args:
-            failure: the exception.
+            failure: the exception; a `TurnEnded` is none of the loop's, and raised again.
         """
+        if isinstance(failure, TurnEnded):
+            raise failure
         self._tell("WS1709 worker %d: the loop has failed, and goes on: please report it", self.pid, failure)
         now = monotonic()
         self._failures = [when for when in self._failures if now - when < _FAILURES_S] + [now]
         if len(self._failures) >= _MOST_FAILURES:
             # Raised at the end of `serve`, not here: this may be any thread, or a greenlet.
             self._fatal = failure
-            self._leaving.leave_at_once()
+            self._leaving.at_once = True
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
         with suppress(BaseException):  # a filter or a handler of the application's log

@@ -122,16 +122,14 @@ def _original(module: str, name: str) -> object:
 
 def _early_imports(names: list[str]) -> list[str]:
     """Return a line for each module with unpatched parts: older than the server, or one of ``names``."""
-    older = find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER)
-    if _before_patching is None:
-        return [*older, *find_early_imports(names, _original)]
-    later = [name for name in names if name not in _before_patching]
+    before = names if _before_patching is None else _before_patching
+    later = [name for name in names if name not in before]
 
     def original(module: str, name: str) -> object:
         return _original(module, name) if module in _OF_WORKERS else None
 
     return [
-        *older,
-        *find_early_imports(_before_patching, _original),
+        *find_early_imports(earlier_modules(), _original, OLDER_THAN_SERVER),
+        *find_early_imports(before, _original),
         *find_early_imports(later, original, _CALL_IT_THERE),
     ]

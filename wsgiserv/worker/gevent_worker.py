@@ -38,7 +38,7 @@ from wsgiserv.worker.active_requests import Call, call_in, describe, other_threa
 from wsgiserv.worker.event_loop_worker import CHANNEL_FULL_S, CROWDED_TURN_S, EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.gevent_patching import patch_master, patch_worker
 from wsgiserv.worker.greenlet_pool import GreenletPool, InChild
-from wsgiserv.worker.helper_thread import cannot_start
+from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.loop_watchdog import LoopWatchdog
 from wsgiserv.wsgi.response import Response
 from wsgiserv.wsgi.run import run_app
@@ -73,13 +73,6 @@ class _RequestTimeout(gevent.Timeout):
         super().__init__()  # the timer is the worker's
         self.seconds = limit_s
         self.outcome = ""
-
-    def meets(self, response: Response) -> None:
-        """Note the outcome for the client. Called when it is raised for the first time."""
-        if response.is_whole:
-            self.outcome = "its response had been sent"
-        else:
-            self.outcome = _CUT if response.begun else "answered with 504"
 
 
 class _GeventEventLoop(WorkerEventLoop):
@@ -224,7 +217,10 @@ class GeventWorker(EventLoopWorker):
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
         """Interrupt an overdue request in its wait. In the hub."""
         if not timeout.outcome:
-            timeout.meets(response)
+            if response.is_whole:
+                timeout.outcome = "its response had been sent"
+            else:
+                timeout.outcome = _CUT if response.begun else "answered with 504"
             response.time_out()
             call = call_in(greenlet.gr_frame, f"greenlet {getattr(greenlet, 'cell', '')}")
             self.log.error(
@@ -270,10 +266,8 @@ class GeventWorker(EventLoopWorker):
         sign = self._hub_loop.async_()
         watch = LoopWatchdog(self.cfg.gevent_block_warning, self.log, sign.send)
         sign.start(watch.alive)
-        try:
+        with needs_thread("that watches the hub"):
             watch.start()
-        except RuntimeError as error:
-            raise cannot_start("that watches the hub", error) from error
         return watch
 
     def _turn(self) -> None:
@@ -289,7 +283,9 @@ class GeventWorker(EventLoopWorker):
         try:
             self.turn(0.0)
             if self._leaving.begun:
-                self._hand_over_after_turn()
+                # Hand over what the turn has made movable. Nothing else may wake the hub when the channel has room
+                # again, or, in the last second, when the time is over.
+                self._keep_timer(self._full_timer, 0.0 < self._go_on_leaving(1.0) < 1.0)
         except InChild:
             return  # the child's hub goes on without the worker
         except BaseException as error:  # the hub would not log it, and the server must go on
@@ -300,18 +296,15 @@ class GeventWorker(EventLoopWorker):
             self._done.set()
         elif self.event_loop.waiting:
             self._turn_soon()
-        elif not (self.event_loop.accepting or self._leaving.begun):  # clients may wait for room
-            self._crowded_timer.again(self._turn)
-        elif self._crowded_timer.active:
-            self._crowded_timer.stop()
+        else:  # clients may wait for room
+            self._keep_timer(self._crowded_timer, not (self.event_loop.accepting or self._leaving.begun))
 
-    def _hand_over_after_turn(self) -> None:
-        """Hand over the connections made movable by the turn."""
-        # Nothing else may wake the hub when the channel has room again, or, in the last second, when the time is over.
-        if 0.0 < self._go_on_leaving(1.0) < 1.0:
-            self._full_timer.again(self._turn)
-        elif self._full_timer.active:
-            self._full_timer.stop()
+    def _keep_timer(self, timer: Any, is_needed: bool) -> None:
+        """Have a timer take the next turn, or stop it."""
+        if is_needed:
+            timer.again(self._turn)
+        elif timer.active:
+            timer.stop()
 
     def _turn_soon(self) -> None:
         """Take a turn in this iteration of the hub: a request has ended, there are lines to log and more to do.
@@ -330,7 +323,7 @@ class GeventWorker(EventLoopWorker):
 
     def close_in_child(self) -> None:
         """As of the base. The hub may run in the child, without our watchers and the parent's other requests."""
-        self._pool.close_in_child()
+        self._pool.is_copy = True
         if getsignal(SIGINT) is default_int_handler:
             # KeyboardInterrupt would be raised in the hub, which may only print it. Not by signal.signal(): that puts
             # the application's handlers behind the server's.

@@ -91,7 +91,7 @@ class GreenletPool:
         greenlets: all greenlets.
         idle: the greenlets without a request.
         in_turn: whether the worker takes a turn of its loop, and sets this around it.
-        is_copy: whether this process is a child of the application.
+        is_copy: whether this process is a child of the application, which runs no more requests. Set by the worker.
     """
 
     def __init__(
@@ -153,10 +153,6 @@ class GreenletPool:
         with suppress(InChild):
             while self.queued and (self.idle or len(self.greenlets) < self._most):
                 self.run(self.queued.popleft())
-
-    def close_in_child(self) -> None:
-        """Run no more requests: the application has forked this process."""
-        self.is_copy = True
 
     def ended(self, greenlet: PooledGreenlet) -> None:
         """Drop a greenlet at its end."""

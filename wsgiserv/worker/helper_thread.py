@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _thread import get_native_id
-from collections.abc import Callable, Sized
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager, suppress
 from os import stat
 from time import monotonic, sleep
 from typing import Final
@@ -56,10 +56,8 @@ class HelperThread:
 
     def start(self) -> None:
         """Start the thread for the first time. Raises BootError: a worker without it must not become ready."""
-        try:
+        with needs_thread(f"wsgiserv-{self._title}"):
             self._start()
-        except RuntimeError as error:
-            raise cannot_start(f"wsgiserv-{self._title}", error) from error
         add_helper(self)
 
     def _start(self) -> None:
@@ -123,14 +121,17 @@ class HelperThread:
                 self._start()
 
 
-def cannot_start(name: str, error: RuntimeError) -> BootError:
-    """Return the error for a thread that a worker cannot do without.
+@contextmanager
+def needs_thread(name: str) -> Iterator[None]:
+    """Raise BootError when a thread cannot be started: the worker cannot do without it.
 
     Args:
         name: the thread's.
-        error: what starting it has raised.
     """
-    return BootError(
-        f"cannot start the thread {name}: {error}. Raise the limit of processes and threads (ulimit -u, LimitNPROC=, "
-        "TasksMax=, pids.max of a container) or of memory (ulimit -v)"
-    )
+    try:
+        yield
+    except RuntimeError as error:
+        raise BootError(
+            f"cannot start the thread {name}: {error}. Raise the limit of processes and threads (ulimit -u, "
+            "LimitNPROC=, TasksMax=, pids.max of a container) or of memory (ulimit -v)"
+        ) from error

@@ -10,7 +10,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.safe_open import working_directory
 from wsgiserv.tracebacks import describe_error, format_users_error, users_traceback
 from wsgiserv.user_code import import_fresh, is_a, own_attribute
-from wsgiserv.wording import did_you_mean, nearest
+from wsgiserv.wording import did_you_mean, kind_of, nearest
 
 if TYPE_CHECKING:
     from wsgiserv.worker.base import Worker
@@ -116,9 +116,8 @@ def _fault_of(found: object) -> str:
     """Return why an object is no worker class; empty for one."""
     from wsgiserv.worker.base import Worker
 
-    kind = type(found).__name__
     if not is_a(found, type):  # not isinstance(): __class__ of a proxy may raise
-        return f"it is not a class, but {'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}."
+        return f"it is not a class, but {kind_of(found)}."
     if not issubclass(found, Worker):
         bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
         return f"it is not a worker class of wsgiserv (its bases: {bases})."

@@ -174,7 +174,13 @@ class SignalHandlers:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         theirs = self.application_handler(number)
         if getpid() != self._pid:
-            self._handle_in_child(number, frame, theirs)
+            # Do what the application has set, and nothing else, in a process that it has forked.
+            if callable(theirs):
+                theirs(number, frame)
+            elif theirs != SIG_IGN:
+                # Die of it: the parent is to see the signal in the wait status.
+                set_handler(number, SIG_DFL)
+                kill(getpid(), number)
             return
         is_servers = number in self._numbers
         if is_servers:
@@ -223,16 +229,6 @@ class SignalHandlers:
                 *names,
                 exc_info=failure,
             )
-
-    @staticmethod
-    def _handle_in_child(number: int, frame: FrameType | None, theirs: Any) -> None:
-        """Do what the application has set, and nothing else, in a process that it has forked."""
-        if callable(theirs):
-            theirs(number, frame)
-        elif theirs != SIG_IGN:
-            # Die of it: the parent is to see the signal in the wait status.
-            set_handler(number, SIG_DFL)
-            kill(getpid(), number)
 
     # ---- signal.signal of a worker -----------------------------------------------------------------------
 

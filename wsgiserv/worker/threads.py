@@ -27,7 +27,7 @@ from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
 from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
-from wsgiserv.worker.helper_thread import cannot_start
+from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.leadership import Leadership, PoolThread
 
 # How long the main thread sleeps while nothing happens.
@@ -106,10 +106,8 @@ class ThreadsWorker(EventLoopWorker):
         lead = self._lead
         # Held until the worker is ready, so that no thread leads before; and it is not ready without a thread.
         lead.lock.acquire()
-        try:
+        with needs_thread("wsgiserv-request-1"):
             self._start_thread()
-        except RuntimeError as error:
-            raise cannot_start("wsgiserv-request-1", error) from error
         self.start()
         lead.lock.release()
         try:
