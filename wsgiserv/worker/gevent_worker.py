@@ -129,7 +129,8 @@ class GeventWorker(EventLoopWorker):
             patch_worker(log, in_zygote=True)
 
     def prepare(self) -> None:
-        """Patch the standard library before anything of the application is imported."""
+        """Patch the standard library before anything of the application is imported, and prepare for its children."""
+        os.register_at_fork(before=self._hear_of_children)
         gevent.reinit()  # a hub that was made before the fork, by a configuration file for one, does not survive it
         patch_worker(self.log, warns=self._speaks_for_its_generation())
 
@@ -141,11 +142,6 @@ class GeventWorker(EventLoopWorker):
             boot.generation > 1
             and not any(each.generation == boot.generation for each in workers if each is not boot.handle)
         )
-
-    def load(self) -> None:
-        """As of the base; prepare for the children of the application, too."""
-        os.register_at_fork(before=self._hear_of_children)
-        super().load()
 
     def _hear_of_children(self) -> None:
         """Install libev's SIGCHLD handler before a fork of the application."""

@@ -6,17 +6,16 @@ import os
 import select
 import signal
 from _thread import get_ident
-from collections.abc import Callable
 from functools import partial
 from os import close, pipe, read, write
-from select import POLLIN, poll
+from select import POLLIN, POLLOUT, poll
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
-from wsgiserv.errors import ExitStatus
+from wsgiserv.errors import BootError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import WRITE
@@ -27,7 +26,6 @@ from wsgiserv.worker.event_loop_worker import EventLoopWorker, WorkerEventLoop
 from wsgiserv.worker.fresh_context import fresh_contexts
 from wsgiserv.worker.helper_thread import HelperThread
 from wsgiserv.worker.leaving import AT_ONCE, ORPHAN_GRACE_S, ORPHANED
-from wsgiserv.worker.stream_drain import StreamDrain
 from wsgiserv.wsgi.response import ClientGone
 
 if TYPE_CHECKING:
@@ -42,6 +40,100 @@ _LATE_S: Final = 0.5
 # How often an application that waits for its client gives a sign of life.
 _BEAT_S: Final = 0.25
 _LEAVE_AT_ONCE: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+# How often the draining thread looks whether the application has begun to hold the loop up, and whether more has been
+# queued.
+_DRAIN_LOOK_S: Final = 0.02
+_DRAIN_POLL_MS: Final = 50
+# While the loop turns, how often it drops the connections that need it no longer.
+_TIDY_S: Final = 1.0
+# With more clients than these it rests between two rounds: each of them costs a look at all, and the application runs.
+_FEW: Final = 64
+
+
+class StreamDrain:
+    """Sends queued responses on while the application runs in a worker's only thread.
+
+    It sends, and changes nothing else: the loop handles the end of a response. While the loop turns, the helper only
+    looks now and then for an application holding it up.
+
+    Args:
+        worker: the worker, whose loop calls `add`.
+    """
+
+    def __init__(self, worker: SyncWorker) -> None:
+        self._worker = worker
+        self._queued: dict[Connection, None] = {}
+        self._is_started = False
+        self._thread = HelperThread("drain", self._work)
+
+    def add(self, connection: Connection) -> None:
+        """Look after a connection with a queue. The first call starts the thread: many workers never need it."""
+        self._queued[connection] = None
+        if not self._is_started:
+            try:
+                self._thread.start()
+            except BootError as error:
+                self._worker.log.error("WS1713 worker %d: %s", self._worker.pid, error)
+                return
+            self._is_started = True
+        elif self._thread.asleep:
+            self._thread.wake()
+
+    # ---- the helper's thread -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        queued, thread, slot = self._queued, self._thread, self._worker.boot.slot
+        next_tidy = 0.0
+        while not thread.stopping:
+            now = monotonic()
+            begun = slot.load()[1] if queued else 0.0
+            if begun and now - begun >= _DRAIN_LOOK_S:  # else the loop turns, and sends by itself
+                try:
+                    if self._drain():
+                        continue
+                except Exception:
+                    self._worker.log.exception(
+                        "WS1714 worker %d: queued responses cannot be sent on: please report it", self._worker.pid
+                    )
+            elif now >= next_tidy:
+                next_tidy = now + _TIDY_S
+                self._drop_done()
+            thread.rest(_DRAIN_LOOK_S, not queued, queued)
+
+    def _drop_done(self) -> None:
+        """Look no longer after connections without output."""
+        # The loop adds to them meanwhile. Each step on the dict is atomic, and list() copies in one.
+        queued = self._queued
+        for connection in list(queued):
+            del queued[connection]  # first: `add` is called before or after what is queued at this moment
+            if connection.has_output:
+                queued[connection] = None
+
+    def _drain(self) -> bool:
+        """Send as much as the sockets take, once, after a short wait for the first. True: go on at once."""
+        self._drop_done()
+        by_fd = {connection.fd: connection for connection in list(self._queued)}
+        if not by_fd:
+            return False
+        poller = poll()
+        for fd in by_fd:
+            poller.register(fd, POLLOUT)
+        for fd, _ in poller.poll(_DRAIN_POLL_MS):
+            connection = by_fd[fd]
+            try:
+                connection.drain()
+            except ClientGone:
+                pass  # the loop finds the same error
+            except Exception as error:
+                self._queued.pop(connection, None)
+                self._worker._tell_fault(connection, error)
+                connection.abandon_sending()
+        now = monotonic()
+        # `send_timeout` counts while the application holds the loop up, too, which sweeps no deadlines then.
+        for connection in by_fd.values():
+            if connection.deadline < now:
+                connection.expire_output(now)
+        return len(by_fd) <= _FEW
 
 
 class _SyncEventLoop(WorkerEventLoop):
@@ -109,21 +201,17 @@ class SyncWorker(EventLoopWorker):
             self._handover = BusyHandover(self, settings.handoff_after, fresh_contexts())
             self.run_request = self._handover.run
         else:
-            self.run_request = self._runner()
+            run_fresh = fresh_contexts()
+            words, connections = self.context.slot.words, self.event_loop.connections
+
+            def run(connection: Connection) -> None:
+                words[CONNECTIONS] = len(connections)  # the call may last, and nothing counts them then
+                run_fresh(connection)
+
+            self.run_request = run
         # A byte in this pipe stops the thread that watches the master.
         self._pause_reader, self._pause_writer = pipe()
         self._lifeline_thread = HelperThread("lifeline", self._end_with_master, lambda: write(self._pause_writer, b"!"))
-
-    def _runner(self) -> Callable[[Connection], object]:
-        """Return the function to run a request, without handing over others meanwhile."""
-        run_fresh = fresh_contexts()
-        words, connections = self.context.slot.words, self.event_loop.connections
-
-        def run(connection: Connection) -> None:
-            words[CONNECTIONS] = len(connections)  # the call may last, and nothing counts them then
-            run_fresh(connection)
-
-        return run
 
     def close_in_child(self) -> None:
         """As of the base; close the lifeline thread's pipe, too."""

@@ -17,7 +17,7 @@ from cases import check_each
 
 from wsgiserv.config.file import plain_value
 from wsgiserv.config.loader import collect
-from wsgiserv.worker.patch_check import find_early_imports, later_modules
+from wsgiserv.worker.gevent_patching import find_early_imports, later_modules
 
 
 class Context(ssl.SSLContext):
