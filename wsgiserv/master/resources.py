@@ -135,7 +135,9 @@ class ServerResources:
         log_files.begin()
         open_access_file(settings)  # the workers' user may not be allowed to: workers get the descriptor
         share_log_files()
-        server.handoff = self._open_handoff()
+        # The old master's, so that its workers can hand their idle connections over to the next ones.
+        fds = self.old_master.handoff if self.old_master is not None else None
+        self.handoff = server.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
         self._log_start()
         # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
         generation = self.generation(settings, self.listeners)
@@ -187,13 +189,6 @@ class ServerResources:
                 # Closed only: until this master serves, the old one accepts there.
                 listener.close()
 
-    def _open_handoff(self) -> Handoff | None:
-        """Open the workers' handoff channel, or take the old master's."""
-        # The old master's, so that its workers can hand their idle connections over to the next ones.
-        fds = self.old_master.handoff if self.old_master is not None else None
-        self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
-        return self.handoff
-
     # ---- generations ---------------------------------------------------------------------------------
 
     def generation(
@@ -206,9 +201,8 @@ class ServerResources:
         pool = slot_pool(settings, before.pool if before else None)
         tls_contexts = self._tls_contexts(settings, before.tls_contexts if before else None)
         application, preload = self._preload(settings)
-        return Generation(
-            self._last_number, settings, list(listeners), pool, application, preload, began_at, tls_contexts
-        )
+        rest = pool, application, preload, began_at, tls_contexts, settings.workers
+        return Generation(self._last_number, settings, list(listeners), *rest)
 
     def publish(self, generation: Generation) -> None:
         """Show a generation to hooks and in the process title."""
@@ -315,12 +309,6 @@ class ServerResources:
         """Report to the old master that this one was told to stop, unless it serves already."""
         if self.old_master is not None:
             self.old_master.failed(TOLD_TO_STOP)
-
-    def leave_files(self) -> None:
-        """Leave the files of Unix sockets to the next master, which serves now."""
-        # Both have the same socket behind the file: clients connect to the path as before.
-        for listener in self.listeners:
-            listener.disown()
 
     def clean_up(self) -> None:
         """Close the sockets, and remove the files that this master still owns. May be called twice."""

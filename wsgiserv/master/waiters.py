@@ -111,12 +111,9 @@ class Waiters:
 def _explain_no_trace(pid: int) -> str:
     """Return why a worker does not report its stacks, as far as its state in proc(5) tells."""
     # Each with what helps: a stopped process takes SIGCONT, one in the kernel takes no signal at all.
-    match state_of(pid):
-        case "T":
-            return f"worker {pid} is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on."
-        case "t":
-            return f"worker {pid} is stopped by a debugger or tracer."
-        case "D":
-            return f"worker {pid} does not respond: it waits in the kernel (D), for a disk or a network file system."
-        case _:
-            return f"worker {pid} does not respond: its main thread runs no Python code."
+    causes = {
+        "T": f"is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on.",
+        "t": "is stopped by a debugger or tracer.",
+        "D": "does not respond: it waits in the kernel (D), for a disk or a network file system.",
+    }
+    return f"worker {pid} {causes.get(state_of(pid), 'does not respond: its main thread runs no Python code.')}"

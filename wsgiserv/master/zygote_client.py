@@ -260,12 +260,7 @@ class ZygoteClients:
 
     def _fork_zygote(self, generation: Generation, leave: Callable[[], None]) -> Zygote:
         ours, theirs = packet_pair()
-        try:
-            pid = fork_child(self._parent.signals)
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
+        pid = fork_child(self._parent.signals, ours.close, theirs.close)
         if pid:
             theirs.close()
             self.inherits_orphans = True
