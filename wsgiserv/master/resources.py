@@ -201,8 +201,10 @@ class ServerResources:
         pool = slot_pool(settings, before.pool if before else None)
         tls_contexts = self._tls_contexts(settings, before.tls_contexts if before else None)
         application, preload = self._preload(settings)
-        rest = pool, application, preload, began_at, tls_contexts, settings.workers
-        return Generation(self._last_number, settings, list(listeners), *rest)
+        number, workers = self._last_number, settings.workers
+        return Generation(
+            number, settings, list(listeners), pool, application, preload, began_at, tls_contexts, workers
+        )
 
     def publish(self, generation: Generation) -> None:
         """Show a generation to hooks and in the process title."""

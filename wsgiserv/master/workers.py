@@ -111,8 +111,8 @@ class Workers:
             # Out of processes, descriptors or memory: that may pass, and the policy backs off.
             generation.pool.give_back(slot)
             self._log.error("WS1204 cannot fork a worker: %s. See ulimit -u and -n, and the memory.", error.strerror)
-            reason = f"the system cannot start a process: {error.strerror}"
-            self.fleet.spawn_failed(generation.number, reason, monotonic(), _jitter())
+            reason, now = f"the system cannot start a process: {error.strerror}", monotonic()
+            self.fleet.boot_failed(generation.number, now, reason, now, _jitter())
             return
         handle.slot, handle.pool = slot, generation.pool
         if self._vacant:
