@@ -330,7 +330,7 @@ class Master:
             self._shutdown.fail(error)
 
     def _close_in_worker(self, generation: Generation) -> None:
-        self._resources.close_listeners_of_others(generation)
+        self._resources.close_listeners(generation.listeners)
         self._close_in_child()
 
     def _close_in_child(self) -> None:

@@ -223,15 +223,10 @@ class ServerResources:
                 listener.close()
         self.listeners = list(kept)
 
-    def close_listeners(self) -> None:
-        """Close the master's descriptors of all sockets; the files of Unix sockets stay until `clean_up`."""
+    def close_listeners(self, kept: Sequence[Listener] = ()) -> None:
+        """Close this process's descriptors of all sockets but ``kept``; the files of Unix sockets stay."""
         for listener in self.listeners:
-            listener.close()
-
-    def close_listeners_of_others(self, generation: Generation) -> None:
-        """Close the sockets of other generations. Called in a worker."""
-        for listener in self.listeners:
-            if listener not in generation.listeners:
+            if listener not in kept:
                 listener.close()
 
     def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:

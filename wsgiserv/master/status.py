@@ -76,6 +76,7 @@ def status_of(
     handles = sorted(workers, key=lambda worker: worker.age)
     rows = [_worker(worker, now, memory) for worker in handles]
     last, gone = server.last_reload, server.gone
+    ended = last and {**last._asdict(), "at": _iso(wall - (now - last.at)), "age_s": round(now - last.at, 1)}
 
     def total(name: str) -> int:
         return sum(row[name] for row in rows)
@@ -99,13 +100,7 @@ def status_of(
                 "booting": sum(worker.booting for worker in handles),
                 "retiring": sum(worker.leaving for worker in handles),
             },
-            "last_reload": last
-            and {
-                "ok": last.ok,
-                "reason": last.reason,
-                "at": _iso(wall - (now - last.at)),
-                "age_s": round(now - last.at, 1),
-            },
+            "last_reload": ended,
             "requests": gone.requests + total("requests"),
             "errors": gone.errors + total("errors"),
             # The lines that waited in a worker's memory for the log have ended with it.

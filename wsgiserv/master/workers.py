@@ -287,7 +287,6 @@ class Workers:
             case "ready":
                 self._log_ready(worker, now)
                 if worker.reopen_when_ready:
-                    worker.reopen_when_ready = False
                     send_signal(worker.pid, SIGUSR1)
             case "retiring" if is_news:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
