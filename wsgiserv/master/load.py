@@ -166,9 +166,8 @@ class Scaler:
     """Decides from time to time how many workers are wanted. The master's; one for its life.
 
     Args:
-        listeners: returns the listening sockets in force.
-        tell: called with a line for the log, when more workers are needed and not possible.
         gauge: measures the load.
+        tell: called with a line for the log, when more workers are needed and not possible.
         cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
@@ -179,14 +178,13 @@ class Scaler:
 
     def __init__(
         self,
-        listeners: Callable[[], Iterable[Listener]],
+        gauge: Gauge,
         tell: Callable[[str], None],
-        gauge: Gauge | None = None,
         cpus: Callable[[], float] = own_cpus,
         memory_room: Callable[[], int | None] = _memory_room,
         measure: Callable[[int], int] = memory_of,
     ) -> None:
-        self._gauge = gauge or Gauge(listeners)
+        self._gauge = gauge
         self._tell = tell
         # Once, and only for a fleet that scales: it reads a file of each cgroup above.
         self._cpus = cache(cpus)

@@ -29,7 +29,7 @@ from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.load import Scaler
+from wsgiserv.master.load import Gauge, Scaler
 from wsgiserv.master.policy import Abandon, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
@@ -58,8 +58,7 @@ class Master:
 
     Args:
         settings: the configuration.
-        notices: warnings about it, for the log.
-        warnings: warnings about the start; a reload does not repeat them.
+        notices: warnings about it, and about the start, for the log.
         reload_settings: reads the configuration again (SIGHUP); raises ConfigError.
         worker_main: runs a worker in the child, and returns its exit status.
         log: the error log.
@@ -79,9 +78,8 @@ class Master:
         invocation: Invocation | None = None,
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
-        warnings: Sequence[str] = (),
     ) -> None:
-        self._notices = [*notices, *warnings]
+        self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
@@ -93,7 +91,7 @@ class Master:
         self._foreground = Foreground(-1)
         self._resumed_at = 0.0
         self._announced = False
-        self._scaler = Scaler(lambda: self._reload.current.listeners, log.info)
+        self._scaler = Scaler(Gauge(lambda: self._reload.current.listeners), log.info)
         self._control: ControlServer | None = None
 
     def run(self) -> int:

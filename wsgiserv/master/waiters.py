@@ -59,14 +59,11 @@ class Waiters:
     def on_exit(self, worker: WorkerHandle, text: str) -> None:
         """End the waits for this worker: it has exited, or will never be spawned."""
         settle(self._exits.pop(worker.age, []), True, text)
-        self._end_trace(worker, False, text)
+        self.on_trace(worker, text, ok=False)
 
-    def on_trace(self, worker: WorkerHandle, text: str) -> None:
+    def on_trace(self, worker: WorkerHandle, text: str, *, ok: bool = True) -> None:
         """End the waits for this worker's stacks."""
-        self._end_trace(worker, True, text or "it runs nothing")
-
-    def _end_trace(self, worker: WorkerHandle, ok: bool, text: str) -> None:
-        settle([done for _, done in self._traces.pop(worker.age, [])], ok, text)
+        settle([done for _, done in self._traces.pop(worker.age, [])], ok, text or "it runs nothing")
 
     def look(self, newest: int, wanted: int, now: float) -> float:
         """End the waits for events that have come about, will not, or are late.
