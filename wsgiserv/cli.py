@@ -180,12 +180,11 @@ def _serve(
     from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
-    # Here, and not among the notices of a configuration, which a reload says again.
+    # Here, and not among the notices of a configuration: a reload repeats those.
     warning = root_warning(loaded.sources["user"])
     master = Master(
         loaded.settings,
-        notices=loaded.notices,
-        warnings=[*_certificate_warnings(loaded.settings), *([warning] if warning else [])],
+        notices=[*loaded.notices, *_certificate_warnings(loaded.settings), *([warning] if warning else [])],
         reload_settings=reload_settings,
         worker_main=worker_main,
         log=open_error_log(loaded.settings),

@@ -311,7 +311,8 @@ def test_the_line_for_the_service_manager() -> None:
         last_reload=LastReload(False, "SyntaxError\nmore", 1.0),
         gone=SlotFigures(3, 1),
     )
-    assert status_line(facts, [handle]) == (
+    server = status_of(facts, [handle], now=2.0, wall=1_800_000_000.0)["server"]
+    assert status_line(server) == (
         "running; 1 of 2 workers serve; 3 requests, 1 with errors; 0 connections; the last reload failed: SyntaxError"
     )
 

@@ -98,9 +98,8 @@ class Fleet:
         self._settings = settings
         self._chance = random.Random(seed)
         self._scaler = Scaler(
-            list,
+            self,  # type: ignore[arg-type]
             lambda line: None,
-            gauge=self,  # type: ignore[arg-type]
             cpus=lambda: math.inf,
             memory_room=lambda: None,
         )

@@ -192,25 +192,24 @@ def _said(command: str, request: Mapping[str, Any], reason: str) -> str:
     """Return the text for a command that is done, or has started."""
     # The text may quote a client's request line, which must not drive the terminal.
     reason = escape_keeping_lines("" if reason == "accepted" else reason)
+    wait = request["wait"]
     if command == "trace":
         return reason
     started = f"{command} started; see the result with 'wsgiservctl status'"
     done = {
-        "reload": "reloaded" if request["wait"] else started,
-        "upgrade": "upgraded" if request["wait"] else started,
-        "stop": "stopped" if request["wait"] else "the server is stopping",
+        "reload": "reloaded" if wait else started,
+        "upgrade": "upgraded" if wait else started,
+        "stop": "stopped" if wait else "the server is stopping",
         "scale": counted(
-            request.get("count", 0),
-            "worker",
-            *(("serves", "serve") if request["wait"] else ("is wanted", "are wanted")),
+            request.get("count", 0), "worker", *(("serves", "serve") if wait else ("is wanted", "are wanted"))
         ),
-        "retire": f"worker {request.get('pid')} {'has been' if request['wait'] else 'is to be'} replaced",
+        "retire": f"worker {request.get('pid')} {'has been' if wait else 'is to be'} replaced",
         "reopen_logs": "logs reopened",
     }[command]
     if not reason or command in ("stop", "reopen_logs"):
         return done
     # The server's own line about the other commands says more than ours.
-    return f"{done}: {reason}" if request["wait"] and command in ("reload", "upgrade") else reason
+    return f"{done}: {reason}" if wait and command in ("reload", "upgrade") else reason
 
 
 def _process(pid: int) -> int | None:

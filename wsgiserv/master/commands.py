@@ -8,9 +8,9 @@ from math import ceil
 from signal import SIGTTOU
 from typing import Any, Final
 
-from wsgiserv.config.cgroup import CGROUP_ROOT, available_cpus, cpu_quota, own_cgroups
 from wsgiserv.config.settings import Settings
 from wsgiserv.master.control import Done
+from wsgiserv.master.load import own_cpus
 from wsgiserv.master.reload import Reload
 from wsgiserv.master.shutdown import Shutdown
 from wsgiserv.master.worker_handle import WorkerHandle
@@ -121,5 +121,4 @@ class MasterCommands:
 def most_workers(settings: Settings) -> int:
     """Return the largest number of workers that ``scale`` and SIGTTIN accept; a configuration may have more."""
     # A container may have a part of the machine's CPUs only.
-    cpus = available_cpus(cpu_quota(CGROUP_ROOT, own_cgroups()))
-    return max(_MOST_ANYWHERE, _MOST_PER_CPU * ceil(cpus), settings.workers, settings.workers_max or 0)
+    return max(_MOST_ANYWHERE, _MOST_PER_CPU * ceil(own_cpus()), settings.workers, settings.workers_max or 0)

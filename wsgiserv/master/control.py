@@ -116,14 +116,14 @@ class ControlServer:
             # A waiting client may have shut down its sending side, which would wake the loop again and again.
             yield fd, POLLOUT if client.unsent else 0 if client.command else POLLIN
 
-    def handle(self, fd: int, events: int) -> bool:
-        """Handle the events of ``fd``; return False for a descriptor of another owner."""
+    def handle(self, fd: int, events: int) -> None:
+        """Handle the events of ``fd``, unless that is another owner's."""
         if fd == self._listener.fileno():
             self._accept()
-            return True
-        client = self._clients.get(fd)
-        if client is None:
-            return False
+        elif client := self._clients.get(fd):
+            self._handle_client(client, events)
+
+    def _handle_client(self, client: _Client, events: int) -> None:
         if client.unsent:
             self._send(client)
         elif not client.command:
@@ -131,7 +131,6 @@ class ControlServer:
         elif events & (POLLHUP | POLLERR | POLLNVAL):
             self._log.debug("%s: disconnected; %s goes on", client.name, client.command)
             self._drop(client)
-        return True
 
     def deadline(self) -> float:
         """Return when `expire` is due, ``time.monotonic()`` seconds; ``inf`` without clients."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv.config.settings import Settings
@@ -42,11 +42,8 @@ class Generation:
     began_at: float
     tls_contexts: ContextSeries | None
     # Changed by TTIN, TTOU and the load, while the settings stay as they were read.
-    workers: int = field(init=False)
+    workers: int
     pid_file: PidFile | None = None
-
-    def __post_init__(self) -> None:
-        self.workers = self.settings.workers
 
 
 class RawEnvironment:

@@ -12,6 +12,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from math import inf
 from os import fstat
 from typing import Final
@@ -152,7 +153,8 @@ class Gauge:
 # ---- deciding ------------------------------------------------------------------------------------------
 
 
-def _cpus() -> float:
+def own_cpus() -> float:
+    """Return the CPUs that this server may use, which may be a fraction."""
     return sizing.available_cpus(sizing.cpu_quota(sizing.CGROUP_ROOT, sizing.own_cgroups()))
 
 
@@ -164,9 +166,8 @@ class Scaler:
     """Decides from time to time how many workers are wanted. The master's; one for its life.
 
     Args:
-        listeners: returns the listening sockets in force.
-        tell: called with a line for the log, when more workers are needed and not possible.
         gauge: measures the load.
+        tell: called with a line for the log, when more workers are needed and not possible.
         cpus: returns the number of CPUs for this server.
         memory_room: returns how many bytes may still be used; None without a limit.
         measure: returns the memory of a process in bytes.
@@ -177,17 +178,16 @@ class Scaler:
 
     def __init__(
         self,
-        listeners: Callable[[], Iterable[Listener]],
+        gauge: Gauge,
         tell: Callable[[str], None],
-        gauge: Gauge | None = None,
-        cpus: Callable[[], float] = _cpus,
+        cpus: Callable[[], float] = own_cpus,
         memory_room: Callable[[], int | None] = _memory_room,
         measure: Callable[[int], int] = memory_of,
     ) -> None:
-        self._gauge = gauge or Gauge(listeners)
+        self._gauge = gauge
         self._tell = tell
-        # Once: it reads a file of each cgroup above.
-        self._cpus = cpus()
+        # Once, and only for a fleet that scales: it reads a file of each cgroup above.
+        self._cpus = cache(cpus)
         self._memory_room = memory_room
         self._measure = measure
         self._history = History()
@@ -238,7 +238,7 @@ class Scaler:
             # them could not either.
             return None, self._next_sample
         self._history.add(self._gauge.sample(workers, capacity, now), window_s)
-        bounds = Bounds(least=least, most=most, window_s=window_s, capacity=capacity, cpus=self._cpus)
+        bounds = Bounds(least=least, most=most, window_s=window_s, capacity=capacity, cpus=self._cpus())
         decision = decide(self._history, wanted, bounds)
         within = least <= wanted <= most
         if within and decision.workers > wanted:

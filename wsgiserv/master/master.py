@@ -29,7 +29,8 @@ from wsgiserv.master.commands import MasterCommands, most_workers
 from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
 from wsgiserv.master.generation import Generation
-from wsgiserv.master.policy import Abandon, Fleet, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
+from wsgiserv.master.load import Gauge, Scaler
+from wsgiserv.master.policy import Abandon, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
 from wsgiserv.master.resources import Preload, ServerResources
@@ -45,7 +46,6 @@ from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
-    from wsgiserv.master.load import Scaler
 
 # The longest sleep: the master reads heartbeats, and reaps children, at least this often.
 _TURN_S: Final = 1.0
@@ -58,8 +58,7 @@ class Master:
 
     Args:
         settings: the configuration.
-        notices: warnings about it, for the log.
-        warnings: warnings about the start; a reload does not repeat them.
+        notices: warnings about it, and about the start, for the log.
         reload_settings: reads the configuration again (SIGHUP); raises ConfigError.
         worker_main: runs a worker in the child, and returns its exit status.
         log: the error log.
@@ -79,9 +78,8 @@ class Master:
         invocation: Invocation | None = None,
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
-        warnings: Sequence[str] = (),
     ) -> None:
-        self._notices = [*notices, *warnings]
+        self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
@@ -93,14 +91,8 @@ class Master:
         self._foreground = Foreground(-1)
         self._resumed_at = 0.0
         self._announced = False
-        self._scaler: Scaler | None = None
+        self._scaler = Scaler(Gauge(lambda: self._reload.current.listeners), log.info)
         self._control: ControlServer | None = None
-        # Made by the start:
-        self._signals: SignalQueue
-        self._workers: Workers
-        self._reload: Reload
-        self._recycler: Recycler
-        self._shutdown: Shutdown
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status, which is 0.
@@ -197,10 +189,6 @@ class Master:
             self._log.critical("WS1201 %s%s", error, f"\n{traceback.rstrip()}" if traceback else "")
         self._foreground.failed(error)
 
-    @property
-    def _fleet(self) -> Fleet:
-        return self._workers.fleet
-
     # ---- the loop --------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -219,7 +207,7 @@ class Master:
                 if until is None:
                     return
             # All of these look at the fleet as it is after the actions.
-            newest, workers = self._reload.newest, self._fleet.workers
+            newest, workers = self._reload.newest, self._workers.fleet.workers
             deadlines = [until, shutdown.drain_until]
             if not shutdown.how:
                 deadlines += (self._recycler.look(workers, now), self._autoscale(now))
@@ -244,13 +232,7 @@ class Master:
         if self._reload.in_progress or self._upgrade.is_pending or self._shutdown.is_draining:
             return inf
         generation = self._reload.current
-        if self._scaler is None:
-            if generation.settings.workers_max is None:
-                return inf
-            from wsgiserv.master.load import Scaler
-
-            self._scaler = Scaler(lambda: self._reload.current.listeners, self._log.info)
-        wanted, again = self._scaler.look(self._fleet.workers, generation.workers, generation.settings, now)
+        wanted, again = self._scaler.look(self._workers.fleet.workers, generation.workers, generation.settings, now)
         if wanted is not None:
             self._reload.scale(wanted, self._scaler.explanation)
         return again
@@ -281,21 +263,15 @@ class Master:
     @property
     def _is_up(self) -> bool:
         """True when the start is over: this master serves, and no old master does."""
-        return self._fleet.ever_ready and self._resources.has_taken_over
+        return self._workers.fleet.ever_ready and self._resources.has_taken_over
 
     def _act(self) -> float | None:
         """Carry out the plan's actions until none is due; return when to wake up, None at the end."""
         while True:
-            settings = self._reload.newest.settings
-            target = Target(
-                self._reload.targets(),
-                self._shutdown.how,
-                self._resumed_at,
-                settings.reload_surge,
-                settings.max_unavailable,
-            )
+            settings, wanted, how = self._reload.newest.settings, self._reload.targets(), self._shutdown.how
+            target = Target(wanted, how, self._resumed_at, settings.reload_surge, settings.max_unavailable)
             self._workers.read_heartbeats()
-            for action in plan(self._fleet, target, monotonic()):
+            for action in plan(self._workers.fleet, target, monotonic()):
                 match action:
                     case Spawn():
                         self._spawn(action)
@@ -320,7 +296,7 @@ class Master:
         duration_s = min(max(until - before, 0.0), _TURN_S)
         # A new one each time: the descriptors change with every worker, and closed ones would report POLLNVAL.
         poller = poll()
-        readers = [worker.reader.fileno() for worker in self._fleet.workers if worker.reader is not None]
+        readers = [worker.reader.fileno() for worker in self._workers.fleet.workers if worker.reader is not None]
         for fd in (self._signals.fileno(), *readers, *self._workers.zygotes.fds()):
             poller.register(fd, POLLIN)
         if self._upgrade.new_master is not None and self._upgrade.in_progress:
@@ -352,7 +328,7 @@ class Master:
             self._shutdown.fail(error)
 
     def _close_in_worker(self, generation: Generation) -> None:
-        self._resources.close_listeners_of_others(generation)
+        self._resources.close_listeners(generation.listeners)
         self._close_in_child()
 
     def _close_in_child(self) -> None:
@@ -370,7 +346,7 @@ class Master:
         seconds = self._reload.promote(monotonic())
         current = self._reload.current
         self._workers.keep_generation(current.number)
-        self._log.info("reloaded: %s in %.2f s; the old ones retire", _workers(current.workers), seconds)
+        self._log.info("reloaded: %s in %.2f s; the old ones retire", counted(current.workers, "worker"), seconds)
         self._manager.ready(self._status_line())
 
     def _abandon(self, reason: str) -> None:
@@ -393,12 +369,12 @@ class Master:
 
     def _announce(self) -> None:
         """Report once that all workers are ready."""
-        if self._announced or self._shutdown.how or not self._fleet.ever_ready:
+        if self._announced or self._shutdown.how or not self._workers.fleet.ever_ready:
             return
         # With the first worker: the server serves, and the terminal is free again.
         self._foreground.started()
         current = self._reload.current
-        serving = sum(each.serving for each in self._fleet.workers if each.generation == current.number)
+        serving = sum(each.serving for each in self._workers.fleet.workers if each.generation == current.number)
         # With all of them: an old master that goes now leaves no lack of workers.
         if serving >= current.workers:
             self._announced = True
@@ -406,17 +382,16 @@ class Master:
             if self._control_comes_later:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
-            self._log.info("ready: %s in %.2f s", _workers(serving), monotonic() - current.began_at)
+            self._log.info("ready: %s in %.2f s", counted(serving, "worker"), monotonic() - current.began_at)
 
     # ---- signals ---------------------------------------------------------------------------------------
 
     def _handle_signals(self) -> None:
         for signal in self._signals.take():
-            self._handle(signal)
+            if signal != Signals.SIGCHLD:  # that has woken the loop, which reaps
+                self._handle(signal)
 
     def _handle(self, signal: Signals) -> None:
-        if signal == Signals.SIGCHLD:
-            return  # it has woken the loop, which reaps
         self._log.debug("received %s", signal.name)
         shutdown = self._shutdown
         match signal:
@@ -456,9 +431,9 @@ class Master:
         if count < 1:
             self._log.info("SIGTTOU ignored: one worker is left; SIGWINCH retires it")
         elif by > 0 and count > most:
-            self._log.warning("WS1210 SIGTTIN ignored: this machine accepts at most %s", _workers(most))
+            self._log.warning("WS1210 SIGTTIN ignored: this machine accepts at most %s", counted(most, "worker"))
         else:
-            self._reload.scale(count, f"{name}: {_workers(count)} wanted")
+            self._reload.scale(count, f"{name}: {counted(count, 'worker')} wanted")
 
     def _retire_all(self) -> None:
         if _has_terminal():
@@ -502,9 +477,9 @@ class Master:
             return "reloading"
         return "running" if self._announced else "starting"
 
-    def _facts(self) -> ServerFacts:
+    def _figures(self) -> dict[str, Any]:
         current = self._reload.current
-        return ServerFacts(
+        facts = ServerFacts(
             pid=self._resources.server.pid,
             started_at=self._resources.began_at,
             state=self._state,
@@ -516,22 +491,17 @@ class Master:
             gone=self._workers.gone,
             lost_lines=lost_messages(),
         )
+        return status_of(facts, self._workers.fleet.workers, monotonic(), time())
 
     def _status(self) -> dict[str, Any]:
-        figures = status_of(self._facts(), self._fleet.workers, monotonic(), time())
-        figures["deaths"] = [each.to_dict() for each in self._workers.crashes.reports]
-        return figures
+        return {**self._figures(), "deaths": [each.to_dict() for each in self._workers.crashes.reports]}
 
     def _status_line(self) -> str:
-        return status_line(self._facts(), self._fleet.workers)
+        return status_line(self._figures()["server"])
 
 
 def _ignore_outcome(ok: bool, reason: str) -> None:
     """Do nothing: a signal waits for no outcome, and the log tells it."""
-
-
-def _workers(count: int) -> str:
-    return counted(count, "worker")
 
 
 def _has_terminal() -> bool:

@@ -172,7 +172,7 @@ class Fleet:
             worker.failed, worker.failed_at = report, now
             # A worker that is told to leave while it boots may fail of that: its code is not to blame.
             if not worker.told_to_leave:
-                failures = self._boot_failed(worker.generation, worker.spawned_at, report.reason, now, jitter)
+                failures = self.boot_failed(worker.generation, worker.spawned_at, report.reason, now, jitter)
                 failures.report = report
 
     def died(self, worker: WorkerHandle, how: str, now: float, jitter: float, from_outside: bool = False) -> bool:
@@ -194,17 +194,14 @@ class Fleet:
             # Without a pid its zygote has exited under it.
             subject = f"worker {worker.pid}" if worker.pid else "the zygote"
             reason = f"{subject} {how} while it was booting"
-            failures = self._boot_failed(worker.generation, worker.spawned_at, reason, now, jitter)
+            failures = self.boot_failed(worker.generation, worker.spawned_at, reason, now, jitter)
             failures.hung = worker.hung
         elif now - worker.ready_at < (EARLY_KILLED_S if from_outside else EARLY_S):
             self._crashed(worker.generation, now, jitter)
         return True
 
-    def spawn_failed(self, generation: int, reason: str, now: float, jitter: float) -> None:
-        """Note a failed fork."""
-        self._boot_failed(generation, now, reason, now, jitter)
-
-    def _boot_failed(self, generation: int, spawned_at: float, reason: str, now: float, jitter: float) -> Failures:
+    def boot_failed(self, generation: int, spawned_at: float, reason: str, now: float, jitter: float) -> Failures:
+        """Note a failed boot, or a failed fork; return the generation's failures."""
         failures = self.failures.setdefault(generation, Failures())
         failures.reason = reason
         # All workers forked before the pause have failed of one cause, and count as one try.

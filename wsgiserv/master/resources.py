@@ -135,7 +135,9 @@ class ServerResources:
         log_files.begin()
         open_access_file(settings)  # the workers' user may not be allowed to: workers get the descriptor
         share_log_files()
-        server.handoff = self._open_handoff()
+        # The old master's, so that its workers can hand their idle connections over to the next ones.
+        fds = self.old_master.handoff if self.old_master is not None else None
+        self.handoff = server.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
         self._log_start()
         # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
         generation = self.generation(settings, self.listeners)
@@ -187,13 +189,6 @@ class ServerResources:
                 # Closed only: until this master serves, the old one accepts there.
                 listener.close()
 
-    def _open_handoff(self) -> Handoff | None:
-        """Open the workers' handoff channel, or take the old master's."""
-        # The old master's, so that its workers can hand their idle connections over to the next ones.
-        fds = self.old_master.handoff if self.old_master is not None else None
-        self.handoff = Handoff.from_fds(*fds) if fds is not None else Handoff.open()
-        return self.handoff
-
     # ---- generations ---------------------------------------------------------------------------------
 
     def generation(
@@ -206,8 +201,9 @@ class ServerResources:
         pool = slot_pool(settings, before.pool if before else None)
         tls_contexts = self._tls_contexts(settings, before.tls_contexts if before else None)
         application, preload = self._preload(settings)
+        number, workers = self._last_number, settings.workers
         return Generation(
-            self._last_number, settings, list(listeners), pool, application, preload, began_at, tls_contexts
+            number, settings, list(listeners), pool, application, preload, began_at, tls_contexts, workers
         )
 
     def publish(self, generation: Generation) -> None:
@@ -227,15 +223,10 @@ class ServerResources:
                 listener.close()
         self.listeners = list(kept)
 
-    def close_listeners(self) -> None:
-        """Close the master's descriptors of all sockets; the files of Unix sockets stay until `clean_up`."""
+    def close_listeners(self, kept: Sequence[Listener] = ()) -> None:
+        """Close this process's descriptors of all sockets but ``kept``; the files of Unix sockets stay."""
         for listener in self.listeners:
-            listener.close()
-
-    def close_listeners_of_others(self, generation: Generation) -> None:
-        """Close the sockets of other generations. Called in a worker."""
-        for listener in self.listeners:
-            if listener not in generation.listeners:
+            if listener not in kept:
                 listener.close()
 
     def replace_pid_file(self, new: PidFile | None, settings: Settings) -> None:
@@ -315,12 +306,6 @@ class ServerResources:
         """Report to the old master that this one was told to stop, unless it serves already."""
         if self.old_master is not None:
             self.old_master.failed(TOLD_TO_STOP)
-
-    def leave_files(self) -> None:
-        """Leave the files of Unix sockets to the next master, which serves now."""
-        # Both have the same socket behind the file: clients connect to the path as before.
-        for listener in self.listeners:
-            listener.disown()
 
     def clean_up(self) -> None:
         """Close the sockets, and remove the files that this master still owns. May be called twice."""

@@ -119,7 +119,7 @@ class Shutdown:
 
     def _begin(self, how: Literal["graceful", "fast"]) -> None:
         self.how = how
-        self._workers.expect_exits()
+        self._workers.is_stopping = True
         self._overtake(at_once=how == "fast")
 
     def _overtake(self, *, at_once: bool) -> None:
@@ -146,7 +146,9 @@ class Shutdown:
         if new is not None and new.ready:
             # Before anything of this master goes: from here on an exit of it is no end of the service.
             self._manager.replaced_by(new.pid)
-            self._resources.leave_files()
+            # The files of Unix sockets are the next master's: clients connect to the same path, and the same socket.
+            for listener in self._resources.listeners:
+                listener.disown()
             self._is_followed = True
             self.stop("graceful", "upgraded")
         elif self._after_upgrade and (new is not None or not self._upgrade.is_pending):

@@ -18,16 +18,6 @@ from signal import (
     SIG_DFL,
     SIG_IGN,
     SIG_SETMASK,
-    SIGCHLD,
-    SIGHUP,
-    SIGINT,
-    SIGQUIT,
-    SIGTERM,
-    SIGTTIN,
-    SIGTTOU,
-    SIGUSR1,
-    SIGUSR2,
-    SIGWINCH,
     Signals,
     getsignal,
     pthread_sigmask,
@@ -42,11 +32,11 @@ from typing import Final
 
 from wsgiserv.process import add_child_cleanup
 
-STOP_SIGNALS = (SIGINT, SIGQUIT, SIGTERM)
-_REQUESTS = (SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH)
-MASTER_SIGNALS = (SIGCHLD, *STOP_SIGNALS, *_REQUESTS)
+STOP_SIGNALS = (Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM)
+_REQUESTS = (Signals.SIGHUP, Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGUSR1, Signals.SIGUSR2, Signals.SIGWINCH)
+MASTER_SIGNALS = (Signals.SIGCHLD, *STOP_SIGNALS, *_REQUESTS)
 # Each of these counts; several of another kind mean the same as one.
-_COUNTED: Final = frozenset((SIGTERM, SIGTTIN, SIGTTOU))
+_COUNTED: Final = frozenset((Signals.SIGTERM, Signals.SIGTTIN, Signals.SIGTTOU))
 # A server may have ended while its process stays (a thread of a configuration file); then a signal ends the process.
 _EXIT_TIMEOUT_S: Final = 5.0
 # A second stop signal within this time repeats the first: the server is already undoing its start.
@@ -141,7 +131,7 @@ class SignalQueue:
             signal(number, exit_if_late)
         ignore_requests()
         set_wakeup_fd(-1)
-        signal(SIGCHLD, SIG_DFL)
+        signal(Signals.SIGCHLD, SIG_DFL)
         self._close()
 
     def _close(self) -> None:
@@ -158,12 +148,13 @@ def in_order(numbers: Sequence[int]) -> list[Signals]:
     for number in numbers:
         if number in MASTER_SIGNALS and (number in _COUNTED or number not in found):
             found.append(Signals(number))
-    found.sort(key=lambda number: number != SIGCHLD)
+    found.sort(key=lambda number: number != Signals.SIGCHLD)
     # The kernel runs the handler of the higher number first when two signals are pending, so an upgrade and the stop of
     # this master after it arrive in the wrong order.
-    if SIGUSR2 in found and SIGTERM in found and found.index(SIGTERM) < found.index(SIGUSR2):
-        found.remove(SIGUSR2)
-        found.insert(found.index(SIGTERM), SIGUSR2)
+    upgrade, stop = Signals.SIGUSR2, Signals.SIGTERM
+    if upgrade in found and stop in found and found.index(stop) < found.index(upgrade):
+        found.remove(upgrade)
+        found.insert(found.index(stop), upgrade)
     return found
 
 
@@ -248,7 +239,7 @@ def catch_early() -> None:
     """
     StartInterrupt().arm()
     # A request is meant for a server that runs already (``pkill -USR1 wsgiserv``), and its default is to kill.
-    for number in (SIGHUP, SIGUSR1, SIGUSR2):
+    for number in (Signals.SIGHUP, Signals.SIGUSR1, Signals.SIGUSR2):
         # One that the process was started to ignore stays ignored (nohup).
         if getsignal(number) == SIG_DFL:
             signal(number, _do_nothing)

@@ -16,34 +16,32 @@ class SlotPool:
     Args:
         cells: how many requests one worker can have in flight.
         slots: how many workers to make room for at first.
+
+    Attributes:
+        boards: the scoreboards, oldest first.
     """
 
     def __init__(self, cells: int, slots: int) -> None:
         self.cells = cells
-        self._boards: list[Scoreboard] = []
+        # A zygote knows those made before its fork only: their memory is inherited, not opened.
+        self.boards: list[Scoreboard] = []
         self._free: list[Slot] = []
         self._grow(slots)
 
     def _grow(self, slots: int) -> None:
         board = Scoreboard(slots, self.cells)
-        self._boards.append(board)
+        self.boards.append(board)
         # Low numbers first: slots that are never used stay without memory.
         self._free += reversed(board.slots)
 
-    @property
-    def boards(self) -> int:
-        """The number of boards."""
-        # A zygote knows those made before its fork only: their memory is inherited, not opened.
-        return len(self._boards)
-
     def place(self, slot: Slot) -> tuple[int, int]:
         """Return the place of ``slot``, for `slot`."""
-        number = next(n for n, board in enumerate(self._boards) if slot in board.slots)
+        number = next(n for n, board in enumerate(self.boards) if slot in board.slots)
         return number, slot.index
 
     def slot(self, board: int, index: int) -> Slot:
         """Return the slot at a `place`. Called in a zygote's child."""
-        return self._boards[board].slots[index]
+        return self.boards[board].slots[index]
 
     def take(self) -> Slot:
         """Return a cleared slot."""

@@ -83,10 +83,18 @@ def boot_timeout_of(settings: Settings) -> float:
     return max(settings.timeout, _BOOT_S) if settings.timeout else 0.0
 
 
-def fork_child(signals: SignalQueue) -> int:
-    """Fork, and leave the master's signals and streams in the child; return 0 there. Raises OSError."""
+def fork_child(signals: SignalQueue, *undo: Callable[[], object]) -> int:
+    """Fork, and leave the master's signals and streams in the child; return 0 there.
+
+    Raises OSError when the system makes no process; ``undo`` has been called then.
+    """
     with signals.held():
-        pid = fork()
+        try:
+            pid = fork()
+        except OSError:
+            for each in undo:
+                each()
+            raise
         if pid == 0:
             # While they are blocked: a signal for the child is delivered when it has its own handlers.
             signals.leave()
@@ -113,12 +121,7 @@ def fork_worker(
     """
     # A pipe of its own for each: a worker that writes garbage spoils no report of another.
     writer = handle.open_pipes()
-    try:
-        handle.pid = fork_child(parent.signals)
-    except OSError:
-        close(writer)
-        handle.close_pipes()
-        raise
+    handle.pid = fork_child(parent.signals, partial(close, writer), handle.close_pipes)
     if handle.pid:
         close(writer)
         return
@@ -127,18 +130,12 @@ def fork_worker(
     handle.close_reader()
     leave()
     crash_dump = handle.crash_dump.fd if handle.crash_dump is not None else None
-    boot = worker_boot(parent, generation, handle, slot, writer, crash_dump, generation.application)
+    boot = worker_boot(parent, generation, handle, slot, writer, crash_dump)
     raise ForkedChild(partial(be_worker, boot))
 
 
 def worker_boot(
-    parent: Parent,
-    generation: Generation,
-    handle: WorkerHandle,
-    slot: Slot,
-    ready_fd: int,
-    crash_dump_fd: int | None,
-    application: Callable[..., Any] | None,
+    parent: Parent, generation: Generation, handle: WorkerHandle, slot: Slot, ready_fd: int, crash_dump_fd: int | None
 ) -> WorkerBoot:
     """Return a worker's starting values. Called in its process."""
     return WorkerBoot(
@@ -153,7 +150,7 @@ def worker_boot(
         log=parent.log,
         server=parent.server,
         handle=handle,
-        application=application,
+        application=generation.application,
         handoff=parent.server.handoff,
         crash_dump_fd=crash_dump_fd,
         tls_contexts=generation.tls_contexts,

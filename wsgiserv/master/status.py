@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import gmtime, strftime
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -76,6 +76,7 @@ def status_of(
     handles = sorted(workers, key=lambda worker: worker.age)
     rows = [_worker(worker, now, memory) for worker in handles]
     last, gone = server.last_reload, server.gone
+    ended = last and {**last._asdict(), "at": _iso(wall - (now - last.at)), "age_s": round(now - last.at, 1)}
 
     def total(name: str) -> int:
         return sum(row[name] for row in rows)
@@ -99,13 +100,7 @@ def status_of(
                 "booting": sum(worker.booting for worker in handles),
                 "retiring": sum(worker.leaving for worker in handles),
             },
-            "last_reload": last
-            and {
-                "ok": last.ok,
-                "reason": last.reason,
-                "at": _iso(wall - (now - last.at)),
-                "age_s": round(now - last.at, 1),
-            },
+            "last_reload": ended,
             "requests": gone.requests + total("requests"),
             "errors": gone.errors + total("errors"),
             # The lines that waited in a worker's memory for the log have ended with it.
@@ -117,22 +112,18 @@ def status_of(
     }
 
 
-def status_line(server: ServerFacts, workers: Iterable[WorkerHandle]) -> str:
-    """Return the figures in one line, for ``STATUS=`` of sd_notify(3)."""
-    handles = list(workers)
-    slots = [worker.figures() for worker in handles]
-    requests = server.gone.requests + sum(slot.requests for slot in slots)
-    errors = server.gone.errors + sum(slot.errors for slot in slots)
-    serving = sum(worker.serving for worker in handles)
+def status_line(server: Mapping[str, Any]) -> str:
+    """Return the server's figures of `status_of` in one line, for ``STATUS=`` of sd_notify(3)."""
+    workers, last = server["workers"], server["last_reload"]
     parts = [
-        server.state,
-        f"{serving} of {counted(server.wanted, 'worker', 'serves', 'serve')}",
-        f"{counted(requests, 'request')}, {errors} with errors",
-        counted(sum(slot.connections for slot in slots), "connection"),
+        server["state"],
+        f"{workers['serving']} of {counted(workers['wanted'], 'worker', 'serves', 'serve')}",
+        f"{counted(server['requests'], 'request')}, {server['errors']} with errors",
+        counted(server["connections"], "connection"),
     ]
-    if server.last_reload is not None and not server.last_reload.ok:
+    if last and not last["ok"]:
         # systemctl shows one line: the traceback is in the log.
-        first = server.last_reload.reason.partition("\n")[0]
+        first = last["reason"].partition("\n")[0]
         parts.append(f"the last reload failed: {first}")
     return "; ".join(parts)
 

@@ -14,6 +14,7 @@ import sys
 from _socket import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from os import _exit, chdir, close, execve, getpid, pipe
 from signal import SIG_SETMASK, SIGKILL, SIGQUIT, SIGTERM, Signals, pthread_sigmask
@@ -388,12 +389,7 @@ def _start(
 ) -> NewMaster:
     """Fork and execute the next master; arguments as in `Upgrade.begin`. Raises OSError when the system refuses."""
     reader, writer = pipe()
-    try:
-        pid = fork_child(signals)
-    except OSError:
-        close(reader)
-        close(writer)
-        raise
+    pid = fork_child(signals, partial(close, reader), partial(close, writer))
     if pid:
         close(writer)
         return NewMaster(pid, reader)

@@ -59,14 +59,11 @@ class Waiters:
     def on_exit(self, worker: WorkerHandle, text: str) -> None:
         """End the waits for this worker: it has exited, or will never be spawned."""
         settle(self._exits.pop(worker.age, []), True, text)
-        self._end_trace(worker, False, text)
+        self.on_trace(worker, text, ok=False)
 
-    def on_trace(self, worker: WorkerHandle, text: str) -> None:
+    def on_trace(self, worker: WorkerHandle, text: str, *, ok: bool = True) -> None:
         """End the waits for this worker's stacks."""
-        self._end_trace(worker, True, text or "it runs nothing")
-
-    def _end_trace(self, worker: WorkerHandle, ok: bool, text: str) -> None:
-        settle([done for _, done in self._traces.pop(worker.age, [])], ok, text)
+        settle([done for _, done in self._traces.pop(worker.age, [])], ok, text or "it runs nothing")
 
     def look(self, newest: int, wanted: int, now: float) -> float:
         """End the waits for events that have come about, will not, or are late.
@@ -111,12 +108,9 @@ class Waiters:
 def _explain_no_trace(pid: int) -> str:
     """Return why a worker does not report its stacks, as far as its state in proc(5) tells."""
     # Each with what helps: a stopped process takes SIGCONT, one in the kernel takes no signal at all.
-    match state_of(pid):
-        case "T":
-            return f"worker {pid} is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on."
-        case "t":
-            return f"worker {pid} is stopped by a debugger or tracer."
-        case "D":
-            return f"worker {pid} does not respond: it waits in the kernel (D), for a disk or a network file system."
-        case _:
-            return f"worker {pid} does not respond: its main thread runs no Python code."
+    causes = {
+        "T": f"is stopped (SIGSTOP or SIGTSTP): kill -CONT {pid} lets it go on.",
+        "t": "is stopped by a debugger or tracer.",
+        "D": "does not respond: it waits in the kernel (D), for a disk or a network file system.",
+    }
+    return f"worker {pid} {causes.get(state_of(pid), 'does not respond: its main thread runs no Python code.')}"

@@ -49,6 +49,7 @@ class Workers:
         crashes: writes the crash reports; its `reports` are for the status.
         zygotes: the zygotes, with the workers requested of them.
         waiters: commands to answer later.
+        is_stopping: whether the server stops: then the log tells of no more boots and crash loops.
     """
 
     def __init__(self, server: HookServer, signals: SignalQueue, log: logging.Logger) -> None:
@@ -60,17 +61,13 @@ class Workers:
         self._parent = Parent(signals, log, server, pipe())
         self.zygotes = ZygoteClients(self._parent)
         self.waiters = Waiters(self.fleet)
-        self._is_stopping = False
+        self.is_stopping = False
         self._is_draining = False
         # The process ids of the workers that have crashed or were killed, and have no replacement yet. Bounded: where
         # nothing can be forked for long, they are never taken out.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
-
-    def expect_exits(self) -> None:
-        """Note that the server stops: the log tells of no more boots and crash loops."""
-        self._is_stopping = True
 
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""
@@ -114,8 +111,8 @@ class Workers:
             # Out of processes, descriptors or memory: that may pass, and the policy backs off.
             generation.pool.give_back(slot)
             self._log.error("WS1204 cannot fork a worker: %s. See ulimit -u and -n, and the memory.", error.strerror)
-            reason = f"the system cannot start a process: {error.strerror}"
-            self.fleet.spawn_failed(generation.number, reason, monotonic(), _jitter())
+            reason, now = f"the system cannot start a process: {error.strerror}", monotonic()
+            self.fleet.boot_failed(generation.number, now, reason, now, _jitter())
             return
         handle.slot, handle.pool = slot, generation.pool
         if self._vacant:
@@ -290,7 +287,6 @@ class Workers:
             case "ready":
                 self._log_ready(worker, now)
                 if worker.reopen_when_ready:
-                    worker.reopen_when_ready = False
                     send_signal(worker.pid, SIGUSR1)
             case "retiring" if is_news:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
@@ -299,7 +295,7 @@ class Workers:
             case "trace":
                 self.waiters.on_trace(worker, report.reason)
             # Before anything has been ready the end of the start says it, once.
-            case "failed" if self.fleet.ever_ready and not self._is_stopping:
+            case "failed" if self.fleet.ever_ready and not self.is_stopping:
                 traceback = "" if is_repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
                 subject = f"worker {worker.pid}" if worker.pid else "the zygote"
                 self._log.error("WS1205 %s cannot boot: %s%s", subject, report.reason, traceback)
@@ -342,7 +338,7 @@ class Workers:
             answer_signals: has the master answer its pending signals.
         """
         exits = [(worker, end) for worker in self.fleet.workers if worker.pid and (end := reap(worker.pid))]
-        if not self._is_stopping and any(is_told_to_end(worker, end.wait_status) for worker, end in exits):
+        if not self.is_stopping and any(is_told_to_end(worker, end.wait_status) for worker, end in exits):
             # A signal to the whole process group reaches the youngest first, and this process last.
             sleep(_GROUP_S)
             answer_signals()
@@ -377,12 +373,12 @@ class Workers:
         from_outside = not worker.sent_because and self.crashes.is_killed_from_outside(status, now)
         unasked = self.fleet.died(worker, _with_reason(worker, how), now, _jitter(), from_outside)
         self._server.WORKERS.pop(worker.pid, None)
-        if needs_report(worker, status, unasked and not self._is_stopping):
+        if needs_report(worker, status, unasked and not self.is_stopping):
             self.crashes.report(worker, end, now)
         else:
             self._log.debug("worker %d (age %d) %s (%s)", worker.pid, worker.age, how, worker.life(now))
             self._log_cut_requests(worker, how, now)
-        if not self._is_stopping:
+        if not self.is_stopping:
             self._note_vacancy(worker, unasked)
             self._log_crash_loop(worker.generation)
         worker.close_pipes()  # after the crash report, which reads the crash dump's file

@@ -299,4 +299,7 @@ def _become_worker(
     handle = new_handle(parent, generation.settings, age, generation.number, message["spawned_at"], getpid())
     slot = generation.pool.slot(*message["slot"])
     crash_dump = fds[1] if len(fds) > 1 else None
-    return worker_boot(parent, generation, handle, slot, fds[0], crash_dump, application)
+    worker = worker_boot(parent, generation, handle, slot, fds[0], crash_dump)
+    # Not in the generation, which outlives it: the end of a worker lets its application be collected.
+    worker.application = application
+    return worker

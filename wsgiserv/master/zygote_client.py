@@ -84,7 +84,7 @@ class Zygote:
     unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.boards = self.generation.pool.boards
+        self.boards = len(self.generation.pool.boards)
         self.sock.setblocking(False)
 
     def request(self, worker: WorkerHandle, place: tuple[int, int]) -> None:
@@ -249,7 +249,7 @@ class ZygoteClients:
         mine = (each for each in self.zygotes if each.generation is generation)
         zygote = next((each for each in mine if not (each.over or each.aborted or each.is_outdated)), None)
         # It was forked before the new board was mapped.
-        if zygote is not None and zygote.boards < generation.pool.boards:
+        if zygote is not None and zygote.boards < len(generation.pool.boards):
             self._log.info("zygote %d: replaced: more workers than ever, and it lacks their slots", zygote.pid)
             zygote.is_outdated = True
             zygote = None
@@ -260,12 +260,7 @@ class ZygoteClients:
 
     def _fork_zygote(self, generation: Generation, leave: Callable[[], None]) -> Zygote:
         ours, theirs = packet_pair()
-        try:
-            pid = fork_child(self._parent.signals)
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
+        pid = fork_child(self._parent.signals, ours.close, theirs.close)
         if pid:
             theirs.close()
             self.inherits_orphans = True
@@ -274,10 +269,9 @@ class ZygoteClients:
         ours.close()
         leave()
         boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs)
-        name = self._server.proc_name
 
         def live(worker_main: Callable[[WorkerBoot], int]) -> int:
-            set_title("zygote", name)
+            set_title("zygote", boot.parent.server.proc_name)
             return be_worker(live_as_zygote(boot), worker_main)
 
         raise ForkedChild(live)

@@ -188,9 +188,8 @@ class Bench:
         self.room: int | None = None
         self.measured = 0
         self.scaler = Scaler(
-            list,
+            self,  # type: ignore[arg-type]
             self.said.append,
-            gauge=self,  # type: ignore[arg-type]
             cpus=lambda: math.inf,
             memory_room=lambda: self.room,
             measure=self.measure,

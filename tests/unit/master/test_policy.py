@@ -229,7 +229,7 @@ def test_a_boot_that_succeeds_ends_the_back_off() -> None:
 
 def test_a_fork_that_the_system_refuses_counts_as_a_boot_that_failed() -> None:
     old = fleet(worker(1))
-    old.spawn_failed(1, "no memory", NOW, 1.0)
+    old.boot_failed(1, NOW, "no memory", NOW, 1.0)
     assert acts(old, want(2)) == []
     assert wake(old, want(2)) == NOW + 0.5
     assert acts(old, want(2), NOW + 0.5) == [Spawn(1)]
@@ -390,5 +390,5 @@ def test_it_is_over_when_the_last_has_left(stop: str) -> None:
 
 def test_a_stop_is_not_held_up_by_failures() -> None:
     young = fleet(ever_ready=False)
-    young.spawn_failed(1, "no memory", NOW, 1.0)
+    young.boot_failed(1, NOW, "no memory", NOW, 1.0)
     assert plan(young, want(3, stop="graceful"), NOW) == [Stopped()]
