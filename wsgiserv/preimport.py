@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Final
 
 from wsgiserv.config.settings import Settings, speaks_tls
-from wsgiserv.config.worker_class import known
+from wsgiserv.config.worker_class import known, patches_library
 from wsgiserv.library_first import LibraryFirst
 
 # With the modules that these import themselves at once. Of the standard library also those that another version
@@ -31,9 +31,7 @@ ALWAYS: Final = (
 
 def _may_use_watchfiles(settings: Settings) -> bool:
     # A process that its worker class has patched polls: see `wsgiserv.worker.reloader`.
-    kind = known(settings.worker_class)
-    is_patched = kind is not None and kind.patches_library
-    return settings.reload and settings.reload_engine != "poll" and not is_patched
+    return settings.reload and settings.reload_engine != "poll" and not patches_library(settings.worker_class)
 
 
 def _has_logconfig(settings: Settings) -> bool:
