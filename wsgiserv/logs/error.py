@@ -338,8 +338,8 @@ def opening(setting: str, path: str) -> Iterator[None]:
 
 
 def access_logger() -> logging.Logger | None:
-    """Return the logger that the logging configuration set up for the access log, or None."""
-    return _opened.access
+    """Return the access log's logger if the logging configuration has given it handlers, else None."""
+    return _opened.access if _opened.access is not None and _opened.access.hasHandlers() else None
 
 
 def close_logs_in_child() -> None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_json, escape_quoted
+from wsgiserv.wording import nearest
 
 COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
 COMBINED = COMMON + ' "%(f)s" "%(a)s"'
@@ -337,9 +338,7 @@ def format_advice(format_name: str) -> str:
     """Return a warning about a format without atoms, which gives the same line for each request; else nothing."""
     if format_name == "json" or any(isinstance(piece, _Piece) for piece in _parse(format_name)):
         return ""
-    from difflib import get_close_matches
-
-    near = get_close_matches(format_name.lower(), [*_NAMED, "json"], n=1)
+    near = nearest(format_name.lower(), [*_NAMED, "json"], limit=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
     return f"access_log_format = {format_name!r} has no atom, so every line is this text. {advice}"
 
@@ -394,13 +393,6 @@ def json_line(*exchange: Any) -> bytes:
     return (_JSON % tuple([get(taken) for get in _json_getters(_escaped)])).encode()
 
 
-def _compile_json(append: Callable[[bytes], None]) -> LogFunction:
-    getters = _json_getters(_quoted)
-    example = Exchange({}, 0, (), 0, 0.0)
-    own = _JSON % tuple([get(example) for get in getters])
-    return _log_function(_JSON, getters, own, json_line, b"{}", append)
-
-
 # ---- the log function ----------------------------------------------------------------------------------
 
 # Characters that need no escape in a value: printable ASCII but `"` and the backslash.
@@ -420,7 +412,10 @@ def compile_format(format_name: str, append: Callable[[bytes], None]) -> LogFunc
     Raises ConfigError as `check_format` does.
     """
     if format_name == "json":
-        return _compile_json(append)
+        getters = _json_getters(_quoted)
+        example = Exchange({}, 0, (), 0, 0.0)
+        own = _JSON % tuple([get(example) for get in getters])
+        return _log_function(_JSON, getters, own, json_line, b"{}", append)
     pieces = _parse(format_name)
     own = "".join(piece for piece in pieces if isinstance(piece, str))
     fast = "".join(p.replace("%", "%%") if isinstance(p, str) else f"%{p.layout}" for p in pieces)
