@@ -55,6 +55,7 @@ _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
 _CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
+_IGNORED_TOO = "gunicorn ignores it, too"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 # Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
@@ -103,12 +104,8 @@ _TABLE = (
     Ignored(_HTTP2, "http2_initial_window_size", defaults=(65535,)),
     Ignored(_HTTP2, "http2_max_frame_size", defaults=(16384,)),
     Ignored(_HTTP2, "http2_max_header_list_size", defaults=(65536,)),
-    # TLS
-    Ignored(
-        "gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
-        "ssl_version",
-        defaults=(2,),  # ssl.PROTOCOL_TLS
-    ),
+    # TLS; 2 is ssl.PROTOCOL_TLS
+    Ignored(f"{_IGNORED_TOO}; TLS 1.2 and later are spoken; see the hook ssl_context", "ssl_version", defaults=(2,)),
     Ignored(
         "not needed: a client that closes without a TLS goodbye is an ordinary disconnect",
         "suppress_ragged_eofs",
@@ -133,25 +130,20 @@ _TABLE = (
     Ignored(_DIRTY, "dirty_worker_init", function=True),
     Ignored(_DIRTY, "dirty_worker_exit", function=True),
     # Old names, still found in files; the present gunicorn ignores them in silence.
+    Ignored(f"{_IGNORED_TOO}; use reload = True or loglevel = 'debug' for development", "debug", switch=True, old=True),
     Ignored(
-        "gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
-        "debug",
-        switch=True,
-        old=True,
-    ),
-    Ignored(
-        "gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
+        f"{_IGNORED_TOO}; for proxies see forwarded_headers and forwarded_allow_ips",
         "x_forwarded_for_header",
         "",
         old=True,
     ),
     Ignored(
-        "gunicorn ignores it, too; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
+        f"{_IGNORED_TOO}; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
         "django_settings",
         "--settings",
         old=True,
     ),
-    Ignored("gunicorn ignores it, too; there is one master, remove the line", "arbiter", "", old=True),
+    Ignored(f"{_IGNORED_TOO}; there is one master, remove the line", "arbiter", "", old=True),
     Ignored(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
     Ignored(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
     Ignored(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),

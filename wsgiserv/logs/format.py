@@ -17,7 +17,7 @@ from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from os import getpid
-from time import gmtime, localtime, struct_time, time
+from time import gmtime, localtime, strftime, struct_time, time
 from typing import Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
@@ -61,13 +61,6 @@ _Getter = Callable[[Exchange], Any]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def numeric_offset(seconds: int, colon: str) -> str:
-    """Return ``+0200`` or, with a colon, ``+02:00``."""
-    sign = "-" if seconds < 0 else "+"
-    hours, minutes = divmod(abs(seconds) // 60, 60)
-    return f"{sign}{hours:02d}{colon}{minutes:02d}"
-
-
 def local_time(second: float) -> struct_time:
     """Return localtime(3) of ``second``; the epoch if it is out of range, as a broken clock's is."""
     try:
@@ -80,13 +73,10 @@ def local_time(second: float) -> struct_time:
 def _texts_of(second: int) -> tuple[str, str, str]:
     """Return the Common Log Format's timestamp, the ISO 8601 one without its offset, and that offset."""
     now = local_time(second)
-    clock = f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
-    return (
-        # In English whatever the locale, so without strftime().
-        f"[{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}:{clock} {numeric_offset(now.tm_gmtoff, '')}]",
-        f"{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d}T{clock}",
-        numeric_offset(now.tm_gmtoff, ":"),
-    )
+    offset = strftime("%z", now)
+    # The month in English whatever the locale, so not by %b.
+    common = strftime(f"[%d/{_MONTHS[now.tm_mon - 1]}/%Y:%H:%M:%S {offset}]", now)
+    return common, strftime("%Y-%m-%dT%H:%M:%S", now), f"{offset[:3]}:{offset[3:]}"
 
 
 def _now() -> tuple[int, int]:

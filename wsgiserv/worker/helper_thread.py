@@ -60,7 +60,7 @@ class HelperThread:
             self._start()
         except RuntimeError as error:
             raise cannot_start(f"wsgiserv-{self._title}", error) from error
-        add_helper(self)
+        add_helper(self.pause, self.resume)
 
     def _start(self) -> None:
         self._thread = start_thread(self._run, name=f"wsgiserv-{self._title}")
