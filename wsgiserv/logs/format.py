@@ -121,7 +121,7 @@ def _request_line(exchange: Exchange) -> str:
 
 
 # The raw values. A missing key raises KeyError, and the careful path takes over.
-_ATOMS: dict[str, _Getter] = {
+ATOMS: dict[str, _Getter] = {
     "h": lambda exchange: exchange.environ["REMOTE_ADDR"] or "-",
     "l": lambda exchange: "-",
     "u": _user,
@@ -144,7 +144,6 @@ _ATOMS: dict[str, _Getter] = {
     "i": lambda exchange: exchange.environ["wsgiserv.request_id"],
     "aborted": lambda exchange: "aborted" if exchange.aborted else "-",
 }
-ATOMS = tuple(_ATOMS)
 _INTEGERS = frozenset("BTMD")  # among the atoms; `s` is a text there, as gunicorn's is
 _NUMBERS = _INTEGERS | {"s"}
 
@@ -192,7 +191,7 @@ class Atoms(dict[str, Any]):
 
     def __init__(self, *exchange: Any) -> None:
         self._exchange = Exchange(*exchange)
-        super().__init__((name, self._value(name, get)) for name, get in _ATOMS.items())
+        super().__init__((name, self._value(name, get)) for name, get in ATOMS.items())
         line = [self["m"], self._value("uri", lambda exchange: exchange.environ["RAW_URI"]), self["H"]]
         self["r"] = "-" if line == ["-", "-", "-"] else " ".join(line)
 
@@ -308,7 +307,7 @@ def _parse(format_name: str) -> list[str | _Piece]:
             continue
         if name is None:
             raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
-        get = _ATOMS.get(name) or _braced(name)
+        get = ATOMS.get(name) or _braced(name)
         if get is None:
             raise _bad(template, f"there is no atom %({name})s")
         # Checked here: `%` itself would raise at each request.
