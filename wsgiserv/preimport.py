@@ -10,6 +10,7 @@ forked then must not look for them. So the imports within functions are made her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from typing import Final
 
@@ -57,8 +58,9 @@ def import_server() -> None:
 
 def import_for(settings: Settings) -> None:
     """Import the modules for these settings. Called in the master, at the start and at each reload."""
-    with LibraryFirst():
-        known(settings.worker_class)  # imports the module of a class of ours, and gevent for its own alone
+    # The module of a class of ours, and gevent for its own alone; the check of the class reports a missing gevent.
+    with LibraryFirst(), suppress(ImportError):
+        known(settings.worker_class)
     _import(name for names, are_wanted in OPTIONAL.items() if are_wanted(settings) for name in names)
 
 

@@ -435,8 +435,8 @@ def _is_patching(raw: object) -> bool:
     try:
         with LibraryFirst():  # imports the module of a class of ours, and gevent for its own alone
             return patches_library(SETTINGS["worker_class"].parse(raw))
-    except (ValueError, TypeError, ImportError):
-        return False  # `take` will refuse it, or the check of the class where gevent is not installed
+    except (ValueError, TypeError):
+        return False  # `take` will refuse it
 
 
 def _nearest_choice(setting: Setting, raw: Any) -> str:

@@ -75,7 +75,10 @@ def known(kind: str | type[Any]) -> type[Any] | None:
 
 def patches_library(kind: str | type[Any] | None) -> bool:
     """Tell whether workers of a class of ours, or of this class itself, have greenlets for threads."""
-    return kind is not None and getattr(known(kind), "patches_library", False)
+    try:
+        return kind is not None and getattr(known(kind), "patches_library", False)
+    except ImportError:  # gevent is not installed: the check of the class reports it
+        return False
 
 
 def parse_worker_class(raw: object) -> str | type[Any]:
