@@ -140,10 +140,6 @@ class WorkerBoot:
     crash_dump_fd: int | None = None
     tls_contexts: ContextSeries | None = None
 
-    def drop_application(self) -> None:
-        """Let the preloaded application be collected: the worker ends."""
-        self.application = None
-
     def close_in_child(self) -> None:
         """Close the worker's descriptors and leave the scoreboard. Called in a child of the application."""
         self.slot.detach()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from wsgiserv import __version__
 from wsgiserv.config.argv import parse
@@ -198,7 +198,7 @@ def _serve(
 # ---- checks above the configuration --------------------------------------------------------------------------
 
 
-def _check_rest(loaded: Loaded, class_before: object = None) -> None:
+def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> None:
     """Check settings with the layers above the configuration, in `chdir`: it becomes the working directory.
 
     Args:
@@ -259,23 +259,22 @@ def _patch_for_gevent() -> None:
         patch_master()
 
 
-def _check_patched(loaded: Loaded, class_before: object) -> None:
+def _check_patched(loaded: Loaded, class_before: str | type[Any] | None) -> None:
     """Check the worker class against the patches of gevent here: workers inherit them. Raises ConfigError."""
-    from wsgiserv.config.worker_class import CLASS_PATHS, known
+    from wsgiserv.config.worker_class import CLASS_PATHS, patches_library
+    from wsgiserv.worker.registry import resolve_worker_class
 
     wanted, source = loaded.settings.worker_class, loaded.sources["worker_class"]
     if not patched_by() or wanted not in CLASS_PATHS:
         return
     # Threads that are greenlets by then would not run while the worker waits for its sockets.
-    if class_before == "gevent" != wanted:
+    if patches_library(class_before) and not patches_library(wanted):
         raise ConfigError(
             f"WS1051 worker_class = {wanted!r} ({source}): this server was started with gevent and patched for it: "
             "workers of this class would have greenlets for threads, and gevent's sockets. Start it anew for this "
             "class: SIGUSR2, or stop and start."
         )
-    found = known(wanted)
-    if found is not None:
-        found.check_patched("the configuration file")
+    resolve_worker_class(wanted).check_patched("the configuration file")
 
 
 def _check_certificates(settings: Settings) -> None:

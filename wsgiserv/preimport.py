@@ -10,11 +10,12 @@ forked then must not look for them. So the imports within functions are made her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from typing import Final
 
 from wsgiserv.config.settings import Settings, speaks_tls
-from wsgiserv.config.worker_class import known
+from wsgiserv.config.worker_class import known, patches_library
 from wsgiserv.library_first import LibraryFirst
 
 # With the modules that these import themselves at once. Of the standard library also those that another version
@@ -31,9 +32,7 @@ ALWAYS: Final = (
 
 def _may_use_watchfiles(settings: Settings) -> bool:
     # A process that its worker class has patched polls: see `wsgiserv.worker.reloader`.
-    kind = known(settings.worker_class)
-    is_patched = kind is not None and kind.patches_library
-    return settings.reload and settings.reload_engine != "poll" and not is_patched
+    return settings.reload and settings.reload_engine != "poll" and not patches_library(settings.worker_class)
 
 
 def _has_logconfig(settings: Settings) -> bool:
@@ -59,8 +58,9 @@ def import_server() -> None:
 
 def import_for(settings: Settings) -> None:
     """Import the modules for these settings. Called in the master, at the start and at each reload."""
-    with LibraryFirst():
-        known(settings.worker_class)  # imports the module of a class of ours, and gevent for its own alone
+    # The module of a class of ours, and gevent for its own alone; the check of the class reports a missing gevent.
+    with LibraryFirst(), suppress(ImportError):
+        known(settings.worker_class)
     _import(name for names, are_wanted in OPTIONAL.items() if are_wanted(settings) for name in names)
 
 

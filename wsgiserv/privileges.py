@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from wsgiserv.errors import ConfigError
@@ -98,18 +98,14 @@ def drop_privileges(settings: Settings) -> None:
         os.umask(settings.umask)
 
 
-@contextmanager
-def acting_as(settings: Settings) -> Iterator[None]:
+def acting_as(settings: Settings) -> AbstractContextManager[None]:
     """Act as the workers' user within the block, when this process is root. Called by the master, a single thread.
 
     Raises OSError when the switch is not allowed.
     """
     # A worker may have replaced a log by a symbolic link, which root would follow anywhere.
-    if os.geteuid() != 0 or settings.user == 0:
-        yield
-        return
-    with acting_as_user(settings.user, settings.group):
-        yield
+    is_same = os.geteuid() != 0 or settings.user == 0
+    return nullcontext() if is_same else acting_as_user(settings.user, settings.group)
 
 
 def owner_of(settings: Settings) -> Owner:

@@ -34,23 +34,13 @@ from signal import (
     signal,
     valid_signals,
 )
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 from wsgiserv.ipc import wait_for
 
 # linux/mman.h; since Linux 4.14.
 _MADV_WIPEONFORK: Final = 18
 _PACKAGE: Final = f"{__package__}."
-
-
-class Helper(Protocol):
-    """A thread of the server, paused while the application forks."""
-
-    def pause(self) -> None:
-        """Stop the thread and wait until it has ended. Called in the forking thread, before the fork."""
-
-    def resume(self) -> None:
-        """Start the thread again. Called in the parent, after the fork."""
 
 
 def _make_mark() -> mmap.mmap | bytearray:
@@ -79,7 +69,7 @@ class _State:
         own: the thread in `fork`.
         masks: the signal masks of forking threads.
         cleanups: functions for a child, oldest first.
-        helpers: threads to stop while the application forks.
+        helpers: threads to stop while the application forks: the pairs of `add_helper`.
     """
 
     armed = False
@@ -88,7 +78,7 @@ class _State:
     own: int | None = None
     masks: Final[dict[int, set[int]]] = {}
     cleanups: Final[list[Callable[[], object]]] = []
-    helpers: Final[list[Helper]] = []
+    helpers: Final[list[tuple[Callable[[], object], Callable[[], object]]]] = []
 
 
 def arm() -> None:
@@ -121,10 +111,15 @@ def forget_cleanups() -> None:
     _State.helpers.clear()
 
 
-def add_helper(helper: Helper) -> None:
-    """Pause a thread of the server while the application forks."""
+def add_helper(pause: Callable[[], object], resume: Callable[[], object]) -> None:
+    """Pause a thread of the server while the application forks.
+
+    Args:
+        pause: stops the thread and waits for its end. Called in the forking thread, before the fork.
+        resume: starts the thread again. Called in the parent, after the fork.
+    """
     # Python 3.12 and later warn of a fork with threads. In `sync` an application has no threads of its own making.
-    _State.helpers.append(helper)
+    _State.helpers.append((pause, resume))
 
 
 def fork() -> int:
@@ -216,18 +211,18 @@ def _before() -> None:
     # A signal that hits the child before it has its own handlers would be written into our wakeup socket.
     _State.masks[ident] = pthread_sigmask(SIG_BLOCK, valid_signals())
     flush_standard_streams(wait=True)  # the child would write the buffers a second time
-    for helper in _State.helpers:
+    for pause, _ in _State.helpers:
         with suppress(Exception):
-            helper.pause()
+            pause()
 
 
 def _after_in_parent() -> None:
     mask = _State.masks.pop(get_ident(), None)
     if mask is None:
         return
-    for helper in _State.helpers:
+    for _, resume in _State.helpers:
         with suppress(Exception):
-            helper.resume()
+            resume()
     pthread_sigmask(SIG_SETMASK, mask)
 
 

@@ -48,6 +48,22 @@ def wsgiserv_command(directory: Path, *arguments: str, **environ: str) -> subpro
     )
 
 
+@pytest.mark.parametrize("argv", [["-k", "gevent", "--reload"], ["-c", "gun.py"]])
+def test_gevent_that_is_not_installed_is_a_fault_of_the_setting(tmp_path: Path, argv: list[str]) -> None:
+    (tmp_path / "gun.py").write_text("worker_class = 'gevent'\n")
+    code = "import sys; sys.modules['gevent'] = None; from wsgiserv.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv, "--check-config", "hello:app"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("wsgiserv: error: WS1150 worker_class = 'gevent' (")
+
+
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version_is_one_line(capsys: pytest.CaptureFixture[str], flag: str) -> None:
     assert main([flag]) == 0

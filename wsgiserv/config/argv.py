@@ -28,11 +28,13 @@ class Given(NamedTuple):
         name: the setting's name.
         raw: the text; a list of texts for a repeatable flag; True or False for a switch.
         flag: the flag as written (the last one, if repeated); empty for the application.
+        where: the source of the arguments, as in `parse`.
     """
 
     name: str
     raw: object
     flag: str
+    where: str
 
 
 class CommandLine(NamedTuple):
@@ -74,10 +76,20 @@ class _Take(argparse.Action):
             elif self.dest in SETTINGS and SETTINGS[self.dest].kind.arity == "many":
                 before = found.given.get(self.dest)
                 raw = [*before.raw, raw] if before else [raw]
-            found.given[self.dest] = Given(self.dest, raw, flag)
+            found.given[self.dest] = Given(self.dest, raw, flag, found.where)
 
 
 class _Parser(argparse.ArgumentParser):
+    """The parser, and two facts about its flags.
+
+    Attributes:
+        switches: the flags without a value.
+        unknown_behind: matches an unknown letter behind switches of one letter, as in ``-DZ``.
+    """
+
+    switches: list[str]
+    unknown_behind: re.Pattern[str]
+
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError, in place of ending the process. Never called for arguments from `_readable`."""
         raise ConfigError(f"WS1000 {message}. {_HELP}")
@@ -95,7 +107,7 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
     """
     found = _Found(where)
     end = argv.index("--") if "--" in argv else len(argv)
-    _, rest = _reader().parser.parse_known_args(_readable(argv[:end], found), found)
+    _, rest = _parser().parse_known_args(_readable(argv[:end], found), found)
     unknown = [argument for argument in rest if argument.startswith("-") and not _NO_FLAG.match(argument)]
     found.faults += [_unknown_flag(argument, where) for argument in unknown]
     found.applications += [argument for argument in rest if argument not in unknown]
@@ -112,41 +124,23 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
             )
         )
     if found.applications:
-        found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "")
+        found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "", where)
     # Whatever else is wrong: who asks for help may have no idea of the rest.
     wanted = [found.given.pop(name) for name in ("help", "version") if name in found.given]
     return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
 
 
-class _Reader(NamedTuple):
-    """The parser, and two facts about its flags.
-
-    Attributes:
-        parser: the parser.
-        switches: the flags without a value.
-        unknown_behind: matches an unknown letter behind switches of one letter, as in ``-DZ``.
-    """
-
-    parser: _Parser
-    switches: list[str]
-    unknown_behind: re.Pattern[str]
-
-
-def _new_parser() -> _Parser:
-    return _Parser(
-        add_help=False,
-        # With abbreviations every new flag could change what an old command line means.
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        # A formatter is made for each flag; without a width each asks for the terminal's, by `shutil`, `bz2`, `lzma`.
-        formatter_class=partial(argparse.HelpFormatter, width=80),
-    )
-
-
 @cache
-def _reader() -> _Reader:
+def _parser() -> _Parser:
     with LibraryFirst():  # for its headings `argparse` asks `gettext`, which imports `locale` by then
-        parser = _new_parser()
+        parser = _Parser(
+            add_help=False,
+            # With abbreviations every new flag could change what an old command line means.
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            # One is made for each flag; without a width each asks for the terminal's, by `shutil`, `bz2`, `lzma`.
+            formatter_class=partial(argparse.HelpFormatter, width=80),
+        )
     switches: list[str] = []
     others: list[str] = []
 
@@ -174,7 +168,8 @@ def _reader() -> _Reader:
     parser.add_argument("wsgi_app", nargs="*", action=_Take)
     letters = "".join(flag[1] for flag in switches if len(flag) == 2)
     known = letters + "".join(flag[1] for flag in others if len(flag) == 2)
-    return _Reader(parser, switches, re.compile(f"-[{letters}]+([^{known}])"))
+    parser.switches, parser.unknown_behind = switches, re.compile(f"-[{letters}]+([^{known}])")
+    return parser
 
 
 def _readable(argv: Sequence[str], found: _Found) -> list[str]:
@@ -182,16 +177,15 @@ def _readable(argv: Sequence[str], found: _Found) -> list[str]:
 
     `argparse` stops at both, 3.11 in another way than later versions.
     """
-    reader = _reader()
-    kept = []
+    parser, kept = _parser(), []
     for argument in argv:
         flag, equals, value = argument.partition("=")
-        if equals and flag in reader.switches:
+        if equals and flag in parser.switches:
             found.faults.append(
                 ConfigError(f"WS1003 argument {flag}: takes no value, and {value!r} is given ({found.where}). {_HELP}")
             )
             argument = flag
-        elif match := reader.unknown_behind.match(argument):
+        elif match := parser.unknown_behind.match(argument):
             found.faults.append(_unknown_flag(f"-{match[1]}", found.where))
             argument = argument[: match.start(1)]
         kept.append(argument)

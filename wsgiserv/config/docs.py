@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.present import default_text
-from wsgiserv.config.setting import SECTIONS, Setting, show
+from wsgiserv.config.setting import Section, Setting, show
 from wsgiserv.config.settings import SETTINGS
 
 _TOP = """\
@@ -51,7 +51,7 @@ Each of these gets one line in the log at the start, unless its value is gunicor
 def settings_page() -> str:
     """Return the page, in Markdown; the same on every host."""
     parts = [_TOP]
-    for section in SECTIONS:
+    for section in Section:
         parts.append(f"## {section}\n")
         parts += [_entry(setting) for setting in SETTINGS.values() if setting.section == section]
     rows = [
@@ -76,7 +76,7 @@ def _entry(setting: Setting) -> str:
         facts.append(f"Also named: {', '.join(f'`{alias}`' for alias in setting.aliases)}.")
     if not setting.in_file:
         facts.append("Not in a configuration file.")
-    accepts = "" if setting.section == "Hooks" else f"Accepts {setting.accepts}."
+    accepts = "" if setting.section is Section.HOOKS else f"Accepts {setting.accepts}."
     paragraphs = [f"### `{setting.name}`", setting.help, " ".join(facts), accepts, setting.doc]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class GunicornOnly:
+class Ignored:
     """One setting of gunicorn, present or old: accepted and ignored.
 
     Attributes:
@@ -55,110 +55,98 @@ _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
 _CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
+_IGNORED_TOO = "gunicorn ignores it, too"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
 # Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
 _TABLE = (
     # Logging
-    GunicornOnly(
+    Ignored(
         "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
         "logger_class",
         defaults=("gunicorn.glogging.Logger", "simple"),
     ),
-    GunicornOnly(_SYSLOG, "syslog", "--log-syslog", switch=True),
-    GunicornOnly(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
-    GunicornOnly(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
-    GunicornOnly(_SYSLOG, "syslog_facility", "--log-syslog-facility", ("user",)),
-    GunicornOnly(
-        "not needed: the access log is never sent to syslog", "disable_redirect_access_to_syslog", switch=True
-    ),
-    GunicornOnly(
+    Ignored(_SYSLOG, "syslog", "--log-syslog", switch=True),
+    Ignored(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
+    Ignored(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
+    Ignored(_SYSLOG, "syslog_facility", "--log-syslog-facility", ("user",)),
+    Ignored("not needed: the access log is never sent to syslog", "disable_redirect_access_to_syslog", switch=True),
+    Ignored(
         "set errorlog, and capture_output for what the application prints",
         "enable_stdio_inheritance",
         "-R --{}",
         switch=True,
     ),
-    GunicornOnly(_STATSD, "statsd_host"),
-    GunicornOnly(_STATSD, "statsd_prefix", defaults=("",)),
-    GunicornOnly(_STATSD, "dogstatsd_tags", defaults=("",)),
-    GunicornOnly(_STATSD, "enable_backlog_metric", switch=True),
+    Ignored(_STATSD, "statsd_host"),
+    Ignored(_STATSD, "statsd_prefix", defaults=("",)),
+    Ignored(_STATSD, "dogstatsd_tags", defaults=("",)),
+    Ignored(_STATSD, "enable_backlog_metric", switch=True),
     # Processes
-    GunicornOnly("not needed: the heartbeat lives in shared memory, not in a file", "worker_tmp_dir"),
-    GunicornOnly("to trace every line, run the application under python -m trace", "spew", switch=True),
-    GunicornOnly(_PASTE, "paste", "--paste --paster"),
-    GunicornOnly(_PASTE, "raw_paste_global_conf", "--paste-global"),
-    GunicornOnly(_CONTROL, "control_socket_mode", defaults=(0o600, "0600", "0o600")),
+    Ignored("not needed: the heartbeat lives in shared memory, not in a file", "worker_tmp_dir"),
+    Ignored("to trace every line, run the application under python -m trace", "spew", switch=True),
+    Ignored(_PASTE, "paste", "--paste --paster"),
+    Ignored(_PASTE, "raw_paste_global_conf", "--paste-global"),
+    Ignored(_CONTROL, "control_socket_mode", defaults=(0o600, "0600", "0o600")),
     # Protocol
-    GunicornOnly(_STRICT, "permit_obsolete_folding", switch=True),
-    GunicornOnly(_STRICT, "strip_header_spaces", switch=True),
-    GunicornOnly(_METHOD, "permit_unconventional_http_method", switch=True),
-    GunicornOnly(
+    Ignored(_STRICT, "permit_obsolete_folding", switch=True),
+    Ignored(_STRICT, "strip_header_spaces", switch=True),
+    Ignored(_METHOD, "permit_unconventional_http_method", switch=True),
+    Ignored(
         "requests of other versions than HTTP/1.0 and HTTP/1.1 are always refused",
         "permit_unconventional_http_version",
         switch=True,
     ),
-    GunicornOnly(_METHOD, "casefold_http_method", switch=True),
-    GunicornOnly(
-        "not needed: there is one parser, in Python, and it is fast", "http_parser", defaults=("auto", "python")
-    ),
-    GunicornOnly(_HTTP2, "http_protocols", defaults=("h1",)),
-    GunicornOnly(_HTTP2, "http2_cleartext", defaults=("off", False)),
-    GunicornOnly(_HTTP2, "http2_max_concurrent_streams", defaults=(100,)),
-    GunicornOnly(_HTTP2, "http2_initial_window_size", defaults=(65535,)),
-    GunicornOnly(_HTTP2, "http2_max_frame_size", defaults=(16384,)),
-    GunicornOnly(_HTTP2, "http2_max_header_list_size", defaults=(65536,)),
-    # TLS
-    GunicornOnly(
-        "gunicorn ignores it, too; TLS 1.2 and later are spoken; see the hook ssl_context",
-        "ssl_version",
-        defaults=(2,),  # ssl.PROTOCOL_TLS
-    ),
-    GunicornOnly(
+    Ignored(_METHOD, "casefold_http_method", switch=True),
+    Ignored("not needed: there is one parser, in Python, and it is fast", "http_parser", defaults=("auto", "python")),
+    Ignored(_HTTP2, "http_protocols", defaults=("h1",)),
+    Ignored(_HTTP2, "http2_cleartext", defaults=("off", False)),
+    Ignored(_HTTP2, "http2_max_concurrent_streams", defaults=(100,)),
+    Ignored(_HTTP2, "http2_initial_window_size", defaults=(65535,)),
+    Ignored(_HTTP2, "http2_max_frame_size", defaults=(16384,)),
+    Ignored(_HTTP2, "http2_max_header_list_size", defaults=(65536,)),
+    # TLS; 2 is ssl.PROTOCOL_TLS
+    Ignored(f"{_IGNORED_TOO}; TLS 1.2 and later are spoken; see the hook ssl_context", "ssl_version", defaults=(2,)),
+    Ignored(
         "not needed: a client that closes without a TLS goodbye is an ordinary disconnect",
         "suppress_ragged_eofs",
         defaults=(True,),
         switch=True,
     ),
-    GunicornOnly(
+    Ignored(
         "not needed: a handshake never holds a worker, whenever it happens", "do_handshake_on_connect", switch=True
     ),
     # ASGI and dirty workers
-    GunicornOnly(_ASGI, "asgi_loop", defaults=("auto",)),
-    GunicornOnly(_ASGI, "asgi_lifespan", defaults=("auto",)),
-    GunicornOnly(_ASGI, "asgi_disconnect_grace_period", defaults=(3,)),
-    GunicornOnly(_ASGI, "websocket_max_message_size", defaults=(16 * 1024 * 1024,)),
-    GunicornOnly(_DIRTY, "dirty_apps", "--dirty-app"),
-    GunicornOnly(_DIRTY, "dirty_workers", defaults=(0,)),
-    GunicornOnly(_DIRTY, "dirty_timeout", defaults=(300,)),
-    GunicornOnly(_DIRTY, "dirty_threads", defaults=(1,)),
-    GunicornOnly(_DIRTY, "dirty_graceful_timeout", defaults=(30,)),
-    GunicornOnly(_DIRTY, "on_dirty_starting", function=True),
-    GunicornOnly(_DIRTY, "dirty_post_fork", function=True),
-    GunicornOnly(_DIRTY, "dirty_worker_init", function=True),
-    GunicornOnly(_DIRTY, "dirty_worker_exit", function=True),
+    Ignored(_ASGI, "asgi_loop", defaults=("auto",)),
+    Ignored(_ASGI, "asgi_lifespan", defaults=("auto",)),
+    Ignored(_ASGI, "asgi_disconnect_grace_period", defaults=(3,)),
+    Ignored(_ASGI, "websocket_max_message_size", defaults=(16 * 1024 * 1024,)),
+    Ignored(_DIRTY, "dirty_apps", "--dirty-app"),
+    Ignored(_DIRTY, "dirty_workers", defaults=(0,)),
+    Ignored(_DIRTY, "dirty_timeout", defaults=(300,)),
+    Ignored(_DIRTY, "dirty_threads", defaults=(1,)),
+    Ignored(_DIRTY, "dirty_graceful_timeout", defaults=(30,)),
+    Ignored(_DIRTY, "on_dirty_starting", function=True),
+    Ignored(_DIRTY, "dirty_post_fork", function=True),
+    Ignored(_DIRTY, "dirty_worker_init", function=True),
+    Ignored(_DIRTY, "dirty_worker_exit", function=True),
     # Old names, still found in files; the present gunicorn ignores them in silence.
-    GunicornOnly(
-        "gunicorn ignores it, too; use reload = True or loglevel = 'debug' for development",
-        "debug",
-        switch=True,
-        old=True,
-    ),
-    GunicornOnly(
-        "gunicorn ignores it, too; for proxies see forwarded_headers and forwarded_allow_ips",
+    Ignored(f"{_IGNORED_TOO}; use reload = True or loglevel = 'debug' for development", "debug", switch=True, old=True),
+    Ignored(
+        f"{_IGNORED_TOO}; for proxies see forwarded_headers and forwarded_allow_ips",
         "x_forwarded_for_header",
         "",
         old=True,
     ),
-    GunicornOnly(
-        "gunicorn ignores it, too; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
+    Ignored(
+        f"{_IGNORED_TOO}; set raw_env = ['DJANGO_SETTINGS_MODULE=...'] and wsgi_app",
         "django_settings",
         "--settings",
         old=True,
     ),
-    GunicornOnly("gunicorn ignores it, too; there is one master, remove the line", "arbiter", "", old=True),
-    GunicornOnly(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
-    GunicornOnly(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
-    GunicornOnly(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),
+    Ignored(f"{_IGNORED_TOO}; there is one master, remove the line", "arbiter", "", old=True),
+    Ignored(_RENAMED.format("pre_fork"), "before_fork", old=True, function=True),
+    Ignored(_RENAMED.format("post_fork"), "after_fork", old=True, function=True),
+    Ignored(_RENAMED.format("pre_exec"), "before_exec", old=True, function=True),
 )
 
-GUNICORN_ONLY: dict[str, GunicornOnly] = {each.name: each for each in _TABLE}
+GUNICORN_ONLY: dict[str, Ignored] = {each.name: each for each in _TABLE}

@@ -19,12 +19,12 @@ from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.setting import Setting
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
-from wsgiserv.config.worker_class import known, resolve
+from wsgiserv.config.worker_class import known, patches_library, resolve
 from wsgiserv.errors import ConfigError
+from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
 from wsgiserv.wording import did_you_mean, nearest
 
-_FLAGS = "on the command line"
 _OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
@@ -91,23 +91,22 @@ def collect(
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
     # All three are read before the file is run: one of them may name it.
-    flags = loader.read_line(argv, _FLAGS)
+    flags = loader.read_line(argv)
     gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
     own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
 
     # As in gunicorn these two stand below the file: they are meant as the host's defaults.
     loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
     loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
-    loader.run_config_file([*gunicorn_arguments, *own_arguments, *flags])
+    arguments = [*gunicorn_arguments, *own_arguments, *flags]
+    loader.run_config_file(arguments)
     # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
     loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
     port = environ.get("PORT")
     loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
     if gunicorn_arguments:
         loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
-    loader.take_arguments(gunicorn_arguments, f"in {_GUNICORN_ARGUMENTS}")
-    loader.take_arguments(own_arguments, f"in {_OWN_ARGUMENTS}")
-    loader.take_arguments(flags, _FLAGS)
+    loader.take_arguments(arguments)
     return loader.finish()
 
 
@@ -150,9 +149,9 @@ class _Loader:
 
     # ---- sources ---------------------------------------------------------------------------------------
 
-    def read_line(self, argv: Sequence[str], where: str) -> list[Given]:
-        """Return the settings given by arguments."""
-        line = parse(argv, where)
+    def read_line(self, argv: Sequence[str], *where: str) -> list[Given]:
+        """Return the settings given by arguments; ``where`` as of `parse`."""
+        line = parse(argv, *where)
         self.faults += line.faults
         return line.given
 
@@ -225,9 +224,9 @@ class _Loader:
             shown = after[0] if isinstance(after, tuple) else after
             self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
 
-    def take_arguments(self, arguments: Sequence[Given], where: str) -> None:
+    def take_arguments(self, arguments: Sequence[Given]) -> None:
         """Take the values of flags."""
-        for name, raw, flag in arguments:
+        for name, raw, flag, where in arguments:
             if name in SETTINGS:
                 self.take(name, raw, f"{flag} {where}" if flag else where)
             elif not GUNICORN_ONLY[name].is_default(raw):
@@ -251,7 +250,7 @@ class _Loader:
         if self.before_gevent is not None:
             wanted = _last(arguments, "worker_class")
             wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES)
-            if _is_gevent(wanted):
+            if _is_patching(wanted):
                 self.before_gevent()
         try:
             self.file = read_config_file(location, self.directory)
@@ -432,9 +431,10 @@ def _last(arguments: Sequence[Given], name: str) -> object:
     return next((given.raw for given in reversed(arguments) if given.name == name and given.raw), None)
 
 
-def _is_gevent(raw: object) -> bool:
+def _is_patching(raw: object) -> bool:
     try:
-        return isinstance(raw, str) and bool(SETTINGS["worker_class"].parse(raw) == "gevent")
+        with LibraryFirst():  # imports the module of a class of ours, and gevent for its own alone
+            return patches_library(SETTINGS["worker_class"].parse(raw))
     except (ValueError, TypeError):
         return False  # `take` will refuse it
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from wsgiserv.config import values as parsers
-from wsgiserv.config.setting import SECTIONS, Setting, show
+from wsgiserv.config.setting import Section, Setting, show
 from wsgiserv.config.settings import SETTINGS, Settings
 
 # Not the terminal's width: the text is the same in a pipe, in a test and in a report of a problem.
@@ -38,7 +38,7 @@ configuration file only, such as the hooks: docs/settings.md.
 def help_text() -> str:
     """Return the text of --help; no line is longer than 80 columns."""
     lines = [_TOP]
-    for section in SECTIONS:
+    for section in Section:
         rows = [
             (_flags_text(setting), f"{setting.help} [{default_text(setting)}]")
             for setting in SETTINGS.values()
@@ -91,7 +91,7 @@ def config_text(settings: Settings, sources: Mapping[str, str]) -> str:
     """Return the text of --print-config: every setting, its value and its source."""
     names_width = max(map(len, SETTINGS))
     lines = []
-    for section in SECTIONS:
+    for section in Section:
         lines.append(f"# {section}")
         for name, setting in SETTINGS.items():
             if setting.section == section:

@@ -11,12 +11,6 @@ from wsgiserv.config import values as parsers
 from wsgiserv.config.setting import Kind, Section
 from wsgiserv.config.values import FILE, SECONDS, SWITCH, TEXT, TEXT_OR_NONE, choice
 
-_process = Section("Process")
-_logging = Section("Logging")
-_tls = Section("TLS")
-_development = Section("Development and checks")
-_hooks = Section("Hooks")
-
 Hook: TypeAlias = Callable[..., Any] | None
 
 _LEVEL = choice(
@@ -28,7 +22,7 @@ _LEVEL = choice(
 
 def _hook(help: str, arguments: str, doc: str = "") -> Hook:
     kind = Kind(parsers.hook(arguments.count(",") + 1), f"a function ({arguments}) or the dotted path of one")
-    return _hooks(None, kind, help, "", doc=f"Called as `({arguments})`. {doc}")
+    return Section.HOOKS(None, kind, help, "", doc=f"Called as `({arguments})`. {doc}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +31,7 @@ class ProcessSettings:
 
     # Process
     # Made absolute by the loader, against the directory of the start: a reload and an upgrade must find the same one.
-    chdir: str = _process(
+    chdir: str = Section.PROCESS(
         ".",
         TEXT,
         "Change to this directory before anything else is opened.",
@@ -48,21 +42,21 @@ class ProcessSettings:
             link, each worker that starts follows it anew, and so do SIGHUP and SIGUSR2.""",
         show_default="where the command is typed",
     )
-    pythonpath: str | None = _process(
+    pythonpath: str | None = Section.PROCESS(
         None,
         Kind(parsers.text_or_none, "directories, separated by commas", "DIRS"),
         "Directories to import from, separated by commas.",
     )
     # Applied after the configuration file has run: what the file reads of the environment at a start is the service
     # manager's.
-    raw_env: tuple[str, ...] = _process(
+    raw_env: tuple[str, ...] = Section.PROCESS(
         (),
         Kind(parsers.environment_pairs, "KEY=VALUE, or a list of such; for example 'DEBUG=0'", "KEY=VALUE", "many"),
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
     # Off: a service manager follows the process that it has started.
-    daemon: bool = _process(
+    daemon: bool = Section.PROCESS(
         False,
         SWITCH,
         "Run in the background, detached from the terminal.",
@@ -70,10 +64,10 @@ class ProcessSettings:
         doc="Not under systemd or supervisor, which want the process in the foreground.",
     )
     # None: a service manager knows the process id, and a file that nobody reads goes stale.
-    pidfile: str | None = _process(None, FILE, "Write the master's process id to this file.", "-p --pid")
+    pidfile: str | None = Section.PROCESS(None, FILE, "Write the master's process id to this file.", "-p --pid")
     # On by default: a server without one cannot be asked what it does just when that matters. It listens on no
     # network.
-    control_socket: str | None = _process(
+    control_socket: str | None = Section.PROCESS(
         None,
         Kind(parsers.path_or_off, "a path, or 'off' for none", "FILE"),
         "The Unix socket for wsgiservctl; 'off' for none.",
@@ -86,11 +80,11 @@ class ProcessSettings:
         show_default="in the runtime directory",
     )
     # A switch of its own, though 'off' says the same: gunicorn has it under this name and flag.
-    control_socket_disable: bool = _process(
+    control_socket_disable: bool = Section.PROCESS(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
     # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
-    user: int = _process(
+    user: int = Section.PROCESS(
         os.geteuid(),
         Kind(parsers.user, "the name or the number of a user of this host", "USER"),
         "Run the workers as this user.",
@@ -102,7 +96,7 @@ class ProcessSettings:
     )
     # For root with another `user` the loader puts the primary group of that user here: root's group would keep its
     # rights.
-    group: int = _process(
+    group: int = Section.PROCESS(
         os.getegid(),
         Kind(parsers.group, "the name or the number of a group of this host", "GROUP"),
         "Run the workers as this group.",
@@ -111,7 +105,7 @@ class ProcessSettings:
     )
     # gunicorn's default is off. Without the user's own groups a worker cannot open files that are shared through a
     # group.
-    initgroups: bool = _process(
+    initgroups: bool = Section.PROCESS(
         True,
         SWITCH,
         "Give the workers all the groups that `user` belongs to.",
@@ -119,7 +113,7 @@ class ProcessSettings:
     )
     # 0 is gunicorn's default, and taken literally would make each file writable for everyone: so it means 'as
     # inherited'.
-    umask: int = _process(
+    umask: int = Section.PROCESS(
         0,
         Kind(
             parsers.mode,
@@ -133,7 +127,7 @@ class ProcessSettings:
             started with, but for Unix sockets, whose mode is 0777 then.""",
     )
     # Off: a reload would be all or nothing, and connections opened at import would be shared by all workers.
-    preload_app: bool = _process(
+    preload_app: bool = Section.PROCESS(
         False,
         SWITCH,
         "Load the application once, before the workers are forked.",
@@ -141,12 +135,12 @@ class ProcessSettings:
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
-    sendfile: bool = _process(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
+    sendfile: bool = Section.PROCESS(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
     # The loader fills it from the next one, and that from the application: hooks and logs read one field.
-    proc_name: str | None = _process(
+    proc_name: str | None = Section.PROCESS(
         None, TEXT_OR_NONE, "The name in the processes' titles.", "-n --name", show_default="the application"
     )
-    default_proc_name: str = _process(
+    default_proc_name: str = Section.PROCESS(
         "wsgiserv",
         TEXT,
         "The name in the processes' titles when `proc_name` is not set.",
@@ -156,16 +150,18 @@ class ProcessSettings:
 
     # Logging
     # The standard error: containers and service managers collect it.
-    errorlog: str = _logging(
+    errorlog: str = Section.LOGGING(
         "-",
         Kind(lambda raw: parsers.path(raw) or "-", "a path, or '-' for the standard error", "FILE"),
         "The error log; '-' is the standard error.",
         "--error-logfile --log-file",
         old_names=("logfile",),
     )
-    loglevel: str = _logging("info", _LEVEL, "The least severe messages that go to the error log.", "--log-level")
+    loglevel: str = Section.LOGGING(
+        "info", _LEVEL, "The least severe messages that go to the error log.", "--log-level"
+    )
     # Off, as in gunicorn: a proxy in front has one already, and it costs time in each request.
-    accesslog: str | None = _logging(
+    accesslog: str | None = Section.LOGGING(
         None,
         FILE,
         "The access log; '-' is the standard output.",
@@ -174,7 +170,7 @@ class ProcessSettings:
         show_default="off",
     )
     # 'combined' is what log analysers know.
-    access_log_format: str = _logging(
+    access_log_format: str = Section.LOGGING(
         "combined",
         Kind(
             parsers.text,
@@ -187,25 +183,27 @@ class ProcessSettings:
             begins with `{` the values are escaped as JSON.""",
     )
     # gunicorn's three; where several are given, `wsgiserv.logs.config` applies gunicorn's order.
-    logconfig: str | None = _logging(
+    logconfig: str | None = Section.LOGGING(
         None, FILE, "A logging configuration file in the format of `logging.config`.", "--log-config"
     )
-    logconfig_dict: dict[str, Any] = _logging(
+    logconfig_dict: dict[str, Any] = Section.LOGGING(
         {},
         Kind(parsers.mapping, "a dictionary"),
         "A logging configuration as a dictionary, for `logging.config.dictConfig`.",
         "",
     )
-    logconfig_json: str | None = _logging(None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json")
+    logconfig_json: str | None = Section.LOGGING(
+        None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
+    )
     # Off: what the application prints belongs to its own stream unless its owner says so.
-    capture_output: bool = _logging(False, SWITCH, "Send what the application prints to the error log.")
+    capture_output: bool = Section.LOGGING(False, SWITCH, "Send what the application prints to the error log.")
 
     # TLS
     # Turns TLS on by being there: a separate switch could contradict it.
-    certfile: str | None = _tls(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
-    keyfile: str | None = _tls(None, FILE, "The certificate's private key in PEM.", show_default="in certfile")
+    certfile: str | None = Section.TLS(None, FILE, "The certificate, and its chain, in PEM; turns TLS on.")
+    keyfile: str | None = Section.TLS(None, FILE, "The certificate's private key in PEM.", show_default="in certfile")
     # Files are read in pairs, so one flag gives both: two flags could be paired wrongly.
-    sni_certificates: dict[str, tuple[str, str | None]] = _tls(
+    sni_certificates: dict[str, tuple[str, str | None]] = Section.TLS(
         {},
         Kind(
             parsers.sni_certificates,
@@ -220,22 +218,22 @@ class ProcessSettings:
             certificate's file.""",
         show_default="none",
     )
-    ca_certs: str | None = _tls(None, FILE, "The authorities that clients' certificates must come from, in PEM.")
+    ca_certs: str | None = Section.TLS(None, FILE, "The authorities that clients' certificates must come from, in PEM.")
     # Numbers, as in gunicorn and `ssl.VerifyMode`, so that both files and `ssl.CERT_REQUIRED` work.
-    cert_reqs: int = _tls(
+    cert_reqs: int = Section.TLS(
         0,
         Kind(parsers.integer(0, 2), "0 (none), 1 (optional) or 2 (required), as in ssl.VerifyMode", "N"),
         "Ask clients for a certificate: 0 no, 1 optional, 2 required.",
     )
     # TLS 1.2 alone: OpenSSL keeps the suites of TLS 1.3 in a list of their own, and none of them is weak.
-    ciphers: str | None = _tls(
+    ciphers: str | None = Section.TLS(
         None,
         Kind(parsers.text_or_none, "a list of ciphers in OpenSSL's notation", "LIST"),
         "The ciphers for TLS 1.2, in OpenSSL's notation.",
         show_default="Python's",
     )
     # 5 s: browsers come back to a page's connection within a few seconds, and a deploy must not wait for longer.
-    tls_linger: float = _tls(
+    tls_linger: float = Section.TLS(
         5.0,
         SECONDS,
         "How long a leaving worker keeps idle TLS connections; 0 closes them at once.",
@@ -248,15 +246,15 @@ class ProcessSettings:
 
     # Development and checks
     # Off: watching costs time, and a file half-written by a deploy would be loaded.
-    reload: bool = _development(False, SWITCH, "Restart the workers when the code changes; for development.")
+    reload: bool = Section.DEVELOPMENT(False, SWITCH, "Restart the workers when the code changes; for development.")
     # gunicorn's inotify is what watchfiles uses on Linux.
-    reload_engine: Literal["auto", "poll", "watchfiles"] = _development(
+    reload_engine: Literal["auto", "poll", "watchfiles"] = Section.DEVELOPMENT(
         "auto",
         choice("auto", "poll", "watchfiles", metavar="NAME", other={"inotify": "auto"}),
         "How changes are detected: 'auto', 'poll' or 'watchfiles'.",
         doc="`auto` is watchfiles where that package is installed. gunicorn's `inotify` is taken as `auto`.",
     )
-    reload_extra_files: tuple[str, ...] = _development(
+    reload_extra_files: tuple[str, ...] = Section.DEVELOPMENT(
         (),
         Kind(
             parsers.files,
@@ -268,7 +266,7 @@ class ProcessSettings:
         "--reload-extra-file",
     )
     # These two end the command; they are settings since gunicorn has them, and a file may set them.
-    check_config: bool = _development(
+    check_config: bool = Section.DEVELOPMENT(
         False,
         SWITCH,
         "Check the configuration and load the application, then exit.",
@@ -279,7 +277,7 @@ class ProcessSettings:
             that server can be reloaded. When all is good it prints what it has found: the configuration file, the
             application, the worker class, the addresses.""",
     )
-    print_config: bool = _development(False, SWITCH, "Print every setting and where it came from, then exit.")
+    print_config: bool = Section.DEVELOPMENT(False, SWITCH, "Print every setting and where it came from, then exit.")
 
     # Hooks
     on_starting: Hook = _hook(
@@ -299,7 +297,7 @@ class ProcessSettings:
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
     pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
     # gunicorn's hook has got more arguments over the years, and each form is still found in files.
-    post_request: Hook = _hooks(
+    post_request: Hook = Section.HOOKS(
         None,
         Kind(
             parsers.hook(2, 3, 4),

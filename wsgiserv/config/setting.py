@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from wsgiserv.user_code import own_attribute
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-# In the order of a first reading: the application and its address first, the hooks last.
-# The topics of --help and of docs/settings.md, in their order.
-SECTIONS = (
-    "Application",
-    "Listening",
-    "Workers",
-    "Timeouts",
-    "Limits",
-    "Proxies and headers",
-    "Process",
-    "Logging",
-    "TLS",
-    "Development and checks",
-    "Hooks",
-)
 
 Arity = Literal["one", "none", "many", "optional"]
 
@@ -56,7 +41,7 @@ class Setting(NamedTuple):
     """One setting, as declared beside its field.
 
     Attributes:
-        section: one of `SECTIONS`.
+        section: its topic.
         kind: its values.
         help: one sentence for --help.
         default: the value when nothing gives one.
@@ -74,7 +59,7 @@ class Setting(NamedTuple):
         name: the field's name, also in a configuration file.
     """
 
-    section: str
+    section: Section
     kind: Kind[Any]
     help: str
     default: Any
@@ -105,11 +90,21 @@ class Setting(NamedTuple):
         return tuple(f"--no-{flag[2:]}" for flag in long_flags if flag.startswith("--"))
 
 
-class Section:
-    """Declares the settings of one section: a call is the right-hand side of a field of `Settings`."""
+class Section(StrEnum):
+    """The topics of --help and of docs/settings.md. A call declares a setting: the right-hand side of its field."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    # In the order of a first reading: the application and its address first, the hooks last.
+    APPLICATION = "Application"
+    LISTENING = "Listening"
+    WORKERS = "Workers"
+    TIMEOUTS = "Timeouts"
+    LIMITS = "Limits"
+    PROXIES = "Proxies and headers"
+    PROCESS = "Process"
+    LOGGING = "Logging"
+    TLS = "TLS"
+    DEVELOPMENT = "Development and checks"
+    HOOKS = "Hooks"
 
     def __call__(self, default: T, kind: Kind[T], help: str, flags: str = "--{}", **more: Any) -> T:
         """Declare a setting.
@@ -121,7 +116,7 @@ class Section:
         """
         words = {"metavar": kind.metavar if flags else "", "accepts": kind.accepts, **more}
         words["doc"] = " ".join(words.get("doc", "").split())  # written over several lines
-        metadata = {"setting": Setting(self._name, kind, help, default, flags=tuple(flags.split()), **words)}
+        metadata = {"setting": Setting(self, kind, help, default, flags=tuple(flags.split()), **words)}
         # One configuration never writes into the dictionary of another, nor into the default.
         if isinstance(default, dict):
             return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]

@@ -28,13 +28,6 @@ from wsgiserv.config.values import (
 )
 from wsgiserv.config.worker_class import WORKER_CLASS
 
-_application = Section("Application")
-_listening = Section("Listening")
-_workers = Section("Workers")
-_timeouts = Section("Timeouts")
-_limits = Section("Limits")
-_proxies = Section("Proxies and headers")
-
 # The values of a switch, for settings that were one, or look like one.
 _ON_OR_OFF = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
 _AUTO_OR_OFF = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none": "off"}
@@ -49,7 +42,7 @@ class Settings(ProcessSettings):
 
     # Application
     # Not in a file: the file is already chosen when its names are read.
-    config: str | None = _application(
+    config: str | None = Section.APPLICATION(
         None,
         FILE,
         "The configuration: a Python file, or python:some.module.",
@@ -60,7 +53,7 @@ class Settings(ProcessSettings):
         show_default="./wsgiserv.conf.py",
     )
     # No flag: on the command line the application is the one argument without a flag.
-    wsgi_app: str | None = _application(
+    wsgi_app: str | None = Section.APPLICATION(
         None,
         Kind(parsers.text_or_none, "'module:name'; for example 'hello:app'"),
         "The application, when it is not named on the command line.",
@@ -72,7 +65,7 @@ class Settings(ProcessSettings):
     # Listening
     # The loopback: a server tried out for the first time must not be reachable from the network. gunicorn's default,
     # too.
-    bind: tuple[str, ...] = _listening(
+    bind: tuple[str, ...] = Section.LISTENING(
         ("127.0.0.1:8000",),
         Kind(parsers.addresses, address.ACCEPTED, "ADDRESS", "many"),
         "Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
@@ -83,7 +76,7 @@ class Settings(ProcessSettings):
     )
     # gunicorn's number. A large one absorbs the moment of a reload or a crash; a client that waits is better off than
     # a refused one.
-    backlog: int = _listening(
+    backlog: int = Section.LISTENING(
         2048,
         COUNT_FROM_1,
         "How many connections may wait to be accepted.",
@@ -91,7 +84,7 @@ class Settings(ProcessSettings):
         doc="The kernel caps it (`net.core.somaxconn`).",
     )
     # None, not 0o777: a mode set by hand goes before the umask, and the default must follow it.
-    socket_mode: int | None = _listening(
+    socket_mode: int | None = Section.LISTENING(
         None,
         Kind(
             parsers.mode_or_none,
@@ -105,12 +98,12 @@ class Settings(ProcessSettings):
         show_default="0777 without the bits of `umask`",
     )
     # Off: a second server started by mistake must fail to bind. With it both would share the port, unnoticed.
-    reuse_port: bool = _listening(False, SWITCH, "Set SO_REUSEPORT on the listening sockets.")
+    reuse_port: bool = Section.LISTENING(False, SWITCH, "Set SO_REUSEPORT on the listening sockets.")
 
     # Workers
     # One, as in gunicorn: more would break applications with state in memory. Not 'auto' either: the same file must
     # mean the same everywhere.
-    workers: int = _workers(
+    workers: int = Section.WORKERS(
         1,
         WORKERS,
         "The number of worker processes, or 'auto' to fit this container.",
@@ -121,7 +114,7 @@ class Settings(ProcessSettings):
             one for each 128 MiB of the cgroup's memory limit.""",
     )
     # Both bounds are given, or neither: each alone leaves open how far the number may go.
-    workers_min: int | None = _workers(
+    workers_min: int | None = Section.WORKERS(
         None,
         COUNT_TO_10000,
         "Follow the load, with never fewer worker processes than this.",
@@ -129,7 +122,7 @@ class Settings(ProcessSettings):
         doc="See [Workers that follow the load](autoscaling.md). Without it the number of workers is fixed.",
         show_default="fixed",
     )
-    workers_max: int | None = _workers(
+    workers_max: int | None = Section.WORKERS(
         None,
         WORKERS,
         "Follow the load, with never more worker processes than this.",
@@ -139,38 +132,40 @@ class Settings(ProcessSettings):
     )
     # Retiring slowly and growing ten times as fast: a worker too many costs memory, one too few costs requests. Below
     # a second the load is noise; above an hour nothing would ever retire.
-    scale_window: float = _workers(
+    scale_window: float = Section.WORKERS(
         30.0,
         Kind(parsers.scale_window, "a duration of 1 second to 1 hour; for example 30 or '2m'", "SECONDS"),
         "Retire a worker when the load has been low for this long.",
         doc="With `workers_min` and `workers_max`. Growing is decided on a tenth of it, 0.5 to 5 seconds.",
     )
     # sync: the only class that is safe for an application that is neither thread-safe nor patched.
-    worker_class: str | type[Any] = _workers(
+    worker_class: str | type[Any] = Section.WORKERS(
         "sync",
         WORKER_CLASS,
         "How a worker serves: sync, threads, gevent, or a dotted path.",
         "-k --worker-class",
         doc="gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.",
     )
-    threads: int = _workers(1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.")
+    threads: int = Section.WORKERS(1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.")
     # Bounds memory and descriptors. gunicorn's number, though here it holds for each class.
-    worker_connections: int = _workers(
+    worker_connections: int = Section.WORKERS(
         1000, COUNT_FROM_1, "How many connections a worker keeps open at once.", clamped=True
     )
     # Off: recycling hides a leak, and costs a start of the application each time.
-    max_requests: int = _workers(0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", clamped=True)
+    max_requests: int = Section.WORKERS(
+        0, COUNT, "Recycle a worker after this many requests; 0 is no limit.", clamped=True
+    )
     # Without it workers that started together would all be recycled together.
-    max_requests_jitter: int = _workers(
+    max_requests_jitter: int = Section.WORKERS(
         0, COUNT, "Add up to this many to `max_requests`, at random, per worker.", clamped=True
     )
 
-    max_worker_lifetime: float = _workers(
+    max_worker_lifetime: float = Section.WORKERS(
         0.0, SECONDS, "Recycle a worker of this age, up to a tenth earlier; 0 is no limit."
     )
     # Memory of one worker has peaks (a large page, the garbage collector's cycle), so a single sample decides
     # nothing.
-    max_worker_memory: int = _workers(
+    max_worker_memory: int = Section.WORKERS(
         0,
         BYTES_OR_UNLIMITED,
         "Recycle a worker that stays above this much memory; 0 is no limit.",
@@ -180,7 +175,7 @@ class Settings(ProcessSettings):
             ends the start with status 2, and fails a reload.""",
     )
     # One: more at a time take more of the capacity that the load was sized for.
-    max_unavailable: int = _workers(
+    max_unavailable: int = Section.WORKERS(
         1,
         COUNT_TO_10000,
         "How many workers may be recycled at a time.",
@@ -189,7 +184,7 @@ class Settings(ProcessSettings):
             count.""",
     )
     # One: during a reload the memory of one more worker must fit, and on small hosts no more does.
-    reload_surge: int = _workers(
+    reload_surge: int = Section.WORKERS(
         1,
         COUNT_TO_10000,
         "How many extra workers a reload may start at a time.",
@@ -197,7 +192,7 @@ class Settings(ProcessSettings):
             this many at a time, each when its replacement is ready.""",
     )
     # 50 ms: longer than a usual call, so that in ordinary traffic nothing is moved; shorter than a person notices.
-    handoff_after: float = _workers(
+    handoff_after: float = Section.WORKERS(
         0.05,
         SECONDS,
         "Pass waiting connections to a free worker when a call runs longer than this; 0 turns it off.",
@@ -207,7 +202,7 @@ class Settings(ProcessSettings):
             seconds from passing connections to workers that have little to do.""",
     )
     # Empty: a GET may have effects in an application, so that no path is safe by itself.
-    warmup: tuple[str, ...] = _workers(
+    warmup: tuple[str, ...] = Section.WORKERS(
         (),
         Kind(parsers.warmup_paths, "paths that begin with '/', such as '/' or '/search?q=a'", "PATH", "many"),
         "Call the application with this path before a worker is ready.",
@@ -221,14 +216,14 @@ class Settings(ProcessSettings):
     # Timeouts
     # None, not 30: a `timeout` raised for a slow application (Django with many imports) is meant for its start as
     # well.
-    boot_timeout: float | None = _timeouts(
+    boot_timeout: float | None = Section.TIMEOUTS(
         None,
         SECONDS,
         "How long a worker may take to load the application; 0 is no limit.",
         show_default="30, or `timeout` where that is longer",
     )
     # Zero: only behind a load balancer is there something to wait for; at a terminal Ctrl-C is to stop at once.
-    drain_delay: float = _timeouts(
+    drain_delay: float = Section.TIMEOUTS(
         0.0,
         SECONDS,
         "After TERM, go on accepting for this long, while load balancers learn of it.",
@@ -236,7 +231,7 @@ class Settings(ProcessSettings):
             status` says that the server is draining. Then it stops gracefully, within `graceful_timeout`.""",
     )
     # Empty: no path of the application may be shadowed unless it is asked for.
-    readiness_path: str = _timeouts(
+    readiness_path: str = Section.TIMEOUTS(
         "",
         Kind(
             parsers.readiness_path, "a path that begins with a slash and has no query; for example '/-/ready'", "PATH"
@@ -248,7 +243,7 @@ class Settings(ProcessSettings):
     )
     # 30 s, as in gunicorn. `clamped` here and below: gunicorn takes any number, and 'for ever' is often written as a
     # very large one.
-    timeout: float = _timeouts(
+    timeout: float = Section.TIMEOUTS(
         30.0,
         SECONDS,
         "Kill a worker that has not responded for this long; 0 turns it off.",
@@ -256,12 +251,12 @@ class Settings(ProcessSettings):
         clamped=True,
     )
     # gunicorn's. A service manager must wait a little longer before it kills: see docs/deployment.md.
-    graceful_timeout: float = _timeouts(
+    graceful_timeout: float = Section.TIMEOUTS(
         30.0, SECONDS, "How long a stopping worker may take to finish its requests.", clamped=True
     )
     # Longer than a proxy keeps its own connections (nginx 60 s, AWS ALB 60 s): else a request may cross our close,
     # and the proxy answers 502. An idle connection holds no worker here, so it is cheap.
-    keepalive: float = _timeouts(
+    keepalive: float = Section.TIMEOUTS(
         75.0,
         SECONDS,
         "How long an idle connection is kept open; 0 closes at once.",
@@ -271,14 +266,14 @@ class Settings(ProcessSettings):
         doc="gunicorn's default is 2. Behind a proxy it should be longer than the proxy's own.",
     )
     # From the head's first byte, however it drips: Slowloris keeps a timeout between bytes alive for ever.
-    header_timeout: float = _timeouts(
+    header_timeout: float = Section.TIMEOUTS(
         10.0, SECONDS, "How long a client may take to send a request's head; 0 is no limit."
     )
     # Between two pieces, not for the whole: a large upload over a slow line takes as long as it must.
-    body_timeout: float = _timeouts(30.0, SECONDS, "How long a client may pause within a body; 0 is no limit.")
+    body_timeout: float = Section.TIMEOUTS(30.0, SECONDS, "How long a client may pause within a body; 0 is no limit.")
     # Closes the gap that `body_timeout` leaves: a byte every 29 s. 240 bytes/s is Kestrel's figure; no line in use is
     # that slow.
-    body_min_rate: int = _timeouts(
+    body_min_rate: int = Section.TIMEOUTS(
         240,
         BYTES,
         "The least speed of a body after `body_timeout`, in bytes per second.",
@@ -287,11 +282,13 @@ class Settings(ProcessSettings):
             then never reaches `body_timeout`. A slower client gets 408.""",
     )
     # Longer than `body_timeout`: a person may pause a download, or a phone sleep for a moment.
-    send_timeout: float = _timeouts(60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit.")
+    send_timeout: float = Section.TIMEOUTS(
+        60.0, SECONDS, "How long a client may take nothing of a response; 0 is no limit."
+    )
 
     # Off: only the application's owner knows what its longest request is, and raising in a thread may break an
     # invariant there.
-    request_timeout: float = _timeouts(
+    request_timeout: float = Section.TIMEOUTS(
         0.0,
         SECONDS,
         "How long the application may take for one request; 0 is no limit.",
@@ -300,13 +297,13 @@ class Settings(ProcessSettings):
             one thread, in `gevent` a `gevent.Timeout` in the one greenlet; a `sync` worker is replaced.""",
     )
     # Long enough that a garbage collection or a slow import does not set it off.
-    gevent_block_warning: float = _timeouts(
+    gevent_block_warning: float = Section.TIMEOUTS(
         5.0, SECONDS, "Log a call that blocks a gevent worker for this long; 0 turns it off."
     )
 
     # Limits
     # Not gunicorn's 4094: tracking parameters and signed URLs outgrow it. Browsers and proxies stop near 8 KB.
-    limit_request_line: int = _limits(
+    limit_request_line: int = Section.LIMITS(
         8190,
         LINE_BYTES,
         "The longest request line; a longer one gets 414.",
@@ -314,7 +311,7 @@ class Settings(ProcessSettings):
         doc="0 is the largest, 1 MiB. gunicorn's default is 4094.",
     )
     # Each field costs time in every middleware. 32768 is gunicorn's bound.
-    limit_request_fields: int = _limits(
+    limit_request_fields: int = Section.LIMITS(
         100,
         Kind(
             lambda raw: parsers.integer(0, 32768)(raw) or 32768, "a whole number up to 32768, or 0 for the largest", "N"
@@ -323,7 +320,7 @@ class Settings(ProcessSettings):
         clamped=True,
     )
     # Large cookies fit. The hidden flag is gunicorn's, with its underscore.
-    limit_request_field_size: int = _limits(
+    limit_request_field_size: int = Section.LIMITS(
         8190,
         LINE_BYTES,
         "The longest header field.",
@@ -332,15 +329,15 @@ class Settings(ProcessSettings):
         doc="0 is the largest, 1 MiB.",
     )
     # gunicorn has no limit. A disk is finite, and a body goes to it before the application can refuse it.
-    limit_request_body: int = _limits(
+    limit_request_body: int = Section.LIMITS(
         1 << 30, BYTES_OR_UNLIMITED, "The largest request body (413 above it); 0 is no limit.", show_default="1 GiB"
     )
     # Most bodies are smaller and need no file; a thousand uploads together are bounded apart (64 MiB a worker).
-    body_buffer_size: int = _limits(
+    body_buffer_size: int = Section.LIMITS(
         1 << 20, BYTES, "Bodies up to this size are kept in memory, larger ones in a file.", show_default="1 MiB"
     )
     # Enough that a client at the other end of a fast line never waits for the application between two round trips.
-    stream_buffer: int = _limits(
+    stream_buffer: int = Section.LIMITS(
         1 << 20,
         BYTES,
         "How far a response of unknown length may run ahead of its client.",
@@ -351,7 +348,7 @@ class Settings(ProcessSettings):
             once. See [streaming responses](streaming-responses.md).""",
     )
     # `tmp_upload_dir` is gunicorn's name.
-    spool_dir: str | None = _limits(
+    spool_dir: str | None = Section.LIMITS(
         None,
         FILE,
         "Where large request bodies are kept while they arrive.",
@@ -364,7 +361,7 @@ class Settings(ProcessSettings):
 
     # auto: only where a waiting call costs a greenlet, not a thread or a worker, may a client's speed reach the
     # application.
-    stream_request_body: Literal["auto", "on", "off"] = _limits(
+    stream_request_body: Literal["auto", "on", "off"] = Section.LIMITS(
         "auto",
         choice("auto", "on", "off", metavar="WHEN", other=_ON_OR_OFF),
         "Call the application before a request's body is complete.",
@@ -376,7 +373,7 @@ class Settings(ProcessSettings):
     # Proxies and headers
     # This host alone: anything else lets a client on the network name its own address. Both loopbacks, since
     # 'localhost' in a proxy's configuration may be either.
-    forwarded_allow_ips: tuple[str, ...] = _proxies(
+    forwarded_allow_ips: tuple[str, ...] = Section.PROXIES(
         ("127.0.0.1", "::1"),
         NETWORKS,
         "The proxies whose forwarded headers are trusted; '*' is any.",
@@ -385,7 +382,7 @@ class Settings(ProcessSettings):
             application. The environment's value is the default: a configuration file or a flag replaces it.""",
     )
     # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
-    forwarded_headers: tuple[str, ...] = _proxies(
+    forwarded_headers: tuple[str, ...] = Section.PROXIES(
         (),
         Kind(
             parsers.forwarded_headers,
@@ -398,14 +395,14 @@ class Settings(ProcessSettings):
             else itself. See [Behind a proxy](proxies.md).""",
     )
     # gunicorn's three. No flag: a dictionary has no good form on a command line, and gunicorn has none either.
-    secure_scheme_headers: dict[str, str] = _proxies(
+    secure_scheme_headers: dict[str, str] = Section.PROXIES(
         {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
         Kind(parsers.header_values, "a dictionary of header names and the values that mean https"),
         "The headers, and their values, by which a proxy says that its client used https.",
         "",
     )
     # Off: where it is on, a peer names the client's address, so it must be asked for.
-    proxy_protocol: Literal["off", "v1", "v2", "auto"] = _proxies(
+    proxy_protocol: Literal["off", "v1", "v2", "auto"] = Section.PROXIES(
         "off",
         choice("off", "v1", "v2", "auto", metavar="[VERSION]", other=_AUTO_OR_OFF, arity="optional"),
         "Read HAProxy's PROXY protocol; without a value, 'auto'.",
@@ -413,14 +410,14 @@ class Settings(ProcessSettings):
             it), `auto` takes either, or none. With TLS, the header comes before the handshake, in clear.""",
     )
     # The flag's name is gunicorn's, and so is the next one's.
-    proxy_allow_ips: tuple[str, ...] = _proxies(
+    proxy_allow_ips: tuple[str, ...] = Section.PROXIES(
         ("127.0.0.1", "::1"),
         NETWORKS,
         "The proxies that may speak the PROXY protocol; '*' is any.",
         "--proxy-allow-from",
         doc="Clients on a Unix socket always may.",
     )
-    protocol: Literal["http", "uwsgi"] = _proxies(
+    protocol: Literal["http", "uwsgi"] = Section.PROXIES(
         "http",
         choice("http", "uwsgi", metavar="NAME"),
         "The listeners' protocol; uwsgi is for nginx's uwsgi_pass.",
@@ -428,7 +425,7 @@ class Settings(ProcessSettings):
     )
     # A uwsgi peer writes the environ itself, REMOTE_USER and HTTPS included, so that the loopback is the widest safe
     # default.
-    uwsgi_allow_ips: tuple[str, ...] = _proxies(
+    uwsgi_allow_ips: tuple[str, ...] = Section.PROXIES(
         ("127.0.0.1", "::1"),
         NETWORKS,
         "The proxies that may speak uwsgi; '*' is any.",
@@ -437,7 +434,7 @@ class Settings(ProcessSettings):
             request is trusted.""",
     )
     # gunicorn's two. Only with an underscore can these names arrive as headers, which `header_map` drops otherwise.
-    forwarder_headers: tuple[str, ...] = _proxies(
+    forwarder_headers: tuple[str, ...] = Section.PROXIES(
         ("SCRIPT_NAME", "PATH_INFO"),
         Kind(parsers.words, "header names separated by commas", "LIST"),
         "Headers with underscores that a trusted proxy may set.",
@@ -448,7 +445,7 @@ class Settings(ProcessSettings):
             [Behind a proxy](proxies.md).""",
     )
     # drop, as nginx does: refusing would break clients that send such a header in good faith.
-    header_map: Literal["drop", "refuse", "dangerous"] = _proxies(
+    header_map: Literal["drop", "refuse", "dangerous"] = Section.PROXIES(
         "drop",
         choice("drop", "refuse", "dangerous", metavar="WHAT"),
         "How headers whose names have underscores are treated.",
@@ -456,7 +453,7 @@ class Settings(ProcessSettings):
             `drop` leaves the first out, `refuse` answers 400, `dangerous` lets both in.""",
     )
     # SCRIPT_NAME of PEP 3333: empty for an application at the root.
-    root_path: str = _proxies(
+    root_path: str = Section.PROXIES(
         "",
         Kind(parsers.root_path, "a path that begins with a slash; for example '/shop'", "PATH"),
         "The path that the application is mounted under (SCRIPT_NAME).",

@@ -73,6 +73,14 @@ def known(kind: str | type[Any]) -> type[Any] | None:
     return found
 
 
+def patches_library(kind: str | type[Any] | None) -> bool:
+    """Tell whether workers of a class of ours, or of this class itself, have greenlets for threads."""
+    try:
+        return kind is not None and getattr(known(kind), "patches_library", False)
+    except ImportError:  # gevent is not installed: the check of the class reports it
+        return False
+
+
 def parse_worker_class(raw: object) -> str | type[Any]:
     """Return ``sync``, ``threads``, ``gevent``, a dotted path, or the class itself.
 

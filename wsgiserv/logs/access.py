@@ -255,7 +255,7 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
         # Those of an earlier call, before a reload
         logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, _LinesToAccessLog)]
     configured = access_logger()
-    if configured is not None and configured.hasHandlers():
+    if configured is not None:
         return AccessLog(None, log_format, error_log, configured)
     path = settings.accesslog
     if not path:
@@ -274,11 +274,8 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
 
 def access_log_path(settings: Settings) -> str | None:
     """Return the access log's file; None if it has none of ours. Called after `open_error_log`."""
-    configured = access_logger()
     path = settings.accesslog
-    if not path or path == "-" or (configured is not None and configured.hasHandlers()):
-        return None
-    return path
+    return None if not path or path == "-" or access_logger() is not None else path
 
 
 def open_access_file(settings: Settings) -> None:

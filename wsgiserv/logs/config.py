@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
+from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT
 
 ERROR_NAMES = ("wsgiserv.error", "gunicorn.error")
 ACCESS_NAMES = ("wsgiserv.access", "gunicorn.access")
@@ -28,13 +29,7 @@ _DEFAULTS: dict[str, Any] = {
         "console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stdout"},
         "error_console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": "ext://sys.stderr"},
     },
-    "formatters": {
-        "generic": {
-            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
-            "class": "logging.Formatter",
-        }
-    },
+    "formatters": {"generic": {"format": LINE_FORMAT, "datefmt": DATE_FORMAT, "class": "logging.Formatter"}},
 }
 
 

@@ -28,17 +28,13 @@ from wsgiserv.logs.handlers import (
     unblock_streams,
 )
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
-from wsgiserv.logs.plain import loss_line, plain_lines, safe_repr, timestamp
+from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
 from wsgiserv.logs.streams import Capture, LogText, consoles
 from wsgiserv.privileges import owner_of
 from wsgiserv.process import fill_standard_streams
 from wsgiserv.safe_open import Owner
 from wsgiserv.tracebacks import format_error
 from wsgiserv.unpatched import RealRLock
-
-# gunicorn's, which log parsers expect
-_LINE = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
-_DATE = "[%Y-%m-%d %H:%M:%S %z]"
 
 # Faults of filters and handlers that are told, each once
 _MOST_FAULTS = 32
@@ -168,7 +164,7 @@ class _ErrorLogHandler(logging.Handler):
         super().__init__()
         self.writer = LossyWriter(output, lambda count: loss_line(count, "error log"))
         self.stream = _HandlerStream(self)
-        self.setFormatter(_Formatter(_LINE, _DATE))
+        self.setFormatter(_Formatter(LINE_FORMAT, DATE_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -338,8 +334,8 @@ def opening(setting: str, path: str) -> Iterator[None]:
 
 
 def access_logger() -> logging.Logger | None:
-    """Return the logger that the logging configuration set up for the access log, or None."""
-    return _opened.access
+    """Return the access log's logger if the logging configuration has given it handlers, else None."""
+    return _opened.access if _opened.access is not None and _opened.access.hasHandlers() else None
 
 
 def close_logs_in_child() -> None:

@@ -125,16 +125,6 @@ class _LogFiles:
         while len(self._files) > _MOST_ACCESS_LOGS:
             close(self._files.pop(next(iter(self._files)))[0])
 
-    def _reopen(self, also: Mapping[str, int]) -> list[str]:
-        failures = []
-        for path, (fd, owner) in self._files.items():
-            try:
-                _replace(fd, open_log(path, owner).fd)
-            except OSError as error:
-                failures.append(f"{path}: {error.strerror}")
-        self.post({**also, **{path: fd for path, (fd, _) in self._files.items()}})
-        return failures
-
     def post(self, files: Mapping[str, int]) -> None:
         """Leave descriptors, by the absolute paths of their files, in the mailbox, in place of the last ones."""
         if self._mailbox is None:
@@ -199,13 +189,18 @@ class _LogFiles:
         The master also puts them into the mailbox, together with ``also``, descriptors of other paths. A zygote takes
         them from there for its workers. A worker has none.
         """
+        failures = []
+        for path, (fd, owner) in self._files.items():
+            try:
+                fresh = open_log(path, owner).fd if self.is_masters else self.latest(path)
+            except OSError as error:
+                failures.append(f"{path}: {error.strerror}")
+            else:
+                if fresh is not None:
+                    _replace(fd, fresh)
         if self.is_masters:
-            return self._reopen(also)
-        for path, (fd, _) in self._files.items():
-            fresh = self.latest(path)
-            if fresh is not None:
-                _replace(fd, fresh)
-        return []
+            self.post({**also, **{path: fd for path, (fd, _) in self._files.items()}})
+        return failures
 
 
 def _replace(fd: int, fresh: int) -> None:

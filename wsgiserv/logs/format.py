@@ -17,11 +17,12 @@ from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from os import getpid
-from time import gmtime, localtime, struct_time, time
+from time import gmtime, localtime, strftime, struct_time, time
 from typing import Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_json, escape_quoted
+from wsgiserv.wording import nearest
 
 COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
 COMBINED = COMMON + ' "%(f)s" "%(a)s"'
@@ -60,13 +61,6 @@ _Getter = Callable[[Exchange], Any]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def numeric_offset(seconds: int, colon: str) -> str:
-    """Return ``+0200`` or, with a colon, ``+02:00``."""
-    sign = "-" if seconds < 0 else "+"
-    hours, minutes = divmod(abs(seconds) // 60, 60)
-    return f"{sign}{hours:02d}{colon}{minutes:02d}"
-
-
 def local_time(second: float) -> struct_time:
     """Return localtime(3) of ``second``; the epoch if it is out of range, as a broken clock's is."""
     try:
@@ -79,13 +73,10 @@ def local_time(second: float) -> struct_time:
 def _texts_of(second: int) -> tuple[str, str, str]:
     """Return the Common Log Format's timestamp, the ISO 8601 one without its offset, and that offset."""
     now = local_time(second)
-    clock = f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
-    return (
-        # In English whatever the locale, so without strftime().
-        f"[{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}:{clock} {numeric_offset(now.tm_gmtoff, '')}]",
-        f"{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d}T{clock}",
-        numeric_offset(now.tm_gmtoff, ":"),
-    )
+    offset = strftime("%z", now)
+    # The month in English whatever the locale, so not by %b.
+    common = strftime(f"[%d/{_MONTHS[now.tm_mon - 1]}/%Y:%H:%M:%S {offset}]", now)
+    return common, strftime("%Y-%m-%dT%H:%M:%S", now), f"{offset[:3]}:{offset[3:]}"
 
 
 def _now() -> tuple[int, int]:
@@ -130,7 +121,7 @@ def _request_line(exchange: Exchange) -> str:
 
 
 # The raw values. A missing key raises KeyError, and the careful path takes over.
-_ATOMS: dict[str, _Getter] = {
+ATOMS: dict[str, _Getter] = {
     "h": lambda exchange: exchange.environ["REMOTE_ADDR"] or "-",
     "l": lambda exchange: "-",
     "u": _user,
@@ -153,7 +144,6 @@ _ATOMS: dict[str, _Getter] = {
     "i": lambda exchange: exchange.environ["wsgiserv.request_id"],
     "aborted": lambda exchange: "aborted" if exchange.aborted else "-",
 }
-ATOMS = tuple(_ATOMS)
 _INTEGERS = frozenset("BTMD")  # among the atoms; `s` is a text there, as gunicorn's is
 _NUMBERS = _INTEGERS | {"s"}
 
@@ -201,7 +191,7 @@ class Atoms(dict[str, Any]):
 
     def __init__(self, *exchange: Any) -> None:
         self._exchange = Exchange(*exchange)
-        super().__init__((name, self._value(name, get)) for name, get in _ATOMS.items())
+        super().__init__((name, self._value(name, get)) for name, get in ATOMS.items())
         line = [self["m"], self._value("uri", lambda exchange: exchange.environ["RAW_URI"]), self["H"]]
         self["r"] = "-" if line == ["-", "-", "-"] else " ".join(line)
 
@@ -317,7 +307,7 @@ def _parse(format_name: str) -> list[str | _Piece]:
             continue
         if name is None:
             raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
-        get = _ATOMS.get(name) or _braced(name)
+        get = ATOMS.get(name) or _braced(name)
         if get is None:
             raise _bad(template, f"there is no atom %({name})s")
         # Checked here: `%` itself would raise at each request.
@@ -337,9 +327,7 @@ def format_advice(format_name: str) -> str:
     """Return a warning about a format without atoms, which gives the same line for each request; else nothing."""
     if format_name == "json" or any(isinstance(piece, _Piece) for piece in _parse(format_name)):
         return ""
-    from difflib import get_close_matches
-
-    near = get_close_matches(format_name.lower(), [*_NAMED, "json"], n=1)
+    near = nearest(format_name.lower(), [*_NAMED, "json"], limit=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
     return f"access_log_format = {format_name!r} has no atom, so every line is this text. {advice}"
 
@@ -394,13 +382,6 @@ def json_line(*exchange: Any) -> bytes:
     return (_JSON % tuple([get(taken) for get in _json_getters(_escaped)])).encode()
 
 
-def _compile_json(append: Callable[[bytes], None]) -> LogFunction:
-    getters = _json_getters(_quoted)
-    example = Exchange({}, 0, (), 0, 0.0)
-    own = _JSON % tuple([get(example) for get in getters])
-    return _log_function(_JSON, getters, own, json_line, b"{}", append)
-
-
 # ---- the log function ----------------------------------------------------------------------------------
 
 # Characters that need no escape in a value: printable ASCII but `"` and the backslash.
@@ -420,7 +401,10 @@ def compile_format(format_name: str, append: Callable[[bytes], None]) -> LogFunc
     Raises ConfigError as `check_format` does.
     """
     if format_name == "json":
-        return _compile_json(append)
+        getters = _json_getters(_quoted)
+        example = Exchange({}, 0, (), 0, 0.0)
+        own = _JSON % tuple([get(example) for get in getters])
+        return _log_function(_JSON, getters, own, json_line, b"{}", append)
     pieces = _parse(format_name)
     own = "".join(piece for piece in pieces if isinstance(piece, str))
     fast = "".join(p.replace("%", "%%") if isinstance(p, str) else f"%{p.layout}" for p in pieces)

@@ -96,11 +96,11 @@ def _reopen(handler: Any, owner: Owner) -> None:
     elif old is not None:
         # `_builtin_open`: a private name of `logging`, which FileHandler opens its file with since Python 3.10, so that
         # subclasses with an `_open` of their own (WatchedFileHandler, a rotating one) go through it, too.
-        handler._builtin_open = partial(_open_again, owner)
+        handler._builtin_open = partial(_open_for_handler, owner, True)
         try:
             handler.stream = handler._open()
         finally:
-            handler._builtin_open = partial(_open_for_handler, owner)
+            handler._builtin_open = partial(_open_for_handler, owner, False)
         remember = getattr(handler, "_statstream", None)
         if remember is not None:  # WatchedFileHandler: or it would open the file itself at the next record
             remember()
@@ -115,28 +115,22 @@ def handlers_open_safely(owner: Owner) -> Iterator[None]:
         return
     # FileHandler.__init__ looks up `open` among the module's names before the builtins, and remembers it.
     module: Any = logging
-    module.open = partial(_open_for_handler, owner)
+    module.open = partial(_open_for_handler, owner, False)
     try:
         yield
     finally:
         del module.open
 
 
-def _open_for_handler(owner: Owner, file: str, *args: Any, **kwargs: Any) -> Any:
-    """Do as `open`; for a file that only the master may open, take its newest descriptor."""
-    return _open(file, *args, opener=partial(_open_or_take, owner), **kwargs)
+def _open_for_handler(owner: Owner, again: bool, file: str, *args: Any, **kwargs: Any) -> Any:
+    """Do as `open`; take the master's newest descriptor of a file that it alone may open, and of any ``again``."""
+    return _open(file, *args, opener=partial(_open_or_take, owner, again), **kwargs)
 
 
-def _open_again(owner: Owner, file: str, *args: Any, **kwargs: Any) -> Any:
-    """Do as `open`, but take the master's new descriptor if there is one."""
-    fd = log_files.latest(os.path.abspath(file))
-    if fd is None:
-        return _open_for_handler(owner, file, *args, **kwargs)
-    return _open(file, *args, opener=lambda path, flags: fd, **kwargs)
-
-
-def _open_or_take(owner: Owner, path: str, flags: int) -> int:
+def _open_or_take(owner: Owner, again: bool, path: str, flags: int) -> int:
     path = os.path.abspath(path)
+    if again and (fd := log_files.latest(path)) is not None:
+        return fd
     if is_root():  # without following others' links
         try:
             return open_file(path, flags & ~(os.O_CREAT | os.O_EXCL), owner)
@@ -146,6 +140,6 @@ def _open_or_take(owner: Owner, path: str, flags: int) -> int:
     try:
         return os.open(path, flags, 0o666)
     except PermissionError:
-        if (fd := log_files.latest(path)) is None:
+        if (latest := log_files.latest(path)) is None:
             raise
-        return fd
+        return latest

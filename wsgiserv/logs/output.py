@@ -278,17 +278,13 @@ class LossyWriter:
         if monotonic() < self._retry_at:
             return False
         self._retry_at = 0.0
-        if self._tail:
-            done, error = self.output.write(self._tail)
-            self._tail = self._tail[done:]
-            if error is not None:
-                self._retry_later(error)
-                return False
-        if self.untold:
-            line = self._loss_line(self.untold)
+        while self.is_behind:
+            line = self._tail or self._loss_line(self.untold)
             done, error = self.output.write(line)
             if done:
-                self.untold = 0
+                # The loss line is told as soon as a part of it is out: the rest is a tail, too.
+                if not self._tail:
+                    self.untold = 0
                 self._tail = line[done:]
             if error is not None:
                 self._retry_later(error)

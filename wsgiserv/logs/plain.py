@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from os import getpid
-from time import time
+from time import strftime, time
 from types import TracebackType
 
 from wsgiserv.logs.escape import escape_keeping_lines
-from wsgiserv.logs.format import local_time, numeric_offset
+from wsgiserv.logs.format import local_time
 from wsgiserv.tracebacks import format_error
 from wsgiserv.wording import counted
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+# gunicorn's, which log parsers expect. `plain_lines` follows both.
+LINE_FORMAT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
+DATE_FORMAT = "[%Y-%m-%d %H:%M:%S %z]"
 
 # getLevelName() would return the names that an application has given with addLevelName()
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
@@ -20,11 +24,7 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 def timestamp() -> str:
     """Return the time in brackets. Unlike `logging`'s it cannot fail."""
-    now = local_time(time())
-    return (
-        f"[{now.tm_year}-{now.tm_mon:02d}-{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
-        f" {numeric_offset(now.tm_gmtoff, '')}]"
-    )
+    return strftime(DATE_FORMAT, local_time(time()))
 
 
 def plain_lines(level: int, message: str, exc_info: ExcInfo | BaseException | None = None) -> str:

@@ -361,8 +361,7 @@ class Worker(ABC):
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
         # held with it, a file in a reference cycle of it would not be flushed.
-        self.wsgi = None
-        self.boot.drop_application()
+        self.wsgi = self.boot.application = None
         self.context.end()
 
     def _close_sockets(self) -> None:

@@ -58,7 +58,7 @@ class HelperThread:
         """Start the thread for the first time. Raises BootError: a worker without it must not become ready."""
         with needs_thread(f"wsgiserv-{self._title}"):
             self._start()
-        add_helper(self)
+        add_helper(self.pause, self.resume)
 
     def _start(self) -> None:
         self._thread = start_thread(self._run, name=f"wsgiserv-{self._title}")

@@ -10,7 +10,7 @@ from wsgiserv.config.docs import settings_page
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.loader import load
 from wsgiserv.config.present import config_text, help_text
-from wsgiserv.config.setting import SECTIONS
+from wsgiserv.config.setting import Section
 from wsgiserv.config.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ def test_help_has_every_flag_in_80_columns() -> None:
         for flag in setting.flags:
             assert flag in words
     assert [line for line in text.splitlines() if len(line) > 80] == []
-    for section in SECTIONS:
+    for section in Section:
         assert f"\n{section}:\n" in text or section == "Hooks"
 
 
@@ -48,7 +48,7 @@ def test_help_leaves_out_what_is_accepted_for_old_command_lines() -> None:
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.name)
 def test_every_declaration_is_whole(setting: object) -> None:
     declared = SETTINGS[setting.name]  # type: ignore[attr-defined]
-    assert declared.section in SECTIONS
+    assert declared.section in Section
     assert declared.help.endswith(".")
     assert declared.accepts
     assert "\n" not in declared.help
