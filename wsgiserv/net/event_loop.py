@@ -18,15 +18,18 @@ from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from operator import itemgetter
 from sys import maxsize
 from time import monotonic
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
-from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED
 from wsgiserv.process import leave
 from wsgiserv.wording import counted
+
+if TYPE_CHECKING:
+    from wsgiserv.net.portable_poller import SelectorPoller
 
 # Without the rest, a readable listener that cannot be accepted from, for lack of descriptors or memory, spins
 # (waitress CVE-2024-49769, 100 % CPU).
@@ -46,61 +49,22 @@ _WAIT_S: Final = 0.25
 _LONGEST_POLL_S: Final = 2_000_000.0
 
 
-class Poller(Protocol):
-    """The few calls that the event loop needs of the platform."""
-
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        """Watch a new descriptor."""
-
-    def modify(self, fd: int, interest: int) -> None:
-        """Watch a known descriptor for something else; NONE keeps it registered but silent."""
-
-    def unregister(self, fd: int) -> None:
-        """Watch it no longer."""
-
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
-        """Return (descriptor, event bits); a bit of WRITE alone means writable, all else readable."""
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `poll` has something to return."""
-
-    def close(self) -> None:
-        """Release its descriptor."""
-
+# Quoted: not every platform has the first, and only those load the second.
+Poller: TypeAlias = "select.epoll | SelectorPoller"
 
 # Bound at import: a config file may call gevent.monkey.patch_all(), which removes select.epoll.
-_epoll = getattr(select, "epoll", None)
-_EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
+_epoll: Callable[[], select.epoll] | None = getattr(select, "epoll", None)
+_EPOLLEXCLUSIVE: Final[int] = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
 _POLLIN: Final = select.POLLIN
 if _epoll is None:
     import wsgiserv.net.portable_poller  # noqa: F401 - bound at import, too
 
-# EPOLLIN and EPOLLOUT are the same numbers (epoll(2)), and here where there is no epoll, too.
-_BITS: Final = {NONE: 0, READ: _POLLIN, WRITE: select.POLLOUT}
-
-
-class _Epoll:
-    def __init__(self) -> None:
-        assert _epoll is not None
-        self._epoll = epoll = _epoll()
-        self.unregister = epoll.unregister
-        self.poll = epoll.poll
-        self.fileno = epoll.fileno
-        self.close = epoll.close
-
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
-        self._epoll.register(fd, _BITS[interest] | (_EPOLLEXCLUSIVE if exclusive else 0))
-
-    def modify(self, fd: int, interest: int) -> None:
-        self._epoll.modify(fd, _BITS[interest])
-
 
 def open_poller(portable: bool = False) -> Poller:
     """Return the platform's best poller; ``portable`` asks for the one over `selectors`, for tests."""
     if not portable and _epoll is not None:
-        return _Epoll()
+        return _epoll()
     from wsgiserv.net.portable_poller import SelectorPoller
 
     return SelectorPoller()
@@ -284,7 +248,8 @@ class EventLoop:
         if not self.accepting:
             self.accepting = True
             for fd in (*self._listeners, *self._sources):
-                self.poller.register(fd, READ, exclusive=True)
+                # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
+                self.poller.register(fd, READ | _EPOLLEXCLUSIVE)
 
     def stop_accepting(self) -> None:
         """Leave what comes in the backlog, for a sibling or for later."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
+from select import POLLIN, POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -40,11 +41,12 @@ ALL_STREAMED: Final = 2
 # A refusal that repeats (health checks of the wrong scheme) would fill the log: it is logged once in this time.
 _REPEATED_REFUSAL_S: Final = 10.0
 
-# What a connection wants to be woken for; at first its loop does not know it.
+# What a connection wants to be woken for; at first its loop does not know it. The bits of EPOLLIN and EPOLLOUT, which
+# are those of poll(2): epoll takes them as they are.
 UNWATCHED: Final = -1
 NONE: Final = 0
-READ: Final = 1
-WRITE: Final = 2
+READ: Final = POLLIN
+WRITE: Final = POLLOUT
 
 
 class Loop(Protocol):
