@@ -10,10 +10,11 @@ import logging
 import select
 from _socket import getdefaulttimeout
 from _socket import socket as RawSocket
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import InitVar, dataclass, field
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from operator import itemgetter
 from sys import maxsize
@@ -82,6 +83,7 @@ def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
+@dataclass(eq=False, repr=False)
 class EventLoop:
     """The sockets of one worker. A `Loop` for its connections.
 
@@ -104,38 +106,31 @@ class EventLoop:
         poll: the poller's `poll`.
     """
 
-    def __init__(
-        self,
-        listeners: Sequence[Listener],
-        admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection],
-        most: int,
-        log: logging.Logger,
-        send_timeout: float,
-        at_capacity: Callable[[bool], None],
-        poller: Poller | None = None,
-    ) -> None:
-        self.poller = poller or open_poller()
-        self.poll: Callable[[float], list[tuple[int, int]]] = self.poller.poll
-        self.connections: dict[int, Connection] = {}
-        self.waiting: deque[Connection] = deque()
-        self.accepting = False
-        self._at_capacity = at_capacity
-        self._is_at_capacity = False
+    listeners: InitVar[Sequence[Listener]]
+    _admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection]
+    _most: int
+    _log: logging.Logger
+    _send_timeout: float
+    _at_capacity: Callable[[bool], None]
+    poller: Poller = field(default_factory=open_poller)
+    poll: Callable[[float], list[tuple[int, int]]] = field(init=False)
+    connections: dict[int, Connection] = field(init=False, default_factory=dict)
+    waiting: deque[Connection] = field(init=False, default_factory=deque)
+    accepting: bool = field(init=False, default=False)
+    _is_at_capacity: bool = field(init=False, default=False)
+    _listeners: dict[int, tuple[Listener, int, int]] = field(init=False)
+    _callbacks: dict[int, Callable[[], None]] = field(init=False, default_factory=dict)
+    # Of these, what is watched only while new connections are taken.
+    _sources: list[int] = field(init=False, default_factory=list)
+    # Held while it is decided what to watch for, and the poller is told.
+    _lock: LockType = field(init=False, default_factory=allocate_lock)
+    _rest_until: float = field(init=False, default=0.0)
+    _warned_of_exhaustion: float = field(init=False, default=-_WARN_AGAIN_S)
+
+    def __post_init__(self, listeners: Sequence[Listener]) -> None:
+        self.poll = self.poller.poll
         # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
-        self._listeners = {
-            listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type)) for listener in listeners
-        }
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        # Of these, what is watched only while new connections are taken.
-        self._sources: list[int] = []
-        self._admit = admit
-        self._most = most
-        self._log = log
-        self._send_timeout = send_timeout
-        # Held while it is decided what to watch for, and the poller is told.
-        self._lock = allocate_lock()
-        self._rest_until = 0.0
-        self._warned_of_exhaustion = -_WARN_AGAIN_S
+        self._listeners = {each.fileno(): (each, int(each.sock.family), int(each.sock.type)) for each in listeners}
 
     # ---- the Loop of the connections -------------------------------------------------------------------
 
