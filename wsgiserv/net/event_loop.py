@@ -49,7 +49,6 @@ _WAIT_S: Final = 0.25
 # poll(2) takes milliseconds as an int, so no more than 24 days.
 _LONGEST_POLL_S: Final = 2_000_000.0
 
-
 # Quoted: not every platform has the first, and only those load the second.
 Poller: TypeAlias = "select.epoll | SelectorPoller"
 
