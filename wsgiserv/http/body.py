@@ -49,10 +49,6 @@ class ChunkedDecoder:
     _trailer_bytes: int = 0
     _fields: int = 0
 
-    def redirect(self, sink: Callable[[bytes], object]) -> None:
-        """Pass decoded bytes to ``sink`` from the next `feed` on."""
-        self.sink = sink
-
     def feed(self, data: bytes) -> bytes:
         """Decode ``data``.
 
@@ -156,10 +152,6 @@ class LengthDecoder:
     sink: Callable[[bytes], object]
     left: int
     done: bool = False
-
-    def redirect(self, sink: Callable[[bytes], object]) -> None:
-        """Call ``sink`` from the next `feed` on."""
-        self.sink = sink
 
     def feed(self, data: bytes) -> bytes:
         """Take ``data`` and return what is left of it behind the body's end (empty while not `done`)."""

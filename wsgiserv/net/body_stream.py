@@ -58,7 +58,7 @@ class BodyStream:
     _over: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._decoder.redirect(self._decoded.append)
+        self._decoder.sink = self._decoded.append
 
     def input(self) -> StreamedInput:
         """Return the application's ``wsgi.input``. Raises ProtocolError as `BodyBuffer.rewind`."""

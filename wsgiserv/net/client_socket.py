@@ -26,11 +26,9 @@ class WrappedSocket(ABC):
         raw: the socket inside; these calls go to it unless a subclass has its own.
     """
 
-    __slots__ = ("_raw",)
-
     # The connection calls these for every socket, so an object that changes only some of them need not name the rest.
-    def __init__(self, raw: RawSocket) -> None:
-        self._raw = raw
+    __slots__ = ("_raw",)
+    _raw: RawSocket
 
     @abstractmethod
     def recv(self, size: int, flags: int = 0) -> bytes:

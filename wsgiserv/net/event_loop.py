@@ -10,23 +10,27 @@ import logging
 import select
 from _socket import getdefaulttimeout
 from _socket import socket as RawSocket
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import InitVar, dataclass, field
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from operator import itemgetter
 from sys import maxsize
 from time import monotonic
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import off_standard
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
-from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED, WRITE
+from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED
 from wsgiserv.process import leave
 from wsgiserv.wording import counted
+
+if TYPE_CHECKING:
+    from wsgiserv.net.portable_poller import SelectorPoller
 
 # Without the rest, a readable listener that cannot be accepted from, for lack of descriptors or memory, spins
 # (waitress CVE-2024-49769, 100 % CPU).
@@ -45,62 +49,22 @@ _WAIT_S: Final = 0.25
 # poll(2) takes milliseconds as an int, so no more than 24 days.
 _LONGEST_POLL_S: Final = 2_000_000.0
 
-
-class Poller(Protocol):
-    """The few calls that the event loop needs of the platform."""
-
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        """Watch a new descriptor."""
-
-    def modify(self, fd: int, interest: int) -> None:
-        """Watch a known descriptor for something else; NONE keeps it registered but silent."""
-
-    def unregister(self, fd: int) -> None:
-        """Watch it no longer."""
-
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
-        """Return (descriptor, event bits); a bit of WRITE alone means writable, all else readable."""
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `poll` has something to return."""
-
-    def close(self) -> None:
-        """Release its descriptor."""
-
+# Quoted: not every platform has the first, and only those load the second.
+Poller: TypeAlias = "select.epoll | SelectorPoller"
 
 # Bound at import: a config file may call gevent.monkey.patch_all(), which removes select.epoll.
-_epoll = getattr(select, "epoll", None)
-_EPOLLEXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 0)
+_epoll: Callable[[], select.epoll] | None = getattr(select, "epoll", None)
+_EPOLLEXCLUSIVE: Final[int] = getattr(select, "EPOLLEXCLUSIVE", 0)
 _poll = select.poll
 _POLLIN: Final = select.POLLIN
 if _epoll is None:
     import wsgiserv.net.portable_poller  # noqa: F401 - bound at import, too
 
-# EPOLLIN and EPOLLOUT are the same numbers (epoll(2)), and here where there is no epoll, too.
-_BITS: Final = {NONE: 0, READ: _POLLIN, WRITE: select.POLLOUT}
-
-
-class _Epoll:
-    def __init__(self) -> None:
-        assert _epoll is not None
-        self._epoll = epoll = _epoll()
-        self.unregister = epoll.unregister
-        self.poll = epoll.poll
-        self.fileno = epoll.fileno
-        self.close = epoll.close
-
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
-        # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
-        self._epoll.register(fd, _BITS[interest] | (_EPOLLEXCLUSIVE if exclusive else 0))
-
-    def modify(self, fd: int, interest: int) -> None:
-        self._epoll.modify(fd, _BITS[interest])
-
 
 def open_poller(portable: bool = False) -> Poller:
     """Return the platform's best poller; ``portable`` asks for the one over `selectors`, for tests."""
     if not portable and _epoll is not None:
-        return _Epoll()
+        return _epoll()
     from wsgiserv.net.portable_poller import SelectorPoller
 
     return SelectorPoller()
@@ -118,6 +82,7 @@ def _is_readable(fd: int, timeout_s: float | None = 0.0) -> bool:
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
+@dataclass(eq=False, repr=False)
 class EventLoop:
     """The sockets of one worker. A `Loop` for its connections.
 
@@ -140,38 +105,31 @@ class EventLoop:
         poll: the poller's `poll`.
     """
 
-    def __init__(
-        self,
-        listeners: Sequence[Listener],
-        admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection],
-        most: int,
-        log: logging.Logger,
-        send_timeout: float,
-        at_capacity: Callable[[bool], None],
-        poller: Poller | None = None,
-    ) -> None:
-        self.poller = poller or open_poller()
-        self.poll: Callable[[float], list[tuple[int, int]]] = self.poller.poll
-        self.connections: dict[int, Connection] = {}
-        self.waiting: deque[Connection] = deque()
-        self.accepting = False
-        self._at_capacity = at_capacity
-        self._is_at_capacity = False
+    listeners: InitVar[Sequence[Listener]]
+    _admit: Callable[[EventLoop, RawSocket, Any, Listener], Connection]
+    _most: int
+    _log: logging.Logger
+    _send_timeout: float
+    _at_capacity: Callable[[bool], None]
+    poller: Poller = field(default_factory=open_poller)
+    poll: Callable[[float], list[tuple[int, int]]] = field(init=False)
+    connections: dict[int, Connection] = field(init=False, default_factory=dict)
+    waiting: deque[Connection] = field(init=False, default_factory=deque)
+    accepting: bool = field(init=False, default=False)
+    _is_at_capacity: bool = field(init=False, default=False)
+    _listeners: dict[int, tuple[Listener, int, int]] = field(init=False)
+    _callbacks: dict[int, Callable[[], None]] = field(init=False, default_factory=dict)
+    # Of these, what is watched only while new connections are taken.
+    _sources: list[int] = field(init=False, default_factory=list)
+    # Held while it is decided what to watch for, and the poller is told.
+    _lock: LockType = field(init=False, default_factory=allocate_lock)
+    _rest_until: float = field(init=False, default=0.0)
+    _warned_of_exhaustion: float = field(init=False, default=-_WARN_AGAIN_S)
+
+    def __post_init__(self, listeners: Sequence[Listener]) -> None:
+        self.poll = self.poller.poll
         # Family and type as plain integers: the properties of `socket.socket` make enum members at each call.
-        self._listeners = {
-            listener.fileno(): (listener, int(listener.sock.family), int(listener.sock.type)) for listener in listeners
-        }
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        # Of these, what is watched only while new connections are taken.
-        self._sources: list[int] = []
-        self._admit = admit
-        self._most = most
-        self._log = log
-        self._send_timeout = send_timeout
-        # Held while it is decided what to watch for, and the poller is told.
-        self._lock = allocate_lock()
-        self._rest_until = 0.0
-        self._warned_of_exhaustion = -_WARN_AGAIN_S
+        self._listeners = {each.fileno(): (each, int(each.sock.family), int(each.sock.type)) for each in listeners}
 
     # ---- the Loop of the connections -------------------------------------------------------------------
 
@@ -284,7 +242,8 @@ class EventLoop:
         if not self.accepting:
             self.accepting = True
             for fd in (*self._listeners, *self._sources):
-                self.poller.register(fd, READ, exclusive=True)
+                # EPOLLEXCLUSIVE: a new connection wakes one of the workers that wait, not all of them.
+                self.poller.register(fd, READ | _EPOLLEXCLUSIVE)
 
     def stop_accepting(self) -> None:
         """Leave what comes in the backlog, for a sibling or for later."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-from select import POLLIN, POLLOUT
 from typing import Final
 
 from wsgiserv.net.serving_context import NONE, READ, WRITE
@@ -14,19 +13,20 @@ _BITS: Final = {READ: selectors.EVENT_READ, WRITE: selectors.EVENT_WRITE}
 
 
 class SelectorPoller:
-    """A `wsgiserv.net.event_loop.Poller` over the best of `selectors`."""
+    """The calls of `select.epoll` over the best of `selectors`; a bit of WRITE alone means writable."""
 
     def __init__(self) -> None:
         self._selector = _default_selector()
         # Descriptors registered for nothing, which `selectors` refuses and epoll allows.
         self._silent: set[int] = set()
 
-    def register(self, fd: int, interest: int, exclusive: bool = False) -> None:
+    def register(self, fd: int, interest: int) -> None:
         if interest == NONE:
             self._silent.add(fd)
             return
         self._silent.discard(fd)
-        self._selector.register(fd, _BITS[interest])
+        # EPOLLEXCLUSIVE, which listeners ask for, means nothing here.
+        self._selector.register(fd, _BITS[interest & (READ | WRITE)])
 
     def modify(self, fd: int, interest: int) -> None:
         if fd in self._silent:
@@ -44,11 +44,8 @@ class SelectorPoller:
             self._selector.unregister(fd)
 
     def poll(self, timeout_s: float) -> list[tuple[int, int]]:
-        # With the bits of EPOLLIN and EPOLLOUT, which are those of poll(2).
-        return [
-            (key.fd, POLLOUT if events == selectors.EVENT_WRITE else POLLIN)
-            for key, events in self._selector.select(timeout_s)
-        ]
+        found = self._selector.select(timeout_s)
+        return [(key.fd, WRITE if events == selectors.EVENT_WRITE else READ) for key, events in found]
 
     def fileno(self) -> int:
         # kqueue and devpoll have one; the last resort, poll, has not, and says so with AttributeError.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as RawSocket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.proxy_protocol import LONGEST_BYTES, read_proxy_line
 from wsgiserv.net.client_socket import ClientSocket, WrappedSocket
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ProxySocket(WrappedSocket):
     """Stands in for a connection's socket until the PROXY header has been read.
 
@@ -25,24 +27,14 @@ class ProxySocket(WrappedSocket):
         replace: called with ``inner`` when the header has been read.
     """
 
-    __slots__ = ("_environ", "_inner", "_mode", "_refused", "_replace", "_seen")
-
-    def __init__(
-        self,
-        raw: RawSocket,
-        inner: ClientSocket,
-        mode: str,
-        environ: dict[str, str],
-        replace: Callable[[ClientSocket], object],
-    ) -> None:
-        super().__init__(raw)
-        self._inner = inner
-        self._mode = mode
-        self._environ = environ
-        self._seen = b""
-        self._refused = False
-        # Dropped as soon as it is not needed: it refers to the connection, which refers to this.
-        self._replace: Callable[[ClientSocket], object] | None = replace
+    _raw: RawSocket
+    _inner: ClientSocket
+    _mode: str
+    _environ: dict[str, str]
+    # Dropped as soon as it is not needed: it refers to the connection, which refers to this.
+    _replace: Callable[[ClientSocket], object] | None
+    _seen: bytes = field(init=False, default=b"")
+    _refused: bool = field(init=False, default=False)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read on in the header; behind it, return the bytes that come next.
@@ -100,4 +92,4 @@ class ProxySocket(WrappedSocket):
     def close_in_child(self) -> None:
         """Close the descriptor and send nothing: the parent uses the connection. Called in its child."""
         self._replace = None
-        super().close_in_child()
+        self._raw.close()

@@ -139,15 +139,10 @@ class RequestAccount(ResponseWriter):
             self._log_request(request, not response.is_whole)
         else:
             gone, sent = sent < 0, max(0, sent)
+            logged = CLIENT_GONE if gone else status
+            took_s = monotonic() - request.started
             if context.access is not None:
-                context.access.log(
-                    request.environ,
-                    CLIENT_GONE if gone else status,
-                    list(TIMEOUT_HEADERS),
-                    sent,
-                    monotonic() - request.started,
-                    gone,
-                )
+                context.access.log(request.environ, logged, list(TIMEOUT_HEADERS), sent, took_s, gone)
         # The call goes on, perhaps for ever: when the process ends, its request must not be reported a second time.
         context.slot.mark_logged(request.cell)
         self._count(status)
@@ -202,15 +197,9 @@ class RequestAccount(ResponseWriter):
         request_id = environ["wsgiserv.request_id"]
         # A client that breaks off is no fault of the application: no traceback, and no line at all in most logs.
         if is_a(failure, BodyError):
-            log.log(
-                logging.DEBUG if failure.gone else logging.WARNING,
-                "WS1551 %s: %s: %s (%d, request %s)",
-                self.name,
-                asked,
-                failure.reason,
-                failure.status,
-                request_id,
-            )
+            level = logging.DEBUG if failure.gone else logging.WARNING
+            values = (self.name, asked, failure.reason, failure.status, request_id)
+            log.log(level, "WS1551 %s: %s: %s (%d, request %s)", *values)
         elif is_a(failure, BodyTooLong):
             log.error("WS1690 %s: %s (request %s)", asked, failure, request_id)
         elif is_a(failure, ClientGone):
@@ -236,18 +225,11 @@ class RequestAccount(ResponseWriter):
     def _report_cut(self, environ: dict[str, Any], after_s: float | None = None) -> None:
         """Report a request ended with its worker, so many seconds after the application was called."""
         level, why = self.context.why_leaving
-        self.context.log.log(
-            level,
-            'WS1790 cut: "%s" from %s, request id %s, %s: %s',
-            escape(
-                f"{environ.get('REQUEST_METHOD', '-')} {environ.get('RAW_URI', '-')} "
-                f"{environ.get('SERVER_PROTOCOL', '-')}"
-            ),
-            escape(self.name),
-            escape(str(environ.get("wsgiserv.request_id", "-"))),
-            "before the application was called" if after_s is None else f"after {after_s:.1f} s",
-            why,
-        )
+        when = "before the application was called" if after_s is None else f"after {after_s:.1f} s"
+        line = " ".join(str(environ.get(key, "-")) for key in ("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"))
+        request_id = escape(str(environ.get("wsgiserv.request_id", "-")))
+        values = (escape(line), escape(self.name), request_id, when, why)
+        self.context.log.log(level, 'WS1790 cut: "%s" from %s, request id %s, %s: %s', *values)
 
 
 def _pending_error(fd: int) -> int:

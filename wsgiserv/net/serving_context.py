@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
+from select import POLLIN, POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -40,11 +41,12 @@ ALL_STREAMED: Final = 2
 # A refusal that repeats (health checks of the wrong scheme) would fill the log: it is logged once in this time.
 _REPEATED_REFUSAL_S: Final = 10.0
 
-# What a connection wants to be woken for; at first its loop does not know it.
+# What a connection wants to be woken for; at first its loop does not know it. The bits of EPOLLIN and EPOLLOUT, which
+# are those of poll(2): epoll takes them as they are.
 UNWATCHED: Final = -1
 NONE: Final = 0
-READ: Final = 1
-WRITE: Final = 2
+READ: Final = POLLIN
+WRITE: Final = POLLOUT
 
 
 class Loop(Protocol):
@@ -166,7 +168,7 @@ class ServingContext:
         now: ``time.monotonic()`` of the current loop turn.
         linger_s: how long a worker that leaves keeps an idle connection that no other worker can take over; 0.0: not
             at all. None while the worker stays.
-        why_leaving: the level and the reason with which requests are logged that the worker cuts.
+        why_leaving: the level and the reason with which requests are logged that the worker cuts from now on.
         running: the requests in the application, by connection. The code that takes one out counts it, and writes its
             line.
         counter: counts the answered requests; the scoreboard has the last value.
@@ -219,21 +221,11 @@ class ServingContext:
         """Requests answered by this worker."""
         return self.slot.words[REQUESTS]
 
-    def begin(
-        self,
-        app: Callable[..., Any],
-        access: AccessLog | None,
-        pre_request: Callable[[Any, dict[str, Any]], object] | None,
-        post_request: Callable[[Any, dict[str, Any], Response], object] | None,
-    ) -> None:
+    def begin(self, app: Callable[..., Any], access: AccessLog | None, *hooks: Callable[..., object] | None) -> None:
         """Serve a loaded application from now on; the arguments are as of `Application`."""
         # One assignment: a request that begins on another thread never sees half of it.
-        self.application = Application(app, self.application.call, pre_request, post_request)
+        self.application = Application(app, self.application.call, *hooks)
         self.access = access
-
-    def cut_because(self, why: tuple[int, str]) -> None:
-        """Log the requests that the worker cuts from now on with this level and reason."""
-        self.why_leaving = why
 
     def end(self) -> None:
         """Drop the application: the worker has ended."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ssl
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wsgiserv.errors import ProtocolError
@@ -37,6 +38,7 @@ _MOST_OWED_TO_TLS: Final = 65536
 _HTTP_STARTS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r\n")
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class TLSSocket(WrappedSocket):
     """A client's socket, for the connection like a `_socket.socket` in non-blocking mode.
 
@@ -54,30 +56,16 @@ class TLSSocket(WrappedSocket):
     # OpenSSL's object is one thread's at a time, so each call holds a lock. OpenSSL sees memory only, so all it has
     # decrypted is returned at once, and a poller that watches the raw socket misses nothing.
 
-    __slots__ = (
-        "_committed",
-        "_context",
-        "_environ",
-        "_incoming",
-        "_lock",
-        "_object",
-        "_outgoing",
-        "_state",
-        "_unsent",
-    )
-
-    _object: ssl.SSLObject
-    _incoming: ssl.MemoryBIO
-    _outgoing: ssl.MemoryBIO
-
-    def __init__(self, context: ssl.SSLContext, raw: RawSocket, environ: dict[str, str]) -> None:
-        super().__init__(raw)
-        self._context = context
-        self._lock = allocate_lock()
-        self._environ = environ
-        self._state = _FRESH
-        self._unsent: bytes | memoryview = b""  # encrypted, and not taken by the raw socket yet
-        self._committed = 0  # bytes that `send` has encrypted, but not reported as sent yet
+    _context: ssl.SSLContext
+    _raw: RawSocket
+    _environ: dict[str, str]
+    _lock: LockType = field(init=False, default_factory=allocate_lock)
+    _state: int = field(init=False, default=_FRESH)
+    _unsent: bytes | memoryview = field(init=False, default=b"")  # encrypted, and not taken by the raw socket yet
+    _committed: int = field(init=False, default=0)  # bytes that `send` has encrypted, but not reported as sent yet
+    _object: ssl.SSLObject = field(init=False)
+    _incoming: ssl.MemoryBIO = field(init=False)
+    _outgoing: ssl.MemoryBIO = field(init=False)
 
     # ---- reading -----------------------------------------------------------------------------------
 
@@ -286,18 +274,10 @@ class TLSSocket(WrappedSocket):
 
 # OpenSSL's long names to the short ones of RFC 4514 §3 and of OpenSSL.
 _SHORT_NAMES: Final = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "givenName": "GN",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-    "streetAddress": "street",
-    "surname": "SN",
-    "userId": "UID",
-}
+    "commonName": "CN", "countryName": "C", "domainComponent": "DC", "givenName": "GN", "localityName": "L",
+    "organizationName": "O", "organizationalUnitName": "OU", "stateOrProvinceName": "ST", "streetAddress": "street",
+    "surname": "SN", "userId": "UID",
+}  # fmt: skip
 
 
 def _tls_environ(obj: ssl.SSLObject) -> dict[str, str]:

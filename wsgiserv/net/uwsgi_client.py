@@ -6,15 +6,16 @@ Only the reading of the head differs. The response is HTTP/1.x, and the connecti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from wsgiserv.errors import ProtocolError
 from wsgiserv.http.uwsgi import UwsgiReader, read_variables
 from wsgiserv.net.client import Connection
 from wsgiserv.net.request_reader import HEAD, RequestReader
-from wsgiserv.net.serving_context import ServingContext
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class UwsgiRequestReader(RequestReader):
     """A `RequestReader` for packets.
 
@@ -24,12 +25,8 @@ class UwsgiRequestReader(RequestReader):
         name_client: called once, with the client's address, where the packet has one.
     """
 
-    __slots__ = ("_name_client", "_packets")
-
-    def __init__(self, context: ServingContext, packets: UwsgiReader, name_client: Callable[[str], object]) -> None:
-        super().__init__(context)
-        self._packets = packets
-        self._name_client = name_client
+    _packets: UwsgiReader
+    _name_client: Callable[[str], object]
 
     def feed_head(self, data: bytes) -> int:
         """Take a packet or part of it, and bytes behind it; return the next state. Raises ProtocolError."""

@@ -407,7 +407,7 @@ class Worker(ABC):
             self.boot.ready.report("retiring", "SIGTERM was sent to it")
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
-            self.context.cut_because(AT_ONCE)
+            self.context.why_leaving = AT_ONCE
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
             self._leaving.at_once = True
@@ -460,7 +460,7 @@ class Worker(ABC):
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         self._call_exit_hook()
         # The requests in the application stand on the scoreboard, and the master logs those.
-        self.context.cut_because(ABORTED)
+        self.context.why_leaving = ABORTED
         with suppress(Exception):
             self._cut(running=False)
         self._flush_logs()
@@ -474,7 +474,7 @@ class Worker(ABC):
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
             self._warn_of_lost_master()
             leaving.orphan(monotonic())
-            self.context.cut_because(ORPHANED)
+            self.context.why_leaving = ORPHANED
             self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
@@ -564,7 +564,7 @@ class Worker(ABC):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         leaving.begin(monotonic(), self.may_hand_over())
         if not leaving.at_once:  # INT or QUIT has come first, and that reason stays
-            self.context.cut_because(leaving.out_of_time)
+            self.context.why_leaving = leaving.out_of_time
         if not leaving.hands_over:
             self._keep_idle()
         self.stop_accepting()

@@ -62,7 +62,7 @@ def test_silent_ones_can_be_unregistered_and_registered_again(
     poller.register(fd, READ)
     poller.modify(fd, NONE)
     poller.unregister(fd)
-    poller.register(fd, WRITE, exclusive=False)
+    poller.register(fd, WRITE)
     assert poller.poll(0) == [(fd, POLLOUT)]
     with pytest.raises((OSError, KeyError)):
         poller.register(fd, READ)
