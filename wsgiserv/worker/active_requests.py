@@ -26,7 +26,7 @@ from wsgiserv.wsgi.run import run_app
 _RUN: Final = Connection.run.__code__
 _RUN_APP: Final = run_app.__code__
 _OUR_WORKERS: Final = os.path.dirname(__file__)
-_REPORTERS: Final = tuple(f"{_OUR_WORKERS}/{name}.py" for name in ("active_requests", "base"))
+_REPORTERS: Final = tuple(f"{_OUR_WORKERS}/{name}.py" for name in ("active_requests", "process", "base"))
 # The innermost frames of a stack; a recursion without end must not fill the log.
 _MOST_FRAMES: Final = 400
 _MOST_CALLS: Final = 50

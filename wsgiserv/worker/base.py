@@ -1,68 +1,55 @@
-"""The base of all worker classes: a worker's process, from its first signal handler to its exit status.
+"""The base of all worker classes: loading, the heartbeat, and leaving.
 
-It loads the application, acts on signals, sends the heartbeat, and leaves; it reports failures to the master, and calls
-the hooks around all that. A worker class decides two things: how to wait for the sockets, and where to run the
-application. It implements `serve`, and calls `tick` at least once a second. docs/custom-workers.md lists the public
-names for classes of users.
+A worker class decides two things: how to wait for the sockets, and where to run the application. It implements `serve`,
+and calls `tick` at least once a second. docs/custom-workers.md lists the public names for classes of users.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from os import getpid, kill
+from os import kill
 from time import monotonic, time
-from types import FrameType
 from typing import Any, ClassVar, Final
 
 from wsgiserv import scoreboard
 from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
+from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
-from wsgiserv.ipc import wait_for
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files
 from wsgiserv.net.client import Connection
 from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
-from wsgiserv.process import fill_standard_streams, leave_if_child, release_standard_streams, unblock_last
-from wsgiserv.tracebacks import describe_error
+from wsgiserv.process import fill_standard_streams
 from wsgiserv.wording import counted
-from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
-from wsgiserv.worker.crash_dump import write_report
 from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
+from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
-from wsgiserv.worker.signals import SignalHandlers
 from wsgiserv.wsgi.readiness import answer_readiness
 from wsgiserv.wsgi.run import run_app
 
-_OURS: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGABRT, signal.SIGTTOU)
-# A terminal sends these to its whole process group, and their default would end or stop the worker.
-_MASTERS: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN)
 # How many frames the server's own calls, reports of failures above all, may need on top of an application's.
 _LEAST_RECURSION: Final = 200
 
 
-class Worker(ABC):
+class Worker(WorkerProcess):
     """One worker process.
 
     Args:
         boot: its starting values, from the master.
 
     Attributes:
-        age, pid, ppid, cfg, log, sockets, booted, aborted, timeout: as in gunicorn's workers, for hooks.
         wsgi: the application, once it is loaded.
         context: the values shared by its connections.
         max_requests: after how many requests it asks to be replaced, with its jitter.
@@ -71,8 +58,6 @@ class Worker(ABC):
     subclass with any other name, without an underscore, replaces nothing here.
     """
 
-    # Whether `patch` and `prepare` put greenlets in the place of the standard library's threads.
-    patches_library: ClassVar[bool] = False
     multithread: ClassVar[bool] = False
     # How many workers of the class fit a processor (``workers = "auto"``); where that is several, one more of all.
     workers_per_cpu: ClassVar[int] = 1
@@ -83,30 +68,8 @@ class Worker(ABC):
     loop: Loop
 
     def __init__(self, boot: WorkerBoot) -> None:
-        self.boot = boot
-        self.cfg = settings = boot.settings
-        self.age = boot.age
-        self.pid = getpid()
-        self.ppid = boot.master_pid
-        self.log: logging.Logger = boot.log
-        self.sockets = [listener.sock for listener in boot.listeners]
-        self.timeout = settings.timeout
-        self.booted = False
-        self.aborted = False
-        self._has_failed = False  # it cannot boot, and is about to exit by itself
-        self._exit_hook_called = False
-        self._signals = SignalHandlers(
-            self.log,
-            _OURS + _MASTERS,
-            {
-                signal.SIGTERM: self._on_term,
-                signal.SIGINT: self._on_interrupt,
-                signal.SIGQUIT: self._on_interrupt,
-                signal.SIGTTOU: self._on_trace,
-            },
-            # An abort comes last: it ends the process, and the application's handler runs before.
-            {signal.SIGABRT: self._on_abort},
-        )
+        super().__init__(boot)
+        settings = self.cfg
         self.wsgi: Callable[..., Any] | None = None
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
@@ -128,30 +91,6 @@ class Worker(ABC):
 
     # ---- what a class implements ---------------------------------------------------------------------
 
-    @classmethod  # noqa: B027 - most classes have nothing to patch
-    def patch(cls, log: logging.Logger, in_master: bool) -> None:
-        """Patch the standard library before the application is imported for all workers (``preload_app``).
-
-        Args:
-            log: the error log.
-            in_master: whether this process goes on as the master; else it is a zygote, which only forks workers.
-        """
-
-    def prepare(self) -> None:  # noqa: B027 - most classes have nothing to prepare
-        """Patch the standard library in the new process, before anything of the application is imported."""
-
-    @abstractmethod
-    def serve(self) -> None:
-        """Serve connections until there is nothing left to do: `retiring` and no connection, or `leave_now`."""
-
-    def calls(self) -> list[Call]:
-        """Return the requests in the application now, oldest first; for reports."""
-        return thread_calls()
-
-    def other_stacks(self) -> list[str]:
-        """Return what runs besides the requests, each with its name and stack; for reports."""
-        return other_threads()
-
     @classmethod
     def capacity(cls, settings: Settings) -> int:
         """Return how many requests one worker serves at once.
@@ -170,7 +109,7 @@ class Worker(ABC):
         """
         return cls.capacity(settings)
 
-    @classmethod  # noqa: B027 - most classes can serve in any process
+    @classmethod
     def check_patched(cls, culprit: str) -> None:
         """Check that the class can serve in this process, where greenlets may have replaced the threads.
 
@@ -210,9 +149,6 @@ class Worker(ABC):
     def _occupancy(self) -> float:
         """Return the share of busy threads, 0.0 to 1.0; 0.0 where only the processor counts."""
         return 0.0
-
-    def _await_exit(self) -> None:  # noqa: B027 - in most classes a signal handler that exits does not return
-        """Wait if the worker is exiting elsewhere. In the main thread."""
 
     # ---- loading -----------------------------------------------------------------------------------------
 
@@ -305,58 +241,6 @@ class Worker(ABC):
             changed, [*self.cfg.reload_extra_files, *read_by_master], self.cfg.reload_engine, noted=read_by_master
         )
 
-    # ---- from the fork to the exit -----------------------------------------------------------------------
-
-    def _boot_and_serve(self) -> int:
-        """Boot and serve; return the exit status."""
-        boot = self.boot
-        boot.ready.report("loading")
-        failure: BaseException | None = None
-        try:
-            self.load()
-            self._signals.look()
-            self._make_ready()
-        except BaseException as error:
-            failure = error
-        if failure is not None:
-            return self._fail(failure)
-        self._await_exit()
-        self.booted = True
-        unblock_last()  # behind the at-fork handlers that the imports have registered
-        call_hook(self.log, "post_worker_init", self.cfg.post_worker_init, self)
-        self._signals.serve()
-        # Imports may take long, and meanwhile nothing watches the lifeline.
-        if wait_for(self.boot.lifeline, 0.0):
-            # A client that came now would soon be sent away, where the old master's workers may serve (an upgrade).
-            self._warn_of_lost_master()
-            return ExitStatus.BOOT
-        try:
-            self.serve()
-        except BootError as error:  # before it was ready
-            failure = error
-        finally:
-            self._close_logs()
-        return ExitStatus.OK if failure is None else self._fail(failure)
-
-    def _fail(self, failure: BaseException) -> int:
-        """Report to the master why the worker cannot boot; return the exit status."""
-        if not isinstance(failure, (ApplicationError, BootError, ConfigError)):
-            # Without a report the master would take the exit for the application's os._exit().
-            leave_if_child(failure)
-            self.log.error("WS1702 worker %d: cannot boot:", self.pid, exc_info=failure)
-            failure = BootError(f"booting raised {describe_error(failure)}")
-        # The functions that the application has registered at `atexit` still run, though the master stops all workers.
-        self._has_failed = True
-        traceback = failure.traceback if isinstance(failure, ApplicationError) else ""
-        self.boot.ready.report("failed", str(failure), traceback, failure.exit_status)
-        return ExitStatus.APPLICATION if isinstance(failure, ApplicationError) else ExitStatus.BOOT
-
-    def _call_exit_hook(self) -> None:
-        """Call ``worker_exit``, once in this process."""
-        if not self._exit_hook_called:
-            self._exit_hook_called = True
-            call_hook(self.log, "worker_exit", self.cfg.worker_exit, self.boot.server, self)
-
     def _let_go(self) -> None:
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
@@ -374,32 +258,12 @@ class Worker(ABC):
         log_files.close()
 
     def close_in_child(self) -> None:
-        """Close the descriptors that a child of the application must not hold. Called in that child.
-
-        It shuts nothing down: the parent goes on using the sockets.
-        """
-        self._signals.close()
+        """As of the base; detach from the scoreboard and the access log, too."""
+        super().close_in_child()
         self.context.close_in_child()
         self._heartbeat.seconds = self.boot.slot.seconds  # of the detached row, by now
 
     # ---- signals ---------------------------------------------------------------------------------------
-
-    @property
-    def wakeup_fd(self) -> int:
-        """A descriptor that is readable when signals have arrived: then call `take_signals`."""
-        return self._signals.reader.fileno()
-
-    def take_signals(self) -> None:
-        """Act on all signals that have arrived; then raise what the last failure among them raised."""
-        failure: Exception | None = None
-        for number in self._signals.take():
-            # One failure must not lose the others: a TERM may be among them.
-            try:
-                self._act_on(number)
-            except Exception as error:
-                failure = error
-        if failure is not None:
-            raise failure
 
     def _act_on(self, number: int) -> None:
         if number == signal.SIGTERM:
@@ -416,56 +280,18 @@ class Worker(ABC):
             if self.context.access is not None:
                 self.context.access.reopen()
 
-    def _on_term(self, number: int, frame: FrameType | None) -> None:
-        # Queued for the loop like the others. While the worker boots there is nothing to finish, and an import may
-        # take long: it exits here.
-        if not self.booted:
-            self._exit_while_booting()
-            return
+    def _leave_soon(self) -> None:
         self._leaving.note_signal(monotonic())
         # The response in the making is to say ``Connection: close``, unless its connection goes to another worker.
         if not self.may_hand_over():
             self.context.gateway.allow_keep_alive(False)
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        # Once booted the loop acts on it: the hook's code is not meant to run in the middle of a request's.
-        if not self.booted:
-            self._exit_while_booting("worker_int", self.cfg.worker_int)
-
-    def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
-        """Exit in a signal handler, after the hooks that a booted worker would call."""
-        if self._exit_hook_called or self._has_failed:
-            return
-        try:
-            call_hook(self.log, name, hook, self)
-            self._call_exit_hook()
-        finally:
-            release_standard_streams()
-            # Not by an exception: an application may catch it around an import.
-            os._exit(ExitStatus.OK)
-
-    def _on_trace(self, number: int, frame: FrameType | None) -> None:
-        """Report the running requests and all stacks to the master (``wsgiservctl trace``)."""
-        self.boot.ready.report("trace", report(self.calls(), self.other_stacks()))
-
-    def _on_abort(self, number: int, frame: FrameType | None) -> None:
-        """Report the stacks and exit: the master has waited for `timeout`, and no loop will read a queue."""
-        self.aborted = True
-        text = report(self.calls(), self.other_stacks())
-        # The master's file first: logging may wait for a lock that the hanging call holds.
-        if write_report(self.boot.crash_dump_fd, text):
-            self.log.critical("WS1700 worker %d: is aborted (SIGABRT): the master logs its crash report", self.pid)
-        else:
-            self.log.critical("WS1701 worker %d: is aborted (SIGABRT):\n%s", self.pid, text)
-        call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
-        self._call_exit_hook()
+    def _account_for_waiting(self) -> None:
         # The requests in the application stand on the scoreboard, and the master logs those.
         self.context.why_leaving = ABORTED
         with suppress(Exception):
             self._cut(running=False)
         self._flush_logs()
-        # Not by an exception: the call that hangs may catch it.
-        os._exit(ExitStatus.FAILURE)
 
     def lifeline_ended(self) -> None:
         """Answer the requests under way within a second, and leave: the master is gone."""
@@ -479,9 +305,6 @@ class Worker(ABC):
             for connection in self.connections():
                 if connection.is_idle:
                     connection.close()
-
-    def _warn_of_lost_master(self) -> None:
-        self.log.error("WS1703 worker %d: the master (pid %d) is gone: leaving", self.pid, self.ppid)
 
     # ---- housekeeping ----------------------------------------------------------------------------------
 
