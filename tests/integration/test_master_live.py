@@ -239,7 +239,7 @@ def test_hup_replaces_the_workers_with_the_new_configuration(begin: Start, tmp_p
     server.send_signal(signal.SIGHUP)
     server.wait_for_log(r"reloaded: 3 workers in \d+\.\d\d s; the old ones retire")
     wait_until(lambda: not set(old) & set(server.workers()), "the old ones retire")
-    assert len(server.workers()) == 3
+    assert len(server.workers()) == 3, (server.workers(), server.out.text)
     assert title(server.pid) == "wsgiserv: master [next]"
     said = server.out.lines
     assert "nworkers_changed 2 None" in said

@@ -75,7 +75,8 @@ def fake_worker(boot: WorkerBoot) -> int:
 def main() -> int:
     argv, environ, directory = sys.argv[1:], dict(os.environ), os.getcwd()
     loaded = load(argv, environ, directory)
-    atexit.register(lambda: print(f"atexit in {os.getpid()}", flush=True))
+    # In one write(2): several processes share the pipe.
+    atexit.register(lambda: os.write(1, f"atexit in {os.getpid()}\n".encode()))
     master = Master(
         loaded.settings,
         notices=loaded.notices,

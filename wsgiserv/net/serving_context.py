@@ -258,6 +258,10 @@ class ServingContext:
             ", ".join(escape(key[5:].replace("_", "-").title()) for key in claims),
         )
 
+    def cut_because(self, why: tuple[int, str]) -> None:
+        """Log the requests that the worker cuts from now on with this level and reason."""
+        self.why_leaving = why
+
     def close_in_child(self) -> None:
         """Drop the access log's buffer: a child of the application must not write it again. Called there."""
         if self.access is not None:

@@ -261,7 +261,7 @@ class Worker(WorkerProcess):
         """As of the base; detach from the scoreboard and the access log, too."""
         super().close_in_child()
         self.context.close_in_child()
-        self._heartbeat.seconds = self.boot.slot.seconds  # of the detached row, by now
+        self._heartbeat.close_in_child(self.boot.slot)
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -271,10 +271,10 @@ class Worker(WorkerProcess):
             self.boot.ready.report("retiring", "SIGTERM was sent to it")
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
-            self.context.why_leaving = AT_ONCE
+            self.context.cut_because(AT_ONCE)
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
             call_hook(self.log, "worker_int", self.cfg.worker_int, self)
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
         elif number == signal.SIGUSR1:
             reopen_error_log()
             if self.context.access is not None:
@@ -288,7 +288,7 @@ class Worker(WorkerProcess):
 
     def _account_for_waiting(self) -> None:
         # The requests in the application stand on the scoreboard, and the master logs those.
-        self.context.why_leaving = ABORTED
+        self.context.cut_because(ABORTED)
         with suppress(Exception):
             self._cut(running=False)
         self._flush_logs()
@@ -300,7 +300,7 @@ class Worker(WorkerProcess):
         if not leaving.begun or leaving.hands_over or self.context.linger_s:
             self._warn_of_lost_master()
             leaving.orphan(monotonic())
-            self.context.why_leaving = ORPHANED
+            self.context.cut_because(ORPHANED)
             self._stop_handing_over()
             for connection in self.connections():
                 if connection.is_idle:
@@ -387,7 +387,7 @@ class Worker(WorkerProcess):
         self.log.debug("worker %d retires: %s", self.pid, reason)
         leaving.begin(monotonic(), self.may_hand_over())
         if not leaving.at_once:  # INT or QUIT has come first, and that reason stays
-            self.context.why_leaving = leaving.out_of_time
+            self.context.cut_because(leaving.out_of_time)
         if not leaving.hands_over:
             self._keep_idle()
         self.stop_accepting()
@@ -415,7 +415,7 @@ class Worker(WorkerProcess):
 
     def _stop_handing_over(self) -> None:
         """Leave as without a channel from now on: no worker is left to take connections."""
-        self._leaving.hands_over = False
+        self._leaving.stop_handing_over()
         self._keep_idle()
         self.stop_accepting()
 

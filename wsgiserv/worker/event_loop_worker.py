@@ -276,7 +276,7 @@ class EventLoopWorker(Worker):
         if len(self._failures) >= _MOST_FAILURES:
             # Raised at the end of `serve`, not here: this may be any thread, or a greenlet.
             self._fatal = failure
-            self._leaving.at_once = True
+            self._leaving.leave_at_once()
 
     def _tell(self, text: str, of: object, failure: BaseException) -> None:
         with suppress(BaseException):  # a filter or a handler of the application's log

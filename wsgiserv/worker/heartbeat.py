@@ -39,6 +39,10 @@ class Heartbeat:
         self._measured_at = monotonic()
         self._runnable_s = runnable_time_s()
 
+    def close_in_child(self, slot: Slot) -> None:
+        """Write to the detached row from now on. Called in a child of the application."""
+        self.seconds = slot.seconds
+
     def busy_share(self, now: float) -> float:
         """Return how much of the time since the last call this process was runnable: 0.0 to 1.0."""
         runnable_s = runnable_time_s()

@@ -53,6 +53,14 @@ class Leaving:
         self.deadline = (self.told_at or now) + self.graceful_timeout_s
         self.hands_over = hands_over
 
+    def leave_at_once(self) -> None:
+        """Leave now, and cut the requests."""
+        self.at_once = True
+
+    def stop_handing_over(self) -> None:
+        """Hand over no connection from now on: no worker is left to take it."""
+        self.hands_over = False
+
     def orphan(self, now: float) -> None:
         """Leave soon: the master is gone."""
         self.begun = True

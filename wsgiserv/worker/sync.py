@@ -251,7 +251,7 @@ class SyncWorker(EventLoopWorker):
         # The loop, which takes the signals, does not turn now.
         is_told = self._signals.has_noted(_LEAVE_AT_ONCE)
         if is_told or self._leaving.is_overdue(now):
-            self.context.why_leaving = AT_ONCE if is_told else self._leaving.out_of_time
+            self.context.cut_because(AT_ONCE if is_told else self._leaving.out_of_time)
             raise ClientGone("the worker leaves")
         return self._heartbeat.turn_s
 
@@ -315,7 +315,7 @@ class SyncWorker(EventLoopWorker):
                 poller.unregister(lifeline)
                 # The loop sees to all else, if it turns.
                 if not poller.poll((ORPHAN_GRACE_S + _LATE_S) * 1000):
-                    self.context.why_leaving = ORPHANED
+                    self.context.cut_because(ORPHANED)
                     self._cut_requests()
                     self._end_process()
             read(pause, 1)
