@@ -46,7 +46,8 @@ from silentapps import app as others
 def app(environ, start_response):
     os.write(1, f"begun {environ['PATH_INFO']}\\n".encode())  # in one piece, whichever thread writes beside it
     if environ["PATH_INFO"].startswith("/wait"):
-        time.sleep(60)
+        for _ in range(300):
+            time.sleep(0.2)  # short: a signal just before a sleep is heard behind it
     return others(environ, start_response)
 """
 THREADS = 4

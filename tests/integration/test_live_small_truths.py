@@ -145,7 +145,7 @@ def test_no_zombie_of_failed_upgrades(start: Start, tmp_path: Path) -> None:
     (tmp_path / "conf.py").write_text("workers = 'many'\n")
     for _ in range(2):
         assert ctl(server.pid, "upgrade", "--wait").status == 1
-    (tmp_path / "conf.py").write_text("import time\nopen('hangs', 'w').close()\ntime.sleep(60)\n")
+    (tmp_path / "conf.py").write_text("import time\nopen('hangs', 'w').close()\nfor _ in range(300): time.sleep(0.2)\n")
     for number in (signal.SIGKILL, signal.SIGTERM):
         (tmp_path / "hangs").unlink(missing_ok=True)
         seen = len(server.log.lines)

@@ -110,7 +110,8 @@ def test_a_stop_while_the_workers_boot(begin: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_while_the_master_starts(begin: Start, tmp_path: Path, number: int) -> None:
     config = (
-        "import time\n\ndef when_ready(server):\n    print('starting', flush=True)\n    time.sleep(60)\n"
+        "import time\n\ndef when_ready(server):\n    print('starting', flush=True)\n"
+        "    for _ in range(300): time.sleep(0.2)\n"  # short: a signal just before a sleep is heard behind it
         "def on_starting(server):\n    assert server.pid\n"
     )
     server = begin("-b", "unix:s.sock", "-p", "pid", config=config)
