@@ -36,6 +36,8 @@ ABSOLUTE_TARGET = re.compile(r"https?://([^/?]*+)([^?]*+)(?:\?(.*))?", re.IGNORE
 # RFC 9112 §5: field-line = field-name ":" OWS field-value OWS. No white space before the colon (§5.1: it has been used
 # to smuggle), no obs-fold (§5.2: a line that begins with white space has no name).
 FIELD_LINE = re.compile((TOKEN + ":" + FIELD_VALUE).encode("latin-1"))
+# The same with groups: name, and value without the white space before it.
+FIELD = re.compile(("(" + TOKEN + r"):[ \t]*+(" + FIELD_VALUE + ")").encode("latin-1"))
 
 # The lines of a whole block, as latin-1 text: name, and value without the white space before it. One pass over a block
 # costs less than one for each line. `findall` skips what is no field line: the caller must count. A match begins

@@ -18,6 +18,7 @@ from wsgiserv.errors import ProtocolError
 from wsgiserv.http.grammar import (
     ABSOLUTE_TARGET,
     DIGITS,
+    FIELD,
     FIELD_LINE,
     FIELD_LINES,
     HOST,
@@ -34,6 +35,7 @@ _CACHE_ENTRIES: Final = 1024
 _KEPT_OF: Final = 64
 _LONGEST_BLOCK_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 1024
+_LONGEST_FIELD_KEPT: Final = 256
 _LONGEST_NAME_KEPT: Final = 64
 
 # RFC 9110 §5.3 allows repetition only for list fields. Of a field with a single value, two copies that
@@ -54,6 +56,8 @@ _CHUNKED: Final = -1
 
 # The CGI key of a field name, and the function that reads the field for the server itself, if any.
 _Meaning: TypeAlias = "tuple[str, Callable[[HeaderBlock, str, str], None] | None]"
+# The same of a whole line, with its value.
+_Field: TypeAlias = "tuple[str, str, Callable[[HeaderBlock, str, str], None] | None]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +168,7 @@ class HeadParser:
         self.limits = limits
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, HeaderBlock] = {}
+        self._fields: dict[bytes, _Field] = {}
         self._names: dict[str, _Meaning] = {}
         self._new_lines = itertools.count(1)
         self._new_blocks = itertools.count(1)
@@ -238,14 +243,61 @@ class HeadParser:
 
     def new_block(self, raw: bytes) -> HeaderBlock:
         """Parse a header block that is not in the cache; see `header_block`."""
-        fields = FIELD_LINES.findall(raw.decode("latin-1"))
+        block = HeaderBlock(raw)
+        lines = raw.split(b"\r\n")
+        fields: list[_Field | None] = [self._fields.get(line) for line in lines]
+        is_kept = next(self._new_blocks) % _KEPT_OF == 0
+        # A block is new as a whole for one line of it most of the time (an id, a trace, a cookie). But where more than
+        # half of the lines are new, one pass over all of them costs less. The empty end counts as new.
+        is_new = 2 * fields.count(None) > len(fields) + 1
+        if is_new or lines[-1] or len(raw) > self._safe_size or len(fields) > self._most:
+            self._read_new(block, is_kept)
+        else:
+            self._read_known(block, lines, fields, is_kept)
+        if block.unusual:
+            self._check_unusual(block)
+        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
+        if is_kept and len(raw) <= _LONGEST_BLOCK_KEPT:
+            _keep(self.blocks, raw, block)
+        return block
+
+    def _read_known(self, block: HeaderBlock, lines: list[bytes], fields: list[_Field | None], is_kept: bool) -> None:
+        """Read a block whose lines are known, most of them. Raises ProtocolError."""
+        environ = block.environ
+        del lines[-1], fields[-1]
+        # All lines are checked before the first is read, as in `_read_new`: which of two errors wins must not depend on
+        # the cache.
+        new = {}
+        for number, field in enumerate(fields):
+            if field is None:
+                match = FIELD.fullmatch(lines[number])
+                if match is None:
+                    self._check_lines(block.raw)
+                    raise _header_error(lines[number])
+                new[number] = match
+        for number, field in enumerate(fields):
+            if field is None:
+                name, text = new[number].groups()
+                field = self._field(name.decode("latin-1"), text.decode("latin-1"))
+                if is_kept and len(lines[number]) <= _LONGEST_FIELD_KEPT:
+                    _keep(self._fields, lines[number], field)
+            key, value, read = field
+            if read is not None:
+                read(block, key, value)
+            elif key not in environ:
+                environ[key] = value
+            else:
+                environ[key] = _join(key, environ[key], value)
+
+    def _read_new(self, block: HeaderBlock, is_kept: bool) -> None:
+        """Read a block in one pass over all lines. Raises ProtocolError."""
+        raw, environ = block.raw, block.environ
+        found = FIELD_LINES.findall(raw.decode("latin-1"))
         # Each match ends with its one LF: as many matches as LFs means that no line was skipped.
-        if len(raw) > self._safe_size or len(fields) > self._most or len(fields) != raw.count(b"\n"):
+        if len(raw) > self._safe_size or len(found) > self._most or len(found) != raw.count(b"\n"):
             self._check_lines(raw)
         names = self._names
-        block = HeaderBlock(raw)
-        environ = block.environ
-        for name, value in fields:
+        for name, value in found:
             key, read = names.get(name) or self._classify_header(name)
             # Optional white space is SP and HTAB only (RFC 9110 §5.6.3), so never a plain rstrip(): it would also
             # take off U+0085 and U+00A0, which are bytes of the value.
@@ -256,12 +308,14 @@ class HeadParser:
                 environ[key] = value
             else:
                 environ[key] = _join(key, environ[key], value)
-        if block.unusual:
-            self._check_unusual(block)
-        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
-        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
-            _keep(self.blocks, raw, block)
-        return block
+        if is_kept:
+            for line, (name, value) in zip(raw.split(b"\r\n"), found, strict=False):
+                if len(line) <= _LONGEST_FIELD_KEPT:
+                    _keep(self._fields, line, self._field(name, value))
+
+    def _field(self, name: str, value: str) -> _Field:
+        key, read = self._names.get(name) or self._classify_header(name)
+        return key, value.rstrip(" \t"), read
 
     def _check_lines(self, raw: bytes) -> None:
         """Check a block line by line: it is malformed, or near a limit. Raises ProtocolError."""

@@ -208,6 +208,8 @@ class Connection(ConnectionLife):
         failure = application.call(application.app, environ, response)
         slot.end(cell)
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
+        if context.cork.is_on:
+            context.cork.after_call(now, now - started)
         if failure is not None and not response.overdue:  # that has been reported
             self._report_failure(failure, environ)
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
