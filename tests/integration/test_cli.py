@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from server import bare_environment
 
 import wsgiserv
 from wsgiserv.cli import main
@@ -37,7 +38,7 @@ def leave():
 
 def wsgiserv_command(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m wsgiserv`` to its end in ``directory``."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **environ}
+    environment = bare_environment(PYTHONWARNINGS="error", **environ)
     return subprocess.run(
         [sys.executable, "-m", "wsgiserv", *arguments],
         cwd=directory,
@@ -55,7 +56,7 @@ def test_gevent_that_is_not_installed_is_a_fault_of_the_setting(tmp_path: Path, 
     done = subprocess.run(
         [sys.executable, "-c", code, *argv, "--check-config", "hello:app"],
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env=bare_environment(),
         capture_output=True,
         text=True,
         timeout=50,

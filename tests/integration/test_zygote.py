@@ -274,6 +274,17 @@ def test_a_fork_that_fails_keeps_no_descriptor(monkeypatch: pytest.MonkeyPatch) 
         sock.close()
 
 
+@pytest.mark.parametrize("unread", [False, True])
+def test_the_end_of_a_killed_master_is_the_end_of_the_line(unread: bool) -> None:
+    """With something unread the kernel reports a reset in place of the end of file."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if unread:
+        theirs.send(b"{}")
+    ours.close()
+    assert zygote_process._receive(theirs) == ({}, [])
+    theirs.close()
+
+
 def test_requests_wait_while_the_line_is_full() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -40,7 +40,8 @@ _TROUBLE = re.compile(
 # Who runs the tests as root has a warning at the start of each server.
 _AS_ROOT = re.compile(r"the workers run as root\.")
 # Variables that configure a server must not leak in from whoever runs the tests.
-_OURS = ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS")
+# What a server under test does not inherit: an unbuffered stdout would hide what is never flushed.
+_OURS = ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS", "PYTHONUNBUFFERED")
 
 
 def wait_until(predicate: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -357,6 +358,12 @@ def without_coverage() -> Iterator[None]:
     finally:
         _is_coverage_off = before
         os.environ.update(dropped)
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """Return the least that a process of this Python needs, which may find its own library by the second only."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -194,6 +194,8 @@ def _receive(sock: socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
         try:
             data, fds, _ = receive_packet(sock, LONGEST_MESSAGE_BYTES, _MOST_FDS, flags)
             return decode(data) if data else {}, fds
+        except ConnectionResetError:
+            return {}, []  # the end of a master that was killed, and has not read all yet
         except BlockingIOError:
             if flags & MSG_DONTWAIT:
                 raise

@@ -190,6 +190,8 @@ class WorkerProcess(ABC):
         call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
         self._call_exit_hook()
         self._account_for_waiting()
+        # What the hooks have printed. Last: the call that hangs may hold a stream's lock, and the master kills then.
+        release_standard_streams()
         # Not by an exception: the call that hangs may catch it.
         os._exit(ExitStatus.FAILURE)
 

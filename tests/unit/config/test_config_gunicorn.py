@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cases import check_each
 from gunicorn.config import KNOWN_SETTINGS
+from server import bare_environment
 
 from wsgiserv.config.argv import parse
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
@@ -189,7 +190,7 @@ print("\\n".join(notice.split(" ")[1] for notice in loaded.notices))
 
 def test_the_second_file_of_the_field(tmp_path: Path) -> None:
     (tmp_path / "gun.py").write_text(SECOND)
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[3])}
+    environ = bare_environment()
     done = subprocess.run(
         [sys.executable, "-c", SHOW], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=50
     )
