@@ -33,7 +33,10 @@ def held(server: Server) -> int:
     """Hold the only worker, so that what is sent meanwhile is one turn's."""
     (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
-    wait_until(lambda: all("\nState:\tT" in (t / "status").read_text() for t in Path(f"/proc/{worker}/task").iterdir()), "it is held")
+    wait_until(
+        lambda: all("\nState:\tT" in (t / "status").read_text() for t in Path(f"/proc/{worker}/task").iterdir()),
+        "it is held",
+    )
     return worker
 
 
@@ -48,7 +51,9 @@ def rounds(clients: list[RawClient], count: int) -> None:
 
 @pytest.fixture(params=["auto", "off"])
 def server(start: Start, request: pytest.FixtureRequest) -> Server:
-    found = start("corked:app", "--threads", "4", "--cork", request.param, files={"corked.py": APP}, expect=("SIGKILL",))
+    found = start(
+        "corked:app", "--threads", "4", "--cork", request.param, files={"corked.py": APP}, expect=("SIGKILL",)
+    )
     found.wait_for_log("ready: 1 worker")
     return found
 

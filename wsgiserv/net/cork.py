@@ -38,8 +38,8 @@ class Cork:
     """Holds whole answers in the kernel until the turn of the loop ends.
 
     They are sent with MSG_MORE (send(2)), and pushed by setting TCP_NODELAY (tcp(7)). In the kernel, not here: errors
-    and partial sends stay exact, and the answers of a killed worker arrive all the same. The kernel sends them by itself
-    after 200 ms.
+    and partial sends stay exact, and the answers of a killed worker arrive all the same. The kernel sends them by
+    itself after 200 ms.
 
     Args:
         enabled: whether anything is held at all (``cork``).
@@ -89,7 +89,7 @@ class Cork:
             self.is_on = True
         return True
 
-    def send(self, sock: Any, data: bytes) -> int:
+    def send(self, sock: Any, data: bytes | memoryview) -> int:
         """Send the beginning of a whole answer, and hold it; return how many bytes. Raises OSError."""
         if type(sock) is not RawSocket or sock.family not in _TCP or get_ident() != self._owner:
             sent: int = sock.send(data, MSG_DONTWAIT)
