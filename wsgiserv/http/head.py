@@ -268,20 +268,20 @@ class HeadParser:
         # All lines are checked before the first is read, as in `_read_new`: which of two errors wins must not depend on
         # the cache.
         new = {}
-        for number, field in enumerate(fields):
-            if field is None:
+        for number, known in enumerate(fields):
+            if known is None:
                 match = FIELD.fullmatch(lines[number])
                 if match is None:
                     self._check_lines(block.raw)
                     raise _header_error(lines[number])
                 new[number] = match
-        for number, field in enumerate(fields):
-            if field is None:
+        for number, known in enumerate(fields):
+            if known is None:
                 name, text = new[number].groups()
-                field = self._field(name.decode("latin-1"), text.decode("latin-1"))
+                known = self._field(name.decode("latin-1"), text.decode("latin-1"))
                 if is_kept and len(lines[number]) <= _LONGEST_FIELD_KEPT:
-                    _keep(self._fields, lines[number], field)
-            key, value, read = field
+                    _keep(self._fields, lines[number], known)
+            key, value, read = known
             if read is not None:
                 read(block, key, value)
             elif key not in environ:
