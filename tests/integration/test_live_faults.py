@@ -41,6 +41,7 @@ def assert_unhurt(server: Server, workers: list[int], *others: RawClient) -> Non
         assert client.get("/").text == "done"
     assert time.monotonic() - began < 10, "nobody waits for a timeout"
     assert server.workers() == workers
+    assert "inside a handler" not in server.log.text
 
 
 @pytest.fixture

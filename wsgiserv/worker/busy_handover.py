@@ -88,12 +88,17 @@ class BusyHandover:
                 since = now
             elif now - since >= self._after_s:
                 most = _ALL
+            failure: Exception | None = None
             try:
                 if most:
                     self._act(most)
-            except Exception:
-                worker.log.exception(
-                    "WS1712 worker %d: connections cannot be handed over: please report it", worker.pid
+            except Exception as error:  # the next look is due all the same
+                failure = error
+            if failure is not None:
+                worker.log.error(
+                    "WS1712 worker %d: connections cannot be handed over: please report it",
+                    worker.pid,
+                    exc_info=failure,
                 )
             thread.rest(look_s, is_quiet, token)
 

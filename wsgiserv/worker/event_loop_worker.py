@@ -169,7 +169,8 @@ class EventLoopWorker(Worker):
         context.now = self._turn_began = now = monotonic()
         if context.slot.words[DRAINING]:
             context.drain()
-        # An exception costs the connection of its event, once logged, and the loop goes on.
+        # An exception costs the connection of its event, once logged, and the loop goes on. It is logged behind the
+        # `except`: the application's filters and handlers of the log must not find it in sys.exc_info().
         for fd, _ in events:
             # Looked up for each: what came before it may have closed the connection, or taken the descriptor again.
             connection = connections.get(fd)
@@ -185,8 +186,10 @@ class EventLoopWorker(Worker):
                     pass  # before anything is read: the sibling finds the whole request in the socket
                 elif connection.receive() and run(connection) is TURN_OVER:
                     return
+                continue
             except BaseException as error:
-                self.lose(connection, error)
+                failure = error
+            self.lose(connection, failure)
         if leaving.hands_over and waiting:
             self._leave_further(0.0)  # a client that pipelines would never go otherwise
         # No more than there are now: a client that pipelines without end comes back here, and must not keep the loop.
@@ -196,16 +199,20 @@ class EventLoopWorker(Worker):
             try:
                 if connection.advance() and run(connection) is TURN_OVER:
                     return
+                continue
             except BaseException as error:
-                self.lose(connection, error)
+                failure = error
+            self.lose(connection, failure)
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):
                 self._turn_second(now)
             if not (event_loop.accepting or leaving.begun):
                 event_loop.consider_accepting(now)
+            return
         except BaseException as error:
-            self.survive(error)
+            failure = error
+        self.survive(failure)
 
     def _turn_second(self, now: float) -> None:
         """Do what is due once a second."""
@@ -230,7 +237,8 @@ class EventLoopWorker(Worker):
         try:
             return action(*arguments)
         except BaseException as error:
-            self.lose(connection, error)
+            failure = error
+        self.lose(connection, failure)
         return None
 
     def _repeat(self, step: Callable[[], object]) -> None:
@@ -239,8 +247,10 @@ class EventLoopWorker(Worker):
         while not is_over:
             try:
                 is_over = self.is_done or step()
+                continue
             except BaseException as error:
-                self.survive(error)
+                failure = error
+            self.survive(failure)
 
     def lose(self, connection: Connection | None, failure: BaseException, is_mine: bool = False) -> None:
         """Log the exception of an event, and close its connection. Raises nothing but a `TurnEnded` again.
@@ -300,9 +310,8 @@ class EventLoopWorker(Worker):
             try:
                 connection = event_loop.accept(listener_fd)
             except Exception as error:
-                self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, error)
-                event_loop.rest()
-                return None
+                failure = error
+                break
             if connection is None:
                 return None
             served = self._attempt(connection, self._first, connection, run)
@@ -311,7 +320,11 @@ class EventLoopWorker(Worker):
             if served is TURN_OVER or (not served and self.boot.slot.others_listen()):
                 return served
             if monotonic() - started > _ACCEPT_BATCH_S:
-                break
+                return None
+        else:
+            return None
+        self._tell("WS1710 worker %d: accepting has failed: pausing for a moment", self.pid, failure)
+        event_loop.rest()
         return None
 
     def _first(self, connection: Connection, run: Callable[[Connection], object]) -> object:

@@ -276,6 +276,7 @@ class GeventWorker(EventLoopWorker):
                 watcher.stop()
             return
         pool.in_turn = True
+        failure: BaseException | None = None
         try:
             self.turn(0.0)
             if self._leaving.begun:
@@ -285,9 +286,11 @@ class GeventWorker(EventLoopWorker):
         except InChild:
             return  # the child's hub goes on without the worker
         except BaseException as error:  # the hub would not log it, and the server must go on
-            self.survive(error)
+            failure = error
         finally:
             pool.in_turn = False
+        if failure is not None:
+            self.survive(failure)
         if self.is_done:
             self._done.set()
         elif self.event_loop.waiting:

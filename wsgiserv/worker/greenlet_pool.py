@@ -61,11 +61,14 @@ class PooledGreenlet(Greenlet):  # type: ignore[type-arg]
                     if self in idle:
                         idle.remove(self)
                     return
+                failure: BaseException | None = None
                 try:
                     connection.run(cell)
                 except BaseException as error:
-                    pool.lose(connection, error, True)
-                connection = None  # it would live as long as this greenlet waits
+                    failure = error
+                if failure is not None:
+                    pool.lose(connection, failure, True)
+                connection = failure = None  # they would live as long as this greenlet waits
                 if not pool.in_turn:
                     pool.request_ended()
                 if pool.queued:

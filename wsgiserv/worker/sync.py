@@ -120,13 +120,16 @@ class StreamDrain:
             poller.register(fd, POLLOUT)
         for fd, _ in poller.poll(_DRAIN_POLL_MS):
             connection = by_fd[fd]
+            failure: Exception | None = None
             try:
                 connection.drain()
             except ClientGone:
                 pass  # the loop finds the same error
             except Exception as error:
+                failure = error
+            if failure is not None:
                 self._queued.pop(connection, None)
-                self._worker._tell_fault(connection, error)
+                self._worker._tell_fault(connection, failure)
                 connection.abandon_sending()
         now = monotonic()
         # `send_timeout` counts while the application holds the loop up, too, which sweeps no deadlines then.

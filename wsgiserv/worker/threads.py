@@ -182,11 +182,14 @@ class ThreadsWorker(EventLoopWorker):
         if connection is None:
             connection = self._lead_loop(thread)
         if connection is not None:
+            failure: BaseException | None = None
             try:
                 # A request finds its context, and sys.exc_info(), as in a thread that has just been started.
                 self._lead.note(self._run_fresh(connection, thread.cell))
             except BaseException as error:  # a fault of the server must not cost the thread
-                self.lose(connection, error, is_mine=True)
+                failure = error
+            if failure is not None:
+                self.lose(connection, failure, is_mine=True)
         # The leader, which does this otherwise, may sleep for a second.
         if self.context.access is not None:
             self.context.access.flush()
