@@ -258,6 +258,8 @@ def test_a_disk_that_is_full_for_a_while(start: Start, tmp_path: Path) -> None:
     server = start("brokenlogapps:app", "--error-logfile", "error.log", "--access-logfile", "access.log")
     ask(server, 3)
     processes = [*server.workers(), server.pid]
+    # The worker serves before the master says so: that line, cut by the limit, would be begun by another process.
+    wait_until(lambda: "ready: 1 worker" in (tmp_path / "error.log").read_text(), "the master's last line")
     wait_until(lambda: (tmp_path / "access.log").read_text().count("\n") == 3, "three lines")
     unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
     size = max((tmp_path / name).stat().st_size for name in ("error.log", "access.log"))
