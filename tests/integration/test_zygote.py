@@ -285,6 +285,27 @@ def test_the_end_of_a_killed_master_is_the_end_of_the_line(unread: bool) -> None
     theirs.close()
 
 
+def test_its_last_answers_are_heard_though_it_has_exited_with_requests_unread() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    generation: Any = SimpleNamespace(number=1, pool=SlotPool(cells=1, slots=1))
+    zygote = Zygote(0, ours, generation, logging.getLogger("test"), lambda pid: True)
+    workers = [
+        WorkerHandle(age=age, generation=1, spawned_at=0.0, timeout=30, graceful_timeout=30) for age in range(1, 3)
+    ]
+    for worker in workers:
+        zygote.request(worker, (0, 0))
+    theirs.send(json.dumps({"state": "loaded"}).encode())
+    theirs.send(json.dumps({"state": "spawned", "age": 1, "pid": 4711}).encode())
+    theirs.close()
+    assert zygote.hear() == [Answer(workers[0], "spawned")]
+    assert zygote.loaded
+    assert workers[0].pid == 4711
+    assert list(zygote.asked) == [2]
+    for worker in workers:
+        worker.close_pipes()
+    zygote.close()
+
+
 def test_requests_wait_while_the_line_is_full() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

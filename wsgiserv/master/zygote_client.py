@@ -132,6 +132,9 @@ class Zygote:
         for _ in range(_MOST_MESSAGES):
             try:
                 data = self.sock.recv(LONGEST_MESSAGE_BYTES, MSG_DONTWAIT)
+            except ConnectionResetError:
+                # It has exited with requests unread. The kernel says so once, and before its last answers.
+                continue
             except OSError:
                 break  # nothing is there
             if not data:
