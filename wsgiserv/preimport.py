@@ -9,6 +9,7 @@ forked then must not look for them. So the imports within functions are made her
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import Final
 
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.config.worker_class import known, patches_library
-from wsgiserv.library_first import LibraryFirst
+from wsgiserv.library_first import LibraryFirst, for_applications
 
 # With the modules that these import themselves at once. Of the standard library also those that another version
 # imports late: `resource` is for os.wait4(), in C; `unicodedata` for `traceback`, when a line is not ASCII.
@@ -28,6 +29,17 @@ ALWAYS: Final = (
     *("ast", "ctypes", "difflib", "functools", "grp", "importlib.util", "inspect", "ipaddress", "linecache"),
     *("pwd", "random", "resource", "shlex", "sysconfig", "tempfile", "traceback", "unicodedata"),
 )
+
+# What frameworks and ordinary applications import: once, in the master, its pages shared by all workers, in place of
+# once in each. None of it binds what gevent replaces, nor `ssl`, which must not be there before an application that
+# patches the library by itself has done so.
+OF_APPLICATIONS: Final = (
+    *("base64", "calendar", "datetime", "decimal", "email.message", "email.parser", "email.utils", "hashlib", "hmac"),
+    *("html", "importlib.metadata", "locale", "mimetypes", "pickle", "pkgutil", "platform", "secrets"),
+    *("uuid", "zipfile"),
+)
+# Of these, what gevent looks up when it patches the library: it is not left to a file of an application.
+LOOKED_UP: Final = frozenset({"selectors", "socket"})
 
 
 def _may_use_watchfiles(settings: Settings) -> bool:
@@ -57,7 +69,10 @@ def import_server() -> None:
 
 
 def import_for(settings: Settings) -> None:
-    """Import the modules for these settings. Called in the master, at the start and at each reload."""
+    """Import the modules for these settings, and for applications. Called in the master, at each start and reload."""
+    before = set(sys.modules)
+    _import(OF_APPLICATIONS)
+    for_applications.update(sys.modules.keys() - before - LOOKED_UP)
     # The module of a class of ours, and gevent for its own alone; the check of the class reports a missing gevent.
     with LibraryFirst(), suppress(ImportError):
         known(settings.worker_class)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,24 @@ def test_the_package_is_gone(start: Start, connect: Connect, tmp_path: Path, opt
     server.wait_for_log("ready: 2 workers")
     (library / "wsgiserv").rename(tmp_path / "away")
     exercise(server, connect, tmp_path / "shadowing.py", options)
+
+
+def test_the_application_gets_its_own_modules(start: Start, tmp_path: Path, options: list[str]) -> None:
+    """Though the master has imported those of the library with these names, for applications that want them."""
+    own = ("calendar.py", "uuid/__init__.py", "more/platform.py", "more/secrets.py")
+    app = (
+        "import calendar, decimal, platform, secrets, uuid, uuid.part\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    names = [module.OWN for module in (calendar, uuid, uuid.part, platform, secrets)]\n"
+        "    return [repr([*names, decimal.Decimal(1)]).encode()]\n"
+    )
+    for name in (*own, "uuid/part.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("OWN = __name__\n")
+    server = start(
+        "owner:app", *("--pythonpath", "more", *options), files={"owner.py": app}, env={"PYTHONHASHSEED": "0"}
+    )
+    with RawClient(server.address) as client:
+        expected = ["calendar", "uuid", "uuid.part", "platform", "secrets"]
+        assert client.get("/").body == repr([*expected, Decimal(1)]).encode()

@@ -64,12 +64,6 @@ def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
     return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
-def leave_names_free() -> None:
-    """Remove modules of the master from `sys.modules`. Called before an application is loaded."""
-    # os.wait4() imports it, and an application may have a file of this name.
-    sys.modules.pop("resource", None)
-
-
 def load_application(spec: str) -> Callable[..., Any]:
     """Import and return the WSGI application named by ``spec``.
 

@@ -17,11 +17,12 @@ from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 from wsgiserv import scoreboard
-from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
+from wsgiserv.app.loader import load_application, prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError
 from wsgiserv.hooks import call_hook
+from wsgiserv.library_first import leave_names_free
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, reopen_error_log, tell_lost_messages, untold_messages
 from wsgiserv.logs.files import log_files

@@ -16,8 +16,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.app.loader import leave_names_free, load_application, prepare_path
+from wsgiserv.app.loader import load_application, prepare_path
 from wsgiserv.config.settings import Settings
+from wsgiserv.library_first import leave_names_free
 from wsgiserv.unpatched import eventlet_hub, gevent_hub
 from wsgiserv.user_code import is_a, own_attribute
 from wsgiserv.worker.registry import resolve_worker_class
