@@ -220,6 +220,8 @@ class ThreadsWorker(EventLoopWorker):
         finally:
             if thread.leads:
                 self._pass_on()
+            else:
+                self.context.cork.push()  # the end of its turn is the next leader's, and so is what that holds
         return None
 
     def run_request(self, connection: Connection) -> None:
@@ -247,6 +249,7 @@ class ThreadsWorker(EventLoopWorker):
         while not self.is_done:
             event = lead.look()
             if event == "taken":
+                self.context.cork.stop()
                 self._pass_on()
             elif event == "fallback":
                 self._lead_as_fallback(min(longest_s, _PROGRESS_S, self._heartbeat.turn_s))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,13 @@ import pytest
 
 from bench.__main__ import PRESETS, SOAK, programs
 from bench.chart import bars
-from bench.compare import entries
+from bench.compare import Entry, entries
 from bench.load import read_wrk
 from bench.peers import SERVERS
+from bench.perrequest import Slice, divided, run_time_s, show
 from bench.report import LOGGED, TREES, Results, full_report, scenario_table, speed_table
 from bench.scenarios import SCENARIOS
-from bench.servers import ROOT, Tree, why
+from bench.servers import ROOT, CpuTime, Tree, why
 from bench.table import Table, options_of, turns
 
 WRK = """\
@@ -182,6 +186,52 @@ def test_two_trees_alternate_and_their_ratios_are_judged() -> None:
     assert full_report(Results({}, rows), 0.9)[1] == 1, "a server without figures is a miss"
 
 
+def test_the_exact_run_time_is_divided_as_the_ticks_are() -> None:
+    assert divided(2.0, CpuTime(0.3, 0.1)) == pytest.approx((1.5, 0.5))
+    assert divided(0.0, CpuTime(0.0, 0.0)) == (0.0, 0.0)  # an idle slice
+
+
+def test_run_time_is_that_of_all_threads() -> None:
+    done = threading.Event()
+    spun = threading.Event()
+
+    def spin() -> None:
+        while time.thread_time() < 0.05:
+            pass
+        spun.set()
+        done.wait(30)  # what a thread has used is lost when it ends
+
+    before = run_time_s([os.getpid()])
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert spun.wait(30)
+    assert run_time_s([os.getpid(), 2**22 + 1]) - before >= 0.049
+    done.set()
+    thread.join()
+
+
+def test_cpu_time_per_request_is_beside_the_first_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Entry(name, SERVERS[name]) for name in ("wsgiserv sync", "granian", "fastwsgi")]
+    slices = {"wsgiserv sync": [Slice(9, 1, 1), Slice(10, 40, 10), Slice(11, 90, 20)], "granian": [Slice(5, 20, 20)]}
+    show("flask", rows, slices)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "| wsgiserv sync | 10.0 | 1.00 | 40.0 | 1.00 | 10.0 | 1.00 | 50.0 |",
+        "| granian | 5.0 | 0.50 | 20.0 | 0.50 | 20.0 | 2.00 | 40.0 |",
+    ]
+
+
+def test_with_two_trees_it_is_beside_the_old_one_in_the_same_class(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = entries(SCENARIOS["flask"], [SERVERS["wsgiserv sync"], SERVERS["wsgiserv gevent"]], [Tree(), Tree()])
+    show("flask", rows, {row.shown: [Slice(10 + n, 10, 10)] for n, row in enumerate(rows)})
+    assert [line.split(" | ")[2] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "1.00",
+        "1.10",
+        "1.00",
+        "1.08",
+    ]
+
+
 def test_options_come_from_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     def options(*given: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["python -m bench some", *given])
@@ -204,7 +254,7 @@ def test_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_measurement_is_listed_with_its_purpose() -> None:
     found = programs()
-    assert {"compare", "chart", "footprint", "hotpath", "flask", "download"} == set(found)
+    assert {"compare", "chart", "footprint", "hotpath", "flask", "download", "perrequest"} == set(found)
     of_soak = {"chaos", "kill9", "restarts", "memory", "mixed", "stranded", "shield", "large", "idle", "nginx"}
     assert of_soak | {"tls_reload", "fuzz", "autoscale"} == set(programs(SOAK))
     assert {options.split()[0] for options in PRESETS.values()} <= set(found)
