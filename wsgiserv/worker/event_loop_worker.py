@@ -127,8 +127,7 @@ class EventLoopWorker(Worker):
     def start(self) -> None:
         """Watch the listeners, the signals and the master, and report that the worker is ready."""
         event_loop, boot = self.event_loop, self.boot
-        if self.context.cork.enabled:
-            CorkWatch(self.context.cork).start()
+        self._watch_cork()
         event_loop.add_callback(self.wakeup_fd, self.take_signals)
         event_loop.add_callback(boot.lifeline, self._lifeline_ended)
         if boot.handoff is not None:
@@ -150,6 +149,11 @@ class EventLoopWorker(Worker):
         return leaving.at_once or (
             leaving.begun and (not self.event_loop.connections or monotonic() > leaving.deadline)
         )
+
+    def _watch_cork(self) -> None:
+        """Have held answers pushed when a call lasts all of a sudden. Raises BootError."""
+        if self.context.cork.enabled:
+            CorkWatch(self.context.cork).start()
 
     def turn(self, timeout_s: float, run: Callable[[Connection], object] | None = None) -> None:
         """Wait for events, and handle all there are now.

@@ -415,6 +415,11 @@ class Response:
             if type(block) is not bytes:
                 block = _plain(block)
             if block:
+                # The whole body in one block, as frameworks send it: the short way of `whole`.
+                if not (self.begun or self._bodiless or self._before_stream) and len(block) == self.length:
+                    self._left = 0  # none is owed from here on, also when the send fails
+                    self.whole(block)
+                    continue
                 self.write(block)
                 if self._cut or self._bodiless:
                     break
