@@ -20,7 +20,8 @@ from wsgiserv.unpatched import get_ident
 LEAST_EVENTS: Final = 5
 # Of quicker calls the clients are awake already.
 _LEAST_CALL_S: Final = 0.000_022
-# The first held answer waits for other calls no longer than this.
+# The first held answer waits for other calls no longer than this, nor than half a turn: few clients would otherwise
+# wait together, and ask together while the server waits for them.
 _LONGEST_HOLD_S: Final = 0.000_5
 # An application with such calls would make the clients of the quick ones wait for them.
 _LONG_CALL_S: Final = 0.005
@@ -61,6 +62,7 @@ class Cork:
     _events: int = field(init=False, default=0)
     _call_s: float = field(init=False, default=0.0)
     _push_at: float = field(init=False, default=0.0)
+    _hold_s: float = field(init=False, default=0.0)
     _off_until: float = field(init=False, default=0.0)
     _asleep: Sized = field(init=False, default=())
     _wake: Callable[[], object] | None = field(init=False, default=None)
@@ -86,6 +88,7 @@ class Cork:
         self._events = events
         if self._call_s > _LEAST_CALL_S and now >= self._off_until:
             self._owner = get_ident()
+            self._hold_s = min(_LONGEST_HOLD_S, events * self._call_s / 2)
             self.is_on = True
         return True
 
@@ -107,7 +110,7 @@ class Cork:
             self.stop()
         elif self.held:
             if not self._push_at:
-                self._push_at = now + _LONGEST_HOLD_S
+                self._push_at = now + self._hold_s
             elif now >= self._push_at:
                 self.push()
 
