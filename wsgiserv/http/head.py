@@ -132,7 +132,8 @@ class HeaderBlock:
         contradictory: whether two secure scheme headers disagree.
         forwarder: the fields of ``forwarder_headers``, names in upper case; for trusted peers only.
         claims: the keys of ``environ`` in which a proxy describes its client; for trusted peers only.
-        unusual: whether a field here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
+        unusual: whether a field here may change the environ of a request (`wsgiserv.wsgi.environ.adjust`).
+        only_claims: such fields are claims alone, which a trusted peer's environ keeps as they are.
     """
 
     raw: bytes
@@ -150,6 +151,7 @@ class HeaderBlock:
     forwarder: dict[str, str] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
     unusual: bool = False
+    only_claims: bool = False
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the lines as (name, value), in order, as they came; for hooks."""
@@ -378,6 +380,7 @@ class HeadParser:
                 secure = environ[key].lower() == expected
                 block.contradictory = block.contradictory or block.secure is (not secure)
                 block.secure = secure
+        block.only_claims = not (block.chunked or block.contradictory or block.secure or block.forwarder)
 
 
 def _keep(cache: dict[Any, Any], key: object, value: object) -> None:

@@ -181,7 +181,9 @@ class Connection(ConnectionLife):
                 "wsgi.input": empty_input() if body is None else self._input(body),
                 "wsgiserv.request_id": request_id,
             }
-            if block.unusual or line.authority is not None:
+            if line.authority is not None or (
+                block.unusual and not (block.only_claims and self.trusted and context.settings.forwarding is None)
+            ):
                 length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not (self.trusted or context.warned_untrusted_headers):

@@ -8,7 +8,7 @@ from wsgiserv.net.cork import Cork
 from wsgiserv.worker.helper_thread import HelperThread
 
 # An answer waits for two looks at most.
-_LOOK_S: Final = 0.012
+_LOOK_S: Final = 0.008
 
 
 class CorkWatch:

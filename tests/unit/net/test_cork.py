@@ -84,7 +84,7 @@ def test_it_can_be_switched_off() -> None:
 
 def test_half_a_millisecond_is_the_longest_wait_between_calls(pair: Pair) -> None:
     cork = warm()
-    cork.begin(8, 100.0)
+    cork.begin(40, 100.0)
     cork.send(pair.server, b"answer")
     cork.after_call(100.000_1, 0.000_1)
     cork.after_call(100.000_5, 0.000_4)
@@ -92,6 +92,18 @@ def test_half_a_millisecond_is_the_longest_wait_between_calls(pair: Pair) -> Non
     cork.after_call(100.000_7, 0.000_2)
     assert pair.client.recv(100) == b"answer"
     assert cork.is_on
+
+
+def test_few_clients_wait_for_half_a_turn(pair: Pair) -> None:
+    """All of them would otherwise wait together, then the server for them."""
+    cork = warm()
+    cork.begin(6, 100.0)  # some 360 µs
+    cork.send(pair.server, b"answer")
+    cork.after_call(100.000_06, 0.000_06)
+    cork.after_call(100.000_12, 0.000_06)
+    assert pair.received() == b""
+    cork.after_call(100.000_25, 0.000_06)
+    assert pair.client.recv(100) == b"answer"
 
 
 def test_a_long_call_switches_it_off_for_a_second(pair: Pair) -> None:
