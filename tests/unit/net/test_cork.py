@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from server import wait_until
 
 from wsgiserv.net.cork import LEAST_EVENTS, Cork
+from wsgiserv.worker.cork_watch import CorkWatch
 
 QUICK_S, USUAL_S = 0.000_010, 0.000_060
 
@@ -162,3 +164,31 @@ def test_a_helper_is_woken_when_it_sleeps(pair: Pair) -> None:
     assert woken == [None]
     cork.stop()
     assert pair.client.recv(100) == b"answer"
+
+
+class Socket:
+    """Stands for a socket with a held answer; tells when it is pushed."""
+
+    def __init__(self) -> None:
+        self.pushed = threading.Event()
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option, value) == (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.pushed.set()
+
+
+def test_its_helper_pushes_what_is_held_while_a_call_lasts() -> None:
+    cork = Cork()
+    watch = CorkWatch(cork)
+    watch.start()
+    try:
+        for _ in range(3):
+            held = Socket()
+            wait_until(lambda: cork._asleep, "the helper sleeps")
+            cork.held.append(held)  # type: ignore[arg-type]
+            assert cork._wake is not None
+            cork._wake()
+            assert held.pushed.wait(30)
+            assert not cork.held
+    finally:
+        watch._thread.pause()
