@@ -233,10 +233,7 @@ class Connection(ConnectionLife):
         if body is not None:
             reader.discard_body()
         if self._stream is not None:
-            # Bytes of the body that the application has not read must not be read as a request.
-            self._stream.leave()
-            if not self._end_stream(self._stream):
-                reader.keep(b"")  # unread bytes: a connection that closes now has to linger
+            self._leave_stream(self._stream)
         # The usual end in place of `_settle` and `_next_request`: two calls fewer for each request.
         if (
             response.keep_alive
@@ -313,6 +310,12 @@ class Connection(ConnectionLife):
         stream.take(data)
         if self._end_stream(stream):
             self._next_request()
+
+    def _leave_stream(self, stream: BodyStream) -> None:
+        """Take a body stream from the application: bytes that it has not read must not be read as a request."""
+        stream.leave()
+        if not self._end_stream(stream):
+            self.reader.keep(b"")  # unread bytes: a connection that closes now has to linger
 
     def _end_stream(self, stream: BodyStream) -> bool:
         """Drop the body stream if its body is complete; return whether it is."""

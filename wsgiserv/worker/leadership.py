@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import thread_time
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import OSThread
@@ -85,6 +85,14 @@ class PoolThread:
     cpu_s: float = 0.0
 
 
+class _Look(NamedTuple):
+    """What the main thread has seen: the leader, its number of calls, and for how many looks it has made only short ones."""
+
+    leader: PoolThread | None = None
+    calls: int = 0
+    calm: int = 0
+
+
 class Leadership:
     """The pool of threads, and the lead among them.
 
@@ -135,9 +143,8 @@ class Leadership:
         self._wakeup = allocate_lock()
         self._wakeup.acquire()
         self.helper_sleeps = False
-        # The leader and its number of calls.
-        self._last_look: tuple[PoolThread | None, int] = (None, 0)
-        self._quiet = self._leaderless = self._calm = 0
+        self._last_look = _Look()
+        self._quiet = self._leaderless = 0
 
     # ---- the pool ----------------------------------------------------------------------------------------
 
@@ -294,8 +301,8 @@ class Leadership:
         """
         leader = self.leader
         if leader is None:
-            self._last_look = (None, 0)
-            self._quiet = self._calm = 0
+            self._last_look = _Look()
+            self._quiet = 0
             self._leaderless += 1
             if self._leaderless > _LOOKS_WITHOUT_LEADER and self.lock.acquire(blocking=False):
                 self._leaderless = 0
@@ -303,11 +310,10 @@ class Leadership:
                 return "fallback"
             return ""
         self._leaderless = 0
-        look = (leader, leader.calls)
-        if look != self._last_look:
-            is_calm = leader is self._last_look[0] and leader.calls - self._last_look[1] >= _CALLS_PER_LOOK
-            self._calm = self._calm + 1 if is_calm else 0
-            self._last_look = look
+        last, calls = self._last_look, leader.calls
+        if leader is not last.leader or calls != last.calls:
+            is_calm = leader is last.leader and calls - last.calls >= _CALLS_PER_LOOK
+            self._last_look = _Look(leader, calls, last.calm + 1 if is_calm else 0)
             self._quiet = 0
         elif not leader.token:
             self._quiet += 1
@@ -317,7 +323,7 @@ class Leadership:
 
     def _take_lead(self, leader: PoolThread) -> bool:
         """Take the lead from a leader in a call; False when the call has just ended."""
-        self._calm = 0
+        self._last_look = self._last_look._replace(calm=0)
         try:
             leader.token.pop()
         except IndexError:
@@ -332,7 +338,7 @@ class Leadership:
     @property
     def look_s(self) -> float:
         """The time until the next look, in seconds, while something happens."""
-        return _LOOK_S if self._calm < _LOOKS_BEFORE_SELDOM else _SELDOM_LOOK_S
+        return _LOOK_S if self._last_look.calm < _LOOKS_BEFORE_SELDOM else _SELDOM_LOOK_S
 
     @property
     def is_quiet(self) -> bool:
@@ -351,7 +357,7 @@ class Leadership:
         self.helper_sleeps = True
         # A call may have begun just before, or the lead been passed on, when nothing said yet that it must be woken.
         leader = self.leader
-        if leader is not None and leader is self._last_look[0] and not leader.token:
+        if leader is not None and leader is self._last_look.leader and not leader.token:
             self._wakeup.acquire(timeout=longest_s)
         self.helper_sleeps = False
         self._quiet = 0
