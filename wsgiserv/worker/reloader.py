@@ -30,6 +30,9 @@ _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 # Not the application's code, often many thousand files.
 _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
 
+# The kernel's time stamps of files are those of its last tick (100 to 1,000 a second), so earlier than the clock's time.
+_TICK_NS = 10_000_000
+
 # A file counts as changed when it differs from what the process has read. An import may take seconds, and the file may
 # be saved meanwhile. So each source file is noted here, by absolute path, before the import system reads it.
 _noted: dict[str, _Signature] = {}
@@ -86,7 +89,7 @@ class Reloader:
         self._on_change = on_change
         self._interval_s = interval_s
         self._may_use_watchfiles = installed and engine != "poll"
-        self._made_at_ns = time_ns()
+        self._made_at_ns = time_ns() - _TICK_NS
         self._files: list[str] = []
         self._patterns: list[str] = []
         self._roots: list[str] = []

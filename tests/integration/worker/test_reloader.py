@@ -319,3 +319,15 @@ class TestBrokenApplication:
 
     def test_without_a_traceback(self) -> None:
         assert "<pre>" not in self.get(ApplicationError("only this"), HTTP_ACCEPT="text/html")[2]
+
+
+def test_a_file_of_the_same_tick_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's time stamps are those of its last tick: a file written a moment after may seem to be older."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "missing.py").touch()
+    made_at_ns = (tmp_path / "missing.py").stat().st_ctime_ns + 8_000_000
+    monkeypatch.setattr("wsgiserv.worker.reloader.time_ns", lambda: made_at_ns)
+    reloader = Reloader(print, [], "poll", 0.05)
+    reloader.watch_broken(ApplicationError("an import has failed"))
+    assert reloader._look() == str(tmp_path / "missing.py")
+    assert reloader._look() is None
