@@ -86,7 +86,7 @@ class PoolThread:
 
 
 class _Look(NamedTuple):
-    """What the main thread has seen: the leader, its number of calls, and for how many looks it has made only short ones."""
+    """What the main thread has seen: the leader, its number of calls, and for how many looks all were short."""
 
     leader: PoolThread | None = None
     calls: int = 0
