@@ -30,7 +30,7 @@ _IN_TRACEBACK = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 # Not the application's code, often many thousand files.
 _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"))
 
-# The kernel's time stamps of files are those of its last tick (100 to 1,000 a second), so earlier than the clock's time.
+# The time stamps of files are those of the kernel's last tick (100 to 1,000 a second): earlier than the clock's time.
 _TICK_NS = 10_000_000
 
 # A file counts as changed when it differs from what the process has read. An import may take seconds, and the file may
