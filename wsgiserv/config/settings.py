@@ -375,9 +375,10 @@ class Settings(ProcessSettings):
         "auto",
         choice("auto", "off", metavar="WHEN", other=_AUTO_OR_OFF),
         "Let small answers that are made in one turn leave together.",
-        doc="""Under load, small answers that a worker makes back to back wait for each other in the kernel, for half
-            a millisecond or until the call after that ends: clients are woken once for several. `off` sends each at
-            once. See docs/performance.md.""",
+        doc="""Under load, small answers that a worker makes back to back wait for each other in the kernel: for half a
+            millisecond, or half of the loop's turn if that is less, and until the call in which that is over ends. So
+            clients are woken once for several. A call that lasts all of a sudden holds up none for more than 25 ms.
+            `off` sends each at once. See docs/performance.md.""",
     )
 
     # Proxies and headers
