@@ -7,7 +7,6 @@ import os
 import sys
 
 _LIBRARY = os.path.dirname(os.__file__)
-_SUFFIXES = (".py", ".pyc", ".so")
 
 # The modules that the master has imported for applications alone. os.wait4() imports `resource`.
 for_applications = {"resource"}
@@ -37,25 +36,17 @@ def _rank(directory: str) -> int:
 
 
 def leave_names_free() -> None:
-    """Forget those modules `for_applications` whose names the application's own directories have, too.
+    """Forget those modules `for_applications` whose names modules of the application have, too.
 
-    Called when these are on the path, before the application is loaded.
+    Called when its directories are on the path, before it is loaded.
     """
-    for name in _own_names() & {module.partition(".")[0] for module in for_applications}:
-        for module in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
-            del sys.modules[module]
+    from importlib.machinery import PathFinder
 
-
-def _own_names() -> set[str]:
-    """Return the names that are found before the standard library is searched."""
-    names: set[str] = set()
-    for directory in sys.path:
-        if _rank(directory) == 0:
-            break
-        try:
-            entries = os.listdir(directory or os.curdir)
-        except OSError:  # an archive, or nothing
-            continue
-        # ``calendar``, ``calendar.py`` and ``calendar.cpython-311-x86_64-linux-gnu.so``
-        names.update(entry.partition(".")[0] for entry in entries if "." not in entry or entry.endswith(_SUFFIXES))
-    return names
+    ranks = [*map(_rank, sys.path), 0]
+    own = sys.path[: ranks.index(0)]
+    for name in {module.partition(".")[0] for module in for_applications}:
+        spec = PathFinder.find_spec(name, own)
+        # A directory without code (`locale`, with translations) stands behind the library's module.
+        if spec is not None and spec.origin is not None:
+            for module in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                del sys.modules[module]

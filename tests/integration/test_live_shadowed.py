@@ -180,7 +180,8 @@ def test_the_application_gets_its_own_modules(start: Start, tmp_path: Path, opti
     """Though the master has imported those of the library with these names, for applications that want them."""
     own = ("calendar.py", "uuid/__init__.py", "more/platform.py", "more/secrets.py")
     app = (
-        "import calendar, decimal, platform, secrets, uuid, uuid.part\n"
+        "import calendar, decimal, locale, numbers, platform, secrets, uuid, uuid.part\n"
+        "assert isinstance(decimal.Decimal(1), numbers.Number) and locale.setlocale\n"
         "def app(environ, start_response):\n"
         "    start_response('200 OK', [])\n"
         "    names = [module.OWN for module in (calendar, uuid, uuid.part, platform, secrets)]\n"
@@ -189,6 +190,8 @@ def test_the_application_gets_its_own_modules(start: Start, tmp_path: Path, opti
     for name in (*own, "uuid/part.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("OWN = __name__\n")
+    for name in ("locale", "numbers"):  # not of code
+        (tmp_path / name).mkdir()
     server = start(
         "owner:app", *("--pythonpath", "more", *options), files={"owner.py": app}, env={"PYTHONHASHSEED": "0"}
     )
