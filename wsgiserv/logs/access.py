@@ -101,20 +101,20 @@ class AccessLog:
         Called by the worker once per loop turn. On a full disk or a full pipe the lines wait, up to 1 MiB.
         """
         if (self._lines or self._waiting or self.untold) and self._lock.acquire(True, _LOCK_S):
-            news = ""
+            news, told = "", 0
             try:
-                news = self._write(wait_s=0.0)
+                news, told = self._write(wait_s=0.0)
             except Exception:  # little stack is left (sys.setrecursionlimit); the lines wait
                 pass
             finally:
                 self._lock.release()
-            self._tell(news)
+            self._tell(news, told)
 
-    def _write(self, wait_s: float) -> str:
-        """Write the lines; return the news for the error log, or an empty text."""
+    def _write(self, wait_s: float) -> tuple[str, int]:
+        """Write the lines; return the news for the error log, or an empty text, and how many lost lines it tells."""
         # Told by the caller when it no longer holds the lock: a handler of the error log may switch greenlets.
         if self._output is None:
-            return ""
+            return "", 0
         lines = self._lines
         count = len(lines)  # other threads may append meanwhile
         if count:
@@ -125,7 +125,7 @@ class AccessLog:
             else:
                 self._lose(count)
         if self._retry_at and monotonic() < self._retry_at:
-            return ""
+            return "", 0
         if self._waiting:
             done, error = self._output.write(self._waiting, wait_s)
             if done and error is not None and monotonic() >= self._patient_at:
@@ -137,7 +137,7 @@ class AccessLog:
                 if done:
                     self._is_torn = self._waiting[done - 1] != _LINE_END
                     self._waiting = self._waiting[done:]
-                return self._failed(error)
+                return self._failed(error), 0  # they are told when lines are written again
             self._waiting = b""
             self._is_torn = False
         return self._recovered()
@@ -150,13 +150,10 @@ class AccessLog:
         self.lost += count
         self.untold += count
 
-    def _tell(self, news: str) -> None:
+    def _tell(self, news: str, told: int) -> None:
         """Log ``news`` as a warning; if the error log loses it (it may be the same pipe) the next flush tells it."""
-        if news:
-            # The number of lost lines is told when lines are written again.
-            told = 0 if self._warned else self.untold
-            self.untold -= told
-            if not warn_reliably(self._error_log, news):
+        if news and not warn_reliably(self._error_log, news):
+            with self._lock:
                 self.untold += told
                 self._warned = not self._warned
 
@@ -173,19 +170,20 @@ class AccessLog:
             f"{_MOST_WAITING_BYTES >> 10} KiB, then dropped, until it can be written again."
         )
 
-    def _recovered(self) -> str:
+    def _recovered(self) -> tuple[str, int]:
         self._retry_at = 0.0
         if not self._warned and not self.untold:
-            return ""
+            return "", 0
         self._warned = False
-        return f"WS1805 The access log is written again; {counted(self.untold, 'line', 'is', 'are')} lost."
+        told, self.untold = self.untold, 0  # with the lock: another thread's flush must not tell them, too
+        return f"WS1805 The access log is written again; {counted(told, 'line', 'is', 'are')} lost.", told
 
     def reopen(self) -> None:
         """Open the file again under its name, after a rotation (USR1). Never raises."""
         if self._output is None:
             return
         with self._lock:
-            news = self._write(wait_s=0.0)  # these lines belong to the old file
+            news, told = self._write(wait_s=0.0)  # these lines belong to the old file
             failure = None
             try:
                 self._output.reopen()
@@ -197,7 +195,7 @@ class AccessLog:
                 failure = error
             self._retry_at = 0.0
         # Without the lock: a handler of the error log may switch greenlets.
-        self._tell(news)
+        self._tell(news, told)
         if failure is not None:
             text = "WS1806 Cannot reopen the access log %s; the old file stays in use: %s"
             self._error_log.warning(text, self._output.path, failure.strerror)
@@ -208,15 +206,15 @@ class AccessLog:
             return
         with self._lock:
             self._retry_at = 0.0
-            news = self._write(wait_s=patience_s)
+            news, told = self._write(wait_s=patience_s)
             self._output.close()
             if self._waiting:
                 self._lose(self._waiting.count(b"\n"))
                 self._waiting = b""
                 self._warned = False  # told now: nothing will be written again
-                lost = counted(self.untold, "line", "is", "are")
-                news = f"WS1807 The access log cannot be written: {lost} lost."
-        self._tell(news)
+                told, self.untold = self.untold, 0
+                news = f"WS1807 The access log cannot be written: {counted(told, 'line', 'is', 'are')} lost."
+        self._tell(news, told)
 
     def close_in_child(self) -> None:
         """Drop the lines and close the file. Called in a child of the application: its parent writes them."""
