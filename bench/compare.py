@@ -101,14 +101,15 @@ class Comparison:
             said = f"{error} {getattr(error, 'output', '') or ''}"
             return {"trouble": f"breaks under the load: {why(said)}"}
 
-    def _measure(self, entry: Entry, scenario: Scenario, weigh: bool) -> dict[str, Any]:
+    def server(self, entry: Entry, scenario: Scenario) -> Server:
+        """Return an entry's server for a scenario; it is up at its first right answer."""
         answer, bin = scenario.answer or self._file_content(), self._environment.bin
 
         def until_right(server: Server) -> None:
             wait_until_up(server, lambda: check_answer(server.port, scenario, answer))
 
         path = f"{bin}{os.pathsep}{os.environ['PATH']}"
-        server = Server(
+        return Server(
             entry.peer.command(scenario.app, scenario.threads, "{dir}/access.log" if entry.logged else ""),
             core=SERVER_CORE,
             env={"PATH": path, "VIRTUAL_ENV": str(bin.parent), "BENCH_FILE": str(self._file)},
@@ -117,6 +118,8 @@ class Comparison:
             until_up=until_right,
             idle_s=0.1,
         )
+
+    def _measure(self, entry: Entry, scenario: Scenario, weigh: bool) -> dict[str, Any]:
         memory: dict[str, int] = {}
 
         def look() -> None:
@@ -124,15 +127,19 @@ class Comparison:
                 time.sleep(self._seconds * 0.6)
                 memory.update(server.memory()._asdict())
 
-        with server, _nginx(server) if scenario.proxied else nullcontext(server.port) as port:
-            check_answer(port, scenario, answer)
+        with (
+            self.server(entry, scenario) as server,
+            _nginx(server) if scenario.proxied else nullcontext(server.port) as port,
+        ):
+            check_answer(port, scenario, scenario.answer or self._file_content())
             before = server.cpu_time()
-            load = self._load(port, scenario, look)
+            load = self.load(port, scenario, look)
             after = server.cpu_time()
         spent_us = [(now - then) / (load.requests or 1) * 1e6 for then, now in zip(before, after, strict=True)]
         return {**load._asdict(), "user_us": spent_us[0], "system_us": spent_us[1], **memory}
 
-    def _load(self, port: int, scenario: Scenario, look: Callable[[], None]) -> Load:
+    def load(self, port: int, scenario: Scenario, look: Callable[[], None] = lambda: None) -> Load:
+        """Load the server on a port for the seconds of a round, with ``look`` beside it."""
         url = f"http://127.0.0.1:{port}/"
         if scenario.download:
             return download(url, scenario.connections, self._seconds, during=look)

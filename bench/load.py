@@ -22,6 +22,7 @@ class Load(NamedTuple):
     """Results of a load: requests per second, percentiles of the latency in milliseconds, failed requests.
 
     ``client_busy`` is the share of the time during which the client used its core: near 1, the client is the limit.
+    ``late_ms`` is the p99 of how far an open loop's client was behind its schedule.
     """
 
     rate: float
@@ -31,6 +32,14 @@ class Load(NamedTuple):
     p50_ms: float = 0.0
     bytes_per_s: float = 0.0
     client_busy: float = 0.0
+    p999_ms: float = 0.0
+    late_ms: float = 0.0
+
+
+def _time_ms(output: str, name: str) -> float | None:
+    # The last one: a script prints them more exactly than wrk, and behind it.
+    found = re.findall(rf"(?m)^ *{re.escape(name)}\s+([\d.]+)(us|ms|s|m)\b", output)
+    return float(found[-1][0]) * _UNITS_MS[found[-1][1]] if found else None
 
 
 def read_wrk(output: str) -> Load:
@@ -38,18 +47,20 @@ def read_wrk(output: str) -> Load:
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     transfer = re.search(r"Transfer/sec:\s+([\d.]+)([KMG]?)B", output)
     requests = re.search(r"([\d.]+) requests in", output)
-    p50, p99 = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", output) for share in (50, 99))
-    if rate is None or requests is None or transfer is None or p50 is None or p99 is None:
+    p50_ms, p99_ms = _time_ms(output, "50%"), _time_ms(output, "99%")
+    if rate is None or requests is None or transfer is None or p50_ms is None or p99_ms is None:
         raise ValueError(f"wrk has printed no result: {output[-300:]}")
     # "Socket errors: connect 0, read 0, write 0, timeout 3" and "Non-2xx or 3xx responses: 5"
     troubles = re.findall(r"Socket errors:.*|Non-2xx.*", output)
     return Load(
         rate=float(rate[1]),
-        p99_ms=float(p99[1]) * _UNITS_MS[p99[2]],
+        p99_ms=p99_ms,
         failed=sum(int(number) for line in troubles for number in re.findall(r"(?<=[a-z:] )\d+\b", line)),
         requests=float(requests[1]),
-        p50_ms=float(p50[1]) * _UNITS_MS[p50[2]],
+        p50_ms=p50_ms,
         bytes_per_s=float(transfer[1]) * _UNITS_BYTES[transfer[2]],
+        p999_ms=_time_ms(output, "99.9%") or 0.0,
+        late_ms=_time_ms(output, "Client late:") or 0.0,
     )
 
 
@@ -96,6 +107,13 @@ def download(url: str, connections: int, seconds: int, **how: Any) -> Load:
     """Load a server with bench/download.py, for responses so large that wrk would be the limit."""
     command = [sys.executable, "-m", "bench", "download", url, "--connections", str(connections)]
     return run_client([*command, "--seconds", str(seconds)], seconds + 30, **how)
+
+
+def open_loop(url: str, scenario: str, rate: float, connections: int, seconds: int, seed: int, **how: Any) -> Load:
+    """Load a server with bench/open_loop.py, which sends at a rate whatever the answers do."""
+    command = [sys.executable, "-m", "bench", "open_loop", url, "--scenario", scenario, "--rate", str(rate)]
+    command += ["--connections", str(connections), "--seconds", str(seconds), "--seed", str(seed)]
+    return run_client(command, seconds + 30, **how)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -81,6 +82,14 @@ class Scenario(NamedTuple):
     proxied: bool = False
     logged: bool = False
     note: str = ""
+
+    def request(self) -> bytes:
+        """Return a GET as the script makes it; in it, each %d stands for a number that is new in every request."""
+        if self.script == _UNIQUE:
+            return _UNIQUE_HEAD.encode()
+        fields = re.findall(r'(?m)^wrk\.headers\["(.+)"\] = "(.+)"$', self.script)
+        lines = ["GET / HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in fields)]
+        return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _waits(count: int) -> Scenario:

@@ -73,7 +73,7 @@ def test_a_fault_behind_the_application_costs_its_connection(start: Start, targe
         workers = server.workers()
         for number in range(1, 4):
             with RawClient(server.address) as client:
-                client.request(target)
+                client.request(target, headers="Connection: close\r\n")  # else the end of a request is in place
                 ended(client)
             wait_until(lambda number=number: faults_said(server) == number, "it is said, once each")
         assert_unhurt(server, workers, other)

@@ -370,6 +370,17 @@ class Settings(ProcessSettings):
             `body_buffer_size`; everywhere else they go to a file first. `off` never does.""",
     )
 
+    # auto: a turn with few requests, or quick ones, gains nothing, and its answers leave at once.
+    cork: Literal["auto", "off"] = Section.LIMITS(
+        "auto",
+        choice("auto", "off", metavar="WHEN", other=_AUTO_OR_OFF),
+        "Let small answers that are made in one turn leave together.",
+        doc="""Under load, small answers that a worker makes back to back wait for each other in the kernel: for half a
+            millisecond, or half of the loop's turn if that is less, and until the call in which that is over ends. So
+            clients are woken once for several. A call that lasts all of a sudden holds up none for more than 25 ms.
+            `off` sends each at once. See docs/performance.md.""",
+    )
+
     # Proxies and headers
     # This host alone: anything else lets a client on the network name its own address. Both loopbacks, since
     # 'localhost' in a proxy's configuration may be either.

@@ -34,7 +34,10 @@ _CACHE_ENTRIES: Final = 1024
 _KEPT_OF: Final = 64
 _LONGEST_BLOCK_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 1024
+_LONGEST_FIELD_KEPT: Final = 256
 _LONGEST_NAME_KEPT: Final = 64
+# So many blocks are read as a whole, without a look for known lines, behind one of which most lines were new.
+_STRANGERS: Final = 16
 
 # RFC 9110 §5.3 allows repetition only for list fields. Of a field with a single value, two copies that
 # differ mean that two readers may believe different ones: refused.
@@ -129,7 +132,8 @@ class HeaderBlock:
         contradictory: whether two secure scheme headers disagree.
         forwarder: the fields of ``forwarder_headers``, names in upper case; for trusted peers only.
         claims: the keys of ``environ`` in which a proxy describes its client; for trusted peers only.
-        unusual: whether a field here changes the environ of a request (`wsgiserv.wsgi.environ.adjust`).
+        unusual: whether a field here may change the environ of a request (`wsgiserv.wsgi.environ.adjust`).
+        only_claims: such fields are claims alone, which a trusted peer's environ keeps as they are.
     """
 
     raw: bytes
@@ -147,6 +151,7 @@ class HeaderBlock:
     forwarder: dict[str, str] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
     unusual: bool = False
+    only_claims: bool = False
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the lines as (name, value), in order, as they came; for hooks."""
@@ -164,6 +169,9 @@ class HeadParser:
         self.limits = limits
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, HeaderBlock] = {}
+        # Of fields that mean nothing to the server itself: the CGI key and the value, by line.
+        self._fields: dict[bytes, tuple[str, str]] = {}
+        self._strangers = 0
         self._names: dict[str, _Meaning] = {}
         self._new_lines = itertools.count(1)
         self._new_blocks = itertools.count(1)
@@ -238,6 +246,66 @@ class HeadParser:
 
     def new_block(self, raw: bytes) -> HeaderBlock:
         """Parse a header block that is not in the cache; see `header_block`."""
+        if self._strangers:
+            self._strangers -= 1
+            block = None
+        else:
+            block = self._of_known_lines(raw)
+        if block is None:
+            block = self._of_new_lines(raw)
+        if block.unusual:
+            self._check_unusual(block)
+        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
+        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
+            _keep(self.blocks, raw, block)
+            self._keep_lines(raw)
+        return block
+
+    def _of_known_lines(self, raw: bytes) -> HeaderBlock | None:
+        """Parse a block most lines of which are known; None for any other. Raises ProtocolError."""
+        # Most blocks are new for a line or two (an id, a cookie). Nothing is decided here that `_of_new_lines` would
+        # decide otherwise: known lines are valid, mean nothing to the server, and so cause no error of their own.
+        lines = raw.split(b"\r\n")
+        get = self._fields.get
+        environ: dict[str, str] = {}
+        new = []
+        for line in lines:
+            pair = get(line)
+            if pair is None:
+                new.append(line)
+            else:
+                environ[pair[0]] = pair[1]
+        if 2 * len(new) > len(lines):
+            self._strangers = _STRANGERS  # one pass over all costs less
+            return None
+        text = b"\r\n".join(new)
+        fields = FIELD_LINES.findall(text.decode("latin-1"))
+        is_malformed = lines[-1] or len(fields) != text.count(b"\n") or len(raw) > self._safe_size
+        # The order of repeated fields counts.
+        is_repeated = len(environ) + len(new) != len(lines)
+        if is_malformed or is_repeated or len(lines) > self._most:
+            return None
+        block = HeaderBlock(raw, environ)
+        for name, value in fields:
+            key, read = self._names.get(name) or self._classify_header(name)
+            if key in environ:
+                return None
+            if read is not None:
+                read(block, key, value.rstrip(" \t"))
+            else:
+                environ[key] = value.rstrip(" \t")
+        return block
+
+    def _keep_lines(self, raw: bytes) -> None:
+        """Keep the lines of a valid block that mean nothing to the server itself."""
+        for line in raw.split(b"\r\n")[:-1]:
+            name, _, value = line.decode("latin-1").partition(":")
+            key, read = self._names.get(name) or self._classify_header(name)
+            if read is None and len(line) <= _LONGEST_FIELD_KEPT:
+                _keep(self._fields, line, (key, value.strip(" \t")))
+
+    def _of_new_lines(self, raw: bytes) -> HeaderBlock:
+        """Parse a block in one pass over all its lines. Raises ProtocolError."""
         fields = FIELD_LINES.findall(raw.decode("latin-1"))
         # Each match ends with its one LF: as many matches as LFs means that no line was skipped.
         if len(raw) > self._safe_size or len(fields) > self._most or len(fields) != raw.count(b"\n"):
@@ -256,11 +324,6 @@ class HeadParser:
                 environ[key] = value
             else:
                 environ[key] = _join(key, environ[key], value)
-        if block.unusual:
-            self._check_unusual(block)
-        block.plain = not (block.content_length or block.expect_continue or block.close or block.keep_alive)
-        if next(self._new_blocks) % _KEPT_OF == 0 and len(raw) <= _LONGEST_BLOCK_KEPT:
-            _keep(self.blocks, raw, block)
         return block
 
     def _check_lines(self, raw: bytes) -> None:
@@ -317,6 +380,7 @@ class HeadParser:
                 secure = environ[key].lower() == expected
                 block.contradictory = block.contradictory or block.secure is (not secure)
                 block.secure = secure
+        block.only_claims = not (block.chunked or block.contradictory or block.secure or block.forwarder)
 
 
 def _keep(cache: dict[Any, Any], key: object, value: object) -> None:

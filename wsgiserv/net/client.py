@@ -30,7 +30,7 @@ from wsgiserv.net.request_account import CLIENT_GONE
 from wsgiserv.net.request_reader import BODY, DISCARDING, FLUSHING, HEAD, LINGERING, READY, TLS_HANDSHAKE, WAITING
 from wsgiserv.net.send_queue import SendQueue
 from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
-from wsgiserv.scoreboard import ERRORS, REQUESTS
+from wsgiserv.scoreboard import CELL_BYTES, CELL_WORDS, CELLS_AT, ERRORS, REQUESTS, pack_cell
 from wsgiserv.wsgi.environ import adjust
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
 from wsgiserv.wsgi.response import ClientGone, Response
@@ -181,7 +181,9 @@ class Connection(ConnectionLife):
                 "wsgi.input": empty_input() if body is None else self._input(body),
                 "wsgiserv.request_id": request_id,
             }
-            if block.unusual or line.authority is not None:
+            if line.authority is not None or (
+                block.unusual and not (block.only_claims and self.trusted and context.settings.forwarding is None)
+            ):
                 length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not (self.trusted or context.warned_untrusted_headers):
@@ -193,8 +195,10 @@ class Connection(ConnectionLife):
             return 0.0
         response = Response(self, context.gateway, line.http11, line.is_head, reader.keep_alive, line.raw)
         slot = context.slot
-        # Before the call: when it ends the process, the master reads here which request that was.
-        slot.begin(cell, started, self.peer_name, request_id.encode("ascii"), line.raw)
+        # Before the call: when it ends the process, the master reads here which request that was. (`begin` and `end` of
+        # the slot are in place: two calls fewer for each request.)
+        place = CELLS_AT + cell * CELL_BYTES
+        pack_cell(slot.memory, place, started, self.peer_name, request_id.encode("ascii"), line.raw)
         # The request has come in time. How long its call may take is up to `request_timeout`.
         self.deadline = NEVER
         # A plain tuple: an InFlight, four times as quick.
@@ -206,8 +210,10 @@ class Connection(ConnectionLife):
         if application.pre_request is not None:
             application.pre_request(self, environ)
         failure = application.call(application.app, environ, response)
-        slot.end(cell)
+        slot.begun[cell * CELL_WORDS] = 0.0
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
+        if context.cork.is_on:
+            context.cork.after_call(now, now - started)
         if failure is not None and not response.overdue:  # that has been reported
             self._report_failure(failure, environ)
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
@@ -227,11 +233,23 @@ class Connection(ConnectionLife):
         if body is not None:
             reader.discard_body()
         if self._stream is not None:
-            # Bytes of the body that the application has not read must not be read as a request.
-            self._stream.leave()
-            if not self._end_stream(self._stream):
-                reader.keep(b"")  # unread bytes: a connection that closes now has to linger
-        self._settle(response)
+            self._leave_stream(self._stream)
+        # The usual end in place of `_settle` and `_next_request`: two calls fewer for each request.
+        if (
+            response.keep_alive
+            and reader.buffer is None
+            and context.linger_s != 0.0
+            and self._stream is None
+            and self._queue is None
+            and self._pending is None
+            and not (self._lost or response.aborted)
+        ):
+            self.deadline = now + context.keepalive
+            self.state = HEAD  # from here on another thread may read, run and close it
+            if self.interest != READ:
+                self.loop.watch(self, READ)
+        else:
+            self._settle(response)
         return now - started
 
     def _input(self, body: BodyBuffer) -> object:
@@ -292,6 +310,12 @@ class Connection(ConnectionLife):
         stream.take(data)
         if self._end_stream(stream):
             self._next_request()
+
+    def _leave_stream(self, stream: BodyStream) -> None:
+        """Take a body stream from the application: bytes that it has not read must not be read as a request."""
+        stream.leave()
+        if not self._end_stream(stream):
+            self.reader.keep(b"")  # unread bytes: a connection that closes now has to linger
 
     def _end_stream(self, stream: BodyStream) -> bool:
         """Drop the body stream if its body is complete; return whether it is."""

@@ -10,6 +10,7 @@ from os import pread
 from typing import Any, Final
 
 from wsgiserv.net.client_socket import ClientSocket, reset
+from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import FileTruncated, SendQueue
 from wsgiserv.net.serving_context import Loop, ServingContext
 from wsgiserv.wsgi.response import ClientGone
@@ -72,20 +73,33 @@ class ResponseWriter(ABC):
         """Whether queued data waits for the client to take it."""
         return self._queue is not None and self._queue.has_items
 
-    def send(self, data: bytes | memoryview, wait: bool = True) -> None:
+    def send_last(self, data: bytes) -> None:
+        """Send a whole response, behind which the connection stays open: it may wait for others. Raises ClientGone."""
+        cork = self.context.cork
+        if cork.is_on and not self._queue:
+            self.send(data, held_by=cork)
+        else:
+            self.send(data)
+
+    def send(self, data: bytes | memoryview, wait: bool = True, held_by: Cork | None = None) -> None:
         """Send ``data`` or queue what the socket does not take.
 
         Args:
             data: the bytes.
             wait: whether to wait while the client is too far behind; else call `wait_for_client` later.
+            held_by: what holds the data until the end of the loop's turn.
 
         Raises:
             ClientGone: the connection is broken, or the client takes nothing within ``send_timeout``.
         """
         if not self._queue or self._empties_queue(self._queue):
             try:
-                # The flag, since the socket is as accept(2) made it: to set its mode is a system call per connection.
-                sent = self.sock.send(data, MSG_DONTWAIT)
+                if held_by is not None:
+                    sent = held_by.send(self.sock, data)
+                else:
+                    # The flag, since the socket is as accept(2) made it: to set its mode is a system call per
+                    # connection.
+                    sent = self.sock.send(data, MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             except OSError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
 from wsgiserv.logs.escape import escape
+from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
 from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
@@ -177,6 +178,7 @@ class ServingContext:
         log: the error log.
         parser: parses heads, with a cache.
         keepalive: how long an idle connection stays, in seconds.
+        cork: holds the small answers of one turn.
         new_body, new_queue: make the buffer of a request's body, and a connection's queue of response data.
     """
 
@@ -192,6 +194,7 @@ class ServingContext:
     counter: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     request_ids: Iterator[str] = field(default_factory=_request_ids)
     warned_untrusted_headers: bool = False
+    cork: Cork = field(default_factory=Cork)
     log: logging.Logger = field(init=False)
     parser: HeadParser = field(init=False)
     keepalive: float = field(init=False)
@@ -263,7 +266,8 @@ class ServingContext:
         self.why_leaving = why
 
     def close_in_child(self) -> None:
-        """Drop the access log's buffer: a child of the application must not write it again. Called there."""
+        """Drop what a child of the application must not send again: held answers, the access log's buffer."""
+        self.cork.close_in_child()
         if self.access is not None:
             self.access.close_in_child()
 

@@ -122,6 +122,7 @@ class BusyHandover:
     def _hand_over(self, most: int) -> None:
         """Hand over connections with a request waiting; all, when the worker is to leave."""
         worker = self._worker
+        worker.context.cork.push()  # not even close(2) pushes what a socket holds that another process has, too
         event_loop = worker.event_loop
         if worker._leaving.told_at is not None:
             candidates = worker.connections()

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.net.client import Connection
+from wsgiserv.net.cork import LEAST_EVENTS
 from wsgiserv.net.event_loop import EventLoop
 from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.serving_context import READ, UNWATCHED, WRITE
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
 from wsgiserv.worker.base import Worker
+from wsgiserv.worker.cork_watch import CorkWatch
 from wsgiserv.wsgi.run import run_app
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class EventLoopWorker(Worker):
     def start(self) -> None:
         """Watch the listeners, the signals and the master, and report that the worker is ready."""
         event_loop, boot = self.event_loop, self.boot
+        self._watch_cork()
         event_loop.add_callback(self.wakeup_fd, self.take_signals)
         event_loop.add_callback(boot.lifeline, self._lifeline_ended)
         if boot.handoff is not None:
@@ -146,6 +149,11 @@ class EventLoopWorker(Worker):
         return leaving.at_once or (
             leaving.begun and (not self.event_loop.connections or monotonic() > leaving.deadline)
         )
+
+    def _watch_cork(self) -> None:
+        """Have held answers pushed when a call lasts all of a sudden. Raises BootError."""
+        if self.context.cork.enabled:
+            CorkWatch(self.context.cork).start()
 
     def turn(self, timeout_s: float, run: Callable[[Connection], object] | None = None) -> None:
         """Wait for events, and handle all there are now.
@@ -169,6 +177,8 @@ class EventLoopWorker(Worker):
         context.now = self._turn_began = now = monotonic()
         if context.slot.words[DRAINING]:
             context.drain()
+        cork = context.cork
+        is_corked = len(events) >= LEAST_EVENTS and cork.begin(len(events), now)
         # An exception costs the connection of its event, once logged, and the loop goes on. It is logged behind the
         # `except`: the application's filters and handlers of the log must not find it in sys.exc_info().
         for fd, _ in events:
@@ -203,6 +213,8 @@ class EventLoopWorker(Worker):
             except BaseException as error:
                 failure = error
             self.lose(connection, failure)
+        if is_corked:
+            cork.end(monotonic())
         try:
             # `now` is from before the work: what clients have sent since then has not been read yet.
             if self.tick(now):

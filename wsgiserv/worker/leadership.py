@@ -3,8 +3,8 @@
 One thread leads at a time: it polls, reads, and runs ready requests itself, so a quick application runs at the speed of
 ``sync``, without a queue and a thread switch for each request. The lead moves to another thread in three ways:
 
-- A call lasts: the main thread never runs the application. It looks every millisecond, and takes the lead from a leader
-  in the same call as at the last look.
+- A call lasts: the main thread never runs the application. It looks every millisecond (every four while all calls are
+  short), and takes the lead from a leader in the same call as at the last look.
 - Calls usually last: the leader queues ready requests, takes the first request itself, and gives the lead up before it.
 - All threads are busy: the main thread is the fallback leader. It queues ready requests for the first free thread.
 
@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import thread_time
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from wsgiserv.net.client import Connection
 from wsgiserv.unpatched import OSThread
@@ -33,6 +33,11 @@ from wsgiserv.worker.event_loop_worker import TURN_OVER
 
 # How often the main thread looks whether the leader is in a call. A call is long after one to two of these.
 _LOOK_S: Final = 0.001
+# A look costs the leader two switches of threads, 4 % of its time. So after so many looks at each of which it had made
+# a few calls, with none of them long, the main thread looks less often, until a call is long.
+_SELDOM_LOOK_S: Final = 0.004
+_LOOKS_BEFORE_SELDOM: Final = 250
+_CALLS_PER_LOOK: Final = 4
 # After this many looks at which nothing had happened the main thread sleeps until it is woken.
 _LOOKS_BEFORE_SLEEP: Final = 50
 # After this many looks without a leader all threads are busy: the main thread leads.
@@ -78,6 +83,14 @@ class PoolThread:
     calls: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+
+
+class _Look(NamedTuple):
+    """What the main thread has seen: the leader, its number of calls, and for how many looks all were short."""
+
+    leader: PoolThread | None = None
+    calls: int = 0
+    calm: int = 0
 
 
 class Leadership:
@@ -130,8 +143,7 @@ class Leadership:
         self._wakeup = allocate_lock()
         self._wakeup.acquire()
         self.helper_sleeps = False
-        # The leader and its number of calls.
-        self._last_look: tuple[PoolThread | None, int] = (None, 0)
+        self._last_look = _Look()
         self._quiet = self._leaderless = 0
 
     # ---- the pool ----------------------------------------------------------------------------------------
@@ -281,7 +293,7 @@ class Leadership:
     # ---- in the main thread ----------------------------------------------------------------------------------
 
     def look(self) -> Literal["taken", "fallback", ""]:
-        """Look after the leader; called each millisecond or so.
+        """Look after the leader; called after each `rest`.
 
         Returns:
             ``taken`` when the lead has been taken from a leader in a long call, and is to be passed on; ``fallback``
@@ -289,7 +301,7 @@ class Leadership:
         """
         leader = self.leader
         if leader is None:
-            self._last_look = (None, 0)
+            self._last_look = _Look()
             self._quiet = 0
             self._leaderless += 1
             if self._leaderless > _LOOKS_WITHOUT_LEADER and self.lock.acquire(blocking=False):
@@ -298,9 +310,10 @@ class Leadership:
                 return "fallback"
             return ""
         self._leaderless = 0
-        look = (leader, leader.calls)
-        if look != self._last_look:
-            self._last_look = look
+        last, calls = self._last_look, leader.calls
+        if leader is not last.leader or calls != last.calls:
+            is_calm = leader is last.leader and calls - last.calls >= _CALLS_PER_LOOK
+            self._last_look = _Look(leader, calls, last.calm + 1 if is_calm else 0)
             self._quiet = 0
         elif not leader.token:
             self._quiet += 1
@@ -310,6 +323,7 @@ class Leadership:
 
     def _take_lead(self, leader: PoolThread) -> bool:
         """Take the lead from a leader in a call; False when the call has just ended."""
+        self._last_look = self._last_look._replace(calm=0)
         try:
             leader.token.pop()
         except IndexError:
@@ -320,6 +334,11 @@ class Leadership:
         if rate > _PASS_ABOVE and self.most > 1:
             self.passes_first = True
         return True
+
+    @property
+    def look_s(self) -> float:
+        """The time until the next look, in seconds, while something happens."""
+        return _LOOK_S if self._last_look.calm < _LOOKS_BEFORE_SELDOM else _SELDOM_LOOK_S
 
     @property
     def is_quiet(self) -> bool:
@@ -333,12 +352,12 @@ class Leadership:
             longest_s: how many seconds at most while nothing happens.
         """
         if not self.is_quiet:
-            self._wakeup.acquire(timeout=_LOOK_S)
+            self._wakeup.acquire(timeout=self.look_s)
             return
         self.helper_sleeps = True
         # A call may have begun just before, or the lead been passed on, when nothing said yet that it must be woken.
         leader = self.leader
-        if leader is not None and leader is self._last_look[0] and not leader.token:
+        if leader is not None and leader is self._last_look.leader and not leader.token:
             self._wakeup.acquire(timeout=longest_s)
         self.helper_sleeps = False
         self._quiet = 0

@@ -87,6 +87,11 @@ class TimedSink:
             self.connection.send(data, wait=False)
         self.connection.wait_for_client()  # without the lock: the request's time goes on
 
+    def send_last(self, data: bytes) -> None:
+        with self.lock:
+            self._check()
+            self.connection.send_last(data)
+
     def send_pair(self, head: bytes, body: bytes) -> None:
         with self.lock:
             self._check()

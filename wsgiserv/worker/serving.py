@@ -15,6 +15,7 @@ from wsgiserv.http.response import date_line
 from wsgiserv.logs.error import ErrorStream
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import ClientSocket
+from wsgiserv.net.cork import Cork
 from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.listener import Listener
 from wsgiserv.net.peers import PeerNames
@@ -82,6 +83,7 @@ def serving_context(
         application=Application(call=call),
         gateway=ResponseContext(boot.log, date_line(time()), settings.sendfile),
         slot=boot.slot,
+        cork=Cork(settings.cork == "auto"),
     )
 
 

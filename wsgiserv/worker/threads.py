@@ -32,8 +32,8 @@ from wsgiserv.worker.leadership import Leadership, PoolThread
 
 # How long the main thread sleeps while nothing happens.
 _SLEEP_S: Final = 1.0
-# How often it asks for signals that the application has blocked, in looks; see `Leadership.look`.
-_LOOKS_PER_SECOND: Final = 1000
+# How often it asks for signals that the application has blocked.
+_SIGNALS_S: Final = 1.0
 # How often the fallback leader checks that the running requests make progress: often enough for a `timeout` of 1 s.
 _PROGRESS_S: Final = 0.25
 # How often the log says that no thread can be started.
@@ -96,6 +96,9 @@ class ThreadsWorker(EventLoopWorker):
         return leaving.at_once or (
             leaving.begun and (len(self.event_loop.connections) <= self._lead.lost or monotonic() > leaving.deadline)
         )
+
+    def _watch_cork(self) -> None:
+        """As of the base; here the main thread looks after the leader, and pushes what that holds: `_look_after`."""
 
     def _occupancy(self) -> float:
         """As of the base: the share of the threads in calls."""
@@ -218,6 +221,7 @@ class ThreadsWorker(EventLoopWorker):
                 queues = lead.passes_first or self.context.now > self._heartbeat.due
                 self.turn(self._heartbeat.turn_s, None if queues else lead.call)
         finally:
+            self.context.cork.push()  # the turn may have had no end: a lost lead, an exception
             if thread.leads:
                 self._pass_on()
         return None
@@ -243,15 +247,17 @@ class ThreadsWorker(EventLoopWorker):
         """Take the lead from a leader in a long call, lead while no thread can, watch the requests' time."""
         lead = self._lead
         longest_s = _SLEEP_S if self._deadlines is None else self._deadlines.look_s
-        looks = 0
+        looked_s = 0.0
         while not self.is_done:
             event = lead.look()
             if event == "taken":
+                self.context.cork.stop()
                 self._pass_on()
             elif event == "fallback":
                 self._lead_as_fallback(min(longest_s, _PROGRESS_S, self._heartbeat.turn_s))
-            looks += 1
-            if lead.is_quiet or not looks % _LOOKS_PER_SECOND:
+            looked_s += lead.look_s
+            if lead.is_quiet or looked_s >= _SIGNALS_S:
+                looked_s = 0.0
                 self._signals.look()  # the main thread alone can
             self._enforce_deadlines()
             lead.rest(longest_s)

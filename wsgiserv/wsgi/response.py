@@ -56,6 +56,9 @@ class Sink(Protocol):
     def send(self, data: bytes) -> None:
         """Send or queue ``data``, in order. Raises `ClientGone`."""
 
+    def send_last(self, data: bytes) -> None:
+        """The same for a whole response, behind which the connection stays open: it may wait for others."""
+
     def send_pair(self, head: bytes, body: bytes) -> None:
         """Send or queue two pieces without joining them. Raises `ClientGone`."""
 
@@ -334,6 +337,8 @@ class Response:
         try:
             if len(body) > _COPY_UP_TO:
                 self._sink.send_pair(head, body)
+            elif self._left == 0 and self.keep_alive:
+                self._sink.send_last(head + body)
             else:
                 self._sink.send(head + body)
         except ClientGone:
@@ -369,7 +374,8 @@ class Response:
             date = context.date()
         try:
             if size <= _COPY_UP_TO:
-                self._sink.send(b"".join((template.prefix, date, ending, body)))
+                send = self._sink.send_last if self.keep_alive else self._sink.send
+                send(b"".join((template.prefix, date, ending, body)))
             else:
                 self._sink.send_pair(b"".join((template.prefix, date, ending)), body)
         except ClientGone:
@@ -409,6 +415,11 @@ class Response:
             if type(block) is not bytes:
                 block = _plain(block)
             if block:
+                # The whole body in one block, as frameworks send it: the short way of `whole`.
+                if not (self.begun or self._bodiless or self._before_stream) and len(block) == self.length:
+                    self._left = 0  # none is owed from here on, also when the send fails
+                    self.whole(block)
+                    continue
                 self.write(block)
                 if self._cut or self._bodiless:
                     break

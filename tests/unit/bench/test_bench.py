@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +17,16 @@ import pytest
 
 from bench.__main__ import PRESETS, SOAK, programs
 from bench.chart import bars
-from bench.compare import entries
-from bench.load import read_wrk
+from bench.compare import Entry, entries
+from bench.latency import DONE, MEASURABLE
+from bench.latency import row as latency_row
+from bench.load import Load, percentile, read_wrk
+from bench.open_loop import OpenLoop, is_whole, schedule
 from bench.peers import SERVERS
+from bench.perrequest import Slice, divided, run_time_s, show
 from bench.report import LOGGED, TREES, Results, full_report, scenario_table, speed_table
 from bench.scenarios import SCENARIOS
-from bench.servers import ROOT, Tree, why
+from bench.servers import ROOT, CpuTime, Tree, why
 from bench.table import Table, options_of, turns
 
 WRK = """\
@@ -42,6 +52,13 @@ def test_wrk_is_read() -> None:
     assert (load.rate, load.p50_ms, load.p99_ms, load.failed) == (90191.01, 0.331, 1250.0, 0)
     assert load.bytes_per_s == 12.5 * 1024 * 1024
     assert load.requests == 189440
+
+
+def test_exact_percentiles_of_a_script_count() -> None:
+    load = read_wrk(WRK.format(troubles="") + "50% 331us\n99% 1251034us\n99.9% 1300001us\nClient late: 20.5us\n")
+    assert (load.p50_ms, load.p99_ms, load.p999_ms) == (0.331, 1251.034, 1300.001)
+    assert load.late_ms == pytest.approx(0.0205)
+    assert (read_wrk(WRK.format(troubles="")).p999_ms, "%g%% %dus" in DONE) == (0.0, True)
 
 
 def test_all_failures_count() -> None:
@@ -182,6 +199,52 @@ def test_two_trees_alternate_and_their_ratios_are_judged() -> None:
     assert full_report(Results({}, rows), 0.9)[1] == 1, "a server without figures is a miss"
 
 
+def test_the_exact_run_time_is_divided_as_the_ticks_are() -> None:
+    assert divided(2.0, CpuTime(0.3, 0.1)) == pytest.approx((1.5, 0.5))
+    assert divided(0.0, CpuTime(0.0, 0.0)) == (0.0, 0.0)  # an idle slice
+
+
+def test_run_time_is_that_of_all_threads() -> None:
+    done = threading.Event()
+    spun = threading.Event()
+
+    def spin() -> None:
+        while time.thread_time() < 0.05:
+            pass
+        spun.set()
+        done.wait(30)  # what a thread has used is lost when it ends
+
+    before = run_time_s([os.getpid()])
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert spun.wait(30)
+    assert run_time_s([os.getpid(), 2**22 + 1]) - before >= 0.049
+    done.set()
+    thread.join()
+
+
+def test_cpu_time_per_request_is_beside_the_first_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Entry(name, SERVERS[name]) for name in ("wsgiserv sync", "granian", "fastwsgi")]
+    slices = {"wsgiserv sync": [Slice(9, 1, 1), Slice(10, 40, 10), Slice(11, 90, 20)], "granian": [Slice(5, 20, 20)]}
+    show("flask", rows, slices)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "| wsgiserv sync | 10.0 | 1.00 | 40.0 | 1.00 | 10.0 | 1.00 | 50.0 |",
+        "| granian | 5.0 | 0.50 | 20.0 | 0.50 | 20.0 | 2.00 | 40.0 |",
+    ]
+
+
+def test_with_two_trees_it_is_beside_the_old_one_in_the_same_class(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = entries(SCENARIOS["flask"], [SERVERS["wsgiserv sync"], SERVERS["wsgiserv gevent"]], [Tree(), Tree()])
+    show("flask", rows, {row.shown: [Slice(10 + n, 10, 10)] for n, row in enumerate(rows)})
+    assert [line.split(" | ")[2] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "1.00",
+        "1.10",
+        "1.00",
+        "1.08",
+    ]
+
+
 def test_options_come_from_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     def options(*given: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["python -m bench some", *given])
@@ -204,8 +267,79 @@ def test_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_measurement_is_listed_with_its_purpose() -> None:
     found = programs()
-    assert {"compare", "chart", "footprint", "hotpath", "flask", "download"} == set(found)
+    names = {"chart", "compare", "download", "flask", "footprint", "hotpath", "latency", "open_loop", "perrequest"}
+    assert names == set(found)
     of_soak = {"chaos", "kill9", "restarts", "memory", "mixed", "stranded", "shield", "large", "idle", "nginx"}
     assert of_soak | {"tls_reload", "fuzz", "autoscale"} == set(programs(SOAK))
     assert {options.split()[0] for options in PRESETS.values()} <= set(found)
     assert all({**found, **programs(SOAK)}.values())
+
+
+def test_schedule_is_a_poisson_process_and_the_same_for_both_trees() -> None:
+    times = schedule(2000, 5.0, seed=3)
+    assert times == schedule(2000, 5.0, seed=3) != schedule(2000, 5.0, seed=4)
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] < 5.0
+    gaps = sorted(after - before for before, after in pairwise(times))
+    assert len(times) == pytest.approx(10_000, rel=0.05)
+    # Of an exponential distribution with this mean.
+    assert percentile(gaps, 0.5) == pytest.approx(0.000347, rel=0.1)
+    assert percentile(gaps, 0.99) == pytest.approx(0.0023, rel=0.2)
+
+
+def test_request_of_a_client_in_python_is_that_of_the_script() -> None:
+    assert SCENARIOS["bare"].request() == b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    hello, unique = SCENARIOS["hello"].request(), SCENARIOS["unique"].request()
+    assert b"\r\nAccept-Language: en-GB,en;q=0.5\r\n" in hello
+    assert (hello.count(b"%"), unique.count(b"%"), unique.count(b"%d")) == (0, 4, 4)
+    assert {"hello", "flask", "unique"} <= set(MEASURABLE)
+    assert not {"post", "large", "stream", "close", "nginx", "log"} & set(MEASURABLE)
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nServer: x\r\ncontent-length: 6\r\n\r\nhello\n"
+
+
+def test_answer_is_whole_with_its_last_byte() -> None:
+    assert [is_whole(ANSWER[:end]) for end in (0, 20, len(ANSWER) - 7, len(ANSWER) - 1)] == [False] * 4
+    assert is_whole(ANSWER)
+    for wrong in (ANSWER.replace(b"200 OK", b"503 Busy"), ANSWER.replace(b"content-length", b"x")):
+        with pytest.raises(ValueError, match=r"the server has answered b'HTTP/1\.1"):
+            is_whole(wrong)
+
+
+def test_latency_counts_from_the_due_time_though_no_connection_is_idle() -> None:
+    times = [number / 1000 for number in range(20)]
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        loop = OpenLoop(listener.getsockname(), b"GET /%d HTTP/1.1\r\n\r\n", times, 1)
+        latencies = pool.submit(loop.run)
+        seen = []
+        with listener.accept()[0] as server:
+            for _ in times:
+                seen.append(server.recv(4096))
+                deadline = time.monotonic() + 10
+                while len(loop.late_s) < len(times) and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                server.sendall(ANSWER)
+            assert latencies.result(10) >= times[-1]
+    assert len(set(seen)) == len(loop.late_s) == len(times)
+    assert loop.received == len(times) * len(ANSWER)
+    # The first answer came when the last request was due: none before it was in time.
+    assert all(took >= times[-1] - due for took, due in zip(loop.latencies_s, times, strict=True))
+    assert min(loop.late_s) >= 0
+
+
+def test_closed_connection_ends_an_open_loop() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(OpenLoop(listener.getsockname(), b"GET / HTTP/1.1\r\n\r\n", [0.0, 0.001], 1).run)
+        with listener.accept()[0] as server:
+            server.recv(4096)
+        with pytest.raises(OSError, match="closed a kept connection"):
+            ended.result(10)
+
+
+def test_row_of_latencies_has_medians_and_their_ratio() -> None:
+    before = [Load(1000, p99, 0, p50_ms=0.1, p999_ms=9.0) for p99 in (1.0, 2.0, 30.0)]
+    after = [each._replace(p99_ms=each.p99_ms / 2, late_ms=0.02) for each in before]
+    assert latency_row("sync", [before]) == ["sync", "100", "2,000", "9,000", "–"]
+    both = ["sync", "100", "100", "**1.00**", "2,000", "1,000", "**0.50**", "9,000", "9,000", "**1.00**", "20"]
+    assert latency_row("sync", [before, after]) == both

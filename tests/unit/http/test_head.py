@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wsgiserv.errors import ProtocolError
-from wsgiserv.http.head import HeadLimits, HeadParser
+from wsgiserv.http.head import _CACHE_ENTRIES, _KEPT_OF, HeaderBlock, HeadLimits, HeadParser
 
 
 def parser(**limits: object) -> HeadParser:
@@ -313,3 +315,84 @@ def test_each_octet_of_a_path_is_decoded_once(path: str, expected: str) -> None:
     line = parser().request_line(f"GET {path} HTTP/1.1".encode("ascii"))
     assert line.environ["PATH_INFO"] == expected
     assert line.environ["RAW_URI"] == path
+
+
+# ---- lines that are known ------------------------------------------------------------------------------------
+
+# Valid and not, obeyed and not, repeated in all ways.
+LINES = (
+    *("Accept: */*", "Accept:text/html\t", "User-Agent: a", "User-Agent: b", "Referer: http://h/\xe9", "Cookie: a=1"),
+    *("Cookie: b=2", "X-A: 1", "x-a: 2", "X_A: 3", "X-Long: " + "x" * 300, "X-Empty:", "Host: h", "Host: h:80"),
+    *("Host: a b", "Content-Length: 5", "Content-Length: 6", "Content-Length: x", "Content_Length: 7"),
+    *("Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Connection: close", "Connection: keep-alive"),
+    *(
+        "Expect: 100-continue",
+        "Expect: more",
+        "X-Forwarded-For: 1.2.3.4",
+        "X-Request-Id: r",
+        "X-Forwarded-Proto: https",
+    ),
+    *("Remote_User: me", "Script_Name: /a", "Bad : 1", " folded", "\x00: 1", "no colon", "A: b\nC: d", "A: b\rC: d"),
+)
+
+
+def read(parser: HeadParser, raw: bytes) -> object:
+    """Return all that a block's parse gives, or the error."""
+    try:
+        block = parser.new_block(raw)
+    except ProtocolError as error:
+        return error.status, error.reason
+    return {name: getattr(block, name) for name in HeaderBlock.__slots__}
+
+
+def learn(parser: HeadParser, lines: list[str]) -> None:
+    """Parse each line in blocks of its own until it is kept, if it ever is."""
+    for line in lines:
+        raw = "".join(f"{each}\r\n" for each in [line, "X-Learnt: 1"]).encode("latin-1")
+        for _ in range(2 * _KEPT_OF):
+            read(parser, raw)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    known=st.lists(st.sampled_from(LINES), max_size=8),
+    blocks=st.lists(st.lists(st.sampled_from(LINES), max_size=9), min_size=1, max_size=20),
+    end=st.sampled_from(["", "", "", "Accept: */*", "junk"]),
+    limits=st.sampled_from(
+        [
+            HeadLimits(
+                secure_scheme_headers=(("X-FORWARDED-PROTO", "https"),), forwarder_headers=frozenset({"SCRIPT_NAME"})
+            ),
+            HeadLimits(header_map="refuse", fields=5),
+            HeadLimits(header_map="dangerous", field_size=60),
+        ]
+    ),
+)
+def test_known_lines_change_nothing(known: list[str], blocks: list[list[str]], end: str, limits: HeadLimits) -> None:
+    """Neither what is read nor which of several errors wins depends on what has come before."""
+    warm = HeadParser(limits)
+    learn(warm, known)
+    for lines in blocks:
+        raw = ("".join(f"{each}\r\n" for each in lines) + end).encode("latin-1")
+        assert read(warm, raw) == read(HeadParser(limits), raw)
+
+
+def test_a_block_of_known_lines_is_read_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = HeadParser(HeadLimits())
+    fields = "".join(f"X-{number}: {number}\r\n" for number in range(8))
+    for number in range(2 * _KEPT_OF):
+        parser.new_block(f"Host: h\r\n{fields}Cookie: {number}\r\n".encode())
+    monkeypatch.setattr(HeadParser, "_of_new_lines", None)
+    block = parser.new_block(f"Host: h\r\n{fields}Cookie: new\r\n".encode())
+    assert block.environ["HTTP_COOKIE"] == "new"
+    assert block.environ["HTTP_X_7"] == "7"
+    assert block.has_host
+
+
+def test_what_is_kept_of_lines_is_bounded() -> None:
+    parser = HeadParser(HeadLimits())
+    for number in range(200 * _KEPT_OF):
+        fields = "".join(f"X-{n}: {number}\r\n" for n in range(9))
+        parser.new_block(f"Host: h\r\n{fields}X-Long: {'b' * 300}\r\n".encode())
+    assert 0 < len(parser._fields) <= _CACHE_ENTRIES
+    assert all(len(line) <= 256 for line in parser._fields)

@@ -438,6 +438,28 @@ def test_the_main_thread_sleeps_while_nothing_happens_and_a_call_wakes_it() -> N
     assert not lead.is_quiet, "it looks again"
 
 
+def test_while_all_calls_are_short_it_looks_less_often() -> None:
+    lead, thread = lead_of()
+
+    def look_after(calls: int) -> float:
+        for _ in range(calls):
+            lead.call(CONNECTION)
+        assert lead.look() == ""
+        return lead.look_s
+
+    often, seldom = leadership._LOOK_S, leadership._SELDOM_LOOK_S
+    for _ in range(leadership._LOOKS_BEFORE_SELDOM):
+        assert look_after(6) == often
+    assert look_after(6) == seldom
+    assert look_after(1) == often, "fewer calls: each may be longer"
+    for _ in range(leadership._LOOKS_BEFORE_SELDOM):
+        look_after(6)
+    assert look_after(6) == seldom
+    thread.token.append(None)  # the next call
+    assert lead.look() == "taken"
+    assert lead.look_s == often
+
+
 def test_the_main_thread_does_not_sleep_over_a_call_that_has_just_begun() -> None:
     lead, thread = lead_of()
     wakeup = Wakeup(lambda: None)

@@ -35,6 +35,9 @@ class Wire:
             raise ClientGone
         self.data += data
 
+    def send_last(self, data: bytes) -> None:
+        self.send(data)
+
     def send_pair(self, head: bytes, body: bytes) -> None:
         self.send(head + body)
 
