@@ -14,6 +14,17 @@ from server import Connect, Server, Start, wait_until
 APP = """
 import os, time
 
+class Marked:
+    def __init__(self, body):
+        self.body = body
+
+    def __iter__(self):
+        return iter([self.body])
+
+    def close(self):
+        with open("sent", "a") as file:
+            file.write(".")
+
 def app(environ, start_response):
     path = environ["PATH_INFO"]
     end = time.perf_counter() + 0.0002
@@ -24,6 +35,8 @@ def app(environ, start_response):
         time.sleep(1.5)
     body = path.encode() * 3
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    if path == "/marked":
+        return Marked(body)
     return iter([body]) if path == "/iterated" else [body]
 """
 CLIENTS = 10
@@ -50,10 +63,9 @@ def rounds(clients: list[RawClient], count: int) -> None:
 
 
 @pytest.fixture(params=["auto", "off"])
-def server(start: Start, request: pytest.FixtureRequest) -> Server:
-    found = start(
-        "corked:app", "--threads", "4", "--cork", request.param, files={"corked.py": APP}, expect=("SIGKILL",)
-    )
+def server(start: Start, worker_class: str, request: pytest.FixtureRequest) -> Server:
+    threads = ["--threads", "4"] if worker_class == "threads" else []
+    found = start("corked:app", *threads, "--cork", request.param, files={"corked.py": APP}, expect=("SIGKILL",))
     found.wait_for_log("ready: 1 worker")
     return found
 
@@ -69,11 +81,14 @@ def test_behind_a_sudden_long_call_no_answer_waits(server: Server, connect: Conn
     rounds(clients, 60)
     worker = held(server)
     for client in clients[:-1]:
-        client.request("/listed")
+        client.request("/marked")
     clients[-1].request("/long")
     os.kill(worker, signal.SIGCONT)
     begun = time.monotonic()
     wait_until((tmp_path / "begun").exists, "the long call has begun")
+    # With threads it may overtake another.
+    sent = tmp_path / "sent"
+    wait_until(lambda: sent.exists() and sent.stat().st_size == CLIENTS - 1, "the others have been answered")
     if end:
         os.kill(worker, signal.SIGKILL)
     for client in clients[:-1]:
