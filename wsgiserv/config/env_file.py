@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from typing import Final, NamedTuple
 
 from wsgiserv.config.file import note_read
@@ -50,13 +51,15 @@ def read_env_file(location: str, directory: str) -> tuple[list[FileVariable], li
     try:
         with open(path, "rb") as file:
             note_read(path, os.fstat(file.fileno()))
-            text = file.read().decode("utf-8-sig")
+            content = file.read().removeprefix(BOM_UTF8)
+            content.decode()
     except OSError as error:
         problem = f"WS1064 cannot read the environment file {path}: {error.strerror}."
     except UnicodeDecodeError as error:
         problem = f"WS1065 the environment file {path} is not UTF-8 (byte {error.start})."
     else:
-        return parse_env_file(text, location)
+        # As `os.environ` has bytes that come from outside, in locales without UTF-8, too.
+        return parse_env_file(os.fsdecode(content), location)
     return [], [ConfigError(f"{problem} Accepted: the path of a file with lines NAME=value, after --env-file.")]
 
 

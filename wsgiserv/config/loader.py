@@ -30,7 +30,7 @@ from wsgiserv.config.environment import (
 from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.masking import mask, mask_text
-from wsgiserv.config.setting import Setting
+from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.sources import Sources, last_given, read_sources
 from wsgiserv.config.values import TooLarge
@@ -177,9 +177,9 @@ class _Loader:
         except Exception as error:  # also what the attributes of an odd object raise
             # Looking for the line parses the file: only for a message.
             is_from_file = self.file is not None and source == self.file.location
-            written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
+            written = f"{shown_value(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
-                self._refuse("WS1010", name, _refusal(setting, raw, error), accepted, written)
+                self._refuse("WS1010", name, refusal(setting, raw, error), accepted, written)
                 return
             # gunicorn takes any number; a file written for it must start here, too.
             value = setting.parse(error.largest)
@@ -215,7 +215,7 @@ class _Loader:
             try:
                 raw = raw_value(setting, text)
             except ValueError as error:
-                written = f"{_shown(text)} ({source})"
+                written = f"{shown_value(text)} ({source})"
                 self._refuse(
                     "WS1068", setting.name, f"cannot be read: {error}.", accepted_in_variable(setting), written
                 )
@@ -245,7 +245,9 @@ class _Loader:
                 value = setting.parse(raw)
             except Exception as error:
                 used = f" Used: {self._written(name)}" if name in self.values else ""
-                self.note(f"WS1060 {source} is ignored: {name} = {_shown(raw)} {_refusal(setting, raw, error)}{used}")
+                self.note(
+                    f"WS1060 {source} is ignored: {name} = {shown_value(raw)} {refusal(setting, raw, error)}{used}"
+                )
             else:
                 if name not in self.values:
                     self._set(name, value, source)
@@ -356,7 +358,7 @@ class _Loader:
         self._size_workers()
         # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
-            self._set("default_proc_name", values["wsgi_app"], "wsgi_app")
+            self._set("default_proc_name", mask_text(values["wsgi_app"]), "wsgi_app")
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
@@ -469,34 +471,6 @@ def _is_patching(raw: object) -> bool:
             return patches_library(SETTINGS["worker_class"].parse(raw))
     except (ValueError, TypeError):
         return False  # `take` will refuse it
-
-
-def _nearest_choice(setting: Setting, raw: Any) -> str:
-    if not issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
-        return ""
-    near = nearest(raw.strip().lower(), setting.kind.choices, limit=1)
-    return f" {did_you_mean(map(repr, near))}" if near else ""
-
-
-def _refusal(setting: Setting, raw: object, error: Exception) -> str:
-    """Return the predicate of a sentence about a value that its parser has refused."""
-    reason = "" if _says_nothing(error) else f": {mask_text(str(error))}"
-    return f"is not accepted{reason}.{_nearest_choice(setting, raw)}"
-
-
-def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to the accepted values."""
-    # int() and float() repeat the value, which the fault has already.
-    return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
-
-
-def _shown(raw: object) -> str:
-    # A configuration file may give a large object by mistake; repr() of a dictionary of a million rows is no message.
-    try:
-        raw = mask(raw)
-        return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
-    except Exception:  # of an odd object
-        return f"<{type(raw).__qualname__}>"
 
 
 def _may_be_mistyped(name: str, raw: object) -> bool:

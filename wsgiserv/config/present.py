@@ -17,6 +17,9 @@ _WIDTH = 80
 _FLAGS_WIDTH = 30
 _VALUE_WIDTH = 44
 
+# Formats and names, not values of their own: what looks like an assignment there is none.
+_NEVER_SECRET = frozenset({"access_log_format", "secure_scheme_headers", "sni_certificates"})
+
 _TOP = """\
 Usage: wsgiserv [OPTIONS] [APPLICATION]
 
@@ -103,10 +106,6 @@ def default_text(setting: Setting) -> str:
     if isinstance(default, tuple):
         return ",".join(map(str, default))
     return default if isinstance(default, str) else show(default)
-
-
-# Formats and header names, not values of their own: what looks like an assignment there is none.
-_NEVER_SECRET = frozenset({"access_log_format", "secure_scheme_headers", "sni_certificates"})
 
 
 def config_text(settings: Settings, sources: Mapping[str, str], variables: Sequence[FileVariable] = ()) -> str:
