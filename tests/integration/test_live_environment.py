@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rawclient import RawClient
-from server import Server, Start, run, wait_until
+from server import Server, Start, environment, run, wait_until
 
 # Answers with the variables that the query names, as the worker has them now and had them at its import.
 APP = """
@@ -56,6 +59,37 @@ def test_a_files_loopback_bind_stays_on_the_loopback(start_unclassed: Start) -> 
     server.wait_for_log(r"listening on http://127\.0\.0\.1:\d+")
     assert seen(server, "PORT") == {"PORT": "1"}
     assert "0.0.0.0" not in server.log.text
+
+
+# Each source gives the first ones, and leaves the rest to those below it.
+_NAMES = ("bind", "workers", "forwarded_allow_ips", "timeout")
+_FILE = "bind = '127.0.0.2:1'\nworkers = 2\nforwarded_allow_ips = '10.0.0.2'\ntimeout = 2\n"
+_ARGUMENTS = "--bind 127.0.0.3:1 --workers 3 --forwarded-allow-ips 10.0.0.3"
+_FLAGS = ("--bind", "127.0.0.4:1", "--workers", "4")
+
+
+def print_config(program: str, directory: Path, env: dict[str, str], *args: str) -> dict[str, str]:
+    """Return the values that a server's --print-config shows, in one notation."""
+    command = [sys.executable, "-m", program, "--print-config", *args, "app:app"]
+    done = subprocess.run(
+        command, cwd=directory, env={**environment({}), **env}, capture_output=True, text=True, timeout=30, check=True
+    )
+    rows = dict(
+        re.split(r"\s+= ", line, maxsplit=1) for line in done.stdout.splitlines() if re.match(r"\w+\s+= ", line)
+    )
+    return {name: re.sub(r"[\s\['\]]", "", rows[name].partition(" #")[0]) for name in _NAMES}
+
+
+@pytest.mark.parametrize("flags", [False, True], ids=["", "flags"])
+@pytest.mark.parametrize("arguments", [False, True], ids=["", "arguments"])
+@pytest.mark.parametrize("file", [False, True], ids=["", "file"])
+def test_gunicorn_comes_to_the_same_values(tmp_path: Path, file: bool, arguments: bool, flags: bool) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "gunicorn.conf.py").write_text(_FILE if file else "")
+    env = {"PORT": "5001", "WEB_CONCURRENCY": "1", "FORWARDED_ALLOW_IPS": "10.0.0.1"}
+    env |= {"GUNICORN_CMD_ARGS": _ARGUMENTS} if arguments else {}
+    args = _FLAGS if flags else ()
+    assert print_config("wsgiserv", tmp_path, env, *args) == print_config("gunicorn", tmp_path, env, *args)
 
 
 def test_an_unusable_port_is_ignored_with_a_line(start_unclassed: Start) -> None:
@@ -218,6 +252,9 @@ def test_no_secret_is_in_the_log_or_in_print_config(start_unclassed: Start, tmp_
     with RawClient(server.address) as client:
         assert client.get("/?A").status == 200
     server.wait_for_log(r"for app:make\(api_key=\*\*\*")
+    status = [sys.executable, "-m", "wsgiserv.ctl", "status", "--json", "--pid", str(server.pid)]
+    told = subprocess.run(status, env=environment({}), capture_output=True, text=True, timeout=30, check=True).stdout
+    assert json.loads(told)["server"]["application"] == "app:make(api_key=***"
     done = run([*args, "--print-config", "app:make(api_key='hunter2')"], tmp_path)
     assert done.returncode == 0
     assert "['DB_PASSWORD=***']" in done.stdout
