@@ -60,8 +60,11 @@ def _shorten_temporary_directory() -> None:
         return
 
 
-for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
+for _name in ("GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS", "SENDFILE"):
     os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith("WSGISERV_")]:
+    if not _name.startswith(("WSGISERV_TEST", "WSGISERV_REQUIRE_")):
+        del os.environ[_name]
 
 # A shell's script has its background ignore these, and so would every program that is tested here, as it starts.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):

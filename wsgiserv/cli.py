@@ -23,6 +23,7 @@ from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
+    from wsgiserv.config.process_environment import ProcessEnvironment
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
@@ -113,6 +114,11 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
         print(help_text(), end="")
         return ExitStatus.OK
+    if line.wants == "help_all":
+        from wsgiserv.config.present import help_text
+
+        print(help_text(all_settings=True), end="")
+        return ExitStatus.OK
     if line.wants == "version":
         python = ".".join(map(str, sys.version_info[:3]))
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
@@ -134,16 +140,18 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
     from wsgiserv.config.loader import collect, start_directory
+    from wsgiserv.config.process_environment import ProcessEnvironment
 
     directory = start_directory(environ)
     # The old master's directory may have been removed.
     known_chdir = (lambda chdir: True) if old_master is not None else None
-    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
+    environment = ProcessEnvironment(os.environ)
+    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir, environment.put_files)
     if loaded.settings.print_config:
         loaded.raise_faults()
         from wsgiserv.config.present import config_text
 
-        print(config_text(loaded.settings, loaded.sources))
+        print(config_text(loaded.settings, loaded.sources, loaded.variables))
         _print_lines("note", loaded.notices)
         return ExitStatus.OK
     # What can be found wrong now is not found by a forked worker, over and over.
@@ -153,7 +161,8 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         return _check(loaded)
 
     def reload_settings() -> Loaded:
-        again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
+        put_files, known_chdir = environment.put_files, loaded.settings.chdir.__eq__
+        again = collect(argv, environ, directory, known_chdir=known_chdir, put_variables=put_files)
         # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
         before = os.open(".", O_PATH)
         try:
@@ -168,11 +177,15 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
     from wsgiserv.master.upgrade import Invocation
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master)
+    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master, environment)
 
 
 def _serve(
-    loaded: Loaded, reload_settings: Callable[[], Loaded], invocation: Invocation, old_master: OldMaster | None
+    loaded: Loaded,
+    reload_settings: Callable[[], Loaded],
+    invocation: Invocation,
+    old_master: OldMaster | None,
+    environment: ProcessEnvironment,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.master import Master
@@ -191,6 +204,7 @@ def _serve(
         invocation=invocation,
         old_master=old_master,
         preload_application=preload_application,
+        environment=environment,
     )
     return master.run()
 
@@ -402,9 +416,10 @@ def _how_it_ended(status: int | None, longest_s: float) -> str:
 
 def _check(loaded: Loaded) -> int:
     """Check in a child process; return the exit status of a start, by the first fault."""
+    from wsgiserv.config.masking import mask_text
     from wsgiserv.master.spawn import boot_timeout_of
 
-    application = loaded.settings.wsgi_app or ""
+    application = mask_text(loaded.settings.wsgi_app or "")
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)

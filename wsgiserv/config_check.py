@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from wsgiserv.app.loader import enter_directory
+from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
@@ -205,7 +206,7 @@ def _described(settings: Settings, application: object) -> str:
     spec = settings.wsgi_app or ""
     module = sys.modules.get(spec.partition(":")[0])
     place = getattr(module, "__file__", None) or "no file"
-    return f"{spec}, {kind_of(application)} from {place}"
+    return f"{mask_text(spec)}, {kind_of(application)} from {place}"
 
 
 def _warm_up(

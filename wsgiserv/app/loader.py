@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from wsgiserv.app import diagnostics
 from wsgiserv.app.diagnostics import Target
+from wsgiserv.config.masking import mask_text
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.process import leave_if_child
 from wsgiserv.safe_open import absolute, working_directory
@@ -98,7 +99,8 @@ def load_application(spec: str) -> Callable[..., Any]:
 def _parse(spec: str) -> Target:
     module, colon, expression = spec.partition(":")
     if "/" in module or os.sep in module or module.endswith(".py"):
-        raise ApplicationError(diagnostics.path_advice(spec, module, expression))
+        raise ApplicationError(diagnostics.path_advice(mask_text(spec), module, mask_text(expression)))
+    spec = mask_text(spec)  # from here on for messages
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {_EXPECTED}")
     # Any name for importlib, `my-app` and `2024_site` too: only an import statement needs identifiers.
@@ -113,7 +115,9 @@ def _parse_expression(spec: str, module: str, expression: str) -> Target:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
-        raise ApplicationError(f"{expression!r} in {spec!r} is not a name in a module. {_EXPECTED}") from None
+        raise ApplicationError(
+            f"{mask_text(expression)!r} in {spec!r} is not a name in a module. {_EXPECTED}"
+        ) from None
     call = None
     if isinstance(tree, ast.Call):
         call = _literals(spec, tree)
@@ -122,7 +126,9 @@ def _parse_expression(spec: str, module: str, expression: str) -> Target:
     while isinstance(first, ast.Attribute):
         first = first.value
     if not isinstance(first, ast.Name):
-        raise ApplicationError(f"{expression!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}")
+        raise ApplicationError(
+            f"{mask_text(expression)!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}"
+        )
     return Target(spec, module, ast.unparse(tree), call)
 
 

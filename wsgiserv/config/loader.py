@@ -1,7 +1,8 @@
 """Loads the configuration: command line, environment and configuration file become frozen `Settings`.
 
-Defaults < configuration file < environment < flags. All faults are collected, not the first only. Loading
-changes nothing of the process, but for the configuration file's own code: see `read_config_file`.
+Defaults < variables of platforms (PORT ...) < WSGISERV_<NAME> < configuration file < GUNICORN_CMD_ARGS <
+WSGISERV_CMD_ARGS < flags. All faults are collected, not the first only. Loading changes nothing of the process, but for
+the configuration file's own code (see `read_config_file`), and where the caller asks for it.
 """
 
 from __future__ import annotations
@@ -13,20 +14,31 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from wsgiserv.config.argv import Given, parse
-from wsgiserv.config.file import ConfigFile, find_config_file, line_of, plain_value, read_config_file
+from wsgiserv.config.env_file import FileVariable
+from wsgiserv.config.environment import (
+    GUNICORN_ARGUMENTS,
+    OWN_ARGUMENTS,
+    Environment,
+    accepted_in_variable,
+    gunicorns_variables,
+    last_own,
+    own_variables,
+    platform_variable,
+    raw_value,
+    unknown_variables,
+)
+from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
-from wsgiserv.config.setting import Setting
+from wsgiserv.config.masking import mask, mask_text
+from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
+from wsgiserv.config.sources import Sources, last_given, read_sources
 from wsgiserv.config.values import TooLarge
 from wsgiserv.config.worker_class import known, patches_library, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
 from wsgiserv.wording import did_you_mean, nearest
-
-_OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
-_GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
@@ -43,7 +55,9 @@ class Loaded(NamedTuple):
         notices: one line each, for the log at the start.
         config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
         faults: all faults.
-        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
+        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run or an
+            environment file cannot be read.
+        variables: the variables of environment files, those included that are not used.
     """
 
     settings: Settings
@@ -52,6 +66,7 @@ class Loaded(NamedTuple):
     config_path: str | None
     faults: list[ConfigError]
     faulty: set[str]
+    variables: Sequence[FileVariable] = ()
 
     def raise_faults(self) -> None:
         """Raise ConfigError of all faults, if there are any."""
@@ -76,38 +91,43 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
+    put_variables: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Loaded:
     """Return the configuration and its faults.
 
     Args:
         argv: the arguments, without the program's name.
-        environ: the environment.
+        environ: the environment of the start; to load again, the same one as the first time.
         directory: where relative paths start: the command's working directory. To load again after a
             ``chdir``, give the same one as the first time.
         before_gevent: called before a configuration file is run, if the workers are known to be gevent's by then: its
             imports are to be patched.
         known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
             may have been removed since.
+        put_variables: called with the variables of environment files, before a configuration file is run; not called
+            when one of these files has a fault.
     """
-    loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
-    # All three are read before the file is run: one of them may name it.
-    flags = loader.read_line(argv)
-    gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
-    own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
-
-    # As in gunicorn these two stand below the file: they are meant as the host's defaults.
-    loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
-    loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
-    arguments = [*gunicorn_arguments, *own_arguments, *flags]
-    loader.run_config_file(arguments)
-    # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
-    loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
-    port = environ.get("PORT")
-    loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
-    if gunicorn_arguments:
-        loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
-    loader.take_arguments(arguments)
-    return loader.finish()
+    directory = directory or start_directory(environ)
+    loader = _Loader(directory, before_gevent, known_chdir)
+    read_before = dict(last_read)
+    last_read.clear()
+    sources = read_sources(argv, environ, directory)
+    environment = sources.environment
+    loader.faults += sources.faults
+    loader.take_own_variables(environment)
+    if not sources.is_whole:
+        # What is missing may be any variable, of the configuration file's code, too.
+        loader.faulty.update(SETTINGS)
+    else:
+        if put_variables is not None:
+            put_variables({name: each.value for name, each in environment.files.items()})
+        loader.run_config_file(sources)
+    loader.take_arguments(sources)
+    loader.take_platform_variables(environment)
+    if loader.faults:
+        # At a reload the configuration before goes on, and its files are watched as before.
+        last_read.update({**read_before, **last_read})
+    return loader.finish()._replace(variables=sources.variables)
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -149,41 +169,17 @@ class _Loader:
 
     # ---- sources ---------------------------------------------------------------------------------------
 
-    def read_line(self, argv: Sequence[str], *where: str) -> list[Given]:
-        """Return the settings given by arguments; ``where`` as of `parse`."""
-        line = parse(argv, *where)
-        self.faults += line.faults
-        return line.given
-
-    def read_variable(self, environ: Mapping[str, str], variable: str) -> list[Given]:
-        """Return the settings given by the arguments in an environment variable."""
-        text = environ.get(variable, "").strip()
-        if not text:
-            return []
-        import shlex  # most environments have no such variable
-
-        try:
-            argv = shlex.split(text)
-        except ValueError as error:
-            accepted = "flags as on a command line, with quotes that close"
-            written = f"{text!r} in the environment"
-            self._refuse("WS1005", variable, f"cannot be split: {error}.", accepted, written)
-            return []
-        return self.read_line(argv, f"in {variable}")
-
-    def take(self, name: str, raw: object, source: str) -> None:
-        """Parse a value of one of our settings and note it."""
+    def take(self, name: str, raw: object, source: str, accepted: str = "") -> None:
+        """Parse a value of one of our settings and note it; ``accepted`` as of `_refuse`."""
         setting = SETTINGS[name]
         try:
             value = setting.parse(raw)
         except Exception as error:  # also what the attributes of an odd object raise
             # Looking for the line parses the file: only for a message.
             is_from_file = self.file is not None and source == self.file.location
-            written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
+            written = f"{shown_value(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
-                reason = "" if _says_nothing(error) else f": {error}"
-                problem = f"is not accepted{reason}.{_nearest_choice(setting, raw)}"
-                self._refuse("WS1010", name, problem, written=written)
+                self._refuse("WS1010", name, refusal(setting, raw, error), accepted, written)
                 return
             # gunicorn takes any number; a file written for it must start here, too.
             value = setting.parse(error.largest)
@@ -210,36 +206,70 @@ class _Loader:
         self.faulty.add(name)
 
     def _written(self, name: str) -> str:
-        return f"{self.values[name]!r} ({self.sources[name]})"
+        return f"{mask(self.values[name])!r} ({self.sources[name]})"
 
-    def take_variable(self, name: str, raw: str | None, variable: str) -> None:
-        """Take an environment variable, unless it is empty: some platforms declare all of theirs, also unset ones."""
-        if not raw:
-            return
-        before, source = self.values.get(name), self.sources.get(name)
-        self.take(name, raw, f"{variable} in the environment")
-        after = self.values.get(name)
-        # A person who edits the file must not wonder why nothing changes.
-        if before is not None and before != after:
-            shown = after[0] if isinstance(after, tuple) else after
-            self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
+    def take_own_variables(self, environment: Environment) -> None:
+        """Take the values of WSGISERV_<NAME>, and tell of such variables that are no setting's."""
+        for variable, setting, text in own_variables(environment):
+            source = f"{variable} {environment.place(variable)}"
+            try:
+                raw = raw_value(setting, text)
+            except ValueError as error:
+                written = f"{shown_value(text)} ({source})"
+                self._refuse(
+                    "WS1068", setting.name, f"cannot be read: {error}.", accepted_in_variable(setting), written
+                )
+            else:
+                self.take(setting.name, raw, source, accepted_in_variable(setting))
+        for variable, name in gunicorns_variables(environment):
+            if not GUNICORN_ONLY[name].is_default(environment.text(variable)):
+                self._ignore(variable, environment.place(variable), name)
+        for variable, advice in unknown_variables(environment):
+            self.note(
+                f"WS1063 {variable} {environment.place(variable)} is no setting and is ignored. {advice}".rstrip()
+            )
 
-    def take_arguments(self, arguments: Sequence[Given]) -> None:
+    def take_platform_variables(self, environment: Environment) -> None:
+        """Take PORT and the like, which are defaults: for settings that nothing else gives."""
+        for name, setting in SETTINGS.items():
+            variable = setting.environment
+            text = environment.text(variable) if variable else ""
+            if not text:
+                continue
+            raw, source = platform_variable(name, text), f"{variable} {environment.place(variable)}"
+            if name not in self.values and name not in self.faulty:
+                self.take(name, raw, source)
+                continue
+            # A platform sets them for whatever runs there: an unusable one must not stop who does not need it.
+            try:
+                value = setting.parse(raw)
+            except Exception as error:
+                used = f" Used: {self._written(name)}" if name in self.values else ""
+                self.note(
+                    f"WS1060 {source} is ignored: {name} = {shown_value(raw)} {refusal(setting, raw, error)}{used}"
+                )
+            else:
+                if name not in self.values:
+                    self._set(name, value, source)
+
+    def take_arguments(self, sources: Sources) -> None:
         """Take the values of flags."""
-        for name, raw, flag, where in arguments:
+        for name, raw, flag, where in sources.arguments:
             if name in SETTINGS:
                 self.take(name, raw, f"{flag} {where}" if flag else where)
             elif not GUNICORN_ONLY[name].is_default(raw):
                 self._ignore(flag, where, name)
+        if any(given.where.startswith(f"in {GUNICORN_ARGUMENTS}") for given in sources.arguments):
+            self.note(f"WS1032 using {GUNICORN_ARGUMENTS} from the environment; {OWN_ARGUMENTS} would go before it")
 
     def _ignore(self, written: str, place: str, name: str) -> None:
         self.note(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
 
     # ---- the configuration file ------------------------------------------------------------------------
 
-    def run_config_file(self, arguments: Sequence[Given]) -> None:
-        """Run the configuration file named last by the arguments, or the default one if it is there."""
-        named = _last(arguments, "config")
+    def run_config_file(self, sources: Sources) -> None:
+        """Run the configuration file named last by arguments or a variable, or the default one if it is there."""
+        named = last_given(sources.arguments, "config") or self.values.get("config")
         location = str(named) if named else find_config_file(self.directory)
         if location is None:
             return
@@ -248,8 +278,10 @@ class _Loader:
             self.note(f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it")
         # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
         if self.before_gevent is not None:
-            wanted = _last(arguments, "worker_class")
-            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+            variable = last_own(sources.environment, "worker_class")
+            otherwise = variable.text if variable is not None else None
+            wanted = last_given(sources.arguments, "worker_class")
+            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES, otherwise)
             if _is_patching(wanted):
                 self.before_gevent()
         try:
@@ -277,6 +309,12 @@ class _Loader:
         elif known in SETTINGS:
             if SETTINGS[known].in_file and raw is not None:
                 self.take(known, raw, file.location)
+            elif known == "env_file" and issubclass(type(raw), str):
+                # No fault: the file may have a variable of its own under this name, for a library such as dotenv.
+                self.note(
+                    f"WS1069 {name} ({self._place(name)}) is not used: environment files are read before the "
+                    "configuration file. Name it by --env-file, or by WSGISERV_ENV_FILE in the environment"
+                )
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
@@ -320,7 +358,7 @@ class _Loader:
         self._size_workers()
         # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
-            self._set("default_proc_name", values["wsgi_app"], "wsgi_app")
+            self._set("default_proc_name", mask_text(values["wsgi_app"]), "wsgi_app")
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
@@ -427,37 +465,12 @@ class _Loader:
         return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {limit}"
 
 
-def _last(arguments: Sequence[Given], name: str) -> object:
-    return next((given.raw for given in reversed(arguments) if given.name == name and given.raw), None)
-
-
 def _is_patching(raw: object) -> bool:
     try:
         with LibraryFirst():  # imports the module of a class of ours, and gevent for its own alone
             return patches_library(SETTINGS["worker_class"].parse(raw))
     except (ValueError, TypeError):
         return False  # `take` will refuse it
-
-
-def _nearest_choice(setting: Setting, raw: Any) -> str:
-    if not issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
-        return ""
-    near = nearest(raw.strip().lower(), setting.kind.choices, limit=1)
-    return f" {did_you_mean(map(repr, near))}" if near else ""
-
-
-def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to the accepted values."""
-    # int() and float() repeat the value, which the fault has already.
-    return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
-
-
-def _shown(raw: object) -> str:
-    # A configuration file may give a large object by mistake; repr() of a dictionary of a million rows is no message.
-    try:
-        return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
-    except Exception:  # of an odd object
-        return f"<{type(raw).__qualname__}>"
 
 
 def _may_be_mistyped(name: str, raw: object) -> bool:

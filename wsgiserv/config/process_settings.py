@@ -55,6 +55,18 @@ class ProcessSettings:
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
+    # Not in a file: what it gives is in the environment before the file's code runs.
+    env_file: tuple[str, ...] = Section.PROCESS(
+        (),
+        Kind(parsers.files, "the path of a file with lines NAME=value", "FILE", "many"),
+        "Read settings and the application's environment from this file; may be repeated.",
+        in_file=False,
+        doc="""Its variables are put into the environment before the configuration file runs, so they reach
+            that, the hooks and the application; those named `WSGISERV_...`, `PORT` and so on give settings, too. A
+            variable that the environment has already stays as it is; of several files the last one wins; `raw_env`
+            goes before them. It is read again at a reload. See
+            [Environment files](deployment.md#environment-files).""",
+    )
     # Off: a service manager follows the process that it has started.
     daemon: bool = Section.PROCESS(
         False,

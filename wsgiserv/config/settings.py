@@ -71,8 +71,8 @@ class Settings(ProcessSettings):
         "Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
         "-b --bind",
         environment="PORT",
-        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. When the
-            environment has `PORT`, it stands for `0.0.0.0:$PORT`.""",
+        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. `PORT` in
+            the environment stands for `0.0.0.0:$PORT`, where nothing else gives an address.""",
     )
     # gunicorn's number. A large one absorbs the moment of a reload or a crash; a client that waits is better off than
     # a refused one.
@@ -390,7 +390,7 @@ class Settings(ProcessSettings):
         "The proxies whose forwarded headers are trusted; '*' is any.",
         environment="FORWARDED_ALLOW_IPS",
         doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
-            application. The environment's value is the default: a configuration file or a flag replaces it.""",
+            application.""",
     )
     # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
     forwarded_headers: tuple[str, ...] = Section.PROXIES(

@@ -18,6 +18,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.hooks import call_hook
@@ -46,6 +47,7 @@ from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
+    from wsgiserv.config.process_environment import ProcessEnvironment
 
 # The longest sleep: the master reads heartbeats, and reaps children, at least this often.
 _TURN_S: Final = 1.0
@@ -65,6 +67,7 @@ class Master:
         invocation: how this process was started, for the next master (SIGUSR2); None makes an upgrade impossible.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None: each worker loads it.
+        environment: this process's environment, with the variables of environment files; None without these.
     """
 
     def __init__(
@@ -78,12 +81,13 @@ class Master:
         invocation: Invocation | None = None,
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
+        environment: ProcessEnvironment | None = None,
     ) -> None:
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
-        self._resources = ServerResources(settings, log, old_master, preload_application)
+        self._resources = ServerResources(settings, log, old_master, preload_application, environment)
         # Also before the application's code runs: its programs must not inherit the variables.
         self._manager = ServiceManager.from_environ(os.environ)
         self._upgrade = Upgrade(invocation, log)
@@ -483,7 +487,7 @@ class Master:
             pid=self._resources.server.pid,
             started_at=self._resources.began_at,
             state=self._state,
-            application=current.settings.wsgi_app or "",
+            application=mask_text(current.settings.wsgi_app or ""),
             bind=[str(listener) for listener in current.listeners],
             generation=current.number,
             wanted=self._reload.newest.workers,

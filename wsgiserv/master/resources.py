@@ -12,13 +12,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
+from wsgiserv.config.masking import mask_text
+from wsgiserv.config.process_environment import ProcessEnvironment
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
-from wsgiserv.master.generation import Generation, RawEnvironment
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.signals import StartInterrupt
@@ -51,11 +53,12 @@ class ServerResources:
         log: the error log.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None where each worker loads it.
+        environment: the environment of this process; None where no environment file was read.
 
     Attributes:
         settings, log, old_master: the arguments.
         server: the ``server`` argument of the hooks.
-        environment: the variables of `raw_env`.
+        environment: the variables of `raw_env` and of environment files.
         pid_file: the pid file, or None.
         listeners: all open listening sockets, of every generation.
         handoff: the workers' channel, one for the life of the server.
@@ -65,7 +68,12 @@ class ServerResources:
     """
 
     def __init__(
-        self, settings: Settings, log: logging.Logger, old_master: OldMaster | None, preload_application: Preload | None
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        old_master: OldMaster | None,
+        preload_application: Preload | None,
+        environment: ProcessEnvironment | None = None,
     ) -> None:
         self.settings = settings
         self.log = log
@@ -73,7 +81,7 @@ class ServerResources:
         self.has_taken_over = old_master is None
         self.began_at = monotonic()
         self.server: HookServer
-        self.environment = RawEnvironment(os.environ)
+        self.environment = environment or ProcessEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
         self.handoff: Handoff | None = None
@@ -155,7 +163,7 @@ class ServerResources:
             ".".join(map(str, sys.version_info[:3])),
             self.server.pid,
             counted(settings.workers, f"{name} worker"),
-            settings.wsgi_app,
+            mask_text(settings.wsgi_app or ""),
         )
         origin = " (sockets of the service manager; bind is not used)" if self.activated else ""
         protocol = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
