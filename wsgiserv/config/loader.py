@@ -363,7 +363,7 @@ class _Loader:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
         return Loaded(
-            Settings(**values),
+            Settings(**values, given=frozenset(sources)),
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,

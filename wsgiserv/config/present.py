@@ -128,7 +128,10 @@ def config_text(settings: Settings, sources: Mapping[str, str], variables: Seque
                 # As chmod(1) and a Python file have them: 493 tells nobody that it is 0o755.
                 is_mode = setting.parse in (parsers.mode, parsers.mode_or_none) and value is not None
                 shown = oct(value) if is_mode else show(value)
-                lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {sources[name]}")
+                source = sources[name]
+                if setting.when_unset and name not in settings.given:
+                    source += f", not set: {setting.when_unset}"
+                lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {source}")
         lines.append("")
     if variables:
         lines += [*_variable_lines(variables), ""]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wsgiserv.config import address
@@ -38,6 +38,10 @@ class Settings(ProcessSettings):
     """The whole configuration, checked, frozen; made by `wsgiserv.config.loader.load`.
 
     Durations are floats in seconds, sizes are integers in bytes.
+
+    Attributes:
+        given: the settings that a flag, a file or the environment sets, be it to their default, and those that the
+            loader derives from these.
     """
 
     # Application
@@ -389,8 +393,11 @@ class Settings(ProcessSettings):
         NETWORKS,
         "The proxies whose forwarded headers are trusted; '*' is any.",
         environment="FORWARDED_ALLOW_IPS",
-        doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
-            application.""",
+        doc="""Clients on a Unix socket are trusted, too. As long as nothing sets this, forwarded headers of any other
+            client are passed to the application unread, as with gunicorn, and one warning says so. Once it is set, even
+            to the default or to `""`, they are removed: set it wherever the application reads such headers itself. See
+            [Behind a proxy](proxies.md).""",
+        when_unset="forwarded headers of others are passed on",
     )
     # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
     forwarded_headers: tuple[str, ...] = Section.PROXIES(
@@ -470,6 +477,9 @@ class Settings(ProcessSettings):
         "The path that the application is mounted under (SCRIPT_NAME).",
         show_default="none",
     )
+
+    # Not a setting. The same values are the same configuration, whoever has written them.
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 SETTINGS: dict[str, Setting] = declared(Settings)

@@ -63,6 +63,7 @@ class Workers:
         self.waiters = Waiters(self.fleet)
         self.is_stopping = False
         self._is_draining = False
+        self._is_warned_of_headers = False
         # The process ids of the workers that have crashed or were killed, and have no replacement yet. Bounded: where
         # nothing can be forked for long, they are never taken out.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
@@ -292,6 +293,8 @@ class Workers:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
             case "recycle":
                 self._log_recycling(worker)
+            case "passed_headers":
+                self._warn_of_passed_headers(report.reason)
             case "trace":
                 self.waiters.on_trace(worker, report.reason)
             # Before anything has been ready the end of the start says it, once.
@@ -299,6 +302,12 @@ class Workers:
                 traceback = "" if is_repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
                 subject = f"worker {worker.pid}" if worker.pid else "the zygote"
                 self._log.error("WS1205 %s cannot boot: %s%s", subject, report.reason, traceback)
+
+    def _warn_of_passed_headers(self, advice: str) -> None:
+        # Each worker reports it once, and workers come and go.
+        if not self._is_warned_of_headers:
+            self._is_warned_of_headers = True
+            self._log.warning("WS1077 forwarded_allow_ips is not set: %s (this is said once)", advice)
 
     def _log_ready(self, worker: WorkerHandle, now: float) -> None:
         age_s = now - worker.spawned_at

@@ -186,8 +186,8 @@ class Connection(ConnectionLife):
             ):
                 length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
-                if block.claims and not (self.trusted or context.warned_untrusted_headers):
-                    context.report_untrusted_headers(self.name, block.claims)
+                if block.claims and not self.trusted:
+                    context.untrusted_headers.handle(environ, block.claims, self.name, self.sock)
         except ProtocolError as error:
             environ, broken = None, error
         if environ is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.logs.escape import escape
 from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
+from wsgiserv.net.untrusted_headers import UntrustedHeaders
 from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.input import BodyBuffer
@@ -174,9 +174,10 @@ class ServingContext:
             line.
         counter: counts the answered requests; the scoreboard has the last value.
         request_ids: the next request's id is the next value.
-        warned_untrusted_headers: whether the log says already that a peer's forwarded headers are removed.
+        report_passed: has forwarded headers of untrusted peers passed on, as of `UntrustedHeaders`; None: removed.
         log: the error log.
         parser: parses heads, with a cache.
+        untrusted_headers: removes the forwarded headers of untrusted peers, or passes them on.
         keepalive: how long an idle connection stays, in seconds.
         cork: holds the small answers of one turn.
         new_body, new_queue: make the buffer of a request's body, and a connection's queue of response data.
@@ -193,10 +194,11 @@ class ServingContext:
     running: dict[Any, InFlight] = field(default_factory=dict)
     counter: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     request_ids: Iterator[str] = field(default_factory=_request_ids)
-    warned_untrusted_headers: bool = False
+    report_passed: Callable[[str], object] | None = None
     cork: Cork = field(default_factory=Cork)
     log: logging.Logger = field(init=False)
     parser: HeadParser = field(init=False)
+    untrusted_headers: UntrustedHeaders = field(init=False)
     keepalive: float = field(init=False)
     new_body: Callable[[], BodyBuffer] = field(init=False)
     new_queue: Callable[[], SendQueue] = field(init=False)
@@ -206,6 +208,7 @@ class ServingContext:
         settings = self.settings
         self.log = self.gateway.log
         self.parser = HeadParser(settings.limits)
+        self.untrusted_headers = UntrustedHeaders(self.log, self.report_passed)
         self.keepalive = settings.keepalive
         self.gateway.allow_keep_alive(self.keepalive > 0)
         # Many small bodies, or queues, fill the memory as well as a large one does: each kind has one budget per
@@ -244,22 +247,6 @@ class ServingContext:
             return -1
         self._refusals[reason] = (now, 0)
         return count
-
-    def report_untrusted_headers(self, peer: str, claims: Iterable[str]) -> None:
-        """Log, once per worker, that forwarded headers of a peer did not reach the application.
-
-        Args:
-            peer: its name.
-            claims: the headers' keys of the environ.
-        """
-        # For an operator who has moved the proxy to another host.
-        self.warned_untrusted_headers = True
-        self.log.info(
-            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
-            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
-            peer,
-            ", ".join(escape(key[5:].replace("_", "-").title()) for key in claims),
-        )
 
     def cut_because(self, why: tuple[int, str]) -> None:
         """Log the requests that the worker cuts from now on with this level and reason."""

@@ -84,6 +84,8 @@ def serving_context(
         gateway=ResponseContext(boot.log, date_line(time()), settings.sendfile),
         slot=boot.slot,
         cork=Cork(settings.cork == "auto"),
+        # As with gunicorn: nobody has told yet which of these headers are a proxy's.
+        report_passed=None if "forwarded_allow_ips" in settings.given else boot.report_passed_headers,
     )
 
 

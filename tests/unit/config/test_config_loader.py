@@ -109,6 +109,39 @@ def test_forwarded_allow_ips_of_the_environment_is_only_a_default(tmp_path: Path
     assert loaded.settings.forwarded_allow_ips == ("10.0.0.1",)
 
 
+DEFAULT = "127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("argv", "file", "environ", "is_given"),
+    [
+        ((), None, {}, False),
+        ((), "workers = 2", {"FORWARDED_ALLOW_IPS": ""}, False),
+        ((), "forwarded_allow_ips = None", {}, False),
+        (("--forwarded-allow-ips", DEFAULT), None, {}, True),
+        (("--forwarded-allow-ips", ""), None, {}, True),
+        ((), f"forwarded_allow_ips = {DEFAULT!r}", {}, True),
+        ((), "forwarded_allow_ips = ''", {}, True),
+        ((), "forwarded_allow_ips = ()", {}, True),
+        ((), None, {"FORWARDED_ALLOW_IPS": DEFAULT}, True),
+        ((), None, {"WSGISERV_CMD_ARGS": f"--forwarded-allow-ips {DEFAULT}"}, True),
+        ((), None, {"GUNICORN_CMD_ARGS": f"--forwarded-allow-ips {DEFAULT}"}, True),
+    ],
+)
+def test_settings_know_what_was_given(
+    tmp_path: Path, argv: tuple[str, ...], file: str | None, environ: dict[str, str], is_given: bool
+) -> None:
+    settings = run(tmp_path, *argv, file=file, **environ).settings
+    assert ("forwarded_allow_ips" in settings.given) is is_given
+    assert "backlog" not in settings.given
+
+
+def test_the_same_values_are_the_same_settings_whoever_gives_them(tmp_path: Path) -> None:
+    given = run(tmp_path, "--forwarded-allow-ips", DEFAULT).settings
+    assert given == run(tmp_path).settings
+    assert given.given != run(tmp_path).settings.given
+
+
 def test_gunicorns_arguments_are_used_with_a_notice(tmp_path: Path) -> None:
     loaded = run(tmp_path, GUNICORN_CMD_ARGS="--bind=127.0.0.1:9 --name 'a b'")
     assert loaded.settings.bind == ("127.0.0.1:9",)
