@@ -18,6 +18,7 @@ import pytest
 from bench.__main__ import PRESETS, SOAK, programs
 from bench.chart import bars
 from bench.compare import Entry, entries
+from bench.hotpath import BY_HEADERS, DERIVED, ONCE, Key
 from bench.latency import DONE, MEASURABLE
 from bench.latency import row as latency_row
 from bench.load import Load, percentile, read_wrk
@@ -343,3 +344,16 @@ def test_row_of_latencies_has_medians_and_their_ratio() -> None:
     assert latency_row("sync", [before]) == ["sync", "100", "2,000", "9,000", "–"]
     both = ["sync", "100", "100", "**1.00**", "2,000", "1,000", "**0.50**", "9,000", "9,000", "**1.00**", "20"]
     assert latency_row("sync", [before, after]) == both
+
+
+# Without the stage "socket": nothing of the server is in it, and its sockets stay open.
+STAGES = [
+    Key(stage, headers) for stage in BY_HEADERS if stage != DERIVED for headers in ("cached", "unique", "strange")
+]
+
+
+@pytest.mark.parametrize("key", [*STAGES, *(Key(stage, "-") for stage in ONCE if stage != "socket")], ids=" ".join)
+def test_each_stage_of_the_hot_path_runs(key: Key) -> None:
+    run = key.prepare(4)
+    run(0, 2)
+    run(2, 4)
