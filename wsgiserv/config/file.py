@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.process import leave_if_child
+from wsgiserv.stand_ins import imports_gunicorn, reset_server_name, supplied_imports, supply
 from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
 from wsgiserv.user_code import is_a
 
@@ -119,8 +120,13 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
     """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
+    reset_server_name()
     try:
-        exec(code(), vars(module))
+        compiled = code()
+        if imports_gunicorn(compiled):
+            supply(module)
+        with supplied_imports(os.path.dirname(module.__file__ or "")):
+            exec(compiled, vars(module))
     except BaseException as error:
         leave_if_child(error)  # a child that the file has forked
         if not is_a(error, (Exception, SystemExit)):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from wsgiserv.config.argv import Given, parse
@@ -23,6 +23,7 @@ from wsgiserv.config.worker_class import known, patches_library, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
+from wsgiserv.stand_ins import server_name
 from wsgiserv.wording import did_you_mean, nearest
 
 _OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
@@ -76,6 +77,8 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
+    program: Mapping[str, object] = MappingProxyType({}),
+    reads_file: bool = True,
 ) -> Loaded:
     """Return the configuration and its faults.
 
@@ -88,6 +91,9 @@ def collect(
             imports are to be patched.
         known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
             may have been removed since.
+        program: values of the program that runs the server in its own process; the configuration file goes before
+            them.
+        reads_file: whether there may be a configuration file.
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
     # All three are read before the file is run: one of them may name it.
@@ -99,7 +105,9 @@ def collect(
     loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
     loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
     arguments = [*gunicorn_arguments, *own_arguments, *flags]
-    loader.run_config_file(arguments)
+    loader.take_all(program, "the program")
+    if reads_file:
+        loader.run_config_file(arguments)
     # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
     loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
     port = environ.get("PORT")
@@ -108,6 +116,27 @@ def collect(
         loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
     loader.take_arguments(arguments)
     return loader.finish()
+
+
+def with_values(loaded: Loaded, values: Mapping[str, object], source: str, directory: str) -> Loaded:
+    """Return the configuration with other values, which go before its own.
+
+    Args:
+        loaded: the configuration.
+        values: raw values of settings, ours and gunicorn's, by their names.
+        source: where they come from, for messages.
+        directory: where a relative ``chdir`` starts.
+    """
+    # Names that follow from others are made anew.
+    derived = {"proc_name": "default_proc_name", "default_proc_name": "wsgi_app"}
+    kept = {name: each for name, each in loaded.sources.items() if each not in ("default", derived.get(name))}
+    loader = _Loader(directory, None, loaded.settings.chdir.__eq__)
+    loader.values = {name: getattr(loaded.settings, name) for name in kept}
+    loader.sources, loader.notices = kept, list(loaded.notices)
+    loader.faults, loader.faulty = list(loaded.faults), set(loaded.faulty)
+    loader.file_config = loaded.settings.config
+    loader.take_all(values, source)
+    return loader.finish()._replace(config_path=loaded.config_path)
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -224,6 +253,15 @@ class _Loader:
             shown = after[0] if isinstance(after, tuple) else after
             self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
 
+    def take_all(self, values: Mapping[str, object], source: str) -> None:
+        """Take values, those of gunicorn's settings too; None leaves a setting as it is."""
+        for name, raw in values.items():
+            known = _BY_ALIAS.get(name, name)
+            if known in SETTINGS and raw is not None:
+                self.take(known, raw, source)
+            elif known in GUNICORN_ONLY and not GUNICORN_ONLY[known].is_default(raw):
+                self._ignore(name, source, name)
+
     def take_arguments(self, arguments: Sequence[Given]) -> None:
         """Take the values of flags."""
         for name, raw, flag, where in arguments:
@@ -264,6 +302,9 @@ class _Loader:
         # A copy: a worker class given as a function is called here, and may set globals of the file.
         for name, raw in list(self.file.names.items()):
             self._take_from_file(self.file, name, raw)
+        name_of_server = server_name()
+        if name_of_server is not None and "server_header" not in self.file.names:
+            self.take("server_header", name_of_server, self.file.location)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
         known = _BY_ALIAS.get(name, name)
@@ -280,7 +321,7 @@ class _Loader:
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
-            is_own = callable(raw) and not ignored.function and name != "logger_class"
+            is_own = callable(raw) and not ignored.function
             if not is_own and not ignored.is_default(raw):
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):

@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
+from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, Named, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.handlers import (
@@ -132,6 +132,22 @@ class _Logger(logging.Logger):
                     _report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
+class _UsersClassLogger(_Logger):
+    """The error log of a configuration with a `logger_class`: each record goes through a method of that logger."""
+
+    def _log(
+        self, level: int, msg: object, args: Any, exc_info: Any = None, extra: Any = None, *_: Any, **__: Any
+    ) -> None:
+        name = "exception" if exc_info is True and level == logging.ERROR else logging.getLevelName(level).lower()
+        method = getattr(_opened.users, name, None)
+        if method is None:  # a level without a method
+            super()._log(level, msg, args, exc_info, extra)
+            return
+        more = {"exc_info": exc_info, "extra": extra}
+        given = {key: value for key, value in more.items() if value is not None and name != "exception"}
+        method(msg, *args, **given)
+
+
 class _HandlerStream(LogText):
     """A handler's destination as the text stream that applications expect in ``handler.stream``."""
 
@@ -191,6 +207,12 @@ def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
     _opened.handler.write(plain_lines(level, message, exc_info))
 
 
+def _write_without_class(level: int, msg: object, args: Any, exc_info: Any, error: BaseException) -> None:
+    """Write a record whose logging by a method of `logger_class` has raised ``error``."""
+    _write_plainly(level, msg, args, error.__context__ if exc_info is True else exc_info)
+    _report_fault(f"the method {logging.getLevelName(level).lower()} of the logger class", error)
+
+
 def _report_fault(culprit: str, error: BaseException) -> None:
     """Log once that ``culprit`` has raised ``error``. Never raises."""
     try:
@@ -225,6 +247,7 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
+    users: Any = None  # the logger of `logger_class`
 
 
 _opened = _Opened()
@@ -257,10 +280,14 @@ def open_error_log(settings: Settings) -> logging.Logger:
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    users = None
     _install(handler, ours, borrowed, settings.loglevel)
     try:
         with handlers_open_safely(output.owner):
-            named = apply_logconfig(settings)
+            if settings.logger_class is None:
+                named = apply_logconfig(settings)
+            else:
+                users, named = _make_users_logger(settings, handler, before), Named(None, None)
     except ConfigError:
         for logger, handlers, old_level, propagate in before:
             logger.handlers[:] = handlers
@@ -268,7 +295,11 @@ def open_error_log(settings: Settings) -> logging.Logger:
             logger.propagate = propagate
         output.close()
         raise
-    _opened.handlers = [handler]
+    _opened.handlers = [handler, *_added_by_class(users, before)]
+    _opened.users = users
+    ours.__class__ = _Logger if users is None else _UsersClassLogger
+    if users is not None:
+        _follow(ours, users)
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
@@ -282,9 +313,54 @@ def open_error_log(settings: Settings) -> logging.Logger:
                 old.close()  # a file handler that is still used elsewhere opens its file again
     _opened.access = named.access
     _replace_opened(handler, captures=settings.capture_output and output.path is not None)
-    if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
+    if users is not None or settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
         unblock_streams()
     return ours
+
+
+_Before = list[tuple[logging.Logger, list[logging.Handler], int, bool]]
+
+
+def _make_users_logger(settings: Settings, handler: logging.Handler, before: _Before) -> Any:
+    """Return the logger of `logger_class`, which has set the handlers of the logs. Raises ConfigError."""
+    from wsgiserv.logs.logger_class import find_logger_class, make_logger
+
+    old = _opened.users
+    kind = find_logger_class(settings)
+    if type(old) is kind:
+        # Its handlers stay, those too that its __init__ has added: `setup` replaces its own.
+        for logger, handlers, _, _ in before:
+            logger.handlers[:] = dict.fromkeys(logger.handlers + handlers)
+    for logger, _, _, _ in before:
+        logger.handlers[:] = [each for each in logger.handlers if each not in (handler, _opened.handler)]
+    return make_logger(kind, settings, old if type(old) is kind else None, _write_without_class)
+
+
+def _added_by_class(users: Any, before: _Before) -> list[logging.Handler]:
+    """Return the handlers that a logger of a user's class has set."""
+    if users is None:
+        return []
+    known = {id(handler) for _, handlers, _, _ in before for handler in handlers if handler not in _opened.handlers}
+    return [handler for logger, _, _, _ in before for handler in logger.handlers if id(handler) not in known]
+
+
+def _follow(ours: logging.Logger, users: Any) -> None:
+    """Give the error log the handlers, filters and level that the logger of a user's class has given to its own."""
+    theirs = getattr(users, "error_log", None)
+    if isinstance(theirs, logging.Logger):
+        ours.handlers, ours.filters = theirs.handlers, theirs.filters
+        ours.propagate = theirs.propagate
+        ours.setLevel(theirs.level)
+
+
+def log_for_users(log: logging.Logger) -> Any:
+    """Return the ``log`` object of hooks and workers: the logger of `logger_class`, or the error log itself."""
+    return log if _opened.users is None else _opened.users
+
+
+def users_logger() -> Any:
+    """Return the logger of `logger_class`, or None."""
+    return _opened.users
 
 
 def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str) -> None:
@@ -388,6 +464,17 @@ def warn_reliably(log: logging.Logger, text: str) -> bool:
 
 
 def reopen_error_log() -> None:
+    """Do `reopen_files`, and call the method of that name of a user's logger class. Never raises."""
+    reopen_files()
+    method = getattr(type(_opened.users), "reopen_files", None)
+    if method is not None and not method.__module__.endswith("gunicorn.glogging"):
+        try:
+            _opened.users.reopen_files()
+        except (Exception, SystemExit) as error:
+            _report_fault("reopen_files of the logger class", error)
+
+
+def reopen_files() -> None:
     """Open the error log's file again under its name, and the files of all file handlers (USR1). Never raises.
 
     Called in the master and in each worker. After a failure the old file stays in use, and a warning is logged.

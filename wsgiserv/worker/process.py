@@ -20,6 +20,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import wait_for
+from wsgiserv.logs.error import log_for_users
 from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
 from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
@@ -50,7 +51,7 @@ class WorkerProcess(ABC):
         self.age = boot.age
         self.pid = getpid()
         self.ppid = boot.master_pid
-        self.log: logging.Logger = boot.log
+        self.log: logging.Logger = log_for_users(boot.log)
         self.sockets = [listener.sock for listener in boot.listeners]
         self.timeout = boot.settings.timeout
         self.booted = False
