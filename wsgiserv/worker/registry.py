@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # The end of each message: the reader has named something else, and may not know the rest.
 _ACCEPTED: Final = (
-    "Accepted: sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker: the class itself in the "
-    "configuration file, or its path package.module:Class."
+    "Accepted: sync, threads, gevent, or a subclass of wsgiserv.worker.base.Worker, or of gunicorn's sync, gthread or "
+    "gevent worker: the class itself in the configuration file, or its path package.module:Class."
 )
 
 
@@ -62,9 +62,7 @@ def _fault_of(found: object) -> str:
 
     if not is_a(found, type):  # not isinstance(): __class__ of a proxy may raise
         return f"it is not a class, but {kind_of(found)}."
-    if not issubclass(found, Worker):
-        bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
-        return f"it is not a worker class of wsgiserv (its bases: {bases})."
-    # Else the TypeError would come from each new worker, without a word about the setting.
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
+    if issubclass(found, Worker) or "_why_not" in dir(found):  # a base for gunicorn's classes alone is none of ours
+        return str(found._why_not())  # type: ignore[attr-defined]
+    bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in found.__bases__)
+    return f"it is not a worker class of wsgiserv (its bases: {bases})."

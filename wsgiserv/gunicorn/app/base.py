@@ -103,10 +103,8 @@ class BaseApplication:
         if loaded is None:
             environ = {key: text for key, text in self._environ.items() if key not in _ARGUMENT_VARIABLES}
             loaded = collect([], environ, self._directory, known_chdir=known_chdir, reads_file=False)
-        name = self._application_name()
-        provide(name, self.wsgi)
         source = f"load_config of {type(self).__qualname__}"
-        return with_values(loaded, {**given, "wsgi_app": name}, source, self._directory)
+        return with_values(loaded, {**given, "wsgi_app": self._provide()}, source, self._directory)
 
     def _read_again(self, known_chdir: Callable[[str], bool] | None) -> None:
         before = self.cfg
@@ -121,9 +119,12 @@ class BaseApplication:
                 "standard error."
             ) from error
 
-    def _application_name(self) -> str:
+    def _provide(self) -> str:
+        """Make the application known to the server, and return its name there."""
         kind = type(self)
-        return f"{kind.__module__}:{kind.__qualname__}.load()"
+        name = f"{kind.__module__}:{kind.__qualname__}.load()"
+        provide(name, self.wsgi)
+        return name
 
 
 class Application(BaseApplication):

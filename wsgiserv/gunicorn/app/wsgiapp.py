@@ -42,12 +42,12 @@ class WSGIApplication(Application):
         """Import and return the application."""
         return self.load_wsgiapp()
 
-    def _application_name(self) -> str:
+    def _provide(self) -> str:
         # As the command would: messages and process titles say the name that the user has given.
         is_plain = type(self).load is WSGIApplication.load and type(self).load_wsgiapp is WSGIApplication.load_wsgiapp
         if is_plain and type(self).wsgi is WSGIApplication.wsgi and self.app_uri is not None:
             return self.app_uri
-        return super()._application_name()
+        return super()._provide()
 
 
 def run(prog: str | None = None) -> NoReturn:
