@@ -17,7 +17,7 @@ from socket import SOCK_DGRAM, SOCK_STREAM
 from typing import Any, ClassVar
 
 from wsgiserv.logs.error import reopen_files
-from wsgiserv.logs.escape import escape_quoted
+from wsgiserv.logs.escape import escape
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT
 
 CONFIG_DEFAULTS: dict[str, Any] = {
@@ -44,10 +44,10 @@ def loggers() -> list[logging.Logger]:
 
 
 class SafeAtoms(dict[str, Any]):
-    """The atoms of a line: texts are escaped, an unknown atom is ``-``, ``{Header}i`` is found in any case."""
+    r"""The atoms of a line: ``"`` becomes ``\"`` and a control character ``\x0a``, an unknown atom is ``-``, ``{Header}i`` is found in any case."""
 
     def __init__(self, atoms: Mapping[str, Any]) -> None:
-        super().__init__((key, escape_quoted(v) if isinstance(v, str) else v) for key, v in atoms.items())
+        super().__init__((key, escape(v.replace('"', '\\"')) if isinstance(v, str) else v) for key, v in atoms.items())
 
     def __getitem__(self, key: str) -> Any:
         return self.get(key.lower() if key.startswith("{") else key, "-")

@@ -107,9 +107,9 @@ def to_bytestring(value: str | bytes, encoding: str = "utf8") -> bytes:
     raise TypeError(f"{value!r} is not a string")
 
 
-def bytes_to_str(value: str | bytes) -> str:
+def bytes_to_str(b: str | bytes) -> str:
     """Return the bytes, octets of latin-1, as text; a text stays as it is."""
-    return value if isinstance(value, str) else value.decode("latin-1")
+    return b if isinstance(b, str) else b.decode("latin-1")
 
 
 def warn(msg: str) -> None:

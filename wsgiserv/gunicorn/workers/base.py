@@ -186,7 +186,7 @@ class Worker(_Base):
     def handle_usr1(self, sig: int | None, frame: FrameType | None) -> None:
         """Do nothing: the server opens its logs again (USR1)."""
 
-    def handle_winch(self, sig: int | None, frame: FrameType | None) -> None:
+    def handle_winch(self, sig: int | None, fname: FrameType | None) -> None:
         """Do nothing (WINCH)."""
 
     def _handle(self, sig: int | None) -> None:
