@@ -320,7 +320,7 @@ def test_an_upgrade_of_a_program(start_unclassed: Start, tmp_path: Path) -> None
     port = server.address[1]
     seen = len(server.log.lines)
     server.send_signal(signal.SIGUSR2)
-    successor = int(server.wait_for_log(r"wsgiserv \S+ .*, pid (\d+): 2 sync workers", after=seen)[1])
+    successor = int(server.wait_for_log(r"wsgiserv \S+ .*, pid (\d+): 2 threads workers", after=seen)[1])
     server.wait_for_log(r"ready: 2 workers", after=seen)
     assert server.wait() == 0
     assert ask(server).status == 200

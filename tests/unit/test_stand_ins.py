@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -141,6 +142,14 @@ def test_which_imported_modules_get_them(missing: None, path: Path, name: str, i
     if wanted and name != "in_function":
         assert module.util.__name__ == "wsgiserv.gunicorn.util"
     assert not any(isinstance(finder, stand_ins._Finder) for finder in sys.meta_path)
+
+
+def test_a_server_without_use_for_it_imports_none_of_it() -> None:
+    code = "import sys, wsgiserv.cli as cli; cli.import_server(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    names = done.stdout.split()
+    assert "wsgiserv.stand_ins" in names
+    assert not [name for name in names if name.startswith(("wsgiserv.gunicorn", "wsgiserv.logs.logger_class"))]
 
 
 def test_the_code_of_a_file_is_looked_at() -> None:

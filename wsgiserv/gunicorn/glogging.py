@@ -44,7 +44,10 @@ def loggers() -> list[logging.Logger]:
 
 
 class SafeAtoms(dict[str, Any]):
-    r"""The atoms of a line: ``"`` becomes ``\"`` and a control character ``\x0a``, an unknown atom is ``-``, ``{Header}i`` is found in any case."""
+    r"""The atoms of a line, escaped: ``"`` becomes ``\"``, a control character ``\x0a``.
+
+    An unknown atom is ``-``; ``{Header}i`` is found in any case.
+    """
 
     def __init__(self, atoms: Mapping[str, Any]) -> None:
         super().__init__((key, escape(v.replace('"', '\\"')) if isinstance(v, str) else v) for key, v in atoms.items())
