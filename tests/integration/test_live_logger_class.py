@@ -104,6 +104,10 @@ def test_a_class_of_ones_own(start: Start, tmp_path: Path, env: dict[str, str], 
     server.wait_for_log(r"^SHOP INFO <hook: of its own ShopLogger>$")
     for target in ("/page?secret=1", "/health", "/filtered", "/broken", "/broken", "/last"):
         assert ask(server, target) == 200
+    server.expect("WS1550")
+    with RawClient(server.address) as client:
+        client.send(b"BROKEN\r\n\r\n")
+        assert client.read_response().status == 400
     first, last = lines_of(tmp_path / "access.txt", 2)
     host = r"\(1, 1\) \S+ 200 OK 5"
     assert re.fullmatch(rf'127\.0\.0\.1 \[now\] "GET /page" 200 5 ann "yes" GET /page\?secret=1 {host} ann', first)

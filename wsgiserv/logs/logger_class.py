@@ -167,7 +167,7 @@ class LoggedResponse:
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 # A refused request, or one that was lost with its worker, may lack any.
-_LEAST: Final = {"REQUEST_METHOD": "-", "RAW_URI": "-", "SERVER_PROTOCOL": "-"}
+_LEAST: Final = {"RAW_URI": "-", "SERVER_PROTOCOL": "-"}
 
 
 def call_access(
@@ -181,6 +181,8 @@ def call_access(
     pid: int = 0,
 ) -> None:
     """Call ``logger.access`` for one request; the other arguments are the fields of an `Exchange`."""
+    if "REQUEST_METHOD" not in environ:
+        return  # no request line has been read: gunicorn does not call it either, and classes rely on that
     if not environ.keys() >= _LEAST.keys():
         environ = {**_LEAST, **environ}
     request = LoggedRequest(environ)
