@@ -6,8 +6,10 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import re
 import socket
 from datetime import timedelta
+from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,6 +25,7 @@ from wsgiserv.config.worker_class import parse_worker_class
 from wsgiserv.gunicorn.app.base import Application, BaseApplication
 from wsgiserv.gunicorn.arbiter import Arbiter
 from wsgiserv.gunicorn.config import KNOWN_SETTINGS, Config, make_settings
+from wsgiserv.gunicorn.workers import base
 
 MODULES = [name for _, name, _ in pkgutil.walk_packages(wsgiserv.gunicorn.__path__, "wsgiserv.gunicorn.")]
 # Names that old gunicorns had, and files still import; and what is ours.
@@ -260,6 +263,14 @@ def test_the_bases_themselves_are_our_classes(module: str, name: str, kind: str)
     mine = type("Mine", (found,), {})
     assert parse_worker_class(mine) is mine
     assert mine._why_not() == ""
+
+
+def test_the_page_lists_what_may_be_replaced() -> None:
+    text = Path(wsgiserv.gunicorn.__path__[0]).parents[1].joinpath("docs", "custom-workers.md").read_text()
+    section = text.partition("## Classes that were written for gunicorn")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*?) \|", section, re.MULTILINE)
+    names = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    assert names == {*base._CALLED, "__init__"}
 
 
 def test_a_class_on_the_real_one_says_what_to_do() -> None:
