@@ -151,6 +151,40 @@ def test_reload_and_rotation(start_unclassed: Start, tmp_path: Path, env: dict[s
     assert server.stop() == 0
 
 
+BREAKS = """
+import os
+from gunicorn.glogging import Logger
+
+class Breaks(Logger):
+    def setup(self, cfg):
+        super().setup(cfg)
+        if cfg.loglevel == "debug":
+            raise OSError("no log server")
+        self.info("set up for %s", cfg.loglevel)
+"""
+
+
+def test_a_setup_that_fails_at_a_reload(start_unclassed: Start, tmp_path: Path, env: dict[str, str]) -> None:
+    """The server goes on with the logger and the settings that it has."""
+    config = "logger_class = 'own.Breaks'\naccesslog = '-'\nloglevel = 'info'\n"
+    files = {"shop.py": APP, "own.py": BREAKS, "gun.py": config}
+    server = start_unclassed("shop:app", "-c", "gun.py", files=files, env=env, expect=("WS1310", "Traceback"))
+    server.wait_for_log("ready:")
+    (tmp_path / "gun.py").write_text(config.replace("'info'", "'debug'"))
+    server.send_signal(signal.SIGHUP)
+    words = "logger_class = 'own.Breaks' cannot be used: OSError: no log server"
+    server.wait_for_log(f"WS1310 reload failed.*WS1082 {words}")
+    assert ask(server, "/x") == 200
+    server.out.wait_for('"GET /x HTTP/1.1" 200 5')
+    (tmp_path / "gun.py").write_text(config.replace("'info'", "'warning'"))
+    server.send_signal(signal.SIGHUP)
+    wait_until(lambda: server.log.text.count("reload failed") == 1 and len(server.workers()) == 1, "one worker")
+    wait_until(lambda: ask(server, "/y") == 200, "an answer")
+    assert server.stop() == 0
+    assert server.out.text.count("GET /x") == 1
+    assert server.log.text.count("reload failed") == 1, "one line each, from one handler"
+
+
 JSON_LOGGER = """
 import json, logging, sys
 from gunicorn.glogging import Logger

@@ -280,14 +280,19 @@ def open_error_log(settings: Settings) -> logging.Logger:
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    users = None
+    users, named = None, Named(None, None)
+    added: list[logging.Handler] = []
     _install(handler, ours, borrowed, settings.loglevel)
     try:
         with handlers_open_safely(output.owner):
             if settings.logger_class is None:
                 named = apply_logconfig(settings)
             else:
-                users, named = _make_users_logger(settings, handler, before), Named(None, None)
+                from wsgiserv.logs.logger_class import open_logger
+
+                found = [(logger, handlers) for logger, handlers, _, _ in before]
+                owned = [handler, *_opened.handlers]
+                users, added = open_logger(settings, _opened.users, found, owned, _write_without_class)
     except ConfigError:
         for logger, handlers, old_level, propagate in before:
             logger.handlers[:] = handlers
@@ -295,11 +300,13 @@ def open_error_log(settings: Settings) -> logging.Logger:
             logger.propagate = propagate
         output.close()
         raise
-    _opened.handlers = [handler, *_added_by_class(users, before)]
+    _opened.handlers = [handler, *added]
     _opened.users = users
     ours.__class__ = _Logger if users is None else _UsersClassLogger
-    if users is not None:
-        _follow(ours, users)
+    theirs = getattr(users, "error_log", None)
+    if isinstance(theirs, logging.Logger):
+        ours.handlers, ours.filters, ours.propagate = theirs.handlers, theirs.filters, theirs.propagate
+        ours.setLevel(theirs.level)
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
@@ -318,41 +325,6 @@ def open_error_log(settings: Settings) -> logging.Logger:
     return ours
 
 
-_Before = list[tuple[logging.Logger, list[logging.Handler], int, bool]]
-
-
-def _make_users_logger(settings: Settings, handler: logging.Handler, before: _Before) -> Any:
-    """Return the logger of `logger_class`, which has set the handlers of the logs. Raises ConfigError."""
-    from wsgiserv.logs.logger_class import find_logger_class, make_logger
-
-    old = _opened.users
-    kind = find_logger_class(settings)
-    if type(old) is kind:
-        # Its handlers stay, those too that its __init__ has added: `setup` replaces its own.
-        for logger, handlers, _, _ in before:
-            logger.handlers[:] = dict.fromkeys(logger.handlers + handlers)
-    for logger, _, _, _ in before:
-        logger.handlers[:] = [each for each in logger.handlers if each not in (handler, _opened.handler)]
-    return make_logger(kind, settings, old if type(old) is kind else None, _write_without_class)
-
-
-def _added_by_class(users: Any, before: _Before) -> list[logging.Handler]:
-    """Return the handlers that a logger of a user's class has set."""
-    if users is None:
-        return []
-    known = {id(handler) for _, handlers, _, _ in before for handler in handlers if handler not in _opened.handlers}
-    return [handler for logger, _, _, _ in before for handler in logger.handlers if id(handler) not in known]
-
-
-def _follow(ours: logging.Logger, users: Any) -> None:
-    """Give the error log the handlers, filters and level that the logger of a user's class has given to its own."""
-    theirs = getattr(users, "error_log", None)
-    if isinstance(theirs, logging.Logger):
-        ours.handlers, ours.filters = theirs.handlers, theirs.filters
-        ours.propagate = theirs.propagate
-        ours.setLevel(theirs.level)
-
-
 def log_for_users(log: logging.Logger) -> Any:
     """Return the ``log`` object of hooks and workers: the logger of `logger_class`, or the error log itself."""
     return log if _opened.users is None else _opened.users
@@ -367,6 +339,9 @@ def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.
     """Give both loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
     if _opened.access:
         _opened.access.handlers.clear()  # the new configuration may not name it
+    for name in ACCESS_NAMES:
+        log = logging.getLogger(name)
+        log.handlers[:] = [each for each in log.handlers if each not in _opened.handlers]
     # A handler added by a configuration file or a hook (Sentry, say) stays, and serves both names.
     added = [h for h in ours.handlers + borrowed.handlers if h not in _opened.handlers]
     ours.handlers[:] = [handler, *dict.fromkeys(added)]

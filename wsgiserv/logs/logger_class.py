@@ -5,8 +5,10 @@ Nothing here is imported unless the setting names such a class.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
@@ -29,7 +31,38 @@ LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception
 Fallback = Callable[[int, object, Any, Any, BaseException], None]
 
 
-def make_logger(kind: type[Any], settings: Settings, before: Any, fallback: Fallback) -> Any:
+def open_logger(
+    settings: Settings,
+    before: Any,
+    found: Sequence[tuple[logging.Logger, list[logging.Handler]]],
+    owned: Sequence[logging.Handler],
+    fallback: Fallback,
+) -> tuple[Any, list[logging.Handler]]:
+    """Return the logger of ``settings.logger_class``, and the handlers that it has set.
+
+    Args:
+        settings: the configuration.
+        before: the logger of the configuration before, or None.
+        found: the loggers of the logs, each with its handlers before.
+        owned: the handlers of the server, the new one first, and of the logger before.
+        fallback: writes a record whose logging has raised.
+
+    Raises:
+        ConfigError: the class cannot be imported, or its setup raises.
+    """
+    kind = find_logger_class(settings)
+    before = before if type(before) is kind else None
+    servers = owned[:2]
+    for log, handlers in found:
+        # Those of the logger before stay, those too that its __init__ has added: `setup` replaces its own.
+        stay = dict.fromkeys([*log.handlers, *(handlers if before is not None else ())])
+        log.handlers[:] = [handler for handler in stay if handler not in servers]
+    others = {id(handler) for log, _ in found for handler in log.handlers if handler not in owned}
+    logger = _make_logger(kind, settings, before, fallback)
+    return logger, [handler for log, _ in found for handler in log.handlers if id(handler) not in others]
+
+
+def _make_logger(kind: type[Any], settings: Settings, before: Any, fallback: Fallback) -> Any:
     """Return a logger of a user's class: a new one, or ``before``.
 
     Args:
@@ -45,7 +78,7 @@ def make_logger(kind: type[Any], settings: Settings, before: Any, fallback: Fall
     cfg = cfg_for_users(settings, access_log_format=_access_format(settings))
     try:
         if before is not None:
-            before.setup(cfg)
+            _set_up_again(before, cfg)
             return before
         install = getattr(kind, "install", None)
         if install is not None:
@@ -67,6 +100,17 @@ def make_logger(kind: type[Any], settings: Settings, before: Any, fallback: Fall
         # On the object: the class's own calls of super() go past them.
         setattr(logger, name, partial(_log_safely, getattr(logger, name), level, fallback))
     return logger
+
+
+def _set_up_again(logger: Any, cfg: Any) -> None:
+    """Call ``setup`` with new settings; with the old ones if it raises, as gunicorn does."""
+    old = getattr(logger, "cfg", None)
+    try:
+        logger.setup(cfg)
+    except (Exception, SystemExit):
+        with suppress(Exception):
+            logger.setup(old)
+        raise
 
 
 def _named(settings: Settings) -> str:
