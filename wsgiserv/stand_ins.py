@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any, Final
@@ -24,6 +25,7 @@ _GUNICORN: Final = "gunicorn"
 _PACKAGE: Final = "wsgiserv.gunicorn"
 
 
+@cache  # hooks may import in each call
 def is_installed() -> bool:
     """Tell whether the real gunicorn can be imported; it need not be loaded."""
     # Not by `sys.modules`, where another module may stand under its name; and a user's own directory or file
@@ -51,8 +53,10 @@ def _import(
     if level or name.partition(".")[0] != _GUNICORN:
         return find(name, globals, locals, fromlist or (), level)
     if not f"{name}.".startswith("gunicorn.workers.") and is_installed():
-        with LibraryFirst():  # a configuration file may be named gunicorn.py
-            return find(name, globals, locals, fromlist or (), 0)
+        if _GUNICORN not in sys.modules:
+            with LibraryFirst():  # a configuration file may be named gunicorn.py
+                find(_GUNICORN)
+        return find(name, globals, locals, fromlist or (), 0)
     try:
         found = find(f"wsgiserv.{name}", globals, locals, fromlist or (), 0)
     except ModuleNotFoundError as error:
@@ -157,8 +161,9 @@ def _gunicorns() -> list[Any]:
     return [sys.modules[name] for name in (_PACKAGE, _GUNICORN) if name in sys.modules]
 
 
-def reset_server_name() -> None:
-    """Undo what the configuration before has set of `server_name`."""
+def begin_configuration() -> None:
+    """Forget what the configuration before has set of `server_name`, and whether gunicorn was installed."""
+    is_installed.cache_clear()
     for module in _gunicorns():
         if hasattr(module, "version_info"):
             module.SERVER, module.SERVER_SOFTWARE = _server_names(module)

@@ -23,6 +23,14 @@ class _Hides(PathFinder):
         return None if name.partition(".")[0] == "gunicorn" else super().find_spec(name, path, target)
 
 
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    """Look for gunicorn anew."""
+    stand_ins.begin_configuration()
+    yield
+    stand_ins.begin_configuration()
+
+
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the installed gunicorn."""
@@ -164,9 +172,9 @@ def test_the_code_of_a_file_is_looked_at() -> None:
 
 @pytest.mark.parametrize("name", ["SERVER", "SERVER_SOFTWARE"])
 def test_the_name_of_the_server(missing: None, name: str) -> None:
-    stand_ins.reset_server_name()
+    stand_ins.begin_configuration()
     assert stand_ins.server_name() is None
     executed(f"import gunicorn\ngunicorn.{name} = 'x'")
     assert stand_ins.server_name() == "x"
-    stand_ins.reset_server_name()
+    stand_ins.begin_configuration()
     assert stand_ins.server_name() is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.process import leave_if_child
-from wsgiserv.stand_ins import imports_gunicorn, reset_server_name, supplied_imports, supply
+from wsgiserv.stand_ins import begin_configuration, imports_gunicorn, supplied_imports, supply
 from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
 from wsgiserv.user_code import is_a
 
@@ -120,12 +120,12 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
     """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
-    reset_server_name()
+    begin_configuration()
     try:
         compiled = code()
         if imports_gunicorn(compiled):
             supply(module)
-        with supplied_imports(os.path.dirname(module.__file__ or "")):
+        with supplied_imports(os.path.dirname(getattr(module, "__file__", None) or "")):
             exec(compiled, vars(module))
     except BaseException as error:
         leave_if_child(error)  # a child that the file has forked
