@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from wsgiserv.config.settings import Settings
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
+    # Returns the configuration. Its arguments: whether it is the start's, and `known_chdir` as of `collect`.
+    Read = Callable[[bool, Callable[[str], bool] | None], Loaded]
+
 # Set by a master for the next one; spelled out here, since most starts need not import `wsgiserv.master.upgrade`.
 _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
@@ -45,12 +48,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _status_of(lambda old_master: _run(arguments, old_master))
+
+
+def run_program(read: Read, environment: ProcessEnvironment) -> int:
+    """Run a server for a program that makes its configuration itself, in this process; return the exit status.
+
+    Args:
+        read: returns the configuration; called once at the start, and for each reload.
+        environment: the environment of this process; ``read`` puts the variables of environment files there.
+
+    In the forked workers it raises SystemExit: they exit as any Python program does.
+    """
+    return _status_of(lambda old_master: _run_program(read, environment, old_master))
+
+
+def _status_of(run: Callable[[OldMaster | None], int]) -> int:
+    """Call ``run`` with the old master, if there is one; print what it raises, and return the exit status."""
     arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
             _catch_signals()
-        return _run(list(sys.argv[1:] if argv is None else argv), old_master)
+        return run(old_master)
     except WsgiservError as error:
         if old_master is not None:
             _ignore_signals()
@@ -143,10 +164,42 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     from wsgiserv.config.process_environment import ProcessEnvironment
 
     directory = start_directory(environ)
-    # The old master's directory may have been removed.
-    known_chdir = (lambda chdir: True) if old_master is not None else None
     environment = ProcessEnvironment(os.environ)
-    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir, environment.put_files)
+
+    def read(is_first: bool, known_chdir: Callable[[str], bool] | None) -> Loaded:
+        before_gevent = patch_for_gevent if is_first else None
+        return collect(argv, environ, directory, before_gevent, known_chdir, environment.put_files)
+
+    return _run_with(read, environment, environ, directory, old_master)
+
+
+def _run_program(read: Read, environment: ProcessEnvironment, old_master: OldMaster | None) -> int:
+    if old_master is None:
+        _catch_signals()
+    import_server()
+    from wsgiserv.config.loader import start_directory
+
+    environ = dict(os.environ)
+    return _run_with(read, environment, environ, start_directory(environ), old_master)
+
+
+def _run_with(
+    read: Read,
+    environment: ProcessEnvironment,
+    environ: Mapping[str, str],
+    directory: str,
+    old_master: OldMaster | None,
+) -> int:
+    """Run the server, or answer on the terminal, as the configuration says.
+
+    Args:
+        read: returns the configuration.
+        environment: the environment of this process; ``read`` puts the variables of environment files there.
+        environ, directory: the environment and the working directory of the start.
+        old_master: the old master in an upgrade.
+    """
+    # The old master's directory may have been removed.
+    loaded = read(True, (lambda chdir: True) if old_master is not None else None)
     if loaded.settings.print_config:
         loaded.raise_faults()
         from wsgiserv.config.present import config_text
@@ -161,8 +214,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         return _check(loaded)
 
     def reload_settings() -> Loaded:
-        put_files, known_chdir = environment.put_files, loaded.settings.chdir.__eq__
-        again = collect(argv, environ, directory, known_chdir=known_chdir, put_variables=put_files)
+        again = read(False, loaded.settings.chdir.__eq__)
         # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
         before = os.open(".", O_PATH)
         try:
@@ -264,7 +316,7 @@ def _check_application(settings: Settings) -> None:
         )
 
 
-def _patch_for_gevent() -> None:
+def patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
         import wsgiserv.worker.gevent_worker  # noqa: F401 - imports what gevent needs before the code of a user runs
@@ -311,6 +363,8 @@ def _check_format(loaded: Loaded) -> None:
     from wsgiserv.logs.format import check_format, format_advice
 
     template = loaded.settings.access_log_format
+    if loaded.settings.logger_class is not None:
+        return  # a class of the user's may have atoms of its own
     check_format(template)
     advice = format_advice(template)
     if advice:

@@ -126,7 +126,8 @@ def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
         return _apply_logconfig(settings)
     except ConfigError as error:
         found.errors.append(error)
-        return open_error_log(replace(settings, errorlog="-", logconfig=None, logconfig_dict={}, logconfig_json=None))
+        settings = replace(settings, logconfig=None, logconfig_dict={}, logconfig_json=None, logger_class=None)
+        return open_error_log(replace(settings, errorlog="-"))
 
 
 def _check_log(setting: str, path: str, settings: Settings) -> None:
@@ -146,8 +147,10 @@ def _apply_logconfig(settings: Settings) -> logging.Logger:
 
     handlers: list[logging.FileHandler] = []
     logging.FileHandler._open = open_nothing  # type: ignore[method-assign, assignment]
+    # gunicorn's own class opens it for a try.
+    access = settings.accesslog and "-" if settings.logger_class is not None else settings.accesslog
     try:
-        return open_error_log(replace(settings, errorlog="-"))
+        return open_error_log(replace(settings, errorlog="-", accesslog=access))
     finally:
         logging.FileHandler._open = original  # type: ignore[method-assign]
         for handler in handlers:
@@ -156,8 +159,8 @@ def _apply_logconfig(settings: Settings) -> logging.Logger:
 
 
 def _check_access_log(settings: Settings) -> None:
-    path = access_log_path(settings)
-    if path is not None:
+    path = settings.accesslog if settings.logger_class is not None else access_log_path(settings)
+    if path is not None and path != "-":
         _check_log("accesslog", path, settings)
 
 

@@ -19,6 +19,9 @@ from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.user_code import accepts_args, import_fresh, is_a
 from wsgiserv.wording import kind_of
 
+# Applications that a program makes itself, by the name that stands for each in `wsgi_app`. Processes inherit them.
+_provided: dict[str, Callable[[], Any]] = {}
+
 # For a text without a name
 _DEFAULT_NAMES = ("application", "app")
 _EXPECTED = 'Expected module:app, package.module:app, module:factory() or module:factory("text", debug=True).'
@@ -65,24 +68,38 @@ def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
     return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
+def provide(name: str, factory: Callable[[], Any]) -> None:
+    """Have `load_application` call ``factory`` for ``name``, in place of importing a module.
+
+    Called by a program that runs the server in its own process, before the start.
+    """
+    _provided[name] = factory
+
+
 def load_application(spec: str) -> Callable[..., Any]:
     """Import and return the WSGI application named by ``spec``.
 
     Args:
         spec: ``module:app``, ``package.module:obj.attr``, ``module:factory()``,
-            ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``).
+            ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``); or a name
+            that a program has given to `provide`.
 
     Raises ApplicationError for any exception of the application's code, `SystemExit` and `KeyboardInterrupt` included.
     Called by a worker, the zygote, or --check-config's child, after `prepare_path`.
     """
-    target = _parse(spec)
-    try:
-        module = import_fresh(target.module)
-    except BaseException as error:
-        raise diagnostics.import_failed(target, error) from None
-    application = _find(target, module)
-    if target.call is not None:
-        application = _call(target, application)
+    if spec in _provided:
+        # As of a factory: it is the factory's result, not its signature, which is checked.
+        target = Target(spec, spec.partition(":")[0], spec.partition(":")[2], ([], {}))
+        application = _call_provided(spec)
+    else:
+        target = _parse(spec)
+        try:
+            module = import_fresh(target.module)
+        except BaseException as error:
+            raise diagnostics.import_failed(target, error) from None
+        application = _find(target, module)
+        if target.call is not None:
+            application = _call(target, application)
     try:
         _check(target, application)
     except ApplicationError:
@@ -187,6 +204,18 @@ def _call(target: Target, factory: Any) -> Any:
         doing = f"calling {target.spec.partition(':')[2].strip()!r} of {target.module!r}"
         raise diagnostics.raised(error, doing) from None
     leave_if_child()  # the factory has forked
+    return application
+
+
+def _call_provided(name: str) -> Any:
+    try:
+        application = _provided[name]()
+    except ApplicationError:  # it loads its application by this module
+        raise
+    except BaseException as error:
+        leave_if_child(error)
+        raise diagnostics.raised(error, f"loading the application of {name!r}") from None
+    leave_if_child()
     return application
 
 

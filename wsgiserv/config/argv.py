@@ -130,6 +130,11 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
     return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
 
 
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser, for programs that look at it; `parse` reads command lines."""
+    return _parser()
+
+
 @cache
 def _parser() -> _Parser:
     with LibraryFirst():  # for its headings `argparse` asks `gettext`, which imports `locale` by then

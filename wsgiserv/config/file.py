@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.process import leave_if_child
+from wsgiserv.stand_ins import begin_configuration, imports_gunicorn, supplied_imports, supply
 from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
 from wsgiserv.user_code import is_a
 
@@ -120,8 +121,13 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
     """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
+    begin_configuration()
     try:
-        exec(code(), vars(module))
+        compiled = code()
+        if imports_gunicorn(compiled):
+            supply(module)
+        with supplied_imports(os.path.dirname(getattr(module, "__file__", None) or "")):
+            exec(compiled, vars(module))
     except BaseException as error:
         leave_if_child(error)  # a child that the file has forked
         if not is_a(error, (Exception, SystemExit)):

@@ -61,11 +61,6 @@ _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 # Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
 _TABLE = (
     # Logging
-    Ignored(
-        "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
-        "logger_class",
-        defaults=("gunicorn.glogging.Logger", "simple"),
-    ),
     Ignored(_SYSLOG, "syslog", "--log-syslog", switch=True),
     Ignored(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
     Ignored(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),

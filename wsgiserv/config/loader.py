@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from wsgiserv.config.env_file import FileVariable
@@ -38,6 +38,7 @@ from wsgiserv.config.worker_class import known, patches_library, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
+from wsgiserv.stand_ins import server_name
 from wsgiserv.wording import did_you_mean, nearest
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
@@ -92,6 +93,8 @@ def collect(
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
     put_variables: Callable[[Mapping[str, str]], None] | None = None,
+    program: Mapping[str, object] = MappingProxyType({}),
+    reads_file: bool = True,
 ) -> Loaded:
     """Return the configuration and its faults.
 
@@ -106,6 +109,9 @@ def collect(
             may have been removed since.
         put_variables: called with the variables of environment files, before a configuration file is run; not called
             when one of these files has a fault.
+        program: values of the program that runs the server in its own process; the configuration file goes before
+            them.
+        reads_file: whether there may be a configuration file.
     """
     directory = directory or start_directory(environ)
     loader = _Loader(directory, before_gevent, known_chdir)
@@ -115,19 +121,42 @@ def collect(
     environment = sources.environment
     loader.faults += sources.faults
     loader.take_own_variables(environment)
+    loader.take_all(program, "the program")
     if not sources.is_whole:
         # What is missing may be any variable, of the configuration file's code, too.
         loader.faulty.update(SETTINGS)
     else:
         if put_variables is not None:
             put_variables({name: each.value for name, each in environment.files.items()})
-        loader.run_config_file(sources)
+        if reads_file:
+            loader.run_config_file(sources)
     loader.take_arguments(sources)
     loader.take_platform_variables(environment)
     if loader.faults:
         # At a reload the configuration before goes on, and its files are watched as before.
         last_read.update({**read_before, **last_read})
     return loader.finish()._replace(variables=sources.variables)
+
+
+def with_values(loaded: Loaded, values: Mapping[str, object], source: str, directory: str) -> Loaded:
+    """Return the configuration with other values, which go before its own.
+
+    Args:
+        loaded: the configuration.
+        values: raw values of settings, ours and gunicorn's, by their names.
+        source: where they come from, for messages.
+        directory: where a relative ``chdir`` starts.
+    """
+    # Names that follow from others are made anew.
+    derived = {"proc_name": "default_proc_name", "default_proc_name": "wsgi_app"}
+    kept = {name: each for name, each in loaded.sources.items() if each not in ("default", derived.get(name))}
+    loader = _Loader(directory, None, loaded.settings.chdir.__eq__)
+    loader.values = {name: getattr(loaded.settings, name) for name in kept}
+    loader.sources, loader.notices = kept, list(loaded.notices)
+    loader.faults, loader.faulty = list(loaded.faults), set(loaded.faulty)
+    loader.file_config = loaded.settings.config
+    loader.take_all(values, source)
+    return loader.finish()._replace(config_path=loaded.config_path)
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -252,6 +281,15 @@ class _Loader:
                 if name not in self.values:
                     self._set(name, value, source)
 
+    def take_all(self, values: Mapping[str, object], source: str) -> None:
+        """Take values, those of gunicorn's settings too; None leaves a setting as it is."""
+        for name, raw in values.items():
+            known = _BY_ALIAS.get(name, name)
+            if known in SETTINGS and raw is not None:
+                self.take(known, raw, source)
+            elif known in GUNICORN_ONLY and not GUNICORN_ONLY[known].is_default(raw):
+                self._ignore(name, source, name)
+
     def take_arguments(self, sources: Sources) -> None:
         """Take the values of flags."""
         for name, raw, flag, where in sources.arguments:
@@ -296,6 +334,9 @@ class _Loader:
         # A copy: a worker class given as a function is called here, and may set globals of the file.
         for name, raw in list(self.file.names.items()):
             self._take_from_file(self.file, name, raw)
+        name_of_server = server_name()
+        if name_of_server is not None and "server_header" not in self.file.names:
+            self.take("server_header", name_of_server, self.file.location)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
         known = _BY_ALIAS.get(name, name)
@@ -318,7 +359,7 @@ class _Loader:
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
-            is_own = callable(raw) and not ignored.function and name != "logger_class"
+            is_own = callable(raw) and not ignored.function
             if not is_own and not ignored.is_default(raw):
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):

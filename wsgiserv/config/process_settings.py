@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from wsgiserv.config import values as parsers
+from wsgiserv.config.logger_class import LOGGER_CLASS
 from wsgiserv.config.setting import Kind, Section
 from wsgiserv.config.values import FILE, SECONDS, SWITCH, TEXT, TEXT_OR_NONE, choice
 
@@ -206,6 +207,15 @@ class ProcessSettings:
     )
     logconfig_json: str | None = Section.LOGGING(
         None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
+    )
+    # None, not the class's path: the server's own logs are no object of such a class.
+    logger_class: str | type[Any] | None = Section.LOGGING(
+        None,
+        LOGGER_CLASS,
+        "A class of your own for both logs, derived from gunicorn's Logger.",
+        doc="""Its `setup`, `access`, `atoms`, `now`, `error` and so on are called as gunicorn calls them.
+            `gunicorn.glogging.Logger` and `simple` mean the server's own logs. See [Logs](logging.md#logger_class).""",
+        show_default="the server's own logs",
     )
     # Off: what the application prints belongs to its own stream unless its owner says so.
     capture_output: bool = Section.LOGGING(False, SWITCH, "Send what the application prints to the error log.")

@@ -477,6 +477,14 @@ class Settings(ProcessSettings):
         "The path that the application is mounted under (SCRIPT_NAME).",
         show_default="none",
     )
+    # The name alone: a version helps only those who look for servers with a known fault.
+    server_header: str = Section.PROXIES(
+        "wsgiserv",
+        Kind(parsers.server_header, "a text of printable ASCII; an empty one for no header", "TEXT"),
+        "The Server header of responses; empty for none.",
+        doc="""An application's own Server header goes before it. A configuration file that sets `gunicorn.SERVER`
+            or `gunicorn.SERVER_SOFTWARE` sets this.""",
+    )
 
     # Not a setting. The same values are the same configuration, whoever has written them.
     given: frozenset[str] = field(default=frozenset(), compare=False)

@@ -347,6 +347,14 @@ def root_path(raw: object) -> str:
     return _from_slash(text(raw).rstrip("/"))
 
 
+def server_header(raw: object) -> str:
+    """Read the value of the Server header; an empty one means no header."""
+    name = text(raw)
+    if not (name.isascii() and name.isprintable()):
+        raise ValueError("a header has printable ASCII only")
+    return name
+
+
 def readiness_path(raw: object) -> str:
     """Read a path without a query; an empty one means not set."""
     found = _from_slash(text(raw))

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES
-from wsgiserv.logs.error import access_logger, opening, warn_reliably
+from wsgiserv.logs.error import access_logger, opening, users_logger, warn_reliably
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, json_line, template_of
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
@@ -42,6 +42,7 @@ class AccessLog:
         log_format: the setting access_log_format, checked.
         error_log: the error log.
         logger: gets each request as a record, if the logging configuration has given it handlers or filters.
+        users: the logger of `logger_class`, whose ``access`` is called in place of all that.
 
     Attributes:
         log: buffers the line of an `Exchange`, whose fields it takes. Never raises; any thread may call it.
@@ -52,7 +53,12 @@ class AccessLog:
     log: LogFunction
 
     def __init__(
-        self, output: Output | None, log_format: str, error_log: logging.Logger, logger: logging.Logger | None = None
+        self,
+        output: Output | None,
+        log_format: str,
+        error_log: logging.Logger,
+        logger: logging.Logger | None = None,
+        users: Any = None,
     ) -> None:
         self._output = output
         self._error_log = error_log
@@ -63,7 +69,9 @@ class AccessLog:
         self.lost = self.untold = 0
         self._warned = False
         self._patient_at = self._retry_at = 0.0  # time.monotonic()
-        if logger is None:
+        if users is not None:
+            self.log = self._log_by(users)
+        elif logger is None:
             self.log = compile_format(log_format, self._lines.append)
         else:
             self.log = self._log_records(logger, log_format)
@@ -88,6 +96,25 @@ class AccessLog:
                     warned = True
                     text = "WS1803 A handler or filter of the logger %s raised: %r"
                     self._error_log.warning(text, logger.name, error, exc_info=error)
+
+        return log
+
+    def _log_by(self, users: Any) -> LogFunction:
+        """Return the function that has the logger of `logger_class` log each request."""
+        from wsgiserv.logs.logger_class import call_access
+
+        warned = False
+
+        def log(*exchange: Any) -> None:
+            nonlocal warned
+            try:
+                call_access(users, *exchange)
+            except (Exception, SystemExit) as error:
+                self.lost += 1
+                if not warned:
+                    warned = True
+                    text = "WS1820 access of the logger class %s raised: its line is lost (said once per worker): %r"
+                    self._error_log.warning(text, type(users).__qualname__, error, exc_info=error)
 
         return log
 
@@ -242,11 +269,13 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     """Return the access log as the settings say, or None if there is none.
 
     Called after `open_error_log`, which applies the logging configuration: if that gives `gunicorn.access` or
-    `wsgiserv.access` handlers, requests go to them, and `accesslog` is not opened.
+    `wsgiserv.access` handlers, requests go to them, and `accesslog` is not opened; nor is it with a `logger_class`.
 
     Raises ConfigError naming access_log_format (an unknown atom, say) or accesslog (a file that cannot be opened).
     """
     log_format = settings.access_log_format
+    if (users := users_logger()) is not None:
+        return AccessLog(None, log_format, error_log, users=users)
     check_format(log_format)
     loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
     for logger in loggers:
@@ -273,7 +302,8 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
 def access_log_path(settings: Settings) -> str | None:
     """Return the access log's file; None if it has none of ours. Called after `open_error_log`."""
     path = settings.accesslog
-    return None if not path or path == "-" or access_logger() is not None else path
+    is_ours = access_logger() is None and users_logger() is None
+    return path if path and path != "-" and is_ours else None
 
 
 def open_access_file(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
+from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, Named, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.handlers import (
@@ -132,6 +132,22 @@ class _Logger(logging.Logger):
                     _report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
+class _UsersClassLogger(_Logger):
+    """The error log of a configuration with a `logger_class`: each record goes through a method of that logger."""
+
+    def _log(
+        self, level: int, msg: object, args: Any, exc_info: Any = None, extra: Any = None, *_: Any, **__: Any
+    ) -> None:
+        name = "exception" if exc_info is True and level == logging.ERROR else logging.getLevelName(level).lower()
+        method = getattr(_opened.users, name, None)
+        if method is None:  # a level without a method
+            super()._log(level, msg, args, exc_info, extra)
+            return
+        more = {"exc_info": exc_info, "extra": extra}
+        given = {key: value for key, value in more.items() if value is not None and name != "exception"}
+        method(msg, *args, **given)
+
+
 class _HandlerStream(LogText):
     """A handler's destination as the text stream that applications expect in ``handler.stream``."""
 
@@ -191,6 +207,12 @@ def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
     _opened.handler.write(plain_lines(level, message, exc_info))
 
 
+def _write_without_class(level: int, msg: object, args: Any, exc_info: Any, error: BaseException) -> None:
+    """Write a record whose logging by a method of `logger_class` has raised ``error``."""
+    _write_plainly(level, msg, args, error.__context__ if exc_info is True else exc_info)
+    _report_fault(f"the method {logging.getLevelName(level).lower()} of the logger class", error)
+
+
 def _report_fault(culprit: str, error: BaseException) -> None:
     """Log once that ``culprit`` has raised ``error``. Never raises."""
     try:
@@ -225,6 +247,7 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
+    users: Any = None  # the logger of `logger_class`
 
 
 _opened = _Opened()
@@ -257,10 +280,19 @@ def open_error_log(settings: Settings) -> logging.Logger:
     ours, borrowed = (_logger(name) for name in ERROR_NAMES)
     loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    users, named = None, Named(None, None)
+    added: list[logging.Handler] = []
     _install(handler, ours, borrowed, settings.loglevel)
     try:
         with handlers_open_safely(output.owner):
-            named = apply_logconfig(settings)
+            if settings.logger_class is None:
+                named = apply_logconfig(settings)
+            else:
+                from wsgiserv.logs.logger_class import open_logger
+
+                found = [(logger, handlers) for logger, handlers, _, _ in before]
+                owned = [handler, *_opened.handlers]
+                users, added = open_logger(settings, _opened.users, found, owned, _write_without_class)
     except ConfigError:
         for logger, handlers, old_level, propagate in before:
             logger.handlers[:] = handlers
@@ -268,7 +300,13 @@ def open_error_log(settings: Settings) -> logging.Logger:
             logger.propagate = propagate
         output.close()
         raise
-    _opened.handlers = [handler]
+    _opened.handlers = [handler, *added]
+    _opened.users = users
+    ours.__class__ = _Logger if users is None else _UsersClassLogger
+    theirs = getattr(users, "error_log", None)
+    if isinstance(theirs, logging.Logger):
+        ours.handlers, ours.filters, ours.propagate = theirs.handlers, theirs.filters, theirs.propagate
+        ours.setLevel(theirs.level)
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
@@ -282,15 +320,28 @@ def open_error_log(settings: Settings) -> logging.Logger:
                 old.close()  # a file handler that is still used elsewhere opens its file again
     _opened.access = named.access
     _replace_opened(handler, captures=settings.capture_output and output.path is not None)
-    if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
+    if users is not None or settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
         unblock_streams()
     return ours
+
+
+def log_for_users(log: logging.Logger) -> Any:
+    """Return the ``log`` object of hooks and workers: the logger of `logger_class`, or the error log itself."""
+    return log if _opened.users is None else _opened.users
+
+
+def users_logger() -> Any:
+    """Return the logger of `logger_class`, or None."""
+    return _opened.users
 
 
 def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str) -> None:
     """Give both loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
     if _opened.access:
         _opened.access.handlers.clear()  # the new configuration may not name it
+    for name in ACCESS_NAMES:
+        log = logging.getLogger(name)
+        log.handlers[:] = [each for each in log.handlers if each not in _opened.handlers]
     # A handler added by a configuration file or a hook (Sentry, say) stays, and serves both names.
     added = [h for h in ours.handlers + borrowed.handlers if h not in _opened.handlers]
     ours.handlers[:] = [handler, *dict.fromkeys(added)]
@@ -388,6 +439,17 @@ def warn_reliably(log: logging.Logger, text: str) -> bool:
 
 
 def reopen_error_log() -> None:
+    """Do `reopen_files`, and call the method of that name of a user's logger class. Never raises."""
+    reopen_files()
+    method = getattr(type(_opened.users), "reopen_files", None)
+    if method is not None and not method.__module__.endswith("gunicorn.glogging"):
+        try:
+            _opened.users.reopen_files()
+        except (Exception, SystemExit) as error:
+            _report_fault("reopen_files of the logger class", error)
+
+
+def reopen_files() -> None:
     """Open the error log's file again under its name, and the files of all file handlers (USR1). Never raises.
 
     Called in the master and in each worker. After a failure the old file stays in use, and a warning is logged.

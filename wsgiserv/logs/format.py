@@ -286,6 +286,11 @@ def template_of(format_name: str) -> str:
     return _DIRECTIVE.sub(directive, _NAMED.get(format_name, format_name))
 
 
+def template_for_gunicorn(format_name: str) -> str | None:
+    """Return the template as gunicorn's loggers format it with a mapping of atoms; None for ``json``."""
+    return None if format_name == "json" else _NAMED.get(format_name, format_name)
+
+
 def _bad(template: str, what: str) -> ConfigError:
     return ConfigError(
         f"access_log_format: {what} in {template!r}. Expected: common, combined, json, or a template of "

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.hooks import call_hook
+from wsgiserv.logs.error import log_for_users
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.listener import Listener
@@ -35,7 +36,7 @@ class HookServer:
     """
 
     def __init__(self, settings: Settings, log: logging.Logger) -> None:
-        self.log = log
+        self._log = log
         self.pid = os.getpid()
         self.worker_age = 0
         self.WORKERS: dict[int, WorkerHandle] = {}
@@ -63,6 +64,11 @@ class HookServer:
         self.LISTENERS[:] = listeners
 
     @property
+    def log(self) -> Any:
+        """The error log, or the logger of `logger_class`."""
+        return log_for_users(self._log)  # a reload may bring another
+
+    @property
     def address(self) -> list[Any]:
         """The bound addresses."""
         # A closed listener is among them while the server stops.
@@ -77,4 +83,4 @@ class HookServer:
         """Note the number of workers and call nworkers_changed when it is another one."""
         old, self._num_workers = self._num_workers, count
         if count != old:
-            call_hook(self.log, "nworkers_changed", self.cfg.nworkers_changed, self, count, old)
+            call_hook(self._log, "nworkers_changed", self.cfg.nworkers_changed, self, count, old)

@@ -14,6 +14,7 @@ from setproctitle import setproctitle
 
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.config.settings import Settings
+from wsgiserv.logs.error import log_for_users
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.signals import SignalQueue, ignore_requests
@@ -70,7 +71,7 @@ def new_handle(
         boot_timeout=boot_timeout_of(settings),
         pid=pid,
         cfg=settings,
-        log=parent.log,
+        log=log_for_users(parent.log),
         ppid=parent.server.pid,
     )
 

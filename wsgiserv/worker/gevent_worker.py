@@ -260,7 +260,7 @@ class GeventWorker(EventLoopWorker):
 
     def _watch_the_hub(self) -> LoopWatchdog:
         sign = self._hub_loop.async_()
-        watch = LoopWatchdog(self.cfg.gevent_block_warning, self.log, sign.send)
+        watch = LoopWatchdog(self.cfg.gevent_block_warning, self.boot.log, sign.send)
         sign.start(watch.alive)
         with needs_thread("that watches the hub"):
             watch.start()

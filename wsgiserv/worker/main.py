@@ -40,7 +40,7 @@ def worker_main(boot: WorkerBoot) -> int:
         # was moved to another release, that release's files are not this code's.
         if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
             boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
-        worker = resolve_worker_class(settings.worker_class, settings.threads)(boot)
+        worker = resolve_worker_class(settings.worker_class, settings.threads)._make(boot)
         _prepare(worker)
     except BaseException as error:
         failure = error

@@ -51,7 +51,7 @@ def preload_application(settings: Settings, log: logging.Logger, in_master: bool
     if not in_master:
         leave_names_free()
     # Monkey patching comes before the application's imports, which would keep the unpatched parts.
-    resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
+    resolve_worker_class(settings.worker_class, settings.threads)._patch_before_load(log, in_master)
     assert settings.wsgi_app is not None
     application = load_application(settings.wsgi_app)
     _end_background(log)

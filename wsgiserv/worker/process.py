@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from os import getpid
 from types import FrameType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
 from wsgiserv.hooks import call_hook
 from wsgiserv.ipc import wait_for
+from wsgiserv.logs.error import log_for_users
 from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
 from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
@@ -50,7 +51,7 @@ class WorkerProcess(ABC):
         self.age = boot.age
         self.pid = getpid()
         self.ppid = boot.master_pid
-        self.log: logging.Logger = boot.log
+        self.log: logging.Logger = log_for_users(boot.log)
         self.sockets = [listener.sock for listener in boot.listeners]
         self.timeout = boot.settings.timeout
         self.booted = False
@@ -69,6 +70,23 @@ class WorkerProcess(ABC):
             # An abort comes last: it ends the process, and the application's handler runs before.
             {signal.SIGABRT: self._on_abort},
         )
+
+    @classmethod
+    def _make(cls, boot: WorkerBoot) -> Self:
+        """Return a worker. A base with gunicorn's constructor makes it in another way."""
+        return cls(boot)
+
+    @classmethod
+    def _patch_before_load(cls, log: logging.Logger, in_master: bool) -> None:
+        """Call `patch`. A base has this name free where gunicorn's `patch` is another method."""
+        cls.patch(log, in_master)
+
+    @classmethod
+    def _why_not(cls) -> str:
+        """Return why the class cannot be used; empty if it can."""
+        # Else the TypeError would come from each new worker, without a word about the setting.
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
 
     # ---- what a worker class implements ----------------------------------------------------------------
 

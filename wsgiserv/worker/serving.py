@@ -11,7 +11,7 @@ from typing import Any, Final
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
+from wsgiserv.http.response import date_line, name_server
 from wsgiserv.logs.error import ErrorStream
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import ClientSocket
@@ -64,6 +64,7 @@ def serving_context(
         least_stream_buffer: how many bytes a response of unknown length may run ahead of its client at least.
     """
     settings = boot.settings
+    name_server(settings.server_header)
     names = settings.forwarded_headers
     return ServingContext(
         settings=ServingSettings(

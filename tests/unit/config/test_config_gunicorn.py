@@ -38,6 +38,7 @@ VALUES = {
     "protocol": "uwsgi",
     "uwsgi_allow_ips": "10.0.0.0/8",
     "loglevel": "debug",
+    "logger_class": "shop.logs.Logger",
     "header_map": "refuse",
     "root_path": "/x",
     "cert_reqs": "1",

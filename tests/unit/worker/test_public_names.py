@@ -24,7 +24,7 @@ CLASSES = [WorkerProcess, Worker, EventLoopWorker, SyncWorker, ThreadsWorker, Ge
 def documented() -> set[str]:
     """Return the names in the first cells of the page's tables of methods and attributes; not those of a connection."""
     text = PAGE.read_text()
-    text = text[text.index("## The methods") : text.index("## What must not be done")]
+    text = text[text.index("## The methods") : text.index("## Classes that were written for gunicorn")]
     text = re.sub(r"and a connection:.*?(?=\n## )", "", text, flags=re.DOTALL)
     cells = re.findall(r"^\| (`[^|]*?) \|", text, re.MULTILINE)
     return {name for cell in cells for name in re.findall(r"`(\w+)(?:\(.*?\))?`", cell)}
