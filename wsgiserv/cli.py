@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -31,6 +32,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
+# The master does nothing else meanwhile; it is enough for a hundred files.
+_LONGEST_SEARCH_S = 0.005
 # pidfd_open(2) would save the looking, and is not everywhere.
 _POLL_S = 0.01
 
@@ -149,7 +152,9 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     # What can be found wrong now is not found by a forked worker, over and over.
     _check_rest(loaded)
     if loaded.settings.check_config:
-        _print_lines("note", loaded.notices)
+        from wsgiserv.master.advice import advice_about
+
+        _print_lines("note", [*loaded.notices, *advice_about(loaded)])
         return _check(loaded)
 
     def reload_settings() -> Loaded:
@@ -175,11 +180,14 @@ def _serve(
     loaded: Loaded, reload_settings: Callable[[], Loaded], invocation: Invocation, old_master: OldMaster | None
 ) -> int:
     from wsgiserv.logs.error import open_error_log
+    from wsgiserv.master.advice import is_unnamed, name_advice
     from wsgiserv.master.master import Master
     from wsgiserv.privileges import root_warning
     from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
+    # Once for a server, not at each upgrade of it.
+    is_asked = old_master is None and is_unnamed(loaded)
     # Here, and not among the notices of a configuration: a reload repeats those.
     warning = root_warning(loaded.sources["user"])
     master = Master(
@@ -191,6 +199,10 @@ def _serve(
         invocation=invocation,
         old_master=old_master,
         preload_application=preload_application,
+        # Once for a server, not at each upgrade of it.
+        advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S)
+        if is_unnamed(loaded) and old_master is None
+        else None,
     )
     return master.run()
 
@@ -329,11 +341,12 @@ def _check_worker_class(loaded: Loaded) -> None:
 
 
 def _resolve_in_child(settings: Settings, source: str, report: TextIO) -> int:
+    from wsgiserv.app.appearance import identify
     from wsgiserv.app.loader import prepare_path
     from wsgiserv.worker.registry import resolve_worker_class
 
     try:
-        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+        os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:

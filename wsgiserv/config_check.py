@@ -16,6 +16,7 @@ from time import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from wsgiserv.app.appearance import identify
 from wsgiserv.app.loader import enter_directory
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError, WsgiservError
@@ -31,6 +32,7 @@ from wsgiserv.places import check_control_socket, check_spool_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
 from wsgiserv.wording import counted, kind_of
+from wsgiserv.worker.mount import mounted_as
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.serving import head_limits
@@ -73,7 +75,7 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     _try(found, lambda: check_privileges(settings))
     _try(found, lambda: _check_pid_file(found, settings))
     # After the configuration's own checks, as in a start: the application and its imports read these.
-    os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+    os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
     _try(found, lambda: check_spool_dir(settings))
@@ -225,7 +227,7 @@ def _warm_up(
     )
     # The parts of a `ServingContext` for warm-up requests: the real one belongs to a worker, with its slot and pipe.
     context: Any = SimpleNamespace(
-        app=application,
+        app=mounted_as(settings, application, log),
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         log=log,
         parser=HeadParser(head_limits(settings)),

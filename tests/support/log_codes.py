@@ -35,6 +35,7 @@ AREAS: dict[int, tuple[str, frozenset[str]]] = {
 CARRIED = frozenset(
     {
         ("logs/error.py", "text"),
+        ("master/master.py", "advice"),
         ("master/reload.py", "notice"),
         ("master/resources.py", "notice"),
         ("master/resources.py", "warning"),

@@ -107,6 +107,7 @@ def collect(
     if gunicorn_arguments:
         loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
     loader.take_arguments(arguments)
+    loader.take_script_name(environ)
     return loader.finish()
 
 
@@ -224,6 +225,19 @@ class _Loader:
             shown = after[0] if isinstance(after, tuple) else after
             self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
 
+    def take_script_name(self, environ: Mapping[str, str]) -> None:
+        """Take SCRIPT_NAME for `root_path`, unless that is set: gunicorn's way to mount an application."""
+        if "root_path" in self.values:
+            return
+        of_application = dict(pair.split("=", 1) for pair in self.values.get("raw_env", ()))
+        is_raw = "SCRIPT_NAME" in of_application
+        name = of_application["SCRIPT_NAME"] if is_raw else environ.get("SCRIPT_NAME", "")
+        if name:
+            source = f"SCRIPT_NAME in {'raw_env' if is_raw else 'the environment'}"
+            self.take("root_path", name, source)
+            if "root_path_outside" not in self.values:
+                self._set("root_path_outside", "refuse", source)
+
     def take_arguments(self, arguments: Sequence[Given]) -> None:
         """Take the values of flags."""
         for name, raw, flag, where in arguments:
@@ -324,6 +338,8 @@ class _Loader:
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
+        if values.get("preload_in") == "master" and not values.get("preload_app"):
+            self.note(f"WS1092 preload_in = {self._written('preload_in')} has no effect without preload_app")
         return Loaded(
             Settings(**values),
             {name: sources.get(name, "default") for name in SETTINGS},

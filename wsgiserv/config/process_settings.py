@@ -134,6 +134,26 @@ class ProcessSettings:
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
     )
+    # zygote: code that the master has loaded cannot be loaded anew, and its faults would be the master's.
+    preload_in: Literal["zygote", "master"] = Section.PROCESS(
+        "zygote",
+        choice("zygote", "master", metavar="WHERE"),
+        "Where `preload_app` loads the application: in a process of its own, or in the master.",
+        doc="""`master` is gunicorn's way, for programs that count the master's children: these are the workers then,
+            and nothing else. `HUP` loads no new code, and what the application does at its import (threads, memory,
+            faults) is done in the master. Takes effect at a restart or an upgrade.
+            [Preloading](preload.md#in-the-master).""",
+    )
+    # off: what an application does for gunicorn alone may be wrong here; its owner decides.
+    appear_as: Literal["off", "gunicorn"] = Section.PROCESS(
+        "off",
+        choice("off", "gunicorn", metavar="NAME", other={"none": "off", "false": "off", "wsgiserv": "off"}),
+        "Appear as 'gunicorn' to an application that looks for it.",
+        doc="""With `gunicorn`, `SERVER_SOFTWARE` in the process's environment is `gunicorn/VERSION`, `sys.argv[0]` the
+            path of a gunicorn command, and `sys.modules` has `gunicorn`: the installed package, or a stand-in with its
+            version. The request's environ and the `Server` header stay as they are. Without it the variable is
+            `wsgiserv/VERSION`. `raw_env` may set the variable to anything else.""",
+    )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = Section.PROCESS(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
     # The loader fills it from the next one, and that from the application: hooks and logs read one field.

@@ -468,7 +468,18 @@ class Settings(ProcessSettings):
         "",
         Kind(parsers.root_path, "a path that begins with a slash; for example '/shop'", "PATH"),
         "The path that the application is mounted under (SCRIPT_NAME).",
+        environment="SCRIPT_NAME",
+        doc="""`SCRIPT_NAME` in `raw_env` or in the environment is its default, as with gunicorn.""",
         show_default="none",
+    )
+    # serve: a proxy may have taken the path off already. A SCRIPT_NAME of the environment is gunicorn's way, which
+    # refuses.
+    root_path_outside: Literal["serve", "refuse"] = Section.PROXIES(
+        "serve",
+        choice("serve", "refuse", metavar="WHAT"),
+        "Serve a path outside of `root_path` as it is, or 'refuse' it with 400.",
+        doc="""`refuse` is the default when `root_path` comes from `SCRIPT_NAME`, since gunicorn refuses such a request.
+            `serve` is for a proxy that takes the path off before it asks. `readiness_path` is answered in any case.""",
     )
 
 

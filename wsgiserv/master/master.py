@@ -65,6 +65,7 @@ class Master:
         invocation: how this process was started, for the next master (SIGUSR2); None makes an upgrade impossible.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None: each worker loads it.
+        advise: returns advice about the application, for the log; called once, when all workers are ready.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class Master:
         invocation: Invocation | None = None,
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
+        advise: Callable[[], str] | None = None,
     ) -> None:
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
+        self._advise = advise
         self._resources = ServerResources(settings, log, old_master, preload_application)
         # Also before the application's code runs: its programs must not inherit the variables.
         self._manager = ServiceManager.from_environ(os.environ)
@@ -383,6 +386,8 @@ class Master:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", counted(serving, "worker"), monotonic() - current.began_at)
+            if self._advise is not None and (advice := self._advise()):
+                self._log.warning("%s", advice)
 
     # ---- signals ---------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from wsgiserv.wording import counted
 from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
+from wsgiserv.worker.mount import mounted_as
 from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
@@ -188,6 +189,7 @@ class Worker(WorkerProcess):
             app = answer_readiness(
                 app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
             )
+        app = mounted_as(settings, app, self.log)
         access = open_access_log(settings, self.log)
         self.context.begin(app, access, *request_hooks(self, settings, self.log))
         self.check_patched("the application")  # its import may have replaced the threads
