@@ -199,10 +199,7 @@ def _serve(
         invocation=invocation,
         old_master=old_master,
         preload_application=preload_application,
-        # Once for a server, not at each upgrade of it.
-        advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S)
-        if is_unnamed(loaded) and old_master is None
-        else None,
+        advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S) if is_asked else None,
     )
     return master.run()
 
