@@ -25,6 +25,7 @@ from wsgiserv.unpatched import patched_by
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.resources import Preload
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
 # Set by a master for the next one; spelled out here, since most starts need not import `wsgiserv.master.upgrade`.
@@ -47,12 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
+    return run_command(lambda old_master: _run(list(sys.argv[1:] if argv is None else argv), old_master))
+
+
+def run_command(run: Callable[[OldMaster | None], int]) -> int:
+    """Call ``run`` with the old master in an upgrade, else None; return its exit status, or that of its error."""
     arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
-            _catch_signals()
-        return _run(list(sys.argv[1:] if argv is None else argv), old_master)
+            catch_signals()
+        return run(old_master)
     except WsgiservError as error:
         if old_master is not None:
             _ignore_signals()
@@ -77,7 +83,7 @@ def _old_master() -> OldMaster | None:
     return OldMaster.from_environ(os.environ)
 
 
-def _catch_signals() -> None:
+def catch_signals() -> None:
     """Let signals end the start in order, from here on until the master catches them."""
     with LibraryFirst():
         from wsgiserv.master.signals import catch_early
@@ -121,9 +127,6 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
         return ExitStatus.OK
 
-    # A snapshot, and the directory of the first start, so that a reload finds the same:
-    # raw_env and chdir change both for this process later.
-    environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
     if asked & {"print_config", "check_config"}:
         _unblock_signals()
@@ -131,17 +134,33 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     elif old_master is None:
-        _catch_signals()
+        catch_signals()
     if "print_config" not in asked:
         # The server's modules bind the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
-    from wsgiserv.config.loader import collect, start_directory
+    from wsgiserv.config.loader import collect
 
+    return serve(partial(collect, argv), old_master)
+
+
+def serve(read: Callable[..., Loaded], old_master: OldMaster | None, preload_application: Preload | None = None) -> int:
+    """Serve, or do what the configuration asks for in place of that; return the exit status.
+
+    Args:
+        read: returns the configuration: takes the arguments of `wsgiserv.config.loader.collect` from ``environ`` on.
+        old_master: the master whose sockets this one takes over, or None.
+        preload_application: loads the application for `preload_app`, if that is not the one that the settings name.
+    """
+    from wsgiserv.config.loader import start_directory
+
+    # A snapshot, and the directory of the first start, so that a reload finds the same:
+    # raw_env and chdir change both for this process later.
+    environ = dict(os.environ)
     directory = start_directory(environ)
     # The old master's directory may have been removed.
     known_chdir = (lambda chdir: True) if old_master is not None else None
-    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
+    loaded = read(environ, directory, _patch_for_gevent, known_chdir)
     if loaded.settings.print_config:
         loaded.raise_faults()
         from wsgiserv.config.present import config_text
@@ -158,7 +177,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         return _check(loaded)
 
     def reload_settings() -> Loaded:
-        again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
+        again = read(environ, directory, known_chdir=loaded.settings.chdir.__eq__)
         # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
         before = os.open(".", O_PATH)
         try:
@@ -173,11 +192,16 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
     from wsgiserv.master.upgrade import Invocation
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master)
+    invocation = Invocation.of_this_process(environ, directory)
+    return _run_master(loaded, reload_settings, invocation, old_master, preload_application)
 
 
-def _serve(
-    loaded: Loaded, reload_settings: Callable[[], Loaded], invocation: Invocation, old_master: OldMaster | None
+def _run_master(
+    loaded: Loaded,
+    reload_settings: Callable[[], Loaded],
+    invocation: Invocation,
+    old_master: OldMaster | None,
+    preload: Preload | None,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.advice import is_unnamed, name_advice
@@ -186,6 +210,10 @@ def _serve(
     from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
+    if loaded.settings.spew:
+        from wsgiserv.line_trace import trace_lines
+
+        trace_lines()
     # Once for a server, not at each upgrade of it.
     is_asked = old_master is None and is_unnamed(loaded)
     # Here, and not among the notices of a configuration: a reload repeats those.
@@ -198,7 +226,7 @@ def _serve(
         log=open_error_log(loaded.settings),
         invocation=invocation,
         old_master=old_master,
-        preload_application=preload_application,
+        preload_application=preload or preload_application,
         advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S) if is_asked else None,
     )
     return master.run()
@@ -218,7 +246,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         ConfigError: all faults, those of ``loaded`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
-    from wsgiserv.places import check_control_socket, check_spool_dir
+    from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 
     settings = loaded.settings
 
@@ -232,7 +260,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
 
     # Before the checks, which import the user's code: its directory is in front of sys.path then.
     import_for(settings)
-    check(lambda: _check_application(settings), "wsgi_app")
+    check(lambda: _check_application(settings), "wsgi_app", "paste")
     check(lambda: _check_format(loaded), "access_log_format")
     check(lambda: _check_worker_class(loaded), "worker_class", "chdir", "pythonpath", "raw_env")
     check(lambda: _check_patched(loaded, class_before), "worker_class")
@@ -246,6 +274,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
         check(lambda: check_spool_dir(settings), "spool_dir", "user")
+        check(lambda: check_worker_tmp_dir(settings), "worker_tmp_dir")
         check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
     loaded.raise_faults()
@@ -416,6 +445,8 @@ def _check(loaded: Loaded) -> int:
 
     application = loaded.settings.wsgi_app or ""
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
+    if loaded.settings.paste is not None:
+        advice = "Look at the modules that this file names"
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
     if status is None:

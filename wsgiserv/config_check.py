@@ -28,7 +28,7 @@ from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
-from wsgiserv.places import check_control_socket, check_spool_dir
+from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
 from wsgiserv.wording import counted, kind_of
@@ -79,6 +79,7 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
     _try(found, lambda: check_spool_dir(settings))
+    _try(found, lambda: check_worker_tmp_dir(settings))
     _try(found, lambda: check_control_socket(settings))
     found.facts["configuration file"] = config_path or settings.config or "none"
     # After a fault of the configuration the switch may fail as well, and would be told as a fault of its own.

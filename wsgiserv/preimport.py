@@ -60,6 +60,8 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.worker.debug_page",): lambda settings: settings.reload,
     ("watchfiles",): _may_use_watchfiles,
     ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
+    ("wsgiserv.line_trace",): lambda settings: settings.spew,
+    ("configparser",): lambda settings: settings.paste is not None,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from wsgiserv.config.argv import Given, parse
 from wsgiserv.config.file import ConfigFile, find_config_file, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
+from wsgiserv.config.paste import check_file, has_loggers, split_uri
 from wsgiserv.config.setting import Setting
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
@@ -76,6 +77,8 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
+    given: Sequence[Given] = (),
+    logging_file: str = "",
 ) -> Loaded:
     """Return the configuration and its faults.
 
@@ -88,6 +91,8 @@ def collect(
             imports are to be patched.
         known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
             may have been removed since.
+        given: settings of another source, above all others.
+        logging_file: a file that is `logconfig` where it configures loggers and nothing else does.
     """
     loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
     # All three are read before the file is run: one of them may name it.
@@ -98,7 +103,7 @@ def collect(
     # As in gunicorn these two stand below the file: they are meant as the host's defaults.
     loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
     loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
-    arguments = [*gunicorn_arguments, *own_arguments, *flags]
+    arguments = [*gunicorn_arguments, *own_arguments, *flags, *given]
     loader.run_config_file(arguments)
     # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
     loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
@@ -108,6 +113,7 @@ def collect(
         loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
     loader.take_arguments(arguments)
     loader.take_script_name(environ)
+    loader.take_loggers(logging_file)
     return loader.finish()
 
 
@@ -332,6 +338,7 @@ class _Loader:
             self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
         # After the class: `auto` depends on it.
         self._size_workers()
+        self._take_paste()
         # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
             self._set("default_proc_name", values["wsgi_app"], "wsgi_app")
@@ -371,6 +378,29 @@ class _Loader:
             if values.get(name):
                 accepted = "with certfile beside it: --certfile FILE"
                 self._refuse(code, name, "is given without a certificate.", accepted)
+
+    def _take_paste(self) -> None:
+        """Complete `paste`: the application is the file's, and so is the logging configuration, as with gunicorn."""
+        values, uri = self.values, self.values.get("paste")
+        if uri is None:
+            return
+        try:
+            values["paste"] = uri = check_file(uri, self.directory)
+        except ValueError as error:
+            self._refuse("WS1094", "paste", f"is not accepted: {error}.")
+            return
+        source, path = self.sources["paste"], split_uri(uri)[0]
+        if "wsgi_app" in values:
+            self.note(f"WS1097 wsgi_app = {self._written('wsgi_app')} is not used: paste ({source}) goes before it")
+        self._set("wsgi_app", uri, source)
+        if "default_proc_name" not in values:
+            self._set("default_proc_name", path, source)
+        self.take_loggers(path)
+
+    def take_loggers(self, path: str) -> None:
+        """Take a PasteDeploy file for `logconfig`, if that is not set and the file configures loggers."""
+        if path and "logconfig" not in self.values and has_loggers(path):
+            self._set("logconfig", path, f"[loggers] in {path}")
 
     def _fill_group(self) -> None:
         """Give workers of root under another user the primary group of the latter."""

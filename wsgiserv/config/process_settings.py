@@ -83,6 +83,16 @@ class ProcessSettings:
     control_socket_disable: bool = Section.PROCESS(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
+    # Its owner's alone: whoever may connect can stop the server.
+    control_socket_mode: int = Section.PROCESS(
+        0o600,
+        Kind(parsers.mode, "a file mode: in text octal, as of chmod(1), such as 660; in a Python file 0o660", "MODE"),
+        "The mode of the control socket's file; octal.",
+        doc="""With 0660 the members of `group` command the server, with 0666 everybody: give the socket a path of its
+            own (`control_socket`), since the runtime directory is closed to other users. They name it:
+            `wsgiservctl --socket PATH`.""",
+        show_default="0600",
+    )
     # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
     user: int = Section.PROCESS(
         os.geteuid(),
@@ -153,6 +163,16 @@ class ProcessSettings:
             path of a gunicorn command, and `sys.modules` has `gunicorn`: the installed package, or a stand-in with its
             version. The request's environ and the `Server` header stay as they are. Without it the variable is
             `wsgiserv/VERSION`. `raw_env` may set the variable to anything else.""",
+    )
+    # gunicorn's workers touch a file there all the time; ours need none.
+    worker_tmp_dir: str | None = Section.PROCESS(
+        None,
+        FILE,
+        "A directory for workers' heartbeat files: checked, and not used.",
+        metavar="DIR",
+        accepts="a directory that exists",
+        doc="""The heartbeat lives in shared memory, so nothing is written there. As with gunicorn the server does not
+            start when the directory is missing or cannot be written to. Large bodies are kept in `spool_dir`.""",
     )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = Section.PROCESS(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
@@ -284,6 +304,10 @@ class ProcessSettings:
         ),
         "Also restart when this file or pattern changes; may be repeated.",
         "--reload-extra-file",
+    )
+    # Off: it makes the server a hundred times as slow.
+    spew: bool = Section.DEVELOPMENT(
+        False, SWITCH, "Print each line of Python that the server and the application execute."
     )
     # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = Section.DEVELOPMENT(

@@ -62,6 +62,25 @@ class Settings(ProcessSettings):
             `module` alone (then `application`, else `app`).""",
     )
 
+    # An application's deployment is described in one file there: Pyramid's way.
+    paste: str | None = Section.APPLICATION(
+        None,
+        Kind(parsers.path, "a file that exists, and '#name' for another application than main", "FILE[#NAME]"),
+        "Serve an application of a PasteDeploy file.",
+        hidden_flags=("--paster",),
+        doc="""Such as `production.ini#admin`; it goes before `wsgi_app`. The file's `[loggers]` are `logconfig`, unless
+            that is set. It needs the package PasteDeploy: `pip install 'wsgiserv[paste]'`. A file with
+            `use = egg:wsgiserv#main` in its `[server:main]` is served by `pserve`, too, and has the settings there: see
+            [Frameworks](frameworks.md#pastedeploy-files).""",
+        show_default="none",
+    )
+    raw_paste_global_conf: tuple[str, ...] = Section.APPLICATION(
+        (),
+        Kind(parsers.environment_pairs, "KEY=VALUE, or a list of such", "KEY=VALUE", "many"),
+        "Set a variable for the PasteDeploy file; may be repeated.",
+        "--paste-global",
+    )
+
     # Listening
     # The loopback: a server tried out for the first time must not be reachable from the network. gunicorn's default,
     # too.

@@ -27,7 +27,7 @@ def name_advice(settings: Settings, longest_s: float = inf) -> str:
         settings: the configuration.
         longest_s: how long to look through its sources.
     """
-    if settings.wsgi_app is None:
+    if settings.wsgi_app is None or settings.paste is not None:
         return ""
     found = find_check(settings.wsgi_app.partition(":")[0], search_path(settings), monotonic() + longest_s)
     if found is None:
