@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import inf
+from os import read
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -113,7 +114,7 @@ def _read(path: str) -> bytes:
     except OSError:
         return b""
     try:
-        return os.read(fd, _LONGEST_FILE)
+        return read(fd, _LONGEST_FILE)
     except OSError:
         return b""
     finally:

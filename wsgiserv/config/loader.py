@@ -33,6 +33,14 @@ _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 _BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
+# Flags with another name than their setting's, as a file may have them: preload, access_logfile. Shorter ones (env,
+# name, pid) are too often the file's own.
+_BY_FLAG = {
+    name: setting.name
+    for setting in SETTINGS.values()
+    for flag in (*setting.flags, *setting.hidden_flags)
+    if len(name := flag.lstrip("-").replace("-", "_")) > 6 and name not in SETTINGS
+}
 
 
 class Loaded(NamedTuple):
@@ -305,7 +313,7 @@ class _Loader:
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
             # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
-            near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
+            near = [_BY_FLAG[name]] if name in _BY_FLAG else nearest(name, [*SETTINGS, *_BY_ALIAS], 1, 0.8)
             if near:
                 self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
 

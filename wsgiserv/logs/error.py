@@ -95,6 +95,8 @@ class _Logger(logging.Logger):
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Make a record by the factory of the application; without it if it fails."""
+        if self.name == ERROR_NAMES[0] and _opened.name:
+            args = (_opened.name, *args[1:])
         try:
             record = super().makeRecord(*args, **kwargs)
             if isinstance(record, logging.LogRecord):
@@ -225,6 +227,7 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
+    name: str = ""  # of the logger in records, where a logconfig says another one
 
 
 _opened = _Opened()
@@ -269,6 +272,8 @@ def open_error_log(settings: Settings) -> logging.Logger:
         output.close()
         raise
     _opened.handlers = [handler]
+    # Formats and filters of a file for gunicorn read the name.
+    _opened.name = named.error.name if named.error else ""
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only

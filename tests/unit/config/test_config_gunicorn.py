@@ -42,6 +42,8 @@ VALUES = {
     "root_path": "/x",
     "cert_reqs": "1",
     "keyfile": "",
+    "paste": "",
+    "raw_paste_global_conf": "A=B",
     "config": os.devnull,
 }
 
@@ -126,7 +128,7 @@ def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:
 
 
 def test_a_function_of_the_users_own_under_a_foreign_name_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef paste(): pass\n")
+    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef syslog(): pass\n")
     assert load(["-c", "gun.py"], {}, str(tmp_path)).notices == []
 
 
@@ -289,3 +291,13 @@ def test_preload_in_without_preload_app_is_told(tmp_path: Path) -> None:
     [notice] = load(["hello:app", "--preload-in", "master"], {}, str(tmp_path)).notices
     assert notice.startswith("WS1092 preload_in = 'master' (--preload-in on the command line) has no effect")
     assert load(["hello:app", "--preload-in", "master", "--preload"], {}, str(tmp_path)).notices == []
+
+
+def test_a_flags_name_in_a_file_suggests_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text("preload = True\nlog_file = 'x'\nkeep_alive = 5\nname = 'own'\nenv = {}\n")
+    notices = load(["-c", "gun.py", "hello:app"], {}, str(tmp_path)).notices
+    assert [notice.partition(" is not a setting and is ignored. ")[::2] for notice in notices] == [
+        ("WS1035 preload (gun.py line 1)", "Did you mean preload_app?"),
+        ("WS1035 log_file (gun.py line 2)", "Did you mean errorlog?"),
+        ("WS1035 keep_alive (gun.py line 3)", "Did you mean keepalive?"),
+    ]
