@@ -34,6 +34,7 @@ from wsgiserv.net.inherited_sockets import check_descriptors
 from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.titles import has_titles
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class ServerResources:
         server = self.server = HookServer(settings, log)
         # Before the pid file: another server knows a master by its title.
         set_title("master", server.proc_name)
+        if not has_titles:
+            log.debug("no process titles: the package setproctitle is not installed")
         # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
         with interrupt.held():
             # Before the sockets: the second of two servers with one configuration is told of the first by this.
