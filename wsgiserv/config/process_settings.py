@@ -162,7 +162,7 @@ class ProcessSettings:
         doc="""With `gunicorn`, `SERVER_SOFTWARE` in the process's environment is `gunicorn/VERSION`, `sys.argv[0]` the
             path of a gunicorn command, and `sys.modules` has `gunicorn`: the installed package, or a stand-in with its
             version. The request's environ and the `Server` header stay as they are. Without it the variable is
-            `wsgiserv/VERSION`. `raw_env` may set the variable to anything else.""",
+            `wsgiserv/` and the version. `raw_env` may set the variable to anything else.""",
     )
     # gunicorn's workers touch a file there all the time; ours need none.
     worker_tmp_dir: str | None = Section.PROCESS(
