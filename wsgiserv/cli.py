@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
     from wsgiserv.config.process_environment import ProcessEnvironment
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.resources import Preload
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
     # Returns the configuration. Its arguments: whether it is the start's, and `known_chdir` as of `collect`.
@@ -35,6 +37,8 @@ _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
+# The master does nothing else meanwhile; it is enough for a hundred files.
+_LONGEST_SEARCH_S = 0.005
 # pidfd_open(2) would save the looking, and is not everywhere.
 _POLL_S = 0.01
 
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     when the application cannot be loaded.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return _status_of(lambda old_master: _run(arguments, old_master))
+    return run_command(lambda old_master: _run(arguments, old_master))
 
 
 def run_program(read: Read, environment: ProcessEnvironment) -> int:
@@ -61,16 +65,16 @@ def run_program(read: Read, environment: ProcessEnvironment) -> int:
 
     In the forked workers it raises SystemExit: they exit as any Python program does.
     """
-    return _status_of(lambda old_master: _run_program(read, environment, old_master))
+    return run_command(lambda old_master: _run_program(read, environment, old_master))
 
 
-def _status_of(run: Callable[[OldMaster | None], int]) -> int:
-    """Call ``run`` with the old master, if there is one; print what it raises, and return the exit status."""
+def run_command(run: Callable[[OldMaster | None], int]) -> int:
+    """Call ``run`` with the old master in an upgrade, else None; return its exit status, or that of its error."""
     arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
-            _catch_signals()
+            catch_signals()
         return run(old_master)
     except WsgiservError as error:
         if old_master is not None:
@@ -96,7 +100,7 @@ def _old_master() -> OldMaster | None:
     return OldMaster.from_environ(os.environ)
 
 
-def _catch_signals() -> None:
+def catch_signals() -> None:
     """Let signals end the start in order, from here on until the master catches them."""
     with LibraryFirst():
         from wsgiserv.master.signals import catch_early
@@ -145,9 +149,6 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
         return ExitStatus.OK
 
-    # A snapshot, and the directory of the first start, so that a reload finds the same:
-    # raw_env and chdir change both for this process later.
-    environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
     if asked & {"print_config", "check_config"}:
         _unblock_signals()
@@ -155,7 +156,7 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     elif old_master is None:
-        _catch_signals()
+        catch_signals()
     if "print_config" not in asked:
         # The server's modules bind the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
@@ -163,6 +164,9 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
     from wsgiserv.config.loader import collect, start_directory
     from wsgiserv.config.process_environment import ProcessEnvironment
 
+    # A snapshot, and the directory of the first start, so that a reload finds the same:
+    # raw_env and chdir change both for this process later.
+    environ = dict(os.environ)
     directory = start_directory(environ)
     environment = ProcessEnvironment(os.environ)
 
@@ -170,34 +174,34 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         before_gevent = patch_for_gevent if is_first else None
         return collect(argv, environ, directory, before_gevent, known_chdir, environment.put_files)
 
-    return _run_with(read, environment, environ, directory, old_master)
+    return serve(read, environment, old_master)
 
 
 def _run_program(read: Read, environment: ProcessEnvironment, old_master: OldMaster | None) -> int:
     if old_master is None:
-        _catch_signals()
+        catch_signals()
     import_server()
-    from wsgiserv.config.loader import start_directory
-
-    environ = dict(os.environ)
-    return _run_with(read, environment, environ, start_directory(environ), old_master)
+    return serve(read, environment, old_master)
 
 
-def _run_with(
+def serve(
     read: Read,
     environment: ProcessEnvironment,
-    environ: Mapping[str, str],
-    directory: str,
     old_master: OldMaster | None,
+    preload_application: Preload | None = None,
 ) -> int:
-    """Run the server, or answer on the terminal, as the configuration says.
+    """Serve, or answer on the terminal, as the configuration says; return the exit status.
 
     Args:
         read: returns the configuration.
         environment: the environment of this process; ``read`` puts the variables of environment files there.
-        environ, directory: the environment and the working directory of the start.
-        old_master: the old master in an upgrade.
+        old_master: the master whose sockets this one takes over, or None.
+        preload_application: loads the application for `preload_app`, if that is not the one that the settings name.
     """
+    from wsgiserv.config.loader import start_directory
+
+    environ = dict(os.environ)
+    directory = start_directory(environ)
     # The old master's directory may have been removed.
     loaded = read(True, (lambda chdir: True) if old_master is not None else None)
     if loaded.settings.print_config:
@@ -210,7 +214,9 @@ def _run_with(
     # What can be found wrong now is not found by a forked worker, over and over.
     _check_rest(loaded)
     if loaded.settings.check_config:
-        _print_lines("note", loaded.notices)
+        from wsgiserv.master.advice import advice_about
+
+        _print_lines("note", [*loaded.notices, *advice_about(loaded)])
         return _check(loaded)
 
     def reload_settings() -> Loaded:
@@ -229,22 +235,31 @@ def _run_with(
 
     from wsgiserv.master.upgrade import Invocation
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master, environment)
+    invocation = Invocation.of_this_process(environ, directory)
+    return _run_master(loaded, reload_settings, invocation, old_master, environment, preload_application)
 
 
-def _serve(
+def _run_master(
     loaded: Loaded,
     reload_settings: Callable[[], Loaded],
     invocation: Invocation,
     old_master: OldMaster | None,
     environment: ProcessEnvironment,
+    preload: Preload | None,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
+    from wsgiserv.master.advice import is_unnamed, name_advice
     from wsgiserv.master.master import Master
     from wsgiserv.privileges import root_warning
     from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
+    if loaded.settings.spew:
+        from wsgiserv.line_trace import trace_lines
+
+        trace_lines()
+    # Once for a server, not at each upgrade of it.
+    is_asked = old_master is None and is_unnamed(loaded)
     # Here, and not among the notices of a configuration: a reload repeats those.
     warning = root_warning(loaded.sources["user"])
     master = Master(
@@ -255,7 +270,8 @@ def _serve(
         log=open_error_log(loaded.settings),
         invocation=invocation,
         old_master=old_master,
-        preload_application=preload_application,
+        preload_application=preload or preload_application,
+        advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S) if is_asked else None,
         environment=environment,
     )
     return master.run()
@@ -275,7 +291,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         ConfigError: all faults, those of ``loaded`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
-    from wsgiserv.places import check_control_socket, check_spool_dir
+    from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 
     settings = loaded.settings
 
@@ -289,7 +305,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
 
     # Before the checks, which import the user's code: its directory is in front of sys.path then.
     import_for(settings)
-    check(lambda: _check_application(settings), "wsgi_app")
+    check(lambda: _check_application(settings), "wsgi_app", "paste")
     check(lambda: _check_format(loaded), "access_log_format")
     check(lambda: _check_worker_class(loaded), "worker_class", "chdir", "pythonpath", "raw_env")
     check(lambda: _check_patched(loaded, class_before), "worker_class")
@@ -303,6 +319,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
         check(lambda: check_spool_dir(settings), "spool_dir", "user")
+        check(lambda: check_worker_tmp_dir(settings), "worker_tmp_dir")
         check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
     loaded.raise_faults()
@@ -397,11 +414,12 @@ def _check_worker_class(loaded: Loaded) -> None:
 
 
 def _resolve_in_child(settings: Settings, source: str, report: TextIO) -> int:
+    from wsgiserv.app.appearance import identify
     from wsgiserv.app.loader import prepare_path
     from wsgiserv.worker.registry import resolve_worker_class
 
     try:
-        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+        os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:
@@ -475,6 +493,8 @@ def _check(loaded: Loaded) -> int:
 
     application = mask_text(loaded.settings.wsgi_app or "")
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
+    if loaded.settings.paste is not None:
+        advice = "Look at the modules that this file names"
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
     if status is None:

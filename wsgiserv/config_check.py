@@ -16,6 +16,7 @@ from time import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from wsgiserv.app.appearance import identify
 from wsgiserv.app.loader import enter_directory
 from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings, speaks_tls
@@ -28,10 +29,11 @@ from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
-from wsgiserv.places import check_control_socket, check_spool_dir
+from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
 from wsgiserv.wording import counted, kind_of
+from wsgiserv.worker.mount import mounted_as
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.serving import head_limits
@@ -74,10 +76,11 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     _try(found, lambda: check_privileges(settings))
     _try(found, lambda: _check_pid_file(found, settings))
     # After the configuration's own checks, as in a start: the application and its imports read these.
-    os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+    os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
     _try(found, lambda: check_spool_dir(settings))
+    _try(found, lambda: check_worker_tmp_dir(settings))
     _try(found, lambda: check_control_socket(settings))
     found.facts["configuration file"] = config_path or settings.config or "none"
     # After a fault of the configuration the switch may fail as well, and would be told as a fault of its own.
@@ -229,7 +232,7 @@ def _warm_up(
     )
     # The parts of a `ServingContext` for warm-up requests: the real one belongs to a worker, with its slot and pipe.
     context: Any = SimpleNamespace(
-        app=application,
+        app=mounted_as(settings, application, log),
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         log=log,
         parser=HeadParser(head_limits(settings)),

@@ -25,7 +25,7 @@ ALWAYS: Final = (
     *("wsgiserv.config.loader", "wsgiserv.master.master", "wsgiserv.net.portable_poller", "wsgiserv.places"),
     *("wsgiserv.worker.main", "wsgiserv.worker.preload", "wsgiserv.worker.reloader"),
     *("wsgiserv.worker.request_timeout", "wsgiserv.worker.sync", "wsgiserv.worker.threads"),
-    "wsgiserv.worker.warmup",
+    *("wsgiserv.master.advice", "wsgiserv.worker.warmup"),
     *("ast", "ctypes", "difflib", "functools", "grp", "importlib.util", "inspect", "ipaddress", "linecache"),
     *("pwd", "random", "resource", "shlex", "sysconfig", "tempfile", "traceback", "unicodedata"),
 )
@@ -61,6 +61,8 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("watchfiles",): _may_use_watchfiles,
     ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
     ("wsgiserv.logs.logger_class",): lambda settings: settings.logger_class is not None,
+    ("wsgiserv.line_trace",): lambda settings: settings.spew,
+    ("configparser",): lambda settings: settings.paste is not None,
 }
 
 

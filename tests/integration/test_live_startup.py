@@ -148,7 +148,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "no such config module": (["-c", "python:no_such_module_here"], ["no_such_module_here"]),
     "log in no directory": (["--error-logfile", "/nowhere/at/all/e.log"], ["/nowhere/at/all/e.log"]),
     "access log in no directory": (["--access-logfile", "/nowhere/at/all/a.log"], ["/nowhere/at/all/a.log"]),
-    "access log format": (["--access-logfile", "-", "--access-logformat", "%(nothing)s"], ["nothing"]),
+    "access log format": (["--access-logfile", "-", "--access-logformat", "%(nothing"], ["nothing"]),
     "certificate that is not there": (["--certfile", "missing.pem"], ["missing.pem"]),
 }
 

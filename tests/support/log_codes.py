@@ -39,6 +39,7 @@ CARRIED = frozenset(
     {
         ("gunicorn/glogging.py", "msg"),
         ("logs/error.py", "text"),
+        ("master/master.py", "advice"),
         ("master/reload.py", "notice"),
         ("master/resources.py", "notice"),
         ("master/resources.py", "warning"),

@@ -32,8 +32,8 @@ class Import(NamedTuple):
 
 def layers() -> dict[str, int]:
     """Return the layer of each part, from the page: 0 is the lowest."""
-    drawing = re.search(r"^\s*gunicorn →.*→ errors$", PAGE.read_text(), re.MULTILINE)
-    assert drawing, "docs/architecture.md has no line 'gunicorn → ... → errors' that draws the layers"
+    drawing = re.search(r"^\s*gunicorn, paste_server →.*→ errors$", PAGE.read_text(), re.MULTILINE)
+    assert drawing, "docs/architecture.md has no line 'gunicorn, paste_server → ... → errors' that draws the layers"
     highest_first = drawing[0].split("→")
     return {name: number for number, layer in enumerate(reversed(highest_first)) for name in re.findall(r"\w+", layer)}
 

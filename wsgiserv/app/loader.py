@@ -100,6 +100,11 @@ def load_application(spec: str) -> Callable[..., Any]:
         application = _find(target, module)
         if target.call is not None:
             application = _call(target, application)
+    return check_loaded(target, application)
+
+
+def check_loaded(target: Target, application: object) -> Callable[..., Any]:
+    """Return the application of ``target``. Raises ApplicationError if it cannot be one in the sense of PEP 3333."""
     try:
         _check(target, application)
     except ApplicationError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
+from wsgiserv.config.argv import Given
 from wsgiserv.config.env_file import FileVariable
 from wsgiserv.config.environment import (
     GUNICORN_ARGUMENTS,
@@ -30,6 +31,7 @@ from wsgiserv.config.environment import (
 from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.masking import mask, mask_text
+from wsgiserv.config.paste import check_file, has_loggers, split_uri
 from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.sources import Sources, last_given, read_sources
@@ -45,6 +47,14 @@ _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
 
 _BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
 _BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
+# Flags with another name than their setting's, as a file may have them: preload, access_logfile. Shorter ones (env,
+# name, pid) are too often the file's own.
+_BY_FLAG = {
+    name: setting.name
+    for setting in SETTINGS.values()
+    for flag in (*setting.flags, *setting.hidden_flags)
+    if len(name := flag.lstrip("-").replace("-", "_")) > 6 and name not in SETTINGS
+}
 
 
 class Loaded(NamedTuple):
@@ -95,6 +105,8 @@ def collect(
     put_variables: Callable[[Mapping[str, str]], None] | None = None,
     program: Mapping[str, object] = MappingProxyType({}),
     reads_file: bool = True,
+    given: Sequence[Given] = (),
+    logging_file: str = "",
 ) -> Loaded:
     """Return the configuration and its faults.
 
@@ -112,12 +124,15 @@ def collect(
         program: values of the program that runs the server in its own process; the configuration file goes before
             them.
         reads_file: whether there may be a configuration file.
+        given: settings of another source, above all others.
+        logging_file: a file that is `logconfig` where it configures loggers and nothing else does.
     """
     directory = directory or start_directory(environ)
     loader = _Loader(directory, before_gevent, known_chdir)
     read_before = dict(last_read)
     last_read.clear()
     sources = read_sources(argv, environ, directory)
+    sources = sources._replace(arguments=[*sources.arguments, *given])
     environment = sources.environment
     loader.faults += sources.faults
     loader.take_own_variables(environment)
@@ -131,7 +146,9 @@ def collect(
         if reads_file:
             loader.run_config_file(sources)
     loader.take_arguments(sources)
+    loader.take_script_name(environment)
     loader.take_platform_variables(environment)
+    loader.take_loggers(logging_file)
     if loader.faults:
         # At a reload the configuration before goes on, and its files are watched as before.
         last_read.update({**read_before, **last_read})
@@ -290,6 +307,19 @@ class _Loader:
             elif known in GUNICORN_ONLY and not GUNICORN_ONLY[known].is_default(raw):
                 self._ignore(name, source, name)
 
+    def take_script_name(self, environment: Environment) -> None:
+        """Take SCRIPT_NAME for `root_path`, unless that is set: gunicorn's way to mount an application."""
+        if "root_path" in self.values:
+            return
+        of_application = dict(pair.split("=", 1) for pair in self.values.get("raw_env", ()))
+        is_raw = "SCRIPT_NAME" in of_application
+        name = of_application["SCRIPT_NAME"] if is_raw else environment.text("SCRIPT_NAME")
+        if name:
+            source = f"SCRIPT_NAME {'in raw_env' if is_raw else environment.place('SCRIPT_NAME')}"
+            self.take("root_path", name, source)
+            if "root_path_outside" not in self.values:
+                self._set("root_path_outside", "refuse", source)
+
     def take_arguments(self, sources: Sources) -> None:
         """Take the values of flags."""
         for name, raw, flag, where in sources.arguments:
@@ -364,7 +394,7 @@ class _Loader:
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
             # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
-            near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
+            near = [_BY_FLAG[name]] if name in _BY_FLAG else nearest(name, [*SETTINGS, *_BY_ALIAS], 1, 0.8)
             if near:
                 self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
 
@@ -397,12 +427,15 @@ class _Loader:
             self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
         # After the class: `auto` depends on it.
         self._size_workers()
+        self._take_paste()
         # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
             self._set("default_proc_name", mask_text(values["wsgi_app"]), "wsgi_app")
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
+        if values.get("preload_in") == "master" and not values.get("preload_app"):
+            self.note(f"WS1092 preload_in = {self._written('preload_in')} has no effect without preload_app")
         return Loaded(
             Settings(**values, given=frozenset(sources)),
             {name: sources.get(name, "default") for name in SETTINGS},
@@ -434,6 +467,29 @@ class _Loader:
             if values.get(name):
                 accepted = "with certfile beside it: --certfile FILE"
                 self._refuse(code, name, "is given without a certificate.", accepted)
+
+    def _take_paste(self) -> None:
+        """Complete `paste`: the application is the file's, and so is the logging configuration, as with gunicorn."""
+        values, uri = self.values, self.values.get("paste")
+        if uri is None:
+            return
+        try:
+            values["paste"] = uri = check_file(uri, self.directory)
+        except ValueError as error:
+            self._refuse("WS1094", "paste", f"is not accepted: {error}.")
+            return
+        source, path = self.sources["paste"], split_uri(uri)[0]
+        if "wsgi_app" in values:
+            self.note(f"WS1097 wsgi_app = {self._written('wsgi_app')} is not used: paste ({source}) goes before it")
+        self._set("wsgi_app", uri, source)
+        if "default_proc_name" not in values:
+            self._set("default_proc_name", path, source)
+        self.take_loggers(path)
+
+    def take_loggers(self, path: str) -> None:
+        """Take a PasteDeploy file for `logconfig`, if that is not set and the file configures loggers."""
+        if path and "logconfig" not in self.values and has_loggers(path):
+            self._set("logconfig", path, f"[loggers] in {path}")
 
     def _fill_group(self) -> None:
         """Give workers of root under another user the primary group of the latter."""

@@ -96,6 +96,16 @@ class ProcessSettings:
     control_socket_disable: bool = Section.PROCESS(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
     )
+    # Its owner's alone: whoever may connect can stop the server.
+    control_socket_mode: int = Section.PROCESS(
+        0o600,
+        Kind(parsers.mode, "a file mode: in text octal, as of chmod(1), such as 660; in a Python file 0o660", "MODE"),
+        "The mode of the control socket's file; octal.",
+        doc="""With 0660 the members of `group` command the server, with 0666 everybody: give the socket a path of its
+            own (`control_socket`), since the runtime directory is closed to other users. They name it:
+            `wsgiservctl --socket PATH`.""",
+        show_default="0600",
+    )
     # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
     user: int = Section.PROCESS(
         os.geteuid(),
@@ -146,6 +156,36 @@ class ProcessSettings:
         "Load the application once, before the workers are forked.",
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
+    )
+    # zygote: code that the master has loaded cannot be loaded anew, and its faults would be the master's.
+    preload_in: Literal["zygote", "master"] = Section.PROCESS(
+        "zygote",
+        choice("zygote", "master", metavar="WHERE"),
+        "Where `preload_app` loads the application: in a process of its own, or in the master.",
+        doc="""`master` is gunicorn's way, for programs that count the master's children: these are the workers then,
+            and nothing else. `HUP` loads no new code, and what the application does at its import (threads, memory,
+            faults) is done in the master. Takes effect at a restart or an upgrade.
+            [Preloading](preload.md#in-the-master).""",
+    )
+    # off: what an application does for gunicorn alone may be wrong here; its owner decides.
+    appear_as: Literal["off", "gunicorn"] = Section.PROCESS(
+        "off",
+        choice("off", "gunicorn", metavar="NAME", other={"none": "off", "false": "off", "wsgiserv": "off"}),
+        "Appear as 'gunicorn' to an application that looks for it.",
+        doc="""With `gunicorn`, `SERVER_SOFTWARE` in the process's environment is `gunicorn/VERSION`, `sys.argv[0]` the
+            path of a gunicorn command, and `sys.modules` has `gunicorn`: the installed package, or a stand-in with its
+            version. The request's environ and the `Server` header stay as they are. Without it the variable is
+            `wsgiserv/` and the version. `raw_env` may set the variable to anything else.""",
+    )
+    # gunicorn's workers touch a file there all the time; ours need none.
+    worker_tmp_dir: str | None = Section.PROCESS(
+        None,
+        FILE,
+        "A directory for workers' heartbeat files: checked, and not used.",
+        metavar="DIR",
+        accepts="a directory that exists",
+        doc="""The heartbeat lives in shared memory, so nothing is written there. As with gunicorn the server does not
+            start when the directory is missing or cannot be written to. Large bodies are kept in `spool_dir`.""",
     )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = Section.PROCESS(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
@@ -286,6 +326,10 @@ class ProcessSettings:
         ),
         "Also restart when this file or pattern changes; may be repeated.",
         "--reload-extra-file",
+    )
+    # Off: it makes the server a hundred times as slow.
+    spew: bool = Section.DEVELOPMENT(
+        False, SWITCH, "Print each line of Python that the server and the application execute."
     )
     # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = Section.DEVELOPMENT(

@@ -66,6 +66,25 @@ class Settings(ProcessSettings):
             `module` alone (then `application`, else `app`).""",
     )
 
+    # An application's deployment is described in one file there: Pyramid's way.
+    paste: str | None = Section.APPLICATION(
+        None,
+        Kind(parsers.path, "a file that exists, and '#name' for another application than main", "FILE[#NAME]"),
+        "Serve an application of a PasteDeploy file.",
+        hidden_flags=("--paster",),
+        doc="""Such as `production.ini#admin`; it goes before `wsgi_app`. The file's `[loggers]` are `logconfig`, unless
+            that is set. It needs the package PasteDeploy: `pip install 'wsgiserv[paste]'`. A file with
+            `use = egg:wsgiserv#main` in its `[server:main]` is served by `pserve`, too, and has the settings there: see
+            [Frameworks](frameworks.md#pastedeploy-files).""",
+        show_default="none",
+    )
+    raw_paste_global_conf: tuple[str, ...] = Section.APPLICATION(
+        (),
+        Kind(parsers.environment_pairs, "KEY=VALUE, or a list of such", "KEY=VALUE", "many"),
+        "Set a variable for the PasteDeploy file; may be repeated.",
+        "--paste-global",
+    )
+
     # Listening
     # The loopback: a server tried out for the first time must not be reachable from the network. gunicorn's default,
     # too.
@@ -475,7 +494,18 @@ class Settings(ProcessSettings):
         "",
         Kind(parsers.root_path, "a path that begins with a slash; for example '/shop'", "PATH"),
         "The path that the application is mounted under (SCRIPT_NAME).",
+        environment="SCRIPT_NAME",
+        doc="""`SCRIPT_NAME` in `raw_env` or in the environment is its default, as with gunicorn.""",
         show_default="none",
+    )
+    # serve: a proxy may have taken the path off already. A SCRIPT_NAME of the environment is gunicorn's way, which
+    # refuses.
+    root_path_outside: Literal["serve", "refuse"] = Section.PROXIES(
+        "serve",
+        choice("serve", "refuse", metavar="WHAT"),
+        "Serve a path outside of `root_path` as it is, or 'refuse' it with 400.",
+        doc="""`refuse` is the default when `root_path` comes from `SCRIPT_NAME`, since gunicorn refuses such a request.
+            `serve` is for a proxy that takes the path off before it asks. `readiness_path` is answered in any case.""",
     )
     # The name alone: a version helps only those who look for servers with a known fault.
     server_header: str = Section.PROXIES(

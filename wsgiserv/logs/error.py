@@ -95,6 +95,8 @@ class _Logger(logging.Logger):
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Make a record by the factory of the application; without it if it fails."""
+        if self.name == ERROR_NAMES[0] and _opened.name:
+            args = (_opened.name, *args[1:])
         try:
             record = super().makeRecord(*args, **kwargs)
             if isinstance(record, logging.LogRecord):
@@ -248,6 +250,7 @@ class _Opened:
     capture: Capture | None = None
     access: logging.Logger | None = None
     users: Any = None  # the logger of `logger_class`
+    name: str = ""  # of the logger in records, where a logconfig says another one
 
 
 _opened = _Opened()
@@ -307,6 +310,8 @@ def open_error_log(settings: Settings) -> logging.Logger:
     if isinstance(theirs, logging.Logger):
         ours.handlers, ours.filters, ours.propagate = theirs.handlers, theirs.filters, theirs.propagate
         ours.setLevel(theirs.level)
+    # Formats and filters of a file for gunicorn read the name.
+    _opened.name = named.error.name if named.error else ""
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only

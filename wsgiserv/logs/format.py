@@ -169,6 +169,10 @@ def _braced(name: str) -> _Getter | None:
     return lambda exchange: exchange.environ.get(f"HTTP_{header}", "-")
 
 
+def _dash(exchange: Exchange) -> str:
+    return "-"
+
+
 def _environ_value(environ: dict[str, Any], name: str) -> Any:
     """Return the environ's value under ``name``, whatever its case (gunicorn's rule), or ``-``."""
     for key in (name, name.upper(), name.lower()):
@@ -312,9 +316,8 @@ def _parse(format_name: str) -> list[str | _Piece]:
             continue
         if name is None:
             raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
-        get = ATOMS.get(name) or _braced(name)
-        if get is None:
-            raise _bad(template, f"there is no atom %({name})s")
+        # As with gunicorn an atom that does not exist is a dash; `format_advice` names it.
+        get = ATOMS.get(name) or _braced(name) or _dash
         # Checked here: `%` itself would raise at each request.
         if kind not in (_TYPES_OF_NUMBERS if name in _NUMBERS else _TYPES_OF_TEXT):
             raise _bad(template, f"%({name}){match['layout']}{kind} cannot be formatted as {kind!r}")
@@ -329,8 +332,19 @@ def check_format(format_name: str) -> None:
 
 
 def format_advice(format_name: str) -> str:
-    """Return a warning about a format without atoms, which gives the same line for each request; else nothing."""
-    if format_name == "json" or any(isinstance(piece, _Piece) for piece in _parse(format_name)):
+    """Return a warning about atoms that do not exist, or a format without any; else nothing."""
+    if format_name == "json":
+        return ""
+    pieces = _parse(format_name)
+    names = dict.fromkeys(match["name"] for match in _DIRECTIVE.finditer(_NAMED.get(format_name, format_name)))
+    if unknown := [name for name in names if not (name is None or name in ATOMS or _braced(name))]:
+        listed = ", ".join(f"%({name})s" for name in unknown)
+        known = " ".join(ATOMS)
+        return (
+            f"WS1830 access_log_format: there {'are no atoms' if len(unknown) > 1 else 'is no atom'} {listed}: a dash "
+            f"stands there in each line. Accepted: {known}, {{header}}i, {{header}}o, {{variable}}e"
+        )
+    if any(isinstance(piece, _Piece) for piece in pieces):
         return ""
     near = nearest(format_name.lower(), [*_NAMED, "json"], limit=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"

@@ -68,6 +68,7 @@ class Master:
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None: each worker loads it.
         environment: this process's environment, with the variables of environment files; None without these.
+        advise: returns advice about the application, for the log; called once, when all workers are ready.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Master:
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
         environment: ProcessEnvironment | None = None,
+        advise: Callable[[], str] | None = None,
     ) -> None:
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
+        self._advise = advise
         self._resources = ServerResources(settings, log, old_master, preload_application, environment)
         # Also before the application's code runs: its programs must not inherit the variables.
         self._manager = ServiceManager.from_environ(os.environ)
@@ -387,6 +390,8 @@ class Master:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", counted(serving, "worker"), monotonic() - current.began_at)
+            if self._advise is not None and (advice := self._advise()):
+                self._log.warning("%s", advice)
 
     # ---- signals ---------------------------------------------------------------------------------------
 

@@ -154,8 +154,8 @@ class Reload:
             # Opened here, since the workers' user may not be allowed to.
             open_access_file(settings)
             # Before the application is loaded, where the master itself preloads it.
-            resources.environment.apply(settings.raw_env)
-            undo.callback(resources.environment.restore, self._variables_before)
+            resources.apply_environment(settings)
+            undo.callback(resources.restore_environment, old.settings, self._variables_before)
             new = resources.generation(settings, listeners, old)
             undo.pop_all()
         # SIGHUP rotates logs, too: files of the same name are opened again, in the master first.
@@ -204,7 +204,7 @@ class Reload:
         self._resources.keep_listeners(old.listeners)
         if failed.pid_file is not None:
             failed.pid_file.remove()
-        self._resources.environment.restore(self._variables_before)
+        self._resources.restore_environment(old.settings, self._variables_before)
         try:
             open_error_log(old.settings)
         except WsgiservError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -12,8 +13,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgiserv import __version__
+from wsgiserv.app.appearance import identify
 from wsgiserv.config.masking import mask_text
-from wsgiserv.config.process_environment import ProcessEnvironment
+from wsgiserv.config.process_environment import ProcessEnvironment, State
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
 from wsgiserv.hooks import call_hook, call_hook_or_stop
@@ -28,12 +30,13 @@ from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import TOLD_TO_STOP, OldMaster
-from wsgiserv.master.zygote import become_subreaper
+from wsgiserv.master.zygote import become_subreaper, threads_left_behind
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.inherited_sockets import check_descriptors
 from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.titles import has_titles
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -88,6 +91,9 @@ class ServerResources:
         self._last_number = 0
         self._preload_application = preload_application
         self._preloaded: Callable[..., Any] | None = None
+        # From the first generation with `preload_app` on: "zygote", "master", or "fallback" for the master of a system
+        # without zygotes.
+        self._preloads_in = ""
         self._inherited_fds = take_listen_fds(os.environ, getpid())
         # Over each upgrade: the next master has the sockets, but not the manager's variables.
         self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
@@ -127,12 +133,14 @@ class ServerResources:
         server = self.server = HookServer(settings, log)
         # Before the pid file: another server knows a master by its title.
         set_title("master", server.proc_name)
+        if not has_titles:
+            log.debug("no process titles: the package setproctitle is not installed")
         # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
         with interrupt.held():
             # Before the sockets: the second of two servers with one configuration is told of the first by this.
             self._create_pid_file()
         # Before the hooks and the application, whose own code may read them at its import.
-        self.environment.apply(settings.raw_env)
+        self.apply_environment(settings)
         for notice in notices:
             log.warning("%s", notice)
         call_hook_or_stop(log, "on_starting", settings.on_starting, server)
@@ -152,6 +160,15 @@ class ServerResources:
         server.set_num_workers(settings.workers)
         call_hook(log, "when_ready", settings.when_ready, server)
         return generation
+
+    def apply_environment(self, settings: Settings) -> None:
+        """Set the variables of `raw_env` and the server's own, in place of those of other settings."""
+        self.environment.apply(identify(settings))
+
+    def restore_environment(self, settings: Settings, variables: State) -> None:
+        """Set the variables, and the server's names, that were there with these settings."""
+        identify(settings)
+        self.environment.restore(variables)
 
     def _log_start(self) -> None:
         settings, log = self.settings, self.log
@@ -257,23 +274,61 @@ class ServerResources:
                 "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
             )
             return None, None
-        # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to its
-        # nearest subreaper: only a parent can wait for it.
-        if become_subreaper():
-            return None, partial(self._preload_application, settings, self.log, False)
-        if self._preloaded is None:
+        if not self._preloads_in:
+            # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to
+            # its nearest subreaper: only a parent can wait for it. Not tried for "master": a subreaper has the
+            # application's orphans for children, too.
+            is_possible = settings.preload_in != "zygote" or become_subreaper()
+            self._preloads_in = settings.preload_in if is_possible else "fallback"
+        elif self._preloads_in not in ("fallback", settings.preload_in):
+            # What is loaded here cannot be unloaded, and a zygote's workers need a subreaper.
             self.log.warning(
-                "WS1302 preload_app: the master itself loads the application: this system has no "
-                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
+                "WS1290 reload: preload_in = %r takes effect at a restart or an upgrade (SIGUSR2); it stays %r",
+                settings.preload_in,
+                self._preloads_in,
             )
-            self._preloaded = self._preload_application(settings, self.log, True)
-        else:
-            # Python has no way to unload modules.
+        if self._preloads_in == "zygote":
+            return None, partial(self._preload_application, settings, self.log, False)
+        return self._preload_here(settings, self._preload_application), None
+
+    def _preload_here(self, settings: Settings, load: Preload) -> Callable[..., Any]:
+        """Load the application in this process, once: Python has no way to unload modules."""
+        is_again = self._preloaded is not None
+        if self._preloads_in == "master":
+            if is_again:
+                self.log.warning(
+                    "WS1291 reload: the preloaded application stays as it is: preload_in = 'master'. Restart the "
+                    "server, or send SIGUSR2, to load it again"
+                )
+            else:
+                self.log.info(
+                    "preload_in = 'master': the master itself loads the application, with the rights of its own user: "
+                    "SIGHUP will not reload it (restart, or send SIGUSR2), boot_timeout does not apply, and its "
+                    "threads, memory and faults at import are the master's"
+                )
+        elif is_again:
             self.log.warning(
                 "WS1303 reload: the preloaded application stays as it is: this system has no PR_SET_CHILD_SUBREAPER "
                 "(prctl(2)). Restart the server, or send SIGUSR2, to load it again"
             )
-        return self._preloaded, None
+        else:
+            self.log.warning(
+                "WS1302 preload_app: the master itself loads the application: this system has no "
+                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
+            )
+        if self._preloaded is None:
+            self._preloaded = load(settings, self.log, True)
+            if names := threads_left_behind():
+                self.log.warning(
+                    "WS1292 preload_app: the application has started %s while it was loaded (%s): threads stay in the "
+                    "master, the workers do not have them. Start them in post_worker_init, or at the first request",
+                    counted(len(names), "thread") if len(names) > 1 else "a thread",
+                    ", ".join(names),
+                )
+            # As in a zygote: the collector of a worker would write into the pages that all share, and so copy them.
+            gc.collect()
+            gc.freeze()
+        return self._preloaded
 
     def _tls_contexts(self, settings: Settings, before: ContextSeries | None) -> ContextSeries | None:
         """Return the TLS contexts of the workers: ``before`` while certificates and settings are the same.

@@ -10,8 +10,6 @@ from functools import partial
 from os import close, getpid
 from typing import Any, Final
 
-from setproctitle import setproctitle
-
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.logs.error import log_for_users
@@ -21,6 +19,7 @@ from wsgiserv.master.signals import SignalQueue, ignore_requests
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
+from wsgiserv.titles import setproctitle
 
 # gunicorn's default `timeout`, which bounds the boot there, too.
 _BOOT_S: Final = 30.0

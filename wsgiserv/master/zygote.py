@@ -144,7 +144,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any]:
     except (ApplicationError, ConfigError, OSError) as error:
         status = ExitStatus.BOOT if isinstance(error, OSError) else error.exit_status
         _refuse(boot, str(error), getattr(error, "traceback", ""), status)
-    names = _threads_left_behind()
+    names = threads_left_behind()
     if names:
         boot.parent.log.warning(
             "WS1332 zygote: the application has started %s while it was loaded (%s): threads stay behind in the "
@@ -159,7 +159,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any]:
     return application
 
 
-def _threads_left_behind() -> Sequence[str]:
+def threads_left_behind() -> Sequence[str]:
     """Return the names of the other threads of this process."""
     try:
         native = set(map(int, os.listdir("/proc/self/task")))

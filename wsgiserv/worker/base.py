@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 from wsgiserv import scoreboard
-from wsgiserv.app.loader import load_application, prepare_path
+from wsgiserv.app.loader import prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError
@@ -34,6 +34,8 @@ from wsgiserv.wording import counted
 from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import needs_thread
 from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
+from wsgiserv.worker.mount import mounted_as
+from wsgiserv.worker.paste import application_of, paste_files
 from wsgiserv.worker.process import WorkerProcess
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
@@ -188,6 +190,7 @@ class Worker(WorkerProcess):
             app = answer_readiness(
                 app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
             )
+        app = mounted_as(settings, app, self.log)
         access = open_access_log(settings, self.log)
         self.context.begin(app, access, *request_hooks(self, settings, self.log))
         self.check_patched("the application")  # its import may have replaced the threads
@@ -198,9 +201,8 @@ class Worker(WorkerProcess):
             return self.boot.application
         prepare_path(settings.chdir, settings.pythonpath)
         leave_names_free()
-        assert settings.wsgi_app is not None
         try:
-            return load_application(settings.wsgi_app)
+            return application_of(settings)
         except ApplicationError as error:
             if not settings.reload:
                 raise
@@ -238,9 +240,8 @@ class Worker(WorkerProcess):
                 self.leave_for(f"{path} has changed")
 
         note_imports()
-        self._reloader = Reloader(
-            changed, [*self.cfg.reload_extra_files, *read_by_master], self.cfg.reload_engine, noted=read_by_master
-        )
+        files = [*self.cfg.reload_extra_files, *read_by_master, *paste_files(self.cfg)]
+        self._reloader = Reloader(changed, files, self.cfg.reload_engine, noted=read_by_master)
 
     def _let_go(self) -> None:
         """Drop the application, at the end of the process."""

@@ -32,6 +32,10 @@ def worker_main(boot: WorkerBoot) -> int:
     # Before the worker makes anything: with preload_app the application may have started a hub in the zygote.
     reset_hubs()
     settings = boot.settings
+    if settings.spew:
+        from wsgiserv.line_trace import trace_lines
+
+        trace_lines()
     worker: Worker | None = None
     failure: BaseException | None = None
     status: int = ExitStatus.BOOT

@@ -43,7 +43,8 @@ def head_limits(settings: Settings) -> HeadLimits:
         header_map=settings.header_map,
         forwarder_headers=frozenset(name.upper() for name in settings.forwarder_headers),
         secure_scheme_headers=tuple((name.upper(), value) for name, value in settings.secure_scheme_headers.items()),
-        root_path=settings.root_path,
+        # Otherwise `mounted_as` looks at each path.
+        root_path=settings.root_path if settings.root_path_outside == "serve" else "",
     )
 
 

@@ -15,13 +15,12 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from setproctitle import setthreadtitle
-
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.process import flush_standard_streams
+from wsgiserv.titles import setthreadtitle
 from wsgiserv.unpatched import no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress

@@ -124,7 +124,7 @@ class TestWriting:
 
     def test_bad_format_is_found_when_the_log_is_off(self, errors: Path) -> None:
         with pytest.raises(ConfigError, match="access_log_format"):
-            open_access_log(Settings(access_log_format="%(zz)s"), logging.getLogger("x"))
+            open_access_log(Settings(access_log_format="%(zz"), logging.getLogger("x"))
 
 
 class TestTrouble:
