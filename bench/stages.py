@@ -71,6 +71,8 @@ class _Sink:
     def send(self, data: bytes) -> None:
         pass
 
+    send_last = send
+
 
 def requests_of(headers: str, count: int) -> list[bytes]:
     """Return the bytes of ``count`` requests with this kind of headers."""

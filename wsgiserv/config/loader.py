@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from wsgiserv.config.argv import Given, parse
 from wsgiserv.config.file import ConfigFile, find_config_file, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
+from wsgiserv.config.hook_config import remember_unused
 from wsgiserv.config.setting import Setting
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.values import TooLarge
@@ -142,6 +143,8 @@ class _Loader:
     faulty: set[str] = field(default_factory=set)
     file: ConfigFile | None = None
     file_config: str | None = None
+    # What gunicorn's settings without a use here have been given, for hooks that read them.
+    unused: dict[str, object] = field(default_factory=dict)
 
     def note(self, notice: str) -> None:
         """Note a line for the log."""
@@ -230,6 +233,7 @@ class _Loader:
             if name in SETTINGS:
                 self.take(name, raw, f"{flag} {where}" if flag else where)
             elif not GUNICORN_ONLY[name].is_default(raw):
+                self.unused[name] = raw
                 self._ignore(flag, where, name)
 
     def _ignore(self, written: str, place: str, name: str) -> None:
@@ -282,6 +286,7 @@ class _Loader:
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
             is_own = callable(raw) and not ignored.function and name != "logger_class"
             if not is_own and not ignored.is_default(raw):
+                self.unused[name] = raw
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
             # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
@@ -324,8 +329,10 @@ class _Loader:
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
+        settings = Settings(**values)
+        remember_unused(settings, self.unused)
         return Loaded(
-            Settings(**values),
+            settings,
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,

@@ -20,13 +20,10 @@ from os import getpid
 from time import gmtime, localtime, strftime, struct_time, time
 from typing import Any, NamedTuple
 
+from wsgiserv.config.log_formats import NAMED_FORMATS
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_json, escape_quoted
 from wsgiserv.wording import nearest
-
-COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
-COMBINED = COMMON + ' "%(f)s" "%(a)s"'
-_NAMED = {"common": COMMON, "combined": COMBINED}
 
 
 class Exchange(NamedTuple):
@@ -263,7 +260,7 @@ class _Piece(NamedTuple):
 def atoms_for(format_name: str) -> type[Atoms]:
     """Return the class of the atoms to format the template of a setting's value with."""
     # A template that begins with a brace is meant to make JSON objects: its values are escaped accordingly.
-    return JSONAtoms if _NAMED.get(format_name, format_name).lstrip().startswith("{") else Atoms
+    return JSONAtoms if NAMED_FORMATS.get(format_name, format_name).lstrip().startswith("{") else Atoms
 
 
 def template_of(format_name: str) -> str:
@@ -283,7 +280,7 @@ def template_of(format_name: str) -> str:
             return f"%({name}%{layout}{kind})s"
         return match[0]
 
-    return _DIRECTIVE.sub(directive, _NAMED.get(format_name, format_name))
+    return _DIRECTIVE.sub(directive, NAMED_FORMATS.get(format_name, format_name))
 
 
 def _bad(template: str, what: str) -> ConfigError:
@@ -295,7 +292,7 @@ def _bad(template: str, what: str) -> ConfigError:
 
 
 def _parse(format_name: str) -> list[str | _Piece]:
-    template = _NAMED.get(format_name, format_name)
+    template = NAMED_FORMATS.get(format_name, format_name)
     pieces: list[str | _Piece] = []
     position = 0
     for match in _DIRECTIVE.finditer(template):
@@ -327,7 +324,7 @@ def format_advice(format_name: str) -> str:
     """Return a warning about a format without atoms, which gives the same line for each request; else nothing."""
     if format_name == "json" or any(isinstance(piece, _Piece) for piece in _parse(format_name)):
         return ""
-    near = nearest(format_name.lower(), [*_NAMED, "json"], limit=1)
+    near = nearest(format_name.lower(), [*NAMED_FORMATS, "json"], limit=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
     return f"access_log_format = {format_name!r} has no atom, so every line is this text. {advice}"
 
