@@ -289,7 +289,7 @@ class Employed:
                 generation=1,
                 master_pid=os.getpid(),
                 log=logging.getLogger("test.recycling"),
-                server=None,
+                server=SimpleNamespace(app=None),
                 handle=None,
             )
         )
