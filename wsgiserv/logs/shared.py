@@ -22,6 +22,7 @@ class _State:
         handlers, filters, level, propagate: as of `logging.Logger`.
         given_propagate: the last `propagate` that the server has set; another one is the user's.
         is_on: whether the server has given them its handler (the access log's).
+        kept: what is to live as long as the loggers.
         on_change: called when handlers, filters or the level may have changed.
     """
 
@@ -33,6 +34,7 @@ class _State:
         self.propagate = self.given_propagate = False
         self.on_change: Callable[[], object] | None = None
         self.is_on = False
+        self.kept: object = None
 
     def changed(self) -> None:
         """Tell of a change."""
@@ -124,6 +126,10 @@ def share(name: str, kind: type[SharedLogger]) -> logging.Logger:
         # gunicorn overrides these two as well.
         before.pop("level", None)
         before.pop("propagate", None)
+        # Held by a logger, and so by the module logging: at the end of the interpreter a handler must not go before that
+        # module does, which would run code of gevent's that has gone.
+        before["_state"] = state
+        state.kept = access_handler
         logger.__class__ = kind
     return logger
 

@@ -85,6 +85,11 @@ class HookWorker:
         return self._handle.age
 
     @property
+    def generation(self) -> int:
+        """The serial number of the configuration that it was started with."""
+        return self._handle.generation
+
+    @property
     def pid(self) -> int | str:
         """The process id; ``[booting]`` before the fork, as with gunicorn."""
         return self._handle.pid or "[booting]"
