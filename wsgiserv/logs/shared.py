@@ -126,8 +126,8 @@ def share(name: str, kind: type[SharedLogger]) -> logging.Logger:
         # gunicorn overrides these two as well.
         before.pop("level", None)
         before.pop("propagate", None)
-        # Held by a logger, and so by the module logging: at the end of the interpreter a handler must not go before that
-        # module does, which would run code of gevent's that has gone.
+        # Held by a logger, and so by the module logging: at the end of the interpreter a handler must not go before
+        # that module does, which would run code of gevent's that has gone.
         before["_state"] = state
         state.kept = access_handler
         logger.__class__ = kind

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from wsgiserv.app.hook_app import HookApp
@@ -189,7 +188,7 @@ class HookServer:
         bound = [listener.getsockname() for listener in self.LISTENERS if listener.fileno() >= 0]
         return bound or self.cfg.address
 
-    @cached_property
+    @property
     def worker_class(self) -> type[Any]:
         """The worker class."""
         return self.cfg.worker_class
