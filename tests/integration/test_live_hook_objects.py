@@ -325,7 +325,7 @@ def nworkers_changed(server, new, old):
     wait_until(lambda: len(server.workers()) == 2, "two workers")
     (found,) = notes(tmp_path, "on_starting")
     path = str(tmp_path / "server.pid")
-    shown = {"in": server.pid, "address": [["127.0.0.1", 0]], "pidfile": path, "pid": server.pid, "workers": 0}
+    shown = {"in": server.pid, "address": [["127.0.0.1", 0]], "pidfile": path, "pid": server.pid, "workers": 1}
     assert found == shown
     (found,) = notes(tmp_path, "when_ready")
     assert (found["host"], found["port"], found["pid"]) == ("127.0.0.1", server.address[1], server.pid)

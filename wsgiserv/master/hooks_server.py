@@ -196,7 +196,9 @@ class HookServer:
     @property
     def num_workers(self) -> int:
         """How many workers are wanted. A hook of the master may set it."""
-        return self._num_workers or 0 if self._wanted is None else self._wanted
+        if self._wanted is not None:
+            return self._wanted
+        return self.settings.workers if self._num_workers is None else self._num_workers
 
     @num_workers.setter
     def num_workers(self, count: int) -> None:

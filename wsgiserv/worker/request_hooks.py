@@ -202,10 +202,10 @@ def _apply_headers(before: list[tuple[str, str]], now: list[tuple[str, str]], en
             continue
         if values is None:
             environ.pop(key, None)
-        elif key == "HTTP_SCRIPT_NAME":
+            continue
+        if key == "HTTP_SCRIPT_NAME":
             mount(environ, values[-1])
-        else:
-            environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
 
 
 def _by_key(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
