@@ -169,7 +169,8 @@ def post_request(worker, req, environ, resp):
         return note("post", refused=True)
     note("post", mark=req.mark, method=req.method, left=environ["app.mark"], path=environ["PATH_INFO"],
          status=resp.status,
-         code=resp.status_code, headers=resp.headers, sent=resp.sent > 10, length=resp.response_length == resp.sent,
+         code=resp.status_code, headers=[name for name, _ in resp.headers],
+         sent=resp.sent > 10, length=resp.response_length == resp.sent,
          headers_sent=resp.headers_sent, chunked=resp.is_chunked(), same=resp.req is req, upgrade=resp.upgrade)
 """
 
