@@ -51,11 +51,16 @@ def call_hook(log: logging.Logger, name: str, hook: Callable[..., Any] | None, *
         False if it has raised.
     """
     failure = _call(hook, arguments)
+    report_failure(log, name, failure)
+    return failure is None
+
+
+def report_failure(log: logging.Logger, name: str, failure: BaseException | None) -> None:
+    """Log the exception of a hook that does not stop the server, if there is one."""
     if failure is not None and not is_a(failure, HaltServer):  # the server has noted that one
         # Outside of the handler: the log's handlers and filters may be the application's, too.
         what = describe_error(failure)
         log.error("WS1100 the hook %s raised %s; the server goes on", name, what, exc_info=failure)
-    return failure is None
 
 
 def failure_of(hook: Callable[..., Any] | None, *arguments: Any) -> BaseException | None:

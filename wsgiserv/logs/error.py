@@ -13,10 +13,9 @@ import os
 from _thread import get_ident
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from time import strftime
-from typing import Any, ClassVar, TextIO, cast
+from typing import Any, TextIO, cast
 
-from wsgiserv.config.hook_config import HookConfig, view_of
+from wsgiserv.config.hook_config import view_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
@@ -29,6 +28,7 @@ from wsgiserv.logs.handlers import (
     reopen_handlers,
     unblock_streams,
 )
+from wsgiserv.logs.hook_log import HookLog
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
 from wsgiserv.logs.shared import ACCESS, ERROR, SharedLogger, access_handler, begin_access_loggers, share
@@ -62,63 +62,7 @@ class _Formatter(logging.Formatter):
             return timestamp()
 
 
-class GunicornNames:
-    """The names of gunicorn's ``Logger`` that a `logging.Logger` lacks, for ``server.log`` and ``worker.log``."""
-
-    LOG_LEVELS: ClassVar[dict[str, int]] = {
-        name: getattr(logging, name.upper()) for name in ("critical", "error", "warning", "info", "debug")
-    }
-    error_fmt, datefmt, access_fmt = LINE_FORMAT, DATE_FORMAT, "%(message)s"
-    logfile = None
-
-    @property
-    def cfg(self) -> HookConfig | None:
-        """The configuration as hooks see it."""
-        return _opened.cfg
-
-    @property
-    def error_log(self) -> logging.Logger:
-        """The logger of the error log, under gunicorn's name."""
-        return logging.getLogger(ERROR_NAMES[1])
-
-    @property
-    def access_log(self) -> logging.Logger:
-        """The logger of the access log, under gunicorn's name."""
-        return logging.getLogger(ACCESS_NAMES[1])
-
-    @property
-    def error_handlers(self) -> list[logging.Handler]:
-        """The handlers of the error log."""
-        return ERROR.handlers
-
-    @property
-    def access_handlers(self) -> list[logging.Handler]:
-        """The handlers of the access log."""
-        return ACCESS.handlers
-
-    @property
-    def loglevel(self) -> int:
-        """The level of the error log."""
-        return ERROR.level
-
-    @property
-    def access_log_enabled(self) -> bool:
-        """Whether requests are logged."""
-        return bool(handlers_of(self.access_log))
-
-    def now(self) -> str:
-        """Return the time as in the access log."""
-        return strftime("[%d/%b/%Y:%H:%M:%S %z]")
-
-    def reopen_files(self) -> None:
-        """Open the error log and the files of all handlers again."""
-        reopen_error_log()
-
-    def close_on_exec(self) -> None:
-        """Do nothing: no program that the application starts inherits a log."""
-
-
-class _Logger(GunicornNames, SharedLogger):
+class _Logger(HookLog, SharedLogger):
     """A logger that an application can neither disable by accident nor break."""
 
     # An exception from a filter, a handler or a record factory would end the request, the worker or the master that
@@ -154,6 +98,10 @@ class _Logger(GunicornNames, SharedLogger):
             level = self.LOG_LEVELS.get(level.lower(), logging.INFO)
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, msg, *args, **kwargs)
+
+    def reopen_files(self) -> None:
+        """Open the error log and the files of all handlers again (gunicorn's name)."""
+        reopen_error_log()
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Make a record by the factory of the application; without it if it fails."""
@@ -287,7 +235,6 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
-    cfg: HookConfig | None = None
 
 
 _opened = _Opened()
@@ -337,7 +284,7 @@ def open_error_log(settings: Settings) -> logging.Logger:
         named.access.addHandler(access_handler)  # the configuration has set the level only
     ERROR.note_propagate()
     ACCESS.note_propagate()
-    _opened.cfg = view_of(settings)
+    ERROR.cfg = view_of(settings)
     for logger, handlers, _, _ in before:
         for old in handlers:
             if old not in logger.handlers:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from wsgiserv.config.hook_config import HookConfig
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES
 from wsgiserv.logs.handlers import handlers_of
 
@@ -22,6 +23,7 @@ class _State:
         handlers, filters, level, propagate: as of `logging.Logger`.
         given_propagate: the last `propagate` that the server has set; another one is the user's.
         is_on: whether the server has given them its handler (the access log's).
+        cfg: the configuration of the last `open_error_log`, as hooks see it.
         kept: what is to live as long as the loggers.
         on_change: called when handlers, filters or the level may have changed.
     """
@@ -35,6 +37,7 @@ class _State:
         self.on_change: Callable[[], object] | None = None
         self.is_on = False
         self.kept: object = None
+        self.cfg: HookConfig | None = None
 
     def changed(self) -> None:
         """Tell of a change."""
@@ -109,9 +112,23 @@ class SharedLogger(logging.Logger):
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Give ``record`` to all handlers that either name leads to."""
-        for handler in handlers_of(self):
-            if record.levelno >= handler.level:
-                handler.handle(record)
+        # The base's method: agents (Sentry's) replace it, to see records.
+        super().callHandlers(record)
+        if self.propagate:
+            own = _chain(self)
+            for handler in handlers_of(self):
+                if record.levelno >= handler.level and not any(handler is known for known in own):
+                    handler.handle(record)
+
+
+def _chain(log: logging.Logger) -> list[logging.Handler]:
+    """Return the handlers that the name of ``log`` alone leads to."""
+    found: list[logging.Handler] = []
+    logger: logging.Logger | None = log
+    while logger is not None:
+        found += logger.handlers
+        logger = logger.parent if logger.propagate else None
+    return found
 
 
 def share(name: str, kind: type[SharedLogger]) -> logging.Logger:

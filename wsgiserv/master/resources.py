@@ -321,6 +321,7 @@ class ServerResources:
     def take_over(self) -> None:
         """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
         self.has_taken_over = True
+        self.server.master_pid, self.server.master_name = 0, "Master"
         if self.old_master is None:
             return
         for listener in self._old_listeners:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ExitStatus
-from wsgiserv.hooks import call_hook
+from wsgiserv.hooks import failure_of, report_failure
 from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet, write_all
 from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
@@ -29,6 +29,7 @@ from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote import LONGEST_MESSAGE_BYTES, ZygoteBoot, live_as_zygote
 from wsgiserv.process import reap, send_signal, unnamed_file
 from wsgiserv.scoreboard import Slot
+from wsgiserv.user_code import is_a
 
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
@@ -374,7 +375,12 @@ class ZygoteClients:
         # id (a file of Prometheus gauges) to be removed.
         settings = self._server.settings
         worker = new_handle(self._parent, settings, 0, zygote.generation.number, zygote.began_at, zygote.pid)
-        call_hook(self._log, "child_exit", settings.child_exit, self._server, worker.view)
+        failure = failure_of(settings.child_exit, self._server, worker.view)
+        if failure is not None and is_a(failure, AttributeError):
+            # Most likely what pre_fork hangs on each worker: gunicorn calls the hook for workers alone.
+            self._log.info("the hook child_exit, called for the end of a zygote (age 0), raised %s", failure)
+        else:
+            report_failure(self._log, "child_exit", failure)
         lost = [Answer(worker, "failed", how) for worker in zygote.asked.values()]
         zygote.asked.clear()
         return [*answers, *lost]
