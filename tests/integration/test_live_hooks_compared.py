@@ -200,18 +200,19 @@ def post_worker_init(worker):
 """
 
 
-@pytest.mark.parametrize(
-    ("config", "targets"),
-    [
-        (OBJECTS, ("/one",)),
-        (REQUESTS, ("/one?a=1", "/change?z=1", "/mount/here", "/refuse", "/two")),
-        (LOGS, ("/one", "/health", "/two")),
-    ],
-    ids=["objects", "requests", "logs"],
-)
-def test_the_same_file(tmp_path: Path, config: str, targets: tuple[str, ...]) -> None:
-    theirs = run_under("gunicorn", tmp_path / "g", config, *targets)
-    ours = run_under("wsgiserv", tmp_path / "w", config, *targets)
+FILES = {
+    "objects": (OBJECTS, ("/one",)),
+    "requests": (REQUESTS, ("/one?a=1", "/change?z=1", "/mount/here", "/refuse", "/two")),
+    "logs": (LOGS, ("/one", "/health", "/two")),
+}
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("name", list(FILES))
+def test_the_same_file(tmp_path: Path, name: str, kind: str) -> None:
+    config, targets = FILES[name]
+    theirs = run_under("gunicorn", tmp_path / "g", config, *targets, flags=("-k", kind))
+    ours = run_under("wsgiserv", tmp_path / "w", config, *targets, flags=("-k", kind))
     assert [comparable(each) for each in ours.answers] == [comparable(each) for each in theirs.answers]
     assert by_name(ours.notes) == by_name(theirs.notes)
     assert {name: named(lines) for name, lines in ours.files.items()} == {
