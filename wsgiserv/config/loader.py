@@ -30,6 +30,7 @@ from wsgiserv.config.environment import (
 )
 from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
+from wsgiserv.config.hook_config import remember_unused
 from wsgiserv.config.masking import mask, mask_text
 from wsgiserv.config.paste import check_file, has_loggers, split_uri
 from wsgiserv.config.refusal import refusal, shown_value
@@ -208,6 +209,8 @@ class _Loader:
     faulty: set[str] = field(default_factory=set)
     file: ConfigFile | None = None
     file_config: str | None = None
+    # What gunicorn's settings without a use here have been given, for hooks that read them.
+    unused: dict[str, object] = field(default_factory=dict)
 
     def note(self, notice: str) -> None:
         """Note a line for the log."""
@@ -326,6 +329,7 @@ class _Loader:
             if name in SETTINGS:
                 self.take(name, raw, f"{flag} {where}" if flag else where)
             elif not GUNICORN_ONLY[name].is_default(raw):
+                self.unused[name] = raw
                 self._ignore(flag, where, name)
         if any(given.where.startswith(f"in {GUNICORN_ARGUMENTS}") for given in sources.arguments):
             self.note(f"WS1032 using {GUNICORN_ARGUMENTS} from the environment; {OWN_ARGUMENTS} would go before it")
@@ -391,6 +395,7 @@ class _Loader:
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
             is_own = callable(raw) and not ignored.function
             if not is_own and not ignored.is_default(raw):
+                self.unused[name] = raw
                 self._ignore(name, self._place(name), name)
         elif _may_be_mistyped(name, raw):
             # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
@@ -436,8 +441,10 @@ class _Loader:
         self._fill_group()
         if values.get("preload_in") == "master" and not values.get("preload_app"):
             self.note(f"WS1092 preload_in = {self._written('preload_in')} has no effect without preload_app")
+        settings = Settings(**values, given=frozenset(sources))
+        remember_unused(settings, self.unused)
         return Loaded(
-            Settings(**values, given=frozenset(sources)),
+            settings,
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,

@@ -350,18 +350,30 @@ class ProcessSettings:
         "Called in the master before it starts.", "server", doc="If it raises, the server does not start."
     )
     on_reload: Hook = _hook("Called in the master when it reloads (SIGHUP).", "server")
-    when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
+    when_ready: Hook = _hook(
+        "Called in the master when the sockets listen.", "server", doc="If it raises, the server does not start."
+    )
     pre_fork: Hook = _hook(
         "Called in the master just before a worker is forked.",
         "server, worker",
         doc="If it raises while the server starts, the server does not start.",
     )
-    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
-    post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
+    post_fork: Hook = _hook(
+        "Called in the worker just after it was forked.", "server, worker", doc="If it raises, the worker cannot boot."
+    )
+    post_worker_init: Hook = _hook(
+        "Called in the worker when it has loaded the application.",
+        "worker",
+        doc="If it raises, the worker cannot boot.",
+    )
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
     worker_abort: Hook = _hook("Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker")
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
-    pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
+    pre_request: Hook = _hook(
+        "Called in the worker before each request.",
+        "worker, req",
+        doc="If it raises, that request gets 500, and the application is not called.",
+    )
     # gunicorn's hook has got more arguments over the years, and each form is still found in files.
     post_request: Hook = Section.HOOKS(
         None,

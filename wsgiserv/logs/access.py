@@ -18,6 +18,7 @@ from wsgiserv.logs.error import access_logger, opening, users_logger, warn_relia
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, json_line, template_of
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
+from wsgiserv.logs.shared import ACCESS, SharedLogger, access_handler, begin_access_loggers, needs_records, share
 from wsgiserv.privileges import acting_as, owner_of
 from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted
@@ -34,14 +35,19 @@ _LAST_PATIENCE_S = 1.0
 _LOCK_S = 1.0
 
 
+def _ignore(*exchange: Any) -> None:
+    """Take a request that nothing logs."""
+
+
 class AccessLog:
     """Takes a line per request, for a file, standard output or a logger.
 
     Args:
-        output: the destination of lines; None if all requests go to ``logger``.
+        output: the destination of lines; None if requests go to ``logger`` alone.
         log_format: the setting access_log_format, checked.
         error_log: the error log.
-        logger: gets each request as a record, if the logging configuration has given it handlers or filters.
+        logger: gets each request as a record, while it has handlers or filters of a user's; None: never.
+        is_configured: whether the logging configuration has given it handlers: then it gets all.
         users: the logger of `logger_class`, whose ``access`` is called in place of all that.
 
     Attributes:
@@ -58,6 +64,7 @@ class AccessLog:
         log_format: str,
         error_log: logging.Logger,
         logger: logging.Logger | None = None,
+        is_configured: bool = False,
         users: Any = None,
     ) -> None:
         self._output = output
@@ -69,14 +76,22 @@ class AccessLog:
         self.lost = self.untold = 0
         self._warned = False
         self._patient_at = self._retry_at = 0.0  # time.monotonic()
-        if users is not None:
-            self.log = self._log_by(users)
-        elif logger is None:
-            self.log = compile_format(log_format, self._lines.append)
-        else:
-            self.log = self._log_records(logger, log_format)
+        self._always_records = is_configured or users is not None
+        self._log_record = self._log_by(users) if users is not None else None
+        if logger is not None:
+            self._log_record = self._record_function(logger, log_format)
+        self._log_line = compile_format(log_format, self._lines.append) if output is not None else _ignore
+        self.look()
 
-    def _log_records(self, logger: logging.Logger, log_format: str) -> LogFunction:
+    def look(self) -> None:
+        """Send requests through the logger while anything but this log listens there, else past it.
+
+        Called at each change of the logger, and once a second: handlers can be changed behind the logger's back.
+        """
+        record = self._log_record
+        self.log = record if record is not None and (self._always_records or needs_records()) else self._log_line
+
+    def _record_function(self, logger: logging.Logger, log_format: str) -> LogFunction:
         """Return the function that sends each request as a record through ``logger``."""
         # A record's ``msg`` is the template and its ``args`` are the atoms, as with gunicorn, so filters and JSON
         # formatters written for that keep working. This costs several times the direct way.
@@ -251,20 +266,6 @@ class AccessLog:
             self._output.close()
 
 
-class _LinesToAccessLog(logging.Handler):
-    """Takes lines that the application itself logs to `gunicorn.access` into the access log."""
-
-    def __init__(self, access_log: AccessLog) -> None:
-        super().__init__()
-        self._access_log = access_log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._access_log.append(record.getMessage())
-        except Exception:
-            self.handleError(record)
-
-
 def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog | None:
     """Return the access log as the settings say, or None if there is none.
 
@@ -277,25 +278,24 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     if (users := users_logger()) is not None:
         return AccessLog(None, log_format, error_log, users=users)
     check_format(log_format)
-    loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
-    for logger in loggers:
-        # Those of an earlier call, before a reload
-        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, _LinesToAccessLog)]
     configured = access_logger()
-    if configured is not None:
-        return AccessLog(None, log_format, error_log, configured)
+    logger = share(ACCESS_NAMES[1], SharedLogger)
     path = settings.accesslog
-    if not path:
-        return None
-    with opening("accesslog", path):
-        output = Output(path, 1, owner_of(settings))
-    # A configuration file may have put a filter on a logger, such as one that drops health checks.
-    filtered = next((logger for logger in reversed(loggers) if logger.filters), None)
-    access_log = AccessLog(output, log_format, error_log, filtered)
-    for logger in loggers:
-        logger.addHandler(_LinesToAccessLog(access_log))
-        logger.propagate = False
-        logger.setLevel(logging.INFO)
+    access_log: AccessLog | None = None
+    if configured is not None:
+        access_log = AccessLog(None, log_format, error_log, configured, is_configured=True)
+    elif path:
+        if not ACCESS.is_on:  # the error log was opened for other settings
+            begin_access_loggers(is_on=True)
+        with opening("accesslog", path):
+            output = Output(path, 1, owner_of(settings))
+        access_log = AccessLog(output, log_format, error_log, logger)
+    elif settings.logconfig or settings.logconfig_dict or settings.logconfig_json:
+        # With gunicorn a hook or the application may still add a handler.
+        access_log = AccessLog(None, log_format, error_log, logger)
+    if access_log is not None:
+        access_handler.sink = access_log.append
+        ACCESS.on_change = access_log.look
     return access_log
 
 
@@ -363,8 +363,7 @@ def _borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Itera
 
     Raises ConfigError as `open_access_log` does.
     """
-    loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    before = access_handler.sink, ACCESS.on_change
     access = None
     try:
         access = open_access_log(settings, error_log)
@@ -372,10 +371,7 @@ def _borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Itera
     finally:
         if access is not None:
             access.close(patience_s=0.0)  # the master never waits for a reader
-        for logger, handlers, level, propagate in before:
-            logger.handlers[:] = handlers
-            logger.setLevel(level)
-            logger.propagate = propagate
+        access_handler.sink, ACCESS.on_change = before
 
 
 def environ_of(lost: RequestInFlight) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
+from wsgiserv.config.hook_config import view_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, Named, apply_logconfig
@@ -27,8 +28,10 @@ from wsgiserv.logs.handlers import (
     reopen_handlers,
     unblock_streams,
 )
+from wsgiserv.logs.hook_log import HookLog
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
+from wsgiserv.logs.shared import ACCESS, ERROR, SharedLogger, access_handler, begin_access_loggers, share
 from wsgiserv.logs.streams import Capture, LogText, consoles
 from wsgiserv.privileges import owner_of
 from wsgiserv.process import fill_standard_streams
@@ -59,12 +62,8 @@ class _Formatter(logging.Formatter):
             return timestamp()
 
 
-class _Logger(logging.Logger):
+class _Logger(HookLog, SharedLogger):
     """A logger that an application can neither disable by accident nor break."""
-
-    # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
-    # project's LOGGING would silence its server.
-    disabled: Any = property(lambda self: False, lambda self, value: None)
 
     # An exception from a filter, a handler or a record factory would end the request, the worker or the master that
     # logs: the methods below catch it.
@@ -92,6 +91,17 @@ class _Logger(logging.Logger):
                 _report_fault(f"a filter or factory of the logger {self.name}", error)
             except Exception:  # little stack is left (sys.setrecursionlimit)
                 _lose()
+
+    def log(self, level: int | str, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log at ``level``, a number or, as in gunicorn's class, a name."""
+        if isinstance(level, str):
+            level = self.LOG_LEVELS.get(level.lower(), logging.INFO)
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        super().log(level, msg, *args, **kwargs)
+
+    def reopen_files(self) -> None:
+        """Open the error log and the files of all handlers again (gunicorn's name)."""
+        reopen_error_log()
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Make a record by the factory of the application; without it if it fails."""
@@ -260,11 +270,7 @@ _opened = _Opened()
 
 
 def _logger(name: str) -> logging.Logger:
-    logger = logging.getLogger(name)
-    # logging.setLoggerClass() would not do: a configuration file or an early import may have asked for gunicorn.error
-    # already, and holds the logger, so it must change its class in place.
-    logger.__class__ = _Logger
-    return logger
+    return share(name, _Logger)
 
 
 def open_error_log(settings: Settings) -> logging.Logger:
@@ -280,12 +286,13 @@ def open_error_log(settings: Settings) -> logging.Logger:
     with opening("errorlog", settings.errorlog):
         output = Output(settings.errorlog, 2, owner_of(settings))
     handler = _ErrorLogHandler(output)
-    ours, borrowed = (_logger(name) for name in ERROR_NAMES)
-    loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
+    ours, _ = (_logger(name) for name in ERROR_NAMES)
+    loggers = [ours, *[share(name, SharedLogger) for name in ACCESS_NAMES]]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     users, named = None, Named(None, None)
     added: list[logging.Handler] = []
-    _install(handler, ours, borrowed, settings.loglevel)
+    _install(handler, ours, settings.loglevel)
+    begin_access_loggers(bool(settings.accesslog) and settings.logger_class is None)
     try:
         with handlers_open_safely(output.owner):
             if settings.logger_class is None:
@@ -316,9 +323,11 @@ def open_error_log(settings: Settings) -> logging.Logger:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
         _opened.handlers = [handler, *ours.handlers]
-        for logger in (ours, borrowed):
-            logger.setLevel(named.error.level)
-            logger.propagate = named.error.propagate
+    if named.access and settings.accesslog and not named.access.hasHandlers():
+        named.access.addHandler(access_handler)  # the configuration has set the level only
+    ERROR.note_propagate()
+    ACCESS.note_propagate()
+    ERROR.cfg = view_of(settings)
     for logger, handlers, _, _ in before:
         for old in handlers:
             if old not in logger.handlers:
@@ -340,22 +349,17 @@ def users_logger() -> Any:
     return _opened.users
 
 
-def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str) -> None:
-    """Give both loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
+def _install(handler: _ErrorLogHandler, ours: logging.Logger, loglevel: str) -> None:
+    """Give the loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
     if _opened.access:
         _opened.access.handlers.clear()  # the new configuration may not name it
-    for name in ACCESS_NAMES:
-        log = logging.getLogger(name)
-        log.handlers[:] = [each for each in log.handlers if each not in _opened.handlers]
-    # A handler added by a configuration file or a hook (Sentry, say) stays, and serves both names.
-    added = [h for h in ours.handlers + borrowed.handlers if h not in _opened.handlers]
+    ACCESS.handlers[:] = [each for each in ACCESS.handlers if each not in _opened.handlers]  # of a `logger_class`
+    # A handler added by a configuration file or a hook (Sentry, say) stays.
+    added = [h for h in ours.handlers if h not in _opened.handlers]
     ours.handlers[:] = [handler, *dict.fromkeys(added)]
-    ours.filters[:] = dict.fromkeys(ours.filters + borrowed.filters)
-    borrowed.handlers, borrowed.filters = ours.handlers, ours.filters
     level = logging.getLevelName(loglevel.upper())
-    for logger in (ours, borrowed):
-        logger.setLevel(level if isinstance(level, int) else logging.INFO)
-        logger.propagate = False
+    ours.setLevel(level if isinstance(level, int) else logging.INFO)
+    ERROR.begin()
 
 
 def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:

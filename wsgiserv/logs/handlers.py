@@ -22,11 +22,14 @@ _open: Any = open
 
 def handlers_of(log: logging.Logger) -> list[logging.Handler]:
     """Return the handlers reached by a record of ``log``."""
-    found: list[logging.Handler] = []
-    logger: logging.Logger | None = log
-    while logger is not None:
-        found += logger.handlers
-        logger = logger.parent if logger.propagate else None
+    found = list(log.handlers)
+    if log.propagate:
+        # A logger with two names has the parents of both.
+        for each in (log, getattr(log, "twin", None)):
+            logger = each.parent if each is not None else None
+            while logger is not None:
+                found += [handler for handler in logger.handlers if not any(handler is known for known in found)]
+                logger = logger.parent if logger.propagate else None
     return found
 
 

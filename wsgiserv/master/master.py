@@ -21,7 +21,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
-from wsgiserv.hooks import call_hook
+from wsgiserv.hooks import StoppedByHook, call_hook
 from wsgiserv.logs.error import close_logs_in_child, lost_messages, tell_lost_messages
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
@@ -132,7 +132,8 @@ class Master:
             self._resources.clean_up()
             if isinstance(failure, WsgiservError):
                 self._report(failure)
-            if not isinstance(failure, KeyboardInterrupt):  # INT, TERM or QUIT
+            by_hook = isinstance(failure, StoppedByHook) and failure.exit_status == ExitStatus.OK
+            if not (isinstance(failure, KeyboardInterrupt) or by_hook):  # INT, TERM or QUIT; sys.exit(0) of a hook
                 raise
             self._log.info("stopped while starting")
             self._foreground.failed(BootError("it was told to stop while it was starting."))
@@ -148,7 +149,7 @@ class Master:
             return 1
         # Before the hook: a zygote holds the application, which the hook may clean up after.
         self._workers.zygotes.close()
-        call_hook(self._log, "on_exit", self._resources.server.cfg.on_exit, self._resources.server)
+        call_hook(self._log, "on_exit", self._resources.server.settings.on_exit, self._resources.server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
         # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
@@ -231,7 +232,22 @@ class Master:
             shutdown.follow_upgrade()
             self._announce()
             shutdown.end_drain(monotonic())
+            self._obey_hooks()
             self._begin_requested()
+
+    def _obey_hooks(self) -> None:
+        """Carry out what hooks have asked for through ``server``."""
+        server = self._resources.server
+        if (request := server.halt_request) is not None:
+            self._shutdown.halt(request.reason, request.exit_status)
+        wanted = server.take_wanted()
+        if wanted is not None and not self._shutdown.has_begun:
+            most = most_workers(self._reload.newest.settings)
+            if wanted > most:
+                self._log.warning(
+                    "WS1107 a hook has set server.num_workers to %d: this machine accepts at most %s", wanted, most
+                )
+            self._reload.scale(min(wanted, most), f"a hook has set server.num_workers to {wanted}")
 
     def _autoscale(self, now: float) -> float:
         """Follow the load between `workers_min` and `workers_max`; return when to look again."""
@@ -263,7 +279,7 @@ class Master:
                 self._upgrade.requests.pop(0),
                 Inherited(self._reload.current.listeners, handoff, resources.activated),
                 self._signals,
-                before_exec=lambda: call_hook(self._log, "pre_exec", server.cfg.pre_exec, server),
+                before_exec=lambda: call_hook(self._log, "pre_exec", server.settings.pre_exec, server),
             )
         self._shutdown.follow_upgrade()  # SIGTERM may wait for one that could not be started
 
@@ -331,7 +347,7 @@ class Master:
         generation = self._reload.generation(action.generation)
         try:
             self._workers.spawn(generation, partial(self._close_in_worker, generation))
-        except BootError as error:  # pre_fork has forbidden the start
+        except WsgiservError as error:  # pre_fork has forbidden the start
             self._shutdown.fail(error)
 
     def _close_in_worker(self, generation: Generation) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from os import getpid
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv import __version__
 from wsgiserv.app.appearance import identify
@@ -18,7 +18,7 @@ from wsgiserv.config.masking import mask_text
 from wsgiserv.config.process_environment import ProcessEnvironment, State
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
-from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.hooks import call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
@@ -41,6 +41,12 @@ from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
+
+# What is done, or opened, before the hook on_starting: too late for `cfg.set`.
+_APPLIED: Final = frozenset({
+    "capture_output", "chdir", "check_config", "config", "daemon", "errorlog", "logconfig", "logconfig_dict",
+    "logconfig_json", "loglevel", "pidfile", "print_config", "raw_env", "umask",
+})  # fmt: skip
 
 # Loads an application with these settings; the last argument is True when this process goes on as the master.
 Preload = Callable[[Settings, logging.Logger, bool], Callable[..., Any]]
@@ -130,7 +136,8 @@ class ServerResources:
         """
         log, settings = self.log, self.settings
         check_privileges(settings)
-        server = self.server = HookServer(settings, log)
+        server = self.server = HookServer(settings, log, self.old_master.pid if self.old_master is not None else 0)
+        server.systemd = bool(self._inherited_fds)
         # Before the pid file: another server knows a master by its title.
         set_title("master", server.proc_name)
         if not has_titles:
@@ -139,11 +146,12 @@ class ServerResources:
         with interrupt.held():
             # Before the sockets: the second of two servers with one configuration is told of the first by this.
             self._create_pid_file()
+        server.show_pidfile(self.pid_file.path if self.pid_file is not None else None)
         # Before the hooks and the application, whose own code may read them at its import.
         self.apply_environment(settings)
         for notice in notices:
             log.warning("%s", notice)
-        call_hook_or_stop(log, "on_starting", settings.on_starting, server)
+        settings = self._call_on_starting()
         with interrupt.held():
             self._open_listeners()
         server.listen(self.listeners)
@@ -157,8 +165,11 @@ class ServerResources:
         self._log_start()
         # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
         generation = self.generation(settings, self.listeners)
-        server.set_num_workers(settings.workers)
-        call_hook(log, "when_ready", settings.when_ready, server)
+        self._show_application(generation)
+        # A hook may have set it.
+        generation.workers = server.take_wanted() or settings.workers
+        server.set_num_workers(generation.workers)
+        call_hook_or_stop(log, "when_ready", settings.when_ready, server)
         return generation
 
     def apply_environment(self, settings: Settings) -> None:
@@ -169,6 +180,28 @@ class ServerResources:
         """Set the variables, and the server's names, that were there with these settings."""
         identify(settings)
         self.environment.restore(variables)
+
+    def _call_on_starting(self) -> Settings:
+        """Call the hook; return the settings with its changes (``server.cfg.set``). Raises BootError, StoppedByHook."""
+        server, settings = self.server, self.settings
+        if settings.on_starting is None:
+            return settings
+        warn = server.cfg.on_late_change
+        assert warn is not None
+        server.cfg.on_late_change = lambda name: warn(name) if name in _APPLIED else None
+        call_hook_or_stop(self.log, "on_starting", settings.on_starting, server)
+        server.cfg.on_late_change = warn
+        changed = server.cfg.take_changes(_APPLIED)
+        if changed is not settings:
+            check_privileges(changed)
+            self.settings = changed
+            server.configure(changed)
+        return changed
+
+    def _show_application(self, generation: Generation) -> None:
+        """Show hooks the application, where the master itself has loaded it."""
+        if generation.application is not None:
+            self.server.app.callable = generation.application
 
     def _log_start(self) -> None:
         settings, log = self.settings, self.log
@@ -235,6 +268,7 @@ class ServerResources:
         """Show a generation to hooks and in the process title."""
         self.server.configure(generation.settings)
         self.server.listen(generation.listeners)
+        self._show_application(generation)
         # Last of the three: it calls a hook, which sees the rest.
         self.server.set_num_workers(generation.workers)
         set_title("master", self.server.proc_name)
@@ -261,6 +295,7 @@ class ServerResources:
         if self.pid_file is not None:
             self.pid_file.remove()
         self.pid_file = new
+        self.server.show_pidfile(new.path if new is not None else None)
 
     def _preload(self, settings: Settings) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
         """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
@@ -349,6 +384,7 @@ class ServerResources:
     def take_over(self) -> None:
         """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
         self.has_taken_over = True
+        self.server.master_pid, self.server.master_name = 0, "Master"
         if self.old_master is None:
             return
         for listener in self._old_listeners:

@@ -139,13 +139,14 @@ class Application:
     Attributes:
         app: the WSGI application.
         call: calls it: `run_app`, or a function that watches its time around it.
-        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
-            response); None when they are not set.
+        pre_request: gunicorn's hook, called with (request, environ); it may return what is called in place of ``app``.
+            None when it is not set.
+        post_request: gunicorn's hook, called with (request, environ, response); None when it is not set.
     """
 
     app: Callable[..., Any] = no_application
     call: Callable[..., BaseException | None] = run_app
-    pre_request: Callable[[Any, dict[str, Any]], object] | None = None
+    pre_request: Callable[[Any, dict[str, Any]], Callable[..., Any] | None] | None = None
     post_request: Callable[[Any, dict[str, Any], Response], object] | None = None
 
 
@@ -227,7 +228,7 @@ class ServingContext:
         """Requests answered by this worker."""
         return self.slot.words[REQUESTS]
 
-    def begin(self, app: Callable[..., Any], access: AccessLog | None, *hooks: Callable[..., object] | None) -> None:
+    def begin(self, app: Callable[..., Any], access: AccessLog | None, *hooks: Callable[..., Any] | None) -> None:
         """Serve a loaded application from now on; the arguments are as of `Application`."""
         # One assignment: a request that begins on another thread never sees half of it.
         self.application = Application(app, self.application.call, *hooks)

@@ -17,18 +17,10 @@ from gunicorn.glogging import Logger, SafeAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsgiserv.config.log_formats import COMBINED
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape, escape_keeping_lines, escape_quoted
-from wsgiserv.logs.format import (
-    ATOMS,
-    COMBINED,
-    Atoms,
-    atoms_for,
-    check_format,
-    compile_format,
-    format_advice,
-    template_of,
-)
+from wsgiserv.logs.format import ATOMS, Atoms, atoms_for, check_format, compile_format, format_advice, template_of
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",

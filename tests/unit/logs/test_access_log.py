@@ -18,6 +18,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs import access, output
 from wsgiserv.logs.access import AccessLog, open_access_log
 from wsgiserv.logs.error import open_error_log
+from wsgiserv.logs.shared import ACCESS, ERROR
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",
@@ -41,7 +42,9 @@ def _loggers_as_before() -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.filters.clear()
-        logger.propagate = True
+    for state in (ERROR, ACCESS):
+        # Else pytest gives them its own handler; the next test's log resets it, as the server's own setting.
+        state.propagate = state.given_propagate = True
     logging.root.handlers[:], logging.root.level = root
 
 

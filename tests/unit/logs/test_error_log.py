@@ -21,6 +21,7 @@ import pytest
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.error import ErrorStream, open_error_log, reopen_error_log
+from wsgiserv.logs.shared import ACCESS, ERROR
 
 NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")
 LINE = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[%d\] \[%s\] %s\n"
@@ -35,7 +36,9 @@ def _loggers_as_before() -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.filters.clear()
-        logger.propagate = True
+    for state in (ERROR, ACCESS):
+        # Else pytest gives them its own handler; the next test's log resets it, as the server's own setting.
+        state.propagate = state.given_propagate = True
     logging.root.handlers[:], logging.root.level = root
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -63,7 +62,6 @@ class Worker(_Base):
     def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
         super().__init__(Worker._booting)
         self._exit_status: int | None = None
-        self._was_told_to_leave = False
 
     def __str__(self) -> str:
         return f"<Worker {self.pid}>"
@@ -135,32 +133,21 @@ class Worker(_Base):
 
     def load_wsgi(self) -> None:
         """Load the application into `wsgi`."""
-        self.wsgi = super()._application()
+        super()._load_wsgi()
 
-    def _application(self) -> Callable[..., Any]:
+    def _load_wsgi(self) -> None:
         self.load_wsgi()
         if self.wsgi is None:
             raise BootError(f"{type(self).__qualname__}.load_wsgi has not set self.wsgi")
-        return self.wsgi
 
     def notify(self) -> None:
-        """Do nothing: the server sends the heartbeat. Called once a second."""
+        """Tell the master that the worker is alive. Called once a second; the server does so itself besides."""
+        super().notify()
 
     def each_second(self) -> None:
         """As of the server's class; call `notify`."""
         super().each_second()  # type: ignore[misc]
         self.notify()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the worker is to go on. False, set by a subclass, makes it leave."""
-        return super().alive
-
-    @alive.setter
-    def alive(self, value: bool) -> None:
-        if not (value or self._was_told_to_leave) and super().alive:
-            self._was_told_to_leave = True  # once: the signal may call a handler that comes here again
-            self.leave_for("alive was set to False")
 
     # ---- signals -----------------------------------------------------------------------------------------
 
