@@ -1,0 +1,174 @@
+"""tests/gunicorn_files: each configuration file does under wsgiserv what it does under gunicorn.
+
+The same steps run under both servers (see `gunicornfiles.Case`), and everything observed is compared. What differs is
+in `DIFFERENCES`, with its reason, and nowhere else. A dozen files run by default; all of them under
+``-m gunicorn_files``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gunicorn.config
+import pytest
+import trustme
+from gunicornfiles import FILES, SERVERS, Case, all_cases, observe
+from rootserver import needs_public_python, public_directory
+
+# What differs on purpose: the file, the observation, the reason. An entry that is not needed is a failure, too.
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "access_every_atom": {"stdout": r"a client's quote is \x22 in place of \": docs/logging.md"},
+    "access_json_by_hand": {"stdout": r"a client's quote is \u0022 in JSON: docs/logging.md"},
+    "application_is_broken": {"exit": "4: the application cannot be loaded; 3: a worker cannot boot: docs/signals.md"},
+    "backlog_metric": {"datagrams": "nothing is sent to statsd: docs/settings.md"},
+    "proxy_not_the_one": {
+        "answers": "once forwarded_allow_ips is set, the headers of others are removed: docs/proxies.md"
+    },
+    "root_path": {"answers": "root_path counts for WSGI applications, too: docs/proxies.md"},
+    "server_software_old_trick": {
+        "answers": "SERVER_SOFTWARE is shown, as the file means; gunicorn takes SERVER alone"
+    },
+    "statsd": {"datagrams": "nothing is sent to statsd: docs/settings.md"},
+    "syslog": {"datagrams": "nothing is sent to syslog but by logconfig: docs/settings.md"},
+    "timeout_of_a_request": {"answers": "the connection of an aborted request is closed; gunicorn answers 500"},
+    "tolerant_parser": {
+        "answers": "folded and padded header lines are always refused, a method keeps its case: docs/settings.md"
+    },
+    "umask": {"answers": "umask holds in the workers, too: docs/settings.md"},
+    "uwsgi_protocol": {"answers": "REMOTE_ADDR is the client that nginx names: docs/proxies.md"},
+}
+
+# One of each kind, the quickest: the first that break when hooks, logs, headers or precedence do.
+BY_DEFAULT = (
+    *("access_every_atom", "arguments_in_the_environment", "configuration_object", "django_behind_nginx"),
+    *("flask_container", "lifecycle_order", "logconfig_dict_json", "logger_redacts", "on_starting_exits"),
+    *(
+        "platform_variables_and_a_file",
+        "proxy_in_another_container",
+        "request_timing",
+        "server_object",
+        "worker_object",
+    ),
+)
+
+CASES = all_cases()
+
+
+def issue_certificate(directory: Path) -> None:
+    """Write server.pem and server.key."""
+    certificate = trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("shop.example")
+    certificate.private_key_pem.write_to_path(str(directory / "server.key"))
+    for number, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(str(directory / "server.pem"), append=number > 0)
+
+
+def parameters() -> Iterator[Any]:
+    for case in CASES:
+        marks = [pytest.mark.gunicorn_files]
+        if case.name not in BY_DEFAULT:
+            marks.append(pytest.mark.by_request)
+        if "root" in case.flags:
+            marks += [
+                pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user"),
+                needs_public_python,
+            ]
+        yield pytest.param(case, id=case.name, marks=marks)
+
+
+@contextmanager
+def directory_of(case: Case, tmp_path: Path) -> Iterator[Path]:
+    """Give a directory that the server's workers can enter."""
+    if "root" not in case.flags:
+        yield tmp_path
+        return
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("case", [*parameters()])
+def test_a_file_does_the_same(case: Case, tmp_path: Path) -> None:
+    with directory_of(case, tmp_path) as directory:
+        theirs, ours = (observe(case, server, directory / server, issue_certificate) for server in SERVERS)
+        errors = (directory / "wsgiserv" / "stderr").read_text("utf-8", "backslashreplace")
+    failed = [name for name in theirs if name.startswith("step")]
+    assert not failed, f"gunicorn does not take the steps: {theirs}"
+    differing = {name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)}
+    listed = set(DIFFERENCES.get(case.name, ()))
+    faults = [
+        f"{name}\n  gunicorn: {theirs.get(name)!r}\n  wsgiserv: {ours.get(name)!r}"
+        for name in sorted(differing - listed)
+    ]
+    assert not faults, f"{case.name}: {case.about}\n" + "\n".join(faults) + f"\nThe log of wsgiserv:\n{errors}"
+    needless = sorted(listed - differing)
+    assert not needless, f"{case.name} does not differ in {needless}: remove it from DIFFERENCES"
+
+
+def test_the_files_are_a_corpus() -> None:
+    names = {case.name for case in CASES}
+    assert len(CASES) >= 60
+    assert set(BY_DEFAULT) <= names
+    assert set(DIFFERENCES) <= names
+    assert all(case.about.endswith(".") for case in CASES), "the first line says what the file stands for"
+
+
+# What is there for ASGI applications, HTTP/2 and dirty workers alone: no WSGI site's file has them.
+_NOT_FOR_WSGI = re.compile(r"asgi_\w+|on_dirty_\w+|dirty_\w+|http2_\w+|websocket_\w+")
+# Given on the command line, or in every file's place.
+_ELSEWHERE = {"config", "chdir"}
+
+
+def test_every_setting_of_gunicorn_is_used() -> None:
+    text = "\n".join(path.read_text() for path in FILES.rglob("*.py"))
+    used = set(re.findall(r"^(?:def )?(\w+)(?:: \w+)?(?: = |\()", text, re.MULTILINE))
+    names = {setting.name for setting in gunicorn.config.KNOWN_SETTINGS}
+    missing = sorted(name for name in names - used - _ELSEWHERE if not _NOT_FOR_WSGI.fullmatch(name))
+    assert not missing
+
+
+# The objects and attributes that hooks find: part 1 of issue 16.
+ATTRIBUTES = [
+    "worker.app.callable",
+    "worker.app.wsgi()",
+    "worker.app.app_uri",
+    "worker.app.cfg",
+    "server.app.cfg",
+    "worker.alive",
+    "worker.tmp.notify()",
+    "worker.notify()",
+    "worker.nr",
+    "worker.slot",
+    "server.address",
+    "server.master_pid",
+    "server.pidfile",
+    "server.halt",
+    "server.kill_worker",
+    "server.num_workers",
+    "server.WORKERS",
+    "server.log.error_log",
+    "worker.log.access_log",
+    "cfg.worker_class_str",
+    "cfg.address",
+    "cfg.env",
+    "cfg.is_ssl",
+    "cfg.uid",
+    "cfg.gid",
+    "cfg.settings",
+    "cfg.worker_class",
+    "req.headers",
+    "req.path",
+    "req.uri",
+    "req.method",
+    "worker.cfg",
+    "server.cfg",
+]
+
+
+def test_every_attribute_of_hooks_is_used() -> None:
+    text = "\n".join(path.read_text() for path in FILES.rglob("*.py"))
+    assert not [name for name in ATTRIBUTES if name not in text]
