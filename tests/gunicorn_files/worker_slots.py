@@ -1,6 +1,6 @@
 # Each worker gets a number in pre_fork, which it finds later, and which is free again after its exit.
 #: get /
-#: worker TERM
+#: worker KILL
 #: wait child_exit
 #: replaced
 #: get /

@@ -26,6 +26,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "access_json_by_hand": {"stdout": r"a client's quote is \u0022 in JSON: docs/logging.md"},
     "application_is_broken": {"exit": "4: the application cannot be loaded; 3: a worker cannot boot: docs/signals.md"},
     "backlog_metric": {"datagrams": "nothing is sent to statsd: docs/settings.md"},
+    "proxy_protocol_of_a_stranger": {"answers": "400 in place of 403: docs/migration-from-gunicorn.md"},
     "proxy_not_the_one": {
         "answers": "once forwarded_allow_ips is set, the headers of others are removed: docs/proxies.md"
     },
@@ -40,6 +41,10 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "answers": "folded and padded header lines are always refused, a method keeps its case: docs/settings.md"
     },
     "umask": {"answers": "umask holds in the workers, too: docs/settings.md"},
+    "worker_class_handle": dict.fromkeys(
+        ("answers", "exit", "notes", "step 1: get /"),
+        "handle_request is the way to serve of gunicorn's worker: docs/custom-workers.md",
+    ),
     "uwsgi_protocol": {"answers": "REMOTE_ADDR is the client that nginx names: docs/proxies.md"},
 }
 
@@ -94,8 +99,8 @@ def directory_of(case: Case, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("case", [*parameters()])
 def test_a_file_does_the_same(case: Case, tmp_path: Path) -> None:
     with directory_of(case, tmp_path) as directory:
-        theirs, ours = (observe(case, server, directory / server, issue_certificate) for server in SERVERS)
-        errors = (directory / "wsgiserv" / "stderr").read_text("utf-8", "backslashreplace")
+        theirs, ours = (observe(case, server, directory / server / "site", issue_certificate) for server in SERVERS)
+        errors = (directory / "wsgiserv" / "site" / "stderr").read_text("utf-8", "backslashreplace")
     failed = [name for name in theirs if name.startswith("step")]
     assert not failed, f"gunicorn does not take the steps: {theirs}"
     differing = {name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)}

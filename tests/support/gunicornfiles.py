@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from rootserver import ROOT_PYTHON, environment_of_workers
-from server import bare_environment, children, processes, wait_until
+from server import bare_environment, children, is_alive, processes, wait_until
 from uwsgipacket import packet
 
 FILES = Path(__file__).parents[1] / "gunicorn_files"
@@ -60,6 +60,7 @@ class Case:
         about: the kind of site that it stands for.
         out: a pattern: other lines of the standard output are not observed.
         source: the client's address.
+        daemon: the pid file of a server in the background.
         flags: directives without a value.
         steps: the other directives in order, each with its value.
     """
@@ -71,6 +72,7 @@ class Case:
     bind: str = "unix"
     out: str = ""
     source: tuple[str, int] | None = None
+    daemon: str = ""
     args: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     flags: set[str] = field(default_factory=set)
@@ -90,7 +92,7 @@ class Case:
             if not line.startswith("#: "):
                 continue
             verb, _, rest = line[3:].partition(" ")
-            if verb in ("app", "config", "bind", "out"):
+            if verb in ("app", "config", "bind", "daemon", "out"):
                 setattr(case, verb, rest)
             elif verb == "from":
                 case.source = (rest, 0)
@@ -157,6 +159,7 @@ class Run:
         if "tls" in case.flags:
             tls_files(directory)
         self._process = self._start()
+        self._sessions = {self._process.pid}
 
     def _start(self) -> subprocess.Popen[bytes]:
         case = self.case
@@ -192,10 +195,38 @@ class Run:
         if self._udp:
             self._udp.close()
         for process in processes():
-            if process.session == self._process.pid:
+            if process.session in self._sessions:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         self._process.wait()
+
+    # ---- the master ------------------------------------------------------------------------------------
+
+    @cached_property
+    def pid(self) -> int:
+        """The master's process id; of a daemon it waits for the pid file."""
+        if not self.case.daemon:
+            return self._process.pid
+        assert self._process.wait(DEADLINE_S) == 0, "the command has failed"
+        found = wait_until(lambda: "".join(self._lines(self.case.daemon)).strip(), "a pid file", DEADLINE_S)
+        self._sessions.add(os.getsid(int(found)))
+        return int(found)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the master runs."""
+        return is_alive(self.pid) if self.case.daemon else self._process.poll() is None
+
+    def _end(self) -> Any:
+        """End the master, if it has not ended; return its exit status, as far as it is known."""
+        if self.is_running:
+            os.kill(self.pid, signal.SIGTERM)
+        try:
+            if self.case.daemon:
+                wait_until(lambda: not self.is_running, "the master ends", DEADLINE_S)
+            return self._process.wait(DEADLINE_S)
+        except (AssertionError, subprocess.TimeoutExpired):
+            return "does not end"
 
     # ---- where it listens --------------------------------------------------------------------------------
 
@@ -205,9 +236,9 @@ class Run:
         return wait_until(self._find_address, f"{self.server} listens", DEADLINE_S)
 
     def _find_address(self) -> Any:
-        assert self._process.poll() is None, f"{self.server} has ended: {self._process.returncode}"
+        assert self.is_running, f"{self.server} has ended: {self._process.returncode}"
         if self.case.bind in ("tcp", "file"):
-            port = _listening_port(self._process.pid)
+            port = _listening_port(self.pid)
             return port and ("127.0.0.1", port)
         path = self.directory / ("s" if self.case.bind == "unix" else self.case.bind)
         with socket.socket(socket.AF_UNIX) as client:
@@ -227,12 +258,7 @@ class Run:
             except Exception as error:
                 self.observed[f"step {number + 1}: {verb} {rest}"] = f"{type(error).__name__}: {error}"
                 break
-        if self._process.poll() is None:
-            self._process.terminate()
-        try:
-            self.observed["exit"] = self._process.wait(DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self.observed["exit"] = "does not end"
+        self.observed["exit"] = self._end()
         self._look()
         return self.observed
 
@@ -306,13 +332,13 @@ class Run:
 
     def step_children(self, rest: str) -> None:
         """Wait until the master has this many children."""
-        wait_until(lambda: len(children(self._process.pid)) == int(rest), f"{rest} children", DEADLINE_S)
+        wait_until(lambda: len(children(self.pid)) == int(rest), f"{rest} children", DEADLINE_S)
 
     def step_rotate(self, rest: str) -> None:
         """Rename a log, tell the server, and make requests until the new file has one."""
         log = self.directory / rest
         log.rename(f"{log}.1")
-        self._process.send_signal(signal.SIGUSR1)
+        os.kill(self.pid, signal.SIGUSR1)
 
         def is_written() -> bool:
             self._ask("/after-the-rotation")
@@ -340,7 +366,7 @@ class Run:
 
     def step_signal(self, rest: str) -> None:
         """Send a signal to the master."""
-        self._process.send_signal(signal.Signals["SIG" + rest])
+        os.kill(self.pid, signal.Signals["SIG" + rest])
 
     def step_worker(self, rest: str) -> None:
         """Send a signal to the worker."""
@@ -371,7 +397,7 @@ class Run:
         def is_there() -> bool:
             return sum(1 for line in self._lines(name) if wanted.search(line)) >= count
 
-        wait_until(lambda: is_there() or self._process.poll() is not None, f"{name}: {pattern}", DEADLINE_S)
+        wait_until(lambda: is_there() or not self.is_running, f"{name}: {pattern}", DEADLINE_S)
         assert is_there(), f"{self.server} has ended without {pattern!r}"
 
     def step_wait(self, rest: str) -> None:
@@ -414,7 +440,7 @@ class Run:
     def normalise(self, text: str) -> str:
         """Return text without what differs from run to run: ids, times, the directory."""
         text = text.replace(str(self.directory), "DIRECTORY")
-        for pid in (self._process.pid, *self._pids):
+        for pid in (self.pid, *self._pids):
             text = re.sub(rf"\b{pid}\b", "PID", text)
         for pattern, into in _NORMAL:
             text = re.sub(pattern, into, text)
@@ -459,6 +485,6 @@ class Run:
 
 def observe(case: Case, server: str, directory: Path, tls_files: Callable[[Path], None]) -> dict[str, Any]:
     """Run a file under a server and return what is observed; the server's standard error is in the directory."""
-    directory.mkdir()
+    directory.mkdir(parents=True)
     with Run(case, server, directory, tls_files) as run:
         return run.observe()
