@@ -1,9 +1,9 @@
 # TTIN and TTOU: nworkers_changed has the old and the new number.
 #: get /
 #: signal TTIN
-#: wait changed 2
+#: wait changed 2 1
 #: signal TTOU
-#: wait changed 1
+#: wait changed 1 2
 #: get /
 
 from record import note

@@ -20,32 +20,42 @@ import trustme
 from gunicornfiles import FILES, SERVERS, Case, all_cases, observe
 from rootserver import needs_public_python, public_directory
 
+PAGE = Path(__file__).parents[2] / "docs" / "migration-from-gunicorn.md"
+
+# The pages' words for what differs on purpose: docs/migration-from-gunicorn.md has each sentence.
+_QUOTES = r"In the access log a client's quote is `\x22`, in JSON `\u0022`; gunicorn writes `\"`."
+_STATUS = "An application that cannot be loaded ends the start with status 4; gunicorn has 3 when the module raises."
+_STATSD = "Nothing is sent to statsd."
+_SYSLOG = "`syslog = True` sends nothing; `logconfig_dict` can."
+_REMOVED = "Once `forwarded_allow_ips` is set, the forwarded headers of others are removed; gunicorn passes them on."
+_STRANGER = "A PROXY header of a peer that is not in `proxy_allow_ips` is answered with 400; gunicorn has 403."
+_ROOT_PATH = "`root_path` counts for WSGI applications, too; gunicorn has it for ASGI alone."
+_SERVER = (
+    "What a file sets `gunicorn.SERVER_SOFTWARE` to is the `Server` header; gunicorn takes `gunicorn.SERVER` alone."
+)
+_ABORTED = "A request that `timeout` ends gets no answer: its connection is closed; gunicorn's `sync` answers 500."
+_STRICT = "Folded and padded header lines are always refused, and a method keeps its case."
+_UMASK = "`umask` is the mask of the workers, too; gunicorn has it for its own files."
+_UWSGI = 'With `protocol = "uwsgi"`, `REMOTE_ADDR` is the client that nginx names; gunicorn has nginx\'s own address.'
+_REFUSED = "A worker class with a way of its own to serve (`run`, `handle`, `handle_request`, `accept`) is refused."
+
 # What differs on purpose: the file, the observation, the reason. An entry that is not needed is a failure, too.
 DIFFERENCES: dict[str, dict[str, str]] = {
-    "access_every_atom": {"stdout": r"a client's quote is \x22 in place of \": docs/logging.md"},
-    "access_json_by_hand": {"stdout": r"a client's quote is \u0022 in JSON: docs/logging.md"},
-    "application_is_broken": {"exit": "4: the application cannot be loaded; 3: a worker cannot boot: docs/signals.md"},
-    "backlog_metric": {"datagrams": "nothing is sent to statsd: docs/settings.md"},
-    "proxy_protocol_of_a_stranger": {"answers": "400 in place of 403: docs/migration-from-gunicorn.md"},
-    "proxy_not_the_one": {
-        "answers": "once forwarded_allow_ips is set, the headers of others are removed: docs/proxies.md"
-    },
-    "root_path": {"answers": "root_path counts for WSGI applications, too: docs/proxies.md"},
-    "server_software_old_trick": {
-        "answers": "SERVER_SOFTWARE is shown, as the file means; gunicorn takes SERVER alone"
-    },
-    "statsd": {"datagrams": "nothing is sent to statsd: docs/settings.md"},
-    "syslog": {"datagrams": "nothing is sent to syslog but by logconfig: docs/settings.md"},
-    "timeout_of_a_request": {"answers": "the connection of an aborted request is closed; gunicorn answers 500"},
-    "tolerant_parser": {
-        "answers": "folded and padded header lines are always refused, a method keeps its case: docs/settings.md"
-    },
-    "umask": {"answers": "umask holds in the workers, too: docs/settings.md"},
-    "worker_class_handle": dict.fromkeys(
-        ("answers", "exit", "notes", "step 1: get /"),
-        "handle_request is the way to serve of gunicorn's worker: docs/custom-workers.md",
-    ),
-    "uwsgi_protocol": {"answers": "REMOTE_ADDR is the client that nginx names: docs/proxies.md"},
+    "access_every_atom": {"stdout": _QUOTES},
+    "access_json_by_hand": {"stdout": _QUOTES},
+    "application_is_broken": {"exit": _STATUS},
+    "backlog_metric": {"datagrams": _STATSD},
+    "proxy_not_the_one": {"answers": _REMOVED},
+    "proxy_protocol_of_a_stranger": {"answers": _STRANGER},
+    "root_path": {"answers": _ROOT_PATH},
+    "server_software_old_trick": {"answers": _SERVER},
+    "statsd": {"datagrams": _STATSD},
+    "syslog": {"datagrams": _SYSLOG},
+    "timeout_of_a_request": {"answers": _ABORTED},
+    "tolerant_parser": {"answers": _STRICT},
+    "umask": {"answers": _UMASK},
+    "uwsgi_protocol": {"answers": _UWSGI},
+    "worker_class_handle": dict.fromkeys(("answers", "exit", "notes", "step 1: get /"), _REFUSED),
 }
 
 # One of each kind, the quickest: the first that break when hooks, logs, headers or precedence do.
@@ -120,6 +130,11 @@ def test_the_files_are_a_corpus() -> None:
     assert set(BY_DEFAULT) <= names
     assert set(DIFFERENCES) <= names
     assert all(case.about.endswith(".") for case in CASES), "the first line says what the file stands for"
+
+
+def test_the_page_has_each_difference() -> None:
+    page = " ".join(PAGE.read_text().split())
+    assert not [reason for names in DIFFERENCES.values() for reason in names.values() if reason not in page]
 
 
 # What is there for ASGI applications, HTTP/2 and dirty workers alone: no WSGI site's file has them.
