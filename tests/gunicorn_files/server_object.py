@@ -26,4 +26,4 @@ def pre_fork(server, worker):
 
 
 def child_exit(server, worker):
-    note("child_exit", worker.pid in server.WORKERS, server.worker_class.__name__)
+    note("child_exit", worker.alive, worker.pid in server.WORKERS, server.worker_class.__name__)

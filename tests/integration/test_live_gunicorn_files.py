@@ -1,7 +1,8 @@
 """tests/gunicorn_files: each configuration file does under wsgiserv what it does under gunicorn.
 
 The same steps run under both servers (see `gunicornfiles.Case`), and everything observed is compared. What differs is
-in `DIFFERENCES`, with its reason, and nowhere else. A dozen files run by default; all of them under
+in `DIFFERENCES`, with its reason, and nowhere else. wsgiserv finds no gunicorn on its path; files that import
+gunicorn run a second time, where it is installed. A dozen files run by default; all of them under
 ``-m gunicorn_files``.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import gunicorn.config
 import pytest
 import trustme
-from gunicornfiles import FILES, SERVERS, Case, all_cases, observe
+from gunicornfiles import FILES, THEIRS, Case, all_cases, observe
 from rootserver import needs_public_python, public_directory
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration-from-gunicorn.md"
@@ -109,17 +110,24 @@ def directory_of(case: Case, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("case", [*parameters()])
 def test_a_file_does_the_same(case: Case, tmp_path: Path) -> None:
     with directory_of(case, tmp_path) as directory:
-        theirs, ours = (observe(case, server, directory / server / "site", issue_certificate) for server in SERVERS)
-        errors = (directory / "wsgiserv" / "site" / "stderr").read_text("utf-8", "backslashreplace")
-    failed = [name for name in theirs if name.startswith("step")]
-    assert not failed, f"gunicorn does not take the steps: {theirs}"
+        theirs = observe(case, THEIRS, directory / "theirs" / "site", issue_certificate)
+        failed = [name for name in theirs if name.startswith("step")]
+        assert not failed, f"gunicorn does not take the steps: {theirs}"
+        for number, server in enumerate(case.servers):
+            site = directory / f"ours-{number}" / "site"
+            ours = observe(case, server, site, issue_certificate)
+            compare(case, server, theirs, ours, (site / "stderr").read_text("utf-8", "backslashreplace"))
+
+
+def compare(case: Case, server: str, theirs: dict[str, Any], ours: dict[str, Any], errors: str) -> None:
+    """Fail with what differs and is not listed, or is listed and does not differ."""
     differing = {name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)}
     listed = set(DIFFERENCES.get(case.name, ()))
-    faults = [
-        f"{name}\n  gunicorn: {theirs.get(name)!r}\n  wsgiserv: {ours.get(name)!r}"
+    faults = "\n".join(
+        f"{name}\n  gunicorn: {theirs.get(name)!r}\n  {server}: {ours.get(name)!r}"
         for name in sorted(differing - listed)
-    ]
-    assert not faults, f"{case.name}: {case.about}\n" + "\n".join(faults) + f"\nThe log of wsgiserv:\n{errors}"
+    )
+    assert not faults, f"{case.name}: {case.about}\n{faults}\nThe log of {server}:\n{errors}"
     needless = sorted(listed - differing)
     assert not needless, f"{case.name} does not differ in {needless}: remove it from DIFFERENCES"
 

@@ -32,8 +32,15 @@ FILES = Path(__file__).parents[1] / "gunicorn_files"
 # Modules, applications and logging files that the configuration files expect beside them.
 BESIDE = FILES / "beside"
 
-# In this order: each is a module of that name.
-SERVERS = ("gunicorn", "wsgiserv")
+# Hides gunicorn from the interpreter that has it on its path.
+WITHOUT_GUNICORN = FILES / "without_gunicorn"
+
+# The server under test; where gunicorn is not installed, and where it is.
+OURS, OURS_BESIDE = "wsgiserv", "wsgiserv beside gunicorn"
+THEIRS = "gunicorn"
+
+# A file that finds gunicorn's modules if they are there.
+_USES_GUNICORN = re.compile(r"^\s*(?:from|import) gunicorn\b|gunicorn\.\w+\.|\"company_", re.MULTILINE)
 
 # Generous: other tests share the processors.
 DEADLINE_S = 20.0
@@ -82,6 +89,11 @@ class Case:
     def name(self) -> str:
         """The file's name without its ending."""
         return self.path.stem
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The runs of wsgiserv: a file that imports gunicorn needs to work with and without it."""
+        return (OURS, OURS_BESIDE) if _USES_GUNICORN.search(self.path.read_text()) else (OURS,)
 
     @classmethod
     def read(cls, path: Path) -> Case:
@@ -179,7 +191,7 @@ class Run:
         app = [] if case.app == "-" else [case.app]
         with open(self.directory / "stdout", "wb") as out, open(self.directory / "stderr", "wb") as err:
             return subprocess.Popen(
-                [self._python, "-m", self.server, *config, *binds, *case.args, *app],
+                [self._python, "-m", self.server.split()[0], *config, *binds, *case.args, *app],
                 cwd=self.directory,
                 env=bare_environment(**more),
                 stdin=subprocess.DEVNULL,
