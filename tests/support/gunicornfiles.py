@@ -144,9 +144,9 @@ class _Connection(http.client.HTTPConnection):
 def _listening_port(pid: int) -> int | None:
     """Return the TCP port on which a process listens, from /proc."""
     inodes = set()
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            inodes.add(os.readlink(entry.path))
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # it has been closed since
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
     for table in ("tcp", "tcp6"):
         with open(f"/proc/net/{table}") as file:
             for row in map(str.split, file):
@@ -173,19 +173,21 @@ class Run:
         self._process = self._start()
         self._sessions = {self._process.pid}
 
+    def _environment(self) -> dict[str, str]:
+        place = str(self.directory)
+        more = {"HOME": place, "XDG_RUNTIME_DIR": place, "TZ": "UTC", **self._more, **self.case.env}
+        if self._udp:
+            more["UDP_PORT"] = str(self._udp.getsockname()[1])
+        environ = bare_environment(**more)
+        if self.server == OURS:
+            environ["PYTHONPATH"] = os.pathsep.join([str(WITHOUT_GUNICORN), environ["PYTHONPATH"]])
+        return environ
+
     def _start(self) -> subprocess.Popen[bytes]:
         case = self.case
-        more = {
-            "HOME": str(self.directory),
-            "XDG_RUNTIME_DIR": str(self.directory),
-            "TZ": "UTC",
-            **self._more,
-            **case.env,
-        }
         if "udp" in case.flags:
             self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._udp.bind(("127.0.0.1", 0))
-            more["UDP_PORT"] = str(self._udp.getsockname()[1])
         binds = {"unix": ["-b", "unix:s"], "tcp": ["-b", "127.0.0.1:0"]}.get(case.bind, [])
         config = [] if case.config == "-" else ["-c", case.config]
         app = [] if case.app == "-" else [case.app]
@@ -193,7 +195,7 @@ class Run:
             return subprocess.Popen(
                 [self._python, "-m", self.server.split()[0], *config, *binds, *case.args, *app],
                 cwd=self.directory,
-                env=bare_environment(**more),
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -278,8 +280,12 @@ class Run:
         if isinstance(self.address, tuple):
             return socket.create_connection(self.address, DEADLINE_S, self.case.source)
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(DEADLINE_S)
-        client.connect(self.address)
+        try:
+            client.settimeout(DEADLINE_S)
+            client.connect(self.address)
+        except OSError:
+            client.close()
+            raise
         return client
 
     def _ask(
