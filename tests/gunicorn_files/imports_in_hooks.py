@@ -18,6 +18,6 @@ def post_fork(server, worker):
 
 
 def post_request(worker, req, environ, resp):
-    from gunicorn.http.errors import InvalidHeader
+    from gunicorn.errors import HaltServer
 
-    note("request", issubclass(InvalidHeader, Exception), type(req).__name__.endswith("Request"))
+    note("request", issubclass(HaltServer, BaseException), type(req).__name__.endswith("Request"))

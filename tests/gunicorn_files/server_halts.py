@@ -1,8 +1,9 @@
 # A hook stops the server in good order: too many workers have died.
+#: distinct
 #: get /
 #: worker KILL
 #: ends
-#: log Shutting down: Master|too many deaths
+#: log too many deaths
 
 from record import note
 

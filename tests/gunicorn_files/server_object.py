@@ -16,7 +16,9 @@ def on_starting(server):
 
 
 def when_ready(server):
-    note("ready", server.num_workers, len(server.WORKERS), server.address, server.pidfile.fname, server.timeout)
+    note("ready", server.num_workers, len(server.WORKERS), server.address == server.cfg.address)
+    note("file", os.path.basename(server.pidfile.fname))
+    note("timeout", server.timeout, server.cfg.address)
     note("app", server.app.cfg is server.cfg or server.app.cfg.workers, server.cfg.worker_class_str)
     note("listeners", len(server.LISTENERS), callable(server.halt), callable(server.kill_worker), callable(server.reload))
 
@@ -26,4 +28,4 @@ def pre_fork(server, worker):
 
 
 def child_exit(server, worker):
-    note("child_exit", worker.alive, worker.pid in server.WORKERS, server.worker_class.__name__)
+    note("child_exit", worker.pid in server.WORKERS, server.worker_class.__name__)

@@ -1,7 +1,7 @@
 # A check in when_ready raises: nothing is served.
 #: distinct
 #: ends
-#: log RuntimeError: no cache
+#: log no cache
 
 from record import note
 

@@ -39,6 +39,11 @@ _STRICT = "Folded and padded header lines are always refused, and a method keeps
 _UMASK = "`umask` is the mask of the workers, too; gunicorn has it for its own files."
 _UWSGI = 'With `protocol = "uwsgi"`, `REMOTE_ADDR` is the client that nginx names; gunicorn has nginx\'s own address.'
 _REFUSED = "A worker class with a way of its own to serve (`run`, `handle`, `handle_request`, `accept`) is refused."
+_HOOK_STATUS = "A hook that raises before the server is ready ends the start with status 3; gunicorn has 1."
+_SCRIPT_NAME = "A path outside `SCRIPT_NAME` is answered with 400; gunicorn 27 answers 500."
+_SERVER_NAME = (
+    "At a Unix socket `SERVER_NAME` is `localhost`; gunicorn copies the client's `Host`, which applications read first."
+)
 
 # What differs on purpose: the file, the observation, the reason. An entry that is not needed is a failure, too.
 DIFFERENCES: dict[str, dict[str, str]] = {
@@ -47,14 +52,20 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "application_is_broken": {"exit": _STATUS},
     "backlog_metric": {"datagrams": _STATSD},
     "proxy_not_the_one": {"answers": _REMOVED},
+    "on_starting_raises": {"exit": _HOOK_STATUS},
     "proxy_protocol_of_a_stranger": {"answers": _STRANGER},
     "root_path": {"answers": _ROOT_PATH},
+    "script_name": {"answers": _SCRIPT_NAME},
+    "script_name_of_the_environment": {"answers": _SCRIPT_NAME},
     "server_software_old_trick": {"answers": _SERVER},
+    "statsd_by_logger": {"datagrams": _STATSD},
     "statsd": {"datagrams": _STATSD},
     "syslog": {"datagrams": _SYSLOG},
     "timeout_of_a_request": {"answers": _ABORTED},
     "tolerant_parser": {"answers": _STRICT},
     "umask": {"answers": _UMASK},
+    "unix_server_name": {"answers": _SERVER_NAME},
+    "when_ready_raises": {"exit": _HOOK_STATUS},
     "uwsgi_protocol": {"answers": _UWSGI},
     "worker_class_handle": dict.fromkeys(("answers", "exit", "notes", "step 1: get /"), _REFUSED),
 }

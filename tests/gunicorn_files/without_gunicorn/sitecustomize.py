@@ -1,17 +1,14 @@
 """Hides gunicorn, as if it were not installed: most who come from it remove it."""
 
-import sys
 from importlib.machinery import PathFinder
 
-
-class WithoutGunicorn(PathFinder):
-    """Finds all modules but gunicorn's."""
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] == "gunicorn":
-            return None
-        return super().find_spec(name, path, target)
+_find_spec = PathFinder.find_spec
 
 
-sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutGunicorn
+def find_spec(cls, name, path=None, target=None):
+    """Find all modules but gunicorn's."""
+    return None if name.partition(".")[0] == "gunicorn" else _find_spec(name, path, target)
+
+
+# In the class: some ask it without the list of finders.
+PathFinder.find_spec = classmethod(find_spec)
