@@ -122,7 +122,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long tests first when several processes share them out."""
+    """Leave out what runs by request only, and put the long tests first when several processes share them out."""
+    if "gunicorn_files" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("by_request")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in set(left_out)]
     # No process is to begin a long test when the others have nothing left to do.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
