@@ -132,6 +132,10 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
 
 
 def _run(argv: list[str], old_master: OldMaster | None) -> int:
+    if _is_migrate(argv):
+        with LibraryFirst():
+            from wsgiserv.migrate.command import run
+        return run(argv[1:])
     # Before all else: help must come also where the configuration is broken.
     line = parse(argv)
     if line.wants == "help":
@@ -175,6 +179,14 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         return collect(argv, environ, directory, before_gevent, known_chdir, environment.put_files)
 
     return serve(read, environment, old_master)
+
+
+def _is_migrate(argv: Sequence[str]) -> bool:
+    """Tell the command ``migrate FILE`` from the application ``migrate``, which is alone or has flags of the server."""
+    if argv[:1] != ["migrate"]:
+        return False
+    flag = argv[1].partition("=")[0] if len(argv) > 1 else ""
+    return not flag.startswith("-") or flag in ("-o", "--output", "-h", "--help", "--")
 
 
 def _run_program(read: Read, environment: ProcessEnvironment, old_master: OldMaster | None) -> int:

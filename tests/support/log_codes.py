@@ -22,7 +22,7 @@ RETIRED = "retired"
 AREAS: dict[int, tuple[str, frozenset[str]]] = {
     10: (
         "config and command line",
-        frozenset({"config", "config_check", "cli", "places", "master", "worker", "logs", "gunicorn"}),
+        frozenset({"config", "config_check", "cli", "migrate", "places", "master", "worker", "logs", "gunicorn"}),
     ),
     11: ("application loading", frozenset({"app", "hooks", "master", "worker"})),
     12: ("supervision, exits, crash reports", frozenset({"master", "worker", "cli"})),

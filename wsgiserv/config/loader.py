@@ -32,6 +32,7 @@ from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_o
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.hook_config import remember_unused
 from wsgiserv.config.masking import mask, mask_text
+from wsgiserv.config.names import BY_ALIAS, BY_OLD_NAME, meant_by
 from wsgiserv.config.paste import check_file, has_loggers, split_uri
 from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
@@ -42,20 +43,9 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
 from wsgiserv.stand_ins import server_name
-from wsgiserv.wording import did_you_mean, nearest
+from wsgiserv.wording import did_you_mean
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
-
-_BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
-_BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
-# Flags with another name than their setting's, as a file may have them: preload, access_logfile. Shorter ones (env,
-# name, pid) are too often the file's own.
-_BY_FLAG = {
-    name: setting.name
-    for setting in SETTINGS.values()
-    for flag in (*setting.flags, *setting.hidden_flags)
-    if len(name := flag.lstrip("-").replace("-", "_")) > 6 and name not in SETTINGS
-}
 
 
 class Loaded(NamedTuple):
@@ -304,7 +294,7 @@ class _Loader:
     def take_all(self, values: Mapping[str, object], source: str) -> None:
         """Take values, those of gunicorn's settings too; None leaves a setting as it is."""
         for name, raw in values.items():
-            known = _BY_ALIAS.get(name, name)
+            known = BY_ALIAS.get(name, name)
             if known in SETTINGS and raw is not None:
                 self.take(known, raw, source)
             elif known in GUNICORN_ONLY and not GUNICORN_ONLY[known].is_default(raw):
@@ -373,14 +363,14 @@ class _Loader:
             self.take("server_header", name_of_server, self.file.location)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
-        known = _BY_ALIAS.get(name, name)
+        known = BY_ALIAS.get(name, name)
         # A module imported under a setting's name ("import threads") is the user's own.
         if issubclass(type(raw), ModuleType):
             return
-        if name in _BY_OLD_NAME:
+        if name in BY_OLD_NAME:
             # logfile = open(...), or a function of that name, is no log's path.
             if raw is not None and not callable(raw):
-                self._take_old(file, name, _BY_OLD_NAME[name], raw)
+                self._take_old(file, name, BY_OLD_NAME[name], raw)
         elif known in SETTINGS:
             if SETTINGS[known].in_file and raw is not None:
                 self.take(known, raw, file.location)
@@ -397,11 +387,8 @@ class _Loader:
             if not is_own and not ignored.is_default(raw):
                 self.unused[name] = raw
                 self._ignore(name, self._place(name), name)
-        elif _may_be_mistyped(name, raw):
-            # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
-            near = [_BY_FLAG[name]] if name in _BY_FLAG else nearest(name, [*SETTINGS, *_BY_ALIAS], 1, 0.8)
-            if near:
-                self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
+        elif near := meant_by(name, raw):
+            self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
 
     def _take_old(self, file: ConfigFile, name: str, known: str, raw: object) -> None:
         """Take a value under a former name of gunicorn's."""
@@ -575,12 +562,3 @@ def _is_patching(raw: object) -> bool:
             return patches_library(SETTINGS["worker_class"].parse(raw))
     except (ValueError, TypeError):
         return False  # `take` will refuse it
-
-
-def _may_be_mistyped(name: str, raw: object) -> bool:
-    # Constants, private names, classes and functions are the file's own; a setting's value is plain data.
-    return (
-        name.islower()
-        and not name.startswith("_")
-        and issubclass(type(raw), (str, bytes, int, float, list, tuple, dict, set, type(None)))
-    )
