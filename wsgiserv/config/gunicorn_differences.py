@@ -1,4 +1,4 @@
-"""Lists settings with another default or another effect than in gunicorn, for `wsgiserv migrate` and ``--check-config``."""
+"""Lists settings with another default or another effect than in gunicorn: for ``migrate`` and ``--check-config``."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ OTHER_DEFAULTS = (
     OtherDefault("limit_request_line", "4094", "8190", "tracking parameters and signed URLs outgrow 4 KiB", "4094"),
     OtherDefault("limit_request_body", "no limit", "1 GiB", "large bodies go to a file, and a disk is finite", "0"),
     OtherDefault("header_timeout", "none", "10 s", "a slow client costs no worker, but not for ever", "0"),
-    OtherDefault("body_timeout", "none", "30 s", "as above: the longest pause within a body", "0"),
-    OtherDefault("send_timeout", "none", "60 s", "as above: how long a client may take nothing", "0"),
+    OtherDefault("body_timeout", "none", "30 s", "likewise: the longest pause within a body", "0"),
+    OtherDefault("send_timeout", "none", "60 s", "likewise: how long a client may take nothing of a response", "0"),
     OtherDefault(
         "group",
         "root's group stays",
@@ -81,8 +81,8 @@ def _is_statsd(value: object) -> bool:
 OTHER_EFFECTS = (
     OtherEffect(
         "forwarded_allow_ips",
-        "now that it is set, X-Forwarded-*, Forwarded and X-Real-IP of any other peer are removed (gunicorn passes them "
-        "on). Name each proxy that connects, by its address or network",
+        "now that it is set, X-Forwarded-*, Forwarded and X-Real-IP of any other peer are removed (gunicorn passes "
+        "them on). Name each proxy that connects, by its address or network",
         lambda value: "*" not in value,
         if_unknown=True,
     ),
@@ -94,8 +94,8 @@ OTHER_EFFECTS = (
     ),
     OtherEffect(
         "worker_class",
-        "a class built on gunicorn's sync, gthread or gevent worker runs on wsgiserv's; one that overrides run, handle, "
-        "handle_request or accept is refused",
+        "a class built on gunicorn's sync, gthread or gevent worker runs on wsgiserv's; one that overrides run, "
+        "handle, handle_request or accept is refused",
         _is_own_class,
     ),
     OtherEffect("logger_class", "nothing is sent to statsd. Count from the access log", _is_statsd),

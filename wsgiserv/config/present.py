@@ -122,22 +122,26 @@ def config_text(settings: Settings, sources: Mapping[str, str], variables: Seque
         lines.append(f"# {section}")
         for name, setting in SETTINGS.items():
             if setting.section == section:
-                value = getattr(settings, name)
-                if name not in _NEVER_SECRET:
-                    value = mask(value)
-                # As chmod(1) and a Python file have them: 493 tells nobody that it is 0o755.
-                is_mode = setting.parse in (parsers.mode, parsers.mode_or_none) and value is not None
-                shown = oct(value) if is_mode else show(value)
+                text = shown(setting, getattr(settings, name))
                 source = sources[name]
                 if setting.when_unset and name not in settings.given:
                     source += f", not set: {setting.when_unset}"
-                lines.append(f"{name:{names_width}} = {shown:{_VALUE_WIDTH}} # {source}")
+                lines.append(f"{name:{names_width}} = {text:{_VALUE_WIDTH}} # {source}")
         lines.append("")
     if variables:
         lines += [*_variable_lines(variables), ""]
     if any(MASK in line for line in lines):
         lines += [f"# {MASK} stands for a value that looks like a secret: it is masked here only.", ""]
     return "\n".join(lines[:-1])
+
+
+def shown(setting: Setting, value: object) -> str:
+    """Return the value of a setting as a person would write it, on one line; with secrets masked."""
+    if setting.name not in _NEVER_SECRET:
+        value = mask(value)
+    # As chmod(1) and a Python file have them: 493 tells nobody that it is 0o755.
+    is_mode = setting.parse in (parsers.mode, parsers.mode_or_none)
+    return oct(value) if is_mode and isinstance(value, int) else show(value)
 
 
 def _variable_lines(variables: Sequence[FileVariable]) -> list[str]:

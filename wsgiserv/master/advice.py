@@ -40,7 +40,10 @@ def name_advice(settings: Settings, longest_s: float = inf) -> str:
 
 
 def advice_about(loaded: Loaded) -> Iterator[str]:
-    """Yield a line for each thing that an application may find otherwise than under gunicorn."""
+    """Yield a line for each thing that may be otherwise than under gunicorn, or than is meant."""
+    # Only here: the module is imported at each start for the advice above.
+    from wsgiserv.master.differences import differences, is_for_gunicorn
+
     settings = loaded.settings
     if is_unnamed(loaded) and (line := name_advice(settings)):
         yield line
@@ -50,3 +53,22 @@ def advice_about(loaded: Loaded) -> Iterator[str]:
             "the workers. If a program counts the master's children, as Airflow 2 does for its web server, set "
             "preload_in = 'master'; preload_in = 'zygote' says that none does"
         )
+    if line := _proxy_advice(settings):
+        yield line
+    if is_for_gunicorn(loaded):
+        yield from differences(loaded)
+
+
+def _proxy_advice(settings: Settings) -> str:
+    """Return a line if anybody on the network can send forwarded headers to the application, else an empty text."""
+    from wsgiserv.config.address import is_local
+
+    if "forwarded_allow_ips" in settings.given or settings.protocol == "uwsgi":
+        return ""
+    address = next((each for each in settings.bind if not is_local(each)), None)
+    if address is None:
+        return ""
+    return (
+        "WS1048 forwarded_allow_ips is not set: X-Forwarded-* and the like of any client that can connect to "
+        f"{address} reach the application, as with gunicorn. Set it to your proxy's address, or to '' if there is none"
+    )

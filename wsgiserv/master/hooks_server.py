@@ -35,7 +35,7 @@ _BY_SIGNAL: Final = {
     "handle_winch": signal.SIGWINCH,
 }
 # Names of gunicorn's Arbiter without a meaning here, and what to use.
-_ELSEWHERE: Final = {
+ELSEWHERE: Final = {
     "run": "the server runs already",
     "start": "the server runs already",
     "setup": "call server.reload(), which sends SIGHUP to the master",
@@ -253,6 +253,6 @@ class HookServer:
     def __getattr__(self, name: str) -> Any:
         if name in _BY_SIGNAL:
             return lambda: os.kill(self.pid, _BY_SIGNAL[name])
-        if name in _ELSEWHERE:
-            raise AttributeError(f"server.{name} is not here: {_ELSEWHERE[name]}")
+        if name in ELSEWHERE:
+            raise AttributeError(f"server.{name} is not here: {ELSEWHERE[name]}")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

@@ -51,7 +51,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, str | None]:
     """Return the input's path and the output's, if there is one."""
-    rest, files, output = list(arguments), [], None
+    rest = list(arguments)
+    files: list[str] = []
+    output = None
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")

@@ -97,6 +97,10 @@ class _Rewriter:
         new = BY_ALIAS.get(name) or BY_OLD_NAME[name]
         if binding.is_definition and name in BY_OLD_NAME:
             return  # the file's own
+        if name in BY_OLD_NAME and any(each.name == new for each in self._source.bindings):
+            self._comment(binding, f"{name} is not used: it is gunicorn's old name of {new}, which is set, too.")
+            self._remove(binding)
+            return
         if name not in self._seen:
             nodes = self._source.renamable(name, new)
             if nodes is not None:
@@ -105,7 +109,7 @@ class _Rewriter:
             elif name in BY_ALIAS:
                 self._comment(binding, f"{name} is taken as {new}, wsgiserv's name.")
             else:
-                self._comment(binding, f"gunicorn's old name of {new}. Rename it, or remove it if {new} is set, too.")
+                self._comment(binding, f"{name} is gunicorn's old name of {new}, and is taken as that. Rename it.")
         self._look_at_setting(binding, new)
 
     # ---- settings --------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ class _Rewriter:
                 self._comment(binding, f"{error}, which is used instead.")
                 return setting.parse(error.largest)
             reason = refusal(setting, raw, error)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             reason = refusal(setting, raw, error)
         line = f"{name} = {shown_value(raw)} {reason} Accepted: {setting.kind.accepts}."
         self.refused.append(f"line {binding.statement.lineno}: {line}")
@@ -144,13 +148,13 @@ class _Rewriter:
 
     def _map(self, binding: Binding, name: str, raw: object, value: object) -> None:
         """Replace gunicorn's word by ours, unless the file compares it with gunicorn's."""
-        known = (*CLASS_PATHS, "auto")
-        if not isinstance(raw, str) or value not in known or value == raw or not isinstance(binding.value, ast.Constant):
+        node = binding.value
+        if not isinstance(node, ast.Constant) or value == raw or value not in (*CLASS_PATHS, "auto"):
             return
-        if self._source.is_read(name):
+        if self._source.is_read(name) or node.lineno != node.end_lineno:
             self._comment(binding, f"{value!r} here.")
             return
-        self._replaced.append((binding.value, f'"{value}"'))
+        self._replaced.append((node, f'"{value}"'))
         self._comment(binding, f"was {raw!r}.")
 
     def _drop(self, binding: Binding) -> None:
@@ -160,7 +164,12 @@ class _Rewriter:
         if binding.is_definition and not (ignored.function and not isinstance(statement, (ast.Import, ast.ClassDef))):
             return  # the file's own
         self._comment(binding, f"{name} is not used: {ignored.instead}.", once=True)
-        if self._source.is_removable(statement) and not self._source.is_read(name):
+        self._remove(binding)
+
+    def _remove(self, binding: Binding) -> None:
+        """Comment out a statement, where that changes nothing but the one setting."""
+        statement = binding.statement
+        if self._source.is_removable(statement) and not self._source.is_read(binding.name):
             self._removed.update(range(first_line(statement), (statement.end_lineno or 0) + 1))
 
     # ---- imports ---------------------------------------------------------------------------------------
@@ -217,16 +226,15 @@ class _Rewriter:
                 "application, as with gunicorn. Behind a proxy name it, by its address or network; then these headers "
                 "of all others are removed."
             )
-            yield '# forwarded_allow_ips = "127.0.0.1,::1"'
-        others = [
-            each for each in OTHER_DEFAULTS if each.name not in bound and ("user" in bound or not each.with_user)
-        ]
+            yield '# forwarded_allow_ips = "10.0.0.7"'
+        others = [each for each in OTHER_DEFAULTS if each.name not in bound and ("user" in bound or not each.with_user)]
         if others:
             yield ""
-            yield from _wrapped("these have another default than in gunicorn. Each line restores gunicorn's.")
+            yield from _wrapped(
+                "these are not set here, and have another default than in gunicorn. Each line restores gunicorn's."
+            )
         for each in others:
-            yield from _wrapped(f"{each.ours}; gunicorn: {each.theirs}. The reason: {each.why}.")
-            yield f"# {each.name} = {each.value}"
+            yield f"{f'# {each.name} = {each.value}':27}  # {each.ours} here: {each.why}"
 
 
 def _literal(value: ast.expr | None) -> Any:

@@ -131,8 +131,9 @@ class Source:
         nodes = [node for node in self._names if node.id == name]
         if any(isinstance(node.ctx, (ast.Store, ast.Del)) and node not in own for node in nodes):
             return None  # a variable of a function
-        inside = {id(each) for joined in ast.walk(self.tree) if isinstance(joined, ast.JoinedStr) for each in ast.walk(joined)}
         # Python 3.11 does not know the columns within f-strings.
+        formatted = [node for node in ast.walk(self.tree) if isinstance(node, ast.JoinedStr)]
+        inside = {id(each) for node in formatted for each in ast.walk(node)}
         return None if any(id(node) in inside for node in nodes) else [*nodes, *aliases]
 
     def is_removable(self, statement: ast.stmt) -> bool:
@@ -154,7 +155,8 @@ class Source:
 
 def first_line(statement: ast.stmt) -> int:
     """Return the first line of a statement, of its decorators, if it has any."""
-    return min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", ()))])
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(each.lineno for each in decorators)])
 
 
 def _is_harmless(node: ast.AST) -> bool:
