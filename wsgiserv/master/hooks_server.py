@@ -168,7 +168,7 @@ class HookServer:
         )
 
     def set_num_workers(self, count: int) -> None:
-        """Note the number of workers and call nworkers_changed; as in gunicorn, at a reload for the same number, too."""
+        """Note the number of workers and call nworkers_changed; as in gunicorn, at each reload, too."""
         old, self._num_workers = self._num_workers, count
         call_hook(self._log, "nworkers_changed", self.settings.nworkers_changed, self, count, old)
 
