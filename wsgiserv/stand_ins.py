@@ -75,7 +75,9 @@ def supply(module: ModuleType) -> None:
 def imports_gunicorn(code: CodeType) -> bool:
     """Tell whether the code imports gunicorn, a function in it included."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
-    return any(name.partition(".")[0] == _GUNICORN for name in code.co_names) or any(map(imports_gunicorn, inner))
+    # A direct call of __import__() may name anything.
+    names = (_GUNICORN, "__import__")
+    return any(name.partition(".")[0] in names for name in code.co_names) or any(map(imports_gunicorn, inner))
 
 
 # ---- modules that are imported by such a module ------------------------------------------------------------

@@ -273,7 +273,7 @@ class _Loader:
         for name, setting in SETTINGS.items():
             variable = setting.environment
             text = environment.text(variable) if variable else ""
-            if not text or name == "root_path":  # SCRIPT_NAME: see `take_script_name`, which also looks into raw_env
+            if not text or name == "root_path":  # see `take_script_name`
                 continue
             raw, source = platform_variable(name, text), f"{variable} {environment.place(variable)}"
             if name not in self.values and name not in self.faulty:

@@ -275,7 +275,7 @@ def environment_pairs(raw: object) -> tuple[str, ...]:
     pairs = strings(raw)
     for pair in pairs:
         if pair.find("=") < 1 or "\0" in pair:
-            raise ValueError(f"{pair!r} is not KEY=VALUE")
+            raise ValueError(f"{pair!r} has no name before an equals sign")
     return pairs
 
 

@@ -150,13 +150,16 @@ class _UsersClassLogger(_Logger):
     def _log(
         self, level: int, msg: object, args: Any, exc_info: Any = None, extra: Any = None, *_: Any, **__: Any
     ) -> None:
-        name = "exception" if exc_info is True and level == logging.ERROR else logging.getLevelName(level).lower()
+        name = "exception" if exc_info and level == logging.ERROR else logging.getLevelName(level).lower()
         method = getattr(_opened.users, name, None)
         if method is None:  # a level without a method
             super()._log(level, msg, args, exc_info, extra)
             return
         more = {"exc_info": exc_info, "extra": extra}
-        given = {key: value for key, value in more.items() if value is not None and name != "exception"}
+        # To `exception`, True is what it takes by itself.
+        given = {
+            key: value for key, value in more.items() if not (value is None or (value is True and name == "exception"))
+        }
         method(msg, *args, **given)
 
 

@@ -143,7 +143,7 @@ class HookServer:
         self.settings = settings
         self.cfg = self.app.cfg = view_of(settings)
         self.cfg.on_late_change = self._warn_of_late_change
-        self.timeout = settings.timeout
+        self.timeout = self.cfg.timeout
         self.proc_name = settings.proc_name or settings.wsgi_app or settings.default_proc_name
 
     def listen(self, listeners: Sequence[Listener]) -> None:
@@ -168,10 +168,9 @@ class HookServer:
         )
 
     def set_num_workers(self, count: int) -> None:
-        """Note the number of workers and call nworkers_changed when it is another one."""
+        """Note the number of workers and call nworkers_changed; as in gunicorn, at each reload, too."""
         old, self._num_workers = self._num_workers, count
-        if count != old:
-            call_hook(self._log, "nworkers_changed", self.settings.nworkers_changed, self, count, old)
+        call_hook(self._log, "nworkers_changed", self.settings.nworkers_changed, self, count, old)
 
     # ---- wishes of hooks, which the master's loop carries out ------------------------------------------
 
@@ -189,10 +188,14 @@ class HookServer:
 
     @property
     def address(self) -> list[Any]:
-        """The bound addresses, as sockets give them; before they are bound, those of `bind`."""
+        """The addresses of `bind`; a port that the kernel has chosen, and an inherited socket, as sockets give them."""
         # A closed listener is among them while the server stops.
         bound = [listener.getsockname() for listener in self.LISTENERS if listener.fileno() >= 0]
-        return bound or self.cfg.address
+        given: list[Any] = self.cfg.address
+        if len(bound) != len(given):
+            return bound or given
+        is_open = [isinstance(each, int) or (isinstance(each, tuple) and each[1] == 0) for each in given]
+        return [real if chosen else each for real, each, chosen in zip(bound, given, is_open, strict=True)]
 
     @property
     def worker_class(self) -> type[Any]:

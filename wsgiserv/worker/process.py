@@ -57,7 +57,7 @@ class WorkerProcess(ABC):
         self.ppid = boot.master_pid
         self.log: logging.Logger = log_for_users(boot.log)
         self.sockets = [listener.sock for listener in boot.listeners]
-        self.timeout = boot.settings.timeout
+        self.timeout = boot.settings.timeout / 2  # gunicorn gives its workers the half
         self.booted = False
         self.aborted = False
         self._has_failed = False  # it cannot boot, and is about to exit by itself

@@ -145,7 +145,9 @@ _SAMPLES = {
     "forwarded_headers": "for,proto",
     "group": "0",
     "logconfig_dict": json.dumps({"version": 1}),
+    "paste": "app.ini#shop",
     "raw_env": "A=1 'B=x y'",
+    "raw_paste_global_conf": "a=1 'b=x y'",
     "readiness_path": "/-/ready",
     "reload_extra_files": "t/*.html 'u v/*.txt'",
     "root_path": "/shop",
@@ -181,7 +183,8 @@ def sample(name: str) -> str:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "other.py").write_text("")
+    for name in ("other.py", "app.ini"):
+        (tmp_path / name).write_text("")
     for name in ("a.env", "b c.env"):
         (tmp_path / name).write_text("")
     return tmp_path
