@@ -201,6 +201,12 @@ def test_each_default_that_differs_is_in_the_table() -> None:
         assert (setting.parse(known.default) != setting.default) == (setting.name in listed), known.name
 
 
+def test_the_page_has_the_table() -> None:
+    section = PAGE.read_text().partition("## Defaults that differ\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{each.name}` | {each.theirs} | {each.ours} | {each.why} |" for each in OTHER_DEFAULTS]
+
+
 def test_each_value_of_the_table_is_accepted() -> None:
     for each in OTHER_DEFAULTS:
         SETTINGS[each.name].parse(ast.literal_eval(each.value))

@@ -29,6 +29,7 @@ Serve a WSGI application. APPLICATION is module:name, for example hello:app.
   wsgiserv -w 4 -k threads -b 0.0.0.0:8000 shop.wsgi:application
   wsgiserv -c gun.py
 
+wsgiserv migrate gunicorn.conf.py prints that file as a wsgiserv.conf.py.
 Defaults are in brackets.
 """
 
