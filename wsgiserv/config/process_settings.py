@@ -340,8 +340,8 @@ class ProcessSettings:
             application, `warmup`), prints each problem on a line, and exits with the status that the start would end
             with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
             not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem:
-            that server can be reloaded. Notes tell what a configuration that was written for gunicorn does otherwise here:
-            see [From gunicorn](migration-from-gunicorn.md). When all is good it prints what it has found: the
+            that server can be reloaded. Notes tell what a configuration for gunicorn does otherwise here: see
+            [From gunicorn](migration-from-gunicorn.md). When all is good it prints what it has found: the
             configuration file, the application, the worker class, the addresses.""",
     )
     print_config: bool = Section.DEVELOPMENT(False, SWITCH, "Print every setting and where it came from, then exit.")
