@@ -105,6 +105,12 @@ CODE: dict[str, tuple[str, str]] = {
         "statsd_host = 'a:1'\ndef on_exit(server):\n    print(server.cfg.statsd_host)\n",
         "statsd_host = 'a:1'\ndef on_exit(server):\n    print(server.cfg.statsd_host)\n",
     ),
+    "without a use, and extended": (
+        "dirty_apps = ['a']\ndirty_apps += ['b']\n",
+        "dirty_apps = ['a']\ndirty_apps += ['b']\n",
+    ),
+    "without a use, and deleted": ("syslog = True\ndel syslog\n", "syslog = True\ndel syslog\n"),
+    "an old name that is deleted": ("logfile = '/x'\ndel logfile\n", "logfile = '/x'\ndel logfile\n"),
     "without a use, alone in a block": ("if x:\n    syslog = True\n", "if x:\n    syslog = True\n"),
     "without a use, beside others on its line": ("syslog = True; workers = 2\n", "syslog = True; workers = 2\n"),
     "without a use, among names of globals()": (
@@ -347,6 +353,7 @@ def test_help(capsys: pytest.CaptureFixture[str], flag: str) -> None:
     ("data", "start"),
     [
         (b"# coding: latin-1\nlogfile = '\xe9'\n", b"# coding: latin-1\n# "),
+        (b"\n# coding: latin-1\nlogfile = '\xe9'\n", b"\n# coding: latin-1\n# "),
         (b"\xef\xbb\xbfworkers = 1\r\nlogfile = '\xc3\xa9'\r\n", b"# "),
     ],
 )

@@ -207,7 +207,7 @@ class _Rewriter:
     def assembled(self, name: str) -> str:
         """Return the new source; ``name`` is the old file's name."""
         lines = _replaced(self._source.lines, self._replaced)
-        top = next((n for n, line in enumerate(lines[:2]) if not _STARTS_FILE.match(line)), len(lines[:2]))
+        top = max((number for number, line in enumerate(lines[:2], 1) if _STARTS_FILE.match(line)), default=0)
         made = [*lines[:top], *_header(name)]
         for number, line in enumerate(lines[top:], top + 1):
             indent = line[: len(line) - len(line.lstrip())]

@@ -101,7 +101,7 @@ class Source:
         self._starts = _logical_starts(text)
         self._names = [node for node in ast.walk(self.tree) if isinstance(node, ast.Name)]
         self._others = Counter(_other_uses(self.tree))
-        self._loads = Counter(node.id for node in self._names if isinstance(node.ctx, ast.Load))
+        self._loads = Counter(node.id for node in self._names if not isinstance(node.ctx, ast.Store))
         self.is_dynamic = any(name in self._loads for name in ("globals", "locals", "vars", "exec", "eval"))
 
     def start_of(self, line: int) -> int:
@@ -173,6 +173,8 @@ def _other_uses(tree: ast.AST) -> Iterator[str]:
             yield node.attr
         elif isinstance(node, ast.arg):
             yield node.arg
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
         elif isinstance(node, ast.alias):
             yield (node.asname or node.name).partition(".")[0]
         elif isinstance(node, (ast.Global, ast.Nonlocal)):
