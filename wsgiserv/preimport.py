@@ -62,6 +62,7 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
     ("wsgiserv.logs.logger_class",): lambda settings: settings.logger_class is not None,
     ("wsgiserv.line_trace",): lambda settings: settings.spew,
+    ("wsgiserv.master.differences",): lambda settings: settings.check_config,
     ("configparser",): lambda settings: settings.paste is not None,
 }
 

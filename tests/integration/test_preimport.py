@@ -16,7 +16,7 @@ from wsgiserv.preimport import OPTIONAL
 
 PACKAGE = Path(wsgiserv.__file__).parent
 # The other program; and what only answers on the terminal, before anything of a user has been run, or in a child.
-ANSWERS = ("wsgiserv.config.present", "wsgiserv.config_check")
+ANSWERS = ("wsgiserv.config.present", "wsgiserv.config_check", "wsgiserv.migrate.command")
 # `import_for` imports the worker class's module, which imports the other.
 GEVENT = ("wsgiserv.worker.gevent_worker", "wsgiserv.worker.gevent_patching")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dis import get_instructions
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,8 +103,6 @@ def _missing_names(hook: str, function: Callable[..., Any] | None) -> Iterator[s
     code = own_attribute(inner or function, "__code__")
     if code is None or code.co_argcount <= server_index:
         return
-    from dis import get_instructions
-
     server = code.co_varnames[server_index]
     names: dict[str, None] = {}
     for load, use in pairwise(get_instructions(code)):
