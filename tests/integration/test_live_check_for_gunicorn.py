@@ -46,7 +46,7 @@ FILES: dict[str, tuple[str, list[str], list[str]]] = {
         [r"worker_class = __config__\.W .*runs on wsgiserv's", r"import gunicorn \(.*stand-ins"],
     ),
     "a hook that uses what is not there": (
-        "def when_ready(s):\n    s.spawn_worker()\n    s.wakeup()\n    other = s.log.spawn_workers\n",
+        "def when_ready(s):\n    s.spawn_worker()\n    s.wakeup()\n    s.x = lambda: s.log.spawn_workers\n",
         [],
         [r"when_ready: s\.spawn_worker \(.* line 1\).*num_workers"],
     ),

@@ -107,7 +107,7 @@ def _missing_names(hook: str, function: Callable[..., Any] | None) -> Iterator[s
     names: dict[str, None] = {}
     for load, use in pairwise(get_instructions(code)):
         loaded = load.argval[-1] if isinstance(load.argval, tuple) else load.argval
-        is_of_server = loaded == server and load.opname.startswith("LOAD_FAST")
+        is_of_server = loaded == server and load.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
         if is_of_server and use.opname in ("LOAD_ATTR", "LOAD_METHOD") and use.argval in ELSEWHERE:
             names[use.argval] = None
     for name in names:
