@@ -54,6 +54,14 @@ def test_what_functions_import_is_there_already() -> None:
     assert missing == [], "not in wsgiserv.preimport"
 
 
+@pytest.mark.no_coverage
+def test_a_start_does_not_import_what_only_commands_need() -> None:
+    code = "import sys, wsgiserv.cli; wsgiserv.preimport.import_server(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    commands = ("wsgiserv.migrate", "wsgiserv.master.differences", "wsgiserv.config.gunicorn_differences")
+    assert [name for name in commands if name in done.stdout.split()] == []
+
+
 def test_every_name_can_be_imported() -> None:
     names = [name for names in OPTIONAL for name in names if not name.startswith("watchfiles")]
     code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)"

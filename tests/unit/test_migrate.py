@@ -150,6 +150,10 @@ COMMENTS: dict[str, tuple[str, list[str]]] = {
     "a logger of one's own": ("from a import L\nlogger_class = L\n", ["derived from gunicorn's Logger"]),
     "gunicorn": ("import gunicorn\ngunicorn.SERVER_SOFTWARE = 'x'\n", ["stand-ins", "server_header"]),
     "a star": ("from .base import *\n", ["settings of .base count"]),
+    "threads in the second place": (
+        "if x:\n    worker_class = 'gevent'\nelse:\n    worker_class = 'gthread'\n",
+        ["\n    # wsgiserv: timeout also ends a worker when all of its threads"],
+    ),
     "in a block": ("if x:\n    user = 'shop'\n", ["\n    # wsgiserv: as root, HOME", "# initgroups = False"]),
     "preload": ("preload_app = True\n", ["preload_in = 'master'"]),
 }

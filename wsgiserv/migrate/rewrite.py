@@ -69,6 +69,7 @@ class _Rewriter:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._seen: set[str] = set()
+        self._told: set[str] = set()
         self._comments: dict[int, list[str]] = {}
         self._removed: set[int] = set()
         self._replaced: list[tuple[ast.AST, str]] = []
@@ -126,8 +127,10 @@ class _Rewriter:
             value = object  # a class, as far as the comments are concerned
         if name in _MAPPED:
             self._map(binding, name, raw, value)
-        for text in effects_of(name, value) if binding.name not in self._seen else ():
-            self._comment(binding, f"{text}.")
+        for text in effects_of(name, value):
+            if text not in self._told:
+                self._comment(binding, f"{text}.")
+            self._told.add(text)
 
     def _parsed(self, binding: Binding, name: str, raw: object) -> object:
         """Return the parsed value, `UNKNOWN` for one that is refused: then there is a comment."""
