@@ -15,6 +15,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from wsgiserv.config.loader import collect
+from wsgiserv.process import arm
+
 NAMES = ("gunicorn.conf.py", "wsgiserv.conf.py")
 
 
@@ -30,8 +33,6 @@ def describe(value: Any) -> Any:
 
 def load_one(directory: str, name: str) -> dict[str, Any]:
     """Return the settings, notices and faults of a file."""
-    from wsgiserv.config.loader import collect
-
     os.chdir(directory)
     loaded = collect(["-c", name, "shop:app"], dict(os.environ), directory)
     settings = {
@@ -51,6 +52,7 @@ def load_in_child(directory: str, name: str, environ: dict[str, str]) -> dict[st
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
+        arm()  # else this is a child that the file's code has forked
         os.environ.update(environ)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
