@@ -298,7 +298,7 @@ def when_ready(server):
         (WSGI_PROGRAM, None),
         (COMMAND_PROGRAM, "filed 3.0 30.0"),
         (RUN_PROGRAM, "filed 3.0 30.0"),
-        (OWN_LINE, "filed 4.0 9.0"),
+        (OWN_LINE, "filed 4 9"),
     ],
     ids=["options", "command", "run", "init"],
 )
