@@ -86,7 +86,8 @@ def post_fork(server, worker):
 
 def test_a_configuration_file_imports_gunicorn(start: Start, env: dict[str, str]) -> None:
     files = {"shop.py": APP, "gun.py": CONFIG, "base_conf.py": BASE}
-    server = start("shop:app", "-c", "gun.py", files=files, env=env)
+    # Its application looks for gunicorn, by intention.
+    server = start("shop:app", "-c", "gun.py", "--appear-as", "off", files=files, env=env)
     found = json.loads(ask(server).body)
     has = not env
     assert found == {"spec": has, "modules": has, "import": has}
@@ -100,7 +101,7 @@ def test_a_configuration_file_imports_gunicorn(start: Start, env: dict[str, str]
 def test_the_configuration_file_may_be_called_gunicorn(start_unclassed: Start, env: dict[str, str]) -> None:
     text = "import gunicorn.glogging\nfrom gunicorn import SERVER\nproc_name = SERVER\n"
     files = {"shop.py": APP, "gunicorn.py": text}
-    server = start_unclassed("shop:app", "-c", "gunicorn.py", files=files, env=env)
+    server = start_unclassed("shop:app", "-c", "gunicorn.py", "--appear-as", "off", files=files, env=env)
     assert ask(server).status == 200
 
 
