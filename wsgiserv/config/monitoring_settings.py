@@ -56,7 +56,7 @@ class MonitoringSettings:
         None,
         Kind(statsd_host, STATSD_ACCEPTED, "ADDRESS"),
         "Send metrics to statsd at this address, by UDP or a Unix socket.",
-        doc="""The metrics are gunicorn's, under the same names: see [statsd](monitoring.md#statsd). With a
+        doc="""The metrics are gunicorn's, under the same names: see [statsd](logging.md#statsd). With a
             `logger_class` of your own that class sends them, or nothing does.""",
         show_default="none",
     )

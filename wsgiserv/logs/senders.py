@@ -110,6 +110,7 @@ class Datagrams:
     is_behind = False
 
     def __init__(self, target: Target, patience_s: float = 0.0) -> None:
+        self._sock: RawSocket | None = None
         self.lost = 0
         self.knows_arrival = target.family == AF_UNIX
         self._target = target
@@ -199,6 +200,9 @@ class Datagrams:
         if sock is not None:
             sock.close()
 
+    def __del__(self) -> None:
+        self.close()  # without a ResourceWarning at the end of the interpreter
+
 
 class Stream:
     """Sends messages over a connection of this process. The caller keeps threads apart.
@@ -213,8 +217,8 @@ class Stream:
     knows_arrival = True
 
     def __init__(self, target: Target) -> None:
-        self._target = target
         self._sock: RawSocket | None = None
+        self._target = target
         self._begin()
 
     @property
@@ -317,6 +321,9 @@ class Stream:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+
+    def __del__(self) -> None:
+        self.close()  # without a ResourceWarning at the end of the interpreter
 
 
 def connect_any(path: str, patience_s: float) -> Sender:

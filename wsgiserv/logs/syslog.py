@@ -80,7 +80,8 @@ class SyslogHandler(DaemonHandler, logging.handlers.SysLogHandler):
         message = f"<{priority}>{self.ident}{escape_keeping_lines(text)}{end}".encode("utf-8", "backslashreplace")
         fault = self._sender.send(message)
         if fault is not None and fault.errno == errno.EPROTOTYPE:  # the daemon has come, with the other type
-            self._sender = connect_any(str(self.address), PATIENCE_S)
+            before, self._sender = self._sender, connect_any(str(self.address), PATIENCE_S)
+            self._sender.lost += before.lost - 1
             fault = self._sender.send(message)
         self._note(fault)
 
