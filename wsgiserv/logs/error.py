@@ -34,7 +34,7 @@ from wsgiserv.logs.hook_log import HookLog
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
 from wsgiserv.logs.shared import ACCESS, ERROR, SharedLogger, access_handler, begin_access_loggers, share
-from wsgiserv.logs.statsd import StatsdLog, open_statsd
+from wsgiserv.logs.statsd import StatsdLog, close_statsd_in_child, open_statsd
 from wsgiserv.logs.streams import Capture, LogText, consoles
 from wsgiserv.privileges import owner_of
 from wsgiserv.process import fill_standard_streams
@@ -267,7 +267,7 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
-    daemons: Sequence[DaemonHandler] = ()
+    daemons: Sequence[Any] = ()  # of these the instances of `DaemonHandler`
     users: Any = None  # the logger of `logger_class`
     name: str = ""  # of the logger in records, where a logconfig says another one
 
@@ -341,7 +341,9 @@ def open_error_log(settings: Settings) -> logging.Logger:
         _opened.handlers = [handler, *added, *ours.handlers]
     if named.access and settings.accesslog and not named.access.hasHandlers():
         named.access.addHandler(access_handler)  # the configuration has set the level only
-    _opened.daemons = [each for each in _opened.handlers if isinstance(each, DaemonHandler)]
+    if _opened.handler is not None:
+        _opened.handler.writer.lost += sum(each.lost for each in _opened.daemons)
+    _opened.daemons = [each for each in dict.fromkeys(_opened.handlers) if issubclass(type(each), DaemonHandler)]
     for each in _opened.daemons:
         each.tell = _tell_of_syslog
     ERROR.note_propagate()
@@ -421,6 +423,9 @@ def close_logs_in_child() -> None:
     """Close the logs' descriptors in a child of the application; it can still write to the error log."""
     close_duplicates()
     log_files.close()
+    close_statsd_in_child()
+    for each in _opened.daemons:
+        each.close_in_child()
 
 
 # ---- other daemons --------------------------------------------------------------------------------------
@@ -452,7 +457,7 @@ def lost_messages() -> int:
     writers = list(consoles.values())
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
-    return sum(writer.lost for writer in writers) + sum(each.lost for each in _opened.daemons)
+    return sum(each.lost for each in (*writers, *_opened.daemons))
 
 
 def untold_messages() -> int:

@@ -37,6 +37,9 @@ class DaemonHandler(logging.Handler):
     def look(self) -> None:
         """Send what is kept. Called once a second."""
 
+    def close_in_child(self) -> None:
+        """Close the socket in a child of the application; a record opens another one."""
+
 
 def handlers_of(log: logging.Logger) -> list[logging.Handler]:
     """Return the handlers reached by a record of ``log``."""

@@ -15,6 +15,7 @@ from collections import deque
 from os import getpid
 from time import monotonic
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S
 from wsgiserv.process import is_writable
@@ -110,6 +111,7 @@ class Datagrams:
     is_behind = False
 
     def __init__(self, target: Target, patience_s: float = 0.0) -> None:
+        _senders.add(self)
         self._sock: RawSocket | None = None
         self.lost = 0
         self.knows_arrival = target.family == AF_UNIX
@@ -217,6 +219,7 @@ class Stream:
     knows_arrival = True
 
     def __init__(self, target: Target) -> None:
+        _senders.add(self)
         self._sock: RawSocket | None = None
         self._target = target
         self._begin()
@@ -339,3 +342,14 @@ def connect_any(path: str, patience_s: float) -> Sender:
         if error.errno == errno.EPROTOTYPE:
             return Stream(Target(SOCK_STREAM, path))
     return Datagrams(datagrams, patience_s)
+
+
+_senders: WeakSet[Datagrams | Stream] = WeakSet()
+
+
+def _forget_parents_losses() -> None:
+    for each in list(_senders):
+        each.lost = 0
+
+
+os.register_at_fork(after_in_child=_forget_parents_losses)

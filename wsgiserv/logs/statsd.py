@@ -152,6 +152,12 @@ def open_statsd(settings: Settings, tell: Tell) -> bool:
     return _state.client is not None
 
 
+def close_statsd_in_child() -> None:
+    """Close the socket in a child of the application; a metric opens another one."""
+    if _state.client is not None:
+        _state.client.close()
+
+
 def request_counter() -> Callable[..., None] | None:
     """Return the function that counts a request, given the fields of its `Exchange`; None when nothing is sent."""
     return _state.client.log_request if _state.client is not None else None

@@ -9,6 +9,7 @@ import errno
 import logging
 import logging.handlers
 from _socket import SOCK_DGRAM, SOCK_STREAM
+from os import getpid
 from socket import SocketKind
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class SyslogHandler(DaemonHandler, logging.handlers.SysLogHandler):
         self.unixsocket = bool(path)
         self._is_told = False
         self._works = True
+        self._pid = getpid()
         self._lost_before = self._told_lost = 0
         self._sender: Sender
         if kind == "tcp":
@@ -96,6 +98,9 @@ class SyslogHandler(DaemonHandler, logging.handlers.SysLogHandler):
         """Send what is kept; tell when the daemon takes lines again. Called once a second."""
         with self._own_lock:
             sender = self._sender
+            if self._pid != getpid():  # the parent tells its losses itself
+                self._pid = getpid()
+                self._lost_before = self._told_lost = 0
             if sender.is_behind:
                 self._note(sender.flush())
             # Not with the first line: a daemon that is too slow would have two lines told for each that is lost.
@@ -105,6 +110,10 @@ class SyslogHandler(DaemonHandler, logging.handlers.SysLogHandler):
                 self._is_told = False
                 lost, self._told_lost = sender.lost - self._told_lost, sender.lost
                 self.tell(self.where, None, lost)
+
+    def close_in_child(self) -> None:
+        """Close the socket in a child of the application; a record opens another one."""
+        self._sender.close()
 
     def close(self) -> None:
         """Send what is kept, for a moment, and close the socket; a later record opens it again."""

@@ -21,6 +21,7 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs import senders
 from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import ErrorStream, lost_messages, open_error_log, tell_lost_messages
+from wsgiserv.logs.handlers import DaemonHandler
 from wsgiserv.logs.shared import ACCESS, ERROR
 from wsgiserv.logs.statsd import StatsdClient
 
@@ -371,6 +372,7 @@ def test_a_syslog_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"WS1840 syslog: {where}: No such file or directory: lines are lost until it takes them again (told once)",
         f"WS1841 syslog: {where}: takes lines again: 2 lines are lost",
     ]
+    assert lost_messages() == before + 2
     # It is restarted, with the other type of socket.
     path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
@@ -381,3 +383,11 @@ def test_a_syslog_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with receiver.accept()[0] as connection:
             connection.settimeout(10)
             assert connection.recv(999).endswith(b"] 4\0")
+    assert lost_messages() == before + 2
+    log = open_error_log(Settings(errorlog=str(tmp_path / "e"), syslog=True, syslog_addr=where))
+    assert lost_messages() == before + 2, "a reload forgets none"
+    for handler in log.handlers:
+        if isinstance(handler, DaemonHandler):
+            handler.close_in_child()
+    log.info("a child of the application can still log")
+    assert lost_messages() == before + 3

@@ -282,6 +282,17 @@ def test_a_host_that_does_not_answer_costs_a_moment(monkeypatch: pytest.MonkeyPa
         sender.close()
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_child_begins_without_losses(tmp_path: Path, kind: int) -> None:
+    sender = (Datagrams if kind == socket.SOCK_DGRAM else Stream)(Target(kind, str(tmp_path / "s")))
+    sender.lost = 7
+    pid = os.fork()
+    if not pid:
+        os._exit(sender.lost)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sender.lost == 7
+
+
 # ---- either type ----------------------------------------------------------------------------------------------
 
 
