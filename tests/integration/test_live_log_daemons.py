@@ -110,7 +110,7 @@ def ask_and_die(server: Any) -> None:
 REQUEST = r"gunicorn\.(requests:1\|c\|@1\.0|request\.duration:[\d.]+\|ms)"
 
 
-def test_the_metrics(start: Start, listen: Listen) -> None:
+def test_the_metrics(listen: Listen, start: Start) -> None:
     statsd = listen()
     args = ("-c", "gun.py", "--workers", "2", "--statsd-host", statsd.host, "--statsd-prefix", "web")
     more = ("--dogstatsd-tags", "env:test", "--enable-backlog-metric")
@@ -139,7 +139,7 @@ def test_the_metrics(start: Start, listen: Listen) -> None:
     assert "shop.start" not in server.log.text, "an empty message is a metric alone"
 
 
-def test_both_logs_in_syslog(start: Start, listen: Listen) -> None:
+def test_both_logs_in_syslog(listen: Listen, start: Start) -> None:
     syslog = listen()
     args = ("--log-syslog", "--log-syslog-to", f"udp://{syslog.host}", "--log-syslog-facility", "local3")
     more = ("--access-logformat", "%(m)s %(U)s %(s)s")
@@ -156,7 +156,7 @@ def test_both_logs_in_syslog(start: Start, listen: Listen) -> None:
     assert server.out.text == ""
 
 
-def test_a_reload_sends_elsewhere(start: Start, listen: Listen, tmp_path: Path) -> None:
+def test_a_reload_sends_elsewhere(listen: Listen, start: Start, tmp_path: Path) -> None:
     first, second = listen(), listen(tmp_path / "s")
 
     def config(daemon: Daemon) -> str:
@@ -188,7 +188,7 @@ def test_a_reload_sends_elsewhere(start: Start, listen: Listen, tmp_path: Path) 
     assert not [message for message in second.found if "stopped" in message]
 
 
-def test_daemons_that_are_away_and_come(start: Start, listen: Listen, tmp_path: Path) -> None:
+def test_daemons_that_are_away_and_come(listen: Listen, start: Start, tmp_path: Path) -> None:
     logs, stats = tmp_path / "logs", tmp_path / "stats"
     args = ("--log-syslog", "--log-syslog-to", f"unix://{logs}", "--statsd-host", f"unix://{stats}")
     server = start("shop:app", *args, files={"shop.py": APP}, expect=("WS1840", "WS1841", "WS1842"))
@@ -262,8 +262,14 @@ def _deaf() -> Iterator[int]:
 
 def test_a_syslog_that_does_not_read_holds_nobody_up(start: Start) -> None:
     with _deaf() as port:
-        args = ("--log-syslog", "--log-syslog-to", f"tcp://127.0.0.1:{port}", "--access-logformat", "x" * 60_000)
-        server = start("shop:app", *args, files={"shop.py": APP}, expect=("WS1840", "WS1830"))
+        args = (
+            "--log-syslog",
+            "--log-syslog-to",
+            f"tcp://127.0.0.1:{port}",
+            "--access-logformat",
+            "%(s)s" + "x" * 60_000,
+        )
+        server = start("shop:app", *args, files={"shop.py": APP}, expect=("WS1840",))
         with RawClient(server.address) as client:
             slowest = 0.0
             for _ in range(150):
@@ -275,7 +281,7 @@ def test_a_syslog_that_does_not_read_holds_nobody_up(start: Start) -> None:
         assert server.stop() == 0
 
 
-def test_a_request_that_is_lost_is_counted(start: Start, listen: Listen) -> None:
+def test_a_request_that_is_lost_is_counted(listen: Listen, start: Start) -> None:
     statsd = listen()
     server = start("shop:app", "--statsd-host", statsd.host, files={"shop.py": APP}, expect=("WS1209", "Traceback"))
     ask_and_die(server)
@@ -284,7 +290,7 @@ def test_a_request_that_is_lost_is_counted(start: Start, listen: Listen) -> None
     statsd.wait_for(r"gunicorn\.request\.status\.200:1\|c\|@1\.0")
 
 
-def test_with_preload_and_by_variables(start: Start, listen: Listen) -> None:
+def test_with_preload_and_by_variables(listen: Listen, start: Start) -> None:
     statsd, syslog = listen(), listen()
     env = {
         "WSGISERV_STATSD_HOST": statsd.host,
@@ -297,7 +303,7 @@ def test_with_preload_and_by_variables(start: Start, listen: Listen) -> None:
     syslog.wait_for(r"<14>gunicorn\.shop\.app\.access: .*")
 
 
-def test_the_logger_class_of_gunicorn_sends_the_same(start_unclassed: Start, listen: Listen) -> None:
+def test_the_logger_class_of_gunicorn_sends_the_same(listen: Listen, start_unclassed: Start) -> None:
     statsd = listen()
     config = HOOKS + f"logger_class = 'gunicorn.instrument.statsd.Statsd'\nstatsd_host = {statsd.host!r}\n"
     server = start_unclassed("shop:app", "-c", "gun.py", files={"shop.py": APP, "gun.py": config})
@@ -307,7 +313,7 @@ def test_the_logger_class_of_gunicorn_sends_the_same(start_unclassed: Start, lis
     statsd.wait_for(r"shop\.queue:3\|g")
 
 
-def test_a_logger_class_of_ones_own_gets_syslog(start_unclassed: Start, listen: Listen) -> None:
+def test_a_logger_class_of_ones_own_gets_syslog(listen: Listen, start_unclassed: Start) -> None:
     syslog = listen()
     config = f"""
 from gunicorn.glogging import Logger
