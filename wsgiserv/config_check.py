@@ -125,6 +125,8 @@ def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
     """Check `errorlog` and the logging configuration; return a logger for the rest of the check."""
     if settings.errorlog != "-":
         _try(found, lambda: _check_log("errorlog", settings.errorlog, settings))
+    # A check sends nothing to other daemons.
+    settings = replace(settings, syslog=False, statsd_host=None)
     try:
         return _apply_logconfig(settings)
     except ConfigError as error:

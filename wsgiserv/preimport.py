@@ -60,6 +60,7 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.worker.debug_page",): lambda settings: settings.reload,
     ("watchfiles",): _may_use_watchfiles,
     ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
+    ("wsgiserv.logs.syslog",): lambda settings: settings.syslog,
     ("wsgiserv.logs.logger_class",): lambda settings: settings.logger_class is not None,
     ("wsgiserv.line_trace",): lambda settings: settings.spew,
     ("wsgiserv.master.differences",): lambda settings: settings.check_config,

@@ -1,5 +1,6 @@
 # The length of the backlog as a metric.
 #: udp
+#: bind tcp
 #: get /
 
 import os

@@ -91,10 +91,10 @@ def test_print_config_needs_no_application_and_exits_0(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--print-config", "--enable-backlog-metric", "-t", "7"]) == 0
+    assert main(["--print-config", "--permit-obsolete-folding", "-t", "7"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^timeout +=\s7 +# -t on the command line$", out, re.MULTILINE)
-    assert err.startswith("wsgiserv: note: WS1033 --enable-backlog-metric")
+    assert err.startswith("wsgiserv: note: WS1033 --permit-obsolete-folding")
 
 
 def test_print_config_and_check_config_start_nothing_of_the_server(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def master(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeMaster]:
 
 
 def test_the_master_runs_with_the_settings_in_their_directory(master: type[FakeMaster], tmp_path: Path) -> None:
-    assert main(["--chdir", "sub", "-w", "2", "--enable-backlog-metric", "a:b"]) == 0
+    assert main(["--chdir", "sub", "-w", "2", "--permit-obsolete-folding", "a:b"]) == 0
     (made,) = master.made
     assert made.settings.workers == 2
     assert len([notice for notice in made.given["notices"] if "as root" not in notice]) == 1

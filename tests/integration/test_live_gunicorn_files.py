@@ -26,8 +26,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "migration-from-gunicorn.md"
 # The pages' words for what differs on purpose: docs/migration-from-gunicorn.md has each sentence.
 _QUOTES = r"In the access log a client's quote is `\x22`, in JSON `\u0022`; gunicorn writes `\"`."
 _STATUS = "An application that cannot be loaded ends the start with status 4; gunicorn has 3 when the module raises."
-_STATSD = "Nothing is sent to statsd."
-_SYSLOG = "`syslog = True` sends nothing; `logconfig_dict` can."
 _REMOVED = "Once `forwarded_allow_ips` is set, the forwarded headers of others are removed; gunicorn passes them on."
 _STRANGER = "A PROXY header of a peer that is not in `proxy_allow_ips` is answered with 400; gunicorn has 403."
 _ROOT_PATH = "`root_path` counts for WSGI applications, too; gunicorn has it for ASGI alone."
@@ -50,7 +48,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "access_every_atom": {"stdout": _QUOTES},
     "access_json_by_hand": {"stdout": _QUOTES},
     "application_is_broken": {"exit": _STATUS},
-    "backlog_metric": {"datagrams": _STATSD},
     "proxy_not_the_one": {"answers": _REMOVED},
     "on_starting_raises": {"exit": _HOOK_STATUS},
     "proxy_protocol_of_a_stranger": {"answers": _STRANGER},
@@ -58,9 +55,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "script_name": {"answers": _SCRIPT_NAME},
     "script_name_of_the_environment": {"answers": _SCRIPT_NAME},
     "server_software_old_trick": {"answers": _SERVER},
-    "statsd_by_logger": {"datagrams": _STATSD},
-    "statsd": {"datagrams": _STATSD},
-    "syslog": {"datagrams": _SYSLOG},
     "timeout_of_a_request": {"answers": _ABORTED},
     "tolerant_parser": {"answers": _STRICT},
     "umask": {"answers": _UMASK},

@@ -415,14 +415,15 @@ def post_fork(server, worker):
 
 def test_cfg(start: Start, tmp_path: Path, worker_class: str) -> None:
     config = """
-statsd_host = "localhost:8125"
+statsd_host = "127.0.0.1:9"
 raw_env = ["COLOUR=blue"]
 
 def post_worker_init(worker):
     cfg = worker.cfg
     note("cfg", name=cfg.worker_class_str, kind=cfg.worker_class.__name__, timeout=repr(cfg.timeout), env=cfg.env,
          ssl=bool(cfg.is_ssl), uid=cfg.uid == os.geteuid(), gid=cfg.gid == os.getegid(), bind=type(cfg.bind).__name__,
-         statsd=cfg.statsd_host, setting=cfg.settings["timeout"].get(), value=cfg.settings["bind"].value == cfg.bind,
+         statsd=list(cfg.statsd_host),
+         setting=cfg.settings["timeout"].get(), value=cfg.settings["bind"].value == cfg.bind,
          hook=cfg.on_exit(None), log=isinstance(worker.log, cfg.logger_class), spew=cfg.spew,
          lines=len(str(cfg).splitlines()) > 100,
          address=type(cfg.address[0]).__name__, ours=cfg.request_timeout, name2=cfg.proc_name)
@@ -432,7 +433,7 @@ def post_worker_init(worker):
         note("error", text=str(error))
     cfg.my_own = 1
 """
-    server = begin(start, config, expect=(r"WS1033 .*statsd_host",))
+    server = begin(start, config, expect=("WS1842",))
     get(server)
     (found,) = notes(tmp_path, "cfg")
     found.pop("in")
@@ -443,7 +444,7 @@ def post_worker_init(worker):
     }
     assert found == {
         "name": names[worker_class][0], "kind": names[worker_class][1], "timeout": "30", "env": {"COLOUR": "blue"},
-        "ssl": False, "uid": True, "gid": True, "bind": "list", "statsd": "localhost:8125", "setting": 30,
+        "ssl": False, "uid": True, "gid": True, "bind": "list", "statsd": ["127.0.0.1", 9], "setting": 30,
         "value": True,
         "hook": None, "log": True, "spew": False, "lines": True, "address": "int", "ours": 0, "name2": "shop:app",
     }  # fmt: skip

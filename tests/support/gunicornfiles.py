@@ -44,6 +44,8 @@ _USES_GUNICORN = re.compile(r"^\s*(?:from|import) gunicorn\b|gunicorn\.\w+\.|\"c
 
 # Generous: other tests share the processors.
 DEADLINE_S = 20.0
+# wsgiserv's own advice in syslog (the workers run as root, the application looks for gunicorn); its count in statsd.
+_ADVICE = re.compile(r"\] WS\d{4} |gunicorn\.log\.warning:")
 # Fields of a response that belong to the connection or to the server, not to the application.
 _SERVERS_OWN = ("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding")
 
@@ -497,6 +499,8 @@ class Run:
         with contextlib.suppress(BlockingIOError):
             while True:
                 text = udp.recv(4096).decode()
+                if _ADVICE.search(text):
+                    continue
                 found.add(re.sub(r":[\d.]+(?=\|(?:ms|h))", ":N", self.normalise(text)))
         return sorted(found)
 

@@ -46,8 +46,6 @@ class Ignored:
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in defaults)
 
 
-_SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
-_STATSD = "statsd is not sent to; count from the access log (access_log_format = 'json')"
 _STRICT = "such requests are always refused: they allow smuggling requests past a proxy"
 _METHOD = "methods are read by RFC 9110: any token, in the case it was sent in"
 _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
@@ -59,21 +57,12 @@ _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 # Advice, not a refusal: most of these change nothing here, and a file written for gunicorn is to start as it is.
 _TABLE = (
     # Logging
-    Ignored(_SYSLOG, "syslog", "--log-syslog", switch=True),
-    Ignored(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
-    Ignored(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
-    Ignored(_SYSLOG, "syslog_facility", "--log-syslog-facility", ("user",)),
-    Ignored("not needed: the access log is never sent to syslog", "disable_redirect_access_to_syslog", switch=True),
     Ignored(
         "set errorlog, and capture_output for what the application prints",
         "enable_stdio_inheritance",
         "-R --{}",
         switch=True,
     ),
-    Ignored(_STATSD, "statsd_host"),
-    Ignored(_STATSD, "statsd_prefix", defaults=("",)),
-    Ignored(_STATSD, "dogstatsd_tags", defaults=("",)),
-    Ignored(_STATSD, "enable_backlog_metric", switch=True),
     # Processes
     # Protocol
     Ignored(_STRICT, "permit_obsolete_folding", switch=True),

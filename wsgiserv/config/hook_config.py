@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from wsgiserv.config.address import parse_address
+from wsgiserv.config.daemon_address import parse_statsd_host
 from wsgiserv.config.log_formats import NAMED_FORMATS
 from wsgiserv.config.setting import Section, Setting
 from wsgiserv.config.settings import SETTINGS, Settings, speaks_tls
@@ -39,10 +40,7 @@ _UNUSED: Final[dict[str, Any]] = {
     "dirty_threads": 1,
     "dirty_timeout": 300,
     "dirty_workers": 0,
-    "disable_redirect_access_to_syslog": False,
     "do_handshake_on_connect": False,
-    "dogstatsd_tags": "",
-    "enable_backlog_metric": False,
     "enable_stdio_inheritance": False,
     "http2_cleartext": "off",
     "http2_initial_window_size": 65535,
@@ -59,14 +57,8 @@ _UNUSED: Final[dict[str, Any]] = {
     "raw_paste_global_conf": [],
     "spew": False,
     "ssl_version": 2,  # ssl.PROTOCOL_TLS, without the import
-    "statsd_host": None,
-    "statsd_prefix": "",
     "strip_header_spaces": False,
     "suppress_ragged_eofs": True,
-    "syslog": False,
-    "syslog_addr": "udp://localhost:514",
-    "syslog_facility": "user",
-    "syslog_prefix": None,
     "websocket_max_message_size": 16 * 1024 * 1024,
     "worker_tmp_dir": None,
 }
@@ -373,6 +365,8 @@ def _shown(name: str, value: Any) -> Any:
     # 30, not 30.0: hooks format it, and give it to functions that take whole numbers.
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if name == "statsd_host" and value is not None:
+        return parse_statsd_host(value)
     if name == "access_log_format":
         return NAMED_FORMATS.get(value, value)
     if name == "worker_class" and isinstance(value, str):

@@ -15,6 +15,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from wsgiserv.config.argv import Given
+from wsgiserv.config.daemon_address import check_syslog
 from wsgiserv.config.env_file import FileVariable
 from wsgiserv.config.environment import (
     GUNICORN_ARGUMENTS,
@@ -413,6 +414,8 @@ class _Loader:
         """Check the settings against each other and freeze them."""
         values, sources = self.values, self.sources
         self._check_files()
+        if values.get("syslog") and (problem := check_syslog(values)) is not None:
+            self._refuse("WS1058", *problem)
         values["config"] = self.file_config
         kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
         if resolve(kind, threads) != kind:

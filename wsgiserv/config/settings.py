@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from wsgiserv.config import address
 from wsgiserv.config import values as parsers
+from wsgiserv.config.monitoring_settings import MonitoringSettings
 from wsgiserv.config.process_settings import ProcessSettings
 from wsgiserv.config.setting import Kind, Section, Setting, declared
 from wsgiserv.config.values import (
@@ -34,7 +35,7 @@ _AUTO_OR_OFF = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ProcessSettings):
+class Settings(MonitoringSettings, ProcessSettings):
     """The whole configuration, checked, frozen; made by `wsgiserv.config.loader.load`.
 
     Durations are floats in seconds, sizes are integers in bytes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
-import logging.handlers
 import os
 import sys
 import time
@@ -16,9 +15,12 @@ from datetime import timedelta
 from socket import SOCK_DGRAM, SOCK_STREAM
 from typing import Any, ClassVar
 
+from wsgiserv.config import daemon_address
 from wsgiserv.logs.error import reopen_files
 from wsgiserv.logs.escape import escape
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT
+from wsgiserv.logs.syslog import SyslogHandler
+from wsgiserv.logs.syslog import formatter as syslog_formatter
 
 CONFIG_DEFAULTS: dict[str, Any] = {
     "version": 1,
@@ -35,7 +37,7 @@ CONFIG_DEFAULTS: dict[str, Any] = {
     "formatters": {"generic": {"format": LINE_FORMAT, "datefmt": DATE_FORMAT, "class": "logging.Formatter"}},
 }
 
-SYSLOG_FACILITIES = {**logging.handlers.SysLogHandler.facility_names}
+SYSLOG_FACILITIES = {**daemon_address.FACILITIES}
 
 
 def loggers() -> list[logging.Logger]:
@@ -57,18 +59,12 @@ class SafeAtoms(dict[str, Any]):
 
 
 def parse_syslog_address(addr: str) -> tuple[Any, Any]:
-    """Return the socket type and the address of ``syslog_addr``. Raises RuntimeError."""
-    scheme, mark, rest = addr.partition("://")
-    if scheme == "unix":
-        path, _, kind = rest.partition("#")
-        return {"dgram": SOCK_DGRAM, "stream": SOCK_STREAM}.get(kind), path
-    if not mark or scheme not in ("udp", "tcp"):
-        raise RuntimeError("invalid syslog address")
-    host, _, port = rest.rpartition(":") if ":" in rest.rpartition("]")[2] else (rest, "", "514")
-    if not port.isdigit():
-        raise RuntimeError(f"{port!r} is not a valid port number.")
-    kinds = {"udp": SOCK_DGRAM, "tcp": SOCK_STREAM}
-    return kinds[scheme], (host.strip("[]").lower() or "localhost", int(port))
+    """Return the socket type (None for either) and the address of ``syslog_addr``. Raises RuntimeError."""
+    try:
+        kind, path, address = daemon_address.parse_syslog_address(addr)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+    return {"tcp": SOCK_STREAM, "unix": None}.get(kind, SOCK_DGRAM), path or address
 
 
 class Logger:
@@ -261,9 +257,7 @@ class Logger:
         facility = SYSLOG_FACILITIES.get(cfg.syslog_facility.lower())
         if facility is None:
             raise RuntimeError("unknown facility name")
-        kind, address = parse_syslog_address(cfg.syslog_addr)
-        handler = logging.handlers.SysLogHandler(address=address, facility=facility, socktype=kind)
-        self._add(log, handler, logging.Formatter(f"gunicorn.{prefix}.{name}: {fmt}"))
+        self._add(log, SyslogHandler(cfg.syslog_addr, facility), syslog_formatter(prefix, name, fmt))
 
     def _add(self, log: logging.Logger, handler: Any, fmt: logging.Formatter) -> None:
         handler.setFormatter(fmt)

@@ -19,6 +19,7 @@ from wsgiserv.logs.files import log_files
 from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, json_line, template_of
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
 from wsgiserv.logs.shared import ACCESS, SharedLogger, access_handler, begin_access_loggers, needs_records, share
+from wsgiserv.logs.statsd import request_counter
 from wsgiserv.privileges import acting_as, owner_of
 from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted
@@ -39,6 +40,16 @@ def _ignore(*exchange: Any) -> None:
     """Take a request that nothing logs."""
 
 
+def _both(log: LogFunction, count: LogFunction) -> LogFunction:
+    """Return a function that logs a request, and counts it."""
+
+    def log_and_count(*exchange: Any) -> None:
+        log(*exchange)
+        count(*exchange)
+
+    return log_and_count
+
+
 class AccessLog:
     """Takes a line per request, for a file, standard output or a logger.
 
@@ -49,6 +60,7 @@ class AccessLog:
         logger: gets each request as a record, while it has handlers or filters of a user's; None: never.
         is_configured: whether the logging configuration has given it handlers: then it gets all.
         users: the logger of `logger_class`, whose ``access`` is called in place of all that.
+        counter: takes the fields of each `Exchange`, too (statsd); never raises.
 
     Attributes:
         log: buffers the line of an `Exchange`, whose fields it takes. Never raises; any thread may call it.
@@ -66,8 +78,10 @@ class AccessLog:
         logger: logging.Logger | None = None,
         is_configured: bool = False,
         users: Any = None,
+        counter: LogFunction | None = None,
     ) -> None:
         self._output = output
+        self._counter = counter
         self._error_log = error_log
         self._lines: list[bytes] = []
         self._lock = allocate_lock()
@@ -89,7 +103,8 @@ class AccessLog:
         Called at each change of the logger, and once a second: handlers can be changed behind the logger's back.
         """
         record = self._log_record
-        self.log = record if record is not None and (self._always_records or needs_records()) else self._log_line
+        log = record if record is not None and (self._always_records or needs_records()) else self._log_line
+        self.log = log if self._counter is None else _both(log, self._counter)
 
     def _record_function(self, logger: logging.Logger, log_format: str) -> LogFunction:
         """Return the function that sends each request as a record through ``logger``."""
@@ -278,25 +293,32 @@ def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog 
     if (users := users_logger()) is not None:
         return AccessLog(None, log_format, error_log, users=users)
     check_format(log_format)
+    counter = request_counter()
     configured = access_logger()
     logger = share(ACCESS_NAMES[1], SharedLogger)
     path = settings.accesslog
     access_log: AccessLog | None = None
     if configured is not None:
-        access_log = AccessLog(None, log_format, error_log, configured, is_configured=True)
+        access_log = AccessLog(None, log_format, error_log, configured, is_configured=True, counter=counter)
     elif path:
         if not ACCESS.is_on:  # the error log was opened for other settings
             begin_access_loggers(is_on=True)
         with opening("accesslog", path):
             output = Output(path, 1, owner_of(settings))
-        access_log = AccessLog(output, log_format, error_log, logger)
-    elif settings.logconfig or settings.logconfig_dict or settings.logconfig_json:
+        access_log = AccessLog(output, log_format, error_log, logger, counter=counter)
+    elif settings.logconfig or settings.logconfig_dict or settings.logconfig_json or _goes_to_syslog(settings):
         # With gunicorn a hook or the application may still add a handler.
-        access_log = AccessLog(None, log_format, error_log, logger)
+        access_log = AccessLog(None, log_format, error_log, logger, counter=counter)
+    elif counter is not None:
+        access_log = AccessLog(None, log_format, error_log, counter=counter)
     if access_log is not None:
         access_handler.sink = access_log.append
         ACCESS.on_change = access_log.look
     return access_log
+
+
+def _goes_to_syslog(settings: Settings) -> bool:
+    return settings.syslog and not settings.disable_redirect_access_to_syslog
 
 
 def access_log_path(settings: Settings) -> str | None:

@@ -13,6 +13,7 @@ import os
 from _thread import get_ident
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO, cast
 
 from wsgiserv.config.hook_config import view_of
@@ -22,6 +23,7 @@ from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, Named, apply_logconf
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.handlers import (
+    DaemonHandler,
     handlers_of,
     handlers_open_safely,
     open_handler_files,
@@ -32,12 +34,14 @@ from wsgiserv.logs.hook_log import HookLog
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
 from wsgiserv.logs.shared import ACCESS, ERROR, SharedLogger, access_handler, begin_access_loggers, share
+from wsgiserv.logs.statsd import StatsdLog, close_statsd_in_child, open_statsd
 from wsgiserv.logs.streams import Capture, LogText, consoles
 from wsgiserv.privileges import owner_of
 from wsgiserv.process import fill_standard_streams
 from wsgiserv.safe_open import Owner
 from wsgiserv.tracebacks import format_error
 from wsgiserv.unpatched import RealRLock
+from wsgiserv.wording import counted
 
 # Faults of filters and handlers that are told, each once
 _MOST_FAULTS = 32
@@ -163,6 +167,10 @@ class _UsersClassLogger(_Logger):
         method(msg, *args, **given)
 
 
+class _CountedLogger(StatsdLog, _Logger):
+    """The error log of a configuration with statsd."""
+
+
 class _HandlerStream(LogText):
     """A handler's destination as the text stream that applications expect in ``handler.stream``."""
 
@@ -262,6 +270,7 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
+    daemons: Sequence[Any] = ()  # of these the instances of `DaemonHandler`
     users: Any = None  # the logger of `logger_class`
     name: str = ""  # of the logger in records, where a logconfig says another one
 
@@ -299,6 +308,10 @@ def open_error_log(settings: Settings) -> logging.Logger:
     try:
         with handlers_open_safely(output.owner):
             if settings.logger_class is None:
+                if settings.syslog:
+                    from wsgiserv.logs.syslog import add_syslog
+
+                    added = add_syslog(settings, ours, loggers[-1])
                 named = apply_logconfig(settings)
             else:
                 from wsgiserv.logs.logger_class import open_logger
@@ -311,11 +324,14 @@ def open_error_log(settings: Settings) -> logging.Logger:
             logger.handlers[:] = handlers
             logger.setLevel(old_level)
             logger.propagate = propagate
+        for each in added:
+            each.close()
         output.close()
         raise
     _opened.handlers = [handler, *added]
     _opened.users = users
-    ours.__class__ = _Logger if users is None else _UsersClassLogger
+    are_counted = open_statsd(settings, partial(_tell_of_statsd, settings.statsd_host))
+    ours.__class__ = _UsersClassLogger if users is not None else _CountedLogger if are_counted else _Logger
     theirs = getattr(users, "error_log", None)
     if isinstance(theirs, logging.Logger):
         ours.handlers, ours.filters, ours.propagate = theirs.handlers, theirs.filters, theirs.propagate
@@ -325,9 +341,14 @@ def open_error_log(settings: Settings) -> logging.Logger:
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
-        _opened.handlers = [handler, *ours.handlers]
+        _opened.handlers = [handler, *added, *ours.handlers]
     if named.access and settings.accesslog and not named.access.hasHandlers():
         named.access.addHandler(access_handler)  # the configuration has set the level only
+    if _opened.handler is not None:
+        _opened.handler.writer.lost += sum(each.lost for each in _opened.daemons)
+    _opened.daemons = [each for each in dict.fromkeys(_opened.handlers) if issubclass(type(each), DaemonHandler)]
+    for each in _opened.daemons:
+        each.tell = _tell_of_syslog
     ERROR.note_propagate()
     ACCESS.note_propagate()
     ERROR.cfg = view_of(settings)
@@ -405,6 +426,30 @@ def close_logs_in_child() -> None:
     """Close the logs' descriptors in a child of the application; it can still write to the error log."""
     close_duplicates()
     log_files.close()
+    close_statsd_in_child()
+    for each in _opened.daemons:
+        each.close_in_child()
+
+
+# ---- other daemons --------------------------------------------------------------------------------------
+
+
+def _tell_of_syslog(where: str, fault: OSError | None, lost: int) -> None:
+    if fault is not None:
+        reason = fault.strerror or fault
+        _warn_here(f"WS1840 syslog: {where}: {reason}: lines are lost until it takes them again (told once)")
+    else:
+        _warn_here(f"WS1841 syslog: {where}: takes lines again: {counted(lost, 'line', 'is', 'are')} lost")
+
+
+def _tell_of_statsd(host: str | None, fault: OSError) -> None:
+    _warn_here(f"WS1842 statsd: {host}: {fault.strerror or fault}: metrics are lost (told once per process)")
+
+
+def _warn_here(text: str) -> None:
+    """Write a warning to the error log alone, not to what the warning is about."""
+    if _opened.handler is not None:
+        _opened.handler.write(plain_lines(logging.WARNING, text))
 
 
 # ---- lost lines ----------------------------------------------------------------------------------------
@@ -415,7 +460,7 @@ def lost_messages() -> int:
     writers = list(consoles.values())
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
-    return sum(writer.lost for writer in writers)
+    return sum(each.lost for each in (*writers, *_opened.daemons))
 
 
 def untold_messages() -> int:
@@ -438,6 +483,8 @@ def tell_lost_messages() -> None:
     if handler is not None and handler.writer.is_behind:
         with handler.lock:
             handler.writer.recover()
+    for each in _opened.daemons:
+        each.look()
 
 
 def warn_reliably(log: logging.Logger, text: str) -> bool:

@@ -22,7 +22,7 @@ from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
 from wsgiserv.hooks import StoppedByHook, call_hook
-from wsgiserv.logs.error import close_logs_in_child, lost_messages, tell_lost_messages
+from wsgiserv.logs.error import close_logs_in_child, log_for_users, lost_messages, tell_lost_messages
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.streams import guard_standard_streams
@@ -31,6 +31,7 @@ from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import Gauge, Scaler
+from wsgiserv.master.metrics import FleetMetrics
 from wsgiserv.master.policy import Abandon, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
@@ -98,6 +99,7 @@ class Master:
         self._foreground = Foreground(-1)
         self._resumed_at = 0.0
         self._announced = False
+        self._metrics = FleetMetrics(lambda: log_for_users(log))
         self._scaler = Scaler(Gauge(lambda: self._reload.current.listeners), log.info)
         self._control: ControlServer | None = None
 
@@ -220,6 +222,7 @@ class Master:
             if not shutdown.how:
                 deadlines += (self._recycler.look(workers, now), self._autoscale(now))
                 deadlines.append(self._reload.renew_ticket_keys(now))
+                self._metrics.look(self._reload.current, workers, now)
             deadlines.append(self._workers.waiters.look(newest.number, newest.workers, now))
             deadlines.append(self._manager.update(now, self._status_line))
             self._sleep(min(deadlines))

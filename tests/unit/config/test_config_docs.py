@@ -41,7 +41,7 @@ def test_help_has_every_flag_in_80_columns() -> None:
 
 
 def test_help_leaves_out_what_is_accepted_for_old_command_lines() -> None:
-    assert "--statsd-host" not in help_text()
+    assert "--http-parser" not in help_text()
     assert "field_size" not in help_text()
 
 

@@ -129,7 +129,7 @@ def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:
 
 
 def test_a_function_of_the_users_own_under_a_foreign_name_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef syslog(): pass\n")
+    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef http_parser(): pass\n")
     assert load(["-c", "gun.py"], {}, str(tmp_path)).notices == []
 
 

@@ -114,13 +114,13 @@ def test_the_configuration_of_a_program(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "gunicorn.conf.py").write_text("workers = 9\n")
     for name, value in {"GUNICORN_CMD_ARGS": "--workers 7", "PORT": "7777"}.items():
         monkeypatch.setenv(name, value)
-    loaded = read(keepalive=3, statsd_host="x:1", umask="022", tmp_upload_dir="/tmp")
+    loaded = read(keepalive=3, http_parser="fast", umask="022", tmp_upload_dir="/tmp")
     settings = loaded.settings
     assert (settings.keepalive, settings.workers, settings.umask) == (3.0, 1, 0o22)
     assert (settings.bind, settings.spool_dir) == (("0.0.0.0:7777",), "/tmp")
     assert loaded.sources["keepalive"] == "load_config of Made"
     assert [notice.partition(":")[0] for notice in loaded.notices] == [
-        "WS1033 statsd_host (load_config of Made) is ignored"
+        "WS1033 http_parser (load_config of Made) is ignored"
     ]
     assert settings.wsgi_app == settings.proc_name == f"{__name__}:Made.load()"
     loaded = read(certfile="", keyfile="k.pem", chdir=str(tmp_path / "absent"))

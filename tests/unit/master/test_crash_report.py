@@ -383,6 +383,7 @@ def settings(path: Path | str | None, log_format: str = "%(h)s %(r)s %(s)s %(b)s
         logconfig=None,
         logconfig_dict={},
         logconfig_json=None,
+        syslog=False,
     )
 
 
