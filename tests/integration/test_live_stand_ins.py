@@ -129,7 +129,7 @@ def test_the_server_header(start_unclassed: Start, env: dict[str, str], tmp_path
 
 
 def test_no_server_header(start_unclassed: Start) -> None:
-    server = start_unclassed("shop:app", "--server-header", "", files={"shop.py": APP})
+    server = start_unclassed("shop:app", "--server-header", "", "--appear-as", "off", files={"shop.py": APP})
     client = http.client.HTTPConnection(*server.address, timeout=10)
     client.request("GET", "/")
     response = client.getresponse()
@@ -181,7 +181,7 @@ def program(tmp_path: Path, start: Start, *args: str, text: str = PROGRAM, env: 
     (tmp_path / "workers").write_text("2")
     (tmp_path / "prog.py").write_text(text)
     command = [sys.executable, "prog.py", "127.0.0.1:0", *args]
-    return start(None, command=command, bind="none", env=env or {})
+    return start(None, command=command, bind="none", env=env or {}, expect=("WS1090",))
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
@@ -297,8 +297,8 @@ def when_ready(server):
     ("text", "expected"),
     [
         (WSGI_PROGRAM, None),
-        (COMMAND_PROGRAM, "filed 3.0 30.0"),
-        (RUN_PROGRAM, "filed 3.0 30.0"),
+        (COMMAND_PROGRAM, "filed 3 30"),
+        (RUN_PROGRAM, "filed 3 30"),
         (OWN_LINE, "filed 4 9"),
     ],
     ids=["options", "command", "run", "init"],
