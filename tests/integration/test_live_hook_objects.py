@@ -473,7 +473,7 @@ def post_worker_init(worker):
     wait_until(lambda: len(notes(tmp_path, "init")) == 2, "two workers")
     (found,) = notes(tmp_path, "when_ready")
     assert (found["workers"], found["timeout"]) == (2, 77)
-    assert {(each["timeout"], each["shown"]) for each in notes(tmp_path, "init")} == {(77, 5)}
+    assert {(each["timeout"], each["shown"]) for each in notes(tmp_path, "init")} == {(38.5, 5)}
     assert "soon" in notes(tmp_path, "error")[0]["text"]
     assert len(re.findall("WS1102", server.log.text)) == 1
 

@@ -384,7 +384,7 @@ logconfig_dict = {
 def use_json_logs(running: Running) -> str:
     """Read the server's own lines and the access log as JSON."""
     assert running.get("/?page")[0] == 200
-    access = json.loads(running.server.out.wait_for("gunicorn.access", 20).string)
+    access = json.loads(running.server.out.wait_for(r"gunicorn\.access.*\?page", 20).string)
     ready = json.loads(running.server.out.wait_for('"gunicorn.error".*ready', 20).string)
     assert "/?page" in access["message"], access
     return f"{access['name']}: {access['message'][:60]} ... and {ready['name']}"
