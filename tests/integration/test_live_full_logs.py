@@ -26,8 +26,8 @@ from wsgiserv.ctl.commands import main
 
 # Runs the server with one descriptor as its standard output and standard error.
 _ONTO = "import os, sys\nfd = int(sys.argv[1])\nos.dup2(fd, 1)\nos.dup2(fd, 2)\nos.execv(sys.argv[2], sys.argv[2:])"
-# What a request may take at most while a log is stuck: a few milliseconds, on a busy machine more.
-PROMPT_S = 5.0
+# What a request may take at most while a log is stuck; it takes a few milliseconds.
+PROMPT_S = 2.0
 LINE = re.compile(
     r'\[[^]]+\] \[\d+\] \[[A-Z]+\] .*|127\.0\.0\.1 - - \[[^]]+\] "(?:GET /\S* HTTP/1\.1|-)" \d{3} \d+ "-" "-"'
     r"|Traceback \(most recent call last\):|  .*|\w+(Error|Exception): .*|line \d+|back\d|second line|"
