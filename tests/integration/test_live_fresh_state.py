@@ -104,7 +104,7 @@ def test_no_hook_runs_in_a_handler_of_ours(start: Start, fails: str) -> None:
     assert {"pre_request", "post_request", "log filter", "configuration"} <= found.keys()
     assert not any(found.values()), found
     server.send_signal(1)
-    server.wait_for_log("reload.*(done|complete)|[Rr]eload")
+    server.wait_for_log("reloaded: 1 worker")  # a worker that boots runs its hooks in its signal handler
     ask_everything(server)
     assert not any(seen(server).values())
     assert server.stop() == 0
