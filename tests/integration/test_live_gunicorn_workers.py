@@ -138,7 +138,7 @@ def test_a_class_in_the_configuration_file(start_unclassed: Start, env: dict[str
     files = {"shop.py": APP, "gun.py": CONFIG}
     server = start_unclassed("shop:app", "-c", "gun.py", files=files, env=env)
     ask(server)
-    assert server.wait_for_log(r"made (.+)")[1] == f"1 {server.pid} 1 20.0 30.0"
+    assert server.wait_for_log(r"made (.+)")[1] == f"1 {server.pid} 1 20.0 30"
 
 
 def test_a_worker_that_stops_itself_is_replaced(start_unclassed: Start) -> None:

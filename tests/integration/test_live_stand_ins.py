@@ -295,12 +295,7 @@ def when_ready(server):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        (WSGI_PROGRAM, None),
-        (COMMAND_PROGRAM, "filed 3 30"),
-        (RUN_PROGRAM, "filed 3 30"),
-        (OWN_LINE, "filed 4 9"),
-    ],
+    [(WSGI_PROGRAM, None), (COMMAND_PROGRAM, "filed 3 30"), (RUN_PROGRAM, "filed 3 30"), (OWN_LINE, "filed 4 9")],
     ids=["options", "command", "run", "init"],
 )
 def test_programs_of_an_application_by_name(

@@ -75,6 +75,7 @@ class Worker(HookWorker):
         self._wsgi: Callable[..., Any] | None = None
         # The access log and the functions around each request, once the application is loaded.
         self._around: tuple[Any, ...] | None = None
+        self._preparing: set[Connection] = set()
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
             # Workers that have started together would all be replaced together otherwise.
@@ -168,8 +169,8 @@ class Worker(HookWorker):
 
     @property
     def nr(self) -> int:
-        """Requests answered (gunicorn's name)."""
-        return self.context.answered
+        """Requests that the application has been called for (gunicorn's name)."""
+        return self.context.answered + len(self.context.running) - len(self._preparing)
 
     @property
     def reloader(self) -> Any:
@@ -199,7 +200,7 @@ class Worker(HookWorker):
         """Load the application, and open the access log. Raises ApplicationError, ConfigError."""
         settings = self.settings
         self._load_wsgi()
-        self._around = (open_access_log(settings, self.log), *request_hooks(self, settings, self.log))
+        self._around = (open_access_log(settings, self.log), *request_hooks(self, settings, self.log, self._preparing))
         self._begin_application()
         self.check_patched("the application")  # its import may have replaced the threads
 

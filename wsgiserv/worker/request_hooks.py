@@ -123,7 +123,7 @@ class HookResponse:
 
 
 def request_hooks(
-    worker: object, settings: Settings, log: logging.Logger
+    worker: object, settings: Settings, log: logging.Logger, preparing: set[Connection]
 ) -> tuple[PreRequest | None, PostRequest | None]:
     """Return the functions to call before and after each request; None without the hook.
 
@@ -131,6 +131,7 @@ def request_hooks(
         worker: the hooks' first argument.
         settings: has the hooks.
         log: the error log, for exceptions of the hooks.
+        preparing: has, while `pre_request` runs, the connection of its request, which gunicorn does not count yet.
     """
     pre, post = settings.pre_request, settings.post_request
     cfg = view_of(settings)
@@ -142,7 +143,11 @@ def request_hooks(
         request = HookRequest(cfg, line, block, environ, connection.peer)
         if post is not None:
             kept[connection] = request
-        failure = failure_of(pre, worker, request)
+        preparing.add(connection)
+        try:
+            failure = failure_of(pre, worker, request)
+        finally:
+            preparing.discard(connection)
         if failure is not None:
             return _failing(failure)
         try:
