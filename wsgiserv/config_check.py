@@ -24,7 +24,8 @@ from wsgiserv.errors import ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import access_log_path
-from wsgiserv.logs.error import ErrorStream, open_error_log, opening
+from wsgiserv.logs.error import open_error_log, opening
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot

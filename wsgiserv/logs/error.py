@@ -1,4 +1,4 @@
-"""The error log: the logger `wsgiserv.error` and its handler, and `wsgi.errors`.
+"""The error log: the logger `wsgiserv.error` and its handler.
 
 An error log that cannot be written (full disk, closed terminal, a pipe whose reader sleeps) never becomes a fault of
 the server: nothing here waits or raises into a caller. Lost lines are counted, and told when the log takes lines again.
@@ -7,14 +7,12 @@ A filter, handler, formatter or record factory of the application that raises co
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-from _thread import get_ident
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import Any
 
 from wsgiserv.config.hook_config import view_of
 from wsgiserv.config.settings import Settings
@@ -45,9 +43,6 @@ from wsgiserv.wording import counted
 
 # Faults of filters and handlers that are told, each once
 _MOST_FAULTS = 32
-
-# An application that never ends its line in wsgi.errors gets it written in pieces of this many characters.
-_LONGEST_LINE = 65536
 
 
 class _Formatter(logging.Formatter):
@@ -92,7 +87,7 @@ class _Logger(HookLog, SharedLogger):
                 if exc_info is True:
                     exc_info = error.__context__
                 _write_plainly(level, msg, args, exc_info)
-                _report_fault(f"a filter or factory of the logger {self.name}", error)
+                report_fault(f"a filter or factory of the logger {self.name}", error)
             except Exception:  # little stack is left (sys.setrecursionlimit)
                 _lose()
 
@@ -117,7 +112,7 @@ class _Logger(HookLog, SharedLogger):
                 return record
             raise TypeError(f"the record factory has made {type(record).__name__}")
         except (Exception, SystemExit) as error:
-            _report_fault("the record factory", error)
+            report_fault("the record factory", error)
         name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, *[None] * 3)[:10]
         try:
             return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
@@ -145,7 +140,7 @@ class _Logger(HookLog, SharedLogger):
                 except (Exception, SystemExit) as error:
                     if handler is _opened.handler:  # the application has put a filter on it
                         handler.emit(record)
-                    _report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
+                    report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
 
 
 class _UsersClassLogger(_Logger):
@@ -233,10 +228,10 @@ def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
 def _write_without_class(level: int, msg: object, args: Any, exc_info: Any, error: BaseException) -> None:
     """Write a record whose logging by a method of `logger_class` has raised ``error``."""
     _write_plainly(level, msg, args, error.__context__ if exc_info is True else exc_info)
-    _report_fault(f"the method {logging.getLevelName(level).lower()} of the logger class", error)
+    report_fault(f"the method {logging.getLevelName(level).lower()} of the logger class", error)
 
 
-def _report_fault(culprit: str, error: BaseException) -> None:
+def report_fault(culprit: str, error: BaseException) -> None:
     """Log once that ``culprit`` has raised ``error``. Never raises."""
     try:
         frame = error.__traceback__
@@ -505,7 +500,7 @@ def reopen_error_log() -> None:
         try:
             _opened.users.reopen_files()
         except (Exception, SystemExit) as error:
-            _report_fault("reopen_files of the logger class", error)
+            report_fault("reopen_files of the logger class", error)
 
 
 def reopen_files() -> None:
@@ -549,113 +544,3 @@ def _open_files() -> dict[str, int]:
     if _opened.handler is not None and (output := _opened.handler.writer.output).path is not None:
         found[output.path] = output.fd
     return found
-
-
-# ---- wsgi.errors ---------------------------------------------------------------------------------------
-
-
-class _ErrorBytes(io.BufferedIOBase):
-    """The ``buffer`` of a text stream: decodes bytes and writes them to the stream."""
-
-    def __init__(self, stream: ErrorStream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def write(self, data: Any) -> int:
-        whole = bytes(data)
-        self._stream.write(whole.decode("utf-8", "backslashreplace"))
-        return len(whole)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def close(self) -> None:
-        self.flush()
-
-    def __del__(self) -> None:
-        """Do nothing, where `io.IOBase` calls `close`."""
-
-
-class ErrorStream(LogText):
-    """``wsgi.errors``: a text stream into the error log, without its line format (PEP 3333).
-
-    One object serves a whole worker. `write` raises TypeError for anything but str; no other error reaches the
-    application.
-    """
-
-    name = "<wsgi.errors>"
-
-    def __init__(self, log: logging.Logger) -> None:
-        super().__init__()
-        self._log = log
-        # Whole lines by thread, so that the two writes of a ``print(..., file=environ["wsgi.errors"])`` are not torn
-        # apart by another thread's. Each thread touches its own key only, so there is no lock, which a handler that
-        # switches greenlets could be caught in.
-        self._unfinished: dict[int, str] = {}  # thread -> the beginning of a line
-
-    def write(self, text: str) -> int:
-        """Write ``text``; its end without a line end waits for the rest of the line, or for `flush`."""
-        if not isinstance(text, str):
-            raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
-        thread = get_ident()
-        whole = self._unfinished.pop(thread, "") + text
-        end = len(whole) if len(whole) > _LONGEST_LINE else whole.rfind("\n") + 1
-        if end < len(whole):
-            self._unfinished[thread] = whole[end:]
-        if end:
-            self._emit(whole[:end])
-        return len(text)
-
-    def flush(self) -> None:
-        """Write this thread's unfinished line."""
-        if begun := self._unfinished.pop(get_ident(), ""):
-            self._emit(begun)
-
-    def close(self) -> None:
-        """Write this thread's unfinished line; the stream stays open."""
-        self.flush()
-
-    @property
-    def buffer(self) -> io.BufferedIOBase:
-        """The same log, for bytes in UTF-8."""
-        return _ErrorBytes(self)
-
-    def fileno(self) -> int:
-        """Return the descriptor of the log's file or standard stream: for child processes and `faulthandler`.
-
-        Raises io.UnsupportedOperation if the log has none (syslog, mail).
-        """
-        for handler in handlers_of(self._log):
-            with suppress(AttributeError, OSError, ValueError):
-                fd = cast("Any", handler).stream.fileno()
-                if isinstance(fd, int):
-                    return fd
-        raise io.UnsupportedOperation("fileno")
-
-    def _emit(self, text: str) -> None:
-        name, without_stream = self._log.name, []
-        for handler in handlers_of(self._log):
-            stream = cast("TextIO | None", getattr(handler, "stream", None))
-            if stream is None:
-                without_stream.append(handler)
-                continue
-            with suppress(Exception):  # a full disk, a stream that was closed: not the application's fault
-                handler.acquire()
-                try:
-                    stream.write(text)
-                    stream.flush()
-                finally:
-                    handler.release()
-        # syslog, mail, a queue: they take records only
-        for handler in without_stream:
-            try:
-                values = (text.rstrip("\n"),)
-                handler.handle(self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None))
-            except (Exception, SystemExit) as error:
-                _report_fault(f"the handler {type(handler).__name__} of the logger {name}", error)

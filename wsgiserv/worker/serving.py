@@ -12,7 +12,7 @@ from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.http.head import HeadLimits
 from wsgiserv.http.response import date_line, name_server
-from wsgiserv.logs.error import ErrorStream
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.net.cork import Cork

@@ -20,7 +20,8 @@ import pytest
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.error import ErrorStream, open_error_log, reopen_error_log
+from wsgiserv.logs.error import open_error_log, reopen_error_log
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.logs.shared import ACCESS, ERROR
 
 NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")

@@ -20,7 +20,8 @@ from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs import senders
 from wsgiserv.logs.access import open_access_log
-from wsgiserv.logs.error import ErrorStream, lost_messages, open_error_log, tell_lost_messages
+from wsgiserv.logs.error import lost_messages, open_error_log, tell_lost_messages
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.logs.handlers import DaemonHandler
 from wsgiserv.logs.shared import ACCESS, ERROR
 from wsgiserv.logs.statsd import StatsdClient
