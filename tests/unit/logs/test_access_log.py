@@ -7,7 +7,6 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from wsgiserv.errors import ConfigError
 from wsgiserv.logs import access, output
 from wsgiserv.logs.access import AccessLog, open_access_log
 from wsgiserv.logs.error import open_error_log
-from wsgiserv.logs.shared import ACCESS, ERROR
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",
@@ -30,22 +28,9 @@ ENVIRON: dict[str, Any] = {
     "HTTP_USER_AGENT": 'a"b',
     "wsgiserv.request_id": "id-1",
 }
-NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")
 
 
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    root = logging.root.handlers[:], logging.root.level
-    yield
-    open_error_log(Settings(errorlog="/dev/null"))
-    for name in NAMES:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.filters.clear()
-    for state in (ERROR, ACCESS):
-        # Else pytest gives them its own handler; the next test's log resets it, as the server's own setting.
-        state.propagate = state.given_propagate = True
-    logging.root.handlers[:], logging.root.level = root
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from wsgiserv.logs.access import open_access_log
 from wsgiserv.logs.error import lost_messages, open_error_log, tell_lost_messages
 from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.logs.handlers import DaemonHandler
-from wsgiserv.logs.shared import ACCESS, ERROR
+from wsgiserv.logs.shared import ACCESS
 from wsgiserv.logs.statsd import StatsdClient
 
 ENVIRON: dict[str, Any] = {
@@ -35,22 +35,9 @@ ENVIRON: dict[str, Any] = {
     "SERVER_PROTOCOL": "HTTP/1.1",
     "wsgiserv.request_id": "id-1",
 }
-NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")
 
 
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    root = logging.root.handlers[:], logging.root.level
-    yield
-    open_error_log(Settings(errorlog="/dev/null"))
-    for name in NAMES:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.filters.clear()
-    for state in (ERROR, ACCESS):
-        # Else pytest gives them its own handler; the next test's log resets it, as the server's own setting.
-        state.propagate = state.given_propagate = True
-    logging.root.handlers[:], logging.root.level = root
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 class Receiver:
