@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -60,8 +61,11 @@ def _shorten_temporary_directory() -> None:
         return
 
 
-for _name in ("WSGISERV_CMD_ARGS", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS"):
+for _name in ("GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS", "SENDFILE"):
     os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith("WSGISERV_")]:
+    if not _name.startswith(("WSGISERV_TEST", "WSGISERV_REQUIRE_")):
+        del os.environ[_name]
 
 # A shell's script has its background ignore these, and so would every program that is tested here, as it starts.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
@@ -69,6 +73,8 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 _SHARED_OUT = "WSGISERV_TESTS_SHARED_OUT"
+# A run of everything takes one worker class for each test that is for all three; "1" in the first has it take each.
+_EVERY_CLASS, _ONE_CLASS = "WSGISERV_TESTS_EVERY_CLASS", "WSGISERV_TESTS_ONE_CLASS"
 _shorten_temporary_directory()
 
 # Files of tests/support most of whose tests talk to a server of `shared_servers`: they run together, per worker class.
@@ -119,10 +125,28 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long tests first when several processes share them out."""
+    """Leave out what runs by request only, and put the long tests first when several processes share them out."""
+    left_out: list[pytest.Item] = []
+    if "gunicorn_files" not in config.option.markexpr:
+        left_out += [item for item in items if item.get_closest_marker("by_request")]
+    if _ONE_CLASS in os.environ:
+        left_out += _of_other_classes(items)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     # No process is to begin a long test when the others have nothing left to do.
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _LONG.search(item.nodeid) is None)
+
+
+def _of_other_classes(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return all but one of each three items that differ by their worker class; always the same, by their name."""
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = re.sub(r"([\[-])(?:sync|threads|gevent)(?=[-\]])", r"\1", item.nodeid, count=1)
+        variants.setdefault(name, []).append(item)
+    threes = ((name, found) for name, found in variants.items() if len(found) == 3)
+    return [item for name, found in threes for item in found if item is not found[crc32(name.encode()) % 3]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -159,7 +183,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Share a run of everything between processes, where pytest-xdist is installed and nobody has said ``-n``.
 
     Tests of servers wait more than they compute, so there are three processes for each processor; the unit tests
-    compute.
+    compute. Such a run takes one worker class for most tests, unless it is told to take all.
     """
     if _SHARED_OUT in os.environ:  # by the process that has started this one
         return
@@ -170,6 +194,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if everything and not selects and getattr(option, "numprocesses", 1) is None:
         each = 1 if option.markexpr.strip() == "unit" else 3
         option.numprocesses = min(each * (os.cpu_count() or 1), 12)
+        if os.environ.get(_EVERY_CLASS) != "1":
+            os.environ[_ONE_CLASS] = "1"
         _share_out_coverage(config)
 
 

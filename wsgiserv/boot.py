@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # In a worker's crash dump: behind it stands the report of the worker's own code, complete.
 REPORT_MARK = "\n\x1dthe worker's own report\x1d\n"
 
-State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace"]
+State = Literal["loading", "ready", "failed", "retiring", "recycle", "trace", "passed_headers"]
 
 _STATES = frozenset(get_args(State))
 
@@ -41,8 +41,10 @@ class Report(NamedTuple):
         state: ``loading`` (boot has begun), ``ready`` (it accepts connections), ``failed`` (it cannot
             boot and is about to exit with ``exit_status``), ``retiring`` (it leaves by itself, for ``reason``: a
             replacement may start now), ``recycle`` (it asks to be replaced, for ``reason``, and serves until it is told
-            to leave) or ``trace`` (the answer to SIGTTOU: ``reason`` has the requests in flight and all stacks).
-        reason: for ``failed``, ``retiring`` and ``recycle``, one paragraph for a person.
+            to leave), ``trace`` (the answer to SIGTTOU: ``reason`` has the requests in flight and all stacks) or
+            ``passed_headers`` (forwarded headers of an untrusted peer have reached the application: ``reason`` says
+            whose, and what to set).
+        reason: for ``failed``, ``retiring``, ``recycle`` and ``passed_headers``, one paragraph for a person.
         traceback: for ``failed``, the user's own traceback, or empty.
         exit_status: for ``failed``, the status the worker exits with.
     """
@@ -139,6 +141,10 @@ class WorkerBoot:
     handoff: Handoff | None = None
     crash_dump_fd: int | None = None
     tls_contexts: ContextSeries | None = None
+
+    def report_passed_headers(self, advice: str) -> None:
+        """Have the master warn, once per server, of forwarded headers that untrusted peers send."""
+        self.ready.report("passed_headers", advice)
 
     def close_in_child(self) -> None:
         """Close the worker's descriptors and leave the scoreboard. Called in a child of the application."""

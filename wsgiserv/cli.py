@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 # Bound before a configuration file may patch these modules for gevent.
 from os import close, kill, waitpid
@@ -23,14 +24,21 @@ from wsgiserv.unpatched import patched_by
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
+    from wsgiserv.config.process_environment import ProcessEnvironment
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.resources import Preload
     from wsgiserv.master.upgrade import Invocation, OldMaster
+
+    # Returns the configuration. Its arguments: whether it is the start's, and `known_chdir` as of `collect`.
+    Read = Callable[[bool, Callable[[str], bool] | None], Loaded]
 
 # Set by a master for the next one; spelled out here, since most starts need not import `wsgiserv.master.upgrade`.
 _UPGRADE_VARIABLE = "WSGISERV_UPGRADE"
 
 # At a reload the master waits meanwhile: an import that hangs must not stop it for good.
 _LONGEST_IMPORT_S = 30.0
+# The master does nothing else meanwhile; it is enough for a hundred files.
+_LONGEST_SEARCH_S = 0.005
 # pidfd_open(2) would save the looking, and is not everywhere.
 _POLL_S = 0.01
 
@@ -44,12 +52,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 when it stopped as told, 2 for bad usage or configuration, 3 when the workers cannot boot, 4
     when the application cannot be loaded.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda old_master: _run(arguments, old_master))
+
+
+def run_program(read: Read, environment: ProcessEnvironment) -> int:
+    """Run a server for a program that makes its configuration itself, in this process; return the exit status.
+
+    Args:
+        read: returns the configuration; called once at the start, and for each reload.
+        environment: the environment of this process; ``read`` puts the variables of environment files there.
+
+    In the forked workers it raises SystemExit: they exit as any Python program does.
+    """
+    return run_command(lambda old_master: _run_program(read, environment, old_master))
+
+
+def run_command(run: Callable[[OldMaster | None], int]) -> int:
+    """Call ``run`` with the old master in an upgrade, else None; return its exit status, or that of its error."""
     arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
         if old_master is not None:
-            _catch_signals()
-        return _run(list(sys.argv[1:] if argv is None else argv), old_master)
+            catch_signals()
+        return run(old_master)
     except WsgiservError as error:
         if old_master is not None:
             _ignore_signals()
@@ -74,7 +100,7 @@ def _old_master() -> OldMaster | None:
     return OldMaster.from_environ(os.environ)
 
 
-def _catch_signals() -> None:
+def catch_signals() -> None:
     """Let signals end the start in order, from here on until the master catches them."""
     with LibraryFirst():
         from wsgiserv.master.signals import catch_early
@@ -106,6 +132,10 @@ def _is_stop(interrupt: KeyboardInterrupt) -> bool:
 
 
 def _run(argv: list[str], old_master: OldMaster | None) -> int:
+    if _is_migrate(argv):
+        with LibraryFirst():
+            from wsgiserv.migrate.command import run
+        return run(argv[1:])
     # Before all else: help must come also where the configuration is broken.
     line = parse(argv)
     if line.wants == "help":
@@ -113,14 +143,16 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
         print(help_text(), end="")
         return ExitStatus.OK
+    if line.wants == "help_all":
+        from wsgiserv.config.present import help_text
+
+        print(help_text(all_settings=True), end="")
+        return ExitStatus.OK
     if line.wants == "version":
         python = ".".join(map(str, sys.version_info[:3]))
         print(f"wsgiserv {__version__} (Python {python}, {os.uname().sysname})")
         return ExitStatus.OK
 
-    # A snapshot, and the directory of the first start, so that a reload finds the same:
-    # raw_env and chdir change both for this process later.
-    environ = dict(os.environ)
     asked = {given.name for given in line.given if given.raw}
     if asked & {"print_config", "check_config"}:
         _unblock_signals()
@@ -128,32 +160,79 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     elif old_master is None:
-        _catch_signals()
+        catch_signals()
     if "print_config" not in asked:
         # The server's modules bind the functions of os, select and so on when it is imported; a configuration
         # file may replace these by gevent's. And its directory is in front of sys.path after that.
         import_server()
     from wsgiserv.config.loader import collect, start_directory
+    from wsgiserv.config.process_environment import ProcessEnvironment
 
+    # A snapshot, and the directory of the first start, so that a reload finds the same:
+    # raw_env and chdir change both for this process later.
+    environ = dict(os.environ)
+    directory = start_directory(environ)
+    environment = ProcessEnvironment(os.environ)
+
+    def read(is_first: bool, known_chdir: Callable[[str], bool] | None) -> Loaded:
+        before_gevent = patch_for_gevent if is_first else None
+        return collect(argv, environ, directory, before_gevent, known_chdir, environment.put_files)
+
+    return serve(read, environment, old_master)
+
+
+def _is_migrate(argv: Sequence[str]) -> bool:
+    """Tell the command ``migrate FILE`` from the application ``migrate``, which is alone or has flags of the server."""
+    if argv[:1] != ["migrate"]:
+        return False
+    flag = argv[1].partition("=")[0] if len(argv) > 1 else ""
+    return not flag.startswith("-") or flag in ("-o", "--output", "-h", "--help", "--")
+
+
+def _run_program(read: Read, environment: ProcessEnvironment, old_master: OldMaster | None) -> int:
+    if old_master is None:
+        catch_signals()
+    import_server()
+    return serve(read, environment, old_master)
+
+
+def serve(
+    read: Read,
+    environment: ProcessEnvironment,
+    old_master: OldMaster | None,
+    preload_application: Preload | None = None,
+) -> int:
+    """Serve, or answer on the terminal, as the configuration says; return the exit status.
+
+    Args:
+        read: returns the configuration.
+        environment: the environment of this process; ``read`` puts the variables of environment files there.
+        old_master: the master whose sockets this one takes over, or None.
+        preload_application: loads the application for `preload_app`, if that is not the one that the settings name.
+    """
+    from wsgiserv.config.loader import start_directory
+
+    environ = dict(os.environ)
     directory = start_directory(environ)
     # The old master's directory may have been removed.
-    known_chdir = (lambda chdir: True) if old_master is not None else None
-    loaded = collect(argv, environ, directory, _patch_for_gevent, known_chdir)
+    loaded = read(True, (lambda chdir: True) if old_master is not None else None)
     if loaded.settings.print_config:
         loaded.raise_faults()
         from wsgiserv.config.present import config_text
 
-        print(config_text(loaded.settings, loaded.sources))
+        print(config_text(loaded.settings, loaded.sources, loaded.variables))
         _print_lines("note", loaded.notices)
         return ExitStatus.OK
     # What can be found wrong now is not found by a forked worker, over and over.
     _check_rest(loaded)
     if loaded.settings.check_config:
-        _print_lines("note", loaded.notices)
+        from wsgiserv.master.advice import advice_about
+
+        _print_lines("note", [*loaded.notices, *advice_about(loaded)])
         return _check(loaded)
 
     def reload_settings() -> Loaded:
-        again = collect(argv, environ, directory, known_chdir=loaded.settings.chdir.__eq__)
+        again = read(False, loaded.settings.chdir.__eq__)
         # By its descriptor: the directory may have no name any more. O_PATH needs no right to read it.
         before = os.open(".", O_PATH)
         try:
@@ -168,18 +247,31 @@ def _run(argv: list[str], old_master: OldMaster | None) -> int:
 
     from wsgiserv.master.upgrade import Invocation
 
-    return _serve(loaded, reload_settings, Invocation.of_this_process(environ, directory), old_master)
+    invocation = Invocation.of_this_process(environ, directory)
+    return _run_master(loaded, reload_settings, invocation, old_master, environment, preload_application)
 
 
-def _serve(
-    loaded: Loaded, reload_settings: Callable[[], Loaded], invocation: Invocation, old_master: OldMaster | None
+def _run_master(
+    loaded: Loaded,
+    reload_settings: Callable[[], Loaded],
+    invocation: Invocation,
+    old_master: OldMaster | None,
+    environment: ProcessEnvironment,
+    preload: Preload | None,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
+    from wsgiserv.master.advice import is_unnamed, name_advice
     from wsgiserv.master.master import Master
     from wsgiserv.privileges import root_warning
     from wsgiserv.worker.main import worker_main
     from wsgiserv.worker.preload import preload_application
 
+    if loaded.settings.spew:
+        from wsgiserv.line_trace import trace_lines
+
+        trace_lines()
+    # Once for a server, not at each upgrade of it.
+    is_asked = old_master is None and is_unnamed(loaded)
     # Here, and not among the notices of a configuration: a reload repeats those.
     warning = root_warning(loaded.sources["user"])
     master = Master(
@@ -190,7 +282,9 @@ def _serve(
         log=open_error_log(loaded.settings),
         invocation=invocation,
         old_master=old_master,
-        preload_application=preload_application,
+        preload_application=preload or preload_application,
+        advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S) if is_asked else None,
+        environment=environment,
     )
     return master.run()
 
@@ -209,7 +303,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         ConfigError: all faults, those of ``loaded`` too.
     """
     from wsgiserv.app.loader import enter_directory, missing_in
-    from wsgiserv.places import check_control_socket, check_spool_dir
+    from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 
     settings = loaded.settings
 
@@ -223,7 +317,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
 
     # Before the checks, which import the user's code: its directory is in front of sys.path then.
     import_for(settings)
-    check(lambda: _check_application(settings), "wsgi_app")
+    check(lambda: _check_application(settings), "wsgi_app", "paste")
     check(lambda: _check_format(loaded), "access_log_format")
     check(lambda: _check_worker_class(loaded), "worker_class", "chdir", "pythonpath", "raw_env")
     check(lambda: _check_patched(loaded, class_before), "worker_class")
@@ -237,6 +331,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
         # At a reload, too: the name may be a link, to another release by now. Relative paths start there.
         check(lambda: enter_directory(settings.chdir))
         check(lambda: check_spool_dir(settings), "spool_dir", "user")
+        check(lambda: check_worker_tmp_dir(settings), "worker_tmp_dir")
         check(lambda: check_control_socket(settings), "control_socket")
         check(lambda: _check_certificates(settings), "certfile", "keyfile", "sni_certificates")
     loaded.raise_faults()
@@ -250,7 +345,7 @@ def _check_application(settings: Settings) -> None:
         )
 
 
-def _patch_for_gevent() -> None:
+def patch_for_gevent() -> None:
     """Patch this process before the code of a user runs in it. Once: a reload leaves it as it is."""
     with LibraryFirst():
         import wsgiserv.worker.gevent_worker  # noqa: F401 - imports what gevent needs before the code of a user runs
@@ -297,6 +392,8 @@ def _check_format(loaded: Loaded) -> None:
     from wsgiserv.logs.format import check_format, format_advice
 
     template = loaded.settings.access_log_format
+    if loaded.settings.logger_class is not None:
+        return  # a class of the user's may have atoms of its own
     check_format(template)
     advice = format_advice(template)
     if advice:
@@ -329,11 +426,12 @@ def _check_worker_class(loaded: Loaded) -> None:
 
 
 def _resolve_in_child(settings: Settings, source: str, report: TextIO) -> int:
+    from wsgiserv.app.appearance import identify
     from wsgiserv.app.loader import prepare_path
     from wsgiserv.worker.registry import resolve_worker_class
 
     try:
-        os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+        os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
         prepare_path(settings.chdir, settings.pythonpath)
         resolve_worker_class(settings.worker_class, source=source)
     except ConfigError as error:
@@ -402,10 +500,13 @@ def _how_it_ended(status: int | None, longest_s: float) -> str:
 
 def _check(loaded: Loaded) -> int:
     """Check in a child process; return the exit status of a start, by the first fault."""
+    from wsgiserv.config.masking import mask_text
     from wsgiserv.master.spawn import boot_timeout_of
 
-    application = loaded.settings.wsgi_app or ""
+    application = mask_text(loaded.settings.wsgi_app or "")
     advice = f"Load it alone to see why: python -X faulthandler -c 'import {application.partition(':')[0]}'"
+    if loaded.settings.paste is not None:
+        advice = "Look at the modules that this file names"
     longest_s = boot_timeout_of(loaded.settings)
     status, report = _run_in_child(lambda report: _check_in_child(loaded, report), longest_s)
     if status is None:

@@ -16,21 +16,25 @@ from time import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from wsgiserv.app.appearance import identify
 from wsgiserv.app.loader import enter_directory
+from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError, WsgiservError
 from wsgiserv.http.head import HeadParser
 from wsgiserv.http.response import date_line
 from wsgiserv.logs.access import access_log_path
-from wsgiserv.logs.error import ErrorStream, open_error_log, opening
+from wsgiserv.logs.error import open_error_log, opening
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.logs.files import check_log
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.recycling import too_large_at_boot
 from wsgiserv.net.listener import Checked, check_listeners
-from wsgiserv.places import check_control_socket, check_spool_dir
+from wsgiserv.places import check_control_socket, check_spool_dir, check_worker_tmp_dir
 from wsgiserv.privileges import check_privileges, drop_privileges, owner_of, set_home
 from wsgiserv.safe_open import absolute
 from wsgiserv.wording import counted, kind_of
+from wsgiserv.worker.mount import mounted_as
 from wsgiserv.worker.preload import preload_application
 from wsgiserv.worker.registry import resolve_worker_class
 from wsgiserv.worker.serving import head_limits
@@ -73,10 +77,11 @@ def examine(settings: Settings, config_path: str | None) -> Findings:
     _try(found, lambda: check_privileges(settings))
     _try(found, lambda: _check_pid_file(found, settings))
     # After the configuration's own checks, as in a start: the application and its imports read these.
-    os.environ.update(dict(pair.split("=", 1) for pair in settings.raw_env))
+    os.environ.update(dict(pair.split("=", 1) for pair in identify(settings)))
     listeners = _check_addresses(found, settings)
     _try(found, lambda: _check_access_log(settings))
     _try(found, lambda: check_spool_dir(settings))
+    _try(found, lambda: check_worker_tmp_dir(settings))
     _try(found, lambda: check_control_socket(settings))
     found.facts["configuration file"] = config_path or settings.config or "none"
     # After a fault of the configuration the switch may fail as well, and would be told as a fault of its own.
@@ -121,11 +126,14 @@ def _check_error_log(found: Findings, settings: Settings) -> logging.Logger:
     """Check `errorlog` and the logging configuration; return a logger for the rest of the check."""
     if settings.errorlog != "-":
         _try(found, lambda: _check_log("errorlog", settings.errorlog, settings))
+    # A check sends nothing to other daemons.
+    settings = replace(settings, syslog=False, statsd_host=None)
     try:
         return _apply_logconfig(settings)
     except ConfigError as error:
         found.errors.append(error)
-        return open_error_log(replace(settings, errorlog="-", logconfig=None, logconfig_dict={}, logconfig_json=None))
+        settings = replace(settings, logconfig=None, logconfig_dict={}, logconfig_json=None, logger_class=None)
+        return open_error_log(replace(settings, errorlog="-"))
 
 
 def _check_log(setting: str, path: str, settings: Settings) -> None:
@@ -145,8 +153,10 @@ def _apply_logconfig(settings: Settings) -> logging.Logger:
 
     handlers: list[logging.FileHandler] = []
     logging.FileHandler._open = open_nothing  # type: ignore[method-assign, assignment]
+    # gunicorn's own class opens it for a try.
+    access = settings.accesslog and "-" if settings.logger_class is not None else settings.accesslog
     try:
-        return open_error_log(replace(settings, errorlog="-"))
+        return open_error_log(replace(settings, errorlog="-", accesslog=access))
     finally:
         logging.FileHandler._open = original  # type: ignore[method-assign]
         for handler in handlers:
@@ -155,8 +165,8 @@ def _apply_logconfig(settings: Settings) -> logging.Logger:
 
 
 def _check_access_log(settings: Settings) -> None:
-    path = access_log_path(settings)
-    if path is not None:
+    path = settings.accesslog if settings.logger_class is not None else access_log_path(settings)
+    if path is not None and path != "-":
         _check_log("accesslog", path, settings)
 
 
@@ -205,7 +215,7 @@ def _described(settings: Settings, application: object) -> str:
     spec = settings.wsgi_app or ""
     module = sys.modules.get(spec.partition(":")[0])
     place = getattr(module, "__file__", None) or "no file"
-    return f"{spec}, {kind_of(application)} from {place}"
+    return f"{mask_text(spec)}, {kind_of(application)} from {place}"
 
 
 def _warm_up(
@@ -225,7 +235,7 @@ def _warm_up(
     )
     # The parts of a `ServingContext` for warm-up requests: the real one belongs to a worker, with its slot and pipe.
     context: Any = SimpleNamespace(
-        app=application,
+        app=mounted_as(settings, application, log),
         gateway=ResponseContext(log, date_line(time()), settings.sendfile),
         log=log,
         parser=HeadParser(head_limits(settings)),

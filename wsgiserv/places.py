@@ -48,6 +48,25 @@ def check_spool_dir(settings: Settings) -> None:
         ) from error
 
 
+def check_worker_tmp_dir(settings: Settings) -> None:
+    """Raise ConfigError when `worker_tmp_dir` is no directory where this process can make a file."""
+    if not settings.worker_tmp_dir:
+        return
+    path, where = absolute(settings.worker_tmp_dir), f"worker_tmp_dir = {settings.worker_tmp_dir!r}"
+    _check_directory(where, path)
+    try:
+        directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
+        try:
+            check_directory(directory, path)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"WS1093 {where}: cannot make a file in {path}: {error.strerror}. Accepted: a directory that this user may "
+            "write to; or leave it out, since nothing is written there."
+        ) from error
+
+
 def check_control_socket(settings: Settings) -> None:
     """Raise ConfigError when the socket of `control_socket` cannot be made.
 

@@ -25,7 +25,7 @@ ALWAYS: Final = (
     *("wsgiserv.config.loader", "wsgiserv.master.master", "wsgiserv.net.portable_poller", "wsgiserv.places"),
     *("wsgiserv.worker.main", "wsgiserv.worker.preload", "wsgiserv.worker.reloader"),
     *("wsgiserv.worker.request_timeout", "wsgiserv.worker.sync", "wsgiserv.worker.threads"),
-    "wsgiserv.worker.warmup",
+    *("wsgiserv.master.advice", "wsgiserv.worker.warmup"),
     *("ast", "ctypes", "difflib", "functools", "grp", "importlib.util", "inspect", "ipaddress", "linecache"),
     *("pwd", "random", "resource", "shlex", "sysconfig", "tempfile", "traceback", "unicodedata"),
 )
@@ -60,6 +60,11 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.worker.debug_page",): lambda settings: settings.reload,
     ("watchfiles",): _may_use_watchfiles,
     ("logging.config", "logging.handlers", "configparser"): _has_logconfig,
+    ("wsgiserv.logs.syslog",): lambda settings: settings.syslog,
+    ("wsgiserv.logs.logger_class",): lambda settings: settings.logger_class is not None,
+    ("wsgiserv.line_trace",): lambda settings: settings.spew,
+    ("wsgiserv.master.differences",): lambda settings: settings.check_config,
+    ("configparser",): lambda settings: settings.paste is not None,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def counted(count: int, thing: str, verb_of_one: str = "", verb: str = "") -> str:
@@ -15,6 +15,11 @@ def counted(count: int, thing: str, verb_of_one: str = "", verb: str = "") -> st
     """
     words = f"{count} {thing} {verb_of_one}" if count == 1 else f"{count} {thing}s {verb}"
     return words.rstrip()
+
+
+def enumeration(words: Sequence[str]) -> str:
+    """Return ``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def kind_of(value: object) -> str:

@@ -106,7 +106,7 @@ def test_it_says_what_it_found_good_and_leaves_nothing(place: Path) -> None:
     assert listing(place) == before
 
 
-@pytest.mark.parametrize("preload", [[], ["--preload"]])
+@pytest.mark.parametrize("preload", [[], ["--preload", "--preload-in", "zygote"], ["--preload", "--preload-in=master"]])
 def test_each_class_can_be_checked(place: Path, worker_class: str, preload: list[str]) -> None:
     args = ["--check-config", "-k", worker_class, *preload, "-b", "127.0.0.1:0", "--warmup", "/"]
     done = run([*args, "app:app"], place)

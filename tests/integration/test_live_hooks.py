@@ -142,10 +142,7 @@ def test_worker_abort(start: Start, tmp_path: Path, worker_class: str) -> None:
     assert called(tmp_path, "worker_abort") == [[str(worker), "worker_abort", str(worker)]]
 
 
-HARMLESS = [
-    *("when_ready", "pre_request", "post_request", "child_exit", "worker_exit", "nworkers_changed", "on_exit"),
-    *("on_reload", "worker_int"),
-]
+HARMLESS = [*("post_request", "child_exit", "worker_exit", "nworkers_changed", "on_exit"), *("on_reload", "worker_int")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])

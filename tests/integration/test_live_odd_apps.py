@@ -18,7 +18,7 @@ def note(*args):
 
 pre_fork = post_fork = post_worker_init = worker_exit = on_starting = when_ready = Odd(note)
 pre_request, post_request = Odd(note), Odd(note)
-proxied, logger_class, statsd_host, sendfiles = Odd(note), Odd(note), Odd(note), Odd(note)
+proxied, http_parser, sendfiles = Odd(note), Odd(note), Odd(note)
 """
 
 

@@ -16,7 +16,7 @@ from wsgiserv.preimport import OPTIONAL
 
 PACKAGE = Path(wsgiserv.__file__).parent
 # The other program; and what only answers on the terminal, before anything of a user has been run, or in a child.
-ANSWERS = ("wsgiserv.config.present", "wsgiserv.config_check")
+ANSWERS = ("wsgiserv.config.present", "wsgiserv.config_check", "wsgiserv.migrate.command")
 # `import_for` imports the worker class's module, which imports the other.
 GEVENT = ("wsgiserv.worker.gevent_worker", "wsgiserv.worker.gevent_patching")
 
@@ -52,6 +52,14 @@ def test_what_functions_import_is_there_already() -> None:
         if name not in known
     ]
     assert missing == [], "not in wsgiserv.preimport"
+
+
+@pytest.mark.no_coverage
+def test_a_start_does_not_import_what_only_commands_need() -> None:
+    code = "import sys, wsgiserv.cli; wsgiserv.preimport.import_server(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    commands = ("wsgiserv.migrate", "wsgiserv.master.differences", "wsgiserv.config.gunicorn_differences")
+    assert [name for name in commands if name in done.stdout.split()] == []
 
 
 def test_every_name_can_be_imported() -> None:

@@ -20,21 +20,26 @@ REGISTRY = ROOT / "tests" / "unit" / "log_codes.txt"
 RETIRED = "retired"
 # Each hundred: what it is about, and the parts of the package that may write such a line.
 AREAS: dict[int, tuple[str, frozenset[str]]] = {
-    10: ("config and command line", frozenset({"config", "config_check", "cli", "places", "master", "worker"})),
+    10: (
+        "config and command line",
+        frozenset({"config", "config_check", "cli", "migrate", "places", "master", "worker", "logs", "gunicorn"}),
+    ),
     11: ("application loading", frozenset({"app", "hooks", "master", "worker"})),
     12: ("supervision, exits, crash reports", frozenset({"master", "worker", "cli"})),
     13: ("reload, upgrade, zygote", frozenset({"master", "worker"})),
     14: ("listeners, TLS, files, privileges", frozenset({"net", "master", "worker", "privileges", "cli"})),
     15: ("clients and protocol", frozenset({"net", "http", "wsgi", "worker"})),
     16: ("the application's faults in requests", frozenset({"net", "wsgi", "worker"})),
-    17: ("worker internals, leaving, background", frozenset({"worker", "net"})),
+    17: ("worker internals, leaving, background", frozenset({"worker", "net", "gunicorn"})),
     18: ("logs", frozenset({"logs", "worker", "master", "cli"})),
     19: ("control socket, systemd, wsgiservctl", frozenset({"ctl", "master"})),
 }
 # Lines that are made elsewhere, with their code: the module of the call, and the argument which is the line.
 CARRIED = frozenset(
     {
+        ("gunicorn/glogging.py", "msg"),
         ("logs/error.py", "text"),
+        ("master/master.py", "advice"),
         ("master/reload.py", "notice"),
         ("master/resources.py", "notice"),
         ("master/resources.py", "warning"),

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from wsgiserv.errors import BootError
-from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.errors import ApplicationError, BootError
+from wsgiserv.hooks import HaltServer, StoppedByHook, call_hook, call_hook_or_fail, call_hook_or_stop
 
 LOG = logging.getLogger("tests.hooks")
 
@@ -49,3 +49,41 @@ def test_a_hook_that_may_forbid_the_start(caplog: pytest.LogCaptureFixture) -> N
     with pytest.raises(BootError, match="the hook on_starting raised ValueError, so the server does not start"):
         call_hook_or_stop(LOG, "on_starting", hook)
     assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize(("code", "status"), [(7, 7), (None, 0), ("text", 1), (256 + 3, 3)])
+def test_a_hook_that_exits_ends_the_start_with_its_status(code: object, status: int) -> None:
+    def hook() -> None:
+        raise SystemExit(code)
+
+    with pytest.raises(StoppedByHook, match=r"the hook when_ready has called sys\.exit\(\)") as caught:
+        call_hook_or_stop(LOG, "when_ready", hook)
+    assert caught.value.exit_status == status
+
+
+def test_a_hook_that_fails_a_boot(caplog: pytest.LogCaptureFixture) -> None:
+    def hook() -> None:
+        raise SystemExit("not here")
+
+    with pytest.raises(BootError, match="the hook post_fork raised SystemExit: not here"):
+        call_hook_or_fail(LOG, "post_fork", hook)
+    assert caplog.records[0].exc_info is not None
+
+
+def test_an_application_that_a_hook_cannot_load_is_the_reason() -> None:
+    error = ApplicationError("no such module")
+
+    def hook() -> None:
+        raise error
+
+    with pytest.raises(ApplicationError) as caught:
+        call_hook_or_fail(LOG, "post_fork", hook)
+    assert caught.value is error
+
+
+def test_halt_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    def hook() -> None:
+        raise HaltServer("enough", 0)
+
+    assert not call_hook(LOG, "child_exit", hook)
+    assert not caplog.records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wsgiserv.errors import ConfigError, ExitStatus, UnavailableError
-from wsgiserv.wording import counted, did_you_mean, nearest
+from wsgiserv.wording import counted, did_you_mean, enumeration, nearest
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,15 @@ def test_the_sentence() -> None:
     assert did_you_mean([]) == ""
     assert did_you_mean(["--bind"]) == "Did you mean --bind?"
     assert did_you_mean(map(repr, ("a", "b"))) == "Did you mean 'a' or 'b'?"
+
+
+def test_enumerations() -> None:
+    assert [enumeration(words) for words in ((), ("A",), ["A", "B"], ("A", "B", "C"))] == [
+        "",
+        "A",
+        "A and B",
+        "A, B and C",
+    ]
 
 
 def test_counts() -> None:

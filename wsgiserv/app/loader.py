@@ -12,11 +12,15 @@ from typing import Any, cast
 
 from wsgiserv.app import diagnostics
 from wsgiserv.app.diagnostics import Target
+from wsgiserv.config.masking import mask_text
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.process import leave_if_child
 from wsgiserv.safe_open import absolute, working_directory
 from wsgiserv.user_code import accepts_args, import_fresh, is_a
 from wsgiserv.wording import kind_of
+
+# Applications that a program makes itself, by the name that stands for each in `wsgi_app`. Processes inherit them.
+_provided: dict[str, Callable[[], Any]] = {}
 
 # For a text without a name
 _DEFAULT_NAMES = ("application", "app")
@@ -64,24 +68,43 @@ def missing_in(chdir: str, pythonpath: str | None) -> list[str]:
     return [entry for entry in entries if entry and not os.path.exists(os.path.join(chdir, entry))]
 
 
+def provide(name: str, factory: Callable[[], Any]) -> None:
+    """Have `load_application` call ``factory`` for ``name``, in place of importing a module.
+
+    Called by a program that runs the server in its own process, before the start.
+    """
+    _provided[name] = factory
+
+
 def load_application(spec: str) -> Callable[..., Any]:
     """Import and return the WSGI application named by ``spec``.
 
     Args:
         spec: ``module:app``, ``package.module:obj.attr``, ``module:factory()``,
-            ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``).
+            ``module:factory("literal", debug=True)``, or ``module`` alone (``application``, else ``app``); or a name
+            that a program has given to `provide`.
 
     Raises ApplicationError for any exception of the application's code, `SystemExit` and `KeyboardInterrupt` included.
     Called by a worker, the zygote, or --check-config's child, after `prepare_path`.
     """
-    target = _parse(spec)
-    try:
-        module = import_fresh(target.module)
-    except BaseException as error:
-        raise diagnostics.import_failed(target, error) from None
-    application = _find(target, module)
-    if target.call is not None:
-        application = _call(target, application)
+    if spec in _provided:
+        # As of a factory: it is the factory's result, not its signature, which is checked.
+        target = Target(spec, spec.partition(":")[0], spec.partition(":")[2], ([], {}))
+        application = _call_provided(spec)
+    else:
+        target = _parse(spec)
+        try:
+            module = import_fresh(target.module)
+        except BaseException as error:
+            raise diagnostics.import_failed(target, error) from None
+        application = _find(target, module)
+        if target.call is not None:
+            application = _call(target, application)
+    return check_loaded(target, application)
+
+
+def check_loaded(target: Target, application: object) -> Callable[..., Any]:
+    """Return the application of ``target``. Raises ApplicationError if it cannot be one in the sense of PEP 3333."""
     try:
         _check(target, application)
     except ApplicationError:
@@ -98,7 +121,8 @@ def load_application(spec: str) -> Callable[..., Any]:
 def _parse(spec: str) -> Target:
     module, colon, expression = spec.partition(":")
     if "/" in module or os.sep in module or module.endswith(".py"):
-        raise ApplicationError(diagnostics.path_advice(spec, module, expression))
+        raise ApplicationError(diagnostics.path_advice(mask_text(spec), module, mask_text(expression)))
+    spec = mask_text(spec)  # from here on for messages
     if not module:
         raise ApplicationError(f"{spec!r} names no module. {_EXPECTED}")
     # Any name for importlib, `my-app` and `2024_site` too: only an import statement needs identifiers.
@@ -113,7 +137,9 @@ def _parse_expression(spec: str, module: str, expression: str) -> Target:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
-        raise ApplicationError(f"{expression!r} in {spec!r} is not a name in a module. {_EXPECTED}") from None
+        raise ApplicationError(
+            f"{mask_text(expression)!r} in {spec!r} is not a name in a module. {_EXPECTED}"
+        ) from None
     call = None
     if isinstance(tree, ast.Call):
         call = _literals(spec, tree)
@@ -122,7 +148,9 @@ def _parse_expression(spec: str, module: str, expression: str) -> Target:
     while isinstance(first, ast.Attribute):
         first = first.value
     if not isinstance(first, ast.Name):
-        raise ApplicationError(f"{expression!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}")
+        raise ApplicationError(
+            f"{mask_text(expression)!r} in {spec!r} is neither a name nor the call of one. {_EXPECTED}"
+        )
     return Target(spec, module, ast.unparse(tree), call)
 
 
@@ -181,6 +209,18 @@ def _call(target: Target, factory: Any) -> Any:
         doing = f"calling {target.spec.partition(':')[2].strip()!r} of {target.module!r}"
         raise diagnostics.raised(error, doing) from None
     leave_if_child()  # the factory has forked
+    return application
+
+
+def _call_provided(name: str) -> Any:
+    try:
+        application = _provided[name]()
+    except ApplicationError:  # it loads its application by this module
+        raise
+    except BaseException as error:
+        leave_if_child(error)
+        raise diagnostics.raised(error, f"loading the application of {name!r}") from None
+    leave_if_child()
     return application
 
 

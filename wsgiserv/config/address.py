@@ -79,3 +79,16 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"the port {port!r} is not a number from 0 to 65535")
     # Lower case, so that the same host twice is seen.
     return Address("tcp", host=host.lower(), port=int(port))
+
+
+def is_local(text: str) -> bool:
+    """Tell whether nobody on a network can connect to an address, as far as its text says; True for a descriptor."""
+    address = parse_address(text)
+    if address.kind != "tcp" or address.host == "localhost":
+        return True
+    import ipaddress  # 5 ms
+
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:  # a name, or nothing
+        return False

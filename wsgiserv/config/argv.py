@@ -42,12 +42,12 @@ class CommandLine(NamedTuple):
 
     Attributes:
         given: the settings given, one entry each.
-        wants: ``help`` or ``version`` when one of these flags is there.
+        wants: ``help``, ``help_all`` or ``version`` when one of these flags is there.
         faults: its mistakes: unknown or abbreviated flags, missing values, more than one application.
     """
 
     given: list[Given]
-    wants: Literal["help", "version"] | None
+    wants: Literal["help", "help_all", "version"] | None
     faults: list[ConfigError]
 
 
@@ -126,8 +126,13 @@ def parse(argv: Sequence[str], where: str = "on the command line") -> CommandLin
     if found.applications:
         found.given["wsgi_app"] = Given("wsgi_app", found.applications[0], "", where)
     # Whatever else is wrong: who asks for help may have no idea of the rest.
-    wanted = [found.given.pop(name) for name in ("help", "version") if name in found.given]
+    wanted = [found.given.pop(name) for name in ("help", "help_all", "version") if name in found.given]
     return CommandLine(list(found.given.values()), wanted[0].name if wanted else None, found.faults)  # type: ignore[arg-type]
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser, for programs that look at it; `parse` reads command lines."""
+    return _parser()
 
 
 @cache
@@ -154,6 +159,7 @@ def _parser() -> _Parser:
         others.extend(flags)
 
     add_switch("help", ("-h", "--help"))
+    add_switch("help_all", ("--help-all",))
     add_switch("version", ("-v", "--version"))
     for name, setting in SETTINGS.items():
         flags = (*setting.flags, *setting.hidden_flags)
@@ -194,7 +200,7 @@ def _readable(argv: Sequence[str], found: _Found) -> list[str]:
 
 def _unknown_flag(argument: str, where: str) -> ConfigError:
     flag = argument.partition("=")[0]
-    known = ["--help", "--version"]
+    known = ["--help", "--help-all", "--version"]
     for setting in SETTINGS.values():
         known += [name for name in (*setting.flags, *setting.off_flags) if name.startswith("--")]
     # An abbreviation first: "--work" looks as much like "--fork" as like "--workers".

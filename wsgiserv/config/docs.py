@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wsgiserv.config.environment import variables_of
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
 from wsgiserv.config.present import default_text
 from wsgiserv.config.setting import Section, Setting, show
@@ -25,9 +26,25 @@ def post_fork(server, worker):
     server.log.info("worker %s was forked", worker.pid)
 ```
 
-Later wins: defaults, the configuration file, the environment (`WEB_CONCURRENCY` for `workers` and `PORT` for
-`bind`, then `GUNICORN_CMD_ARGS`, then `WSGISERV_CMD_ARGS`, both with flags as on a command line), flags.
-`wsgiserv --print-config` shows every value and where it came from.
+Later wins:
+
+1. defaults;
+2. the variables of platforms, as gunicorn has them: `PORT`, `WEB_CONCURRENCY`, `FORWARDED_ALLOW_IPS`, `SENDFILE`. One
+   with an unusable value is ignored, with a line in the log, when anything below gives the setting;
+3. `WSGISERV_<NAME>`, a variable for each setting: `WSGISERV_TIMEOUT=2m`;
+4. the configuration file;
+5. `GUNICORN_CMD_ARGS`, then `WSGISERV_CMD_ARGS`, both with flags as on a command line;
+6. flags.
+
+`wsgiserv --print-config` shows every value and where it came from. Values that look like secrets are shown as `***`:
+passwords in URLs, and what has a name with `PASSWORD`, `SECRET`, `TOKEN`, `KEY`, `CREDENTIAL` or `DSN` in it.
+
+**Variables.** The name is the setting's, in upper case behind `WSGISERV_`; an alias and a long flag work as well
+(`WSGISERV_LOG_LEVEL` is `--log-level`, `loglevel`). The text is what the flag takes; a switch is `true` or `false`.
+Where a flag may be repeated, the values are separated by blanks, with quotes as in a shell:
+`WSGISERV_BIND="127.0.0.1:8000 unix:/run/shop.sock"`. A dictionary is a JSON object. An empty variable is as if not
+set. `WSGISERV_CONFIG` names the configuration file. Hooks have no variable, since they are functions. A variable that
+begins with `WSGISERV_` and is no setting's gets a line in the log. All of them can stand in a file: see `env_file`.
 
 The configuration is `-c gun.py`, `-c file:gun.py` or `-c python:some.module`; without `-c`,
 `./wsgiserv.conf.py`, else `./gunicorn.conf.py`. It is run again on a reload.
@@ -68,8 +85,9 @@ def _entry(setting: Setting) -> str:
     flags = [f"`{flag} {setting.metavar}`" if setting.metavar else f"`{flag}`" for flag in setting.flags]
     facts = [f"Flags: {', '.join(flags)}." if flags else "No flag."]
     facts.append(f"Default: {shown}.")
-    if setting.environment:
-        facts.append(f"Environment: `{setting.environment}`.")
+    variables = [*variables_of(setting)[:1], *([setting.environment] if setting.environment else [])]
+    if variables:
+        facts.append(f"Environment: {', else '.join(f'`{each}`' for each in variables)}.")
     if setting.old_names:
         facts.append(f"Old name: {', '.join(f'`{name}`' for name in setting.old_names)}.")
     if setting.aliases:

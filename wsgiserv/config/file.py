@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgiserv.errors import ConfigError
 from wsgiserv.process import leave_if_child
+from wsgiserv.stand_ins import begin_configuration, imports_gunicorn, supplied_imports, supply
 from wsgiserv.tracebacks import error_text, format_users_error, users_traceback
 from wsgiserv.user_code import is_a
 
@@ -22,8 +24,8 @@ _DEFAULT_NAMES = ("wsgiserv.conf.py", "gunicorn.conf.py")
 # gunicorn's name for the running configuration; logging configurations refer to it ("__config__.MyFilter").
 _MODULE = "__config__"
 
-# The configuration's source by its absolute path, with its modification time in ns and size when it was read last;
-# empty without one. `reload` compares with it.
+# The configuration's files (its source, environment files) by absolute path, each with its modification time in ns and
+# its size when it was read last. `reload` compares with them.
 last_read: dict[str, tuple[int, int]] = {}
 
 
@@ -64,7 +66,7 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
     path = os.path.join(directory, location.removeprefix("file:"))
     try:
         with open(path, "rb") as file:
-            _note(path, os.fstat(file.fileno()))
+            note_read(path, os.fstat(file.fileno()))
             source = file.read()
     except OSError as error:
         raise ConfigError(
@@ -77,8 +79,8 @@ def read_config_file(location: str, directory: str) -> ConfigFile:
     return ConfigFile(location, path, vars(module))
 
 
-def _note(path: str, status: os.stat_result) -> None:
-    last_read.clear()
+def note_read(path: str, status: os.stat_result) -> None:
+    """Note that a file of the configuration was read, in this state."""
     last_read[os.path.abspath(path)] = status.st_mtime_ns, status.st_size
 
 
@@ -104,7 +106,7 @@ def _run_module(location: str, name: str) -> ConfigFile:
     def code() -> CodeType:
         # Not from the bytecode cache, which takes a file changed within the same second for the old one.
         if path is not None and os.path.exists(path):
-            _note(path, os.stat(path))
+            note_read(path, os.stat(path))
         get_source: Any = getattr(loader, "get_source", None)
         source = get_source(name) if get_source else None
         if source is None or path is None:
@@ -119,8 +121,13 @@ def _run(module: ModuleType, where: str, code: Callable[[], CodeType]) -> None:
     """Run the module's code under its name in ``sys.modules``; after a failure the module before is back there."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
+    begin_configuration()
     try:
-        exec(code(), vars(module))
+        compiled = code()
+        if imports_gunicorn(compiled):
+            supply(module)
+        with supplied_imports(os.path.dirname(getattr(module, "__file__", None) or "")):
+            exec(compiled, vars(module))
     except BaseException as error:
         leave_if_child(error)  # a child that the file has forked
         if not is_a(error, (Exception, SystemExit)):
@@ -153,16 +160,28 @@ def line_of(path: str | None, name: str) -> int | None:
     return max((line for line, _ in _values_of(path, (name,))), default=None)
 
 
-def plain_value(location: str, directory: str, names: Sequence[str]) -> str | None:
+def plain_value(location: str, directory: str, names: Sequence[str], otherwise: str | None = None) -> str | None:
     """Return the text given to one of ``names`` in a configuration file, without running the file.
 
     Returns None when it cannot be told: the file is a module or cannot be read, or the name gets a value anywhere
-    but by plain assignments of texts at the top level.
+    but by plain assignments of texts at the top level. Returns ``otherwise`` when the file has no such name.
     """
     if location.startswith("python:"):
         return None
-    values = [value for _, value in _values_of(os.path.join(directory, location.removeprefix("file:")), names)]
+    path = os.path.join(directory, location.removeprefix("file:"))
+    values = [value for _, value in _values_of(path, names)]
+    if not values and otherwise is not None:
+        return None if _imports_all(path) else otherwise
     return values[-1] if values and None not in values else None
+
+
+def _imports_all(path: str) -> bool:
+    """Tell whether a file may take names from elsewhere (``from base import *``), or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return re.search(rb"\bimport\s*\*|\bexec\b|\bglobals\b", file.read()) is not None
+    except OSError:
+        return True
 
 
 def _values_of(path: str | None, names: Sequence[str]) -> list[tuple[int, str | None]]:

@@ -46,15 +46,11 @@ class Ignored:
         return any(raw == value or (isinstance(raw, str) and raw == str(value)) for value in defaults)
 
 
-_SYSLOG = "log to syslog through logconfig or logconfig_dict (logging.handlers.SysLogHandler)"
-_STATSD = "statsd is not sent to; count from the access log (access_log_format = 'json')"
-_PASTE = "PasteDeploy files are not read; name the application, for example 'module:make_app()'"
 _STRICT = "such requests are always refused: they allow smuggling requests past a proxy"
 _METHOD = "methods are read by RFC 9110: any token, in the case it was sent in"
 _HTTP2 = "wsgiserv speaks HTTP/1.1; let a proxy in front speak HTTP/2"
 _ASGI = "wsgiserv serves WSGI applications; use an ASGI server for this one"
 _DIRTY = "there are no dirty workers; run long tasks in a queue such as Celery, or on threads"
-_CONTROL = "not needed: the control socket is for the server's own user and root, with mode 0600"
 _IGNORED_TOO = "gunicorn ignores it, too"
 _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 
@@ -62,31 +58,12 @@ _RENAMED = "gunicorn renamed it long ago and ignores it, too; name the hook {}"
 _TABLE = (
     # Logging
     Ignored(
-        "logger classes are gunicorn's own; use logconfig_dict or access_log_format",
-        "logger_class",
-        defaults=("gunicorn.glogging.Logger", "simple"),
-    ),
-    Ignored(_SYSLOG, "syslog", "--log-syslog", switch=True),
-    Ignored(_SYSLOG, "syslog_addr", "--log-syslog-to", ("udp://localhost:514",)),
-    Ignored(_SYSLOG, "syslog_prefix", "--log-syslog-prefix"),
-    Ignored(_SYSLOG, "syslog_facility", "--log-syslog-facility", ("user",)),
-    Ignored("not needed: the access log is never sent to syslog", "disable_redirect_access_to_syslog", switch=True),
-    Ignored(
         "set errorlog, and capture_output for what the application prints",
         "enable_stdio_inheritance",
         "-R --{}",
         switch=True,
     ),
-    Ignored(_STATSD, "statsd_host"),
-    Ignored(_STATSD, "statsd_prefix", defaults=("",)),
-    Ignored(_STATSD, "dogstatsd_tags", defaults=("",)),
-    Ignored(_STATSD, "enable_backlog_metric", switch=True),
     # Processes
-    Ignored("not needed: the heartbeat lives in shared memory, not in a file", "worker_tmp_dir"),
-    Ignored("to trace every line, run the application under python -m trace", "spew", switch=True),
-    Ignored(_PASTE, "paste", "--paste --paster"),
-    Ignored(_PASTE, "raw_paste_global_conf", "--paste-global"),
-    Ignored(_CONTROL, "control_socket_mode", defaults=(0o600, "0600", "0o600")),
     # Protocol
     Ignored(_STRICT, "permit_obsolete_folding", switch=True),
     Ignored(_STRICT, "strip_header_spaces", switch=True),

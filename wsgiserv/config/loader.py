@@ -1,7 +1,8 @@
 """Loads the configuration: command line, environment and configuration file become frozen `Settings`.
 
-Defaults < configuration file < environment < flags. All faults are collected, not the first only. Loading
-changes nothing of the process, but for the configuration file's own code: see `read_config_file`.
+Defaults < variables of platforms (PORT ...) < WSGISERV_<NAME> < configuration file < GUNICORN_CMD_ARGS <
+WSGISERV_CMD_ARGS < flags. All faults are collected, not the first only. Loading changes nothing of the process, but for
+the configuration file's own code (see `read_config_file`), and where the caller asks for it.
 """
 
 from __future__ import annotations
@@ -10,28 +11,42 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from wsgiserv.config.argv import Given, parse
-from wsgiserv.config.file import ConfigFile, find_config_file, line_of, plain_value, read_config_file
+from wsgiserv.config.argv import Given
+from wsgiserv.config.daemon_address import check_syslog
+from wsgiserv.config.env_file import FileVariable
+from wsgiserv.config.environment import (
+    GUNICORN_ARGUMENTS,
+    OWN_ARGUMENTS,
+    Environment,
+    accepted_in_variable,
+    gunicorns_variables,
+    last_own,
+    own_variables,
+    platform_variable,
+    raw_value,
+    unknown_variables,
+)
+from wsgiserv.config.file import ConfigFile, find_config_file, last_read, line_of, plain_value, read_config_file
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
-from wsgiserv.config.setting import Setting
+from wsgiserv.config.hook_config import remember_unused
+from wsgiserv.config.masking import mask, mask_text
+from wsgiserv.config.names import BY_ALIAS, BY_OLD_NAME, meant_by
+from wsgiserv.config.paste import check_file, has_loggers, split_uri
+from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
+from wsgiserv.config.sources import Sources, last_given, read_sources
 from wsgiserv.config.values import TooLarge
 from wsgiserv.config.worker_class import known, patches_library, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
-from wsgiserv.wording import did_you_mean, nearest
-
-_OWN_ARGUMENTS = "WSGISERV_CMD_ARGS"
-_GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+from wsgiserv.stand_ins import server_name
+from wsgiserv.wording import did_you_mean
 
 _WORKER_CLASS_NAMES = ("worker_class", *SETTINGS["worker_class"].aliases)
-
-_BY_ALIAS = {alias: name for name, setting in SETTINGS.items() for alias in setting.aliases}
-_BY_OLD_NAME = {old: name for name, setting in SETTINGS.items() for old in setting.old_names}
 
 
 class Loaded(NamedTuple):
@@ -43,7 +58,9 @@ class Loaded(NamedTuple):
         notices: one line each, for the log at the start.
         config_path: the absolute path of the configuration file, for ``reload`` to watch; None without one.
         faults: all faults.
-        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run.
+        faulty: the names of the settings with a fault; of all settings, when the configuration file cannot be run or an
+            environment file cannot be read.
+        variables: the variables of environment files, those included that are not used.
     """
 
     settings: Settings
@@ -52,6 +69,7 @@ class Loaded(NamedTuple):
     config_path: str | None
     faults: list[ConfigError]
     faulty: set[str]
+    variables: Sequence[FileVariable] = ()
 
     def raise_faults(self) -> None:
         """Raise ConfigError of all faults, if there are any."""
@@ -76,38 +94,78 @@ def collect(
     directory: str | None = None,
     before_gevent: Callable[[], None] | None = None,
     known_chdir: Callable[[str], bool] | None = None,
+    put_variables: Callable[[Mapping[str, str]], None] | None = None,
+    program: Mapping[str, object] = MappingProxyType({}),
+    reads_file: bool = True,
+    given: Sequence[Given] = (),
+    logging_file: str = "",
 ) -> Loaded:
     """Return the configuration and its faults.
 
     Args:
         argv: the arguments, without the program's name.
-        environ: the environment.
+        environ: the environment of the start; to load again, the same one as the first time.
         directory: where relative paths start: the command's working directory. To load again after a
             ``chdir``, give the same one as the first time.
         before_gevent: called before a configuration file is run, if the workers are known to be gevent's by then: its
             imports are to be patched.
         known_chdir: tells whether a ``chdir`` has been served from before, at a reload or after an upgrade: then it
             may have been removed since.
+        put_variables: called with the variables of environment files, before a configuration file is run; not called
+            when one of these files has a fault.
+        program: values of the program that runs the server in its own process; the configuration file goes before
+            them.
+        reads_file: whether there may be a configuration file.
+        given: settings of another source, above all others.
+        logging_file: a file that is `logconfig` where it configures loggers and nothing else does.
     """
-    loader = _Loader(directory or start_directory(environ), before_gevent, known_chdir)
-    # All three are read before the file is run: one of them may name it.
-    flags = loader.read_line(argv)
-    gunicorn_arguments = loader.read_variable(environ, _GUNICORN_ARGUMENTS)
-    own_arguments = loader.read_variable(environ, _OWN_ARGUMENTS)
+    directory = directory or start_directory(environ)
+    loader = _Loader(directory, before_gevent, known_chdir)
+    read_before = dict(last_read)
+    last_read.clear()
+    sources = read_sources(argv, environ, directory)
+    sources = sources._replace(arguments=[*sources.arguments, *given])
+    environment = sources.environment
+    loader.faults += sources.faults
+    loader.take_own_variables(environment)
+    loader.take_all(program, "the program")
+    if not sources.is_whole:
+        # What is missing may be any variable, of the configuration file's code, too.
+        loader.faulty.update(SETTINGS)
+    else:
+        if put_variables is not None:
+            put_variables({name: each.value for name, each in environment.files.items()})
+        if reads_file:
+            loader.run_config_file(sources)
+    loader.take_arguments(sources)
+    loader.take_script_name(environment)
+    loader.take_platform_variables(environment)
+    loader.take_loggers(logging_file)
+    if loader.faults:
+        # At a reload the configuration before goes on, and its files are watched as before.
+        last_read.update({**read_before, **last_read})
+    return loader.finish()._replace(variables=sources.variables)
 
-    # As in gunicorn these two stand below the file: they are meant as the host's defaults.
-    loader.take_variable("forwarded_allow_ips", environ.get("FORWARDED_ALLOW_IPS"), "FORWARDED_ALLOW_IPS")
-    loader.take_variable("sendfile", environ.get("SENDFILE"), "SENDFILE")
-    arguments = [*gunicorn_arguments, *own_arguments, *flags]
-    loader.run_config_file(arguments)
-    # Platforms set these for each instance (Heroku: dynos), while the file is the same on all: they go before it.
-    loader.take_variable("workers", environ.get("WEB_CONCURRENCY", "").strip(), "WEB_CONCURRENCY")
-    port = environ.get("PORT")
-    loader.take_variable("bind", f"0.0.0.0:{port.strip()}" if port else None, "PORT")
-    if gunicorn_arguments:
-        loader.note(f"WS1032 using {_GUNICORN_ARGUMENTS} from the environment; {_OWN_ARGUMENTS} would go before it")
-    loader.take_arguments(arguments)
-    return loader.finish()
+
+def with_values(loaded: Loaded, values: Mapping[str, object], source: str, directory: str) -> Loaded:
+    """Return the configuration with other values, which go before its own.
+
+    Args:
+        loaded: the configuration.
+        values: raw values of settings, ours and gunicorn's, by their names.
+        source: where they come from, for messages.
+        directory: where a relative ``chdir`` starts.
+    """
+    # Names that follow from others are made anew.
+    derived = {"proc_name": "default_proc_name", "default_proc_name": "wsgi_app"}
+    kept = {name: each for name, each in loaded.sources.items() if each not in ("default", derived.get(name))}
+    loader = _Loader(directory, None, loaded.settings.chdir.__eq__)
+    loader.values = {name: getattr(loaded.settings, name) for name in kept}
+    loader.sources, loader.notices = kept, list(loaded.notices)
+    loader.faults, loader.faulty = list(loaded.faults), set(loaded.faulty)
+    loader.file_config = loaded.settings.config
+    loader.take_all(values, source)
+    return loader.finish()._replace(config_path=loaded.config_path)
 
 
 def start_directory(environ: Mapping[str, str]) -> str:
@@ -142,6 +200,8 @@ class _Loader:
     faulty: set[str] = field(default_factory=set)
     file: ConfigFile | None = None
     file_config: str | None = None
+    # What gunicorn's settings without a use here have been given, for hooks that read them.
+    unused: dict[str, object] = field(default_factory=dict)
 
     def note(self, notice: str) -> None:
         """Note a line for the log."""
@@ -149,41 +209,17 @@ class _Loader:
 
     # ---- sources ---------------------------------------------------------------------------------------
 
-    def read_line(self, argv: Sequence[str], *where: str) -> list[Given]:
-        """Return the settings given by arguments; ``where`` as of `parse`."""
-        line = parse(argv, *where)
-        self.faults += line.faults
-        return line.given
-
-    def read_variable(self, environ: Mapping[str, str], variable: str) -> list[Given]:
-        """Return the settings given by the arguments in an environment variable."""
-        text = environ.get(variable, "").strip()
-        if not text:
-            return []
-        import shlex  # most environments have no such variable
-
-        try:
-            argv = shlex.split(text)
-        except ValueError as error:
-            accepted = "flags as on a command line, with quotes that close"
-            written = f"{text!r} in the environment"
-            self._refuse("WS1005", variable, f"cannot be split: {error}.", accepted, written)
-            return []
-        return self.read_line(argv, f"in {variable}")
-
-    def take(self, name: str, raw: object, source: str) -> None:
-        """Parse a value of one of our settings and note it."""
+    def take(self, name: str, raw: object, source: str, accepted: str = "") -> None:
+        """Parse a value of one of our settings and note it; ``accepted`` as of `_refuse`."""
         setting = SETTINGS[name]
         try:
             value = setting.parse(raw)
         except Exception as error:  # also what the attributes of an odd object raise
             # Looking for the line parses the file: only for a message.
             is_from_file = self.file is not None and source == self.file.location
-            written = f"{_shown(raw)} ({self._place(name) if is_from_file else source})"
+            written = f"{shown_value(raw)} ({self._place(name) if is_from_file else source})"
             if not (setting.clamped and isinstance(error, TooLarge)):
-                reason = "" if _says_nothing(error) else f": {error}"
-                problem = f"is not accepted{reason}.{_nearest_choice(setting, raw)}"
-                self._refuse("WS1010", name, problem, written=written)
+                self._refuse("WS1010", name, refusal(setting, raw, error), accepted, written)
                 return
             # gunicorn takes any number; a file written for it must start here, too.
             value = setting.parse(error.largest)
@@ -210,36 +246,93 @@ class _Loader:
         self.faulty.add(name)
 
     def _written(self, name: str) -> str:
-        return f"{self.values[name]!r} ({self.sources[name]})"
+        return f"{mask(self.values[name])!r} ({self.sources[name]})"
 
-    def take_variable(self, name: str, raw: str | None, variable: str) -> None:
-        """Take an environment variable, unless it is empty: some platforms declare all of theirs, also unset ones."""
-        if not raw:
+    def take_own_variables(self, environment: Environment) -> None:
+        """Take the values of WSGISERV_<NAME>, and tell of such variables that are no setting's."""
+        for variable, setting, text in own_variables(environment):
+            source = f"{variable} {environment.place(variable)}"
+            try:
+                raw = raw_value(setting, text)
+            except ValueError as error:
+                written = f"{shown_value(text)} ({source})"
+                self._refuse(
+                    "WS1068", setting.name, f"cannot be read: {error}.", accepted_in_variable(setting), written
+                )
+            else:
+                self.take(setting.name, raw, source, accepted_in_variable(setting))
+        for variable, name in gunicorns_variables(environment):
+            if not GUNICORN_ONLY[name].is_default(environment.text(variable)):
+                self._ignore(variable, environment.place(variable), name)
+        for variable, advice in unknown_variables(environment):
+            self.note(
+                f"WS1063 {variable} {environment.place(variable)} is no setting and is ignored. {advice}".rstrip()
+            )
+
+    def take_platform_variables(self, environment: Environment) -> None:
+        """Take PORT and the like, which are defaults: for settings that nothing else gives."""
+        for name, setting in SETTINGS.items():
+            variable = setting.environment
+            text = environment.text(variable) if variable else ""
+            if not text or name == "root_path":  # see `take_script_name`
+                continue
+            raw, source = platform_variable(name, text), f"{variable} {environment.place(variable)}"
+            if name not in self.values and name not in self.faulty:
+                self.take(name, raw, source)
+                continue
+            # A platform sets them for whatever runs there: an unusable one must not stop who does not need it.
+            try:
+                value = setting.parse(raw)
+            except Exception as error:
+                used = f" Used: {self._written(name)}" if name in self.values else ""
+                self.note(
+                    f"WS1060 {source} is ignored: {name} = {shown_value(raw)} {refusal(setting, raw, error)}{used}"
+                )
+            else:
+                if name not in self.values:
+                    self._set(name, value, source)
+
+    def take_all(self, values: Mapping[str, object], source: str) -> None:
+        """Take values, those of gunicorn's settings too; None leaves a setting as it is."""
+        for name, raw in values.items():
+            known = BY_ALIAS.get(name, name)
+            if known in SETTINGS and raw is not None:
+                self.take(known, raw, source)
+            elif known in GUNICORN_ONLY and not GUNICORN_ONLY[known].is_default(raw):
+                self._ignore(name, source, name)
+
+    def take_script_name(self, environment: Environment) -> None:
+        """Take SCRIPT_NAME for `root_path`, unless that is set: gunicorn's way to mount an application."""
+        if "root_path" in self.values:
             return
-        before, source = self.values.get(name), self.sources.get(name)
-        self.take(name, raw, f"{variable} in the environment")
-        after = self.values.get(name)
-        # A person who edits the file must not wonder why nothing changes.
-        if before is not None and before != after:
-            shown = after[0] if isinstance(after, tuple) else after
-            self.note(f"WS1031 {variable} in the environment goes before {name} in {source}: {name} is {shown}")
+        of_application = dict(pair.split("=", 1) for pair in self.values.get("raw_env", ()))
+        is_raw = "SCRIPT_NAME" in of_application
+        name = of_application["SCRIPT_NAME"] if is_raw else environment.text("SCRIPT_NAME")
+        if name:
+            source = f"SCRIPT_NAME {'in raw_env' if is_raw else environment.place('SCRIPT_NAME')}"
+            self.take("root_path", name, source)
+            if "root_path_outside" not in self.values:
+                self._set("root_path_outside", "refuse", source)
 
-    def take_arguments(self, arguments: Sequence[Given]) -> None:
+    def take_arguments(self, sources: Sources) -> None:
         """Take the values of flags."""
-        for name, raw, flag, where in arguments:
+        for name, raw, flag, where in sources.arguments:
             if name in SETTINGS:
                 self.take(name, raw, f"{flag} {where}" if flag else where)
             elif not GUNICORN_ONLY[name].is_default(raw):
+                self.unused[name] = raw
                 self._ignore(flag, where, name)
+        if any(given.where.startswith(f"in {GUNICORN_ARGUMENTS}") for given in sources.arguments):
+            self.note(f"WS1032 using {GUNICORN_ARGUMENTS} from the environment; {OWN_ARGUMENTS} would go before it")
 
     def _ignore(self, written: str, place: str, name: str) -> None:
         self.note(f"WS1033 {written} ({place}) is ignored: {GUNICORN_ONLY[name].instead}")
 
     # ---- the configuration file ------------------------------------------------------------------------
 
-    def run_config_file(self, arguments: Sequence[Given]) -> None:
-        """Run the configuration file named last by the arguments, or the default one if it is there."""
-        named = _last(arguments, "config")
+    def run_config_file(self, sources: Sources) -> None:
+        """Run the configuration file named last by arguments or a variable, or the default one if it is there."""
+        named = last_given(sources.arguments, "config") or self.values.get("config")
         location = str(named) if named else find_config_file(self.directory)
         if location is None:
             return
@@ -248,8 +341,10 @@ class _Loader:
             self.note(f"WS1034 using the configuration file {found}, since there is no wsgiserv.conf.py beside it")
         # gevent cannot patch names that a module has imported already, so it comes before the file's own imports.
         if self.before_gevent is not None:
-            wanted = _last(arguments, "worker_class")
-            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES)
+            variable = last_own(sources.environment, "worker_class")
+            otherwise = variable.text if variable is not None else None
+            wanted = last_given(sources.arguments, "worker_class")
+            wanted = wanted or plain_value(location, self.directory, _WORKER_CLASS_NAMES, otherwise)
             if _is_patching(wanted):
                 self.before_gevent()
         try:
@@ -264,30 +359,37 @@ class _Loader:
         # A copy: a worker class given as a function is called here, and may set globals of the file.
         for name, raw in list(self.file.names.items()):
             self._take_from_file(self.file, name, raw)
+        name_of_server = server_name()
+        if name_of_server is not None and "server_header" not in self.file.names:
+            self.take("server_header", name_of_server, self.file.location)
 
     def _take_from_file(self, file: ConfigFile, name: str, raw: object) -> None:
-        known = _BY_ALIAS.get(name, name)
+        known = BY_ALIAS.get(name, name)
         # A module imported under a setting's name ("import threads") is the user's own.
         if issubclass(type(raw), ModuleType):
             return
-        if name in _BY_OLD_NAME:
+        if name in BY_OLD_NAME:
             # logfile = open(...), or a function of that name, is no log's path.
             if raw is not None and not callable(raw):
-                self._take_old(file, name, _BY_OLD_NAME[name], raw)
+                self._take_old(file, name, BY_OLD_NAME[name], raw)
         elif known in SETTINGS:
             if SETTINGS[known].in_file and raw is not None:
                 self.take(known, raw, file.location)
+            elif known == "env_file" and issubclass(type(raw), str):
+                # No fault: the file may have a variable of its own under this name, for a library such as dotenv.
+                self.note(
+                    f"WS1069 {name} ({self._place(name)}) is not used: environment files are read before the "
+                    "configuration file. Name it by --env-file, or by WSGISERV_ENV_FILE in the environment"
+                )
         elif name in GUNICORN_ONLY:
             ignored = GUNICORN_ONLY[name]
             # A function or class under such a name, `debug` or `paste`, is the file's own helper.
-            is_own = callable(raw) and not ignored.function and name != "logger_class"
+            is_own = callable(raw) and not ignored.function
             if not is_own and not ignored.is_default(raw):
+                self.unused[name] = raw
                 self._ignore(name, self._place(name), name)
-        elif _may_be_mistyped(name, raw):
-            # 0.8: a file has variables of its own, and a notice about one of these is noise at each start.
-            near = nearest(name, [*SETTINGS, *_BY_ALIAS], limit=1, cutoff=0.8)
-            if near:
-                self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
+        elif near := meant_by(name, raw):
+            self.note(f"WS1035 {name} ({self._place(name)}) is not a setting and is ignored. {did_you_mean(near)}")
 
     def _take_old(self, file: ConfigFile, name: str, known: str, raw: object) -> None:
         """Take a value under a former name of gunicorn's."""
@@ -312,20 +414,27 @@ class _Loader:
         """Check the settings against each other and freeze them."""
         values, sources = self.values, self.sources
         self._check_files()
+        if values.get("syslog") and (problem := check_syslog(values)) is not None:
+            self._refuse("WS1058", *problem)
         values["config"] = self.file_config
         kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
         if resolve(kind, threads) != kind:
             self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
         # After the class: `auto` depends on it.
         self._size_workers()
+        self._take_paste()
         # gunicorn's order; the process title and the hooks read `proc_name` alone.
         if values.get("wsgi_app") and "default_proc_name" not in values:
-            self._set("default_proc_name", values["wsgi_app"], "wsgi_app")
+            self._set("default_proc_name", mask_text(values["wsgi_app"]), "wsgi_app")
         if not values.get("proc_name") and "default_proc_name" in values:
             self._set("proc_name", values["default_proc_name"], "default_proc_name")
         self._fill_group()
+        if values.get("preload_in") == "master" and not values.get("preload_app"):
+            self.note(f"WS1092 preload_in = {self._written('preload_in')} has no effect without preload_app")
+        settings = Settings(**values, given=frozenset(sources))
+        remember_unused(settings, self.unused)
         return Loaded(
-            Settings(**values),
+            settings,
             {name: sources.get(name, "default") for name in SETTINGS},
             self.notices,
             self.file.path if self.file is not None else None,
@@ -355,6 +464,29 @@ class _Loader:
             if values.get(name):
                 accepted = "with certfile beside it: --certfile FILE"
                 self._refuse(code, name, "is given without a certificate.", accepted)
+
+    def _take_paste(self) -> None:
+        """Complete `paste`: the application is the file's, and so is the logging configuration, as with gunicorn."""
+        values, uri = self.values, self.values.get("paste")
+        if uri is None:
+            return
+        try:
+            values["paste"] = uri = check_file(uri, self.directory)
+        except ValueError as error:
+            self._refuse("WS1094", "paste", f"is not accepted: {error}.")
+            return
+        source, path = self.sources["paste"], split_uri(uri)[0]
+        if "wsgi_app" in values:
+            self.note(f"WS1097 wsgi_app = {self._written('wsgi_app')} is not used: paste ({source}) goes before it")
+        self._set("wsgi_app", uri, source)
+        if "default_proc_name" not in values:
+            self._set("default_proc_name", path, source)
+        self.take_loggers(path)
+
+    def take_loggers(self, path: str) -> None:
+        """Take a PasteDeploy file for `logconfig`, if that is not set and the file configures loggers."""
+        if path and "logconfig" not in self.values and has_loggers(path):
+            self._set("logconfig", path, f"[loggers] in {path}")
 
     def _fill_group(self) -> None:
         """Give workers of root under another user the primary group of the latter."""
@@ -427,43 +559,9 @@ class _Loader:
         return count, f"{cpus:g} CPU{'s' * (cpus != 1)}, {limit}"
 
 
-def _last(arguments: Sequence[Given], name: str) -> object:
-    return next((given.raw for given in reversed(arguments) if given.name == name and given.raw), None)
-
-
 def _is_patching(raw: object) -> bool:
     try:
         with LibraryFirst():  # imports the module of a class of ours, and gevent for its own alone
             return patches_library(SETTINGS["worker_class"].parse(raw))
     except (ValueError, TypeError):
         return False  # `take` will refuse it
-
-
-def _nearest_choice(setting: Setting, raw: Any) -> str:
-    if not issubclass(type(raw), str):  # not isinstance(): __class__ of a proxy may raise
-        return ""
-    near = nearest(raw.strip().lower(), setting.kind.choices, limit=1)
-    return f" {did_you_mean(map(repr, near))}" if near else ""
-
-
-def _says_nothing(error: Exception) -> bool:
-    """Tell whether the message adds nothing to the accepted values."""
-    # int() and float() repeat the value, which the fault has already.
-    return not str(error) or str(error).startswith(("invalid literal for int", "could not convert"))
-
-
-def _shown(raw: object) -> str:
-    # A configuration file may give a large object by mistake; repr() of a dictionary of a million rows is no message.
-    try:
-        return repr(raw if len(repr(raw)) <= 200 else f"{str(raw)[:200]}...")
-    except Exception:  # of an odd object
-        return f"<{type(raw).__qualname__}>"
-
-
-def _may_be_mistyped(name: str, raw: object) -> bool:
-    # Constants, private names, classes and functions are the file's own; a setting's value is plain data.
-    return (
-        name.islower()
-        and not name.startswith("_")
-        and issubclass(type(raw), (str, bytes, int, float, list, tuple, dict, set, type(None)))
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from wsgiserv.config import values as parsers
+from wsgiserv.config.logger_class import LOGGER_CLASS
 from wsgiserv.config.setting import Kind, Section
 from wsgiserv.config.values import FILE, SECONDS, SWITCH, TEXT, TEXT_OR_NONE, choice
 
@@ -55,6 +56,18 @@ class ProcessSettings:
         "Set an environment variable for the application; may be repeated.",
         "-e --env",
     )
+    # Not in a file: what it gives is in the environment before the file's code runs.
+    env_file: tuple[str, ...] = Section.PROCESS(
+        (),
+        Kind(parsers.files, "the path of a file with lines NAME=value", "FILE", "many"),
+        "Read settings and the application's environment from this file; may be repeated.",
+        in_file=False,
+        doc="""Its variables are put into the environment before the configuration file runs, so they reach
+            that, the hooks and the application; those named `WSGISERV_...`, `PORT` and so on give settings, too. A
+            variable that the environment has already stays as it is; of several files the last one wins; `raw_env`
+            goes before them. It is read again at a reload. See
+            [Environment files](deployment.md#environment-files).""",
+    )
     # Off: a service manager follows the process that it has started.
     daemon: bool = Section.PROCESS(
         False,
@@ -82,6 +95,16 @@ class ProcessSettings:
     # A switch of its own, though 'off' says the same: gunicorn has it under this name and flag.
     control_socket_disable: bool = Section.PROCESS(
         False, SWITCH, "Have no control socket, whatever `control_socket` says.", "--no-control-socket"
+    )
+    # Its owner's alone: whoever may connect can stop the server.
+    control_socket_mode: int = Section.PROCESS(
+        0o600,
+        Kind(parsers.mode, "a file mode: in text octal, as of chmod(1), such as 660; in a Python file 0o660", "MODE"),
+        "The mode of the control socket's file; octal.",
+        doc="""With 0660 the members of `group` command the server, with 0666 everybody: give the socket a path of its
+            own (`control_socket`), since the runtime directory is closed to other users. They name it:
+            `wsgiservctl --socket PATH`.""",
+        show_default="0600",
     )
     # The number of the process, not None: it is compared with the effective one wherever rights are dropped.
     user: int = Section.PROCESS(
@@ -133,6 +156,36 @@ class ProcessSettings:
         "Load the application once, before the workers are forked.",
         "--preload",
         doc="Workers start faster and share memory; `HUP` loads it anew. [Preloading](preload.md).",
+    )
+    # zygote: code that the master has loaded cannot be loaded anew, and its faults would be the master's.
+    preload_in: Literal["zygote", "master"] = Section.PROCESS(
+        "zygote",
+        choice("zygote", "master", metavar="WHERE"),
+        "Where `preload_app` loads the application: in a process of its own, or in the master.",
+        doc="""`master` is gunicorn's way, for programs that count the master's children: these are the workers then,
+            and nothing else. `HUP` loads no new code, and what the application does at its import (threads, memory,
+            faults) is done in the master. Takes effect at a restart or an upgrade.
+            [Preloading](preload.md#in-the-master).""",
+    )
+    # off: what an application does for gunicorn alone may be wrong here; its owner decides.
+    appear_as: Literal["off", "gunicorn"] = Section.PROCESS(
+        "off",
+        choice("off", "gunicorn", metavar="NAME", other={"none": "off", "false": "off", "wsgiserv": "off"}),
+        "Appear as 'gunicorn' to an application that looks for it.",
+        doc="""With `gunicorn`, `SERVER_SOFTWARE` in the process's environment is `gunicorn/VERSION`, `sys.argv[0]` the
+            path of a gunicorn command, and `sys.modules` has `gunicorn`: the installed package, or a stand-in with its
+            version. The request's environ and the `Server` header stay as they are. Without it the variable is
+            `wsgiserv/` and the version. `raw_env` may set the variable to anything else.""",
+    )
+    # gunicorn's workers touch a file there all the time; ours need none.
+    worker_tmp_dir: str | None = Section.PROCESS(
+        None,
+        FILE,
+        "A directory for workers' heartbeat files: checked, and not used.",
+        metavar="DIR",
+        accepts="a directory that exists",
+        doc="""The heartbeat lives in shared memory, so nothing is written there. As with gunicorn the server does not
+            start when the directory is missing or cannot be written to. Large bodies are kept in `spool_dir`.""",
     )
     # The environment variable is gunicorn's: it turns sendfile off for a host whose file system fails with it.
     sendfile: bool = Section.PROCESS(True, SWITCH, "Send files with the kernel's sendfile.", environment="SENDFILE")
@@ -194,6 +247,15 @@ class ProcessSettings:
     )
     logconfig_json: str | None = Section.LOGGING(
         None, FILE, "A file with `logconfig_dict` in JSON.", "--log-config-json"
+    )
+    # None, not the class's path: the server's own logs are no object of such a class.
+    logger_class: str | type[Any] | None = Section.LOGGING(
+        None,
+        LOGGER_CLASS,
+        "A class of your own for both logs, derived from gunicorn's Logger.",
+        doc="""Its `setup`, `access`, `atoms`, `now`, `error` and so on are called as gunicorn calls them.
+            `gunicorn.glogging.Logger` and `simple` mean the server's own logs. See [Logs](logging.md#logger_class).""",
+        show_default="the server's own logs",
     )
     # Off: what the application prints belongs to its own stream unless its owner says so.
     capture_output: bool = Section.LOGGING(False, SWITCH, "Send what the application prints to the error log.")
@@ -265,6 +327,10 @@ class ProcessSettings:
         "Also restart when this file or pattern changes; may be repeated.",
         "--reload-extra-file",
     )
+    # Off: it makes the server a hundred times as slow.
+    spew: bool = Section.DEVELOPMENT(
+        False, SWITCH, "Print each line of Python that the server and the application execute."
+    )
     # These two end the command; they are settings since gunicorn has them, and a file may set them.
     check_config: bool = Section.DEVELOPMENT(
         False,
@@ -274,8 +340,9 @@ class ProcessSettings:
             application, `warmup`), prints each problem on a line, and exits with the status that the start would end
             with. Everything happens in a child process; nothing listens, and no file is made or emptied. Hooks are
             not called, except `ssl_context`. An address, socket or pid file that a running server has is no problem:
-            that server can be reloaded. When all is good it prints what it has found: the configuration file, the
-            application, the worker class, the addresses.""",
+            that server can be reloaded. Notes tell what a configuration for gunicorn does otherwise here: see
+            [From gunicorn](migration-from-gunicorn.md). When all is good it prints what it has found: the
+            configuration file, the application, the worker class, the addresses.""",
     )
     print_config: bool = Section.DEVELOPMENT(False, SWITCH, "Print every setting and where it came from, then exit.")
 
@@ -284,18 +351,30 @@ class ProcessSettings:
         "Called in the master before it starts.", "server", doc="If it raises, the server does not start."
     )
     on_reload: Hook = _hook("Called in the master when it reloads (SIGHUP).", "server")
-    when_ready: Hook = _hook("Called in the master when the sockets listen.", "server")
+    when_ready: Hook = _hook(
+        "Called in the master when the sockets listen.", "server", doc="If it raises, the server does not start."
+    )
     pre_fork: Hook = _hook(
         "Called in the master just before a worker is forked.",
         "server, worker",
         doc="If it raises while the server starts, the server does not start.",
     )
-    post_fork: Hook = _hook("Called in the worker just after it was forked.", "server, worker")
-    post_worker_init: Hook = _hook("Called in the worker when it has loaded the application.", "worker")
+    post_fork: Hook = _hook(
+        "Called in the worker just after it was forked.", "server, worker", doc="If it raises, the worker cannot boot."
+    )
+    post_worker_init: Hook = _hook(
+        "Called in the worker when it has loaded the application.",
+        "worker",
+        doc="If it raises, the worker cannot boot.",
+    )
     worker_int: Hook = _hook("Called in the worker when it is stopped by SIGINT or SIGQUIT.", "worker")
     worker_abort: Hook = _hook("Called in the worker when it is aborted (SIGABRT), usually after `timeout`.", "worker")
     pre_exec: Hook = _hook("Called in the master just before it starts the next binary (SIGUSR2).", "server")
-    pre_request: Hook = _hook("Called in the worker before each request.", "worker, req")
+    pre_request: Hook = _hook(
+        "Called in the worker before each request.",
+        "worker, req",
+        doc="If it raises, that request gets 500, and the application is not called.",
+    )
     # gunicorn's hook has got more arguments over the years, and each form is still found in files.
     post_request: Hook = Section.HOOKS(
         None,

@@ -56,6 +56,7 @@ class Setting(NamedTuple):
         environment: the environment variable for the value, for the documentation.
         in_file: whether a configuration file may set it.
         show_default: the default in words, where the value itself says too little.
+        when_unset: what it means, beyond its default, that nothing sets it; for --print-config.
         name: the field's name, also in a configuration file.
     """
 
@@ -74,6 +75,7 @@ class Setting(NamedTuple):
     environment: str = ""
     in_file: bool = True
     show_default: str = ""
+    when_unset: str = ""
     name: str = ""
 
     @property
@@ -127,7 +129,9 @@ def declared(settings_class: type[Any]) -> dict[str, Setting]:
     """Return the declarations of a settings record by name, in the order of its fields."""
     found = {}
     for each in fields(settings_class):
-        setting: Setting = each.metadata["setting"]
+        setting: Setting | None = each.metadata.get("setting")
+        if setting is None:  # a fact about the settings
+            continue
         # Only here are the fields' names known: a call in a class body does not see what its result is assigned to.
         flags = tuple(flag.format(each.name.replace("_", "-")) for flag in setting.flags)
         found[each.name] = setting._replace(name=each.name, flags=flags)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wsgiserv.config import address
 from wsgiserv.config import values as parsers
+from wsgiserv.config.monitoring_settings import MonitoringSettings
 from wsgiserv.config.process_settings import ProcessSettings
 from wsgiserv.config.setting import Kind, Section, Setting, declared
 from wsgiserv.config.values import (
@@ -34,10 +35,14 @@ _AUTO_OR_OFF = {"true": "auto", "1": "auto", "false": "off", "0": "off", "none":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ProcessSettings):
+class Settings(MonitoringSettings, ProcessSettings):
     """The whole configuration, checked, frozen; made by `wsgiserv.config.loader.load`.
 
     Durations are floats in seconds, sizes are integers in bytes.
+
+    Attributes:
+        given: the settings that a flag, a file or the environment sets, be it to their default, and those that the
+            loader derives from these.
     """
 
     # Application
@@ -62,6 +67,25 @@ class Settings(ProcessSettings):
             `module` alone (then `application`, else `app`).""",
     )
 
+    # An application's deployment is described in one file there: Pyramid's way.
+    paste: str | None = Section.APPLICATION(
+        None,
+        Kind(parsers.path, "a file that exists, and '#name' for another application than main", "FILE[#NAME]"),
+        "Serve an application of a PasteDeploy file.",
+        hidden_flags=("--paster",),
+        doc="""Such as `production.ini#admin`; it goes before `wsgi_app`. The file's `[loggers]` are `logconfig`, unless
+            that is set. It needs the package PasteDeploy: `pip install 'wsgiserv[paste]'`. A file with
+            `use = egg:wsgiserv#main` in its `[server:main]` is served by `pserve`, too, and has the settings there: see
+            [Frameworks](frameworks.md#pastedeploy-files).""",
+        show_default="none",
+    )
+    raw_paste_global_conf: tuple[str, ...] = Section.APPLICATION(
+        (),
+        Kind(parsers.environment_pairs, "KEY=VALUE, or a list of such", "KEY=VALUE", "many"),
+        "Set a variable for the PasteDeploy file; may be repeated.",
+        "--paste-global",
+    )
+
     # Listening
     # The loopback: a server tried out for the first time must not be reachable from the network. gunicorn's default,
     # too.
@@ -71,8 +95,8 @@ class Settings(ProcessSettings):
         "Where to listen: HOST:PORT, unix:PATH or fd://N; may be repeated.",
         "-b --bind",
         environment="PORT",
-        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. When the
-            environment has `PORT`, it stands for `0.0.0.0:$PORT`.""",
+        doc=f"""{address.ACCEPTED[0].upper()}{address.ACCEPTED[1:]}. A list in a configuration file. `PORT` in
+            the environment stands for `0.0.0.0:$PORT`, where nothing else gives an address.""",
     )
     # gunicorn's number. A large one absorbs the moment of a reload or a crash; a client that waits is better off than
     # a refused one.
@@ -389,8 +413,11 @@ class Settings(ProcessSettings):
         NETWORKS,
         "The proxies whose forwarded headers are trusted; '*' is any.",
         environment="FORWARDED_ALLOW_IPS",
-        doc="""Clients on a Unix socket are trusted, too. From any other client such headers never reach the
-            application. The environment's value is the default: a configuration file or a flag replaces it.""",
+        doc="""Clients on a Unix socket are trusted, too. As long as nothing sets this, forwarded headers of any other
+            client are passed to the application unread, as with gunicorn, and one warning says so. Once it is set, even
+            to the default or to `""`, they are removed: set it wherever the application reads such headers itself. See
+            [Behind a proxy](proxies.md).""",
+        when_unset="forwarded headers of others are passed on",
     )
     # Empty, as in gunicorn: no header is safe to use before somebody has looked which ones the proxy overwrites.
     forwarded_headers: tuple[str, ...] = Section.PROXIES(
@@ -468,8 +495,30 @@ class Settings(ProcessSettings):
         "",
         Kind(parsers.root_path, "a path that begins with a slash; for example '/shop'", "PATH"),
         "The path that the application is mounted under (SCRIPT_NAME).",
+        environment="SCRIPT_NAME",
+        doc="""`SCRIPT_NAME` in `raw_env` or in the environment is its default, as with gunicorn.""",
         show_default="none",
     )
+    # serve: a proxy may have taken the path off already. A SCRIPT_NAME of the environment is gunicorn's way, which
+    # refuses.
+    root_path_outside: Literal["serve", "refuse"] = Section.PROXIES(
+        "serve",
+        choice("serve", "refuse", metavar="WHAT"),
+        "Serve a path outside of `root_path` as it is, or 'refuse' it with 400.",
+        doc="""`refuse` is the default when `root_path` comes from `SCRIPT_NAME`, since gunicorn refuses such a request.
+            `serve` is for a proxy that takes the path off before it asks. `readiness_path` is answered in any case.""",
+    )
+    # The name alone: a version helps only those who look for servers with a known fault.
+    server_header: str = Section.PROXIES(
+        "wsgiserv",
+        Kind(parsers.server_header, "a text of printable ASCII; an empty one for no header", "TEXT"),
+        "The Server header of responses; empty for none.",
+        doc="""An application's own Server header goes before it. A configuration file that sets `gunicorn.SERVER`
+            or `gunicorn.SERVER_SOFTWARE` sets this.""",
+    )
+
+    # Not a setting. The same values are the same configuration, whoever has written them.
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 SETTINGS: dict[str, Setting] = declared(Settings)

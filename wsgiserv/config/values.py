@@ -275,7 +275,7 @@ def environment_pairs(raw: object) -> tuple[str, ...]:
     pairs = strings(raw)
     for pair in pairs:
         if pair.find("=") < 1 or "\0" in pair:
-            raise ValueError(f"{pair!r} is not KEY=VALUE")
+            raise ValueError(f"{pair!r} has no name before an equals sign")
     return pairs
 
 
@@ -345,6 +345,14 @@ def mode_or_none(raw: object) -> int | None:
 def root_path(raw: object) -> str:
     """Read the application's mount point, for SCRIPT_NAME: empty, or from a slash on."""
     return _from_slash(text(raw).rstrip("/"))
+
+
+def server_header(raw: object) -> str:
+    """Read the value of the Server header; an empty one means no header."""
+    name = text(raw)
+    if not (name.isascii() and name.isprintable()):
+        raise ValueError("a header has printable ASCII only")
+    return name
 
 
 def readiness_path(raw: object) -> str:

@@ -30,6 +30,8 @@ _MAPPED = {
     "gunicorn.workers.ggevent.GeventPyWSGIWorker": "gevent",
     "gunicorn.workers.ggevent.PyWSGIWorker": "gevent",
 }
+# The bases for classes that were written for gunicorn; by themselves they do no more than ours.
+_MAPPED.update({f"wsgiserv.{path}": name for path, name in _MAPPED.items() if path.startswith("gunicorn.")})
 
 _GREENLETS = "use 'gevent', which serves the same kind of load (many connections that wait)"
 _NOT_WSGI = (
@@ -125,7 +127,10 @@ def _of_class(found: type[Any]) -> str | type[Any]:
         if name in _MAPPED and base is found:
             return _MAPPED[name]
         if base.__module__.startswith("gunicorn."):
-            raise TypeError(f"it is built on gunicorn's {name}, which needs gunicorn's own master")
+            raise TypeError(
+                f"it is built on gunicorn's own {name}, which needs gunicorn's master: import that name at the top of "
+                "the configuration file or of the class's module, or from wsgiserv.gunicorn.workers"
+            )
     return found
 
 

@@ -195,7 +195,8 @@ def _may_be_anothers(pid: int) -> bool:
 
 def _connect_or_fail(path: str) -> Server:
     try:
-        return _connect(path, _trusted())
+        # With control_socket_mode a server answers other users: whoever owns the directory decides what lies there.
+        return _connect(path, _trusted(), os.stat(os.path.dirname(os.path.abspath(path))).st_uid)
     except FileNotFoundError:
         advice = "there is no such file. Without --socket the only running server is found"
     except ConnectionRefusedError:
@@ -292,8 +293,8 @@ def _connect_in(directory: str, name: str) -> Server:
     return _connect(path, owner)
 
 
-def _connect(path: str, owner: int | None) -> Server:
-    """Connect to a socket. Raises PermissionError if neither ``owner`` nor root listens; None trusts all users."""
+def _connect(path: str, owner: int | None, other: int = 0) -> Server:
+    """Connect to a socket. Raises PermissionError if none of two users nor root listens; None trusts all users."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         # connect(2) itself would wait for room in the queue of a master that is stopped.
@@ -301,7 +302,7 @@ def _connect(path: str, owner: int | None) -> Server:
         connection.connect(path)
         pid, uid = peer_of(connection)
         # Another user may have put a socket at this place: it must get no orders, and is not believed.
-        if owner is not None and uid not in (0, owner):
+        if owner is not None and uid not in (0, owner, other):
             raise PermissionError(errno.EPERM, f"user id {uid} listens there")
     except BaseException as error:
         connection.close()

@@ -50,7 +50,7 @@ _SINGLE: Final = frozenset({
 _CLAIMS: Final = frozenset({
     "HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
     "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL",
-    "HTTP_X_REQUEST_ID",
+    "HTTP_X_REAL_IP", "HTTP_X_REQUEST_ID",
 })  # fmt: skip
 
 _CHUNKED: Final = -1
@@ -131,7 +131,8 @@ class HeaderBlock:
             them; for trusted peers only.
         contradictory: whether two secure scheme headers disagree.
         forwarder: the fields of ``forwarder_headers``, names in upper case; for trusted peers only.
-        claims: the keys of ``environ`` in which a proxy describes its client; for trusted peers only.
+        claims: the keys of ``environ`` in which a proxy describes its client; nothing is read from an untrusted
+            peer's.
         unusual: whether a field here may change the environ of a request (`wsgiserv.wsgi.environ.adjust`).
         only_claims: such fields are claims alone, which a trusted peer's environ keeps as they are.
     """

@@ -13,7 +13,6 @@ from typing import Final
 
 from wsgiserv.http.grammar import RESPONSE_NAME, RESPONSE_VALUE, STATUS, parse_content_length
 
-SERVER: Final = b"Server: wsgiserv\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CLOSE: Final = b"Connection: close\r\n"
@@ -34,6 +33,19 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 _CACHE_ENTRIES: Final = 512
 _LONGEST_HEAD_KEPT: Final = 4096
 _LONGEST_LINE_KEPT: Final = 256
+
+# The Server line of this process.
+_server_line = b"Server: wsgiserv\r\n"
+
+
+def name_server(name: str) -> None:
+    """Set the Server header of this process's responses; an empty name means none. Called before the first response.
+
+    Args:
+        name: printable ASCII.
+    """
+    global _server_line
+    _server_line = f"Server: {name}\r\n".encode("ascii") if name else b""
 
 
 def date_line(now: float) -> bytes:
@@ -168,7 +180,7 @@ class HeadTemplates:
             fields.append(header)
         reason = "" if len(status) > 3 else " "  # RFC 9112 §4: the space stays where the phrase is empty
         head = f"HTTP/1.1 {status}{reason}\r\n".encode("latin-1")
-        prefix = b"".join((head, b"" if has_server else SERVER, *parts))
+        prefix = b"".join((head, b"" if has_server else _server_line, *parts))
         hop_by_hop = tuple(dropped.values())
         template = HeadTemplate(prefix, code, length, bodiless, has_date, status, tuple(fields), hop_by_hop, closes)
         if len(prefix) <= _LONGEST_HEAD_KEPT:
@@ -263,7 +275,7 @@ def refusal(status: int, reason: str, head: bool = False) -> bytes:
     """
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {reason}\n".encode("ascii", "replace")
-    start = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii") + SERVER + date_line(time.time())
+    start = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii") + _server_line + date_line(time.time())
     # Close: behind a request that has not been understood nothing tells where the next one begins.
     framing = b"Content-Type: text/plain; charset=utf-8\r\n" + content_length(len(body)) + CLOSE + b"\r\n"
     return start + framing + (b"" if head else body)

@@ -14,10 +14,12 @@ from urllib.parse import unquote_to_bytes
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.config import ACCESS_NAMES
-from wsgiserv.logs.error import access_logger, opening, warn_reliably
+from wsgiserv.logs.error import access_logger, opening, users_logger, warn_reliably
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.format import LogFunction, atoms_for, check_format, compile_format, json_line, template_of
 from wsgiserv.logs.output import IMPATIENT_S, PATIENCE_S, RETRY_S, Output
+from wsgiserv.logs.shared import ACCESS, SharedLogger, access_handler, begin_access_loggers, needs_records, share
+from wsgiserv.logs.statsd import request_counter
 from wsgiserv.privileges import acting_as, owner_of
 from wsgiserv.scoreboard import RequestInFlight
 from wsgiserv.wording import counted
@@ -34,14 +36,31 @@ _LAST_PATIENCE_S = 1.0
 _LOCK_S = 1.0
 
 
+def _ignore(*exchange: Any) -> None:
+    """Take a request that nothing logs."""
+
+
+def _both(log: LogFunction, count: LogFunction) -> LogFunction:
+    """Return a function that logs a request, and counts it."""
+
+    def log_and_count(*exchange: Any) -> None:
+        log(*exchange)
+        count(*exchange)
+
+    return log_and_count
+
+
 class AccessLog:
     """Takes a line per request, for a file, standard output or a logger.
 
     Args:
-        output: the destination of lines; None if all requests go to ``logger``.
+        output: the destination of lines; None if requests go to ``logger`` alone.
         log_format: the setting access_log_format, checked.
         error_log: the error log.
-        logger: gets each request as a record, if the logging configuration has given it handlers or filters.
+        logger: gets each request as a record, while it has handlers or filters of a user's; None: never.
+        is_configured: whether the logging configuration has given it handlers: then it gets all.
+        users: the logger of `logger_class`, whose ``access`` is called in place of all that.
+        counter: takes the fields of each `Exchange`, too (statsd); never raises.
 
     Attributes:
         log: buffers the line of an `Exchange`, whose fields it takes. Never raises; any thread may call it.
@@ -52,9 +71,17 @@ class AccessLog:
     log: LogFunction
 
     def __init__(
-        self, output: Output | None, log_format: str, error_log: logging.Logger, logger: logging.Logger | None = None
+        self,
+        output: Output | None,
+        log_format: str,
+        error_log: logging.Logger,
+        logger: logging.Logger | None = None,
+        is_configured: bool = False,
+        users: Any = None,
+        counter: LogFunction | None = None,
     ) -> None:
         self._output = output
+        self._counter = counter
         self._error_log = error_log
         self._lines: list[bytes] = []
         self._lock = allocate_lock()
@@ -63,12 +90,23 @@ class AccessLog:
         self.lost = self.untold = 0
         self._warned = False
         self._patient_at = self._retry_at = 0.0  # time.monotonic()
-        if logger is None:
-            self.log = compile_format(log_format, self._lines.append)
-        else:
-            self.log = self._log_records(logger, log_format)
+        self._always_records = is_configured or users is not None
+        self._log_record = self._log_by(users) if users is not None else None
+        if logger is not None:
+            self._log_record = self._record_function(logger, log_format)
+        self._log_line = compile_format(log_format, self._lines.append) if output is not None else _ignore
+        self.look()
 
-    def _log_records(self, logger: logging.Logger, log_format: str) -> LogFunction:
+    def look(self) -> None:
+        """Send requests through the logger while anything but this log listens there, else past it.
+
+        Called at each change of the logger, and once a second: handlers can be changed behind the logger's back.
+        """
+        record = self._log_record
+        log = record if record is not None and (self._always_records or needs_records()) else self._log_line
+        self.log = log if self._counter is None else _both(log, self._counter)
+
+    def _record_function(self, logger: logging.Logger, log_format: str) -> LogFunction:
         """Return the function that sends each request as a record through ``logger``."""
         # A record's ``msg`` is the template and its ``args`` are the atoms, as with gunicorn, so filters and JSON
         # formatters written for that keep working. This costs several times the direct way.
@@ -88,6 +126,25 @@ class AccessLog:
                     warned = True
                     text = "WS1803 A handler or filter of the logger %s raised: %r"
                     self._error_log.warning(text, logger.name, error, exc_info=error)
+
+        return log
+
+    def _log_by(self, users: Any) -> LogFunction:
+        """Return the function that has the logger of `logger_class` log each request."""
+        from wsgiserv.logs.logger_class import call_access
+
+        warned = False
+
+        def log(*exchange: Any) -> None:
+            nonlocal warned
+            try:
+                call_access(users, *exchange)
+            except (Exception, SystemExit) as error:
+                self.lost += 1
+                if not warned:
+                    warned = True
+                    text = "WS1820 access of the logger class %s raised: its line is lost (said once per worker): %r"
+                    self._error_log.warning(text, type(users).__qualname__, error, exc_info=error)
 
         return log
 
@@ -224,56 +281,51 @@ class AccessLog:
             self._output.close()
 
 
-class _LinesToAccessLog(logging.Handler):
-    """Takes lines that the application itself logs to `gunicorn.access` into the access log."""
-
-    def __init__(self, access_log: AccessLog) -> None:
-        super().__init__()
-        self._access_log = access_log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._access_log.append(record.getMessage())
-        except Exception:
-            self.handleError(record)
-
-
 def open_access_log(settings: Settings, error_log: logging.Logger) -> AccessLog | None:
     """Return the access log as the settings say, or None if there is none.
 
     Called after `open_error_log`, which applies the logging configuration: if that gives `gunicorn.access` or
-    `wsgiserv.access` handlers, requests go to them, and `accesslog` is not opened.
+    `wsgiserv.access` handlers, requests go to them, and `accesslog` is not opened; nor is it with a `logger_class`.
 
     Raises ConfigError naming access_log_format (an unknown atom, say) or accesslog (a file that cannot be opened).
     """
     log_format = settings.access_log_format
+    if (users := users_logger()) is not None:
+        return AccessLog(None, log_format, error_log, users=users)
     check_format(log_format)
-    loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
-    for logger in loggers:
-        # Those of an earlier call, before a reload
-        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, _LinesToAccessLog)]
+    counter = request_counter()
     configured = access_logger()
-    if configured is not None:
-        return AccessLog(None, log_format, error_log, configured)
+    logger = share(ACCESS_NAMES[1], SharedLogger)
     path = settings.accesslog
-    if not path:
-        return None
-    with opening("accesslog", path):
-        output = Output(path, 1, owner_of(settings))
-    # A configuration file may have put a filter on a logger, such as one that drops health checks.
-    filtered = next((logger for logger in reversed(loggers) if logger.filters), None)
-    access_log = AccessLog(output, log_format, error_log, filtered)
-    for logger in loggers:
-        logger.addHandler(_LinesToAccessLog(access_log))
-        logger.propagate = False
-        logger.setLevel(logging.INFO)
+    access_log: AccessLog | None = None
+    if configured is not None:
+        access_log = AccessLog(None, log_format, error_log, configured, is_configured=True, counter=counter)
+    elif path:
+        if not ACCESS.is_on:  # the error log was opened for other settings
+            begin_access_loggers(is_on=True)
+        with opening("accesslog", path):
+            output = Output(path, 1, owner_of(settings))
+        access_log = AccessLog(output, log_format, error_log, logger, counter=counter)
+    elif settings.logconfig or settings.logconfig_dict or settings.logconfig_json or _goes_to_syslog(settings):
+        # With gunicorn a hook or the application may still add a handler.
+        access_log = AccessLog(None, log_format, error_log, logger, counter=counter)
+    elif counter is not None:
+        access_log = AccessLog(None, log_format, error_log, counter=counter)
+    if access_log is not None:
+        access_handler.sink = access_log.append
+        ACCESS.on_change = access_log.look
     return access_log
+
+
+def _goes_to_syslog(settings: Settings) -> bool:
+    return settings.syslog and not settings.disable_redirect_access_to_syslog
 
 
 def access_log_path(settings: Settings) -> str | None:
     """Return the access log's file; None if it has none of ours. Called after `open_error_log`."""
     path = settings.accesslog
-    return None if not path or path == "-" or access_logger() is not None else path
+    is_ours = access_logger() is None and users_logger() is None
+    return path if path and path != "-" and is_ours else None
 
 
 def open_access_file(settings: Settings) -> None:
@@ -333,8 +385,7 @@ def _borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Itera
 
     Raises ConfigError as `open_access_log` does.
     """
-    loggers = [logging.getLogger(name) for name in ACCESS_NAMES]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    before = access_handler.sink, ACCESS.on_change
     access = None
     try:
         access = open_access_log(settings, error_log)
@@ -342,10 +393,7 @@ def _borrowed_access_log(settings: Settings, error_log: logging.Logger) -> Itera
     finally:
         if access is not None:
             access.close(patience_s=0.0)  # the master never waits for a reader
-        for logger, handlers, level, propagate in before:
-            logger.handlers[:] = handlers
-            logger.setLevel(level)
-            logger.propagate = propagate
+        access_handler.sink, ACCESS.on_change = before
 
 
 def environ_of(lost: RequestInFlight) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _DEFAULTS: dict[str, Any] = {
     },
     "formatters": {"generic": {"format": LINE_FORMAT, "datefmt": DATE_FORMAT, "class": "logging.Formatter"}},
 }
+# gunicorn's default, too. Added only where a dictionary without `loggers` changes what it refers to: else the error log
+# of the server says the same, and is not written through logging. Not propagated: `root` would write each line again.
+_ERROR_DEFAULT = {"gunicorn.error": {"level": "INFO", "handlers": ["error_console"], "propagate": False}}
 
 
 class Named(NamedTuple):
@@ -75,6 +78,10 @@ def _apply_dict(where: str, config: dict[str, Any]) -> Named:
     try:
         for part in ("handlers", "formatters"):
             whole[part] = _DEFAULTS[part] | (config.get(part) or {})
+        changes = whole["formatters"]["generic"] is not _DEFAULTS["formatters"]["generic"]
+        changes |= whole["handlers"]["error_console"] is not _DEFAULTS["handlers"]["error_console"]
+        if changes and "loggers" not in config:
+            whole["loggers"] = _DEFAULTS["loggers"] | _ERROR_DEFAULT
         logging.config.dictConfig(whole)
     except Exception as error:  # dictConfig runs the classes of the dictionary
         raise ConfigError(f"{where}: {_reason(error)}.") from error

@@ -1,4 +1,4 @@
-"""The error log: the logger `wsgiserv.error` and its handler, and `wsgi.errors`.
+"""The error log: the logger `wsgiserv.error` and its handler.
 
 An error log that cannot be written (full disk, closed terminal, a pipe whose reader sleeps) never becomes a fault of
 the server: nothing here waits or raises into a caller. Lost lines are counted, and told when the log takes lines again.
@@ -7,40 +7,42 @@ A filter, handler, formatter or record factory of the application that raises co
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-from _thread import get_ident
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
+from wsgiserv.config.hook_config import view_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, apply_logconfig
+from wsgiserv.logs.config import ACCESS_NAMES, ERROR_NAMES, Named, apply_logconfig
 from wsgiserv.logs.escape import escape_keeping_lines
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.handlers import (
+    DaemonHandler,
     handlers_of,
     handlers_open_safely,
     open_handler_files,
     reopen_handlers,
     unblock_streams,
 )
+from wsgiserv.logs.hook_log import HookLog
 from wsgiserv.logs.output import LossyWriter, Output, close_duplicates, renew_standard_streams
 from wsgiserv.logs.plain import DATE_FORMAT, LINE_FORMAT, loss_line, plain_lines, safe_repr, timestamp
+from wsgiserv.logs.shared import ACCESS, ERROR, SharedLogger, access_handler, begin_access_loggers, share
+from wsgiserv.logs.statsd import StatsdLog, close_statsd_in_child, open_statsd
 from wsgiserv.logs.streams import Capture, LogText, consoles
 from wsgiserv.privileges import owner_of
 from wsgiserv.process import fill_standard_streams
 from wsgiserv.safe_open import Owner
 from wsgiserv.tracebacks import format_error
 from wsgiserv.unpatched import RealRLock
+from wsgiserv.wording import counted
 
 # Faults of filters and handlers that are told, each once
 _MOST_FAULTS = 32
-
-# An application that never ends its line in wsgi.errors gets it written in pieces of this many characters.
-_LONGEST_LINE = 65536
 
 
 class _Formatter(logging.Formatter):
@@ -59,12 +61,8 @@ class _Formatter(logging.Formatter):
             return timestamp()
 
 
-class _Logger(logging.Logger):
+class _Logger(HookLog, SharedLogger):
     """A logger that an application can neither disable by accident nor break."""
-
-    # `logging.config.dictConfig` disables every logger that it does not name, unless it is told otherwise: a Django
-    # project's LOGGING would silence its server.
-    disabled: Any = property(lambda self: False, lambda self, value: None)
 
     # An exception from a filter, a handler or a record factory would end the request, the worker or the master that
     # logs: the methods below catch it.
@@ -89,19 +87,32 @@ class _Logger(logging.Logger):
                 if exc_info is True:
                     exc_info = error.__context__
                 _write_plainly(level, msg, args, exc_info)
-                _report_fault(f"a filter or factory of the logger {self.name}", error)
+                report_fault(f"a filter or factory of the logger {self.name}", error)
             except Exception:  # little stack is left (sys.setrecursionlimit)
                 _lose()
 
+    def log(self, level: int | str, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log at ``level``, a number or, as in gunicorn's class, a name."""
+        if isinstance(level, str):
+            level = self.LOG_LEVELS.get(level.lower(), logging.INFO)
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        super().log(level, msg, *args, **kwargs)
+
+    def reopen_files(self) -> None:
+        """Open the error log and the files of all handlers again (gunicorn's name)."""
+        reopen_error_log()
+
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Make a record by the factory of the application; without it if it fails."""
+        if self.name == ERROR_NAMES[0] and _opened.name:
+            args = (_opened.name, *args[1:])
         try:
             record = super().makeRecord(*args, **kwargs)
             if isinstance(record, logging.LogRecord):
                 return record
             raise TypeError(f"the record factory has made {type(record).__name__}")
         except (Exception, SystemExit) as error:
-            _report_fault("the record factory", error)
+            report_fault("the record factory", error)
         name, level, path, line, msg, values, exc_info, function, _extra, stack = (*args, *[None] * 3)[:10]
         try:
             return logging.LogRecord(name, level, path, line, msg, values, exc_info, function, stack)
@@ -129,7 +140,30 @@ class _Logger(logging.Logger):
                 except (Exception, SystemExit) as error:
                     if handler is _opened.handler:  # the application has put a filter on it
                         handler.emit(record)
-                    _report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
+                    report_fault(f"the handler {type(handler).__name__} of the logger {self.name}", error)
+
+
+class _UsersClassLogger(_Logger):
+    """The error log of a configuration with a `logger_class`: each record goes through a method of that logger."""
+
+    def _log(
+        self, level: int, msg: object, args: Any, exc_info: Any = None, extra: Any = None, *_: Any, **__: Any
+    ) -> None:
+        name = "exception" if exc_info and level == logging.ERROR else logging.getLevelName(level).lower()
+        method = getattr(_opened.users, name, None)
+        if method is None:  # a level without a method
+            super()._log(level, msg, args, exc_info, extra)
+            return
+        more = {"exc_info": exc_info, "extra": extra}
+        # To `exception`, True is what it takes by itself.
+        given = {
+            key: value for key, value in more.items() if not (value is None or (value is True and name == "exception"))
+        }
+        method(msg, *args, **given)
+
+
+class _CountedLogger(StatsdLog, _Logger):
+    """The error log of a configuration with statsd."""
 
 
 class _HandlerStream(LogText):
@@ -191,7 +225,13 @@ def _write_plainly(level: int, msg: object, args: Any, exc_info: Any) -> None:
     _opened.handler.write(plain_lines(level, message, exc_info))
 
 
-def _report_fault(culprit: str, error: BaseException) -> None:
+def _write_without_class(level: int, msg: object, args: Any, exc_info: Any, error: BaseException) -> None:
+    """Write a record whose logging by a method of `logger_class` has raised ``error``."""
+    _write_plainly(level, msg, args, error.__context__ if exc_info is True else exc_info)
+    report_fault(f"the method {logging.getLevelName(level).lower()} of the logger class", error)
+
+
+def report_fault(culprit: str, error: BaseException) -> None:
     """Log once that ``culprit`` has raised ``error``. Never raises."""
     try:
         frame = error.__traceback__
@@ -225,6 +265,9 @@ class _Opened:
     handlers: Sequence[logging.Handler] = ()  # all that are on the error log by our or a logconfig's doing
     capture: Capture | None = None
     access: logging.Logger | None = None
+    daemons: Sequence[Any] = ()  # of these the instances of `DaemonHandler`
+    users: Any = None  # the logger of `logger_class`
+    name: str = ""  # of the logger in records, where a logconfig says another one
 
 
 _opened = _Opened()
@@ -234,11 +277,7 @@ _opened = _Opened()
 
 
 def _logger(name: str) -> logging.Logger:
-    logger = logging.getLogger(name)
-    # logging.setLoggerClass() would not do: a configuration file or an early import may have asked for gunicorn.error
-    # already, and holds the logger, so it must change its class in place.
-    logger.__class__ = _Logger
-    return logger
+    return share(name, _Logger)
 
 
 def open_error_log(settings: Settings) -> logging.Logger:
@@ -254,52 +293,92 @@ def open_error_log(settings: Settings) -> logging.Logger:
     with opening("errorlog", settings.errorlog):
         output = Output(settings.errorlog, 2, owner_of(settings))
     handler = _ErrorLogHandler(output)
-    ours, borrowed = (_logger(name) for name in ERROR_NAMES)
-    loggers = [ours, borrowed, *map(logging.getLogger, ACCESS_NAMES)]
+    ours, _ = (_logger(name) for name in ERROR_NAMES)
+    loggers = [ours, *[share(name, SharedLogger) for name in ACCESS_NAMES]]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    _install(handler, ours, borrowed, settings.loglevel)
+    users, named = None, Named(None, None)
+    added: list[logging.Handler] = []
+    _install(handler, ours, settings.loglevel)
+    begin_access_loggers(bool(settings.accesslog) and settings.logger_class is None)
     try:
         with handlers_open_safely(output.owner):
-            named = apply_logconfig(settings)
+            if settings.logger_class is None:
+                if settings.syslog:
+                    from wsgiserv.logs.syslog import add_syslog
+
+                    added = add_syslog(settings, ours, loggers[-1])
+                named = apply_logconfig(settings)
+            else:
+                from wsgiserv.logs.logger_class import open_logger
+
+                found = [(logger, handlers) for logger, handlers, _, _ in before]
+                owned = [handler, *_opened.handlers]
+                users, added = open_logger(settings, _opened.users, found, owned, _write_without_class)
     except ConfigError:
         for logger, handlers, old_level, propagate in before:
             logger.handlers[:] = handlers
             logger.setLevel(old_level)
             logger.propagate = propagate
+        for each in added:
+            each.close()
         output.close()
         raise
-    _opened.handlers = [handler]
+    _opened.handlers = [handler, *added]
+    _opened.users = users
+    are_counted = open_statsd(settings, partial(_tell_of_statsd, settings.statsd_host))
+    ours.__class__ = _UsersClassLogger if users is not None else _CountedLogger if are_counted else _Logger
+    theirs = getattr(users, "error_log", None)
+    if isinstance(theirs, logging.Logger):
+        ours.handlers, ours.filters, ours.propagate = theirs.handlers, theirs.filters, theirs.propagate
+        ours.setLevel(theirs.level)
+    # Formats and filters of a file for gunicorn read the name.
+    _opened.name = named.error.name if named.error else ""
     if named.error:
         if not named.error.handlers and not named.error.propagate:
             ours.addHandler(handler)  # the configuration has set the level only
-        _opened.handlers = [handler, *ours.handlers]
-        for logger in (ours, borrowed):
-            logger.setLevel(named.error.level)
-            logger.propagate = named.error.propagate
+        _opened.handlers = [handler, *added, *ours.handlers]
+    if named.access and settings.accesslog and not named.access.hasHandlers():
+        named.access.addHandler(access_handler)  # the configuration has set the level only
+    if _opened.handler is not None:
+        _opened.handler.writer.lost += sum(each.lost for each in _opened.daemons)
+    _opened.daemons = [each for each in dict.fromkeys(_opened.handlers) if issubclass(type(each), DaemonHandler)]
+    for each in _opened.daemons:
+        each.tell = _tell_of_syslog
+    ERROR.note_propagate()
+    ACCESS.note_propagate()
+    ERROR.cfg = view_of(settings)
     for logger, handlers, _, _ in before:
         for old in handlers:
             if old not in logger.handlers:
                 old.close()  # a file handler that is still used elsewhere opens its file again
     _opened.access = named.access
     _replace_opened(handler, captures=settings.capture_output and output.path is not None)
-    if settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
+    if users is not None or settings.logconfig_dict or settings.logconfig_json or settings.logconfig:
         unblock_streams()
     return ours
 
 
-def _install(handler: _ErrorLogHandler, ours: logging.Logger, borrowed: logging.Logger, loglevel: str) -> None:
-    """Give both loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
+def log_for_users(log: logging.Logger) -> Any:
+    """Return the ``log`` object of hooks and workers: the logger of `logger_class`, or the error log itself."""
+    return log if _opened.users is None else _opened.users
+
+
+def users_logger() -> Any:
+    """Return the logger of `logger_class`, or None."""
+    return _opened.users
+
+
+def _install(handler: _ErrorLogHandler, ours: logging.Logger, loglevel: str) -> None:
+    """Give the loggers ``handler`` and the handlers of the application, but none of an earlier configuration."""
     if _opened.access:
         _opened.access.handlers.clear()  # the new configuration may not name it
-    # A handler added by a configuration file or a hook (Sentry, say) stays, and serves both names.
-    added = [h for h in ours.handlers + borrowed.handlers if h not in _opened.handlers]
+    ACCESS.handlers[:] = [each for each in ACCESS.handlers if each not in _opened.handlers]  # of a `logger_class`
+    # A handler added by a configuration file or a hook (Sentry, say) stays.
+    added = [h for h in ours.handlers if h not in _opened.handlers]
     ours.handlers[:] = [handler, *dict.fromkeys(added)]
-    ours.filters[:] = dict.fromkeys(ours.filters + borrowed.filters)
-    borrowed.handlers, borrowed.filters = ours.handlers, ours.filters
     level = logging.getLevelName(loglevel.upper())
-    for logger in (ours, borrowed):
-        logger.setLevel(level if isinstance(level, int) else logging.INFO)
-        logger.propagate = False
+    ours.setLevel(level if isinstance(level, int) else logging.INFO)
+    ERROR.begin()
 
 
 def _replace_opened(handler: _ErrorLogHandler, captures: bool) -> None:
@@ -342,6 +421,30 @@ def close_logs_in_child() -> None:
     """Close the logs' descriptors in a child of the application; it can still write to the error log."""
     close_duplicates()
     log_files.close()
+    close_statsd_in_child()
+    for each in _opened.daemons:
+        each.close_in_child()
+
+
+# ---- other daemons --------------------------------------------------------------------------------------
+
+
+def _tell_of_syslog(where: str, fault: OSError | None, lost: int) -> None:
+    if fault is not None:
+        reason = fault.strerror or fault
+        _warn_here(f"WS1840 syslog: {where}: {reason}: lines are lost until it takes them again (told once)")
+    else:
+        _warn_here(f"WS1841 syslog: {where}: takes lines again: {counted(lost, 'line', 'is', 'are')} lost")
+
+
+def _tell_of_statsd(host: str | None, fault: OSError) -> None:
+    _warn_here(f"WS1842 statsd: {host}: {fault.strerror or fault}: metrics are lost (told once per process)")
+
+
+def _warn_here(text: str) -> None:
+    """Write a warning to the error log alone, not to what the warning is about."""
+    if _opened.handler is not None:
+        _opened.handler.write(plain_lines(logging.WARNING, text))
 
 
 # ---- lost lines ----------------------------------------------------------------------------------------
@@ -352,7 +455,7 @@ def lost_messages() -> int:
     writers = list(consoles.values())
     if _opened.handler is not None:
         writers.append(_opened.handler.writer)
-    return sum(writer.lost for writer in writers)
+    return sum(each.lost for each in (*writers, *_opened.daemons))
 
 
 def untold_messages() -> int:
@@ -375,6 +478,8 @@ def tell_lost_messages() -> None:
     if handler is not None and handler.writer.is_behind:
         with handler.lock:
             handler.writer.recover()
+    for each in _opened.daemons:
+        each.look()
 
 
 def warn_reliably(log: logging.Logger, text: str) -> bool:
@@ -388,6 +493,17 @@ def warn_reliably(log: logging.Logger, text: str) -> bool:
 
 
 def reopen_error_log() -> None:
+    """Do `reopen_files`, and call the method of that name of a user's logger class. Never raises."""
+    reopen_files()
+    method = getattr(type(_opened.users), "reopen_files", None)
+    if method is not None and not method.__module__.endswith("gunicorn.glogging"):
+        try:
+            _opened.users.reopen_files()
+        except (Exception, SystemExit) as error:
+            report_fault("reopen_files of the logger class", error)
+
+
+def reopen_files() -> None:
     """Open the error log's file again under its name, and the files of all file handlers (USR1). Never raises.
 
     Called in the master and in each worker. After a failure the old file stays in use, and a warning is logged.
@@ -428,113 +544,3 @@ def _open_files() -> dict[str, int]:
     if _opened.handler is not None and (output := _opened.handler.writer.output).path is not None:
         found[output.path] = output.fd
     return found
-
-
-# ---- wsgi.errors ---------------------------------------------------------------------------------------
-
-
-class _ErrorBytes(io.BufferedIOBase):
-    """The ``buffer`` of a text stream: decodes bytes and writes them to the stream."""
-
-    def __init__(self, stream: ErrorStream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def write(self, data: Any) -> int:
-        whole = bytes(data)
-        self._stream.write(whole.decode("utf-8", "backslashreplace"))
-        return len(whole)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def close(self) -> None:
-        self.flush()
-
-    def __del__(self) -> None:
-        """Do nothing, where `io.IOBase` calls `close`."""
-
-
-class ErrorStream(LogText):
-    """``wsgi.errors``: a text stream into the error log, without its line format (PEP 3333).
-
-    One object serves a whole worker. `write` raises TypeError for anything but str; no other error reaches the
-    application.
-    """
-
-    name = "<wsgi.errors>"
-
-    def __init__(self, log: logging.Logger) -> None:
-        super().__init__()
-        self._log = log
-        # Whole lines by thread, so that the two writes of a ``print(..., file=environ["wsgi.errors"])`` are not torn
-        # apart by another thread's. Each thread touches its own key only, so there is no lock, which a handler that
-        # switches greenlets could be caught in.
-        self._unfinished: dict[int, str] = {}  # thread -> the beginning of a line
-
-    def write(self, text: str) -> int:
-        """Write ``text``; its end without a line end waits for the rest of the line, or for `flush`."""
-        if not isinstance(text, str):
-            raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
-        thread = get_ident()
-        whole = self._unfinished.pop(thread, "") + text
-        end = len(whole) if len(whole) > _LONGEST_LINE else whole.rfind("\n") + 1
-        if end < len(whole):
-            self._unfinished[thread] = whole[end:]
-        if end:
-            self._emit(whole[:end])
-        return len(text)
-
-    def flush(self) -> None:
-        """Write this thread's unfinished line."""
-        if begun := self._unfinished.pop(get_ident(), ""):
-            self._emit(begun)
-
-    def close(self) -> None:
-        """Write this thread's unfinished line; the stream stays open."""
-        self.flush()
-
-    @property
-    def buffer(self) -> io.BufferedIOBase:
-        """The same log, for bytes in UTF-8."""
-        return _ErrorBytes(self)
-
-    def fileno(self) -> int:
-        """Return the descriptor of the log's file or standard stream: for child processes and `faulthandler`.
-
-        Raises io.UnsupportedOperation if the log has none (syslog, mail).
-        """
-        for handler in handlers_of(self._log):
-            with suppress(AttributeError, OSError, ValueError):
-                fd = cast("Any", handler).stream.fileno()
-                if isinstance(fd, int):
-                    return fd
-        raise io.UnsupportedOperation("fileno")
-
-    def _emit(self, text: str) -> None:
-        name, without_stream = self._log.name, []
-        for handler in handlers_of(self._log):
-            stream = cast("TextIO | None", getattr(handler, "stream", None))
-            if stream is None:
-                without_stream.append(handler)
-                continue
-            with suppress(Exception):  # a full disk, a stream that was closed: not the application's fault
-                handler.acquire()
-                try:
-                    stream.write(text)
-                    stream.flush()
-                finally:
-                    handler.release()
-        # syslog, mail, a queue: they take records only
-        for handler in without_stream:
-            try:
-                values = (text.rstrip("\n"),)
-                handler.handle(self._log.makeRecord(name, logging.ERROR, "wsgi.errors", 0, "%s", values, None))
-            except (Exception, SystemExit) as error:
-                _report_fault(f"the handler {type(handler).__name__} of the logger {name}", error)

@@ -20,13 +20,10 @@ from os import getpid
 from time import gmtime, localtime, strftime, struct_time, time
 from typing import Any, NamedTuple
 
+from wsgiserv.config.log_formats import NAMED_FORMATS
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape_json, escape_quoted
 from wsgiserv.wording import nearest
-
-COMMON = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
-COMBINED = COMMON + ' "%(f)s" "%(a)s"'
-_NAMED = {"common": COMMON, "combined": COMBINED}
 
 
 class Exchange(NamedTuple):
@@ -169,6 +166,10 @@ def _braced(name: str) -> _Getter | None:
     return lambda exchange: exchange.environ.get(f"HTTP_{header}", "-")
 
 
+def _dash(exchange: Exchange) -> str:
+    return "-"
+
+
 def _environ_value(environ: dict[str, Any], name: str) -> Any:
     """Return the environ's value under ``name``, whatever its case (gunicorn's rule), or ``-``."""
     for key in (name, name.upper(), name.lower()):
@@ -263,7 +264,7 @@ class _Piece(NamedTuple):
 def atoms_for(format_name: str) -> type[Atoms]:
     """Return the class of the atoms to format the template of a setting's value with."""
     # A template that begins with a brace is meant to make JSON objects: its values are escaped accordingly.
-    return JSONAtoms if _NAMED.get(format_name, format_name).lstrip().startswith("{") else Atoms
+    return JSONAtoms if NAMED_FORMATS.get(format_name, format_name).lstrip().startswith("{") else Atoms
 
 
 def template_of(format_name: str) -> str:
@@ -283,7 +284,12 @@ def template_of(format_name: str) -> str:
             return f"%({name}%{layout}{kind})s"
         return match[0]
 
-    return _DIRECTIVE.sub(directive, _NAMED.get(format_name, format_name))
+    return _DIRECTIVE.sub(directive, NAMED_FORMATS.get(format_name, format_name))
+
+
+def template_for_gunicorn(format_name: str) -> str | None:
+    """Return the template as gunicorn's loggers format it with a mapping of atoms; None for ``json``."""
+    return None if format_name == "json" else NAMED_FORMATS.get(format_name, format_name)
 
 
 def _bad(template: str, what: str) -> ConfigError:
@@ -295,7 +301,7 @@ def _bad(template: str, what: str) -> ConfigError:
 
 
 def _parse(format_name: str) -> list[str | _Piece]:
-    template = _NAMED.get(format_name, format_name)
+    template = NAMED_FORMATS.get(format_name, format_name)
     pieces: list[str | _Piece] = []
     position = 0
     for match in _DIRECTIVE.finditer(template):
@@ -307,9 +313,8 @@ def _parse(format_name: str) -> list[str | _Piece]:
             continue
         if name is None:
             raise _bad(template, f"no atom at character {start + 1}, {template[start : start + 12]!r},")
-        get = ATOMS.get(name) or _braced(name)
-        if get is None:
-            raise _bad(template, f"there is no atom %({name})s")
+        # As with gunicorn an atom that does not exist is a dash; `format_advice` names it.
+        get = ATOMS.get(name) or _braced(name) or _dash
         # Checked here: `%` itself would raise at each request.
         if kind not in (_TYPES_OF_NUMBERS if name in _NUMBERS else _TYPES_OF_TEXT):
             raise _bad(template, f"%({name}){match['layout']}{kind} cannot be formatted as {kind!r}")
@@ -324,10 +329,21 @@ def check_format(format_name: str) -> None:
 
 
 def format_advice(format_name: str) -> str:
-    """Return a warning about a format without atoms, which gives the same line for each request; else nothing."""
-    if format_name == "json" or any(isinstance(piece, _Piece) for piece in _parse(format_name)):
+    """Return a warning about atoms that do not exist, or a format without any; else nothing."""
+    if format_name == "json":
         return ""
-    near = nearest(format_name.lower(), [*_NAMED, "json"], limit=1)
+    pieces, template = _parse(format_name), NAMED_FORMATS.get(format_name, format_name)
+    names = dict.fromkeys(match["name"] for match in _DIRECTIVE.finditer(template))
+    if unknown := [name for name in names if not (name is None or name in ATOMS or _braced(name))]:
+        listed = ", ".join(f"%({name})s" for name in unknown)
+        known = " ".join(ATOMS)
+        return (
+            f"WS1830 access_log_format: there {'are no atoms' if len(unknown) > 1 else 'is no atom'} {listed}: a dash "
+            f"stands there in each line. Accepted: {known}, {{header}}i, {{header}}o, {{variable}}e"
+        )
+    if any(isinstance(piece, _Piece) for piece in pieces):
+        return ""
+    near = nearest(format_name.lower(), [*NAMED_FORMATS, "json"], limit=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Expected common, combined, json, or atoms such as %(h)s"
     return f"access_log_format = {format_name!r} has no atom, so every line is this text. {advice}"
 

@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,13 +20,37 @@ from wsgiserv.safe_open import Owner, is_root, open_file
 _open: Any = open
 
 
+class DaemonHandler(logging.Handler):
+    """A handler whose messages go to another daemon, which may be away.
+
+    Attributes:
+        tell: called with the address, what is wrong (None: messages are taken again) and the number lost meanwhile.
+    """
+
+    tell: Callable[[str, OSError | None, int], object] | None = None
+
+    @property
+    def lost(self) -> int:
+        """The number of messages lost in this process."""
+        return 0
+
+    def look(self) -> None:
+        """Send what is kept. Called once a second."""
+
+    def close_in_child(self) -> None:
+        """Close the socket in a child of the application; a record opens another one."""
+
+
 def handlers_of(log: logging.Logger) -> list[logging.Handler]:
     """Return the handlers reached by a record of ``log``."""
-    found: list[logging.Handler] = []
-    logger: logging.Logger | None = log
-    while logger is not None:
-        found += logger.handlers
-        logger = logger.parent if logger.propagate else None
+    found = list(log.handlers)
+    if log.propagate:
+        # A logger with two names has the parents of both.
+        for each in (log, getattr(log, "twin", None)):
+            logger = each.parent if each is not None else None
+            while logger is not None:
+                found += [handler for handler in logger.handlers if not any(handler is known for known in found)]
+                logger = logger.parent if logger.propagate else None
     return found
 
 

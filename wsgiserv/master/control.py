@@ -32,7 +32,7 @@ from wsgiserv.config.settings import Settings
 from wsgiserv.ipc import MessageError, decode, encode, peer_of
 from wsgiserv.logs.escape import escape
 from wsgiserv.runtime_dir import DirectoryError, runtime_directory, socket_name
-from wsgiserv.safe_open import Place, place_of
+from wsgiserv.safe_open import O_PATH, Place, place_of
 
 # Called with the outcome of a command, at once or much later: True when it is done; a line about it. Further calls do
 # nothing. It is never called when the server ends first.
@@ -72,6 +72,8 @@ class ControlServer:
             block.
         log: the error log.
         follows: the process id of the old master, whose socket this one may replace; or 0.
+        mode: the mode of the socket's file; with bits for others than its owner these are answered, too.
+        group: the group of the socket's file, where the mode has bits for a group.
 
     Raises OSError or DirectoryError, also when a running server uses the path.
 
@@ -79,10 +81,21 @@ class ControlServer:
         path: the absolute path.
     """
 
-    def __init__(self, path: str, commands: Any, log: logging.Logger, *, follows: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        commands: Any,
+        log: logging.Logger,
+        *,
+        follows: int = 0,
+        mode: int = 0o600,
+        group: int | None = None,
+    ) -> None:
         self.path = os.path.abspath(path)
         self._commands = commands
         self._log = log
+        # The kernel has compared the client with the mode: connect(2) needs write permission (unix(7)).
+        self._is_shared = bool(mode & 0o022)
         self._clients: dict[int, _Client] = {}
         self._rests_until = 0.0
         self._listener = RawSocket(AF_UNIX, SOCK_STREAM)
@@ -93,12 +106,14 @@ class ControlServer:
                 # bind(2) follows links in the path, and another user can still create one.
                 is_safe = place.is_pinned or geteuid() != 0
                 path = self.path if is_safe else f"/proc/self/fd/{place.directory}/{place.name}"
-                # Closed to other users from its first moment: connect(2) needs write permission (unix(7)).
+                # Closed to other users from its first moment.
                 before = umask(0o177)
                 try:
                     self._listener.bind(path)
                 finally:
                     umask(before)
+                if mode != 0o600:
+                    _open_to_others(place, mode, group)
                 found = place.lstat()
             self._identity = found.st_dev, found.st_ino
             self._listener.listen(MOST_CLIENTS)
@@ -190,7 +205,7 @@ class ControlServer:
             client = _Client(sock, f"wsgiservctl (pid {pid}, user id {uid})", monotonic() + CLIENT_S)
             self._clients[fd] = client
             # The socket's mode keeps others out, but not where a file system ignores it.
-            if uid not in (geteuid(), 0):
+            if uid not in (geteuid(), 0) and not self._is_shared:
                 self._log.warning(
                     "WS1950 control socket: connection of user id %d refused: the server runs as user id %d",
                     uid,
@@ -307,7 +322,8 @@ def control_server(
             directory = runtime_directory(environ, geteuid())
             _clear_away(directory)
             path = os.path.join(directory, socket_name())
-        server = ControlServer(path, commands, log, follows=follows)
+        mode = settings.control_socket_mode
+        server = ControlServer(path, commands, log, follows=follows, mode=mode, group=settings.group)
     except (DirectoryError, OSError) as error:
         reason = str(error) if isinstance(error, DirectoryError) else f"{path}: {error.strerror or error}"
         # Not a warning: signals do the same, and a read-only or shared directory may be meant.
@@ -319,6 +335,23 @@ def control_server(
         return None
     log.debug("control socket: %s", server.path)
     return server
+
+
+def _open_to_others(place: Place, mode: int, group: int | None) -> None:
+    """Give the socket's file, which this process has just made, its mode and its group. Raises OSError."""
+    # By a descriptor of the very file: another user may replace it, or link it to a file of root's.
+    fd = os.open(place.name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != geteuid() or status.st_nlink != 1:
+            raise DirectoryError("another process has replaced the control socket's file")
+        # Neither fchown(2) nor fchmod(2) takes such a descriptor; its link in /proc leads to the same file.
+        name = f"/proc/self/fd/{fd}"
+        if mode & 0o070 and group is not None and group != status.st_gid:
+            os.chown(name, -1, group)
+        os.chmod(name, mode)
+    finally:
+        os.close(fd)
 
 
 def _clear_away(directory: str) -> None:

@@ -406,5 +406,5 @@ class CrashReporter:
         # In the access log a request that the server has cut for its own limits differs from one lost in a crash.
         was_late = worker.abort_at is not None or worker.kill_at is not None
         status = KILLED if was_late and report.cause == "server" else NO_RESPONSE
-        if worker.cfg is not None:
-            log_lost_requests(worker.cfg, self._log, worker.pid, report.lost, status)
+        if worker.settings is not None:
+            log_lost_requests(worker.settings, self._log, worker.pid, report.lost, status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,30 +44,3 @@ class Generation:
     # Changed by TTIN, TTOU and the load, while the settings stay as they were read.
     workers: int
     pid_file: PidFile | None = None
-
-
-class RawEnvironment:
-    """Applies `raw_env` to an environment, and takes back an earlier configuration's variables.
-
-    Args:
-        environ: ``os.environ``.
-    """
-
-    def __init__(self, environ: MutableMapping[str, str]) -> None:
-        self._environ = environ
-        self._before: dict[str, str | None] = {}
-
-    def apply(self, pairs: Sequence[str]) -> None:
-        """Set each ``KEY=VALUE``; other variables of the last call get their old values back."""
-        # First the old values, also of variables set again below: theirs must be those from before `raw_env`.
-        for key, value in self._before.items():
-            if value is None:
-                self._environ.pop(key, None)
-            else:
-                self._environ[key] = value
-        self._before.clear()
-        for pair in pairs:
-            key, _, value = pair.partition("=")
-            # A key may occur twice; the first time it still has its old value.
-            self._before.setdefault(key, self._environ.get(key))
-            self._environ[key] = value

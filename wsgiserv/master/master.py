@@ -18,10 +18,11 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from wsgiserv.boot import WorkerBoot
+from wsgiserv.config.masking import mask_text
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
-from wsgiserv.hooks import call_hook
-from wsgiserv.logs.error import close_logs_in_child, lost_messages, tell_lost_messages
+from wsgiserv.hooks import StoppedByHook, call_hook
+from wsgiserv.logs.error import close_logs_in_child, log_for_users, lost_messages, tell_lost_messages
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.output import renew_standard_streams
 from wsgiserv.logs.streams import guard_standard_streams
@@ -30,6 +31,7 @@ from wsgiserv.master.control import ControlServer, Done, control_server
 from wsgiserv.master.daemonize import Foreground, daemonize
 from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import Gauge, Scaler
+from wsgiserv.master.metrics import FleetMetrics
 from wsgiserv.master.policy import Abandon, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
@@ -46,6 +48,7 @@ from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
+    from wsgiserv.config.process_environment import ProcessEnvironment
 
 # The longest sleep: the master reads heartbeats, and reaps children, at least this often.
 _TURN_S: Final = 1.0
@@ -65,6 +68,8 @@ class Master:
         invocation: how this process was started, for the next master (SIGUSR2); None makes an upgrade impossible.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None: each worker loads it.
+        environment: this process's environment, with the variables of environment files; None without these.
+        advise: returns advice about the application, for the log; called once, when all workers are ready.
     """
 
     def __init__(
@@ -78,12 +83,15 @@ class Master:
         invocation: Invocation | None = None,
         old_master: OldMaster | None = None,
         preload_application: Preload | None = None,
+        environment: ProcessEnvironment | None = None,
+        advise: Callable[[], str] | None = None,
     ) -> None:
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
-        self._resources = ServerResources(settings, log, old_master, preload_application)
+        self._advise = advise
+        self._resources = ServerResources(settings, log, old_master, preload_application, environment)
         # Also before the application's code runs: its programs must not inherit the variables.
         self._manager = ServiceManager.from_environ(os.environ)
         self._upgrade = Upgrade(invocation, log)
@@ -91,6 +99,7 @@ class Master:
         self._foreground = Foreground(-1)
         self._resumed_at = 0.0
         self._announced = False
+        self._metrics = FleetMetrics(lambda: log_for_users(log))
         self._scaler = Scaler(Gauge(lambda: self._reload.current.listeners), log.info)
         self._control: ControlServer | None = None
 
@@ -125,7 +134,8 @@ class Master:
             self._resources.clean_up()
             if isinstance(failure, WsgiservError):
                 self._report(failure)
-            if not isinstance(failure, KeyboardInterrupt):  # INT, TERM or QUIT
+            by_hook = isinstance(failure, StoppedByHook) and failure.exit_status == ExitStatus.OK
+            if not (isinstance(failure, KeyboardInterrupt) or by_hook):  # INT, TERM or QUIT; sys.exit(0) of a hook
                 raise
             self._log.info("stopped while starting")
             self._foreground.failed(BootError("it was told to stop while it was starting."))
@@ -141,7 +151,7 @@ class Master:
             return 1
         # Before the hook: a zygote holds the application, which the hook may clean up after.
         self._workers.zygotes.close()
-        call_hook(self._log, "on_exit", self._resources.server.cfg.on_exit, self._resources.server)
+        call_hook(self._log, "on_exit", self._resources.server.settings.on_exit, self._resources.server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
         # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
@@ -212,6 +222,7 @@ class Master:
             if not shutdown.how:
                 deadlines += (self._recycler.look(workers, now), self._autoscale(now))
                 deadlines.append(self._reload.renew_ticket_keys(now))
+                self._metrics.look(self._reload.current, workers, now)
             deadlines.append(self._workers.waiters.look(newest.number, newest.workers, now))
             deadlines.append(self._manager.update(now, self._status_line))
             self._sleep(min(deadlines))
@@ -224,7 +235,22 @@ class Master:
             shutdown.follow_upgrade()
             self._announce()
             shutdown.end_drain(monotonic())
+            self._obey_hooks()
             self._begin_requested()
+
+    def _obey_hooks(self) -> None:
+        """Carry out what hooks have asked for through ``server``."""
+        server = self._resources.server
+        if (request := server.halt_request) is not None:
+            self._shutdown.halt(request.reason, request.exit_status)
+        wanted = server.take_wanted()
+        if wanted is not None and not self._shutdown.has_begun:
+            most = most_workers(self._reload.newest.settings)
+            if wanted > most:
+                self._log.warning(
+                    "WS1107 a hook has set server.num_workers to %d: this machine accepts at most %s", wanted, most
+                )
+            self._reload.scale(min(wanted, most), f"a hook has set server.num_workers to {wanted}")
 
     def _autoscale(self, now: float) -> float:
         """Follow the load between `workers_min` and `workers_max`; return when to look again."""
@@ -256,7 +282,7 @@ class Master:
                 self._upgrade.requests.pop(0),
                 Inherited(self._reload.current.listeners, handoff, resources.activated),
                 self._signals,
-                before_exec=lambda: call_hook(self._log, "pre_exec", server.cfg.pre_exec, server),
+                before_exec=lambda: call_hook(self._log, "pre_exec", server.settings.pre_exec, server),
             )
         self._shutdown.follow_upgrade()  # SIGTERM may wait for one that could not be started
 
@@ -324,7 +350,7 @@ class Master:
         generation = self._reload.generation(action.generation)
         try:
             self._workers.spawn(generation, partial(self._close_in_worker, generation))
-        except BootError as error:  # pre_fork has forbidden the start
+        except WsgiservError as error:  # pre_fork has forbidden the start
             self._shutdown.fail(error)
 
     def _close_in_worker(self, generation: Generation) -> None:
@@ -383,6 +409,8 @@ class Master:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", counted(serving, "worker"), monotonic() - current.began_at)
+            if self._advise is not None and (advice := self._advise()):
+                self._log.warning("%s", advice)
 
     # ---- signals ---------------------------------------------------------------------------------------
 
@@ -483,7 +511,7 @@ class Master:
             pid=self._resources.server.pid,
             started_at=self._resources.began_at,
             state=self._state,
-            application=current.settings.wsgi_app or "",
+            application=mask_text(current.settings.wsgi_app or ""),
             bind=[str(listener) for listener in current.listeners],
             generation=current.number,
             wanted=self._reload.newest.workers,

@@ -63,7 +63,7 @@ class Recycler:
         """
         # Each worker has its own limits: after a reload the workers of the old settings keep theirs.
         serving = [worker for worker in workers if worker.serving and worker.recycle_at is None]
-        limited = [w for w in serving if w.cfg.max_worker_lifetime or w.cfg.max_worker_memory]
+        limited = [w for w in serving if w.settings.max_worker_lifetime or w.settings.max_worker_memory]
         if not limited:
             return inf
         if now >= self._next_sample:
@@ -73,7 +73,7 @@ class Recycler:
         return min(self._next_sample, *(self._check_age(worker, now) for worker in limited))
 
     def _check_age(self, worker: WorkerHandle, now: float) -> float:
-        longest = worker.cfg.max_worker_lifetime
+        longest = worker.settings.max_worker_lifetime
         if not longest:
             return inf
         # Jitter: they were all started together, and must not be replaced at once.
@@ -85,7 +85,7 @@ class Recycler:
         return due
 
     def _check_size(self, worker: WorkerHandle) -> None:
-        most = worker.cfg.max_worker_memory
+        most = worker.settings.max_worker_memory
         if not most:
             return
         size = self._measure(worker.pid)

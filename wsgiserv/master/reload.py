@@ -47,6 +47,8 @@ class Reload:
         self.last: LastReload | None = None
         self._waiters: list[Done] = []
         self._next: Generation | None = None
+        # The variables in the environment before the reload in progress.
+        self._variables_before = resources.environment.state
         self._resources = resources
         self._log = resources.log
 
@@ -115,13 +117,17 @@ class Reload:
         """
         # One reload answers all requests so far; those to come may mean a later state of the files.
         self._waiters, self.requests = self.requests, []
+        # `read` puts those of environment files there.
+        self._variables_before = self._resources.environment.state
         try:
             self._begin(read())
         except WsgiservError as error:
             self._log.error("WS1310 reload failed; still running the old code and settings: %s", error)
+            self._resources.environment.restore(self._variables_before)
             self._settle(False, str(error))
         except Exception as error:  # of a configuration file's own code, or a bug: the server must go on
             self._log.exception("WS1311 reload failed; still running the old code and settings")
+            self._resources.environment.restore(self._variables_before)
             self._settle(False, f"{type(error).__name__}: {error}")
 
     def _settle(self, ok: bool, reason: str) -> None:
@@ -148,8 +154,8 @@ class Reload:
             # Opened here, since the workers' user may not be allowed to.
             open_access_file(settings)
             # Before the application is loaded, where the master itself preloads it.
-            resources.environment.apply(settings.raw_env)
-            undo.callback(resources.environment.apply, old.settings.raw_env)
+            resources.apply_environment(settings)
+            undo.callback(resources.restore_environment, old.settings, self._variables_before)
             new = resources.generation(settings, listeners, old)
             undo.pop_all()
         # SIGHUP rotates logs, too: files of the same name are opened again, in the master first.
@@ -198,7 +204,7 @@ class Reload:
         self._resources.keep_listeners(old.listeners)
         if failed.pid_file is not None:
             failed.pid_file.remove()
-        self._resources.environment.apply(old.settings.raw_env)
+        self._resources.restore_environment(old.settings, self._variables_before)
         try:
             open_error_log(old.settings)
         except WsgiservError as error:

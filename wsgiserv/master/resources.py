@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -9,16 +10,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from os import getpid
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgiserv import __version__
+from wsgiserv.app.appearance import identify
+from wsgiserv.config.masking import mask_text
+from wsgiserv.config.process_environment import ProcessEnvironment, State
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.errors import ConfigError
-from wsgiserv.hooks import call_hook, call_hook_or_stop
+from wsgiserv.hooks import call_hook_or_stop
 from wsgiserv.logs.access import open_access_file
 from wsgiserv.logs.error import share_log_files
 from wsgiserv.logs.files import log_files
-from wsgiserv.master.generation import Generation, RawEnvironment
+from wsgiserv.master.generation import Generation
 from wsgiserv.master.hooks_server import HookServer
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.signals import StartInterrupt
@@ -26,16 +30,23 @@ from wsgiserv.master.slots import slot_pool
 from wsgiserv.master.spawn import set_title
 from wsgiserv.master.systemd import take_listen_fds
 from wsgiserv.master.upgrade import TOLD_TO_STOP, OldMaster
-from wsgiserv.master.zygote import become_subreaper
+from wsgiserv.master.zygote import become_subreaper, threads_left_behind
 from wsgiserv.net.handoff import Handoff
 from wsgiserv.net.inherited_sockets import check_descriptors
 from wsgiserv.net.listener import Listener, exposure_warning, open_listeners
 from wsgiserv.privileges import check_privileges
 from wsgiserv.process import add_child_cleanup
+from wsgiserv.titles import has_titles
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
     from wsgiserv.net.tls_context import ContextSeries  # imports ssl, which a plain server does not need
+
+# What is done, or opened, before the hook on_starting: too late for `cfg.set`.
+_APPLIED: Final = frozenset({
+    "capture_output", "chdir", "check_config", "config", "daemon", "errorlog", "logconfig", "logconfig_dict",
+    "logconfig_json", "loglevel", "pidfile", "print_config", "raw_env", "umask",
+})  # fmt: skip
 
 # Loads an application with these settings; the last argument is True when this process goes on as the master.
 Preload = Callable[[Settings, logging.Logger, bool], Callable[..., Any]]
@@ -51,11 +62,12 @@ class ServerResources:
         log: the error log.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`; None where each worker loads it.
+        environment: the environment of this process; None where no environment file was read.
 
     Attributes:
         settings, log, old_master: the arguments.
         server: the ``server`` argument of the hooks.
-        environment: the variables of `raw_env`.
+        environment: the variables of `raw_env` and of environment files.
         pid_file: the pid file, or None.
         listeners: all open listening sockets, of every generation.
         handoff: the workers' channel, one for the life of the server.
@@ -65,7 +77,12 @@ class ServerResources:
     """
 
     def __init__(
-        self, settings: Settings, log: logging.Logger, old_master: OldMaster | None, preload_application: Preload | None
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        old_master: OldMaster | None,
+        preload_application: Preload | None,
+        environment: ProcessEnvironment | None = None,
     ) -> None:
         self.settings = settings
         self.log = log
@@ -73,13 +90,16 @@ class ServerResources:
         self.has_taken_over = old_master is None
         self.began_at = monotonic()
         self.server: HookServer
-        self.environment = RawEnvironment(os.environ)
+        self.environment = environment or ProcessEnvironment(os.environ)
         self.pid_file: PidFile | None = None
         self.listeners: list[Listener] = []
         self.handoff: Handoff | None = None
         self._last_number = 0
         self._preload_application = preload_application
         self._preloaded: Callable[..., Any] | None = None
+        # From the first generation with `preload_app` on: "zygote", "master", or "fallback" for the master of a system
+        # without zygotes.
+        self._preloads_in = ""
         self._inherited_fds = take_listen_fds(os.environ, getpid())
         # Over each upgrade: the next master has the sockets, but not the manager's variables.
         self.activated = bool(self._inherited_fds) or (old_master is not None and old_master.activated)
@@ -116,18 +136,22 @@ class ServerResources:
         """
         log, settings = self.log, self.settings
         check_privileges(settings)
-        server = self.server = HookServer(settings, log)
+        server = self.server = HookServer(settings, log, self.old_master.pid if self.old_master is not None else 0)
+        server.systemd = bool(self._inherited_fds)
         # Before the pid file: another server knows a master by its title.
         set_title("master", server.proc_name)
+        if not has_titles:
+            log.debug("no process titles: the package setproctitle is not installed")
         # A signal must not end the start between the creation of a file and the note of it: nothing would remove it.
         with interrupt.held():
             # Before the sockets: the second of two servers with one configuration is told of the first by this.
             self._create_pid_file()
+        server.show_pidfile(self.pid_file.path if self.pid_file is not None else None)
         # Before the hooks and the application, whose own code may read them at its import.
-        self.environment.apply(settings.raw_env)
+        self.apply_environment(settings)
         for notice in notices:
             log.warning("%s", notice)
-        call_hook_or_stop(log, "on_starting", settings.on_starting, server)
+        settings = self._call_on_starting()
         with interrupt.held():
             self._open_listeners()
         server.listen(self.listeners)
@@ -141,9 +165,43 @@ class ServerResources:
         self._log_start()
         # The application's import, where the master preloads it, comes after the server's own faults: it may take long.
         generation = self.generation(settings, self.listeners)
-        server.set_num_workers(settings.workers)
-        call_hook(log, "when_ready", settings.when_ready, server)
+        self._show_application(generation)
+        # A hook may have set it.
+        generation.workers = server.take_wanted() or settings.workers
+        server.set_num_workers(generation.workers)
+        call_hook_or_stop(log, "when_ready", settings.when_ready, server)
         return generation
+
+    def apply_environment(self, settings: Settings) -> None:
+        """Set the variables of `raw_env` and the server's own, in place of those of other settings."""
+        self.environment.apply(identify(settings))
+
+    def restore_environment(self, settings: Settings, variables: State) -> None:
+        """Set the variables, and the server's names, that were there with these settings."""
+        identify(settings)
+        self.environment.restore(variables)
+
+    def _call_on_starting(self) -> Settings:
+        """Call the hook; return the settings with its changes (``server.cfg.set``). Raises BootError, StoppedByHook."""
+        server, settings = self.server, self.settings
+        if settings.on_starting is None:
+            return settings
+        warn = server.cfg.on_late_change
+        assert warn is not None
+        server.cfg.on_late_change = lambda name: warn(name) if name in _APPLIED else None
+        call_hook_or_stop(self.log, "on_starting", settings.on_starting, server)
+        server.cfg.on_late_change = warn
+        changed = server.cfg.take_changes(_APPLIED)
+        if changed is not settings:
+            check_privileges(changed)
+            self.settings = changed
+            server.configure(changed)
+        return changed
+
+    def _show_application(self, generation: Generation) -> None:
+        """Show hooks the application, where the master itself has loaded it."""
+        if generation.application is not None:
+            self.server.app.callable = generation.application
 
     def _log_start(self) -> None:
         settings, log = self.settings, self.log
@@ -155,7 +213,7 @@ class ServerResources:
             ".".join(map(str, sys.version_info[:3])),
             self.server.pid,
             counted(settings.workers, f"{name} worker"),
-            settings.wsgi_app,
+            mask_text(settings.wsgi_app or ""),
         )
         origin = " (sockets of the service manager; bind is not used)" if self.activated else ""
         protocol = " for the uwsgi protocol" if settings.protocol == "uwsgi" else ""
@@ -210,6 +268,7 @@ class ServerResources:
         """Show a generation to hooks and in the process title."""
         self.server.configure(generation.settings)
         self.server.listen(generation.listeners)
+        self._show_application(generation)
         # Last of the three: it calls a hook, which sees the rest.
         self.server.set_num_workers(generation.workers)
         set_title("master", self.server.proc_name)
@@ -236,6 +295,7 @@ class ServerResources:
         if self.pid_file is not None:
             self.pid_file.remove()
         self.pid_file = new
+        self.server.show_pidfile(new.path if new is not None else None)
 
     def _preload(self, settings: Settings) -> tuple[Callable[..., Any] | None, Callable[[], Callable[..., Any]] | None]:
         """Return the preloaded application, and the function that preloads it in a zygote: one of both, or neither.
@@ -249,23 +309,61 @@ class ServerResources:
                 "WS1301 preload_app: ignored with reload: each worker loads the application, to see what has changed"
             )
             return None, None
-        # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to its
-        # nearest subreaper: only a parent can wait for it.
-        if become_subreaper():
-            return None, partial(self._preload_application, settings, self.log, False)
-        if self._preloaded is None:
+        if not self._preloads_in:
+            # Workers are grandchildren of a zygote. The child between ends at once, and the kernel gives the worker to
+            # its nearest subreaper: only a parent can wait for it. Not tried for "master": a subreaper has the
+            # application's orphans for children, too.
+            is_possible = settings.preload_in != "zygote" or become_subreaper()
+            self._preloads_in = settings.preload_in if is_possible else "fallback"
+        elif self._preloads_in not in ("fallback", settings.preload_in):
+            # What is loaded here cannot be unloaded, and a zygote's workers need a subreaper.
             self.log.warning(
-                "WS1302 preload_app: the master itself loads the application: this system has no "
-                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
+                "WS1290 reload: preload_in = %r takes effect at a restart or an upgrade (SIGUSR2); it stays %r",
+                settings.preload_in,
+                self._preloads_in,
             )
-            self._preloaded = self._preload_application(settings, self.log, True)
-        else:
-            # Python has no way to unload modules.
+        if self._preloads_in == "zygote":
+            return None, partial(self._preload_application, settings, self.log, False)
+        return self._preload_here(settings, self._preload_application), None
+
+    def _preload_here(self, settings: Settings, load: Preload) -> Callable[..., Any]:
+        """Load the application in this process, once: Python has no way to unload modules."""
+        is_again = self._preloaded is not None
+        if self._preloads_in == "master":
+            if is_again:
+                self.log.warning(
+                    "WS1291 reload: the preloaded application stays as it is: preload_in = 'master'. Restart the "
+                    "server, or send SIGUSR2, to load it again"
+                )
+            else:
+                self.log.info(
+                    "preload_in = 'master': the master itself loads the application, with the rights of its own user: "
+                    "SIGHUP will not reload it (restart, or send SIGUSR2), boot_timeout does not apply, and its "
+                    "threads, memory and faults at import are the master's"
+                )
+        elif is_again:
             self.log.warning(
                 "WS1303 reload: the preloaded application stays as it is: this system has no PR_SET_CHILD_SUBREAPER "
                 "(prctl(2)). Restart the server, or send SIGUSR2, to load it again"
             )
-        return self._preloaded, None
+        else:
+            self.log.warning(
+                "WS1302 preload_app: the master itself loads the application: this system has no "
+                "PR_SET_CHILD_SUBREAPER (prctl(2)). SIGHUP will not reload it; restart the server, or send SIGUSR2"
+            )
+        if self._preloaded is None:
+            self._preloaded = load(settings, self.log, True)
+            if names := threads_left_behind():
+                self.log.warning(
+                    "WS1292 preload_app: the application has started %s while it was loaded (%s): threads stay in the "
+                    "master, the workers do not have them. Start them in post_worker_init, or at the first request",
+                    counted(len(names), "thread") if len(names) > 1 else "a thread",
+                    ", ".join(names),
+                )
+            # As in a zygote: the collector of a worker would write into the pages that all share, and so copy them.
+            gc.collect()
+            gc.freeze()
+        return self._preloaded
 
     def _tls_contexts(self, settings: Settings, before: ContextSeries | None) -> ContextSeries | None:
         """Return the TLS contexts of the workers: ``before`` while certificates and settings are the same.
@@ -286,6 +384,7 @@ class ServerResources:
     def take_over(self) -> None:
         """Report to the old master that this one serves, and take its pid file and its Unix sockets' files."""
         self.has_taken_over = True
+        self.server.master_pid, self.server.master_name = 0, "Master"
         if self.old_master is None:
             return
         for listener in self._old_listeners:

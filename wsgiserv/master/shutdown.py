@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Literal
 
 from wsgiserv.errors import WsgiservError
+from wsgiserv.hooks import StoppedByHook
 from wsgiserv.master.reload import Reload
 from wsgiserv.master.resources import ServerResources
 from wsgiserv.master.systemd import ServiceManager
@@ -70,7 +71,7 @@ class Shutdown:
 
     def begin(self, why: str) -> None:
         """Shut down gracefully, after `drain_delay`."""
-        delay_s = self._resources.server.cfg.drain_delay
+        delay_s = self._resources.server.settings.drain_delay
         # A next master that does not serve yet has no clients to drain.
         if delay_s and self._resources.has_taken_over and not self.has_begun:
             self._overtake(at_once=False)
@@ -110,6 +111,15 @@ class Shutdown:
             # A service manager that reads STOPPING=1 here would give up the old master, too.
             self._resources.report_stop()
 
+    def halt(self, reason: str | None, exit_status: int) -> None:
+        """Shut down gracefully, since a hook has called ``server.halt()``; the process ends with ``exit_status``."""
+        if self.how:
+            return
+        why = f"a hook has called server.halt(){f': {reason}' if reason else ''}"
+        if exit_status:
+            self.error = StoppedByHook(why, exit_status)
+        self.stop("graceful", why)
+
     def fail(self, error: WsgiservError) -> None:
         """Stop at once, and end with ``error``."""
         # No line in the log: the error itself is logged at the end.
@@ -124,7 +134,7 @@ class Shutdown:
 
     def _overtake(self, *, at_once: bool) -> None:
         """Stop a next master that starts, and report a failure to every command that waits for an outcome."""
-        cfg = self._resources.server.cfg
+        cfg = self._resources.server.settings
         self._after_upgrade = False
         # It may drain, too, before it stops.
         self._upgrade.cancel(at_once=at_once, timeout_s=cfg.graceful_timeout + cfg.drain_delay)

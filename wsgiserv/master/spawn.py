@@ -10,16 +10,16 @@ from functools import partial
 from os import close, getpid
 from typing import Any, Final
 
-from setproctitle import setproctitle
-
 from wsgiserv.boot import ReadinessWriter, WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.generation import Generation
+from wsgiserv.master.hook_worker import HookWorker
 from wsgiserv.master.signals import SignalQueue, ignore_requests
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.process import forget_cleanups, fork
 from wsgiserv.scoreboard import Slot
+from wsgiserv.titles import setproctitle
 
 # gunicorn's default `timeout`, which bounds the boot there, too.
 _BOOT_S: Final = 30.0
@@ -60,8 +60,8 @@ class Parent:
 def new_handle(
     parent: Parent, settings: Settings, age: int, generation: int, spawned_at: float, pid: int = 0
 ) -> WorkerHandle:
-    """Return the handle of a worker, see `WorkerHandle`, as hooks get it too."""
-    return WorkerHandle(
+    """Return the handle of a worker, with the view of hooks."""
+    handle = WorkerHandle(
         age=age,
         generation=generation,
         spawned_at=spawned_at,
@@ -69,10 +69,10 @@ def new_handle(
         graceful_timeout=settings.graceful_timeout,
         boot_timeout=boot_timeout_of(settings),
         pid=pid,
-        cfg=settings,
-        log=parent.log,
-        ppid=parent.server.pid,
+        settings=settings,
     )
+    handle.view = HookWorker(handle, settings, parent.server)
+    return handle
 
 
 def boot_timeout_of(settings: Settings) -> float:
@@ -149,7 +149,7 @@ def worker_boot(
         master_pid=parent.server.pid,
         log=parent.log,
         server=parent.server,
-        handle=handle,
+        handle=handle.view,
         application=generation.application,
         handoff=parent.server.handoff,
         crash_dump_fd=crash_dump_fd,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from os import pipe
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM
@@ -18,7 +17,6 @@ from wsgiserv.wording import counted
 _SENT_AT: dict[int, str] = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGABRT: "abort_at", SIGKILL: "kill_at"}
 
 
-# Without slots: hooks hang their own attributes on a worker.
 @dataclass(kw_only=True, eq=False)
 class WorkerHandle:
     """One worker, from just before its fork until it has been reaped. All times are ``time.monotonic()`` seconds.
@@ -45,7 +43,8 @@ class WorkerHandle:
         replaces: the process id of its crashed or killed worker in whose place it came; 0: none.
         slot, pool: its row of the scoreboard, and the row's pool; None in tests of the policy.
         reader, crash_dump: see `open_pipes`.
-        cfg, log, ppid, aborted, tmp: for gunicorn's hooks.
+        settings: its configuration; None in tests of the policy.
+        view: the worker as hooks see it (`HookWorker`).
     """
 
     age: int
@@ -77,11 +76,8 @@ class WorkerHandle:
     pool: SlotPool | None = None
     reader: ReadinessReader | None = None
     crash_dump: CrashDumpFile | None = None
-    cfg: Any = None
-    log: logging.Logger | None = None
-    ppid: int = 0
-    # gunicorn's heartbeat file; hooks of its users look for the attribute.
-    tmp: None = None
+    settings: Any = None
+    view: Any = None
 
     @property
     def booted(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from os import WNOHANG, close, pipe, urandom, wait4
@@ -11,6 +12,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from wsgiserv.boot import Report
+from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ExitStatus
 from wsgiserv.hooks import call_hook, call_hook_or_stop
 from wsgiserv.ipc import MessageError
@@ -63,6 +65,7 @@ class Workers:
         self.waiters = Waiters(self.fleet)
         self.is_stopping = False
         self._is_draining = False
+        self._is_warned_of_headers = False
         # The process ids of the workers that have crashed or were killed, and have no replacement yet. Bounded: where
         # nothing can be forked for long, they are never taken out.
         self._vacant: deque[int] = deque(maxlen=_MOST_VACANT)
@@ -96,15 +99,13 @@ class Workers:
             self._leave()
             close_others()
 
-        # Later a raising hook costs no more than its log line: a server that serves is not stopped for it.
-        call = call_hook if self.fleet.ever_ready else call_hook_or_stop
-        call(self._log, "pre_fork", settings.pre_fork, server, handle)
+        changes = self._call_pre_fork(settings, handle)
         slot = generation.pool.take()
         # Before the fork: its first response says so already (Connection: close).
         slot.words[DRAINING] = self._is_draining
         try:
             if generation.preload is not None:
-                self.zygotes.request(handle, generation, slot, leave)
+                self.zygotes.request(handle, generation, slot, leave, changes)
             else:
                 fork_worker(self._parent, generation, handle, slot, leave)
         except OSError as error:
@@ -121,6 +122,20 @@ class Workers:
         if handle.pid:
             self._on_spawned(handle)
 
+    def _call_pre_fork(self, settings: Settings, handle: WorkerHandle) -> dict[str, str | None]:
+        """Call the hook; return its changes of the environment, where None takes a variable out. Raises BootError."""
+        if settings.pre_fork is None:
+            return {}
+        before = dict(os.environ)
+        # Later a raising hook costs no more than its log line: a server that serves is not stopped for it.
+        call = call_hook if self.fleet.ever_ready else call_hook_or_stop
+        call(self._log, "pre_fork", settings.pre_fork, self._server, handle.view)
+        return {
+            name: os.environ.get(name)
+            for name in before.keys() | os.environ.keys()
+            if before.get(name) != os.environ.get(name)
+        }
+
     def _leave(self) -> None:
         """Called in a child: close the master's descriptors."""
         close(self._parent.lifeline[1])
@@ -129,7 +144,7 @@ class Workers:
         self.zygotes.close_in_child()
 
     def _on_spawned(self, worker: WorkerHandle) -> None:
-        self._server.WORKERS[worker.pid] = worker
+        self._server.WORKERS[worker.pid] = worker.view
         self._log.debug("worker %d (age %d) forked", worker.pid, worker.age)
 
     def _on_answers(self, answers: Sequence[Answer]) -> None:
@@ -275,7 +290,7 @@ class Workers:
     def _on_report(self, worker: WorkerHandle, report: Report, now: float) -> None:
         if report.state == "ready" and worker.generation not in self.fleet.proven:
             # Of later ones the size is not checked: what serves, if shortly, is better than nothing.
-            too_large = too_large_at_boot(worker.pid, worker.cfg)
+            too_large = too_large_at_boot(worker.pid, worker.settings)
             if too_large:
                 report = Report("failed", too_large, "", ExitStatus.CONFIG)
         # Both before `reported` changes them. All workers fail alike: one traceback is enough.
@@ -292,6 +307,8 @@ class Workers:
                 self._log.info("worker %d retires: %s", worker.pid, report.reason)
             case "recycle":
                 self._log_recycling(worker)
+            case "passed_headers":
+                self._warn_of_passed_headers(report.reason)
             case "trace":
                 self.waiters.on_trace(worker, report.reason)
             # Before anything has been ready the end of the start says it, once.
@@ -299,6 +316,12 @@ class Workers:
                 traceback = "" if is_repeated or not report.traceback else f"\n{report.traceback.rstrip()}"
                 subject = f"worker {worker.pid}" if worker.pid else "the zygote"
                 self._log.error("WS1205 %s cannot boot: %s%s", subject, report.reason, traceback)
+
+    def _warn_of_passed_headers(self, advice: str) -> None:
+        # Each worker reports it once, and workers come and go.
+        if not self._is_warned_of_headers:
+            self._is_warned_of_headers = True
+            self._log.warning("WS1077 forwarded_allow_ips is not set: %s (this is said once)", advice)
 
     def _log_ready(self, worker: WorkerHandle, now: float) -> None:
         age_s = now - worker.spawned_at
@@ -383,7 +406,7 @@ class Workers:
             self._log_crash_loop(worker.generation)
         worker.close_pipes()  # after the crash report, which reads the crash dump's file
         self.waiters.on_exit(worker, f"worker {worker.pid} has left: it {how}")
-        call_hook(self._log, "child_exit", self._server.cfg.child_exit, self._server, worker)
+        call_hook(self._log, "child_exit", self._server.settings.child_exit, self._server, worker.view)
         self._sum_up(worker)
         # Last: the log lines above read the slot, and the next worker clears it.
         worker.give_slot_back()
@@ -409,8 +432,8 @@ class Workers:
         lost = [each for each in worker.in_flight(now) if not each.logged]
         for line in request_lines(worker.pid, lost, len(lost)):
             self._log.info("cut: %s: it %s", line, worker.sent_because or how)
-        if worker.cfg is not None:
-            log_lost_requests(worker.cfg, self._log, worker.pid, lost, KILLED)
+        if worker.settings is not None:
+            log_lost_requests(worker.settings, self._log, worker.pid, lost, KILLED)
 
     def _note_vacancy(self, worker: WorkerHandle, unasked: bool) -> None:
         """Note a crashed or killed worker for the log line of its replacement."""

@@ -27,11 +27,13 @@ from wsgiserv.errors import ApplicationError, ConfigError, ExitStatus
 from wsgiserv.ipc import decode, encode, packet_pair, receive_packet, wait_for
 from wsgiserv.logs.error import close_logs_in_child, reopen_error_log
 from wsgiserv.master.generation import Generation
+from wsgiserv.master.hook_worker import unpack
 from wsgiserv.master.signals import MASTER_SIGNALS
 from wsgiserv.master.spawn import Parent, new_handle, worker_boot
+from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.privileges import set_home
 from wsgiserv.process import add_child_cleanup, flush_standard_streams, forget_cleanups, fork, unblock_last
-from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY
+from wsgiserv.tracebacks import IMPORTLIB, OUR_DIRECTORY, describe_error
 from wsgiserv.wording import counted
 
 _HEARD_BY_ALL: Final = tuple(number for number in MASTER_SIGNALS if number != SIGCHLD)
@@ -40,7 +42,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 LONGEST_MESSAGE_BYTES: Final = 4096
-_MOST_FDS: Final = 2
+_MOST_FDS: Final = 3
 
 
 def become_subreaper() -> bool:
@@ -144,7 +146,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any]:
     except (ApplicationError, ConfigError, OSError) as error:
         status = ExitStatus.BOOT if isinstance(error, OSError) else error.exit_status
         _refuse(boot, str(error), getattr(error, "traceback", ""), status)
-    names = _threads_left_behind()
+    names = threads_left_behind()
     if names:
         boot.parent.log.warning(
             "WS1332 zygote: the application has started %s while it was loaded (%s): threads stay behind in the "
@@ -159,7 +161,7 @@ def _load(boot: ZygoteBoot) -> Callable[..., Any]:
     return application
 
 
-def _threads_left_behind() -> Sequence[str]:
+def threads_left_behind() -> Sequence[str]:
     """Return the names of the other threads of this process."""
     try:
         native = set(map(int, os.listdir("/proc/self/task")))
@@ -300,8 +302,25 @@ def _become_worker(
     parent.server.worker_age = age
     handle = new_handle(parent, generation.settings, age, generation.number, message["spawned_at"], getpid())
     slot = generation.pool.slot(*message["slot"])
-    crash_dump = fds[1] if len(fds) > 1 else None
-    worker = worker_boot(parent, generation, handle, slot, fds[0], crash_dump)
+    ready, *others = fds
+    if message.get("changes"):
+        _take_changes(parent, handle, others.pop(0))
+    worker = worker_boot(parent, generation, handle, slot, ready, others[0] if others else None)
     # Not in the generation, which outlives it: the end of a worker lets its application be collected.
     worker.application = application
     return worker
+
+
+def _take_changes(parent: Parent, handle: WorkerHandle, fd: int) -> None:
+    """Take over what `pre_fork` has changed in the master since the zygote was forked: attributes, environment."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        attributes, failures = unpack(file.read(), os.environ)
+    vars(handle.view).update(attributes)
+    for name, error in failures.items():
+        parent.log.warning(
+            "WS1106 pre_fork: worker.%s cannot be unpickled in worker %d: %s; make it in post_fork",
+            name,
+            handle.pid,
+            describe_error(error),
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from _socket import MSG_DONTWAIT, socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import P_PID, WEXITED, WNOHANG, WNOWAIT, close, waitid
 from signal import SIGABRT, SIGKILL, Signals
@@ -19,15 +19,17 @@ from typing import Any, Final, Literal, NamedTuple
 
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.errors import ExitStatus
-from wsgiserv.hooks import call_hook
-from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet
+from wsgiserv.hooks import failure_of, report_failure
+from wsgiserv.ipc import MessageError, decode, encode, packet_pair, send_packet, write_all
 from wsgiserv.master.crash_report import describe_exit
 from wsgiserv.master.generation import Generation
+from wsgiserv.master.hook_worker import pack
 from wsgiserv.master.spawn import ForkedChild, Parent, be_worker, fork_child, new_handle, set_title
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote import LONGEST_MESSAGE_BYTES, ZygoteBoot, live_as_zygote
-from wsgiserv.process import reap, send_signal
+from wsgiserv.process import reap, send_signal, unnamed_file
 from wsgiserv.scoreboard import Slot
+from wsgiserv.user_code import is_a
 
 # A process that has been killed is gone after this long, or the kernel holds it.
 _GONE_S: Final = 1.0
@@ -66,6 +68,8 @@ class Zygote:
         aborted: whether it has been sent SIGABRT, or SIGKILL: it does not load the application in time.
         asked: the requested workers without an answer, by age.
         began_at: when it was forked, ``time.monotonic()`` seconds.
+        environ: what `pre_fork` has changed in the environment since then; None: taken out.
+        told: the attributes that the log says cannot be pickled; of all zygotes.
         boards: how many boards of slots it knows.
     """
 
@@ -80,8 +84,10 @@ class Zygote:
     aborted: bool = False
     asked: dict[int, WorkerHandle] = field(default_factory=dict)
     began_at: float = field(default_factory=monotonic)
+    environ: dict[str, str | None] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     # What the socket does not take at once: a hundred requests and more.
-    unsent: deque[tuple[dict[str, Any], tuple[int, ...]]] = field(default_factory=deque)
+    unsent: deque[tuple[dict[str, Any], list[int]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.boards = len(self.generation.pool.boards)
@@ -95,17 +101,46 @@ class Zygote:
             place: where its slot is.
         """
         ready = worker.open_pipes()
-        fds = (ready,) if worker.crash_dump is None else (ready, worker.crash_dump.fd)
+        fds = [ready]
         message = {"do": "spawn", "age": worker.age, "spawned_at": worker.spawned_at, "slot": place}
+        if (changes := self._changes_for(worker)) >= 0:
+            fds.append(changes)
+            message["changes"] = True
+        if worker.crash_dump is not None:
+            fds.append(worker.crash_dump.fd)
         self.asked[worker.age] = worker
         self.unsent.append((message, fds))
         self._send()
+
+    def _changes_for(self, worker: WorkerHandle) -> int:
+        """Return a file with what `pre_fork` has changed since this zygote's fork; -1 when that is nothing."""
+        attributes = worker.view.attributes() if worker.view is not None else {}
+        if not (attributes or self.environ):
+            return -1
+        # Through a file: a message is short, and attributes may be long.
+        data, lost = pack(attributes, self.environ)
+        for name in lost:
+            if name not in self.told:
+                self.told.add(name)
+                self.log.warning(
+                    "WS1105 pre_fork: worker.%s cannot be pickled (%s): with preload_app the worker does not have it; "
+                    "make it in post_fork (logged once)",
+                    name,
+                    type(attributes[name]).__name__,
+                )
+        try:
+            fd = unnamed_file("wsgiserv-pre-fork")
+        except OSError:
+            worker.close_pipes()
+            raise
+        write_all(fd, data)
+        return fd
 
     def reopen_logs(self) -> None:
         """Have it reopen its log, for its future workers."""
         # Behind the requests in the queue: workers forked before it get SIGUSR1 themselves.
         if not self.over:
-            self.unsent.append(({"do": "reopen_logs"}, ()))
+            self.unsent.append(({"do": "reopen_logs"}, []))
             self._send()
 
     def _send(self) -> None:
@@ -117,9 +152,9 @@ class Zygote:
                 return  # its next answer says that there is room
             except OSError:
                 pass  # it has exited, or been ended; its workers fail when it is reaped
-            # The kernel holds its own reference. The crash dump's descriptor, the second, is the handle's.
-            for ready in fds[:1]:
-                close(ready)
+            # The kernel holds its own reference. The crash dump's descriptor is the handle's.
+            for ours in fds[: 2 if message.get("changes") else 1]:
+                close(ours)
             self.unsent.popleft()
 
     def hear(self) -> list[Answer]:
@@ -229,6 +264,7 @@ class ZygoteClients:
         self.zygotes: list[Zygote] = []
         self.inherits_orphans = False
         self._parent = parent
+        self._told: set[str] = set()
         self._log = parent.log
         self._server = parent.server
 
@@ -236,7 +272,14 @@ class ZygoteClients:
         """Return the descriptors to poll."""
         return [zygote.sock.fileno() for zygote in self.zygotes if not zygote.over]
 
-    def request(self, worker: WorkerHandle, generation: Generation, slot: Slot, leave: Callable[[], None]) -> None:
+    def request(
+        self,
+        worker: WorkerHandle,
+        generation: Generation,
+        slot: Slot,
+        leave: Callable[[], None],
+        changes: Mapping[str, str | None],
+    ) -> None:
         """Ask the generation's zygote for a worker; fork that zygote first where there is none.
 
         Args:
@@ -244,11 +287,15 @@ class ZygoteClients:
             generation: its generation.
             slot: its row of the scoreboard.
             leave: closes, in the zygote, the master's descriptors.
+            changes: what `pre_fork` has just changed in the environment; None: taken out.
 
         Raises:
             OSError: the system does not make a process, or a descriptor.
             ForkedChild: in the zygote.
         """
+        # As with gunicorn they reach this worker and all later ones. A zygote that is forked below inherits them.
+        for each in self.zygotes:
+            each.environ.update(changes)
         mine = (each for each in self.zygotes if each.generation is generation)
         zygote = next((each for each in mine if not (each.over or each.aborted or each.is_outdated)), None)
         # It was forked before the new board was mapped.
@@ -268,7 +315,7 @@ class ZygoteClients:
             theirs.close()
             self.inherits_orphans = True
             self._log.debug("zygote %d forked", pid)
-            return Zygote(pid, ours, generation, self._log, self._is_new_child)
+            return Zygote(pid, ours, generation, self._log, self._is_new_child, told=self._told)
         ours.close()
         leave()
         boot = ZygoteBoot(parent=self._parent, generation=generation, sock=theirs)
@@ -326,9 +373,14 @@ class ZygoteClients:
         zygote.close()
         # For the hook a worker of age 0: the application's import may have left something under the zygote's process
         # id (a file of Prometheus gauges) to be removed.
-        cfg = self._server.cfg
-        worker = new_handle(self._parent, cfg, 0, zygote.generation.number, zygote.began_at, zygote.pid)
-        call_hook(self._log, "child_exit", cfg.child_exit, self._server, worker)
+        settings = self._server.settings
+        worker = new_handle(self._parent, settings, 0, zygote.generation.number, zygote.began_at, zygote.pid)
+        failure = failure_of(settings.child_exit, self._server, worker.view)
+        if failure is not None and is_a(failure, AttributeError):
+            # Most likely what pre_fork hangs on each worker: gunicorn calls the hook for workers alone.
+            self._log.info("the hook child_exit, called for the end of a zygote (age 0), raised %s", failure)
+        else:
+            report_failure(self._log, "child_exit", failure)
         lost = [Answer(worker, "failed", how) for worker in zygote.asked.values()]
         zygote.asked.clear()
         return [*answers, *lost]

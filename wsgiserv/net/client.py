@@ -186,8 +186,8 @@ class Connection(ConnectionLife):
             ):
                 length = body.length if body and block.chunked and self._stream is None else -1
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
-                if block.claims and not (self.trusted or context.warned_untrusted_headers):
-                    context.report_untrusted_headers(self.name, block.claims)
+                if block.claims and not self.trusted:
+                    context.untrusted_headers.handle(environ, block.claims, self.name, self.sock)
         except ProtocolError as error:
             environ, broken = None, error
         if environ is None:
@@ -207,9 +207,10 @@ class Connection(ConnectionLife):
         if self._stream is not None:
             self._stream.attend(response)
         application = context.application
+        app = application.app
         if application.pre_request is not None:
-            application.pre_request(self, environ)
-        failure = application.call(application.app, environ, response)
+            app = application.pre_request(self, environ) or app
+        failure = application.call(app, environ, response)
         slot.begun[cell * CELL_WORDS] = 0.0
         context.now = now = monotonic()  # the call may have been long: no deadline is counted from before it
         if context.cork.is_on:

@@ -50,6 +50,10 @@ class WrappedSocket(ABC):
         """Set an option of the socket inside."""
         self._raw.setsockopt(level, name, value)
 
+    def getpeername(self) -> Any:
+        """Return the address of the other end."""
+        return self._raw.getpeername()
+
     def setblocking(self, blocking: bool) -> None:
         """Set the mode of the socket inside; reads and sends here never wait in either."""
         self._raw.setblocking(blocking)

@@ -97,8 +97,17 @@ def describe_process(pid: int) -> str:
 
 
 def is_master(pid: int) -> bool:
-    """Return whether the process is a master of wsgiserv, by its title; False where /proc does not show it."""
-    return _command_line(pid).startswith(b"wsgiserv: master ")
+    """Return whether the process is a master of wsgiserv, by its title; False where /proc does not show it.
+
+    Without the package setproctitle a process has no title, and its command tells.
+    """
+    line = _command_line(pid)
+    if line.startswith(b"wsgiserv: "):
+        return line.startswith(b"wsgiserv: master ")
+    program, *arguments = [*line.split(b"\0"), b""]
+    is_python = program.rpartition(b"/")[2].startswith(b"python")
+    # The command, whose first line names the interpreter, or python -m wsgiserv.
+    return is_python and (arguments[:2] == [b"-m", b"wsgiserv"] or arguments[0].endswith(b"/wsgiserv"))
 
 
 def _command_line(pid: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.logs.access import AccessLog
-from wsgiserv.logs.escape import escape
 from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
+from wsgiserv.net.untrusted_headers import UntrustedHeaders
 from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.input import BodyBuffer
@@ -139,13 +139,14 @@ class Application:
     Attributes:
         app: the WSGI application.
         call: calls it: `run_app`, or a function that watches its time around it.
-        pre_request, post_request: gunicorn's hooks, called with (request, environ) and (request, environ,
-            response); None when they are not set.
+        pre_request: gunicorn's hook, called with (request, environ); it may return what is called in place of ``app``.
+            None when it is not set.
+        post_request: gunicorn's hook, called with (request, environ, response); None when it is not set.
     """
 
     app: Callable[..., Any] = no_application
     call: Callable[..., BaseException | None] = run_app
-    pre_request: Callable[[Any, dict[str, Any]], object] | None = None
+    pre_request: Callable[[Any, dict[str, Any]], Callable[..., Any] | None] | None = None
     post_request: Callable[[Any, dict[str, Any], Response], object] | None = None
 
 
@@ -174,9 +175,10 @@ class ServingContext:
             line.
         counter: counts the answered requests; the scoreboard has the last value.
         request_ids: the next request's id is the next value.
-        warned_untrusted_headers: whether the log says already that a peer's forwarded headers are removed.
+        report_passed: has forwarded headers of untrusted peers passed on, as of `UntrustedHeaders`; None: removed.
         log: the error log.
         parser: parses heads, with a cache.
+        untrusted_headers: removes the forwarded headers of untrusted peers, or passes them on.
         keepalive: how long an idle connection stays, in seconds.
         cork: holds the small answers of one turn.
         new_body, new_queue: make the buffer of a request's body, and a connection's queue of response data.
@@ -193,10 +195,11 @@ class ServingContext:
     running: dict[Any, InFlight] = field(default_factory=dict)
     counter: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     request_ids: Iterator[str] = field(default_factory=_request_ids)
-    warned_untrusted_headers: bool = False
+    report_passed: Callable[[str], object] | None = None
     cork: Cork = field(default_factory=Cork)
     log: logging.Logger = field(init=False)
     parser: HeadParser = field(init=False)
+    untrusted_headers: UntrustedHeaders = field(init=False)
     keepalive: float = field(init=False)
     new_body: Callable[[], BodyBuffer] = field(init=False)
     new_queue: Callable[[], SendQueue] = field(init=False)
@@ -206,6 +209,7 @@ class ServingContext:
         settings = self.settings
         self.log = self.gateway.log
         self.parser = HeadParser(settings.limits)
+        self.untrusted_headers = UntrustedHeaders(self.log, self.report_passed)
         self.keepalive = settings.keepalive
         self.gateway.allow_keep_alive(self.keepalive > 0)
         # Many small bodies, or queues, fill the memory as well as a large one does: each kind has one budget per
@@ -224,7 +228,7 @@ class ServingContext:
         """Requests answered by this worker."""
         return self.slot.words[REQUESTS]
 
-    def begin(self, app: Callable[..., Any], access: AccessLog | None, *hooks: Callable[..., object] | None) -> None:
+    def begin(self, app: Callable[..., Any], access: AccessLog | None, *hooks: Callable[..., Any] | None) -> None:
         """Serve a loaded application from now on; the arguments are as of `Application`."""
         # One assignment: a request that begins on another thread never sees half of it.
         self.application = Application(app, self.application.call, *hooks)
@@ -244,22 +248,6 @@ class ServingContext:
             return -1
         self._refusals[reason] = (now, 0)
         return count
-
-    def report_untrusted_headers(self, peer: str, claims: Iterable[str]) -> None:
-        """Log, once per worker, that forwarded headers of a peer did not reach the application.
-
-        Args:
-            peer: its name.
-            claims: the headers' keys of the environ.
-        """
-        # For an operator who has moved the proxy to another host.
-        self.warned_untrusted_headers = True
-        self.log.info(
-            "%s is not in forwarded_allow_ips: its %s did not reach the application, and so with the like from others. "
-            "If it is your proxy, add it: --forwarded-allow-ips (this is said once per worker)",
-            peer,
-            ", ".join(escape(key[5:].replace("_", "-").title()) for key in claims),
-        )
 
     def cut_because(self, why: tuple[int, str]) -> None:
         """Log the requests that the worker cuts from now on with this level and reason."""

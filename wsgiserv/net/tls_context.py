@@ -20,6 +20,7 @@ from math import inf
 from operator import attrgetter
 from typing import Final, TypeAlias
 
+from wsgiserv.config.hook_config import view_of
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
 
@@ -72,7 +73,7 @@ def _context_of_hook(settings: Settings) -> ssl.SSLContext:
     hook = settings.ssl_context
     assert hook is not None
     try:
-        context = hook(settings, lambda: _default_context(settings))
+        context = hook(view_of(settings), lambda: _default_context(settings))
     except ConfigError:
         raise
     except Exception as error:

@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 from wsgiserv import scoreboard
-from wsgiserv.app.loader import load_application, prepare_path
+from wsgiserv.app.loader import prepare_path
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ApplicationError
@@ -31,10 +31,11 @@ from wsgiserv.net.peers import PeerNames
 from wsgiserv.net.serving_context import NEVER_STREAMED, Loop
 from wsgiserv.process import fill_standard_streams
 from wsgiserv.wording import counted
-from wsgiserv.worker.heartbeat import Heartbeat
 from wsgiserv.worker.helper_thread import needs_thread
+from wsgiserv.worker.hook_worker import HookWorker
 from wsgiserv.worker.leaving import ABORTED, AT_ONCE, ORPHANED, Leaving
-from wsgiserv.worker.process import WorkerProcess
+from wsgiserv.worker.mount import mounted_as
+from wsgiserv.worker.paste import application_of, paste_files
 from wsgiserv.worker.request_hooks import request_hooks
 from wsgiserv.worker.serving import Admission, serving_context
 from wsgiserv.wsgi.readiness import answer_readiness
@@ -44,7 +45,7 @@ from wsgiserv.wsgi.run import run_app
 _LEAST_RECURSION: Final = 200
 
 
-class Worker(WorkerProcess):
+class Worker(HookWorker):
     """One worker process.
 
     Args:
@@ -70,8 +71,11 @@ class Worker(WorkerProcess):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        settings = self.cfg
-        self.wsgi: Callable[..., Any] | None = None
+        settings = self.settings
+        self._wsgi: Callable[..., Any] | None = None
+        # The access log and the functions around each request, once the application is loaded.
+        self._around: tuple[Any, ...] | None = None
+        self._preparing: set[Connection] = set()
         self.max_requests = settings.max_requests or sys.maxsize
         if settings.max_requests and settings.max_requests_jitter:
             # Workers that have started together would all be replaced together otherwise.
@@ -83,7 +87,6 @@ class Worker(WorkerProcess):
         self._admission = Admission(boot, self.context, peers, self.multithread)
         # Complete requests that wait for a thread or a greenlet. `sync` runs each at once.
         self._queue: deque[Connection] = deque()
-        self._heartbeat = Heartbeat(boot.slot, settings.timeout)
         self._leaving = Leaving(settings.graceful_timeout)
         self._next_second = 0.0
         self._reloader: Any = None
@@ -154,14 +157,29 @@ class Worker(WorkerProcess):
     # ---- loading -----------------------------------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        """Whether the worker is to go on (gunicorn's name)."""
-        return not (self.retiring or self.leave_now)
+    def wsgi(self) -> Callable[..., Any] | None:
+        """The application, once it is loaded (gunicorn's name). What a hook puts here is served from then on."""
+        return self._wsgi
+
+    @wsgi.setter
+    def wsgi(self, app: Callable[..., Any] | None) -> None:
+        self._wsgi = app
+        if self._around is not None:
+            self._begin_application()
 
     @property
     def nr(self) -> int:
-        """Requests answered (gunicorn's name)."""
-        return self.context.answered
+        """Requests that the application has been called for (gunicorn's name)."""
+        return self.context.answered + len(self.context.running) - len(self._preparing)
+
+    @property
+    def reloader(self) -> Any:
+        """What looks for changed files (`reload`), or None (gunicorn's name)."""
+        return self._reloader
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self.retiring or self.leave_now
 
     @property
     def retiring(self) -> bool:
@@ -180,27 +198,36 @@ class Worker(WorkerProcess):
 
     def load(self) -> None:
         """Load the application, and open the access log. Raises ApplicationError, ConfigError."""
-        settings, words = self.cfg, self.boot.slot.words
-        if settings.reload:
-            self._make_reloader()
-        self.wsgi = app = self._application()
-        if settings.readiness_path:
-            app = answer_readiness(
-                app, settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
-            )
-        access = open_access_log(settings, self.log)
-        self.context.begin(app, access, *request_hooks(self, settings, self.log))
+        settings = self.settings
+        self._load_wsgi()
+        self._around = (open_access_log(settings, self.log), *request_hooks(self, settings, self.log, self._preparing))
+        self._begin_application()
         self.check_patched("the application")  # its import may have replaced the threads
 
-    def _application(self) -> Callable[..., Any]:
-        settings = self.cfg
-        if self.boot.application is not None:
-            return self.boot.application
+    def _load_wsgi(self) -> None:
+        """Load the application into `wsgi`. Raises ApplicationError, BootError, ConfigError."""
+        # The hook post_fork may have loaded it, or put another one there.
+        self._wsgi = self.app.wsgi()
+
+    def _begin_application(self) -> None:
+        """Serve the application from now on."""
+        app, words = self._wsgi, self.boot.slot.words
+        assert app is not None
+        assert self._around is not None
+        if self.settings.readiness_path:
+            app = answer_readiness(
+                app, self.settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
+            )
+        self.context.begin(mounted_as(self.settings, app, self.log), *self._around)
+
+    def _import_application(self) -> Callable[..., Any]:
+        settings = self.settings
+        if settings.reload and self._reloader is None:
+            self._make_reloader()
         prepare_path(settings.chdir, settings.pythonpath)
         leave_names_free()
-        assert settings.wsgi_app is not None
         try:
-            return load_application(settings.wsgi_app)
+            return application_of(settings)
         except ApplicationError as error:
             if not settings.reload:
                 raise
@@ -215,10 +242,10 @@ class Worker(WorkerProcess):
             return broken_application(error)
 
     def _make_ready(self) -> None:
-        if self.cfg.warmup and not self._is_broken:
+        if self.settings.warmup and not self._is_broken:
             from wsgiserv.worker.warmup import warm_up
 
-            warm_up(self.context, self.cfg.warmup, self._admission.first_base)
+            warm_up(self.context, self.settings.warmup, self._admission.first_base)
         if self._reloader is not None:
             with needs_thread("wsgiserv-reloader"):
                 self._reloader.start()
@@ -238,15 +265,14 @@ class Worker(WorkerProcess):
                 self.leave_for(f"{path} has changed")
 
         note_imports()
-        self._reloader = Reloader(
-            changed, [*self.cfg.reload_extra_files, *read_by_master], self.cfg.reload_engine, noted=read_by_master
-        )
+        files = [*self.settings.reload_extra_files, *read_by_master, *paste_files(self.settings)]
+        self._reloader = Reloader(changed, files, self.settings.reload_engine, noted=read_by_master)
 
     def _let_go(self) -> None:
         """Drop the application, at the end of the process."""
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
         # held with it, a file in a reference cycle of it would not be flushed.
-        self.wsgi = self.boot.application = None
+        self._wsgi = self.boot.application = self.app.callable = self._around = None
         self.context.end()
 
     def _close_sockets(self) -> None:
@@ -269,12 +295,13 @@ class Worker(WorkerProcess):
     def _act_on(self, number: int) -> None:
         if number == signal.SIGTERM:
             # The master knows it, unless another process has sent the signal.
-            self.boot.ready.report("retiring", "SIGTERM was sent to it")
+            wish = "worker.alive was set to False" if self._wants_to_leave else "SIGTERM was sent to it"
+            self.boot.ready.report("retiring", wish)
             self.retire("told to stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
             self.context.cut_because(AT_ONCE)
             # The hook first: this may be any thread, and the process can end as soon as the main one sees the flag.
-            call_hook(self.log, "worker_int", self.cfg.worker_int, self)
+            call_hook(self.log, "worker_int", self.settings.worker_int, self)
             self._leaving.leave_at_once()
         elif number == signal.SIGUSR1:
             reopen_error_log()
@@ -352,6 +379,8 @@ class Worker(WorkerProcess):
             sys.setrecursionlimit(_LEAST_RECURSION)
         self.boot.ready.flush()
         self._signals.look()
+        if self.context.access is not None:
+            self.context.access.look()
         fill_standard_streams()
         tell_lost_messages()
         self._note_losses()
@@ -408,7 +437,7 @@ class Worker(WorkerProcess):
         """Announce the end in each response; keep idle connections for ``tls_linger``, unless the server stops."""
         # They cannot be moved, and to close them without a word would lose the requests that are on their way.
         words = self.boot.slot.words
-        linger_s = min(self.cfg.tls_linger, self._leaving.deadline - monotonic())
+        linger_s = min(self.settings.tls_linger, self._leaving.deadline - monotonic())
         if words[scoreboard.STOPPING] == scoreboard.FOR_GOOD or linger_s < 0.0:
             linger_s = 0.0
         words[scoreboard.LINGERING] = linger_s > 0.0

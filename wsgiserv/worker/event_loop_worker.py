@@ -66,7 +66,7 @@ class WorkerEventLoop(EventLoop):
     """
 
     def __init__(self, worker: EventLoopWorker) -> None:
-        boot, settings = worker.boot, worker.cfg
+        boot, settings = worker.boot, worker.settings
         super().__init__(
             boot.listeners,
             worker._admission.admit,
@@ -104,12 +104,12 @@ class EventLoopWorker(Worker):
 
     def _limited_caller(self) -> Callable[..., BaseException | None]:
         """Return the function that calls the application within ``request_timeout``, by interrupting its thread."""
-        if not self.cfg.request_timeout:
+        if not self.settings.request_timeout:
             return run_app
         from wsgiserv.worker.request_timeout import Deadlines, interrupt_main_thread, interrupt_thread
 
         interrupt = interrupt_thread if self.multithread else interrupt_main_thread
-        self._deadlines = Deadlines(self.cfg.request_timeout, self.log, self.calls, interrupt)
+        self._deadlines = Deadlines(self.settings.request_timeout, self.log, self.calls, interrupt)
         return self._deadlines.call
 
     def each_second(self) -> None:
@@ -382,7 +382,7 @@ class EventLoopWorker(Worker):
         """Return how many connections are to go to siblings with little to do. Called once a second."""
         # A client keeps its connection, and with it the worker that was quickest when it came: when the others have
         # been replaced since, or were busy then, that worker has them all, however long they stay.
-        if self._leaving.begun or not self.cfg.handoff_after or not self.may_hand_over():
+        if self._leaving.begun or not self.settings.handoff_after or not self.may_hand_over():
             return 0
         if now < self._given_at + _SETTLED_S:
             return self._surplus  # a moment with less to do is no reason to keep what was to go

@@ -54,7 +54,9 @@ REPLACED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # This server and gevent's own parts mean to have the originals.
-_EXEMPT: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet"})
+_EXEMPT: Final = frozenset({"wsgiserv", "gevent", "greenlet", "zope", "_greenlet", "pkg_resources"})
+# gevent before 23.7 imports pkg_resources, which imports these.
+_OF_PKG_RESOURCES: Final = frozenset({"more_itertools"})
 _MOST_NAMES: Final = 6
 
 # The modules that were there before the master was patched; None: it was not, by us.
@@ -192,9 +194,10 @@ def find_early_imports(
             if found is not None:
                 originals.setdefault(id(found), (f"{module_name}.{part}", found))
     packages: dict[str, dict[str, None]] = {}  # dicts for sets in order
+    exempt = _EXEMPT | _OF_PKG_RESOURCES if "pkg_resources" in sys.modules else _EXEMPT
     for name in names:
         package = name.partition(".")[0]
-        if package in sys.stdlib_module_names or package in _EXEMPT:
+        if package in sys.stdlib_module_names or package in exempt:
             continue
         module = sys.modules.get(name)
         if not issubclass(type(module), ModuleType):  # sys.modules may hold anything

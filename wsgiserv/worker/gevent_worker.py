@@ -103,7 +103,9 @@ class GeventWorker(EventLoopWorker):
 
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
-        self._pool = GreenletPool(self.cfg.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon)
+        self._pool = GreenletPool(
+            self.settings.worker_connections, boot.slot.cells, self._queue, self.lose, self._turn_soon
+        )
         self.run_request = self._pool.run
         self._will_turn = False
         self._has_ended = False
@@ -116,7 +118,7 @@ class GeventWorker(EventLoopWorker):
         self._thread = get_ident()
 
     def _caller(self) -> Callable[..., BaseException | None]:
-        return self._call_with_deadline if self.cfg.request_timeout else super()._caller()
+        return self._call_with_deadline if self.settings.request_timeout else super()._caller()
 
     # ---- the process -------------------------------------------------------------------------------------
 
@@ -195,7 +197,7 @@ class GeventWorker(EventLoopWorker):
         self, app: Callable[..., Any], environ: dict[str, Any], response: Response
     ) -> BaseException | None:
         """Call the application, as `run_app` does, and interrupt it where it waits for longer than its time."""
-        limit_s = self.cfg.request_timeout
+        limit_s = self.settings.request_timeout
         timeout = _RequestTimeout(limit_s)
         # A timer of its own, not gevent's: `update`, so that the time counts from now, not from the hub's last turn.
         # Repeating: an application that swallows the exception and waits on is interrupted again.
@@ -234,7 +236,7 @@ class GeventWorker(EventLoopWorker):
         hub = get_hub()
         self._hub_loop = hub.loop
         self._done = gevent.event.Event()  # here: it makes the hub, and one from before `prepare` would not last
-        watch = self._watch_the_hub() if self.cfg.gevent_block_warning else None
+        watch = self._watch_the_hub() if self.settings.gevent_block_warning else None
         self.start()
         watcher = hub.loop.io(self.event_loop.poller.fileno(), _READABLE)
         watcher.start(self._turn)
@@ -260,7 +262,7 @@ class GeventWorker(EventLoopWorker):
 
     def _watch_the_hub(self) -> LoopWatchdog:
         sign = self._hub_loop.async_()
-        watch = LoopWatchdog(self.cfg.gevent_block_warning, self.log, sign.send)
+        watch = LoopWatchdog(self.settings.gevent_block_warning, self.boot.log, sign.send)
         sign.start(watch.alive)
         with needs_thread("that watches the hub"):
             watch.start()

@@ -9,10 +9,9 @@ from os import stat
 from time import monotonic, sleep
 from typing import Final
 
-from setproctitle import setthreadtitle
-
 from wsgiserv.errors import BootError
 from wsgiserv.process import add_helper
+from wsgiserv.titles import setthreadtitle
 from wsgiserv.unpatched import OSThread, allocate_lock, start_thread
 
 # A thread that is in the middle of something may take this long to stop. After that the fork goes on with it.

@@ -7,8 +7,8 @@ from os import getpid
 
 from wsgiserv.app.loader import prepare_path
 from wsgiserv.boot import WorkerBoot
-from wsgiserv.errors import ConfigError, ExitStatus
-from wsgiserv.hooks import call_hook
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
+from wsgiserv.hooks import call_hook_or_fail
 from wsgiserv.logs.error import close_logs_in_child
 from wsgiserv.privileges import drop_privileges, set_home
 from wsgiserv.process import add_child_cleanup, release_standard_streams, unblock_last
@@ -32,6 +32,10 @@ def worker_main(boot: WorkerBoot) -> int:
     # Before the worker makes anything: with preload_app the application may have started a hub in the zygote.
     reset_hubs()
     settings = boot.settings
+    if settings.spew:
+        from wsgiserv.line_trace import trace_lines
+
+        trace_lines()
     worker: Worker | None = None
     failure: BaseException | None = None
     status: int = ExitStatus.BOOT
@@ -40,12 +44,15 @@ def worker_main(boot: WorkerBoot) -> int:
         # was moved to another release, that release's files are not this code's.
         if boot.application is None and not prepare_path(settings.chdir, settings.pythonpath):
             boot.log.info("%s does not exist any more; worker %d stays where it is", settings.chdir, getpid())
-        worker = resolve_worker_class(settings.worker_class, settings.threads)(boot)
+        worker = resolve_worker_class(settings.worker_class, settings.threads)._make(boot)
         _prepare(worker)
     except BaseException as error:
         failure = error
     # Outside of the handlers: hooks would find what has ended the worker in sys.exc_info().
-    if isinstance(failure, (ConfigError, OSError)):
+    if worker is not None and isinstance(failure, (ApplicationError, BootError)):  # of the hook
+        status = worker._fail(failure)
+        failure = None
+    elif isinstance(failure, (ConfigError, OSError)):
         reason = failure.exit_status if isinstance(failure, ConfigError) else ExitStatus.BOOT
         boot.ready.report("failed", str(failure), "", reason)
         failure = None
@@ -67,7 +74,7 @@ def worker_main(boot: WorkerBoot) -> int:
 
 def _prepare(worker: Worker) -> None:
     """Do what comes before the application: with the master's user first, then with the worker's."""
-    boot, settings = worker.boot, worker.cfg
+    boot, settings = worker.boot, worker.settings
     add_child_cleanup(worker.close_in_child)
     worker._signals.install()
     catch_crashes(boot.crash_dump_fd)
@@ -77,6 +84,7 @@ def _prepare(worker: Worker) -> None:
     worker._signals.guard()
     # The private key, and what the hook opens, may be readable for the master's user alone.
     worker._admission.load_certificates()
-    call_hook(boot.log, "post_fork", settings.post_fork, boot.server, worker)
+    worker.take_attributes(boot.handle.attributes())
+    call_hook_or_fail(boot.log, "post_fork", settings.post_fork, boot.server, worker)
     set_home(settings, os.environ)
     drop_privileges(settings)

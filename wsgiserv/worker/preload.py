@@ -16,11 +16,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-from wsgiserv.app.loader import load_application, prepare_path
+from wsgiserv.app.loader import prepare_path
 from wsgiserv.config.settings import Settings
 from wsgiserv.library_first import leave_names_free
 from wsgiserv.unpatched import eventlet_hub, gevent_hub
 from wsgiserv.user_code import is_a, own_attribute
+from wsgiserv.worker.paste import application_of
 from wsgiserv.worker.registry import resolve_worker_class
 
 # fork(2) copies greenlets, unlike threads: a scheduler that was started at import would run in each worker. So they
@@ -51,9 +52,8 @@ def preload_application(settings: Settings, log: logging.Logger, in_master: bool
     if not in_master:
         leave_names_free()
     # Monkey patching comes before the application's imports, which would keep the unpatched parts.
-    resolve_worker_class(settings.worker_class, settings.threads).patch(log, in_master)
-    assert settings.wsgi_app is not None
-    application = load_application(settings.wsgi_app)
+    resolve_worker_class(settings.worker_class, settings.threads)._patch_before_load(log, in_master)
+    application = application_of(settings)
     _end_background(log)
     return application
 

@@ -14,12 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from os import getpid
 from types import FrameType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from wsgiserv.boot import WorkerBoot
-from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus
-from wsgiserv.hooks import call_hook
+from wsgiserv.config.hook_config import view_of
+from wsgiserv.errors import ApplicationError, BootError, ConfigError, ExitStatus, WsgiservError
+from wsgiserv.hooks import call_hook, call_hook_or_fail
 from wsgiserv.ipc import wait_for
+from wsgiserv.logs.error import log_for_users
 from wsgiserv.process import leave_if_child, release_standard_streams, unblock_last
 from wsgiserv.tracebacks import describe_error
 from wsgiserv.worker.active_requests import Call, other_threads, report, thread_calls
@@ -38,7 +40,9 @@ class WorkerProcess(ABC):
         boot: the values that the master starts it with.
 
     Attributes:
-        age, pid, ppid, cfg, log, sockets, booted, aborted, timeout: as in gunicorn's workers, for hooks.
+        settings: its configuration.
+        cfg: the same, as hooks see it.
+        age, pid, ppid, log, sockets, booted, aborted, timeout: as in gunicorn's workers, for hooks.
     """
 
     # Whether `patch` and `prepare` put greenlets in the place of the standard library's threads.
@@ -46,13 +50,14 @@ class WorkerProcess(ABC):
 
     def __init__(self, boot: WorkerBoot) -> None:
         self.boot = boot
-        self.cfg = boot.settings
+        self.settings = boot.settings
+        self.cfg = view_of(boot.settings)
         self.age = boot.age
         self.pid = getpid()
         self.ppid = boot.master_pid
-        self.log: logging.Logger = boot.log
+        self.log: logging.Logger = log_for_users(boot.log)
         self.sockets = [listener.sock for listener in boot.listeners]
-        self.timeout = boot.settings.timeout
+        self.timeout = boot.settings.timeout / 2  # gunicorn gives its workers the half
         self.booted = False
         self.aborted = False
         self._has_failed = False  # it cannot boot, and is about to exit by itself
@@ -69,6 +74,23 @@ class WorkerProcess(ABC):
             # An abort comes last: it ends the process, and the application's handler runs before.
             {signal.SIGABRT: self._on_abort},
         )
+
+    @classmethod
+    def _make(cls, boot: WorkerBoot) -> Self:
+        """Return a worker. A base with gunicorn's constructor makes it in another way."""
+        return cls(boot)
+
+    @classmethod
+    def _patch_before_load(cls, log: logging.Logger, in_master: bool) -> None:
+        """Call `patch`. A base has this name free where gunicorn's `patch` is another method."""
+        cls.patch(log, in_master)
+
+    @classmethod
+    def _why_not(cls) -> str:
+        """Return why the class cannot be used; empty if it can."""
+        # Else the TypeError would come from each new worker, without a word about the setting.
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        return f"it is abstract: it does not implement {', '.join(missing)}." if missing else ""
 
     # ---- what a worker class implements ----------------------------------------------------------------
 
@@ -127,6 +149,9 @@ class WorkerProcess(ABC):
     def _close_logs(self) -> None:
         """Write what the access log has buffered, and note what the logs have lost. Called once, after `serve`."""
 
+    def _begin_to_serve(self) -> None:  # noqa: B027 - most classes have nothing to do
+        """Do what comes last before `serve`, when signals are queued for the loop."""
+
     def _await_exit(self) -> None:  # noqa: B027 - in most classes a signal handler that exits does not return
         """Wait if the worker is exiting elsewhere. In the main thread."""
 
@@ -160,7 +185,7 @@ class WorkerProcess(ABC):
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         # Once booted the loop acts on it: the hook's code is not meant to run in the middle of a request's.
         if not self.booted:
-            self._exit_while_booting("worker_int", self.cfg.worker_int)
+            self._exit_while_booting("worker_int", self.settings.worker_int)
 
     def _exit_while_booting(self, name: str = "", hook: Callable[..., Any] | None = None) -> None:
         """Exit in a signal handler, after the hooks that a booted worker would call."""
@@ -187,7 +212,7 @@ class WorkerProcess(ABC):
             self.log.critical("WS1700 worker %d: is aborted (SIGABRT): the master logs its crash report", self.pid)
         else:
             self.log.critical("WS1701 worker %d: is aborted (SIGABRT):\n%s", self.pid, text)
-        call_hook(self.log, "worker_abort", self.cfg.worker_abort, self)
+        call_hook(self.log, "worker_abort", self.settings.worker_abort, self)
         self._call_exit_hook()
         self._account_for_waiting()
         # What the hooks have printed. Last: the call that hangs may hold a stream's lock, and the master kills then.
@@ -213,8 +238,15 @@ class WorkerProcess(ABC):
         self._await_exit()
         self.booted = True
         unblock_last()  # behind the at-fork handlers that the imports have registered
-        call_hook(self.log, "post_worker_init", self.cfg.post_worker_init, self)
+        try:
+            # It may forbid the boot. Not in the `try` above: from here on a signal is queued, as `booted` says.
+            call_hook_or_fail(self.log, "post_worker_init", self.settings.post_worker_init, self)
+        except WsgiservError as error:
+            failure = error
+        if failure is not None:
+            return self._fail(failure)
         self._signals.serve()
+        self._begin_to_serve()
         if self._is_orphan():
             # A client that came now would soon be sent away, where the old master's workers may serve (an upgrade).
             self._warn_of_lost_master()
@@ -244,7 +276,7 @@ class WorkerProcess(ABC):
         """Call ``worker_exit``, once in this process."""
         if not self._exit_hook_called:
             self._exit_hook_called = True
-            call_hook(self.log, "worker_exit", self.cfg.worker_exit, self.boot.server, self)
+            call_hook(self.log, "worker_exit", self.settings.worker_exit, self.boot.server, self)
 
     def _is_orphan(self) -> bool:
         """Return whether the master has exited."""

@@ -11,8 +11,8 @@ from typing import Any, Final
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings, speaks_tls
 from wsgiserv.http.head import HeadLimits
-from wsgiserv.http.response import date_line
-from wsgiserv.logs.error import ErrorStream
+from wsgiserv.http.response import date_line, name_server
+from wsgiserv.logs.error_stream import ErrorStream
 from wsgiserv.net.client import Connection
 from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.net.cork import Cork
@@ -43,7 +43,8 @@ def head_limits(settings: Settings) -> HeadLimits:
         header_map=settings.header_map,
         forwarder_headers=frozenset(name.upper() for name in settings.forwarder_headers),
         secure_scheme_headers=tuple((name.upper(), value) for name, value in settings.secure_scheme_headers.items()),
-        root_path=settings.root_path,
+        # Otherwise `mounted_as` looks at each path.
+        root_path=settings.root_path if settings.root_path_outside == "serve" else "",
     )
 
 
@@ -64,6 +65,7 @@ def serving_context(
         least_stream_buffer: how many bytes a response of unknown length may run ahead of its client at least.
     """
     settings = boot.settings
+    name_server(settings.server_header)
     names = settings.forwarded_headers
     return ServingContext(
         settings=ServingSettings(
@@ -84,6 +86,8 @@ def serving_context(
         gateway=ResponseContext(boot.log, date_line(time()), settings.sendfile),
         slot=boot.slot,
         cork=Cork(settings.cork == "auto"),
+        # As with gunicorn: nobody has told yet which of these headers are a proxy's.
+        report_passed=None if "forwarded_allow_ips" in settings.given else boot.report_passed_headers,
     )
 
 

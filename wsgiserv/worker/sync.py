@@ -197,7 +197,7 @@ class SyncWorker(EventLoopWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self._shares_thread = False
-        settings = self.cfg
+        settings = self.settings
         siblings = max(settings.workers, settings.workers_max or 0) - 1
         self._handover: BusyHandover | None = None
         if settings.handoff_after and siblings and self._admission.can_hand_over:

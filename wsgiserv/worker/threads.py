@@ -15,13 +15,12 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from setproctitle import setthreadtitle
-
 from wsgiserv.boot import WorkerBoot
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError, ExitStatus
 from wsgiserv.net.client import Connection
 from wsgiserv.process import flush_standard_streams
+from wsgiserv.titles import setthreadtitle
 from wsgiserv.unpatched import no_real_threads, patched_by, start_thread
 from wsgiserv.wording import counted
 from wsgiserv.worker.active_requests import progress
@@ -68,7 +67,7 @@ class ThreadsWorker(EventLoopWorker):
     def __init__(self, boot: WorkerBoot) -> None:
         super().__init__(boot)
         self._run_fresh = fresh_contexts(Context())
-        self._lead = Leadership(self.cfg.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True))
+        self._lead = Leadership(self.settings.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True))
         self._progress: dict[str, int] = {}
         self._next_look = 0.0
         self._warned_of_threads = -_WARN_AGAIN_S
@@ -309,6 +308,6 @@ class ThreadsWorker(EventLoopWorker):
                 thread.thread.name,
             )
             call.call_hook_apart()
-            if self._lead.lost == self.cfg.threads:
+            if self._lead.lost == self.settings.threads:
                 stuck = counted(self._lead.lost, "thread", "is", "are")
                 self.leave_for(f"{stuck} stuck in overdue requests (request_timeout)")

@@ -69,10 +69,8 @@ def adjust(
         # Django, for one, reads a body by CONTENT_LENGTH alone.
         environ["CONTENT_LENGTH"] = str(body_length)
         environ.pop("HTTP_TRANSFER_ENCODING", None)
+    # What it claims about a client stays out of the rest; the caller knows whether the application sees it.
     if not trusted:
-        # An application may believe these names; from this peer they are only a claim.
-        for key in block.claims:
-            environ.pop(key, None)
         return
     # One header says https, the other does not: secure cookies and redirects would depend on the reader.
     if block.contradictory:

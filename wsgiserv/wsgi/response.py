@@ -141,6 +141,11 @@ class Response:
         return 504 if self.overdue == ANSWERED else self._template.code
 
     @property
+    def is_chunked(self) -> bool:
+        """Whether its body is sent in chunks."""
+        return self._chunked
+
+    @property
     def is_whole(self) -> bool:
         """Whether all of the response has been sent."""
         return self.begun and (

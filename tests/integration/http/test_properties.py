@@ -1,6 +1,6 @@
 """What is true of any bytes, any request and any response. hypothesis, derandomised: the same examples in every run.
 
-``WSGISERV_EXAMPLES=50 pytest tests/integration/http/test_properties.py`` looks at fifty times as many, at random.
+``WSGISERV_TESTS_EXAMPLES=50 pytest tests/integration/http/test_properties.py`` looks at fifty times as many, at random.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wsgiserv.http.body import ChunkedDecoder
 from wsgiserv.http.head import HeadLimits, HeadParser
 from wsgiserv.net.client import Connection
 
-TIMES = int(os.environ.get("WSGISERV_EXAMPLES", "1"))
+TIMES = int(os.environ.get("WSGISERV_TESTS_EXAMPLES", "1"))
 
 
 def examples(number: int) -> Callable[[Any], Any]:

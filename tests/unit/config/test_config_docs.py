@@ -41,7 +41,7 @@ def test_help_has_every_flag_in_80_columns() -> None:
 
 
 def test_help_leaves_out_what_is_accepted_for_old_command_lines() -> None:
-    assert "--statsd-host" not in help_text()
+    assert "--http-parser" not in help_text()
     assert "field_size" not in help_text()
 
 
@@ -68,6 +68,23 @@ def test_every_default_is_a_value_that_its_parser_accepts() -> None:
         value = getattr(settings, name)
         if value is not None and value != ():
             assert declared.parse(value) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "source"),
+    [
+        ([], "default, not set: forwarded headers of others are passed on"),
+        (["--forwarded-allow-ips", "127.0.0.1,::1"], "--forwarded-allow-ips on the command line"),
+    ],
+)
+def test_print_config_tells_what_is_not_set_from_a_default_by_hand(
+    argv: list[str], source: str, tmp_path: Path
+) -> None:
+    loaded = load(argv, {}, str(tmp_path))
+    lines = config_text(loaded.settings, loaded.sources).splitlines()
+    [line] = [line for line in lines if line.startswith("forwarded_allow_ips ")]
+    assert line.partition(" = ")[2].partition(" # ")[0].rstrip() == "['127.0.0.1', '::1']"
+    assert line.partition(" # ")[2] == source
 
 
 def test_print_config_shows_value_and_source_of_everything(tmp_path: Path) -> None:

@@ -38,10 +38,13 @@ VALUES = {
     "protocol": "uwsgi",
     "uwsgi_allow_ips": "10.0.0.0/8",
     "loglevel": "debug",
+    "logger_class": "shop.logs.Logger",
     "header_map": "refuse",
     "root_path": "/x",
     "cert_reqs": "1",
     "keyfile": "",
+    "paste": "",
+    "raw_paste_global_conf": "A=B",
     "config": os.devnull,
 }
 
@@ -126,7 +129,7 @@ def test_proxy_protocol_may_stand_without_a_value(tmp_path: Path) -> None:
 
 
 def test_a_function_of_the_users_own_under_a_foreign_name_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef paste(): pass\n")
+    (tmp_path / "gun.py").write_text("def debug(text): print(text)\ndef http_parser(): pass\n")
     assert load(["-c", "gun.py"], {}, str(tmp_path)).notices == []
 
 
@@ -260,3 +263,42 @@ def test_a_huge_limit_of_gunicorns_is_the_largest_with_a_line(tmp_path: Path, na
 def test_other_upper_limits_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"the largest is \d|at most|to 1 hour"):
         load([SETTINGS[name].flags[-1], "7" * 30], {}, str(tmp_path))
+
+
+def mounted(tmp_path: Path, *argv: str, **environ: str) -> tuple[str, str, str]:
+    settings, sources, *_ = load(["hello:app", *argv], environ, str(tmp_path))
+    return settings.root_path, settings.root_path_outside, sources["root_path"]
+
+
+def test_script_name_is_the_default_of_the_root_path(tmp_path: Path) -> None:
+    assert mounted(tmp_path) == ("", "serve", "default")
+    by_environment = ("/shop", "refuse", "SCRIPT_NAME in the environment")
+    assert mounted(tmp_path, SCRIPT_NAME="/shop") == by_environment
+    assert mounted(tmp_path, "-e", "A=1", SCRIPT_NAME="/shop/") == by_environment
+    # raw_env is put into the environment, and so goes before what is there.
+    by_raw_env = ("/x", "refuse", "SCRIPT_NAME in raw_env")
+    assert mounted(tmp_path, "-e", "SCRIPT_NAME=/x", SCRIPT_NAME="/shop") == by_raw_env
+    assert mounted(tmp_path, "-e", "SCRIPT_NAME=", SCRIPT_NAME="/shop") == ("", "serve", "default")
+    assert mounted(tmp_path, "--root-path", "/y", SCRIPT_NAME="/shop")[:2] == ("/y", "serve")
+    assert mounted(tmp_path, "--root-path-outside", "serve", SCRIPT_NAME="/shop")[:2] == ("/shop", "serve")
+
+
+def test_a_script_name_that_no_path_begins_with_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"WS1010 root_path = 'shop' \(SCRIPT_NAME in the environment\).*slash"):
+        load(["hello:app"], {"SCRIPT_NAME": "shop"}, str(tmp_path))
+
+
+def test_preload_in_without_preload_app_is_told(tmp_path: Path) -> None:
+    [notice] = load(["hello:app", "--preload-in", "master"], {}, str(tmp_path)).notices
+    assert notice.startswith("WS1092 preload_in = 'master' (--preload-in on the command line) has no effect")
+    assert load(["hello:app", "--preload-in", "master", "--preload"], {}, str(tmp_path)).notices == []
+
+
+def test_a_flags_name_in_a_file_suggests_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "gun.py").write_text("preload = True\nlog_file = 'x'\nkeep_alive = 5\nname = 'own'\nenv = {}\n")
+    notices = load(["-c", "gun.py", "hello:app"], {}, str(tmp_path)).notices
+    assert [notice.partition(" is not a setting and is ignored. ")[::2] for notice in notices] == [
+        ("WS1035 preload (gun.py line 1)", "Did you mean preload_app?"),
+        ("WS1035 log_file (gun.py line 2)", "Did you mean errorlog?"),
+        ("WS1035 keep_alive (gun.py line 3)", "Did you mean keepalive?"),
+    ]

@@ -17,18 +17,10 @@ from gunicorn.glogging import Logger, SafeAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsgiserv.config.log_formats import COMBINED
 from wsgiserv.errors import ConfigError
 from wsgiserv.logs.escape import escape, escape_keeping_lines, escape_quoted
-from wsgiserv.logs.format import (
-    ATOMS,
-    COMBINED,
-    Atoms,
-    atoms_for,
-    check_format,
-    compile_format,
-    format_advice,
-    template_of,
-)
+from wsgiserv.logs.format import ATOMS, Atoms, atoms_for, check_format, compile_format, format_advice, template_of
 
 ENVIRON: dict[str, Any] = {
     "REMOTE_ADDR": "192.0.2.7",
@@ -129,12 +121,8 @@ class TestTemplates:
     @pytest.mark.parametrize(
         ("template", "names"),
         [
-            ("%(z)s", "%(z)s"),
-            ("%(host)s", "%(host)s"),
-            ("%({x}z)s", "%({x}z)s"),
-            ("%({}i)s", "%({}i)s"),
-            ("%()s", "%()s"),
             ("%s", "character 1"),
+            ("%(z)d", "%(z)d"),
             ("ok %(h)s 100%", "character 13"),
             ("%(h", "character 1"),
             ("%(h)", "character 1"),
@@ -150,6 +138,18 @@ class TestTemplates:
             assert names in str(caught.value)
             assert "access_log_format" in str(caught.value)
             assert "combined" in str(caught.value)
+
+    @pytest.mark.parametrize("template", ["%(z)s", "%(host)s|", "%({x}z)s", "%({}i)s", "%()s", "%(s)s %(z)5s|%(z)r"])
+    def test_atoms_that_do_not_exist_are_dashes(self, template: str) -> None:
+        assert line(template) == gunicorns(template)
+        [name] = set(re.findall(r"%\(.*?\)", template)) - {"%(s)"}
+        assert format_advice(template).startswith(f"WS1830 access_log_format: there is no atom {name}s: a dash")
+
+    def test_they_are_dashes_in_json_and_in_a_line_to_escape_too(self) -> None:
+        assert (
+            line('{"a": "%(z)5s", "p": "%(U)s"}', {**ENVIRON, "PATH_INFO": '/"'}) == '{"a": "    -", "p": "/\\u0022"}'
+        )
+        assert line("%(z)s %(U)s", {**ENVIRON, "PATH_INFO": "/\n"}) == r"- /\x0a"
 
     @pytest.mark.parametrize("template", ["common", "combined", "json", "", "plain text", "100%% %(s)s"])
     def test_good_ones(self, template: str) -> None:

@@ -7,7 +7,6 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,9 @@ ENVIRON: dict[str, Any] = {
     "HTTP_USER_AGENT": 'a"b',
     "wsgiserv.request_id": "id-1",
 }
-NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")
 
 
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    root = logging.root.handlers[:], logging.root.level
-    yield
-    open_error_log(Settings(errorlog="/dev/null"))
-    for name in NAMES:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.filters.clear()
-        logger.propagate = True
-    logging.root.handlers[:], logging.root.level = root
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 @pytest.fixture
@@ -124,7 +112,7 @@ class TestWriting:
 
     def test_bad_format_is_found_when_the_log_is_off(self, errors: Path) -> None:
         with pytest.raises(ConfigError, match="access_log_format"):
-            open_access_log(Settings(access_log_format="%(zz)s"), logging.getLogger("x"))
+            open_access_log(Settings(access_log_format="%(zz"), logging.getLogger("x"))
 
 
 class TestTrouble:

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,14 @@ import pytest
 
 from wsgiserv.config.settings import Settings
 from wsgiserv.errors import ConfigError
-from wsgiserv.logs.error import ErrorStream, open_error_log, reopen_error_log
+from wsgiserv.logs.error import open_error_log, reopen_error_log
+from wsgiserv.logs.error_stream import ErrorStream
 
 NAMES = ("wsgiserv.error", "gunicorn.error", "wsgiserv.access", "gunicorn.access")
 LINE = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[%d\] \[%s\] %s\n"
 
 
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    root = logging.root.handlers[:], logging.root.level
-    yield
-    open_error_log(Settings(errorlog="/dev/null"))
-    for name in NAMES:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.filters.clear()
-        logger.propagate = True
-    logging.root.handlers[:], logging.root.level = root
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from wsgiserv.boot import Report
 from wsgiserv.logs.access import environ_of
+from wsgiserv.logs.shared import ACCESS, begin_access_loggers
 from wsgiserv.master.crash_dump_file import CrashDump, CrashDumpFile
 from wsgiserv.master.crash_report import CrashReport, CrashReporter, describe_exit, make_report, needs_report
 from wsgiserv.master.oom import OomEvidence, OomWatch
@@ -379,17 +380,25 @@ def settings(path: Path | str | None, log_format: str = "%(h)s %(r)s %(s)s %(b)s
         user=os.geteuid(),
         group=os.getegid(),
         umask=0,
+        logconfig=None,
+        logconfig_dict={},
+        logconfig_json=None,
+        syslog=False,
     )
 
 
 @pytest.fixture
 def reporter(tmp_path: Path) -> CrashReporter:
     log = logging.getLogger("test_death")
+    # Whatever an earlier test has left there.
+    ACCESS.filters.clear()
+    ACCESS.propagate = ACCESS.given_propagate = False
+    begin_access_loggers(is_on=True)
     return CrashReporter(log, OomWatch(str(tmp_path), "", str(tmp_path / "none")), lambda pid: pid << 20)
 
 
 def dead(cfg: Any, **rest: Any) -> WorkerHandle:
-    found = worker(cfg=cfg, **rest)
+    found = worker(settings=cfg, **rest)
     assert found.slot is not None
     found.slot.begin(0, 98.5, b"192.0.2.7", b"r1", b"GET /a%20b?x=1 HTTP/1.1")
     return found
@@ -407,7 +416,7 @@ def test_memory_is_looked_at_once_a_second(reporter: CrashReporter) -> None:
 
 def test_the_last_twenty_are_kept_and_all_are_logged(reporter: CrashReporter, caplog: pytest.LogCaptureFixture) -> None:
     for pid in range(25):
-        handle = worker(cfg=settings(None))
+        handle = worker(settings=settings(None))
         handle.pid = pid
         reporter.report(handle, Ended(KILL, 1024), NOW)
     assert [each.pid for each in reporter.reports] == list(range(5, 25))
@@ -479,7 +488,7 @@ def test_without_an_access_log_or_with_one_that_cannot_be_written_nothing_breaks
     reporter.report(dead(settings(None)), Ended(KILL, 0), NOW)
     os.mkfifo(tmp_path / "fifo")  # to open it would wait for a reader
     reporter.report(dead(settings(tmp_path / "fifo")), Ended(KILL, 0), NOW)
-    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    assert {record.levelname for record in caplog.records if record.name == "test_death"} == {"ERROR"}
     reporter.report(dead(settings(tmp_path / "missing" / "access.log")), Ended(KILL, 0), NOW)
     assert caplog.records[-1].levelname == "WARNING"
     assert "mkdir" in caplog.records[-1].getMessage()

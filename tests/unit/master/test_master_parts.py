@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from wsgiserv.config.process_environment import ProcessEnvironment
 from wsgiserv.errors import ConfigError
 from wsgiserv.master.crash_report import describe_exit, request_lines
-from wsgiserv.master.generation import RawEnvironment
 from wsgiserv.master.pidfile import PidFile
 from wsgiserv.master.slots import SlotPool
 from wsgiserv.master.systemd import take_listen_fds
@@ -97,13 +97,41 @@ def test_variables_for_others_or_without_sense(environ: dict[str, str]) -> None:
 
 def test_raw_env_is_applied_and_taken_back_by_the_next_one() -> None:
     environ = {"A": "old", "B": "old"}
-    raw = RawEnvironment(environ)
+    raw = ProcessEnvironment(environ)
     raw.apply(["A=1", "A=2", "C=x=y", "D="])
     assert environ == {"A": "2", "B": "old", "C": "x=y", "D": ""}
     raw.apply(["B=3"])
     assert environ == {"A": "old", "B": "3"}
     raw.apply([])
     assert environ == {"A": "old", "B": "old"}
+
+
+def test_the_variables_of_files_are_below_raw_env_and_come_and_go() -> None:
+    environ = {"A": "old"}
+    process = ProcessEnvironment(environ)
+    process.put_files({"B": "file", "C": "file"})
+    process.apply(["B=raw"])
+    assert environ == {"A": "old", "B": "raw", "C": "file"}
+    before = process.state
+    process.put_files({"B": "new", "D": "new"})
+    assert environ == {"A": "old", "B": "raw", "D": "new"}
+    process.apply([])
+    assert environ == {"A": "old", "B": "new", "D": "new"}
+    process.restore(before)
+    assert environ == {"A": "old", "B": "raw", "C": "file"}
+    process.put_files({})
+    assert environ == {"A": "old", "B": "raw"}
+
+
+def test_variables_that_stay_are_not_written_again() -> None:
+    """Else a reload without environment files would undo what a hook has set."""
+    environ: dict[str, str] = {}
+    process = ProcessEnvironment(environ)
+    process.apply(["A=raw"])
+    environ["A"] = "of a hook"
+    process.put_files({})
+    process.restore(process.state)
+    assert environ == {"A": "of a hook"}
 
 
 # ---- slots and words -----------------------------------------------------------------------------------

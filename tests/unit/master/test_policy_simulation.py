@@ -76,7 +76,7 @@ class World:
             self.fleet.reported(worker, Report("retiring"), self.now, jitter)
             self.later(self.random.uniform(0.1, 20), worker, "dies")
         elif what == "hangs":
-            worker.tmp = "hung"  # type: ignore[assignment]  # the simulation's own mark
+            worker.view = "hung"  # the simulation's own mark
         elif what == "dies":
             self.fleet.died(worker, "was killed by SIGSEGV", self.now, jitter)
 
@@ -85,7 +85,7 @@ class World:
         name = {SIGTERM: "term_at", SIGQUIT: "quit_at", SIGKILL: "kill_at"}.get(signal, "abort_at")
         assert getattr(worker, name) is None, f"{signal.name} twice"
         setattr(worker, name, self.now)
-        hung = worker.tmp is not None
+        hung = worker.view is not None
         if signal == SIGKILL:
             self.later(0.01, worker, "dies")
         elif not hung and self.random.random() < 0.9:
@@ -109,7 +109,7 @@ class World:
         upcoming = min((event[0] for event in self.events), default=inf)
         self.now = min(until, upcoming, self.now + 1.0)
         for worker in self.fleet.workers:
-            if worker.ready_at is not None and worker.tmp is None:
+            if worker.ready_at is not None and worker.view is None:
                 worker.heartbeat = self.now
         due = sorted(event for event in self.events if event[0] <= self.now)
         self.events = [event for event in self.events if event[0] > self.now]
@@ -191,7 +191,7 @@ def test_whatever_happens_the_fleet_is_whole_when_the_world_is_kind(seed: int) -
         return
     world.kind = True
     for worker in world.fleet.workers:
-        worker.tmp = None
+        worker.view = None
     world.events = [event for event in world.events if event[3] in ("ready", "dies") and event[2].leaving]
     while world.now < 500:
         world.step()

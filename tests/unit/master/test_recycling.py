@@ -39,7 +39,7 @@ def worker(age: int = 1, *, lifetime: float = 0.0, memory: int = 0, **known: Any
         "timeout": 0.0,
         "graceful_timeout": 30.0,
         "pid": 100 + age,
-        "cfg": SimpleNamespace(max_worker_lifetime=lifetime, max_worker_memory=memory),
+        "settings": SimpleNamespace(max_worker_lifetime=lifetime, max_worker_memory=memory),
     }
     return WorkerHandle(age=age, **{**values, **known})
 
@@ -289,7 +289,7 @@ class Employed:
                 generation=1,
                 master_pid=os.getpid(),
                 log=logging.getLogger("test.recycling"),
-                server=None,
+                server=SimpleNamespace(app=None),
                 handle=None,
             )
         )

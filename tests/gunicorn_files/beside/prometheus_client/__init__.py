@@ -1,0 +1,1 @@
+"""Stands in for the real package: only what configuration files call."""

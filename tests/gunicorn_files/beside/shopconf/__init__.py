@@ -1,0 +1,1 @@
+"""A package with its configuration in it."""

@@ -1,0 +1,4 @@
+# New files are for the group, too.
+#: get /umask
+
+umask = 0o027

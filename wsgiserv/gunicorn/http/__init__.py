@@ -1,0 +1,1 @@
+"""Names of gunicorn's HTTP code that configuration files refer to."""

@@ -1,0 +1,19 @@
+"""Sets the titles of processes and threads for ps and top, where the package setproctitle is installed."""
+
+from __future__ import annotations
+
+try:
+    from setproctitle import setproctitle, setthreadtitle
+except ImportError:
+    has_titles = False
+
+    def setproctitle(title: str) -> None:
+        """Do nothing."""
+
+    def setthreadtitle(title: str) -> None:
+        """Do nothing."""
+
+else:
+    has_titles = True
+
+__all__ = ["has_titles", "setproctitle", "setthreadtitle"]
