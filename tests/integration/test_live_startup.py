@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from rawclient import RawClient
-from server import DEADLINE_S, Server, Start, environment, is_alive, run, wait_until
+from server import DEADLINE_S, Server, Start, environment, is_alive, run, title_of, wait_until
 
 import wsgiserv
 
@@ -481,9 +481,7 @@ def test_process_titles(start: Start) -> None:
     with RawClient(server.address) as client:
         assert client.get("/").status == 200
     (worker,) = server.workers()
-    master_title, worker_title = (
-        Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace") for pid in (server.pid, worker)
-    )
+    master_title, worker_title = title_of(server.pid), title_of(worker)
     assert "master" in master_title
     assert "my-site" in master_title
     assert "worker" in worker_title

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server import HERE, ROOT, Connect, Start, bare_environment, run, wait_until
+from server import HERE, ROOT, Connect, Start, bare_environment, run, title_of, wait_until
 
 MISSING = """\
 import sys
@@ -31,7 +31,7 @@ def test_it_serves(start: Start, connect: Connect, tmp_path: Path) -> None:
     server.wait_for_log("ready: 2 workers")
     assert connect(server.address).get("/").status == 200
     for pid in server.workers():
-        assert b"wsgiserv: " not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert "wsgiserv: " not in title_of(pid)
     # A second server on the same pid file is told of the first.
     done = run(["-b", "127.0.0.1:0", "--pid", "pid", "apps:app"], tmp_path, environment_without(tmp_path))
     assert done.returncode == 2
@@ -44,7 +44,7 @@ def test_a_master_is_known_by_its_command(start_unclassed: Start, tmp_path: Path
     server.wait_for_log("ready")
     other = subprocess.Popen(["sleep", "60"])
     try:
-        wait_until(lambda: b"sleep" in Path(f"/proc/{other.pid}/cmdline").read_bytes(), "sleep runs")
+        wait_until(lambda: "sleep" in title_of(other.pid), "sleep runs")
         code = (
             "import sys\n"
             "from wsgiserv.net.port_owner import is_master\n"

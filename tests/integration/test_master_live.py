@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from server import Server, Start, children, environment, is_alive, wait_until
+from server import Server, Start, children, environment, is_alive, title_of, wait_until
 
 FAKE_SERVER = Path(__file__).parents[1] / "support" / "fakeserver.py"
 
@@ -23,10 +23,6 @@ def ready(server: Server, count: int) -> list[int]:
     found = server.workers()
     assert len(found) == count
     return found
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
 
 
 def errors(server: Server) -> list[str]:
@@ -44,8 +40,8 @@ def test_the_start_says_who_listens_where_in_at_most_five_lines(begin: Start) ->
     text = "\n".join(lines)
     assert re.search(rf"wsgiserv \d\S* .*pid {server.pid}.* 3 sync workers for fake:app", text)
     assert re.search(r"listening on http://127\.0\.0\.1:[1-9]\d*, unix:/\S+/s\.sock", text)
-    assert title(server.pid) == "wsgiserv: master [shop]"
-    assert {title(pid) for pid in pids} == {"wsgiserv: worker [shop]"}
+    assert title_of(server.pid) == "wsgiserv: master [shop]"
+    assert {title_of(pid) for pid in pids} == {"wsgiserv: worker [shop]"}
     assert server.stop() == 0
     assert errors(server) == []
 
@@ -241,7 +237,7 @@ def test_hup_replaces_the_workers_with_the_new_configuration(begin: Start, tmp_p
     server.wait_for_log(r"reloaded: 3 workers in \d+\.\d\d s; the old ones retire")
     wait_until(lambda: not set(old) & set(server.workers()), "the old ones retire")
     assert len(server.workers()) == 3, (server.workers(), server.out.text)
-    assert title(server.pid) == "wsgiserv: master [next]"
+    assert title_of(server.pid) == "wsgiserv: master [next]"
     said = server.out.lines
     assert "nworkers_changed 2 None" in said
     assert "nworkers_changed 3 2" in said

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from server import Server, Start, children, is_alive, wait_until
+from server import Server, Start, children, is_alive, title_of, wait_until
 
 from wsgiserv.master import zygote as zygote_process
 from wsgiserv.master.slots import SlotPool
@@ -29,17 +29,9 @@ WAITS = (
 )
 
 
-def title(pid: int) -> str:
-    """Return what ps shows of a process."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-    except OSError:
-        return ""
-
-
 def of_role(server: Server, role: str) -> list[int]:
     """Return the master's children of this title."""
-    return [pid for pid in children(server.pid) if title(pid).startswith(f"wsgiserv: {role} [")]
+    return [pid for pid in children(server.pid) if title_of(pid).startswith(f"wsgiserv: {role} [")]
 
 
 def wait_for(server: Server, role: str, count: int) -> list[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from server import ROOT, Server, children, is_alive, wait_until
+from server import ROOT, Server, children, title_of, wait_until
 
 Answer = tuple[int, str]
 
@@ -69,8 +69,7 @@ class Running:
         """Return the workers' process ids: below the zygote, where there is one."""
         found = []
         for child in self.server.workers():
-            title = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace") if is_alive(child) else ""
-            found += [child] if "worker" in title else children(child)
+            found += [child] if "worker" in title_of(child) else children(child)
         return found
 
 

@@ -90,6 +90,14 @@ def is_alive(pid: int) -> bool:
     return _process(pid) is not None
 
 
+def title_of(pid: int) -> str:
+    """Return what ps shows of a process, its arguments divided by NUL; "" once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def children(pid: int) -> list[int]:
     """Return the process ids of the live children of ``pid``, oldest id first.
 
