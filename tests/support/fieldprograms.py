@@ -69,7 +69,8 @@ class Running:
         """Return the workers' process ids: below the zygote, where there is one."""
         found = []
         for child in self.server.workers():
-            found += [child] if "worker" in title_of(child) else children(child)
+            # Not by the word worker: now and then a process of opentelemetry-instrument has no title.
+            found += children(child) if "zygote" in title_of(child) else [child]
         return found
 
 
