@@ -44,12 +44,6 @@ def seen(server: Server, *names: str) -> dict[str, str | None]:
     return dict(now)
 
 
-def reload(server: Server, *, expect: str = r"reloaded") -> None:
-    after = len(server.log.lines)
-    server.send_signal(signal.SIGHUP)
-    server.wait_for_log(expect, after=after)
-
-
 # ---- precedence ------------------------------------------------------------------------------------------
 
 
@@ -145,7 +139,7 @@ def test_it_reaches_file_hooks_and_application_and_is_read_again(
     server.wait_for_log("post_fork sees A=1 B=one")
     wait_until(lambda: len(server.workers()) == 2 + len(args), "two workers")
     (tmp_path / ".env").write_text("A=2\nC=three\nOWN=still\nWSGISERV_WORKERS=1\n")
-    reload(server)
+    server.reload()
     expected = {"A": "2", "B": None, "C": "three", "OWN": "own"}
     wait_until(lambda: len(server.workers()) == 1 + len(args), "one worker")
     assert seen(server, *expected) == expected
@@ -157,10 +151,10 @@ def test_raw_env_goes_before_it_also_after_reloads(start_unclassed: Start, tmp_p
     server = start_unclassed("app:app", "-c", "conf.py", "--env-file", ".env", files=files)
     assert seen(server, "A", "B") == {"A": "raw", "B": "1"}
     (tmp_path / ".env").write_text("A=2\nB=2\n")
-    reload(server)
+    server.reload()
     wait_until(lambda: seen(server, "A", "B") == {"A": "raw", "B": "2"}, "the new value below raw_env")
     (tmp_path / "conf.py").write_text("")
-    reload(server)
+    server.reload()
     wait_until(lambda: seen(server, "A", "B") == {"A": "2", "B": "2"}, "the file's value, not the one of the start")
 
 
@@ -175,7 +169,9 @@ def test_a_reload_that_fails_leaves_the_variables(start_unclassed: Start, tmp_pa
         (tmp_path / "conf.py").write_text("workers = 'lots'\n")
     if broken == "application":
         (tmp_path / "app.py").write_text("1 / 0\n")
-    reload(server, expect=r"reload failed|failed to boot|the old workers")
+    after = len(server.log.lines)
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_log(r"reload failed|failed to boot|the old workers", after=after)
     if broken == "env file":
         server.wait_for_log(r"WS1066 \.env line 3: is not NAME=value")
     (tmp_path / "app.py").write_text(APP)
@@ -259,6 +255,6 @@ def test_no_secret_is_in_the_log_or_in_print_config(start_unclassed: Start, tmp_
     assert "SECRET_KEY   = '***' (.env line 2)" in done.stdout
     assert "postgres://shop:***@db/shop" in done.stdout
     assert "# *** stands for a value that looks like a secret" in done.stdout
-    reload(server)
+    server.reload()
     assert server.stop() == 0
     assert "hunter2" not in done.stdout + done.stderr + server.log.text

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server import DEADLINE_S, Connect, Server, Start, environment, is_alive, title_of, wait_until
+from server import DEADLINE_S, Connect, Server, Start, environment, is_alive, is_worker, wait_until
 
 # A supervisor that blocks all signals, and ignores those that a parent may ignore.
 PARENT = """
@@ -72,11 +72,6 @@ def test_all_are_heard(start: Start, connect: Connect, preload: tuple[str, ...])
     server.send_signal(signal.SIGHUP)
     server.wait_for_log("reloaded:", after=seen)
     assert server.stop() == 0
-
-
-def is_worker(pid: int) -> bool:
-    """Whether this process is a worker, by its title."""
-    return "wsgiserv: worker" in title_of(pid)
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from rawclient import RawClient
-from server import Server, Start, children, is_alive, run, title_of, wait_until
+from server import Server, Start, children, is_alive, is_worker, run, wait_until
 
 HELLO = """
 import os
@@ -139,7 +139,7 @@ def test_no_child_holds_the_lock_on(start: Start, tmp_path: Path, preload: tuple
 
 
 def _workers(server: Server) -> list[int]:
-    return [pid for pid in server.workers() if title_of(pid).startswith("wsgiserv: worker")]
+    return [pid for pid in server.workers() if is_worker(pid)]
 
 
 def test_an_upgrade_hands_the_file_over_with_a_lock(start_unclassed: Start, tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def title_of(pid: int) -> str:
         return ""
 
 
+def is_worker(pid: int) -> bool:
+    """Whether ``pid`` is a worker, by its title."""
+    return title_of(pid).startswith("wsgiserv: worker")
+
+
 def children(pid: int) -> list[int]:
     """Return the process ids of the live children of ``pid``, oldest id first.
 
@@ -266,6 +271,14 @@ class Server:
     def send_signal(self, number: int) -> None:
         """Send a signal to the master."""
         os.kill(self.pid, number)
+
+    def reload(self, expect: str = "reloaded") -> None:
+        """Reload by SIGHUP; return when the old workers have left: until then one of them may take a connection."""
+        before = [pid for each in self.workers() for pid in (each, *children(each)) if is_worker(pid)]
+        after = len(self.log.lines)
+        self.send_signal(signal.SIGHUP)
+        self.wait_for_log(expect, after=after)
+        wait_until(lambda: not any(map(is_worker, before)), "the old workers have left")
 
     def expect(self, *patterns: str) -> None:
         """From now on, log lines that match are not a fault."""
