@@ -33,6 +33,7 @@ def test_grows_under_load_and_shrinks_after_it(start: Start) -> None:
         return len(server.workers()) == 1
 
     wait_until(asked_and_alone, "it has shrunk again")
+    server.wait_for_log(r"\b1 worker wanted, were 2")
     changes = re.findall(r"(\d) workers? wanted, were (\d): busy \d+%", server.log.text)
     counts = [1, *(int(after) for after, _ in changes)]
     assert [int(before) for _, before in changes] == counts[:-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from gevents import needs_gevent_of_gunicorn
 from server import DEADLINE_S, environment, wait_until
 
 NOTE = """
@@ -210,6 +211,7 @@ FILES = {
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
 @pytest.mark.parametrize("name", list(FILES))
 def test_the_same_file(tmp_path: Path, name: str, kind: str) -> None:
+    needs_gevent_of_gunicorn(kind)
     config, targets = FILES[name]
     theirs = run_under("gunicorn", tmp_path / "g", config, *targets, flags=("-k", kind))
     ours = run_under("wsgiserv", tmp_path / "w", config, *targets, flags=("-k", kind))

@@ -147,3 +147,28 @@ def test_a_change_while_a_worker_imports(start: Start, tmp_path: Path, args: tup
     # Once: what has been read is new now.
     changes = [line for line in server.log.lines if "has changed: reloading" in line]
     assert len(changes) == 1, changes
+
+
+LATE = """
+import time
+
+class Late:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+LATE = Late()
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"one"]
+"""
+
+
+@pytest.mark.parametrize("engine", ["auto", "poll"])
+def test_the_watching_thread_does_not_abort_a_worker_that_ends_slowly(start: Start, engine: str) -> None:
+    """The interpreter takes its time when the watching thread, in compiled code, is not to come back any more."""
+    # Each worker has a chance of its own: it depends on the moment.
+    server = start("late:app", "-w", "8", "--reload", "--reload-engine", engine, files={"late.py": LATE})
+    server.wait_for_log("ready: 8 workers")
+    assert server.stop() == 0
+    assert "WS1209" not in server.log.text

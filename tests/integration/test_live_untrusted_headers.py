@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from gevents import needs_gevent_of_gunicorn
 from server import Server, Start, wait_until
 from test_live_proxies import STRANGER, TRUSTED, V1, From
 from test_live_uwsgi import SPOKEN, packet
@@ -304,6 +305,7 @@ def gunicorn(start_unclassed: Start) -> Callable[..., Server]:
 
 def test_the_environ_is_gunicorns(gunicorn: Callable[..., Server], shared_servers: Start, worker_class: str) -> None:
     names = [*HEADERS, "SCRIPT_NAME", "PATH_INFO", "REMOTE_USER", "X_Forwarded_For", "Script-Name", "Remote-User"]
+    needs_gevent_of_gunicorn(worker_class)
     kind = "gthread" if worker_class == "threads" else worker_class
     servers = [gunicorn("-k", kind), shared_servers("apps:app", expect=(NOT_SET,))]
     found = []

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from gevents import needs_silent_gevent
 from server import Connect, Start, run
 
 # What Python's warnings look like in the standard error; the server's own begin with the time.
@@ -16,8 +17,11 @@ STRICT = {**DEV, "PYTHONWARNINGS": "error"}
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
-def test_no_warning_from_start_to_end(start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path) -> None:
+def test_no_warning_from_start_to_end(
+    start: Start, connect: Connect, preload: tuple[str, ...], tmp_path: Path, worker_class: str
+) -> None:
     """Workers answer, are replaced by a reload and told to stop; sockets of both kinds, and logs, are open."""
+    needs_silent_gevent(worker_class)
     args = ("-w", "2", "--threads", "4", "-b", f"unix:{tmp_path}/s", "--access-logfile", "access", *preload)
     server = start("apps:app", *args, env=DEV)
     server.wait_for_log("ready:")
@@ -32,6 +36,7 @@ def test_no_warning_from_start_to_end(start: Start, connect: Connect, preload: t
 
 @pytest.mark.parametrize("args", [(), ("--preload",), ("--check-config",)], ids=["", "preload", "check"])
 def test_no_warning_after_a_failed_import(worker_class: str, args: tuple[str, ...], tmp_path: Path) -> None:
+    needs_silent_gevent(worker_class)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     done = run(["-k", worker_class, "-b", "127.0.0.1:0", *args, "broken:app"], tmp_path, STRICT)
     assert done.returncode == 4, done.stderr

@@ -270,6 +270,8 @@ class Worker(HookWorker):
 
     def _let_go(self) -> None:
         """Drop the application, at the end of the process."""
+        if self._reloader is not None:
+            self._reloader.end()
         # The signals' handlers and the helper threads hold this worker until the interpreter ends. Were the application
         # held with it, a file in a reference cycle of it would not be flushed.
         self._wsgi = self.boot.application = self.app.callable = self._around = None

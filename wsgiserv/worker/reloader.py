@@ -19,7 +19,7 @@ from time import monotonic, time_ns
 
 from wsgiserv.errors import ApplicationError, ConfigError
 from wsgiserv.safe_open import absolute, working_directory
-from wsgiserv.unpatched import allocate_lock, patched_by, start_thread
+from wsgiserv.unpatched import allocate_lock, patched_by, sleep, start_thread
 from wsgiserv.user_code import is_a, own_attribute
 
 # Modification time in ns, and size; None of a file that is not there.
@@ -32,6 +32,10 @@ _SKIPPED_DIRECTORIES = frozenset(("__pycache__", "node_modules", "site-packages"
 
 # The time stamps of files are those of the kernel's last tick (100 to 1,000 a second): earlier than the clock's time.
 _TICK_NS = 10_000_000
+# How long the end of the process may wait for watchfiles, which looks at its stop event each 50 ms; and how often it
+# looks whether that has come.
+_END_S = 1.0
+_END_LOOK_S = 0.005
 
 # A file counts as changed when it differs from what the process has read. An import may take seconds, and the file may
 # be saved meanwhile. So each source file is noted here, by absolute path, before the import system reads it.
@@ -107,7 +111,7 @@ class Reloader:
         }
         # Gone at the last look.
         self._missing: set[str] = set()
-        self._stopped = False
+        self._stopped = self._is_in_watchfiles = False
 
     def watch_broken(self, failed_import: ApplicationError) -> None:
         """Watch the files of its traceback, and all Python files here: a change of these may mend a failed import.
@@ -143,6 +147,14 @@ class Reloader:
     def stop(self) -> None:
         """Stop watching, at the next look. `on_change` may be running for the last time."""
         self._stopped = True
+
+    def end(self) -> None:
+        """Stop watching, and wait until the thread has left watchfiles: the process is about to end."""
+        # The interpreter ends its threads where they wait for it. One in compiled Rust aborts the process then.
+        self.stop()
+        until = monotonic() + _END_S
+        while self._is_in_watchfiles and monotonic() < until:
+            sleep(_END_LOOK_S)
 
     def is_set(self) -> bool:
         """Return whether `stop` was called. Of watchfiles' stop event."""
@@ -197,8 +209,10 @@ class Reloader:
 
     def _run_watchfiles(self) -> None:
         # No inotify watches left, or a file system without them: the clock always works.
+        self._is_in_watchfiles = True
         with suppress(Exception):
             self._watch()
+        self._is_in_watchfiles = False
         self._run_poll()
 
     def _watch(self) -> None:

@@ -14,6 +14,7 @@ from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from gevents import needs_gevent_of_gunicorn
 
 import wsgiserv.gunicorn
 from wsgiserv.config.gunicorn_compat import GUNICORN_ONLY
@@ -42,6 +43,7 @@ def public(module: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_each_name_is_gunicorns(name: str) -> None:
+    needs_gevent_of_gunicorn("gevent" if name.endswith("gevent") else "")
     ours, theirs = importlib.import_module(name), importlib.import_module(name.removeprefix("wsgiserv."))
     for key, value in public(ours).items():
         if key in OURS:
