@@ -1,7 +1,7 @@
 """Loads configuration files and what `wsgiserv migrate` makes of them, each in a process of its own.
 
-``python migratedfiles.py DIRECTORY`` reads gunicorn.conf.py and wsgiserv.conf.py in each directory in there, and
-prints what they give as JSON: for each directory two descriptions.
+``python migratedfiles.py`` reads the path of a directory from each line of its standard input, loads gunicorn.conf.py
+and wsgiserv.conf.py there, and prints what they give as a line of JSON: two descriptions.
 """
 
 from __future__ import annotations
@@ -70,14 +70,13 @@ def load_in_child(directory: str, name: str, environ: dict[str, str]) -> dict[st
     return found
 
 
-def main(place: Path) -> None:
-    """Print the descriptions of all directories in ``place``."""
-    found = {}
-    for directory in sorted(place.iterdir()):
-        environ = json.loads((directory / "environ.json").read_text())
-        found[directory.name] = [load_in_child(str(directory), name, environ) for name in NAMES]
-    print(json.dumps(found))
+def main() -> None:
+    """Answer the lines of the standard input."""
+    for line in sys.stdin:
+        directory = line.rstrip("\n")
+        environ = json.loads((Path(directory) / "environ.json").read_text())
+        print(json.dumps([load_in_child(directory, name, environ) for name in NAMES]), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

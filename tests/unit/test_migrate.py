@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,31 +235,29 @@ STAYS = {"azure_app_service": "log_file", "helpers_in_the_file": "debug django_s
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def loader() -> Iterator[subprocess.Popen[str]]:
+    """A process that loads configuration files."""
+    command = [sys.executable, "-W", "ignore", str(SUPPORT / "migratedfiles.py")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=bare_environment(), stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_settings_stay_the_same(loader: subprocess.Popen[str], tmp_path: Path, case: Any) -> None:
     """Each file of the corpus, and what is made of it, both loaded."""
-    place = tmp_path_factory.mktemp("migrated")
-    for case in CASES:
-        directory = place / case.name
-        shutil.copytree(BESIDE, directory, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(case.path, directory / "gunicorn.conf.py")
-        made = migrate(case.path.read_text(), "gunicorn.conf.py")
-        (directory / "wsgiserv.conf.py").write_text(made.text)
-        (directory / "environ.json").write_text(json.dumps({"HOME": str(directory), "UDP_PORT": "1", **case.env}))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(SUPPORT / "migratedfiles.py"), str(place)],
-        env=bare_environment(),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_the_settings_stay_the_same(loaded: dict[str, Any], name: str) -> None:
-    before, after = loaded[name]
+    directory, name = tmp_path / "site", case.name
+    shutil.copytree(BESIDE, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(case.path, directory / "gunicorn.conf.py")
+    (directory / "wsgiserv.conf.py").write_text(migrate(case.path.read_text(), "gunicorn.conf.py").text)
+    (directory / "environ.json").write_text(json.dumps({"HOME": str(directory), "UDP_PORT": "1", **case.env}))
+    assert loader.stdin is not None
+    assert loader.stdout is not None
+    print(directory, file=loader.stdin, flush=True)
+    before, after = json.loads(loader.stdout.readline())
     assert "error" not in before, before
     assert after["settings"] == before["settings"]
     assert after["faults"] == before["faults"]
