@@ -30,7 +30,8 @@ DRAINING = 8  # master: 1 while the server goes on accepting, but is about to st
 LISTENING = 9  # 1 while it accepts from the listeners
 LOAD = 10  # the busy share of its time lately, in thousandths: see `Slot.with_room`
 LINGERING = 11  # 1 while it leaves, and keeps idle connections that no other worker can take
-WORDS = 12
+DETACHED = 12  # of CONNECTIONS, those that the application has taken (WebSockets)
+WORDS = 13
 _ROW_BYTES = WORDS * 8
 
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one

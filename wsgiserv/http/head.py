@@ -124,6 +124,8 @@ class HeaderBlock:
         has_host: whether there is a Host field.
         close: whether Connection lists ``close``.
         keep_alive: whether Connection lists ``keep-alive``.
+        upgrades: whether the client wants to go on with another protocol: it names one in Upgrade, and Connection lists
+            ``upgrade``.
         expect_continue: whether Expect is ``100-continue``.
         plain: no body, no Expect, no Connection field: the usual GET.
         request_id: the value of X-Request-Id, if it is usable as an id; for trusted peers only.
@@ -144,6 +146,7 @@ class HeaderBlock:
     has_host: bool = False
     close: bool = False
     keep_alive: bool = False
+    upgrades: bool = False
     expect_continue: bool = False
     plain: bool = False
     request_id: str | None = None
@@ -381,7 +384,10 @@ class HeadParser:
                 secure = environ[key].lower() == expected
                 block.contradictory = block.contradictory or block.secure is (not secure)
                 block.secure = secure
-        block.only_claims = not (block.chunked or block.contradictory or block.secure or block.forwarder)
+        block.upgrades = block.upgrades and bool(environ.get("HTTP_UPGRADE"))
+        block.only_claims = not (
+            block.chunked or block.upgrades or block.contradictory or block.secure or block.forwarder
+        )
 
 
 def _keep(cache: dict[Any, Any], key: object, value: object) -> None:
@@ -518,6 +524,8 @@ def _read_connection(block: HeaderBlock, key: str, value: str) -> None:
     members = _members(value)
     block.close = block.close or "close" in members
     block.keep_alive = block.keep_alive or "keep-alive" in members
+    if "upgrade" in members:
+        block.upgrades = block.unusual = True
     block.environ[key] = _join(key, block.environ.get(key), value)
 
 

@@ -30,6 +30,7 @@ from wsgiserv.net.request_account import CLIENT_GONE
 from wsgiserv.net.request_reader import BODY, DISCARDING, FLUSHING, HEAD, LINGERING, READY, TLS_HANDSHAKE, WAITING
 from wsgiserv.net.send_queue import SendQueue
 from wsgiserv.net.serving_context import NEVER, NONE, READ, WRITE, InFlight
+from wsgiserv.net.upgrade import offer
 from wsgiserv.scoreboard import CELL_BYTES, CELL_WORDS, CELLS_AT, ERRORS, REQUESTS, pack_cell
 from wsgiserv.wsgi.environ import adjust
 from wsgiserv.wsgi.input import BodyBuffer, empty_input
@@ -188,6 +189,8 @@ class Connection(ConnectionLife):
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not self.trusted:
                     context.untrusted_headers.handle(environ, block.claims, self.name, self.sock)
+                if block.upgrades and body is None and line.http11:
+                    self._upgrade = offer(self, environ)
         except ProtocolError as error:
             environ, broken = None, error
         if environ is None:
@@ -216,7 +219,7 @@ class Connection(ConnectionLife):
         if context.cork.is_on:
             context.cork.after_call(now, now - started)
         if failure is not None and not response.overdue:  # that has been reported
-            self._report_failure(failure, environ)
+            self._report_failure(failure, environ, response.is_taken)
         # The thread that takes it out accounts for it: another has, when it was cut or answered with 504.
         if context.running.pop(self, None) is not None:
             # `_count`, inlined: it is on every request's way.
@@ -243,6 +246,7 @@ class Connection(ConnectionLife):
             and self._stream is None
             and self._queue is None
             and self._pending is None
+            and self._upgrade is None
             and not (self._lost or response.aborted)
         ):
             self.deadline = now + context.keepalive
@@ -259,8 +263,21 @@ class Connection(ConnectionLife):
 
     # ---- after the response --------------------------------------------------------------------------
 
+    def _end_upgrade(self) -> None:
+        """Close a connection that the application has had: the client has all that it has sent."""
+        upgrade = self._upgrade
+        if upgrade is not None:
+            self._upgrade = None
+            self.context.drop_upgrade(upgrade)
+            if self.state == READY:
+                self._linger(BRIEF_LINGER_S)
+
     def _settle(self, response: Response) -> None:
         """Keep, flush or close the connection."""
+        if self._upgrade is not None:
+            if self._upgrade.end(self._end_upgrade):
+                return
+            self._upgrade = None
         if self._queue is not None and self._leave_queue(self._queue, response):
             return
         if self._pending is not None:

@@ -15,6 +15,7 @@ from wsgiserv.net.handoff import MOST_MOVED_BYTES, ConnectionState
 from wsgiserv.net.request_account import CLIENT_GONE, RequestAccount
 from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING, RequestReader
 from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE
+from wsgiserv.net.upgrade import Upgrade
 
 # How long a closing connection discards what the client still sends, when no unread byte is here, but the client may
 # have sent more before it could know: about a round trip.
@@ -37,6 +38,7 @@ class ConnectionLife(RequestAccount):
     # Reads the body of the current request for the application; kept until that body has come to its end.
     _stream: BodyStream | None = field(init=False, default=None)
     _close_after: bool = field(init=False, default=False)  # when the queue is flushed
+    _upgrade: Upgrade | None = field(init=False, default=None)  # of the request in the application
 
     def __post_init__(self) -> None:
         context = self.context
@@ -123,6 +125,31 @@ class ConnectionLife(RequestAccount):
             return bool(self.sock.recv(1, MSG_DONTWAIT | MSG_PEEK))
         except OSError:
             return False
+
+    # ---- to the application --------------------------------------------------------------------------
+
+    def hand_over(self) -> None:
+        """Leave the socket to the application, in its thread. See `Upgrade`.
+
+        Raises:
+            RuntimeError: it would hold the whole worker.
+            OSError: the client has gone, or its request has been ended from outside.
+        """
+        context = self.context
+        if not self.base["wsgi.multithread"]:
+            raise RuntimeError(
+                "the application has used the client's socket (a WebSocket?), which would hold the whole worker for as "
+                "long as it is open: use worker_class = 'gevent' or 'threads'"
+            )
+        request = context.running.get(self)
+        if request is None or self._lost or self._upgrade is None:
+            raise ConnectionResetError("the client has gone, or its request has been ended")
+        context.cork.push()
+        self.wait_until_sent()
+        request[1].take()
+        self.deadline = NEVER
+        self.loop.ignore(self)
+        context.add_upgrade(self._upgrade)
 
     # ---- to another process --------------------------------------------------------------------------
 
@@ -233,6 +260,8 @@ class ConnectionLife(RequestAccount):
         self.loop.forget(self)
         if self._queue is not None:
             self._drop_queue(self._queue)
+        if self._upgrade is not None and self._upgrade.is_taken:
+            self._upgrade.close()
         self.reader.discard()
         sock = self.sock
         try:
@@ -253,6 +282,8 @@ class ConnectionLife(RequestAccount):
             sock.close()
         else:
             sock.close_in_child()
+        if self._upgrade is not None:
+            self._upgrade.close_in_child()
         if self._queue is not None:
             self._queue.drop_in_child()
             self._queue = None  # what is still sent fails at the socket

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from errno import ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO
 from operator import itemgetter
+from socket import socket as _Socket
 from sys import maxsize
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
@@ -27,6 +28,7 @@ from wsgiserv.net.listener import Listener
 from wsgiserv.net.response_writer import ResponseWriter
 from wsgiserv.net.serving_context import NONE, RATE_GRACE_S, READ, UNWATCHED
 from wsgiserv.process import leave
+from wsgiserv.unpatched import start_thread
 from wsgiserv.wording import counted
 
 if TYPE_CHECKING:
@@ -200,6 +202,24 @@ class EventLoop:
     def wait_readable(self, connection: ResponseWriter) -> bool:
         """Block until the client sends more of its body; False at ``body_timeout``."""
         return _is_readable(connection.fd, min(body_limit_s(connection), _LONGEST_POLL_S) or None)
+
+    # ---- upgraded connections ------------------------------------------------------------------------------
+
+    @property
+    def socket_class(self) -> type[Any]:
+        """Python's own."""
+        return _Socket
+
+    def spawn(self, function: Callable[[], object]) -> None:
+        """Run ``function`` in a thread of its own. Raises RuntimeError."""
+        start_thread(function, (), name="wsgiserv-tunnel")
+
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
+        """Block until one of the descriptors is ready; False when the time is over."""
+        poller = _poll()
+        for fd, events in waits:
+            poller.register(fd, events)
+        return bool(poller.poll(timeout_s * 1000))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 

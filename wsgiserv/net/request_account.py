@@ -175,7 +175,7 @@ class RequestAccount(ResponseWriter):
                 self.cut_unrun()
             return
         self._report_cut(request.environ, monotonic() - request.started)
-        if request.response.begun:
+        if request.response.begun and not request.response.is_taken:
             reset(self.sock)  # what the client has must not look like the whole
 
     def cut_unrun(self) -> None:
@@ -190,9 +190,13 @@ class RequestAccount(ResponseWriter):
 
     # ---- the error log -------------------------------------------------------------------------------
 
-    def _report_failure(self, failure: BaseException, environ: dict[str, Any]) -> None:
+    def _report_failure(self, failure: BaseException, environ: dict[str, Any], is_upgraded: bool) -> None:
         """Report an exception returned by `run_app`."""
         log = self.context.log
+        if is_upgraded and is_a(failure, (StopIteration, BodyTooLong, ConnectionError)):
+            # Libraries end so. The client may leave at any moment, and the application finds a broken socket then.
+            log.debug("%s: an upgraded connection has ended: %r", self.name, failure)
+            return
         asked = escape(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}")
         request_id = environ["wsgiserv.request_id"]
         # A client that breaks off is no fault of the application: no traceback, and no line at all in most logs.

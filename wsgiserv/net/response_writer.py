@@ -208,6 +208,21 @@ class ResponseWriter(ABC):
             if was_empty:
                 self._start_draining()
 
+    def wait_until_sent(self) -> None:
+        """Wait until the client has taken all that is queued. Raises ConnectionResetError."""
+        queue = self._queue
+        while queue is not None and queue.has_items:
+            queue.low = 0
+            try:
+                if not self.loop.wait_writable(self):
+                    self._give_up(queue)
+                if self._lost or queue.error is not None or self._empties_queue(queue):
+                    break
+            except ClientGone:
+                break
+        if self._lost or (queue is not None and queue.error is not None):
+            raise ConnectionResetError("the client has gone")
+
     def wait_for_client(self) -> None:
         """Wait while the client is too far behind; in the application's thread. Raises ClientGone."""
         queue = self._queue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid, urandom
@@ -17,7 +17,7 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
 from wsgiserv.net.untrusted_headers import UntrustedHeaders
-from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
+from wsgiserv.scoreboard import DETACHED, DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.input import BodyBuffer
 from wsgiserv.wsgi.response import Response
@@ -78,6 +78,30 @@ class Loop(Protocol):
 
     def wait_readable(self, connection: Any) -> bool:
         """Let the reader of a streamed body wait until the socket has more; False at the body timeout."""
+
+    # ---- for upgraded connections: see `Upgrade` ----
+
+    @property
+    def socket_class(self) -> type[Any]:
+        """The class of the sockets that applications know: they wait as the applications do."""
+
+    def spawn(self, function: Callable[[], object]) -> None:
+        """Run ``function`` beside the requests. Raises RuntimeError when the system starts no thread."""
+
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
+        """Let a spawned function wait; False when the time is over.
+
+        Args:
+            waits: descriptors, and what to wait for on each (POLLIN, POLLOUT).
+            timeout_s: in seconds.
+        """
+
+
+class Upgraded(Protocol):
+    """A connection that an application has taken."""
+
+    def end_reading(self) -> None:
+        """Let the application find the end of the client's data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +203,8 @@ class ServingContext:
         log: the error log.
         parser: parses heads, with a cache.
         untrusted_headers: removes the forwarded headers of untrusted peers, or passes them on.
+        upgrades: the upgraded connections that applications have taken.
+        ends_upgrades: whether their clients' data ends for the applications: the worker leaves.
         keepalive: how long an idle connection stays, in seconds.
         cork: holds the small answers of one turn.
         new_body, new_queue: make the buffer of a request's body, and a connection's queue of response data.
@@ -197,6 +223,8 @@ class ServingContext:
     request_ids: Iterator[str] = field(default_factory=_request_ids)
     report_passed: Callable[[str], object] | None = None
     cork: Cork = field(default_factory=Cork)
+    upgrades: set[Upgraded] = field(default_factory=set)
+    ends_upgrades: bool = False
     log: logging.Logger = field(init=False)
     parser: HeadParser = field(init=False)
     untrusted_headers: UntrustedHeaders = field(init=False)
@@ -265,6 +293,24 @@ class ServingContext:
         self.keepalive = min(self.keepalive, linger_s)
         # A response that is on its way may have promised keep-alive: such a connection stays for ``linger_s``.
         self.drain()
+
+    def add_upgrade(self, upgrade: Upgraded) -> None:
+        """Count a connection that the application has taken."""
+        self.upgrades.add(upgrade)
+        self.slot.words[DETACHED] = len(self.upgrades)
+        if self.ends_upgrades:
+            upgrade.end_reading()
+
+    def drop_upgrade(self, upgrade: Upgraded) -> None:
+        """Count such a connection no more: its call has ended."""
+        self.upgrades.discard(upgrade)
+        self.slot.words[DETACHED] = len(self.upgrades)
+
+    def end_upgrades(self) -> None:
+        """Let the applications find the end of the data in all connections that they have taken, now and later."""
+        self.ends_upgrades = True
+        for upgrade in list(self.upgrades):
+            upgrade.end_reading()
 
     def set_at_capacity(self, is_at_capacity: bool) -> None:
         """Have responses say ``Connection: close`` while clients wait for room: none is cut off to make room."""

@@ -330,6 +330,7 @@ class Worker(HookWorker):
             leaving.orphan(monotonic())
             self.context.cut_because(ORPHANED)
             self._stop_handing_over()
+            self.context.end_upgrades()
             for connection in self.connections():
                 if connection.is_idle:
                     connection.close()
@@ -421,6 +422,7 @@ class Worker(HookWorker):
         if not leaving.hands_over:
             self._keep_idle()
         self.stop_accepting()
+        self.context.end_upgrades()
 
     def leave_for(self, reason: str) -> None:
         """Leave gracefully by this worker's own decision: the master starts a replacement. From any thread.

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from signal import SIG_DFL, SIGINT, default_int_handler, getsignal
@@ -22,6 +22,8 @@ from typing import Any, Final
 import gevent
 import gevent.event
 import gevent.monkey
+import gevent.select
+import gevent.socket
 from gevent import Greenlet
 from gevent.hub import get_hub
 from greenlet import getcurrent, gettrace, settrace
@@ -91,6 +93,22 @@ class _GeventEventLoop(WorkerEventLoop):
         watcher = hub.loop.io(connection.fd, _READABLE)
         limit_s = body_limit_s(connection) or None
         return gevent.with_timeout(limit_s, hub.wait, watcher, timeout_value=False) is not False
+
+    @property
+    def socket_class(self) -> type[Any]:
+        """gevent's."""
+        return gevent.socket.socket
+
+    def spawn(self, function: Callable[[], object]) -> None:
+        """Run ``function`` in a greenlet of its own."""
+        gevent.spawn_raw(function)
+
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
+        """Let the greenlet wait for one of the descriptors."""
+        poller = gevent.select.poll()
+        for fd, events in waits:
+            poller.register(fd, events)
+        return bool(poller.poll(timeout_s * 1000))
 
 
 class GeventWorker(EventLoopWorker):
@@ -214,6 +232,8 @@ class GeventWorker(EventLoopWorker):
 
     def _interrupt(self, greenlet: RawGreenlet, response: Response, timeout: _RequestTimeout) -> None:
         """Interrupt an overdue request in its wait. In the hub."""
+        if response.is_taken:  # a WebSocket stays for as long as it likes
+            return
         if not timeout.outcome:
             if response.is_whole:
                 timeout.outcome = "its response had been sent"

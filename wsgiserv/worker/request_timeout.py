@@ -120,7 +120,7 @@ class TimedSink:
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            if not self.finished:
+            if not (self.finished or self.response.is_taken):  # a WebSocket stays for as long as it likes
                 self.expired = True
                 self._end_clients_part()
             return self.expired
@@ -252,7 +252,8 @@ class Deadlines:
         Args:
             now: ``time.monotonic()``.
         """
-        late = [sink for sink in list(self._running) if now - sink.began > self.limit_s and not sink.expired]
+        due = [sink for sink in list(self._running) if now - sink.began > self.limit_s]
+        late = [sink for sink in due if not (sink.expired or sink.response.is_taken)]
         if not late:
             return False
         # Before the interrupts: the stacks are to show what has taken so long.

@@ -289,7 +289,8 @@ class ThreadsWorker(EventLoopWorker):
         """
         before, self._progress = self._progress, progress()
         since = self._heartbeat.stalled_since
-        return now if since is None or self._progress != before else since
+        # A thread that an upgraded connection holds is not stuck, however quiet that is.
+        return now if since is None or self._progress != before or self.context.upgrades else since
 
     def _enforce_deadlines(self) -> None:
         """End overdue requests, and let a thread take the place of each stuck one; leave when all are stuck."""

@@ -31,6 +31,8 @@ _COPY_UP_TO = 32 * 1024
 
 # Stands for the status and headers until start_response() is called.
 _UNSET: Final = HeadTemplate(b"", 500, -1, False, False, "", (), (), False)
+# The same for the response of an application that has taken the socket, and writes there by itself.
+_TAKEN: Final = HeadTemplate(b"", 101, -1, True, False, "101 Switching Protocols", (), (), False)
 _ERROR_STATUS = "500 Internal Server Error"
 # The answer to an overdue request, the same in all worker classes.
 TIMEOUT_STATUS: Final = "504 Gateway Timeout"
@@ -67,6 +69,19 @@ class Sink(Protocol):
 
     def set_streaming(self, streaming: bool) -> None:
         """Tell whether blocks of a body of unknown length follow: their producer may have to wait for the client."""
+
+
+class _Nowhere:
+    """The sink of a response that is not sent."""
+
+    def send(self, data: bytes) -> None: ...
+    def send_last(self, data: bytes) -> None: ...
+    def send_pair(self, head: bytes, body: bytes) -> None: ...
+    def send_file(self, fd: int, offset: int, count: int) -> None: ...
+    def set_streaming(self, streaming: bool) -> None: ...
+
+
+_NOWHERE: Final = _Nowhere()
 
 
 class Response:
@@ -166,12 +181,23 @@ class Response:
     def _bodiless(self) -> bool:
         return self.is_head or self._template.bodiless
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the application has taken the socket: nothing of this response is sent."""
+        return self._template is _TAKEN
+
     # ---- changes from outside --------------------------------------------------------------------------
 
     def redirect(self, sink: Sink) -> Sink:
         """Send to ``sink`` from now on. Returns the sink that it replaces."""
         replaced, self._sink = self._sink, sink
         return replaced
+
+    def take(self) -> Sink:
+        """Send nothing from now on: the application has taken the socket. Returns the sink until now."""
+        self._template, self.begun, self._left, self._before_stream = _TAKEN, True, 0, None
+        self.close_connection()
+        return self.redirect(_NOWHERE)
 
     def call_before_stream(self, prepare: Callable[[], None]) -> None:
         """Call ``prepare`` once before the head of a response that comes in pieces; it may raise `BodyError`."""
@@ -212,6 +238,8 @@ class Response:
             AssertionError: called a second time without ``exc_info``.
             TypeError, ValueError: the status or a header must not reach the wire.
         """
+        if self.is_taken:
+            return self.write
         if exc_info is not None:
             try:
                 if self.begun:
@@ -396,16 +424,18 @@ class Response:
         self.write(body)
         self.finish()
 
-    def stream(self, result: Iterable[bytes]) -> None:
+    def stream(self, result: Iterable[bytes] | None) -> None:
         """Send the blocks of an iterable as they come, each before the next is asked for (PEP 3333).
 
         Raises:
             BodyTooLong: it went on after its Content-Length; the client has all promised bytes.
         """
+        if result is None and self.is_taken:
+            return
         send, size, line, empty, process = self._sink.send, 0, b"", 0, SERVER_PROCESS
         # The iterable is asked once more after the last byte of its Content-Length: code behind its last `yield` is to
         # run, and only so it differs from an iterable that goes on.
-        for block in result:
+        for block in cast("Iterable[bytes]", result):  # None has no blocks: a TypeError says so
             if not process[0]:
                 leave()  # the iterable has forked, and this is the child
             if self._chunked and type(block) is bytes:  # as `write` would; blocks are often all of one size
