@@ -83,14 +83,17 @@ def polled(environ: Environ, start_response: StartResponse) -> list[bytes]:
 def filed(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """The same, line by line through files made of it, which stay open."""
     sock = environ["wsgiserv.socket"]
-    reader, writer = sock.makefile("rb"), sock.makefile("wb", 0)
+    reader, writer = sock.makefile("rb"), sock.makefile("wb")
     _kept["files"] = reader, writer
     writer.write(SWITCH)
+    writer.flush()
     for line in reader:
         writer.write(line)
+        writer.flush()
         if line == b"quit\n":
             return []
     writer.write(b"bye\n")
+    writer.flush()
     return []
 
 
@@ -103,16 +106,11 @@ def duplicated(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 
 def detached(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    """The same through its descriptor, which stays open."""
-    fd = environ["wsgiserv.socket"].detach()
-    _kept.setdefault("descriptors", []).append(fd)
-    os.set_blocking(fd, True)
-    os.write(fd, SWITCH)
-    while data := os.read(fd, 65536):
-        os.write(fd, data)
-        if data.endswith(b"quit\n"):
-            return []
-    os.write(fd, b"bye\n")
+    """The same through its descriptor, in a socket of the application's own, which stays open."""
+    _kept["own"] = sock = socket.socket(fileno=environ["wsgiserv.socket"].detach())
+    sock.setblocking(True)
+    sock.sendall(SWITCH)
+    _talk(sock)
     return []
 
 
