@@ -16,7 +16,7 @@ from wsgiserv.net.serving_context import Loop
 from wsgiserv.unpatched import allocate_lock
 
 _PIECE_BYTES: Final = 65536
-# While the client takes nothing, it is looked this often whether its time is over.
+# How often it is looked whether the call has ended, and whether the time of a client that takes nothing is over.
 _LOOK_S: Final = 1.0
 # How long a client may take nothing of the last bytes, where `send_timeout` sets no limit.
 LAST_WAIT_S: Final = 30.0
@@ -128,7 +128,9 @@ class Tunnel:
         waits = [each for each in (self._wish_of_client(), self._wish_of_application()) if each[1]]
         if not waits:
             return False
-        if not self._loop.wait_for_any(waits, _LOOK_S if self._to_client or not _KEEPS_INPUT else None):
+        # `end` wakes it where it waits for the application's data, and only there.
+        is_woken = self._application_sends and not self._to_client and _KEEPS_INPUT
+        if not self._loop.wait_for_any(waits, None if is_woken else _LOOK_S):
             return self._has_time()
         if self._is_copy:
             return False
@@ -189,6 +191,8 @@ class Tunnel:
                 self._to_client = self._ours.recv(_PIECE_BYTES, MSG_DONTWAIT)
                 self._application_sends = bool(self._to_client)
                 self._moved_at = monotonic()
+                if not self._application_sends:
+                    self._give_application(b"")  # has it closed its end, or only the one direction?
         if self._to_client:
             with suppress(BlockingIOError):
                 self._to_client = self._to_client[self._client.send(self._to_client, MSG_DONTWAIT) :]

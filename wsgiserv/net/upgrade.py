@@ -114,6 +114,11 @@ class Upgrade:
             with suppress(OSError):
                 self._connection.sock.shutdown(SHUT_WR)
 
+    def prepare_shutdown(self) -> None:
+        """Wait until the end of the sending side cannot cost the client anything."""
+        if self._tunnel is None and self._has_ended_reading:
+            self._await_delivery()
+
     def inner_fd(self) -> int:
         """Return the client's own descriptor where the application has another socket, for its address; else -1."""
         return -1 if self._tunnel is None else self._connection.fd
@@ -137,8 +142,7 @@ class Upgrade:
         if tunnel is not None:
             tunnel.end(finish)
         else:
-            if self._has_ended_reading:
-                self._await_delivery()
+            self.prepare_shutdown()
             finish()
         return True
 

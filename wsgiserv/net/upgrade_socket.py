@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _socket import SOL_SOCKET
+from _socket import SHUT_RD, SOL_SOCKET
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 # environ.
 _USES: Final = (
     *("detach", "fileno", "makefile", "recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg"),
-    *("recvmsg_into", "send", "sendall", "sendfile", "sendmsg", "sendto", "setblocking", "settimeout", "shutdown"),
+    *("recvmsg_into", "send", "sendall", "sendfile", "sendmsg", "sendto", "setblocking", "settimeout"),
 )
 
 
@@ -27,6 +27,9 @@ class Taker(Protocol):
 
     def note_closed(self) -> None:
         """Tell the client that nothing more comes."""
+
+    def prepare_shutdown(self) -> None:
+        """Wait until the end of the sending side cannot cost the client anything."""
 
     def inner_fd(self) -> int:
         """Return the client's own descriptor where the application has another socket; else -1."""
@@ -60,6 +63,13 @@ def class_for_applications(base: Any) -> Any:
                 with suppress(OSError):  # the client has gone, or this is a child of the server's process
                     self._take()
             base.close(self)
+
+        def shutdown(self, how: int) -> None:
+            if self.is_unused:
+                self._take()
+            if self.upgrade is not None and how != SHUT_RD:
+                self.upgrade.prepare_shutdown()
+            base.shutdown(self, how)
 
         def _real_close(self, *arguments: Any) -> None:
             if self.upgrade is not None:
