@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import parse_qs
+
+from wsgiserv.net.event_loop import EventLoop
+from wsgiserv.net.serving_context import ServingContext
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -78,6 +83,8 @@ def polled(environ: Environ, start_response: StartResponse) -> list[bytes]:
             sock.sendall(b"bye\n")
             return []
         sock.sendall(data)
+        if data.endswith(b"quit\n"):
+            return []
 
 
 def filed(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -266,6 +273,21 @@ def wait(environ: Environ, start_response: StartResponse) -> list[bytes]:
     return _text(start_response, "waited")
 
 
+def figures(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Answer with the number of running calls that have taken a socket, of clients, and of greenlets."""
+    gc.collect()
+    greenlet: Any = sys.modules.get("greenlet")
+    loop = next(each for each in gc.get_objects() if isinstance(each, EventLoop))
+    context = next(each for each in gc.get_objects() if type(each) is ServingContext)
+    kinds = [type(each) for each in gc.get_objects()]
+    found = {
+        "upgrades": len(context.upgrades),
+        "connections": len(loop.connections),
+        "greenlets": 0 if greenlet is None else sum(issubclass(kind, greenlet.greenlet) for kind in kinds),
+    }
+    return _text(start_response, json.dumps(found))
+
+
 def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """Answer at once, with the process's id."""
     return _text(start_response, str(os.getpid()))
@@ -277,17 +299,12 @@ def _text(start_response: StartResponse, text: str) -> list[bytes]:
     return [body]
 
 
-def query(environ: Environ) -> dict[str, str]:
-    """Return the values of the query."""
-    return {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
-
-
 _VIEWS = {
     f"/{view.__name__}": view
     for view in (
         *(echo, nothing, stop, closed, generated, polled, filed, duplicated, detached, in_thread, forked, reap),
         *(used_late, use_late, use_again, echo_kept, fail_before, fail_after, refuse, begun, hinted, last_words),
-        *(deaf, describe, wait),
+        *(deaf, describe, wait, figures),
     )
 }
 
