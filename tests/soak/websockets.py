@@ -326,7 +326,10 @@ def main() -> int:
         __doc__, choose=("classes",), seconds=600.0, threads=250, sockets=200, every=20.0, idle=1000, half_open=10_000,
         tls=False,
     )  # fmt: skip
-    allow_descriptors(3 * max(options.idle, options.half_open) + 10 * options.sockets + SPARE_DESCRIPTORS)
+    # The worker has two of each connection that its application has taken, and with TLS three.
+    each = 3 if options.tls else 2
+    most = max(options.half_open // 2 * (1 + each), each * options.idle)
+    allow_descriptors(most + each * options.sockets + SPARE_DESCRIPTORS)
     table = Table("class", "sample", "descriptors", "threads", "greenlets", "master", "worker")
     went_well = True
     for worker_class in options.classes:
