@@ -528,6 +528,20 @@ def test_last_words_reach_a_client_that_talks_on(start: Start, flags: tuple[str,
     assert (end, len(first + rest)) == (FIN, 4_000_000)
 
 
+def test_a_client_that_resets_does_not_hold_a_leaving_worker(
+    start: Start, flags: tuple[str, ...], connected: Open
+) -> None:
+    server = start("upgradeapps:app", *flags)
+    old = worker_of(server)
+    client = connected(server)
+    client.upgrade("/last_words?4000000")
+    server.send_signal(signal.SIGHUP)
+    client.read(1)  # it has begun to send
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.sock.close()
+    wait_until(lambda: not is_worker(old), "the old worker has left")
+
+
 @pytest.mark.parametrize("way", [PLAIN], indirect=True)
 def test_200_idle_ones_end_by_fin_while_new_ones_connect(start_unclassed: Start, upgraded: Open) -> None:
     server = start_unclassed("upgradeapps:app", *DEBUG, worker_class="gevent")

@@ -10,9 +10,11 @@ the request, it gets one end of a socket pair, and a `Tunnel` moves the bytes.
 
 from __future__ import annotations
 
+import _socket
 import os
+import sys
 import termios
-from _socket import AF_INET, AF_INET6, MSG_DONTWAIT, SHUT_RD, SHUT_WR, socketpair
+from _socket import AF_INET, AF_INET6, IPPROTO_TCP, MSG_DONTWAIT, SHUT_RD, SHUT_WR, socketpair
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +36,9 @@ KEYS: Final = ("gunicorn.socket", "wsgiserv.socket")
 _DRAINED_BYTES: Final = 65536
 # So many pieces at most are read from a client that goes on sending, when the process is about to end.
 _MOST_DRAINED: Final = 64
+# The state, with which Linux's struct tcp_info begins. Only there the wait is needed: see `_await_delivery`.
+_TCP_INFO: Final[int] = getattr(_socket, "TCP_INFO", 0) if sys.platform == "linux" else 0
+_TCP_CLOSE: Final = 7
 # How often it is asked whether the client has got the last bytes.
 _LOOK_S: Final = 0.02
 
@@ -223,8 +228,11 @@ def _high(fd: int) -> int:
 
 def _count_unsent(sock: ClientSocket) -> int:
     """Return how many bytes the client's system has not acknowledged; 0 where that does not matter or is unknown."""
-    with suppress(OSError, AttributeError):
-        if type(sock) is RawSocket and sock.family in (AF_INET, AF_INET6):
+    if type(sock) is not RawSocket or sock.family not in (AF_INET, AF_INET6) or not _TCP_INFO:
+        return 0
+    with suppress(OSError):
+        # The count stays what it was when the client resets the connection; the state does not.
+        if sock.getsockopt(IPPROTO_TCP, _TCP_INFO, 1)[0] != _TCP_CLOSE:
             count: int = unpack("i", ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]  # tcp(7): SIOCOUTQ
             return count
     return 0
