@@ -532,9 +532,9 @@ def test_a_client_that_resets_does_not_hold_a_leaving_worker(
     start: Start, flags: tuple[str, ...], connected: Open
 ) -> None:
     server = start("upgradeapps:app", *flags)
-    old = worker_of(server)
     client = connected(server)
     client.upgrade("/last_words?4000000")
+    old = worker_of(server)
     server.send_signal(signal.SIGHUP)
     client.read(1)  # it has begun to send
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
