@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from server import Server, Start, children, is_alive, is_worker, wait_until
 from upgradeclient import ASKS, FIN, UpgradeClient, certificate_flags, issue
+from uwsgipacket import packet
 
 # The ways of the bytes: the client's own socket; a socket pair since bytes came with the request; one since TLS.
 PLAIN, EARLY, TLS = "plain", "early", "tls"
@@ -345,6 +346,21 @@ def test_behind_a_proxy_protocol_header(start: Start) -> None:
         client.send(b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 80\r\n")
         client.upgrade()
         client.talk(b"through a proxy\n")
+        client.half_close()
+        assert client.read_end() == (FIN, b"bye\n")
+
+
+def test_the_uwsgi_protocol(start: Start) -> None:
+    server = start("upgradeapps:app", *THREADS, "--protocol", "uwsgi")
+    asks = {"HTTP_HOST": "a", "HTTP_UPGRADE": "echo", "HTTP_CONNECTION": "upgrade"}
+    for version, found in (("HTTP/1.1", "True"), ("HTTP/2.0", "none")):
+        with UpgradeClient(server.address) as client:
+            client.send(packet(REQUEST_METHOD="GET", REQUEST_URI="/describe", SERVER_PROTOCOL=version, **asks))
+            assert f"wsgiserv.socket: {found}" in client.read_end()[1].decode()
+    with UpgradeClient(server.address) as client:
+        client.send(packet(REQUEST_METHOD="GET", REQUEST_URI="/echo", SERVER_PROTOCOL="HTTP/1.1", **asks))
+        assert client.read_interim() == 101
+        client.talk(b"behind a proxy\n")
         client.half_close()
         assert client.read_end() == (FIN, b"bye\n")
 

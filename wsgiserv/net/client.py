@@ -189,7 +189,8 @@ class Connection(ConnectionLife):
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not self.trusted:
                     context.untrusted_headers.handle(environ, block.claims, self.name, self.sock)
-                if block.upgrades and self._stream is None and line.http11:
+                # Of the client's own protocol, also where a proxy's is uwsgi: HTTP/1.0 has no upgrade (RFC 9110 §7.8).
+                if block.upgrades and self._stream is None and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
                     self._upgrade = offer(self, environ)
         except ProtocolError as error:
             environ, broken = None, error
