@@ -215,8 +215,10 @@ class Run:
         count = self.options.half_open
         whole = min(count // 2, 200 if self.worker_class == "threads" else count)
         with ExitStack() as stack:
-            clients = [stack.enter_context(self.client()) for _ in range(count)]
-            for number, client in enumerate(clients):
+            clients: list[UpgradeClient] = []
+            for number in range(count):
+                client = stack.enter_context(self.client())
+                clients.append(client)
                 if number < whole:
                     client.ask()
                 else:
