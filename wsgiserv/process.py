@@ -88,6 +88,17 @@ def arm() -> None:
     unblock_last()
 
 
+def disarm() -> None:
+    """Undo `arm`: the server has ended, and this process goes on as the program that it was."""
+    _State.armed = False
+    forget_cleanups()
+
+
+def is_armed() -> bool:
+    """Return whether this process is one of the server's: a master, a zygote or a worker."""
+    return _State.armed
+
+
 def unblock_last() -> None:
     """Unblock the signals of a child after all handlers registered so far. Called when imports have been made."""
     # Python drops an exception that a signal raises (KeyboardInterrupt) while any at-fork handler runs. A handler

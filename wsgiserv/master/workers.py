@@ -72,6 +72,11 @@ class Workers:
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
 
+    def close(self) -> None:
+        """Close the lifeline, when the server has ended: this process may go on as a program."""
+        for fd in self._parent.lifeline:
+            close(fd)
+
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""
         for worker in self.fleet.workers:
