@@ -263,7 +263,10 @@ class Master:
 
     def _obey_program(self) -> None:
         """Carry out the requests of the program which has started this server in the background, and end with it."""
-        if self._program is not None and self._program.obey(lambda done: self._commands().reload(done)):
+        if self._program is None:
+            return
+        current = self._reload.current.number
+        if self._program.obey(lambda done: self._commands().reload(done), lambda: self._workers.others_accept(current)):
             self._shutdown.stop("fast", "the program that has started this server has ended")
 
     def _autoscale(self, now: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from os import getppid, set_inheritable
 from select import POLLOUT
@@ -96,6 +96,8 @@ class Program:
     in_child: Callable[[], object]
     line: ProgramLine | None = None
     upgrades: bool = True
+    # The outcomes of reloads that the program does not know yet: old workers still accept.
+    _reloaded: list[dict[str, Any]] = field(default_factory=list)
 
     def is_ready(self, addresses: Sequence[tuple[str, Any]]) -> None:
         """Tell the program that all workers serve.
@@ -111,22 +113,30 @@ class Program:
         if self.line is not None and not self.line.is_over:
             yield self.line.fileno()
 
-    def obey(self, reload: Callable[[Done], None]) -> bool:
+    def obey(self, reload: Callable[[Done], None], old_accept: Callable[[], bool]) -> bool:
         """Carry out the requests of a program in another process; return True when that has ended.
 
         Args:
             reload: requests a reload.
+            old_accept: tells whether workers of an older generation still accept connections.
         """
         if self.line is None:
             return False
         for message in self.line.read():
             if message.get("command") == "reload":
                 reload(partial(self._on_outcome, message.get("number")))
+        # The next request is to meet the new code.
+        if self._reloaded and not old_accept():
+            while self._reloaded:
+                self.line.tell(self._reloaded.pop(0))
         return self.line.is_over
 
     def _on_outcome(self, number: object, ok: bool, reason: str) -> None:
-        if self.line is not None:
-            self.line.tell({"event": "outcome", "number": number, "ok": ok, "reason": reason})
+        outcome = {"event": "outcome", "number": number, "ok": ok, "reason": reason}
+        if ok:
+            self._reloaded.append(outcome)
+        elif self.line is not None:
+            self.line.tell(outcome)
 
     def close_in_child(self) -> None:
         """Close the line in a child of the master."""
