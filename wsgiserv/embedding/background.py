@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from wsgiserv.errors import ConfigError
 
@@ -61,6 +61,35 @@ def _close_lines() -> None:
 os.register_at_fork(after_in_child=_close_lines)
 
 
+class LogFile:
+    """A file without a name, which the server writes to and the program reads.
+
+    Attributes:
+        fd: its descriptor.
+    """
+
+    def __init__(self) -> None:
+        # Not in memory: a server that runs for days may log much.
+        with tempfile.TemporaryFile(prefix="wsgiserv-log-") as file:
+            self.fd = _lift(file.fileno())
+
+    def __del__(self) -> None:
+        # In place of a file object, which would warn.
+        with suppress(AttributeError, OSError):
+            os.close(self.fd)
+
+    def text(self) -> str:
+        """Return what has been written so far."""
+        # By its position: the one of the file is the server's.
+        size = os.fstat(self.fd).st_size
+        pieces = []
+        at = 0
+        while at < size and (piece := os.pread(self.fd, size - at, at)):
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces).decode("utf-8", "backslashreplace")
+
+
 class Child:
     """The child process of a server.
 
@@ -70,7 +99,7 @@ class Child:
     Attributes:
         pid: its process id.
         owner: the process id of the program.
-        log: its standard output and error, a file without a name.
+        log: its standard output and error.
         ready: its message that all workers serve; None until then.
         end: its last message; None while there is none.
         status: its exit status, or minus the number of the signal that has ended it; None while it runs.
@@ -81,7 +110,7 @@ class Child:
         self.ready: dict[str, Any] | None = None
         self.end: dict[str, Any] | None = None
         self.status: int | None = None
-        self.log: IO[bytes] = tempfile.TemporaryFile(prefix="wsgiserv-log-")  # noqa: SIM115 - closed by `forget`
+        self.log = LogFile()
         self._received = b""
         self._is_closed = False
         self._outcomes: dict[int, dict[str, Any]] = {}
@@ -93,12 +122,11 @@ class Child:
         try:
             with theirs:
                 if isinstance(app, str):
-                    self.pid = _spawn(app, settings, theirs.fileno(), self.log.fileno())
+                    self.pid = _spawn(app, settings, theirs.fileno(), self.log.fd)
                 else:
-                    self.pid = _fork(app, settings, theirs.fileno(), self.log.fileno())
+                    self.pid = _fork(app, settings, theirs.fileno(), self.log.fd)
         except BaseException:
             self._close()
-            self.log.close()
             raise
 
     # ---- messages ----------------------------------------------------------------------------------------
@@ -218,16 +246,6 @@ class Child:
         if not self._has_ended():
             with suppress(OSError):
                 os.kill(self.pid, number)
-
-    def text(self) -> str:
-        """Return its log so far."""
-        size = os.fstat(self.log.fileno()).st_size
-        pieces = []
-        at = 0
-        while at < size and (piece := os.pread(self.log.fileno(), size - at, at)):
-            pieces.append(piece)
-            at += len(piece)
-        return b"".join(pieces).decode("utf-8", "backslashreplace")
 
 
 # ---- the process -------------------------------------------------------------------------------------------

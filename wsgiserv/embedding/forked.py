@@ -122,6 +122,8 @@ def _reset_hooks() -> None:
         sys.__displayhook__,
     )
     threading.excepthook = threading.__excepthook__
+    # pytest rewrites the modules of packages with a plugin, such as this one, when they are imported.
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__.partition(".")[0] != "_pytest"]
     warnings.showwarning = _show_warning
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

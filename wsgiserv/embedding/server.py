@@ -64,6 +64,7 @@ class Server:
             BootError: the workers cannot boot, or not in time; the text has the last lines of the log.
             RuntimeError: it has been started already.
         """
+        __tracebackhide__ = True  # of pytest: the error says it all
         with self._starting:
             if self._child is not None and self._child.is_running:
                 raise RuntimeError(f"this server runs already (pid {self._child.pid})")
@@ -79,6 +80,7 @@ class Server:
         return self
 
     def _raise_if_ended(self, child: Child, timeout: float) -> None:
+        __tracebackhide__ = True
         is_late = child.end is None and child.is_running
         child.end_now()
         _raise_failure(child, timeout if is_late else None)
@@ -138,7 +140,7 @@ class Server:
     @property
     def log(self) -> str:
         """What the server and the application have logged and printed so far; also after the end."""
-        return self._child.text() if self._child is not None else ""
+        return self._child.log.text() if self._child is not None else ""
 
     def reload(self, timeout: float = 60.0) -> None:
         """Load the application and the configuration again; return when new workers alone accept connections.
@@ -174,8 +176,9 @@ def _raise_failure(child: Child, late_s: float | None) -> NoReturn:
         child: its process, which has ended.
         late_s: the time that it had, in seconds, where that is over; else None.
     """
+    __tracebackhide__ = True
     end = child.end or {}
-    lines = child.text().splitlines()[-_MOST_LINES:]
+    lines = child.log.text().splitlines()[-_MOST_LINES:]
     log = "\n".join(["The last lines of its log:", *lines]) if lines else "Its log is empty."
     if "kind" in end:
         kind: Any = getattr(errors, end["kind"], BootError)
