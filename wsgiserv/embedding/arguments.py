@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -73,8 +73,10 @@ class Arguments:
             is_first, known_chdir: as of `wsgiserv.cli.Read`.
             before_gevent, program: as of `wsgiserv.config.loader.collect`.
 
+        An argument that is no setting is among its faults.
+
         Raises:
-            ConfigError: an argument is no setting; or a reload is asked for, and the application is an object.
+            ConfigError: a reload is asked for, and the application is an object.
             ApplicationError: the object is no application.
         """
         if self.is_object and not is_first:
@@ -83,7 +85,7 @@ class Arguments:
                 f'name to reload it: {self._function}("module:app")'
             )
         name = self._provide() if self.is_object else self._app
-        given = [Given("wsgi_app", name, "", self._where), *self._given()]
+        given, faults = self._given()
         loaded = collect(
             (),
             self._environ,
@@ -93,8 +95,9 @@ class Arguments:
             self.environment.put_files,
             program,
             reads_file="config" in self._values,
-            given=given,
+            given=[Given("wsgi_app", name, "", self._where), *given],
         )
+        loaded.faults[:0] = faults
         settings = replace(loaded.settings, **{each: SETTINGS[each].default for each in self._refused})
         if settings.reload and self.is_object:
             settings = replace(settings, reload=False)
@@ -115,8 +118,9 @@ class Arguments:
         provide(spec, lambda: app)
         return spec
 
-    def _given(self) -> Iterator[Given]:
-        faults = []
+    def _given(self) -> tuple[list[Given], list[ConfigError]]:
+        """Return the arguments that are settings, and a fault for each other one."""
+        given, faults = [], []
         for name, value in self._values.items():
             known = BY_ALIAS.get(name, name)
             reason = self._refused.get(known) or ("the application is the first argument" * (known in _COMMANDS))
@@ -124,11 +128,10 @@ class Arguments:
                 written = f"{name} = {shown_value(value)} ({self._where})"
                 faults.append(ConfigError(f"WS1919 {written} is not accepted: {reason}. Accepted: other settings."))
             elif known in SETTINGS or known in GUNICORN_ONLY:
-                yield Given(known, value, "", self._where)
+                given.append(Given(known, value, "", self._where))
             else:
                 faults.append(self._unknown(name, value))
-        if faults:
-            raise ConfigError.of(faults)
+        return given, faults
 
     def _unknown(self, name: str, value: object) -> ConfigError:
         near = [_WORDS[name]] if name in _WORDS else meant_by(name, value)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from wsgiserv.config.process_environment import ProcessEnvironment, State
+from wsgiserv.logs.files import log_files
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.signals import ignore_all
 from wsgiserv.process import disarm, flush_standard_streams
@@ -31,6 +32,7 @@ def kept_process_state(environment: ProcessEnvironment) -> Iterator[None]:
     finally:
         environment.restore(State({}, ()))
         unguard_standard_streams()
+        log_files.close()
         for each in undo:
             each()
         atexit.unregister(ignore_all)

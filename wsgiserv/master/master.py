@@ -138,6 +138,8 @@ class Master:
             interrupt.end()
             self._close_control()
             self._resources.clean_up()
+            if self._program is not None:
+                self._close_begun()
             if isinstance(failure, WsgiservError):
                 self._report(failure)
             by_hook = isinstance(failure, StoppedByHook) and failure.exit_status == ExitStatus.OK
@@ -175,6 +177,14 @@ class Master:
         self._resources.clean_up()
         self._signals.end(status)
         self._workers.close()
+
+    def _close_begun(self) -> None:
+        """Close what a start that has failed has opened: this process goes on as a program."""
+        signals, workers = getattr(self, "_signals", None), getattr(self, "_workers", None)
+        if signals is not None:
+            signals.end(ExitStatus.FAILURE)
+        if workers is not None:
+            workers.close()
 
     def _start(self, interrupt: StartInterrupt) -> None:
         """Do everything that precedes the loop. Raises WsgiservError or KeyboardInterrupt; the caller cleans up."""
