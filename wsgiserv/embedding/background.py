@@ -200,6 +200,11 @@ class Child:
         """Whether the process runs."""
         return not self._has_ended()
 
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether it has closed its end of the line, as it does when it ends."""
+        return self._is_closed
+
     def _has_ended(self) -> bool:
         if self.status is None:
             try:

@@ -81,7 +81,7 @@ class Server:
 
     def _raise_if_ended(self, child: Child, timeout: float) -> None:
         __tracebackhide__ = True
-        is_late = child.end is None and child.is_running
+        is_late = child.end is None and not child.has_hung_up
         child.end_now()
         _raise_failure(child, timeout if is_late else None)
 
