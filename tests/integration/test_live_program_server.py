@@ -23,7 +23,7 @@ from typing import Any
 import programapps
 import pytest
 from rawclient import RawClient
-from server import environment, processes, wait_until
+from server import ROOT, environment, processes, wait_until
 
 import wsgiserv
 
@@ -173,7 +173,7 @@ def test_start_and_stop() -> None:
 # ---- errors ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("app", ["programapps:app", programapps.app], ids=["name", "object"])
+@pytest.mark.parametrize("application", ["programapps:app", programapps.app], ids=["name", "object"])
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -187,8 +187,8 @@ def test_start_and_stop() -> None:
     ],
     ids=["value", "name", "daemon", "address"],
 )
-def test_a_wrong_setting(app: Any, settings: dict[str, Any], text: str) -> None:
-    server = wsgiserv.Server(app, **settings)
+def test_a_wrong_setting(application: Any, settings: dict[str, Any], text: str) -> None:
+    server = wsgiserv.Server(application, **settings)
     with pytest.raises(ValueError, match="WS1") as found:
         server.start()
     assert isinstance(found.value, wsgiserv.ConfigError)
@@ -197,11 +197,11 @@ def test_a_wrong_setting(app: Any, settings: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("app", "text"),
+    ("application", "text"),
     [("nothere:app", "There is no module 'nothere'"), ("programapps:missing", "missing"), (42, "cannot be called")],
 )
-def test_an_application_that_cannot_be_loaded(app: Any, text: str) -> None:
-    server = wsgiserv.Server(app)
+def test_an_application_that_cannot_be_loaded(application: Any, text: str) -> None:
+    server = wsgiserv.Server(application)
     with pytest.raises(wsgiserv.ApplicationError, match=text) as found:
         server.start()
     assert any("log" in note for note in found.value.__notes__)
@@ -513,3 +513,47 @@ def test_the_package_is_cheap_to_import(tmp_path: Path) -> None:
     code = "import sys, wsgiserv, json; print(json.dumps([each for each in sys.modules if each.startswith('wsgi')]))"
     done = subprocess.run([sys.executable, "-c", code], env=environment({}), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["wsgiserv"]
+
+
+USER = """
+from collections.abc import Callable
+from typing import Any
+
+import wsgiserv
+from wsgiserv import ConfigError, Server, run
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    return []
+
+
+def main() -> None:
+    with Server(app, bind=["127.0.0.1:0"], workers=2) as server:
+        reveal_type((server, server.url, server.port, server.pid, server.log, server.stop(timeout=1.0)))
+    reveal_type(Server("shop:app").start())
+    try:
+        run("shop:app", bind="127.0.0.1:0")
+    except ConfigError as error:
+        reveal_type((error, error.exit_status))
+    wsgiserv.run(3)
+    wsgiserv.nothing
+"""
+
+
+def test_types(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "user.py").write_text(USER)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", "user.py"],
+        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT)}), capture_output=True, text=True, timeout=55, check=False,
+    )  # fmt: skip
+    server = "wsgiserv.embedding.server.Server"
+    expected = [
+        f'note: Revealed type is "tuple[{server}, str, int, int, str, int]"',
+        f'note: Revealed type is "{server}"',
+        'note: Revealed type is "tuple[wsgiserv.errors.ConfigError, wsgiserv.errors.ExitStatus]"',
+        'error: Argument 1 to "run" has incompatible type "int"; expected "str | Callable[..., Any]"  [arg-type]',
+        'error: Module has no attribute "nothing"  [attr-defined]',
+    ]
+    found = [line.partition(": ")[2] for line in done.stdout.splitlines()[:-1]]
+    assert found == expected, done.stdout + done.stderr
