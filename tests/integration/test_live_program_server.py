@@ -555,5 +555,6 @@ def test_types(tmp_path: Path) -> None:
         'error: Argument 1 to "run" has incompatible type "int"; expected "str | Callable[..., Any]"  [arg-type]',
         'error: Module has no attribute "nothing"  [attr-defined]',
     ]
-    found = [line.partition(": ")[2] for line in done.stdout.splitlines()[:-1]]
+    # An older mypy writes types in capitals.
+    found = [line.partition(": ")[2].replace("Tuple[", "tuple[") for line in done.stdout.splitlines()[:-1]]
     assert found == expected, done.stdout + done.stderr

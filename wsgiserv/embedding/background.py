@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 from typing import Any, Final, NoReturn
 
 from wsgiserv.errors import ConfigError
@@ -284,9 +285,6 @@ def _spawn(app: str, settings: Mapping[str, Any], channel: int, log: int) -> int
 
 
 def _execute(above: list[int]) -> int:
-    # The interpreter's own options, as multiprocessing passes them on.
-    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
-
     names = range(3, 5)
     code = _CODE.format(payload=names[0], channel=names[1], parent=os.getpid())
     actions = [
@@ -294,6 +292,7 @@ def _execute(above: list[int]) -> int:
         *((os.POSIX_SPAWN_DUP2, above[2], fd) for fd in (1, 2)),
         *((os.POSIX_SPAWN_DUP2, fd, name) for fd, name in zip(above, names, strict=False)),
     ]
+    # The interpreter's own options, as multiprocessing passes them on.
     argv = [sys.executable, *_args_from_interpreter_flags(), "-c", code]
     return posix.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsigmask=())
 

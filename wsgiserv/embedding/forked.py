@@ -13,6 +13,7 @@ import gc
 import io
 import logging
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -106,8 +107,6 @@ def _drop_connections(kept: Set[int]) -> None:
 
 
 def _sockets() -> Iterator[int]:
-    import stat
-
     for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
         with suppress(OSError, ValueError):  # the descriptor of the listing
             if int(name) > 2 and stat.S_ISSOCK(os.fstat(int(name)).st_mode):

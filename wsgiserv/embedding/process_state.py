@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -90,8 +91,6 @@ def end_child(error: BaseException | None) -> Any:
     Args:
         error: what has come out of the server: SystemExit with the exit status.
     """
-    import threading
-
     status = 1
     try:
         if isinstance(error, SystemExit) and isinstance(error.code, int):
