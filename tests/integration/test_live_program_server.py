@@ -224,6 +224,13 @@ def test_a_server_that_dies_at_its_start(tmp_path: Path) -> None:
         wsgiserv.Server(programapps.app, config=str(tmp_path / "conf.py")).start()
 
 
+def test_an_application_that_starts_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "itself.py").write_text("import wsgiserv\ndef app(e, s): ...\nwsgiserv.Server('itself:app').start()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(wsgiserv.ApplicationError, match=r'each server would start another.*if __name__ == "__main__":'):
+        wsgiserv.Server("itself:app").start()
+
+
 def test_arguments_that_cannot_be_sent() -> None:
     with pytest.raises(wsgiserv.ConfigError, match=r"WS1922 the arguments of .* cannot be sent"):
         wsgiserv.Server("programapps:app", when_ready=lambda server: None).start()
@@ -395,6 +402,15 @@ def test_a_forked_child_of_the_program_ends_nothing() -> None:
         assert ask(server)["pid"]
 
 
+def test_a_server_in_a_server(worker_class: str) -> None:
+    with wsgiserv.Server(programapps.nested, worker_class=worker_class) as server:
+        outer = server.pid
+        assert ask(server)["pid"] != outer
+        assert ask(server)["pid"] != outer
+    assert "Traceback" not in server.log
+    is_gone(outer)
+
+
 # ---- in other surroundings ---------------------------------------------------------------------------------
 
 
@@ -483,6 +499,32 @@ def test_in_a_program_that_gevent_has_patched(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("good"), done.stdout + done.stderr
     assert int(done.stdout.split()[1]) > 50, "the greenlets of the program go on while it waits"
+
+
+BESIDE = """
+import os, signal, sys, threading, programapps, wsgiserv
+from urllib.request import urlopen
+
+def use(server):
+    def go():
+        for app in (programapps.app, "programapps:app"):
+            with wsgiserv.Server(app) as other, urlopen(other.url, timeout=20) as response:
+                print(response.status, flush=True)
+            print(other.stop(), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=go).start()
+
+wsgiserv.run(programapps.app, bind="127.0.0.1:0", when_ready=use)
+print("behind")
+"""
+
+
+def test_beside_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE], cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=55,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["200", "0", "200", "0", "behind"], done.stderr
 
 
 def test_in_a_process_that_waits_for_all_children(tmp_path: Path) -> None:

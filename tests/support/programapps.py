@@ -34,3 +34,15 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[
 def on_starting(server: Any) -> None:
     """Log a line, as a hook."""
     server.log.info("a hook of programapps")
+
+
+def nested(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    """Answer what a server answers that is started for this request."""
+    from urllib.request import urlopen
+
+    import wsgiserv
+
+    with wsgiserv.Server(app) as server, urlopen(server.url, timeout=20) as response:
+        body: bytes = response.read()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [body]

@@ -34,7 +34,7 @@ _LOW: Final = 10
 _QUIT_S: Final = 3.0
 _POLL_S: Final = 0.01
 # Two threads that fork would restore each other's warning filters.
-_forking: Final = threading.Lock()
+_forking = threading.Lock()
 _INHERITED: Final = re.compile(r"fd://(\d+)")
 
 # Of a fresh interpreter. Nothing is imported before the path is the program's: marshal is built in.
@@ -52,14 +52,16 @@ sys.exit(main(payload, {channel}, {parent}))
 _lines: Final[dict[int, socket.socket]] = {}
 
 
-def _close_lines() -> None:
+def _leave_in_child() -> None:
+    global _forking
+    _forking = threading.Lock()  # another thread may have held it
     for line in _lines.values():
         with suppress(OSError):
             line.close()
     _lines.clear()
 
 
-os.register_at_fork(after_in_child=_close_lines)
+os.register_at_fork(after_in_child=_leave_in_child)
 
 
 class LogFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -62,9 +63,10 @@ class Server:
             ConfigError: a name or value is wrong (a ValueError).
             ApplicationError: the application cannot be loaded.
             BootError: the workers cannot boot, or not in time; the text has the last lines of the log.
-            RuntimeError: it has been started already.
+            RuntimeError: it has been started already; or a worker imports the module that starts it.
         """
         __tracebackhide__ = True  # of pytest: the error says it all
+        _check_place()
         with self._starting:
             if self._child is not None and self._child.is_running:
                 raise RuntimeError(f"this server runs already (pid {self._child.pid})")
@@ -167,6 +169,19 @@ class Server:
         if ready is None:
             raise RuntimeError("this server is not ready")
         return ready["addresses"][0]
+
+
+def _check_place() -> None:
+    """Raise RuntimeError where the module of an application starts a server when a worker imports it."""
+    # That one's workers would import it again, and so on.
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "load_application" and frame.f_globals.get("__name__") == "wsgiserv.app.loader":
+            raise RuntimeError(
+                "wsgiserv.Server was started while a worker imports its application: each server would start another. "
+                'Put it under: if __name__ == "__main__":'
+            )
+        frame = frame.f_back
 
 
 def _raise_failure(child: Child, late_s: float | None) -> NoReturn:
