@@ -57,12 +57,11 @@ import pytest
 
 @pytest.fixture(scope="module")
 def of_module(module_wsgi_server):
-    return module_wsgi_server(app, workers=2)
+    return module_wsgi_server(app)
 
 @pytest.mark.parametrize("number", range(2))
 def test_it(wsgi_server, of_module, of_session, number):
-    own = [wsgi_server(app), wsgi_server(app)]
-    for server in (*own, of_module, of_session):
+    for server in (wsgi_server(app), of_module, of_session):
         ask(server)
 """
 
@@ -82,10 +81,10 @@ def test_scopes(tmp_path: Path, args: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
     found = pids(tmp_path)
-    assert len(found) == 16
+    assert len(found) == 12
     if not args:
-        # Two of each test's own, one of each module, one of the run.
-        assert len(set(found)) == 8 + 2 + 1
+        # One of each test, one of each module, one of the run.
+        assert len(set(found)) == 4 + 2 + 1
     all_have_ended(tmp_path)
 
 
