@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsgiserv.config.loader import Loaded
     from wsgiserv.config.process_environment import ProcessEnvironment
     from wsgiserv.config.settings import Settings
+    from wsgiserv.master.program import Program
     from wsgiserv.master.resources import Preload
     from wsgiserv.master.upgrade import Invocation, OldMaster
 
@@ -70,6 +71,17 @@ def run_program(read: Read, environment: ProcessEnvironment) -> int:
 
 def run_command(run: Callable[[OldMaster | None], int]) -> int:
     """Call ``run`` with the old master in an upgrade, else None; return its exit status, or that of its error."""
+    try:
+        return run_reporting(run)
+    except WsgiservError as error:
+        _print_error(error)
+        return error.exit_status
+    except KeyboardInterrupt as interrupt:
+        return ExitStatus.OK if is_stop(interrupt) else ExitStatus.INTERRUPTED
+
+
+def run_reporting(run: Callable[[OldMaster | None], int]) -> int:
+    """Call ``run`` as `run_command` does; raise its error, once an old master knows of it."""
     arm()  # from here on a child that a configuration file forks is none of the server's processes
     old_master = _old_master()
     try:
@@ -80,15 +92,14 @@ def run_command(run: Callable[[OldMaster | None], int]) -> int:
         if old_master is not None:
             _ignore_signals()
             old_master.failed(f"{error}\n{error.traceback}".rstrip())
-        _print_error(error)
-        return error.exit_status
-    except KeyboardInterrupt as interrupt:
+        raise
+    except KeyboardInterrupt:
         if old_master is not None:
             _ignore_signals()
             from wsgiserv.master.upgrade import TOLD_TO_STOP
 
             old_master.failed(TOLD_TO_STOP)
-        return ExitStatus.OK if _is_stop(interrupt) else ExitStatus.INTERRUPTED
+        raise
 
 
 def _old_master() -> OldMaster | None:
@@ -125,7 +136,7 @@ def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _is_stop(interrupt: KeyboardInterrupt) -> bool:
+def is_stop(interrupt: KeyboardInterrupt) -> bool:
     """Tell whether a starting server was told to stop; else a person has interrupted a command."""
     module = sys.modules.get("wsgiserv.master.signals")
     return module is not None and isinstance(interrupt, module.StoppedWhileStarting)
@@ -201,6 +212,7 @@ def serve(
     environment: ProcessEnvironment,
     old_master: OldMaster | None,
     preload_application: Preload | None = None,
+    program: Program | None = None,
 ) -> int:
     """Serve, or answer on the terminal, as the configuration says; return the exit status.
 
@@ -209,6 +221,7 @@ def serve(
         environment: the environment of this process; ``read`` puts the variables of environment files there.
         old_master: the master whose sockets this one takes over, or None.
         preload_application: loads the application for `preload_app`, if that is not the one that the settings name.
+        program: the program that this server is part of; None for the command.
     """
     from wsgiserv.config.loader import start_directory
 
@@ -247,17 +260,19 @@ def serve(
 
     from wsgiserv.master.upgrade import Invocation
 
-    invocation = Invocation.of_this_process(environ, directory)
-    return _run_master(loaded, reload_settings, invocation, old_master, environment, preload_application)
+    is_restartable = program is None or program.upgrades
+    invocation = Invocation.of_this_process(environ, directory) if is_restartable else None
+    return _run_master(loaded, reload_settings, invocation, old_master, environment, preload_application, program)
 
 
 def _run_master(
     loaded: Loaded,
     reload_settings: Callable[[], Loaded],
-    invocation: Invocation,
+    invocation: Invocation | None,
     old_master: OldMaster | None,
     environment: ProcessEnvironment,
     preload: Preload | None,
+    program: Program | None,
 ) -> int:
     from wsgiserv.logs.error import open_error_log
     from wsgiserv.master.advice import is_unnamed, name_advice
@@ -285,6 +300,7 @@ def _run_master(
         preload_application=preload or preload_application,
         advise=partial(name_advice, loaded.settings, _LONGEST_SEARCH_S) if is_asked else None,
         environment=environment,
+        program=program,
     )
     return master.run()
 

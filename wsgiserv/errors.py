@@ -38,7 +38,7 @@ class WsgiservError(Exception):
         self.faults = faults
 
 
-class ConfigError(WsgiservError):
+class ConfigError(WsgiservError, ValueError):
     """Wrong usage or configuration: nothing has been started (exit status 2).
 
     Each fault names the setting, the value, its source, and what is accepted.

@@ -88,6 +88,17 @@ def arm() -> None:
     unblock_last()
 
 
+def disarm() -> None:
+    """Undo `arm`: the server has ended, and this process goes on as the program that it was."""
+    _State.armed = False
+    forget_cleanups()
+
+
+def is_armed() -> bool:
+    """Return whether this process is one of the server's: a master, a zygote or a worker."""
+    return _State.armed
+
+
 def unblock_last() -> None:
     """Unblock the signals of a child after all handlers registered so far. Called when imports have been made."""
     # Python drops an exception that a signal raises (KeyboardInterrupt) while any at-fork handler runs. A handler
@@ -154,6 +165,21 @@ def run_in_child(run: Callable[[], int]) -> int:
         if not isinstance(error, KeyboardInterrupt):
             sys.excepthook(*sys.exc_info())
     finally:
+        flush_standard_streams(wait=True)
+        _exit(status)
+
+
+def exit_as_interpreter(status: int) -> NoReturn:
+    """End this process as the interpreter would at its end, without unwinding the code that has called the server."""
+    import atexit
+    import threading
+
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
         flush_standard_streams(wait=True)
         _exit(status)
 

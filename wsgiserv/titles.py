@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 try:
-    from setproctitle import setproctitle, setthreadtitle
+    from setproctitle import getproctitle, setproctitle, setthreadtitle
 except ImportError:
     has_titles = False
+
+    def getproctitle() -> str:
+        """Return an empty text: it is not known."""
+        return ""
 
     def setproctitle(title: str) -> None:
         """Do nothing."""
@@ -16,4 +20,4 @@ except ImportError:
 else:
     has_titles = True
 
-__all__ = ["has_titles", "setproctitle", "setthreadtitle"]
+__all__ = ["getproctitle", "has_titles", "setproctitle", "setthreadtitle"]

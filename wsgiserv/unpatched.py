@@ -16,7 +16,8 @@ import select
 import sys
 import time
 from _thread import LockType
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ sleep: Callable[[float], None] = _original(time, "sleep")
 _RLock = _original(_thread, "RLock")
 _start_new_thread = _original(_thread, "start_new_thread")
 _select = _original(select, "select")
+_MISSING: Final = object()
 # The names of the threads that run now, by their identifiers; this module is imported by the main thread.
 _names: Final[dict[int, str]] = {get_ident(): "MainThread"}
 # One, or none: the greenlet of the main thread that serves.
@@ -126,6 +128,27 @@ def patched_by() -> str:
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
         return "eventlet.monkey_patch()"
     return "monkey patching"
+
+
+@contextmanager
+def originals() -> Iterator[None]:
+    """Put back what gevent has replaced, for the imports of the server in a program that has patched itself before.
+
+    Nothing of the program may run meanwhile: an import switches to no greenlet.
+    """
+    saved = getattr(sys.modules.get("gevent.monkey"), "saved", {})
+    modules = [(module, kept) for name, kept in saved.items() if (module := sys.modules.get(name)) is not None]
+    replaced = [(module, name, getattr(module, name, _MISSING)) for module, kept in modules for name in kept]
+    for module, kept in modules:
+        vars(module).update(kept)
+    try:
+        yield
+    finally:
+        for module, name, value in replaced:
+            if value is _MISSING:
+                vars(module).pop(name, None)
+            else:
+                setattr(module, name, value)
 
 
 def no_real_threads(culprit: str) -> str:

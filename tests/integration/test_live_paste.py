@@ -173,7 +173,8 @@ class Pserve:
 
     def __init__(self, directory: Path, section: str, apps: str = APPS) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        [points] = project["entry-points"].items()
+        group = "paste.server_runner"
+        points = group, project["entry-points"][group]
         # Metadata of a distribution: this tree may not be installed, or only in an older state.
         metadata = directory / "meta" / "wsgiserv-99.dist-info"
         metadata.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 from rawclient import RawClient
-from server import ROOT, Server, environment, wait_until
+from server import ROOT, Server, environment, plugin_environment, wait_until
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md")),
@@ -77,7 +77,7 @@ def prepare(block: Block, directory: Path) -> dict[str, str]:
     }.items():
         (commands / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (commands / name).chmod(0o755)
-    env = environment({})
+    env = {**environment({}), **plugin_environment()}
     return {**env, "PATH": f"{commands}:{env['PATH']}"}
 
 

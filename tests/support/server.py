@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -396,6 +397,13 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept["XDG_RUNTIME_DIR"] = _runtime_directory()  # the control sockets
     kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a test that rewrites a module within a second must be seen
     return {**kept, **extra}
+
+
+def plugin_environment() -> dict[str, str]:
+    """Return what makes pytest load the plugin of this tree, which may not be installed."""
+    # Loaded twice, under two names, it would be refused.
+    installed = any(each.value == "wsgiserv.pytest_plugin" for each in entry_points(group="pytest11"))
+    return {} if installed else {"PYTEST_PLUGINS": "wsgiserv.pytest_plugin"}
 
 
 def start_process(

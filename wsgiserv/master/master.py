@@ -33,6 +33,7 @@ from wsgiserv.master.generation import Generation
 from wsgiserv.master.load import Gauge, Scaler
 from wsgiserv.master.metrics import FleetMetrics
 from wsgiserv.master.policy import Abandon, GiveUp, Promote, Send, Spawn, Stopped, Target, Wait, plan
+from wsgiserv.master.program import Program
 from wsgiserv.master.recycling import Recycler
 from wsgiserv.master.reload import Reload
 from wsgiserv.master.resources import Preload, ServerResources
@@ -70,6 +71,7 @@ class Master:
         preload_application: loads the application for `preload_app`; None: each worker loads it.
         environment: this process's environment, with the variables of environment files; None without these.
         advise: returns advice about the application, for the log; called once, when all workers are ready.
+        program: the program that the server is part of; None for the command.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Master:
         preload_application: Preload | None = None,
         environment: ProcessEnvironment | None = None,
         advise: Callable[[], str] | None = None,
+        program: Program | None = None,
     ) -> None:
         self._notices = notices
         self._reload_settings = reload_settings
         self._worker_main = worker_main
         self._log = log
         self._advise = advise
+        self._program = program
         self._resources = ServerResources(settings, log, old_master, preload_application, environment)
         # Also before the application's code runs: its programs must not inherit the variables.
         self._manager = ServiceManager.from_environ(os.environ)
@@ -116,6 +120,8 @@ class Master:
         except ForkedChild as child:
             main = child.main
         # Outside of the handler: the master's frames are gone, and a worker's exceptions have no context.
+        if self._program is not None:
+            self._program.in_child()
         sys.exit(main(self._worker_main))
 
     def _run(self) -> int:
@@ -132,6 +138,8 @@ class Master:
             interrupt.end()
             self._close_control()
             self._resources.clean_up()
+            if self._program is not None:
+                self._close_begun()
             if isinstance(failure, WsgiservError):
                 self._report(failure)
             by_hook = isinstance(failure, StoppedByHook) and failure.exit_status == ExitStatus.OK
@@ -154,8 +162,9 @@ class Master:
         call_hook(self._log, "on_exit", self._resources.server.settings.on_exit, self._resources.server)
         error = self._shutdown.error
         self._close(ExitStatus.OK if error is None else error.exit_status)
-        # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
-        release_standard_streams()
+        if self._program is None:  # a program goes on to print
+            # The interpreter would wait for a reader that sleeps, and the supervisor for this process.
+            release_standard_streams()
         if error is not None:
             self._report(error)
             raise error
@@ -167,6 +176,15 @@ class Master:
         self._reload.close()
         self._resources.clean_up()
         self._signals.end(status)
+        self._workers.close()
+
+    def _close_begun(self) -> None:
+        """Close what a start that has failed has opened: this process goes on as a program."""
+        signals, workers = getattr(self, "_signals", None), getattr(self, "_workers", None)
+        if signals is not None:
+            signals.end(ExitStatus.FAILURE)
+        if workers is not None:
+            workers.close()
 
     def _start(self, interrupt: StartInterrupt) -> None:
         """Do everything that precedes the loop. Raises WsgiservError or KeyboardInterrupt; the caller cleans up."""
@@ -236,6 +254,7 @@ class Master:
             self._announce()
             shutdown.end_drain(monotonic())
             self._obey_hooks()
+            self._obey_program()
             self._begin_requested()
 
     def _obey_hooks(self) -> None:
@@ -251,6 +270,14 @@ class Master:
                     "WS1107 a hook has set server.num_workers to %d: this machine accepts at most %s", wanted, most
                 )
             self._reload.scale(min(wanted, most), f"a hook has set server.num_workers to {wanted}")
+
+    def _obey_program(self) -> None:
+        """Carry out the requests of the program which has started this server in the background, and end with it."""
+        if self._program is None:
+            return
+        current = self._reload.current.number
+        if self._program.obey(lambda done: self._commands().reload(done), lambda: self._workers.others_accept(current)):
+            self._shutdown.stop("fast", "the program that has started this server has ended")
 
     def _autoscale(self, now: float) -> float:
         """Follow the load between `workers_min` and `workers_max`; return when to look again."""
@@ -327,6 +354,8 @@ class Master:
             poller.register(fd, POLLIN)
         if self._upgrade.new_master is not None and self._upgrade.in_progress:
             poller.register(self._upgrade.new_master, POLLIN)
+        for fd in self._program.fds() if self._program is not None else ():
+            poller.register(fd, POLLIN)
         control = self._control
         if control is not None:
             duration_s = min(duration_s, max(0.0, control.deadline() - before))
@@ -366,6 +395,8 @@ class Master:
         log_files.close_in_child()
         if self._control is not None:
             self._control.close_in_child()
+        if self._program is not None:
+            self._program.close_in_child()
         self._upgrade.close_in_child()
 
     def _promote(self) -> None:
@@ -409,6 +440,8 @@ class Master:
                 self._control = self._open_control()
             self._manager.ready(self._status_line())
             self._log.info("ready: %s in %.2f s", counted(serving, "worker"), monotonic() - current.began_at)
+            if self._program is not None:
+                self._program.is_ready([(each.url, each.getsockname()) for each in current.listeners])
             if self._advise is not None and (advice := self._advise()):
                 self._log.warning("%s", advice)
 
@@ -481,8 +514,11 @@ class Master:
         # Without the setting the path has the process id in it.
         return self._resources.old_master is not None and self._resources.settings.control_socket is not None
 
+    def _commands(self) -> MasterCommands:
+        return MasterCommands(self._reload, self._workers, self._shutdown, self._status, self._request_upgrade)
+
     def _open_control(self) -> ControlServer | None:
-        commands = MasterCommands(self._reload, self._workers, self._shutdown, self._status, self._request_upgrade)
+        commands = self._commands()
         old_master, invocation = self._resources.old_master, self._upgrade.invocation
         # Not the environment of now: `raw_env` must not move the runtime directory, where wsgiservctl looks.
         environ = invocation.environ if invocation is not None else os.environ

@@ -29,7 +29,7 @@ from wsgiserv.master.waiters import Waiters
 from wsgiserv.master.worker_handle import WorkerHandle
 from wsgiserv.master.zygote_client import Answer, ZygoteClients
 from wsgiserv.process import Ended, add_child_cleanup, reap, send_signal
-from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, STOPPING, SlotFigures
+from wsgiserv.scoreboard import DRAINING, FOR_GOOD, HEARTBEAT, LINGERING, LISTENING, STOPPING, SlotFigures
 from wsgiserv.wording import counted
 
 # So long after a worker has died of a signal to the process group the master has it, too.
@@ -72,6 +72,11 @@ class Workers:
         add_child_cleanup(self._leave)
         add_child_cleanup(lambda: close(self._parent.lifeline[0]))
 
+    def close(self) -> None:
+        """Close the lifeline, when the server has ended: this process may go on as a program."""
+        for fd in self._parent.lifeline:
+            close(fd)
+
     def read_heartbeats(self) -> None:
         """Copy each worker's last sign of life from the scoreboard, and whether it is busy; look at their memory."""
         for worker in self.fleet.workers:
@@ -80,6 +85,11 @@ class Workers:
                 worker.is_busy = worker.slot.is_busy()
                 worker.lingers = bool(worker.slot.words[LINGERING]) and not worker.is_busy
         self.crashes.look(self.fleet.workers, monotonic())
+
+    def others_accept(self, generation: int) -> bool:
+        """Return whether workers of other generations accept connections."""
+        others = [worker for worker in self.fleet.workers if worker.generation != generation]
+        return any(worker.slot is not None and worker.slot.words[LISTENING] for worker in others)
 
     # ---- spawning ------------------------------------------------------------------------------------
 
