@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from wsgiserv.cli import catch_signals, patch_for_gevent, run_command, serve
 from wsgiserv.preimport import import_server
-from wsgiserv.process import flush_standard_streams
+from wsgiserv.process import exit_as_interpreter
 
 if TYPE_CHECKING:
     import logging
@@ -40,9 +37,10 @@ def serve_paste(app: App, global_conf: Mapping[str, str], **section: str) -> Non
     except SystemExit as end:
         if os.getpid() == pid:  # the process that has started a daemon
             raise
-        _end(end.code if isinstance(end.code, int) else 1)
+        exit_as_interpreter(end.code if isinstance(end.code, int) else 1)
     if status:
-        _end(status)
+        # By an exception, pserve would say "Exiting" and make the status 0.
+        exit_as_interpreter(status)
 
 
 def _serve(app: App, path: str, section: Mapping[str, str], old_master: Any) -> int:
@@ -74,14 +72,3 @@ def _serve(app: App, path: str, section: Mapping[str, str], old_master: Any) -> 
         return app
 
     return serve(read, environment, old_master, preload)
-
-
-def _end(status: int) -> NoReturn:
-    """End the process as the interpreter would. By an exception, pserve would say "Exiting" and make the status 0."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    finally:
-        sys.stdout.flush()
-        flush_standard_streams(wait=True)
-        os._exit(status)

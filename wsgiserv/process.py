@@ -169,6 +169,21 @@ def run_in_child(run: Callable[[], int]) -> int:
         _exit(status)
 
 
+def exit_as_interpreter(status: int) -> NoReturn:
+    """End this process as the interpreter would at its end, without unwinding the code that has called the server."""
+    import atexit
+    import threading
+
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+        flush_standard_streams(wait=True)
+        _exit(status)
+
+
 def leave_if_child(error: BaseException | None = None) -> None:
     """End this process if it is a child of the application. Called wherever code of a user returns to the server."""
     if not SERVER_PROCESS[0]:

@@ -6,16 +6,15 @@ import atexit
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import NoReturn
 
 from wsgiserv.config.process_environment import ProcessEnvironment, State
 from wsgiserv.logs.files import log_files
 from wsgiserv.logs.streams import unguard_standard_streams
 from wsgiserv.master.signals import ignore_all
-from wsgiserv.process import disarm, flush_standard_streams
+from wsgiserv.process import disarm, exit_as_interpreter
 from wsgiserv.safe_open import O_PATH
 from wsgiserv.titles import getproctitle, setproctitle
 
@@ -85,25 +84,19 @@ def _names() -> Callable[[], None]:
     return restore
 
 
-def end_child(error: BaseException | None) -> Any:
+def end_child(error: BaseException | None) -> NoReturn:
     """End a process that the server has forked, as the interpreter would: nothing of the program runs in it.
 
     Args:
         error: what has come out of the server: SystemExit with the exit status.
     """
     status = 1
-    try:
-        if isinstance(error, SystemExit) and isinstance(error.code, int):
-            status = error.code
-        elif error is not None:
-            sys.excepthook(type(error), error, error.__traceback__)
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    finally:
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        status = error.code
+    elif error is not None:
         with suppress(Exception):
-            sys.stdout.flush()
-        flush_standard_streams(wait=True)
-        os._exit(status)
+            sys.excepthook(type(error), error, error.__traceback__)
+    exit_as_interpreter(status)
 
 
 def leave_program() -> None:
