@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-_log = logging.getLogger("django.server")
+_requests = logging.getLogger("django.server")
 
 
 def with_request_lines(application: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,4 +67,4 @@ class _Response:
         )
         line = f"{environ['REQUEST_METHOD']} {path} {environ['SERVER_PROTOCOL']}"
         extra = {"status_code": status, "server_time": datetime.now().strftime("%d/%b/%Y %H:%M:%S")}
-        _log.log(level, '"%s" %s %s', line, str(status), str(size), extra=extra)
+        _requests.log(level, '"%s" %s %s', line, str(status), str(size), extra=extra)
