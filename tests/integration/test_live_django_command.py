@@ -78,7 +78,7 @@ def test_colours_and_control_c(tmp_path: Path) -> None:
         for path in ("/items", "/static/shop.css", "/nowhere"):
             with RawClient(address) as client:
                 client.get(path, headers="Connection: close\r\n")
-            line = out.wait_for(rf'(\S*)\[\d+/\S+ \S+\] "GET {path} HTTP')
+            line = out.wait_for(rf'\[\d+/\S+ \S+\] (\S*)"GET {path} HTTP')
             colours[path] = line[1]
         # Of the failed request (there is no table) and of the missing page; a success has none.
         assert colours["/items"] != colours["/nowhere"]
@@ -182,7 +182,7 @@ def run(directory: Path, *args: str, files: Mapping[str, str] = DJANGO) -> subpr
         (["no"], 1, "is not a valid port number or address:port pair"),
         (["0", "-w", "many"], 2, "WS1010 workers = 'many' (--workers, on the command line) cannot be used"),
         (["0", "--wrkers", "2"], 2, "unrecognized arguments: --wrkers"),
-        (["0", "-b", "127.0.0.1:1:1"], 2, "bind = '127.0.0.1:1:1'"),
+        (["0", "-b", "127.0.0.1:1:1"], 2, "an IPv6 address goes in brackets"),
     ],
     ids=["port", "value", "flag", "address"],
 )

@@ -26,7 +26,7 @@ from wsgiserv.errors import WsgiservError
 
 __all__ = ["LiveServerTestCase", "StaticLiveServerTestCase"]
 
-# Threads: their database connections are new ones, and not the tests', whose use may be forbidden (`databases`).
+# Several: a page asks for others while it is being made.
 _DEFAULTS: Mapping[str, Any] = {"worker_class": "threads", "threads": 4}
 # A request that a test has left behind is cut after this time, in seconds.
 _STOP_S = 5.0
@@ -64,7 +64,7 @@ class ServerProcess:
         self.error: Exception | None = None
         self.connections_override: dict[str, Any] = {}
         self._static_handler = static_handler
-        self._settings = {**_DEFAULTS, "post_worker_init": _print_exceptions, **(settings or {})}
+        self._settings = {**_DEFAULTS, "post_worker_init": _leave_tests, **(settings or {})}
         self._files = _DatabaseFiles()
         self._server: wsgiserv.Server | None = None
 
@@ -96,8 +96,12 @@ class ServerProcess:
         return self._server.log if self._server is not None else ""
 
 
-def _print_exceptions(worker: Any) -> None:
-    """Print the traceback of each failing view: with DEBUG off, as in tests, Django's own logging drops it."""
+def _leave_tests(worker: Any) -> None:
+    """Drop the tests' connections, and print exceptions. The hook of each worker."""
+    # What they may be used for (`databases`) is said of the tests, by methods replaced in these objects.
+    for connection in connections.all(initialized_only=True):
+        del connections[connection.alias]
+    # With DEBUG off, as in tests, Django's logging drops the traceback of a failing view.
     got_request_exception.connect(_print_exception, weak=False)
 
 
