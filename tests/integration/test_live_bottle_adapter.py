@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rawclient import RawClient
-from server import Start, environment, wait_until
+from server import Start, wait_until
 
 PROGRAM = """
 import os, sys
@@ -49,14 +49,14 @@ def test_run(start_unclassed: Start, imports: str, arguments: str) -> None:
     assert server.out.text == "behind"
 
 
-def test_bottles_reloader(start_unclassed: Start, tmp_path: Path, unused_address: tuple[str, int]) -> None:
+def test_bottles_reloader(start_unclassed: Start, tmp_path: Path) -> None:
     """Its own: a child process, which it starts anew."""
-    text = PROGRAM.format(imports="", arguments=f"port={unused_address[1]}, {NAME}, reloader=True, interval=0.1")
+    text = PROGRAM.format(imports="", arguments=f"{NAME}, bind='unix:site.sock', reloader=True, interval=0.1")
     server = start_unclassed(None, command=[sys.executable, "prog.py"], bind="none", files={"prog.py": text})
 
     def begins_with(word: str) -> bool:
         try:
-            with RawClient(unused_address) as client:
+            with RawClient(str(tmp_path / "site.sock")) as client:
                 return client.get("/", headers="Connection: close\r\n").text.startswith(word)
         except OSError:
             return False
