@@ -18,16 +18,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
-from rawclient import RawClient
-from server import ROOT, Server, environment, plugin_environment, wait_until
+from projects import python_path
+from server import ROOT, Server, plugin_environment, wait_until
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 _FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+_URL = re.compile(r"http://127\.0\.0\.1:[1-9]\d*(?=\D)")
 _FILE_NAME = re.compile(r"#\s*([\w./-]+\.\w+)")
 
 
@@ -74,10 +76,11 @@ def prepare(block: Block, directory: Path) -> dict[str, str]:
         "wsgiservctl": f"'{sys.executable}' -m wsgiserv.ctl",
         "python": f"'{sys.executable}'",
         "python3": f"'{sys.executable}'",
+        "flask": f"'{sys.executable}' -m flask",
     }.items():
         (commands / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (commands / name).chmod(0o755)
-    env = {**environment({}), **plugin_environment()}
+    env = {**python_path(directory), **plugin_environment()}
     return {**env, "PATH": f"{commands}:{env['PATH']}"}
 
 
@@ -113,13 +116,15 @@ def test_servers(block: Block, tmp_path: Path) -> None:
     env = prepare(block, tmp_path)
     command = re.sub(r"(-b|--bind)[ =]\S*:\d+", r"\1 127.0.0.1:0", block.text.strip())
     if command == block.text.strip():
-        env["WSGISERV_CMD_ARGS"] = "-b 127.0.0.1:0"
+        env.update(WSGISERV_CMD_ARGS="-b 127.0.0.1:0", PORT="0", PYTHONUNBUFFERED="1")
     *before, last = command.replace("\\\n", " ").splitlines()
     script = "\n".join([*before, "exec " + last])  # exec: the signal is for the server, not for the shell
     server = Server(tmp_path, env=env, bind="none", command=["sh", "-ec", script])
     try:
-        with RawClient(server.address) as client:
-            assert client.get("/").status == 200
+        # Commands of frameworks print it, the server logs it.
+        printed = wait_until(lambda: _URL.search(f"{server.log.text}\n{server.out.text}\n"), "an address")
+        with urlopen(printed[0], timeout=20) as response:
+            assert response.status == 200
         wait_until(server.workers, "workers")
         assert server.stop() == 0
         server.check()

@@ -32,7 +32,7 @@ AREAS: dict[int, tuple[str, frozenset[str]]] = {
     16: ("the application's faults in requests", frozenset({"net", "wsgi", "worker"})),
     17: ("worker internals, leaving, background", frozenset({"worker", "net", "gunicorn"})),
     18: ("logs", frozenset({"logs", "worker", "master", "cli"})),
-    19: ("control socket, systemd, wsgiservctl, programs", frozenset({"ctl", "master", "embedding"})),
+    19: ("control socket, systemd, wsgiservctl, programs", frozenset({"ctl", "master", "embedding", "integrations"})),
 }
 # Lines that are made elsewhere, with their code: the module of the call, and the argument which is the line.
 CARRIED = frozenset(
