@@ -590,7 +590,8 @@ def test_types(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(USER)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", "user.py"],
-        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT)}), capture_output=True, text=True, timeout=150, check=False,
+        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT)}), capture_output=True, text=True, timeout=150,
+        check=False,
     )  # fmt: skip
     server = "wsgiserv.embedding.server.Server"
     expected = [
