@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from server import environment, processes, wait_until
 
-pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("nbclient", "ipykernel", "nbformat"))),
-    reason="nbclient and ipykernel are not installed",
-)
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("nbclient", "ipykernel", "nbformat"))),
+        reason="nbclient and ipykernel are not installed",
+    ),
+]
 
 CELLS = [
     """

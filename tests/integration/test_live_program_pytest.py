@@ -6,10 +6,17 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from server import ROOT, environment, plugin_environment, processes, wait_until
+
+from wsgiserv import pytest_plugin
+
+# Runs of pytest within one, beside others: most of their time is the start of interpreters.
+LONGEST_S = 150
+pytestmark = pytest.mark.timeout(LONGEST_S + 30)
 
 PAGE = ROOT / "docs" / "testing-applications.md"
 
@@ -33,12 +40,12 @@ def run_pytest(directory: Path, *args: str, **files: str) -> subprocess.Complete
     for name, text in files.items():
         (directory / f"{name}.py").write_text(text)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:flask", "-p", "no:django", *args],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
         cwd=directory,
         env={**environment({}), **plugin_environment()},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=LONGEST_S,
         check=False,
     )
 
@@ -57,12 +64,11 @@ import pytest
 
 @pytest.fixture(scope="module")
 def of_module(module_wsgi_server):
-    return module_wsgi_server(app, workers=2)
+    return module_wsgi_server(app)
 
 @pytest.mark.parametrize("number", range(2))
 def test_it(wsgi_server, of_module, of_session, number):
-    own = [wsgi_server(app), wsgi_server(app)]
-    for server in (*own, of_module, of_session):
+    for server in (wsgi_server(app), of_module, of_session):
         ask(server)
 """
 
@@ -76,16 +82,16 @@ def of_session(session_wsgi_server):
 """
 
 
-@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["", "xdist"])
+@pytest.mark.parametrize("args", [[], ["-p", "xdist", "-n", "2"]], ids=["", "xdist"])
 def test_scopes(tmp_path: Path, args: list[str]) -> None:
     done = run_pytest(tmp_path, "-q", "-W", "error", *args, conftest=SHARED, test_first=SCOPES, test_second=SCOPES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
     found = pids(tmp_path)
-    assert len(found) == 16
+    assert len(found) == 12
     if not args:
-        # Two of each test's own, one of each module, one of the run.
-        assert len(set(found)) == 8 + 2 + 1
+        # One of each test, one of each module, one of the run.
+        assert len(set(found)) == 4 + 2 + 1
     all_have_ended(tmp_path)
 
 
@@ -162,13 +168,10 @@ def test_the_fixtures_are_documented(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "plugin", "directory", "args"),
-    [
-        ("pytest_flask", "flask", "flask_site", []),
-        ("pytest_django", "django", "django_site", ["--ds", "site_settings"]),
-    ],
+    ("module", "directory", "args"),
+    [("pytest_flask", "flask_site", []), ("pytest_django", "django_site", ["--ds", "site_settings"])],
 )
-def test_the_suites_of_the_page(tmp_path: Path, module: str, plugin: str, directory: str, args: list[str]) -> None:
+def test_the_suites_of_the_page(tmp_path: Path, module: str, directory: str, args: list[str]) -> None:
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
@@ -177,15 +180,19 @@ def test_the_suites_of_the_page(tmp_path: Path, module: str, plugin: str, direct
             path = tmp_path / name[1]
             path.parent.mkdir(exist_ok=True)
             path.write_text(block)
-    others = [each for each in ("flask", "django") if each != plugin]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", f"no:{others[0]}", "-p", "no:cacheprovider", *args],
+        [sys.executable, "-m", "pytest", "-q", "-p", f"{module}.plugin", "-p", "no:cacheprovider", *args],
         cwd=tmp_path / directory,
         env={**environment({"PYTHONPATH": f"{ROOT}:."}), **plugin_environment()},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=LONGEST_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
+
+
+def test_the_entry_point() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"wsgiserv": pytest_plugin.__name__}

@@ -27,6 +27,9 @@ from server import ROOT, environment, processes, wait_until
 
 import wsgiserv
 
+# Some start many interpreters, beside others that do.
+pytestmark = pytest.mark.timeout(180)
+
 
 def ask(server: wsgiserv.Server, query: str = "") -> Any:
     with RawClient(server.address) as client:
@@ -493,7 +496,7 @@ if __name__ == "__main__":
 def test_in_a_program_that_gevent_has_patched(tmp_path: Path) -> None:
     (tmp_path / "prog.py").write_text(PATCHED)
     done = subprocess.run(
-        [sys.executable, "prog.py"], cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=55,
+        [sys.executable, "prog.py"], cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=150,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -521,7 +524,7 @@ print("behind")
 
 def test_beside_run(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BESIDE], cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=55,
+        [sys.executable, "-c", BESIDE], cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=150,
         check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["200", "0", "200", "0", "behind"], done.stderr
@@ -545,7 +548,7 @@ print(server.stop())
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", text], cwd=tmp_path, env=environment({}), capture_output=True, text=True,
-        timeout=55, check=False,
+        timeout=150, check=False,
     )  # fmt: skip
     assert done.stdout == "0\n", done.stderr
     assert done.stderr == ""
@@ -587,7 +590,7 @@ def test_types(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(USER)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", "user.py"],
-        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT)}), capture_output=True, text=True, timeout=55, check=False,
+        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT)}), capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     server = "wsgiserv.embedding.server.Server"
     expected = [
