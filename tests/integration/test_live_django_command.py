@@ -38,6 +38,7 @@ def test_it_looks_like_runserver(start_unclassed: Start, tmp_path: Path) -> None
     pid, manage, main = ask(server).text.split()[1:]
     assert [int(pid)] == server.workers()
     assert (manage, main) == ("yes", str(tmp_path / "manage.py"))
+    server.out.wait_for("Quit the server with CONTROL-C.")
     out = server.out.text
     assert out.startswith("Performing system checks...\n\nSystem check identified no issues (0 silenced).\n")
     assert "You have 1 unapplied migration(s)" in re.sub(r"\x1b\[[\d;]*m", "", out)
@@ -205,7 +206,7 @@ def test_failing_checks_end_the_start(tmp_path: Path) -> None:
 def test_help_has_both_kinds_of_flags(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for text in ("--noreload", "--nostatic", "-w N, --workers N", "server: timeouts", "addrport"):
+    for text in ("--noreload", "--nostatic", "--workers N", "server: timeouts", "addrport"):
         assert text in done.stdout, done.stdout
 
 

@@ -37,6 +37,7 @@ def test_it_looks_like_flask_run(
     assert [int(pid)] == server.workers()
     assert rest == expected
     is_debug = "True" in expected
+    server.out.wait_for("Press CTRL")
     assert re.search(rf" \* Serving Flask app '\S+'\n \* Debug mode: {'on' if is_debug else 'off'}", server.out.text)
     assert re.search(r" \* Running on http://127.0.0.1:\d+\nPress CTRL\+C to quit", server.out.text)
     server.out.wait_for(r'^127\.0\.0\.1 - - \[.*\] "GET / HTTP/1.1" 200 \d+$')

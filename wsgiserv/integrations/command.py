@@ -275,7 +275,9 @@ def _program(banner: str) -> Any:
         def is_ready(self, addresses: Sequence[tuple[str, Any]]) -> None:
             _process.is_up = True
             if banner:
-                print(banner.replace("{url}", " and ".join(url for url, _ in addresses)), flush=True)
+                # At once, though the stream be unbuffered.
+                sys.stdout.write(banner.replace("{url}", " and ".join(url for url, _ in addresses)) + "\n")
+                sys.stdout.flush()
 
     return Announcing(lambda: None)
 
