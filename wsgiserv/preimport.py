@@ -65,6 +65,7 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.line_trace",): lambda settings: settings.spew,
     ("wsgiserv.master.differences",): lambda settings: settings.check_config,
     ("configparser",): lambda settings: settings.paste is not None,
+    ("wsproto.connection", "wsproto.events"): lambda settings: settings.wsgi_websocket,
 }
 
 

@@ -64,6 +64,7 @@ class Upgrade:
         self._connection = connection
         self._unused = [True]
         self._tunnel: Tunnel | None = None
+        self._leave: Callable[[], None] | None = None
         self.is_taken = False
         if type(connection.sock) is RawSocket and connection.reader.buffer is None:
             fd = fcntl(connection.fd, F_DUPFD_CLOEXEC, 3)
@@ -97,6 +98,23 @@ class Upgrade:
             with suppress(OSError):
                 self._connection.sock.shutdown(SHUT_WR)
 
+    def wait(self, events: int, timeout_s: float) -> bool:
+        """Let the calling thread or greenlet wait for its socket; False when the time is over.
+
+        Args:
+            events: POLLIN, POLLOUT.
+            timeout_s: in seconds.
+        """
+        fd = self.socket.fileno()
+        return fd >= 0 and self._connection.loop.wait_for_any([(fd, events)], max(timeout_s, 0.0))
+
+    def call_at_end(self, leave: Callable[[], None]) -> None:
+        """Have ``leave`` called when the worker leaves, in a thread or greenlet of its own: it calls `end_data`.
+
+        Before the socket is taken.
+        """
+        self._leave = leave
+
     def socket_of_client(self) -> Any:
         """Return the client's own socket where the application has another one, for its address and options."""
         return None if self._tunnel is None else self._connection.sock
@@ -125,6 +143,15 @@ class Upgrade:
 
     def end_reading(self) -> None:
         """Let the application find the end of the client's data: it is to close."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            with suppress(RuntimeError):  # the system starts no thread
+                self._connection.loop.spawn(leave)
+                return
+        self.end_data()
+
+    def end_data(self) -> None:
+        """End the client's data for the application, now."""
         with suppress(OSError):
             if self._tunnel is not None:
                 self._tunnel.end_reading()

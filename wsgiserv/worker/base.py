@@ -218,7 +218,15 @@ class Worker(HookWorker):
             app = answer_readiness(
                 app, self.settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
             )
-        self.context.begin(mounted_as(self.settings, app, self.log), *self._around)
+        app = mounted_as(self.settings, app, self.log)
+        if self._serves_wsgi_websocket():
+            from wsgiserv.net.websocket_gateway import WebSocketGateway
+
+            app = WebSocketGateway(app, self.settings.limit_request_body, self.log)
+        self.context.begin(app, *self._around)
+
+    def _serves_wsgi_websocket(self) -> bool:
+        return self.settings.wsgi_websocket
 
     def _import_application(self) -> Callable[..., Any]:
         settings = self.settings
