@@ -16,12 +16,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from functools import cache
+from socket import socket as Socket
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from wsgiserv.net.client_socket import ClientSocket
 from wsgiserv.net.request_reader import RequestReader
 from wsgiserv.net.serving_context import Loop, ServingContext
 from wsgiserv.net.tunnel import Tunnel
+from wsgiserv.unpatched import get_ident
 
 # The names in the environ: the libraries' (simple-websocket looks for gunicorn's), and ours.
 KEYS: Final = ("gunicorn.socket", "wsgiserv.socket")
@@ -32,6 +35,9 @@ _USES: Final = (
     *("recvmsg_into", "send", "sendall", "sendfile", "sendmsg", "sendto", "setblocking", "settimeout", "shutdown"),
 )
 _DRAINED_BYTES: Final = 65536
+# How long a library's own thread may take to send what the end of the connection needs, after the application's call.
+_SHARED_S: Final = 1.0
+_CHECK_S: Final = 0.005
 # So many pieces at most are read from a client that goes on sending, when the process is about to end.
 _MOST_DRAINED: Final = 64
 
@@ -65,6 +71,8 @@ class Upgrade:
         self._unused = [True]
         self._tunnel: Tunnel | None = None
         self._leave: Callable[[], None] | None = None
+        self._owner = 0
+        self._is_shared = self._is_closed = False
         self.is_taken = False
         if type(connection.sock) is RawSocket and connection.reader.buffer is None:
             fd = fcntl(connection.fd, F_DUPFD_CLOEXEC, 3)
@@ -82,7 +90,9 @@ class Upgrade:
         try:
             self._unused.pop()
         except IndexError:  # it has been taken, or its request has ended
+            self._is_shared = self._is_shared or get_ident() != self._owner
             return
+        self._owner = get_ident()
         try:
             self._connection.hand_over()
             if self._tunnel is not None:
@@ -94,6 +104,7 @@ class Upgrade:
 
     def note_closed(self) -> None:
         """Tell the client that nothing more comes: the application has closed its socket."""
+        self._is_closed = True
         if self.is_taken and self._tunnel is None:
             with suppress(OSError):
                 self._connection.sock.shutdown(SHUT_WR)
@@ -127,6 +138,8 @@ class Upgrade:
                 called for a connection that the application has not used.
         """
         self._unused.clear()
+        if self._is_shared:
+            self._await_others()
         _close(self.socket)
         tunnel = self._tunnel
         if not self.is_taken:
@@ -138,6 +151,14 @@ class Upgrade:
         else:
             tunnel.end(finish)
         return True
+
+    def _await_others(self) -> None:
+        """Let another thread of the application's end its work on the socket, which it closes then."""
+        # simple-websocket tells the application of the end before it answers the client's close frame, in a thread of
+        # its own: without the answer the client would have lost the connection.
+        deadline = monotonic() + _SHARED_S
+        while not self._is_closed and monotonic() < deadline:
+            self._connection.loop.wait_for_any((), _CHECK_S)
 
     # ---- the end of the worker: any thread -----------------------------------------------------------------
 
@@ -198,6 +219,8 @@ def _close(sock: Any) -> None:
 def _class_for_applications(base: Any) -> Any:
     """Return a subclass of ``base``, which is `socket.socket` or gevent's, whose first use takes the connection."""
 
+    is_plain = base is Socket
+
     class UpgradeSocket(base):  # type: ignore[misc]
         """The socket of an upgraded connection. The first use of it takes the connection from the server."""
 
@@ -211,6 +234,17 @@ def _class_for_applications(base: Any) -> Any:
             if self.upgrade is not None:
                 self.upgrade.note_closed()
             base._real_close(self, *arguments)
+
+        def send(self, data: Any, flags: int = 0) -> int:
+            # The kernel's send() returns when a blocking socket has taken everything, and simple-websocket counts on
+            # that; gevent's returns before.
+            sent = int(base.send(self, data, flags))
+            if is_plain or flags or base.gettimeout(self) is not None:
+                return sent
+            view = memoryview(data).cast("B")
+            while sent < len(view):
+                sent += base.send(self, view[sent:])
+            return sent
 
         def getpeername(self) -> Any:
             inner = None if self.upgrade is None else self.upgrade.socket_of_client()
@@ -238,6 +272,6 @@ def _class_for_applications(base: Any) -> Any:
         return use
 
     for name in _USES:
-        if method := getattr(base, name, None):
+        if method := getattr(UpgradeSocket, name, None):
             setattr(UpgradeSocket, name, using(method))
     return UpgradeSocket

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from select import POLLIN, POLLOUT
 from time import monotonic
@@ -90,7 +90,7 @@ class WebSocket:
         self._upgrade = upgrade
         self._largest = largest
         self._protocol = Connection(ConnectionType.SERVER)
-        self._events: deque[Event] = deque()
+        self._events: Iterator[Event] = iter(())
         # Of these modules now: in a gevent worker they are greenlets' locks by the time of the first request.
         self._sending = threading.Lock()
         self._ended = threading.Event()  # when the client's side has ended, or the application's call
@@ -218,13 +218,14 @@ class WebSocket:
 
     def _next_event(self) -> Event:
         """Return what comes next from the client. Raises OSError at the end of its data."""
-        while not self._events:
+        # One at a time: with a close frame wsproto sends nothing more, not even the answers to what came before it.
+        while (event := next(self._events, None)) is None:
             data = self._sock.recv(_READ_BYTES)
             if not data:
                 raise ConnectionResetError("the client has closed the connection without a close frame")
             self._protocol.receive_data(data)
-            self._events.extend(self._protocol.events())
-        return self._events.popleft()
+            self._events = self._protocol.events()
+        return event
 
     def _note_close(self, event: CloseConnection) -> None:
         """Take a close frame of the client's, or what wsproto makes of one that is broken. Raises _Failure."""
@@ -247,16 +248,22 @@ class WebSocket:
     def finish(self, code: int) -> None:
         """Close the connection with the application's call, and wait for the client's part for `CLOSE_S`."""
         self.close(code)
-        deadline = monotonic() + CLOSE_S
-        try:
-            while not self._ended.is_set():
-                if not self._events and not self._upgrade.wait(POLLIN, deadline - monotonic()):
-                    break
-                if isinstance(self._next_event(), CloseConnection) or monotonic() > deadline:
-                    break
-        except OSError:
-            pass
-        self._ended.set()
+        if not self._ended.is_set():
+            with suppress(OSError):
+                self._await_close(monotonic() + CLOSE_S)
+            self._ended.set()
+        self._sock.close()
+
+    def _await_close(self, deadline: float) -> None:
+        """Discard what comes until the client closes, or ``deadline`` (``time.monotonic()``). Raises OSError."""
+        while True:
+            for event in self._events:
+                if isinstance(event, CloseConnection):
+                    return
+            if monotonic() > deadline or not self._upgrade.wait(POLLIN, deadline - monotonic()):
+                return
+            self._protocol.receive_data(self._sock.recv(_READ_BYTES) or None)
+            self._events = self._protocol.events()
 
     def _leave(self) -> None:
         """Close the connection for a worker that leaves. In a thread or greenlet of its own."""
