@@ -385,7 +385,7 @@ def _check_websocket(loaded: Loaded) -> None:
             raise
         source = loaded.sources["wsgi_websocket"]
         raise ConfigError(
-            f"WS1957 wsgi_websocket = True ({source}): it needs the package {error.name}, which is not installed. "
+            f"WS1089 wsgi_websocket = True ({source}): it needs the package {error.name}, which is not installed. "
             "Install it: pip install 'wsgiserv[websocket]'"
         ) from None
 

@@ -477,7 +477,7 @@ class _Loader:
             self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
         if values.get("wsgi_websocket") and values.get("worker_class", "sync") == "sync":
             unfit = "does not fit worker_class = 'sync': a WebSocket would hold the whole worker."
-            self._refuse("WS1956", "wsgi_websocket", unfit, "True with worker_class = 'gevent' or 'threads'")
+            self._refuse("WS1088", "wsgi_websocket", unfit, "True with worker_class = 'gevent' or 'threads'")
 
     def _take_paste(self) -> None:
         """Complete `paste`: the application is the file's, and so is the logging configuration, as with gunicorn."""

@@ -109,7 +109,7 @@ class WebSocketGateway:
     ) -> Iterable[bytes]:
         client = environ.get("REMOTE_ADDR") or "a client"
         status = refusal.status.partition(" ")[0]
-        self._log.warning("WS1955 %s: WebSocket refused with %s: %s", client, status, escape(str(refusal)))
+        self._log.warning("WS1560 %s: WebSocket refused with %s: %s", client, status, escape(str(refusal)))
         body = f"{refusal.status}: {refusal}.\n".encode("latin-1", "replace")
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
         start_response(refusal.status, [*headers, *refusal.headers])
