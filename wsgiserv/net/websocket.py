@@ -194,8 +194,13 @@ class WebSocket:
             state = self._protocol.state
             closes = isinstance(event, CloseConnection) and state is ConnectionState.REMOTE_CLOSING
             if state is ConnectionState.OPEN or closes:
-                with suppress(LocalProtocolError):  # a close frame has come meanwhile
+                try:
                     self._sock.sendall(self._protocol.send(event))
+                except LocalProtocolError:  # a close frame has come meanwhile
+                    pass
+                except OSError:
+                    self._ended.set()  # no answer comes
+                    raise
 
     def _next_message(self) -> str | bytearray | None:
         """Return the next message, None when the client has closed. Raises OSError, _Failure."""
