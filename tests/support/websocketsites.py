@@ -70,6 +70,57 @@ def _seen() -> str:
 # ---- Flask-SocketIO --------------------------------------------------------------------------------------------
 
 
+# Engine.IO and Socket.IO by hand: polling, the upgrade, then messages over the WebSocket; and again by WebSocket alone.
+SOCKETIO_PAGE = """<!doctype html><title>waiting</title><script>
+const base = '//' + location.host + '/socket.io/?EIO=4';
+const seen = [];
+const next = async socket => {
+    while (!socket.received.length) await new Promise(resolve => socket.wake = resolve);
+    return socket.received.shift();
+};
+async function open(url) {
+    const socket = new WebSocket('ws:' + url);
+    socket.received = [];
+    const put = data => { socket.received.push(data); if (socket.wake) socket.wake(); };
+    socket.onmessage = event => put(event.data);
+    socket.onclose = event => put('closed ' + event.code);
+    await new Promise((resolve, reject) => { socket.onopen = resolve; socket.onerror = reject; });
+    return socket;
+}
+async function poll(url, body) {
+    const answer = await fetch('http:' + url, body === undefined ? {} : {method: 'POST', body: body});
+    return (await answer.text()).split(String.fromCharCode(30));
+}
+async function tell(socket, word) {
+    socket.send('42["my_event",{"data":"' + word + '"}]');
+    let message;
+    do message = await next(socket); while (!message.includes(word) && !message.startsWith('closed'));
+    seen.push(message);
+}
+async function upgraded() {
+    const polling = base + '&transport=polling';
+    const sid = JSON.parse((await poll(polling))[0].slice(1)).sid;
+    await poll(polling + '&sid=' + sid, '40');
+    seen.push((await poll(polling + '&sid=' + sid)).map(each => each.slice(0, 2)).sort().join());
+    const socket = await open(base + '&transport=websocket&sid=' + sid);
+    socket.send('2probe');
+    seen.push(await next(socket));
+    socket.send('5');
+    await tell(socket, 'upgraded');
+    socket.close();
+}
+async function direct() {
+    const socket = await open(base + '&transport=websocket');
+    await next(socket);
+    socket.send('40');
+    await tell(socket, 'direct');
+    socket.close();
+}
+upgraded().then(direct).catch(error => seen.push('' + error)).finally(
+    () => fetch('/seen', {method: 'POST', body: JSON.stringify(seen)}));
+</script>"""
+
+
 def _with_socketio(async_mode: str) -> Flask:
     """Return an application with the events of Flask-SocketIO's example."""
     app = Flask(__name__)
@@ -79,6 +130,9 @@ def _with_socketio(async_mode: str) -> Flask:
     @app.route("/")
     def index() -> str:
         return "hello\n"
+
+    app.add_url_rule("/seen", view_func=_seen, methods=["POST"])
+    app.add_url_rule("/page", "page", lambda: SOCKETIO_PAGE)
 
     @socketio.event
     def connect() -> None:
