@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,42 @@ def test_a_reload_closes_the_old_ones_while_new_ones_connect(own: Server) -> Non
             own.wait_for_log("reloaded", after=after)
             new.echo(b"after it")
             new.close()
+
+
+@pytest.mark.parametrize("worker_class", ["gevent"], indirect=True)
+def test_many_idle_ones_through_a_reload(start: Start, worker_class: str) -> None:
+    server = start("websocketapps:adapter", *ADAPTER, "--worker-connections", "1000")
+    server.wait_for_log("ready")
+    with ExitStack() as stack:
+        peers = [stack.enter_context(FrameClient(server.address, "/wait")) for _ in range(200)]
+        assert all(peer.receive() for peer in peers)
+        after = len(server.log.lines)
+        server.send_signal(signal.SIGHUP)
+        for number, peer in enumerate(peers):
+            answer = peer.receive()
+            assert answer is not None
+            assert answer.code == 1001
+            if number % 2:  # the others leave it at that
+                peer.send(closing(1001))
+            if number % 10 == 0:
+                with FrameClient(server.address) as new:
+                    new.echo(b"meanwhile")
+        assert [peer.receive() for peer in peers] == [None] * len(peers)
+        server.wait_for_log("reloaded", after=after)
+
+
+def test_a_client_that_floods_does_not_keep_others_waiting(own: Server) -> None:
+    data = b"".join(frame(TEXT, b"%d" % number) for number in range(2000))
+    with FrameClient(own.address) as peer:
+        sender = threading.Thread(target=lambda: [peer.send(data) for _ in range(20)])
+        sender.start()
+        for number in range(40000):
+            if number % 4000 == 0:
+                with RawClient(own.address) as client:
+                    assert client.get("/").text == "no WebSocket\n"
+            peer.message()
+        sender.join()
+        peer.close()
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
