@@ -215,9 +215,9 @@ def test_a_close_frame_is_answered_with_its_code(peer: FrameClient, code: int) -
     peer.close(code)
 
 
-@pytest.mark.parametrize("sent", [closing(None), closing(1000, b"x" * 123), closing(1000, "grüße".encode())])
-def test_close_frames_with_and_without_a_reason(peer: FrameClient, sent: bytes) -> None:
-    peer.send(sent)
+@pytest.mark.parametrize(("code", "reason"), [(None, ""), (1000, "x" * 123), (1000, "grüße")])
+def test_close_frames_with_and_without_a_reason(peer: FrameClient, code: int | None, reason: str) -> None:
+    peer.send(closing(code, reason.encode()))
     answer = peer.receive()
     assert answer is not None
     assert answer.code in (1000, None)

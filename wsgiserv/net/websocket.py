@@ -26,8 +26,8 @@ from wsgiserv.net.upgrade import Upgrade
 
 # How long the other side may take to answer a close frame. A worker that leaves waits no longer for it, either.
 CLOSE_S: Final = 3.0
-# Thousands of small frames: the other greenlets wait while these are read.
-_READ_BYTES: Final = 16384
+# Hundreds of small frames: the other greenlets wait while these are read.
+_READ_BYTES: Final = 4096
 _ALREADY_CLOSED: Final = "Connection is already closed"
 _DEAD: Final = "Socket is dead"
 
