@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 _Environ = dict[str, Any]
@@ -83,7 +84,8 @@ def chat(websocket: Any, environ: _Environ) -> None:
     """Send each message to all clients, as the chat example of gevent-websocket does."""
     while (message := websocket.receive()) is not None:
         for client in list(websocket.handler.server.clients.values()):
-            client.ws.send(message)
+            with suppress(OSError):  # it is about to leave
+                client.ws.send(message)
 
 
 def fail(websocket: Any, environ: _Environ) -> None:
