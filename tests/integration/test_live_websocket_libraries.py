@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rawclient import RawClient
 from server import Server, Start, wait_until
+from wsclient import FrameClient
 
 pytest.importorskip("flask_sock")
 pytest.importorskip("flask_socketio")
@@ -91,6 +92,17 @@ def test_the_end_of_the_client_ends_the_application(flask_sock: Server) -> None:
     # A thread or greenlet that went on would keep the worker.
     assert flask_sock.stop() == 0
     assert "graceful_timeout" not in flask_sock.log.text.partition("SIGTERM")[2]
+
+
+def test_a_client_that_does_not_answer_the_close_leaves_no_thread(flask_sock: Server) -> None:
+    with FrameClient(flask_sock.address, "/reverse/ada?a=1", Origin="x") as peer:
+        assert peer.message().payload == b"ada 1 x"
+        answer = peer.receive()
+        assert answer is not None
+        assert answer.code == 4001
+        assert peer.receive() is None
+        # The library's thread would be there until its next ping, after 25 s.
+        assert flask_sock.stop() == 0
 
 
 def test_a_stop_ends_it_by_fin(flask_sock: Server) -> None:

@@ -155,10 +155,15 @@ class Upgrade:
     def _await_others(self) -> None:
         """Let another thread of the application's end its work on the socket, which it closes then."""
         # simple-websocket tells the application of the end before it answers the client's close frame, in a thread of
-        # its own: without the answer the client would have lost the connection.
-        deadline = monotonic() + _SHARED_S
-        while not self._is_closed and monotonic() < deadline:
-            self._connection.loop.wait_for_any((), _CHECK_S)
+        # its own: without the answer the client would have lost the connection. That thread waits with epoll, which
+        # tells of nothing when the socket is closed beneath it, and a worker cannot exit before it has ended: so the
+        # data ends first, which it finds.
+        for is_over in (False, True):
+            if is_over:
+                self.end_data()
+            deadline = monotonic() + _SHARED_S
+            while not self._is_closed and monotonic() < deadline:
+                self._connection.loop.wait_for_any((), _CHECK_S)
 
     # ---- the end of the worker: any thread -----------------------------------------------------------------
 
