@@ -37,10 +37,12 @@ _ROW_BYTES = WORDS * 8
 FOR_GOOD = 2  # in STOPPING: the master has closed the listeners, and there is no next one
 
 # One request in flight: started (seconds, time.monotonic(); 0.0 = the cell is free), the peer, the
-# request id, the request line. struct pads and cuts the strings, in C, in one call. The pad byte behind the peer is
-# set by `Slot.mark_logged`, and zeroed by each `begin`.
+# request id, the request line. struct pads and cuts the strings, in C, in one call. The pad byte behind the peer
+# has flags: `Slot.mark_logged` and `Slot.mark_detached` set them, and each `begin` zeroes them.
 _CELL = struct.Struct("=d47sx48s408s")
-_LOGGED_AT = 8 + 47
+_FLAGS_AT = 8 + 47
+_LOGGED = 1
+_DETACHED = 2
 CELL_BYTES = _CELL.size
 CELL_WORDS = CELL_BYTES // 8
 CELLS_AT = _ROW_BYTES
@@ -60,6 +62,7 @@ class RequestInFlight(NamedTuple):
         request_id: its id.
         age_s: its time in the application, in seconds.
         logged: whether the worker has written its line to the access log already.
+        detached: whether the application has taken its connection (WebSockets).
     """
 
     request_line: str
@@ -67,6 +70,7 @@ class RequestInFlight(NamedTuple):
     request_id: str
     age_s: float
     logged: bool = False
+    detached: bool = False
 
 
 class SlotFigures(NamedTuple):
@@ -130,7 +134,11 @@ class Slot:
 
     def mark_logged(self, cell: int) -> None:
         """Note that the request in ``cell`` has its line in the access log, although its call has not ended."""
-        self.memory[CELLS_AT + cell * CELL_BYTES + _LOGGED_AT] = 1
+        self.memory[CELLS_AT + cell * CELL_BYTES + _FLAGS_AT] |= _LOGGED
+
+    def mark_detached(self, cell: int) -> None:
+        """Note that the application has taken the connection of the request in ``cell``."""
+        self.memory[CELLS_AT + cell * CELL_BYTES + _FLAGS_AT] |= _DETACHED
 
     def load(self) -> tuple[int, float]:
         """Return the number of requests in the application, and when the oldest began (0.0 without any).
@@ -184,9 +192,10 @@ class Slot:
             started, *texts = _CELL.unpack_from(self.memory, position)
             if started:
                 peer, request_id, line = (part.rstrip(b"\0").decode("latin-1") for part in texts)
-                logged = bool(self.memory[position + _LOGGED_AT])
+                flags = self.memory[position + _FLAGS_AT]
+                marks = bool(flags & _LOGGED), bool(flags & _DETACHED)
                 # The worker may have noted it after the master's look at the clock.
-                found.append(RequestInFlight(line, peer, request_id, max(0.0, now - started), logged))
+                found.append(RequestInFlight(line, peer, request_id, max(0.0, now - started), *marks))
         return sorted(found, key=lambda request: -request.age_s)
 
 

@@ -292,8 +292,8 @@ def test_the_figures() -> None:
         ("retiring", 50.0),
     ]
     assert rows[0]["in_flight"] == [
-        {"request_line": "GET /slow\x1b HTTP/1.1", "peer": "10.0.0.1", "id": "r-1", "age_s": 12.0},
-        {"request_line": "GET / HTTP/1.1", "peer": "", "id": "", "age_s": 1.0},
+        {"request_line": "GET /slow\x1b HTTP/1.1", "peer": "10.0.0.1", "id": "r-1", "age_s": 12.0, "detached": False},
+        {"request_line": "GET / HTTP/1.1", "peer": "", "id": "", "age_s": 1.0, "detached": False},
     ]
     assert rows[0]["rss_bytes"] == 503 << 20
 

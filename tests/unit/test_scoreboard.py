@@ -58,3 +58,19 @@ def test_siblings_count_by_heartbeat_and_by_what_they_do() -> None:
     assert first.idle_siblings(100.0) == 0
     assert first.idle_siblings(110.0) == 0
     assert first.with_room(110.0) == []
+
+
+def test_a_cell_is_marked_as_logged_and_as_detached_until_its_next_request() -> None:
+    slot = Scoreboard(1, 2).slots[0]
+
+    def marks() -> list[tuple[bool, bool]]:
+        return [(request.logged, request.detached) for request in slot.in_flight(5.0)]
+
+    slot.begin(0, 1.0, b"10.0.0.1", b"a", b"GET /ws HTTP/1.1")
+    slot.begin(1, 2.0, b"10.0.0.1", b"b", b"GET / HTTP/1.1")
+    slot.mark_detached(0)
+    assert marks() == [(False, True), (False, False)]
+    slot.mark_logged(0)
+    assert marks() == [(True, True), (False, False)]
+    slot.begin(0, 1.0, b"x" * 60, b"c", b"GET / HTTP/1.1")
+    assert marks() == [(False, False)] * 2

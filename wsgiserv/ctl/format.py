@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from wsgiserv.logs.escape import escape
 from wsgiserv.wording import counted
 
-_HEADS = ("PID", "AGE", "GEN", "STATE", "SINCE", "REQUESTS", "ERRORS", "CONNECTIONS", "IN FLIGHT", "MEMORY")
+_HEADS = ("PID", "AGE", "GEN", "STATE", "SINCE", "REQUESTS", "ERRORS", "CONNECTIONS", "DETACHED", "IN FLIGHT", "MEMORY")
 _MOST_REQUESTS = 5
 
 
@@ -28,6 +29,7 @@ def report(status: Mapping[str, Any]) -> str:
     requests = (
         f"{server['requests']} answered, {server['errors']} of them with 5xx; "
         f"{server['in_flight']} in flight, {counted(server['connections'], 'connection')}"
+        + (f" ({server['detached']} detached)" if server.get("detached") else "")
     )
     lines = [
         first,
@@ -73,34 +75,40 @@ def _last_reload(last: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a worker, in the order of `_HEADS`."""
+    return (
+        str(worker["pid"]),
+        str(worker["age"]),
+        str(worker["generation"]),
+        worker["state"],
+        _duration(worker["since_s"]),
+        str(worker["requests"]),
+        str(worker["errors"]),
+        str(worker["connections"]),
+        str(worker.get("detached", 0)),
+        str(len(worker["in_flight"])),
+        # 0 where there is no /proc.
+        f"{worker['rss_bytes'] / 2**20:.0f} MiB" if worker["rss_bytes"] else "?",
+    )
+
+
 def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = [
-        (
-            str(worker["pid"]),
-            str(worker["age"]),
-            str(worker["generation"]),
-            worker["state"],
-            _duration(worker["since_s"]),
-            str(worker["requests"]),
-            str(worker["errors"]),
-            str(worker["connections"]),
-            str(len(worker["in_flight"])),
-            # 0 where there is no /proc.
-            f"{worker['rss_bytes'] / 2**20:.0f} MiB" if worker["rss_bytes"] else "?",
-        )
-        for worker in workers
-    ]
+    # Its column only where there is any: most applications have no WebSockets.
+    shows = [head != "DETACHED" or any(worker.get("detached") for worker in workers) for head in _HEADS]
+    heads = tuple(compress(_HEADS, shows))
+    rows = [tuple(compress(row, shows)) for row in map(_row, workers)]
     # Widths of what there is: a table of fixed columns breaks at a million requests.
-    widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         parts = (
             f"{cell:<{width}}" if head == "STATE" else f"{cell:>{width}}"
-            for head, cell, width in zip(_HEADS, cells, widths, strict=True)
+            for head, cell, width in zip(heads, cells, widths, strict=True)
         )
         return "  " + "  ".join(parts).rstrip()
 
-    lines = [line(_HEADS)]
+    lines = [line(heads)]
     for worker, row in zip(workers, rows, strict=True):
         lines.append(line(row))
         if worker.get("recycle_reason"):
@@ -110,6 +118,7 @@ def _table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"    {_duration(request['age_s'])}  {escape(request['request_line'])}  from {peer}"
                 + (f"  id {escape(request['id'])}" if request["id"] else "")
+                + ("  detached" if request.get("detached") else "")
             )
         if len(worker["in_flight"]) > _MOST_REQUESTS:
             lines.append(f"    and {len(worker['in_flight']) - _MOST_REQUESTS} more (status --json has all)")

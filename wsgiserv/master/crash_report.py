@@ -100,7 +100,13 @@ def _signal_name(number: int) -> str:
 def in_json(requests: Sequence[RequestInFlight]) -> list[dict[str, Any]]:
     """Return the requests fit for JSON. Text from clients is not escaped."""
     return [
-        {"request_line": lost.request_line, "peer": lost.peer, "id": lost.request_id, "age_s": round(lost.age_s, 3)}
+        {
+            "request_line": lost.request_line,
+            "peer": lost.peer,
+            "id": lost.request_id,
+            "age_s": round(lost.age_s, 3),
+            "detached": lost.detached,
+        }
         for lost in requests
     ]
 
@@ -111,7 +117,7 @@ def request_lines(pid: int, requests: Sequence[RequestInFlight], most: int = _MO
     lines = [
         f"in flight in worker {pid} for {lost.age_s:.1f} s: "
         f'"{escape(lost.request_line)}" from {escape(lost.peer) or "a Unix socket"}, '
-        f"request id {escape(lost.request_id) or '-'}"
+        f"request id {escape(lost.request_id) or '-'}{', an upgraded connection' if lost.detached else ''}"
         for lost in requests[:most]
     ]
     if len(requests) > most:

@@ -106,6 +106,7 @@ def status_of(
             # The lines that waited in a worker's memory for the log have ended with it.
             "lost_log_lines": (server.lost_lines + gone.lost_lines + gone.waiting_lines + total("lost_log_lines")),
             "connections": total("connections"),
+            "detached": total("detached"),
             "in_flight": sum(len(row["in_flight"]) for row in rows),
         },
         "workers": rows,
@@ -143,6 +144,7 @@ def _worker(worker: WorkerHandle, now: float, memory: Callable[[int], int]) -> d
         "errors": figures.errors,
         "lost_log_lines": figures.lost_lines,
         "connections": figures.connections,
+        "detached": worker.detached,
         "in_flight": in_json(worker.in_flight(now)),
         "rss_bytes": memory(worker.pid),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from wsgiserv.boot import ReadinessReader, Report
 from wsgiserv.master.crash_dump_file import CrashDumpFile
 from wsgiserv.master.slots import SlotPool
-from wsgiserv.scoreboard import RequestInFlight, Slot, SlotFigures
+from wsgiserv.scoreboard import DETACHED, RequestInFlight, Slot, SlotFigures
 from wsgiserv.wording import counted
 
 # Attributes, not a dict, hold these times: the policy and the status ask for each by its name.
@@ -142,6 +142,11 @@ class WorkerHandle:
     def figures(self) -> SlotFigures:
         """Return its figures in the scoreboard; zeros without a row there."""
         return self.slot.figures() if self.slot is not None else SlotFigures()
+
+    @property
+    def detached(self) -> int:
+        """How many of its connections the application has taken (WebSockets)."""
+        return self.slot.words[DETACHED] if self.slot is not None else 0
 
     def in_flight(self, now: float) -> list[RequestInFlight]:
         """Return the requests in its application, oldest first."""

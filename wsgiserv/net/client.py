@@ -189,7 +189,8 @@ class Connection(ConnectionLife):
                 adjust(environ, line, block, self.trusted, length, context.settings.forwarding)
                 if block.claims and not self.trusted:
                     context.untrusted_headers.handle(environ, block.claims, self.name, self.sock)
-                if block.upgrades and body is None and line.http11:
+                # Of the client's own protocol, also where a proxy's is uwsgi: HTTP/1.0 has no upgrade (RFC 9110 §7.8).
+                if block.upgrades and self._stream is None and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
                     self._upgrade = offer(self, environ)
         except ProtocolError as error:
             environ, broken = None, error
@@ -264,10 +265,9 @@ class Connection(ConnectionLife):
     # ---- after the response --------------------------------------------------------------------------
 
     def _end_upgrade(self) -> None:
-        """Close a connection that the application has had: the client has all that it has sent."""
+        """Close a connection that the application has had: the client has all that it has sent. From any thread."""
         upgrade = self._upgrade
-        if upgrade is not None:
-            self._upgrade = None
+        if upgrade is not None:  # kept until the connection is closed: see `Upgrade.close`
             self.context.drop_upgrade(upgrade)
             if self.state == READY:
                 self._linger(BRIEF_LINGER_S)

@@ -16,6 +16,7 @@ from wsgiserv.net.request_account import CLIENT_GONE, RequestAccount
 from wsgiserv.net.request_reader import BODY, CLOSED, FLUSHING, HEAD, LINGERING, READY, WAITING, RequestReader
 from wsgiserv.net.serving_context import NEVER, NONE, READ, UNWATCHED, WRITE
 from wsgiserv.net.upgrade import Upgrade
+from wsgiserv.wsgi.response import ClientGone, Response
 
 # How long a closing connection discards what the client still sends, when no unread byte is here, but the client may
 # have sent more before it could know: about a round trip.
@@ -128,11 +129,11 @@ class ConnectionLife(RequestAccount):
 
     # ---- to the application --------------------------------------------------------------------------
 
-    def hand_over(self) -> None:
-        """Leave the socket to the application, in its thread. See `Upgrade`.
+    def prepare_upgrade(self) -> None:
+        """Wait until the client has all that was sent before its socket is the application's. See `Upgrade`.
 
         Raises:
-            RuntimeError: it would hold the whole worker.
+            RuntimeError: it would hold the whole worker, or the application has answered already.
             OSError: the client has gone, or its request has been ended from outside.
         """
         context = self.context
@@ -141,15 +142,29 @@ class ConnectionLife(RequestAccount):
                 "the application has used the client's socket (a WebSocket?), which would hold the whole worker for as "
                 "long as it is open: use worker_class = 'gevent' or 'threads'"
             )
-        request = context.running.get(self)
-        if request is None or self._lost or self._upgrade is None:
-            raise ConnectionResetError("the client has gone, or its request has been ended")
+        response, _ = self._call_under_way()
+        if response.begun and response.code != 101:
+            raise RuntimeError(f"the response has begun ({response.status}): its connection cannot be taken any more")
         context.cork.push()
         self.wait_until_sent()
-        request[1].take()
+
+    def begin_upgrade(self) -> None:
+        """Leave the socket to the application. Waits for nothing. Raises OSError as `prepare_upgrade` does."""
+        response, cell = self._call_under_way()
+        try:
+            response.take()
+        except ClientGone:
+            raise _ended() from None
+        self.context.slot.mark_detached(cell)
         self.deadline = NEVER
         self.loop.ignore(self)
-        context.add_upgrade(self._upgrade)
+
+    def _call_under_way(self) -> tuple[Response, int]:
+        """Return the response in the making, and the cell of its request. Raises ConnectionResetError."""
+        request = self.context.running.get(self)
+        if request is None or self._lost or self.state != READY:
+            raise _ended()
+        return request[1], request[3]
 
     # ---- to another process --------------------------------------------------------------------------
 
@@ -262,6 +277,7 @@ class ConnectionLife(RequestAccount):
             self._drop_queue(self._queue)
         if self._upgrade is not None and self._upgrade.is_taken:
             self._upgrade.close()
+            self._upgrade = None
         self.reader.discard()
         sock = self.sock
         try:
@@ -287,3 +303,7 @@ class ConnectionLife(RequestAccount):
         if self._queue is not None:
             self._queue.drop_in_child()
             self._queue = None  # what is still sent fails at the socket
+
+
+def _ended() -> ConnectionResetError:
+    return ConnectionResetError("the client has gone, or its request has been ended")

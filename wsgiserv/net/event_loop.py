@@ -214,12 +214,12 @@ class EventLoop:
         """Run ``function`` in a thread of its own. Raises RuntimeError."""
         start_thread(function, (), name="wsgiserv-tunnel")
 
-    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float | None) -> bool:
         """Block until one of the descriptors is ready; False when the time is over."""
         poller = _poll()
         for fd, events in waits:
             poller.register(fd, events)
-        return bool(poller.poll(timeout_s * 1000))
+        return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
     # ---- other descriptors ---------------------------------------------------------------------------------
 

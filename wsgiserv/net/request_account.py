@@ -82,6 +82,9 @@ class RequestAccount(ResponseWriter):
     def _log_later(self, request: InFlight, failure: BaseException | None) -> None:
         """Write the line of a request that may have ended early; later, if data is still queued."""
         queue, response = self._queue, request.response
+        if response.is_taken:
+            self._log_request(request, False)  # whoever has ended it: nothing was promised
+            return
         if response.missing and failure is None:
             self._report_missing(request)
         gone = is_a(failure, ClientGone)

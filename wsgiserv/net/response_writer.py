@@ -63,6 +63,10 @@ class ResponseWriter(ABC):
         """Tell whether blocks of a body of unknown length follow."""
         self.streams = streaming
 
+    def give_up(self, take: Callable[[], None]) -> None:
+        """Call ``take`` at a moment at which nobody else answers the client: nothing is sent here any more."""
+        take()
+
     @property
     def name(self) -> str:
         """The client's address for a log line."""

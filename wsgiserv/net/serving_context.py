@@ -17,7 +17,7 @@ from wsgiserv.logs.access import AccessLog
 from wsgiserv.net.cork import Cork
 from wsgiserv.net.send_queue import MEMORY_BYTES, WORKER_MEMORY_BYTES, SendQueue
 from wsgiserv.net.untrusted_headers import UntrustedHeaders
-from wsgiserv.scoreboard import DETACHED, DRAINING, REQUESTS, Slot
+from wsgiserv.scoreboard import DRAINING, REQUESTS, Slot
 from wsgiserv.wsgi.budget import MemoryBudget
 from wsgiserv.wsgi.input import BodyBuffer
 from wsgiserv.wsgi.response import Response
@@ -88,12 +88,12 @@ class Loop(Protocol):
     def spawn(self, function: Callable[[], object]) -> None:
         """Run ``function`` beside the requests. Raises RuntimeError when the system starts no thread."""
 
-    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
-        """Let a spawned function wait; False when the time is over.
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float | None) -> bool:
+        """Let a spawned function, or a request, wait; False when the time is over.
 
         Args:
             waits: descriptors, and what to wait for on each (POLLIN, POLLOUT).
-            timeout_s: in seconds.
+            timeout_s: in seconds; None means no limit.
         """
 
 
@@ -295,16 +295,13 @@ class ServingContext:
         self.drain()
 
     def add_upgrade(self, upgrade: Upgraded) -> None:
-        """Count a connection that the application has taken."""
+        """Count a connection that the application has taken. After that the caller looks at `ends_upgrades`."""
+        # In this order: `end_upgrades`, in another thread, either finds it here, or is found by the caller.
         self.upgrades.add(upgrade)
-        self.slot.words[DETACHED] = len(self.upgrades)
-        if self.ends_upgrades:
-            upgrade.end_reading()
 
     def drop_upgrade(self, upgrade: Upgraded) -> None:
         """Count such a connection no more: its call has ended."""
         self.upgrades.discard(upgrade)
-        self.slot.words[DETACHED] = len(self.upgrades)
 
     def end_upgrades(self) -> None:
         """Let the applications find the end of the data in all connections that they have taken, now and later."""

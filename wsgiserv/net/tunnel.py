@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import select
-from _socket import MSG_DONTWAIT, SHUT_RDWR, SHUT_WR
+import sys
+from _socket import MSG_DONTWAIT, SHUT_RD, SHUT_RDWR, SHUT_WR
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,9 +16,12 @@ from wsgiserv.net.serving_context import Loop
 from wsgiserv.unpatched import allocate_lock
 
 _PIECE_BYTES: Final = 65536
-_LONGEST_WAIT_S: Final = 1.0
+# How often it is looked whether the call has ended, and whether the time of a client that takes nothing is over.
+_LOOK_S: Final = 1.0
 # How long a client may take nothing of the last bytes, where `send_timeout` sets no limit.
-_LAST_WAIT_S: Final = 30.0
+LAST_WAIT_S: Final = 30.0
+# Linux keeps what has come before a shutdown(2) of the reading side (unix(7)); BSD drops it.
+_KEEPS_INPUT: Final = sys.platform == "linux"
 _IN: Final = select.POLLIN
 _OUT: Final = select.POLLOUT
 
@@ -37,7 +41,7 @@ class Tunnel:
         self._client = client
         self._ours = ours
         ours.setblocking(False)
-        self._limit_s = limit_s or _LAST_WAIT_S
+        self._limit_s = limit_s or LAST_WAIT_S
         self._to_application = b""
         self._to_client = b""
         # The directions that are open: bytes may still come from there.
@@ -46,6 +50,7 @@ class Tunnel:
         self._has_ended_output = False
         self._moved_at = 0.0  # when the client has taken something; ``time.monotonic()`` seconds
         self._is_over = False  # the application's call has ended
+        self._is_copy = False  # in a child of the application: the original is the parent's
         # What to call at the end, by the last of two: this and the application's call.
         self._lock = allocate_lock()
         self._left = 2
@@ -54,25 +59,31 @@ class Tunnel:
     def start(self, early: bytes) -> None:
         """Begin with what has been read from the client already. Raises RuntimeError: the system starts no thread."""
         self._to_application = early
-        self._loop.spawn(self._run)
+        try:
+            self._loop.spawn(self._run)
+        except BaseException:
+            self._one_has_ended()
+            raise
 
     # ---- any thread --------------------------------------------------------------------------------------
 
     def end(self, finish: Callable[[], None]) -> None:
-        """Note that the application's call has ended, and its socket is closed; call ``finish`` in the end."""
-        self._is_over = True
+        """Note that the application's call has ended; call ``finish`` when the client has what was sent in it."""
         self._finish = finish
+        self._is_over = True
+        if _KEEPS_INPUT:
+            # Behind what the application has sent comes the end, though a thread or child of it has a descriptor still.
+            self._shut(SHUT_RD)
         self._one_has_ended()
 
     def end_reading(self) -> None:
-        """Let the application find the end of the client's data. Raises OSError."""
-        self._ours.shutdown(SHUT_WR)
+        """Let the application find the end of the client's data."""
+        self._shut(SHUT_WR)
 
     def stop(self) -> None:
         """End both directions for the application, now."""
         self._is_over = True
-        with suppress(OSError):
-            self._ours.shutdown(SHUT_RDWR)
+        self._shut(SHUT_RDWR)
 
     def discard(self) -> None:
         """Release what it has: it is not going to be started."""
@@ -80,26 +91,32 @@ class Tunnel:
 
     def close_in_child(self) -> None:
         """Close the server's end. Called in a child of the application."""
+        self._lock = allocate_lock()  # another thread may have held it, which does not exist here
+        self._is_copy = True
         self._ours.close()
+
+    def _shut(self, how: int) -> None:
+        # With the lock: it is not closed at this moment, and its number another file's.
+        with self._lock, suppress(OSError):
+            self._ours.shutdown(how)
 
     def _one_has_ended(self) -> None:
         with self._lock:
             self._left -= 1
             if self._left:
                 return
+            self._ours.close()
         if self._finish is not None:
             self._finish()
 
     # ---- its thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            while self._step():
+        with suppress(OSError, ValueError):  # the client has gone, or the worker has closed its socket
+            while not self._is_copy and self._step():
                 pass
-        except OSError:
-            pass  # the client has gone, or the worker ends
-        finally:
-            self._ours.close()
+        if not self._is_copy:
+            self._shut(SHUT_RDWR)
             self._one_has_ended()
 
     def _step(self) -> bool:
@@ -111,8 +128,12 @@ class Tunnel:
         waits = [each for each in (self._wish_of_client(), self._wish_of_application()) if each[1]]
         if not waits:
             return False
-        if not self._loop.wait_for_any(waits, _LONGEST_WAIT_S):
+        # `end` wakes it where it waits for the application's data, and only there.
+        is_woken = self._application_sends and not self._to_client and _KEEPS_INPUT
+        if not self._loop.wait_for_any(waits, None if is_woken else _LOOK_S):
             return self._has_time()
+        if self._is_copy:
+            return False
         self._from_client()
         self._from_application()
         return True
@@ -130,6 +151,10 @@ class Tunnel:
         if not self._has_ended_output:
             self._has_ended_output = True
             self._client.shutdown(SHUT_WR)
+            if type(self._client) is not RawSocket:
+                # TLS has said goodbye, and deciphers nothing any more.
+                self._client_sends, self._to_application = False, b""
+                self._shut(SHUT_WR)
 
     def _has_time(self) -> bool:
         """Return whether to go on although nothing moves; reset a client that does not take the last bytes."""
@@ -148,8 +173,7 @@ class Tunnel:
         if self._to_application:
             self._to_application = self._give_application(self._to_application)
         if not (self._client_sends or self._to_application):
-            with suppress(OSError):
-                self._ours.shutdown(SHUT_WR)
+            self._shut(SHUT_WR)
 
     def _give_application(self, data: bytes) -> bytes:
         """Send ``data`` to the application; return what it does not take now."""
@@ -167,6 +191,8 @@ class Tunnel:
                 self._to_client = self._ours.recv(_PIECE_BYTES, MSG_DONTWAIT)
                 self._application_sends = bool(self._to_client)
                 self._moved_at = monotonic()
+                if not self._application_sends:
+                    self._give_application(b"")  # has it closed its end, or only the one direction?
         if self._to_client:
             with suppress(BlockingIOError):
                 self._to_client = self._to_client[self._client.send(self._to_client, MSG_DONTWAIT) :]

@@ -42,6 +42,7 @@ class Call(NamedTuple):
         started: ``time.monotonic()`` when the application was called, in seconds.
         where: the name of the thread or greenlet.
         stack: the application's frames, outermost first, as in a traceback.
+        is_upgraded: whether the application has taken its connection.
     """
 
     connection: Connection
@@ -50,6 +51,7 @@ class Call(NamedTuple):
     started: float
     where: str
     stack: str
+    is_upgraded: bool = False
 
 
 def _frame_of_run(frame: FrameType | None) -> FrameType | None:
@@ -79,6 +81,7 @@ def call_in(frame: FrameType | None, where: str) -> Call | None:
         names.get("started", 0.0),
         where,
         stack_of(frame),
+        (response := names.get("response")) is not None and response.is_taken,
     )
 
 
@@ -133,12 +136,15 @@ def other_threads() -> list[str]:
 
 
 def progress() -> dict[str, int]:
-    """Return the requests in the process's threads by id, each with the bytes of its bodies so far."""
+    """Return the requests in the process's threads by id, each with the bytes of its bodies so far.
+
+    Without those of upgraded connections: they hold their threads for as long as they like.
+    """
     found = {}
     for _, frame in _named_threads():
         run = _frame_of_run(frame)
         names = run.f_locals if run is not None else {}
-        if (response := names.get("response")) is not None:
+        if (response := names.get("response")) is not None and not response.is_taken:
             connection = names["self"]
             # To wait for a slow client is progress, too: `send_timeout` bounds it.
             found[names["request_id"]] = response.sent + connection.received_by_application + connection.waits
@@ -154,7 +160,8 @@ def describe(call: Call, now: float) -> str:
     """
     return (
         f'"{call.request_line}" from {escape(call.connection.name)}, request id {escape(call.request_id)}, for '
-        f"{now - call.started:.1f} s in {call.where}:\n{call.stack}"
+        f"{now - call.started:.1f} s in {call.where}{' (an upgraded connection)' if call.is_upgraded else ''}:\n"
+        f"{call.stack}"
     )
 
 

@@ -371,6 +371,7 @@ class Worker(HookWorker):
         self._next_second = now + 1.0 - wall % 1.0
         words = context.slot.words
         words[scoreboard.CONNECTIONS] = len(self.connections())
+        words[scoreboard.DETACHED] = len(context.upgrades)
         # Half of it is the past: one second tells little.
         busy_share = max(heartbeat.busy_share(now), self._occupancy())
         words[scoreboard.LOAD] = (words[scoreboard.LOAD] + round(1000 * min(1.0, busy_share))) // 2

@@ -18,6 +18,7 @@ from wsgiserv.net.event_loop import EventLoop
 from wsgiserv.net.handoff import Transferred
 from wsgiserv.net.serving_context import READ, UNWATCHED, WRITE
 from wsgiserv.scoreboard import DRAINING, FOR_GOOD, LISTENING, LOAD, STOPPING
+from wsgiserv.wording import counted
 from wsgiserv.worker.base import Worker
 from wsgiserv.worker.cork_watch import CorkWatch
 from wsgiserv.wsgi.run import run_app
@@ -540,5 +541,9 @@ class EventLoopWorker(Worker):
 
     def _close_connections(self) -> None:
         """Close the open connections when the worker ends, and account for them."""
+        if upgrades := len(self.context.upgrades):
+            level, why = self.context.why_leaving
+            what = counted(upgrades, "upgraded connection", "is", "are")
+            self.log.log(level, "WS1771 worker %d: %s closed: %s", self.pid, what, why)
         self._cut_requests()
         self.event_loop.close()

@@ -103,12 +103,12 @@ class _GeventEventLoop(WorkerEventLoop):
         """Run ``function`` in a greenlet of its own."""
         gevent.spawn_raw(function)
 
-    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float) -> bool:
+    def wait_for_any(self, waits: Sequence[tuple[int, int]], timeout_s: float | None) -> bool:
         """Let the greenlet wait for one of the descriptors."""
         poller = gevent.select.poll()
         for fd, events in waits:
             poller.register(fd, events)
-        return bool(poller.poll(timeout_s * 1000))
+        return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 class GeventWorker(EventLoopWorker):

@@ -102,6 +102,11 @@ class TimedSink:
             self._check()
             self.connection.send_file(fd, offset, count)
 
+    def give_up(self, take: Callable[[], None]) -> None:
+        with self.lock:  # a 504 is sent before, and not taken then, or not at all
+            self._check()
+            take()
+
     def _check(self) -> None:
         if self.expired:
             raise ClientGone("the request was overdue, and its client has been answered")

@@ -35,7 +35,7 @@ _SLEEP_S: Final = 1.0
 _SIGNALS_S: Final = 1.0
 # How often the fallback leader checks that the running requests make progress: often enough for a `timeout` of 1 s.
 _PROGRESS_S: Final = 0.25
-# How often the log says that no thread can be started.
+# How often the log says that no thread can be started, or that none is free.
 _WARN_AGAIN_S: Final = 60.0
 # How long a thread may take to come back after its request was interrupted, before another takes its place.
 _STUCK_S: Final = 1.0
@@ -70,7 +70,7 @@ class ThreadsWorker(EventLoopWorker):
         self._lead = Leadership(self.settings.threads, self._queue, self._run_fresh, partial(self.lose, is_mine=True))
         self._progress: dict[str, int] = {}
         self._next_look = 0.0
-        self._warned_of_threads = -_WARN_AGAIN_S
+        self._warned_of_threads = self._warned_of_upgrades = -_WARN_AGAIN_S
 
     @classmethod
     def capacity(cls, settings: Settings) -> int:
@@ -288,9 +288,23 @@ class ThreadsWorker(EventLoopWorker):
         While all threads are in calls without either, this is not now: the heartbeat stops, and ``timeout`` counts.
         """
         before, self._progress = self._progress, progress()
+        if not self._progress:  # no thread is stuck: all are with upgraded connections, however quiet those are
+            self._warn_of_upgrades(now)
+            return now
         since = self._heartbeat.stalled_since
-        # A thread that an upgraded connection holds is not stuck, however quiet that is.
-        return now if since is None or self._progress != before or self.context.upgrades else since
+        return now if since is None or self._progress != before else since
+
+    def _warn_of_upgrades(self, now: float) -> None:
+        """Log that upgraded connections hold all threads, if they do."""
+        if len(self.context.upgrades) < self._lead.most or now - self._warned_of_upgrades < _WARN_AGAIN_S:
+            return
+        self._warned_of_upgrades = now
+        self.log.warning(
+            "WS1770 worker %d: %s held by upgraded connections (WebSockets), and there is no other: requests wait: "
+            "raise threads, or use worker_class = 'gevent'",
+            self.pid,
+            counted(self._lead.most, "thread", "is", "are"),
+        )
 
     def _enforce_deadlines(self) -> None:
         """End overdue requests, and let a thread take the place of each stuck one; leave when all are stuck."""

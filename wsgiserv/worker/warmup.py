@@ -28,7 +28,7 @@ class _NullSink:
     def _drop(self, *_: object) -> None:
         """Nothing waits for it."""
 
-    set_streaming = send = send_last = send_pair = send_file = _drop
+    set_streaming = send = send_last = send_pair = send_file = give_up = _drop
 
 
 def warm_up(context: ServingContext, paths: Sequence[str], base: dict[str, Any]) -> None:

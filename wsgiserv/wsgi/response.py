@@ -70,6 +70,9 @@ class Sink(Protocol):
     def set_streaming(self, streaming: bool) -> None:
         """Tell whether blocks of a body of unknown length follow: their producer may have to wait for the client."""
 
+    def give_up(self, take: Callable[[], None]) -> None:
+        """Call ``take`` at a moment at which nobody else answers the client. Raises `ClientGone`: another one has."""
+
 
 class _Nowhere:
     """The sink of a response that is not sent."""
@@ -79,6 +82,7 @@ class _Nowhere:
     def send_pair(self, head: bytes, body: bytes) -> None: ...
     def send_file(self, fd: int, offset: int, count: int) -> None: ...
     def set_streaming(self, streaming: bool) -> None: ...
+    def give_up(self, take: Callable[[], None]) -> None: ...
 
 
 _NOWHERE: Final = _Nowhere()
@@ -193,11 +197,14 @@ class Response:
         replaced, self._sink = self._sink, sink
         return replaced
 
-    def take(self) -> Sink:
-        """Send nothing from now on: the application has taken the socket. Returns the sink until now."""
+    def take(self) -> None:
+        """Send nothing from now on: the application takes the socket. Raises `ClientGone`."""
+        self._sink.give_up(self._end_sending)
+
+    def _end_sending(self) -> None:
         self._template, self.begun, self._left, self._before_stream = _TAKEN, True, 0, None
         self.close_connection()
-        return self.redirect(_NOWHERE)
+        self._sink = _NOWHERE
 
     def call_before_stream(self, prepare: Callable[[], None]) -> None:
         """Call ``prepare`` once before the head of a response that comes in pieces; it may raise `BodyError`."""
@@ -238,8 +245,6 @@ class Response:
             AssertionError: called a second time without ``exc_info``.
             TypeError, ValueError: the status or a header must not reach the wire.
         """
-        if self.is_taken:
-            return self.write
         if exc_info is not None:
             try:
                 if self.begun:
@@ -247,6 +252,8 @@ class Response:
             finally:
                 exc_info = None  # no cycle through the traceback's frames
         elif self._template is not _UNSET:
+            if self.is_taken:
+                return self.write  # frameworks make a response all the same; nothing of it is sent
             raise AssertionError("start_response() was called a second time without exc_info")
         self._template = template = self.context.templates.get(status, headers)
         if names := template.hop_by_hop:
@@ -460,7 +467,7 @@ class Response:
                     break
             elif self._left == 0 or self._bodiless or self.length == 0:
                 empty += 1
-                if empty > _MOST_EMPTY:
+                if empty > _MOST_EMPTY and not self.is_taken:
                     self._cut = True
                     break
         if not process[0]:

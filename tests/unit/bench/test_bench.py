@@ -271,7 +271,7 @@ def test_every_measurement_is_listed_with_its_purpose() -> None:
     names = {"chart", "compare", "download", "flask", "footprint", "hotpath", "latency", "open_loop", "perrequest"}
     assert names == set(found)
     of_soak = {"chaos", "kill9", "restarts", "memory", "mixed", "stranded", "shield", "large", "idle", "nginx"}
-    assert of_soak | {"tls_reload", "fuzz", "autoscale", "programs"} == set(programs(SOAK))
+    assert of_soak | {"tls_reload", "fuzz", "autoscale", "programs", "websockets"} == set(programs(SOAK))
     assert {options.split()[0] for options in PRESETS.values()} <= set(found)
     assert all({**found, **programs(SOAK)}.values())
 

@@ -199,6 +199,7 @@ def test_long_lists_are_cut_in_the_text_and_whole_for_programs() -> None:
 
 def test_a_program_gets_json() -> None:
     found = json.loads(json.dumps(crashed().to_dict()))
+    on_http = {"detached": False}
     assert found.pop("stacks") == DUMP
     assert found.pop("reason").startswith("a crash in C code")
     assert found == {
@@ -218,8 +219,8 @@ def test_a_program_gets_json() -> None:
         "rss_age_s": 0.5,
         "max_rss_bytes": 100 << 20,
         "in_flight": [
-            {"request_line": "GET /a\x1b[2J\nX HTTP/1.1", "peer": "192.0.2.7", "id": "r1", "age_s": 2.3},
-            {"request_line": "GET /b HTTP/1.1", "peer": "", "id": "", "age_s": 1.0},
+            {"request_line": "GET /a\x1b[2J\nX HTTP/1.1", "peer": "192.0.2.7", "id": "r1", "age_s": 2.3} | on_http,
+            {"request_line": "GET /b HTTP/1.1", "peer": "", "id": "", "age_s": 1.0} | on_http,
         ],
         "stacks_by": "faulthandler",
     }

@@ -299,6 +299,7 @@ class Employed:
             slot=self.worker.boot.slot,
             draining=False,
             gateway=SimpleNamespace(renew_date=lambda now: None),
+            upgrades=(),
         )
 
     def after(self, answered: int) -> list[Report]:
