@@ -322,7 +322,7 @@ def test_a_client_that_does_not_answer_the_close_is_closed_by_fin(own: Server) -
 
 def test_a_client_that_reads_nothing_keeps_a_worker_for_graceful_timeout(start: Start, worker_class: str) -> None:
     more = (*threads_of(worker_class), "--graceful-timeout", "4")
-    own = start("websocketapps:adapter", *ADAPTER, *more)
+    own = start("websocketapps:adapter", *ADAPTER, *more, expect=("WS1771 .* graceful_timeout",))
     with FrameClient(own.address, "/wait") as quiet, FrameClient(own.address) as peer:
         assert quiet.receive() is not None
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
