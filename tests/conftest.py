@@ -81,7 +81,7 @@ _shorten_temporary_directory()
 # A file that is not here works as well; its shared servers are then started in each process of pytest-xdist.
 SHARING = (
     *("bodies", "corpus", "environ", "files", "frameworks", "http", "limits", "logs", "proxies"),
-    *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi"),
+    *("refusals", "responses", "startup", "streaming", "timeouts", "tls", "uwsgi", "websocket_conformance"),
 )
 _SHARING = re.compile(rf"tests/integration/test_live_(?:{'|'.join(SHARING)})\.py::.*\[(sync|threads|gevent)\b")
 

@@ -337,6 +337,7 @@ def _check_rest(loaded: Loaded, class_before: str | type[Any] | None = None) -> 
     check(lambda: _check_format(loaded), "access_log_format")
     check(lambda: _check_worker_class(loaded), "worker_class", "chdir", "pythonpath", "raw_env")
     check(lambda: _check_patched(loaded, class_before), "worker_class")
+    check(lambda: _check_websocket(loaded), "wsgi_websocket")
     for entry in missing_in(settings.chdir, settings.pythonpath):
         loaded.notices.append(
             f"WS1053 pythonpath = {entry!r} ({loaded.sources['pythonpath']}) does not exist: nothing is imported from "
@@ -386,6 +387,23 @@ def _check_patched(loaded: Loaded, class_before: str | type[Any] | None) -> None
             "class: SIGUSR2, or stop and start."
         )
     resolve_worker_class(wanted).check_patched("the configuration file")
+
+
+def _check_websocket(loaded: Loaded) -> None:
+    """Raise ConfigError unless what `wsgi_websocket` needs is installed."""
+    if not loaded.settings.wsgi_websocket:
+        return
+    try:
+        with LibraryFirst():
+            import wsgiserv.net.websocket_gateway  # noqa: F401 - imports wsproto, once for all workers
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in ("wsproto", "h11"):
+            raise
+        source = loaded.sources["wsgi_websocket"]
+        raise ConfigError(
+            f"WS1089 wsgi_websocket = True ({source}): it needs the package {error.name}, which is not installed. "
+            "Install it: pip install 'wsgiserv[websocket]'"
+        ) from None
 
 
 def _check_certificates(settings: Settings) -> None:

@@ -51,6 +51,14 @@ def _has_logconfig(settings: Settings) -> bool:
     return bool(settings.logconfig or settings.logconfig_dict or settings.logconfig_json)
 
 
+def _has_wsproto(settings: Settings) -> bool:
+    if settings.wsgi_websocket:
+        with suppress(ImportError):  # not installed: the check of the setting reports it
+            import_module("wsproto.connection")
+            return True
+    return False
+
+
 # Large, or rarely used: imported for settings that want them only.
 OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.net.certificate_dates", "wsgiserv.net.tls", "wsgiserv.net.tls_context"): speaks_tls,
@@ -65,6 +73,7 @@ OPTIONAL: Final[dict[tuple[str, ...], Callable[[Settings], bool]]] = {
     ("wsgiserv.line_trace",): lambda settings: settings.spew,
     ("wsgiserv.master.differences",): lambda settings: settings.check_config,
     ("configparser",): lambda settings: settings.paste is not None,
+    ("wsgiserv.net.websocket_gateway",): _has_wsproto,
 }
 
 

@@ -50,6 +50,10 @@ events {{ worker_connections 1024; }}
 http {{
 {temporary}
     client_max_body_size 0;
+    map $http_upgrade $connection_upgrade {{
+        default upgrade;
+        '' '';
+    }}
     log_format seen '$status $upstream_status $request';
     access_log {directory}/nginx-access.log seen;
     upstream app {{

@@ -1,4 +1,4 @@
-"""Programs that are not Python packages: curl, ab, wrk, nginx, haproxy, caddy, supervisor, systemd's tools."""
+"""Programs that are not Python packages: curl, ab, wrk, nginx, haproxy, caddy, supervisor, systemd's, chromium."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_PACKAGES = "curl apache2-utils wrk nginx haproxy caddy supervisor systemd"
+_PACKAGES = "curl apache2-utils wrk nginx haproxy caddy supervisor systemd chromium"
 
 
 def need(program: str) -> str:

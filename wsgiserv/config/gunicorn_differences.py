@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from wsgiserv.config.worker_class import CLASS_PATHS, resolve
 
 
 class OtherDefault(NamedTuple):
@@ -71,7 +73,7 @@ class OtherEffect(NamedTuple):
 
 
 def _is_own_class(value: object) -> bool:
-    return value not in ("sync", "threads", "gevent")
+    return resolve(cast("str | type[Any]", value), 1) not in CLASS_PATHS
 
 
 def _is_statsd(value: object) -> bool:

@@ -25,7 +25,7 @@ from wsgiserv.config.daemon_address import parse_statsd_host
 from wsgiserv.config.log_formats import NAMED_FORMATS
 from wsgiserv.config.setting import Section, Setting
 from wsgiserv.config.settings import SETTINGS, Settings, speaks_tls
-from wsgiserv.config.worker_class import CLASS_PATHS, resolve
+from wsgiserv.config.worker_class import CLASS_PATHS, implied_by, resolve
 
 # Settings of gunicorn 27 that may have no use here, with its defaults. One that is declared in `Settings` has the value
 # of that.
@@ -238,7 +238,7 @@ class HookConfig:
             return self._settings
         before = self._settings
         kind, threads = changed.get("worker_class", before.worker_class), changed.get("threads", before.threads)
-        changed["worker_class"] = resolve(kind, threads)
+        changed = {**implied_by(kind), **changed, "worker_class": resolve(kind, threads)}
         after = replace(before, **changed)
         unused = {name: value for name, value in self._changed.items() if name not in SETTINGS}
         remember_unused(after, {**unused_of(before), **unused})

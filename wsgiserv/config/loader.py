@@ -39,7 +39,7 @@ from wsgiserv.config.refusal import refusal, shown_value
 from wsgiserv.config.settings import SETTINGS, Settings
 from wsgiserv.config.sources import Sources, last_given, read_sources
 from wsgiserv.config.values import TooLarge
-from wsgiserv.config.worker_class import known, patches_library, resolve
+from wsgiserv.config.worker_class import implied_by, known, patches_library, resolve
 from wsgiserv.errors import ConfigError
 from wsgiserv.library_first import LibraryFirst
 from wsgiserv.safe_open import NO_GROUP, working_directory
@@ -417,9 +417,7 @@ class _Loader:
         if values.get("syslog") and (problem := check_syslog(values)) is not None:
             self._refuse("WS1058", *problem)
         values["config"] = self.file_config
-        kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
-        if resolve(kind, threads) != kind:
-            self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
+        self._resolve_class()
         # After the class: `auto` depends on it.
         self._size_workers()
         self._take_paste()
@@ -464,6 +462,22 @@ class _Loader:
             if values.get(name):
                 accepted = "with certfile beside it: --certfile FILE"
                 self._refuse(code, name, "is given without a certificate.", accepted)
+
+    def _resolve_class(self) -> None:
+        """Complete `worker_class`, and what it stands for besides."""
+        values, sources = self.values, self.sources
+        kind, threads = values.get("worker_class", "sync"), values.get("threads", 1)
+        implied = implied_by(kind)
+        if implied:
+            source = self._written("worker_class")
+            self._set("worker_class", resolve(kind, threads), source)
+            for name in implied.keys() - values.keys():
+                self._set(name, implied[name], f"worker_class = {source}")
+        elif resolve(kind, threads) != kind:
+            self._set("worker_class", resolve(kind, threads), f"threads = {threads} ({sources['threads']})")
+        if values.get("wsgi_websocket") and values.get("worker_class", "sync") == "sync":
+            unfit = "does not fit worker_class = 'sync': a WebSocket would hold the whole worker."
+            self._refuse("WS1088", "wsgi_websocket", unfit, "True with worker_class = 'gevent' or 'threads'")
 
     def _take_paste(self) -> None:
         """Complete `paste`: the application is the file's, and so is the logging configuration, as with gunicorn."""

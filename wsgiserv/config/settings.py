@@ -168,7 +168,19 @@ class Settings(MonitoringSettings, ProcessSettings):
         WORKER_CLASS,
         "How a worker serves: sync, threads, gevent, or a dotted path.",
         "-k --worker-class",
-        doc="gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.",
+        doc="""gunicorn's `gthread`, its dotted paths and `egg:gunicorn#gevent` are mapped to ours.
+            `geventwebsocket.gunicorn.workers.GeventWebSocketWorker` and `flask_sockets.worker` are `gevent` with
+            `wsgi_websocket`.""",
+    )
+    # Off: the client is answered before the application is called, which would break one that uses the socket itself.
+    wsgi_websocket: bool = Section.WORKERS(
+        False,
+        SWITCH,
+        "Give WebSocket requests environ['wsgi.websocket'], as gevent-websocket does.",
+        doc="""For applications written for gevent-websocket or Flask-Sockets, in `gevent` or `threads`. It needs the
+            package wsproto: `pip install 'wsgiserv[websocket]'`. A message may have as many bytes as
+            `limit_request_body` says. flask-sock and Flask-SocketIO do not need it: see
+            [WebSockets](websockets.md).""",
     )
     threads: int = Section.WORKERS(1, COUNT_TO_10000, "Threads per worker; more than one selects the class threads.")
     # Bounds memory and descriptors. gunicorn's number, though here it holds for each class.

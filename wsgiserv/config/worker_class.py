@@ -17,6 +17,9 @@ CLASS_PATHS = {
     "gevent": "wsgiserv.worker.gevent_worker.GeventWorker",
 }
 
+# gevent-websocket's class: ours for gevent, and the setting `wsgi_websocket`. See `implied_by`.
+_WEBSOCKETS = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"
+
 _MAPPED = {
     **{name: name for name in CLASS_PATHS},
     **{path: name for name, path in CLASS_PATHS.items()},
@@ -29,6 +32,9 @@ _MAPPED = {
     "gunicorn.workers.ggevent.GeventWorker": "gevent",
     "gunicorn.workers.ggevent.GeventPyWSGIWorker": "gevent",
     "gunicorn.workers.ggevent.PyWSGIWorker": "gevent",
+    _WEBSOCKETS: _WEBSOCKETS,
+    "flask_sockets.worker": _WEBSOCKETS,
+    "flask_sockets.Worker": _WEBSOCKETS,
 }
 # The bases for classes that were written for gunicorn; by themselves they do no more than ours.
 _MAPPED.update({f"wsgiserv.{path}": name for path, name in _MAPPED.items() if path.startswith("gunicorn.")})
@@ -54,8 +60,15 @@ _REFUSED = (
 
 def resolve(worker_class: str | type[Any], threads: int) -> str | type[Any]:
     """Return the effective class: ``sync`` with several threads is ``threads``, as in gunicorn."""
+    if worker_class == _WEBSOCKETS:
+        return "gevent"
     # Several threads that sync would ignore are meant.
     return "threads" if worker_class == "sync" and threads > 1 else worker_class
+
+
+def implied_by(worker_class: str | type[Any]) -> dict[str, Any]:
+    """Return the other settings that a parsed value of `worker_class` stands for, by name."""
+    return {"wsgi_websocket": True} if worker_class == _WEBSOCKETS else {}
 
 
 def known(kind: str | type[Any]) -> type[Any] | None:
@@ -67,6 +80,7 @@ def known(kind: str | type[Any]) -> type[Any] | None:
     # Workers alone import a user's class, so that changed code comes with a reload.
     if not isinstance(kind, str):
         return kind
+    kind = str(resolve(kind, 1))
     if kind not in CLASS_PATHS:
         return None
     module, _, name = CLASS_PATHS[kind].rpartition(".")

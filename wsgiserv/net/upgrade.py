@@ -39,6 +39,9 @@ _MOST_DRAINED: Final = 64
 # The state, with which Linux's struct tcp_info begins. Only there the wait is needed: see `_await_delivery`.
 _TCP_INFO: Final[int] = getattr(_socket, "TCP_INFO", 0) if sys.platform == "linux" else 0
 _TCP_CLOSE: Final = 7
+# How long a library's own thread may take to send what the end of the connection needs, after the application's call.
+_SHARED_S: Final = 1.0
+_CHECK_S: Final = 0.005
 # How often it is asked whether the client has got the last bytes.
 _LOOK_S: Final = 0.02
 
@@ -77,6 +80,9 @@ class Upgrade:
         self._has_ended = False  # the application's call
         self._has_ended_reading = False
         self._tunnel: Tunnel | None = None
+        # What the end of the worker does in place of ending the data: see `call_at_end`.
+        self._leave: Callable[[], None] | None = None
+        self._is_closed = False  # the application's socket, by the application
         self._released_fd = -1  # of an application's thread that may still be about to use it
         self.is_taken = False
         if type(connection.sock) is RawSocket and connection.reader.buffer is None:
@@ -114,10 +120,28 @@ class Upgrade:
 
     def note_closed(self) -> None:
         """Tell the client that nothing more comes: the application has closed its socket."""
+        self._is_closed = True
         # Where its reading has ended, a FIN has to wait: see `_await_delivery`.
         if self.is_taken and self._tunnel is None and not self._has_ended_reading:
             with suppress(OSError):
                 self._connection.sock.shutdown(SHUT_WR)
+
+    def wait(self, events: int, timeout_s: float) -> bool:
+        """Let the calling thread or greenlet wait for its socket; False when the time is over.
+
+        Args:
+            events: POLLIN, POLLOUT.
+            timeout_s: in seconds.
+        """
+        fd = self.socket.fileno()
+        return fd >= 0 and self._connection.loop.wait_for_any([(fd, events)], max(timeout_s, 0.0))
+
+    def call_at_end(self, leave: Callable[[], None]) -> None:
+        """Have ``leave`` called when the worker leaves, in a thread or greenlet of its own: it calls `end_data`.
+
+        Before the socket is taken.
+        """
+        self._leave = leave
 
     def prepare_shutdown(self) -> None:
         """Wait until the end of the sending side cannot cost the client anything."""
@@ -135,6 +159,8 @@ class Upgrade:
             finish: called when the client has all that the application has sent, perhaps by another thread; not
                 called for a connection that the application has not used.
         """
+        if self.is_taken and self.socket.is_shared:
+            self._await_others()
         with self._lock:
             self._has_ended = True
         self._released_fd = release(self.socket)
@@ -150,6 +176,19 @@ class Upgrade:
             self.prepare_shutdown()
             finish()
         return True
+
+    def _await_others(self) -> None:
+        """Let another thread of the application's end its work on the socket, which it closes then."""
+        # simple-websocket tells the application of the end before it answers the client's close frame, in a thread of
+        # its own: without the answer the client would have lost the connection. That thread waits with epoll, which
+        # tells of nothing when the socket is closed beneath it, and a worker cannot exit before it has ended: so the
+        # data ends first, which it finds.
+        for is_over in (False, True):
+            if is_over:
+                self.end_data()
+            deadline = monotonic() + _SHARED_S
+            while not self._is_closed and monotonic() < deadline:
+                self._connection.loop.wait_for_any((), _CHECK_S)
 
     def _await_delivery(self) -> None:
         """Wait until the client's system has all bytes. In the thread of the request."""
@@ -167,6 +206,16 @@ class Upgrade:
 
     def end_reading(self) -> None:
         """Let the application find the end of the client's data: it is to close."""
+        with self._lock:
+            leave, self._leave = self._leave, None
+        if leave is not None and not self._has_ended:
+            with suppress(RuntimeError):  # the system starts no thread
+                self._connection.loop.spawn(leave)
+                return
+        self.end_data()
+
+    def end_data(self) -> None:
+        """End the client's data for the application, now."""
         with self._lock, suppress(OSError):
             if self._has_ended or self._has_ended_reading:
                 return

@@ -11,11 +11,13 @@ from functools import cache
 from socket import socket as _Socket
 from typing import Any, Final, Protocol
 
+from wsgiserv.unpatched import get_ident
+
 # The methods of a socket that use the connection. What only describes it is not here: a debugger's page shows the whole
 # environ.
 _USES: Final = (
     *("detach", "fileno", "makefile", "recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg"),
-    *("recvmsg_into", "send", "sendall", "sendfile", "sendmsg", "sendto", "setblocking", "settimeout"),
+    *("recvmsg_into", "sendall", "sendfile", "sendmsg", "sendto", "setblocking", "settimeout"),
 )
 
 
@@ -39,11 +41,15 @@ class Taker(Protocol):
 def class_for_applications(base: Any) -> Any:
     """Return a subclass of ``base``, which is `socket.socket` or gevent's, whose first use takes the connection."""
 
+    is_plain = base is _Socket
+
     class UpgradeSocket(base):  # type: ignore[misc]
         """The socket of an upgraded connection. The first use of it takes the connection from the server."""
 
         def __init__(self, fd: int, upgrade: Taker) -> None:
             self.is_unused = False  # the base class may use it while it is made
+            self.is_shared = False  # several threads use it
+            self._user = get_ident()
             self.upgrade: Taker | None = None
             base.__init__(self, fileno=fd)
             self.upgrade = upgrade
@@ -56,13 +62,28 @@ def class_for_applications(base: Any) -> Any:
                 if self.is_unused:
                     # Only now: it is a mode of the connection, not of the descriptor, and the server has used both.
                     base.settimeout(self, None)
-            self.is_unused = False
+            self.is_unused, self._user = False, get_ident()
 
         def close(self) -> None:
             if self.is_unused:
                 with suppress(OSError):  # the client has gone, or this is a child of the server's process
                     self._take()
             base.close(self)
+
+        def send(self, data: Any, flags: int = 0) -> int:
+            if self.is_unused:
+                self._take()
+            elif self._user != get_ident():
+                self.is_shared = True
+            # The kernel's send() returns when a blocking socket has taken everything, and simple-websocket counts on
+            # that; gevent's returns before.
+            sent = int(base.send(self, data, flags))
+            if is_plain or flags or base.gettimeout(self) is not None:
+                return sent
+            view = memoryview(data).cast("B")
+            while sent < len(view):
+                sent += base.send(self, view[sent:])
+            return sent
 
         def shutdown(self, how: int) -> None:
             if self.is_unused:
@@ -129,6 +150,8 @@ def _using(method: Callable[..., Any]) -> Callable[..., Any]:
     def use(self: Any, *arguments: Any, **options: Any) -> Any:
         if self.is_unused:
             self._take()
+        elif self._user != get_ident():
+            self.is_shared = True
         return method(self, *arguments, **options)
 
     use.__name__ = method.__name__

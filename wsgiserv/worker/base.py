@@ -214,11 +214,18 @@ class Worker(HookWorker):
         app, words = self._wsgi, self.boot.slot.words
         assert app is not None
         assert self._around is not None
+        if self._serves_wsgi_websocket():
+            from wsgiserv.net.websocket_gateway import WebSocketGateway
+
+            app = WebSocketGateway(app, self.settings.limit_request_body, self.log)
         if self.settings.readiness_path:
             app = answer_readiness(
                 app, self.settings.readiness_path, lambda: words[scoreboard.DRAINING] or words[scoreboard.STOPPING]
             )
         self.context.begin(mounted_as(self.settings, app, self.log), *self._around)
+
+    def _serves_wsgi_websocket(self) -> bool:
+        return self.settings.wsgi_websocket
 
     def _import_application(self) -> Callable[..., Any]:
         settings = self.settings

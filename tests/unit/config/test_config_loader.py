@@ -467,6 +467,25 @@ def test_threads_select_the_class_threads(tmp_path: Path) -> None:
     assert run(tmp_path, "--threads", "1").settings.worker_class == "sync"
 
 
+@pytest.mark.parametrize("name", ["geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "flask_sockets.worker"])
+def test_the_classes_of_gevent_websocket_stand_for_two_settings(tmp_path: Path, name: str) -> None:
+    loaded = run(tmp_path, "-k", name)
+    assert (loaded.settings.worker_class, loaded.settings.wsgi_websocket) == ("gevent", True)
+    for setting in ("worker_class", "wsgi_websocket"):
+        assert "geventwebsocket.gunicorn.workers" in loaded.sources[setting]
+        assert "-k on the command line" in loaded.sources[setting]
+    # With threads as well: it is gevent, as with gunicorn.
+    assert run(tmp_path, "-k", name, "--threads", "4").settings.worker_class == "gevent"
+    assert run(tmp_path, "-k", name, "--no-wsgi-websocket").settings.wsgi_websocket is False
+    assert run(tmp_path, "-k", "gevent").settings.wsgi_websocket is False
+
+
+def test_wsgi_websocket_wants_a_class_that_can_hold_it(tmp_path: Path) -> None:
+    assert run(tmp_path, "--threads", "4", "--wsgi-websocket").settings.worker_class == "threads"
+    with pytest.raises(ConfigError, match=r"WS1088 wsgi_websocket = True .* Accepted: .*'gevent' or 'threads'"):
+        run(tmp_path, "--wsgi-websocket")
+
+
 def test_auto_workers_become_a_number_with_its_reason(tmp_path: Path) -> None:
     loaded = run(tmp_path, "-w", "auto")
     assert loaded.settings.workers >= 1

@@ -160,7 +160,11 @@ _SAMPLES = {
     "workers_min": "2",
     "worker_class": "threads",
 }
-_BESIDES = {"workers_max": {"WSGISERV_WORKERS_MIN": "1"}, "workers_min": {"WSGISERV_WORKERS_MAX": "9"}}
+_BESIDES = {
+    "workers_max": {"WSGISERV_WORKERS_MIN": "1"},
+    "workers_min": {"WSGISERV_WORKERS_MAX": "9"},
+    "wsgi_websocket": {"WSGISERV_WORKER_CLASS": "threads"},
+}
 
 
 def sample(name: str) -> str:

@@ -39,6 +39,8 @@ _NOT_CALLED: Final = frozenset(
         *("handle_http2_request", "timeout_ctx", "is_already_handled", "server_class", "wsgi_handler"),
     }
 )
+# gevent-websocket's class replaces the handler of requests, for what the setting `wsgi_websocket` does here.
+_WEBSOCKET_WORKERS: Final = "geventwebsocket.gunicorn.workers"
 _HANDLERS: Final = {
     signal.SIGTERM: "handle_exit",
     signal.SIGINT: "handle_quit",
@@ -88,7 +90,8 @@ class Worker(_Base):
     @classmethod
     def _why_not(cls) -> str:
         """Return why the class cannot run on the server's workers; empty if it can."""
-        users = [each for each in cls.__mro__ if not each.__module__.startswith(("wsgiserv.", "builtins", "abc"))]
+        known = ("wsgiserv.", "builtins", "abc", _WEBSOCKET_WORKERS)
+        users = [each for each in cls.__mro__ if not each.__module__.startswith(known)]
         servers = next(each for each in cls.__mro__ if each not in users)
         for kind in users:
             place = f"{kind.__module__}.{kind.__qualname__}"
@@ -148,6 +151,11 @@ class Worker(_Base):
         """As of the server's class; call `notify`."""
         super().each_second()  # type: ignore[misc]
         self.notify()
+
+    def _serves_wsgi_websocket(self) -> bool:
+        """As of the server's class; also for a class that is built on gevent-websocket's."""
+        built_on = any(each.__module__ == _WEBSOCKET_WORKERS for each in type(self).__mro__)
+        return built_on or super()._serves_wsgi_websocket()
 
     # ---- signals -----------------------------------------------------------------------------------------
 
