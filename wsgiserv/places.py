@@ -30,12 +30,7 @@ def check_spool_dir(settings: Settings) -> None:
     try:
         # The workers make the files, and they have other rights than root.
         with acting_as(settings):
-            _check_directory(where, path)
-            directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
-            try:
-                check_directory(directory, path)
-            finally:
-                os.close(directory)
+            _check_makes_files(where, path)
     except PermissionError as error:
         raise ConfigError(
             f"WS1070 {where}: user id {uid} may not make files in {path}. Accepted: a directory that the workers may "
@@ -53,13 +48,8 @@ def check_worker_tmp_dir(settings: Settings) -> None:
     if not settings.worker_tmp_dir:
         return
     path, where = absolute(settings.worker_tmp_dir), f"worker_tmp_dir = {settings.worker_tmp_dir!r}"
-    _check_directory(where, path)
     try:
-        directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
-        try:
-            check_directory(directory, path)
-        finally:
-            os.close(directory)
+        _check_makes_files(where, path)
     except OSError as error:
         raise ConfigError(
             f"WS1093 {where}: cannot make a file in {path}: {error.strerror}. Accepted: a directory that this user may "
@@ -102,6 +92,16 @@ def check_control_socket(settings: Settings) -> None:
         raise ConfigError(
             f"WS1074 {where}: {path} exists and is not a socket; it is left alone. Choose another path, or 'off'."
         )
+
+
+def _check_makes_files(where: str, path: str) -> None:
+    """Raise ConfigError when ``path`` is no directory, OSError when this process cannot make a file there."""
+    _check_directory(where, path)
+    directory = os.open(path, os.O_DIRECTORY | O_PATH | os.O_CLOEXEC)
+    try:
+        check_directory(directory, path)
+    finally:
+        os.close(directory)
 
 
 def _check_directory(where: str, path: str) -> None:
